@@ -1,0 +1,332 @@
+"""The main job: classify handwritten digits, compress them, and show what came out.
+
+Trains a classifier, an autoencoder with a code of two numbers and one with a larger code, prints a
+table of how they do on images that no choice was made on, and draws four pictures.
+
+    python examples/demo.py --data digits --output demo
+
+`digits` are the 1,797 images of 8 by 8 pixels that scikit-learn brings along; `mnist` are the
+70,000 of 28 by 28 pixels (see `sknn_deep.datasets.fetch_mnist`).
+"""
+
+import argparse
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from sklearn.base import BaseEstimator
+from sklearn.callback import ProgressBar
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.manifold import TSNE
+from sklearn.model_selection import train_test_split
+
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
+from sknn_deep.datasets import fetch_mnist
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+SEED = 0
+MAX_TSNE_IMAGES = 3000  # t-SNE's time grows faster than their number
+COLORS = plt.get_cmap("tab10").colors
+INK, GREY = "#222222", "#8a8a8a"
+STYLE = {
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 11,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+}
+
+# One-cycle schedules: `learning_rate_init` is the peak, and the fixed number of epochs is part of
+# the recipe, so that patience never ends a fit early.
+RECIPES = {
+    "digits": {
+        "classifier": {
+            "hidden_layer_sizes": (64, 32),
+            "learning_rate_init": 1e-2,
+            "batch_size": 64,
+            "max_iter": 60,
+        },
+        "small_code": {
+            "hidden_layer_sizes": (64, 32, 8),
+            "n_components": 2,
+            "learning_rate_init": 5e-3,
+            "batch_size": 64,
+            "max_iter": 300,
+        },
+        "large_code": {
+            "hidden_layer_sizes": (64, 32),
+            "n_components": 8,
+            "learning_rate_init": 5e-3,
+            "batch_size": 64,
+            "max_iter": 300,
+        },
+    },
+    "mnist": {
+        "classifier": {
+            "hidden_layer_sizes": (128, 64),
+            "learning_rate_init": 5e-3,
+            "batch_size": 2048,
+            "max_iter": 100,
+        },
+        "small_code": {
+            "hidden_layer_sizes": (128, 32, 8),
+            "n_components": 2,
+            "learning_rate_init": 3e-3,
+            "batch_size": 256,
+            "max_iter": 30,
+        },
+        "large_code": {
+            "hidden_layer_sizes": (128, 64),
+            "n_components": 32,
+            "learning_rate_init": 3e-3,
+            "batch_size": 256,
+            "max_iter": 30,
+        },
+    },
+}
+
+
+@dataclass
+class Images:
+    """Images as rows of pixels from 0 to 1, in three parts; choices are made on the first two."""
+
+    name: str
+    X_train: np.ndarray
+    y_train: np.ndarray
+    X_val: np.ndarray
+    y_val: np.ndarray
+    X_test: np.ndarray
+    y_test: np.ndarray
+
+
+@dataclass
+class Result:
+    """A fitted network with what it took, and for an autoencoder the PCA of the same dimension."""
+
+    estimator: BaseEstimator
+    seconds: float
+    pca: PCA | None = None
+
+
+def main():
+    arguments = parse_arguments()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    console = Console(highlight=False)
+    images = load_images(arguments.data)
+    results = train_networks(images, console)
+    console.print(results_table(images, *results))
+    with plt.rc_context(STYLE):
+        draw_pictures(images, *results, arguments.output, console)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", choices=sorted(RECIPES), default="digits")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for the pictures")
+    return parser.parse_args()
+
+
+def load_images(name):
+    """Return a data set in three parts: MNIST's own test images, or 30 % of the digits."""
+    if name == "mnist":
+        X, y, X_test, y_test = fetch_mnist(return_X_y=True)
+    else:
+        X, y = load_digits(return_X_y=True)
+        X = (X / 16).astype(np.float32)
+        X, X_test, y, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=SEED)
+    X_train, X_val, y_train, y_val = train_test_split(
+        X, y, test_size=0.1, stratify=y, random_state=SEED
+    )
+    return Images(name, X_train, y_train, X_val, y_val, X_test, y_test)
+
+
+def train_networks(images, console):
+    """Return the results of the classifier and of the two autoencoders."""
+    recipes = RECIPES[images.name]
+    classifier = train(
+        DeepMLPClassifier(**recipes["classifier"]),
+        console,
+        (images.X_train, images.y_train),
+        X_val=images.X_val,
+        y_val=images.y_val,
+    )
+    autoencoders = []
+    for code in ("small_code", "large_code"):
+        autoencoder = AutoencoderTransformer(**recipes[code])
+        result = train(autoencoder, console, (images.X_train,), X_val=images.X_val)
+        result.pca = PCA(autoencoder.n_components, random_state=SEED).fit(images.X_train)
+        autoencoders.append(result)
+    return classifier, *autoencoders
+
+
+def train(estimator, console, data, **validation_data):
+    """Fit an estimator for its whole schedule, with a progress bar, and time it."""
+    estimator.set_params(
+        learning_rate="one_cycle", n_iter_no_change=estimator.max_iter, random_state=SEED
+    )
+    estimator.set_callbacks(ProgressBar())
+    console.print(f"{type(estimator).__name__}, {estimator.max_iter} epochs", style="bold")
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        # The schedule ends at `max_iter` by design.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(*data, **validation_data)
+    return Result(estimator, time.perf_counter() - start)
+
+
+def layer_sizes(estimator):
+    """Return the units of every layer, from the input to the output or the code."""
+    hidden = estimator.hidden_layer_sizes
+    if isinstance(estimator, AutoencoderTransformer):
+        return [estimator.n_features_in_, *hidden, estimator.n_components]
+    return [estimator.n_features_in_, *hidden, estimator.n_outputs_]
+
+
+def results_table(images, classifier, *autoencoders):
+    """Return the figures on the test images as a table to print."""
+    table = Table(title=f"{images.name}: {len(images.X_test):,} test images")
+    table.add_column("network")
+    for heading in ("parameters", "seconds", "accuracy", "MSE", "PCA's MSE"):
+        table.add_column(heading, justify="right")
+    accuracy = classifier.estimator.score(images.X_test, images.y_test)
+    table.add_row(*_description(classifier), f"{accuracy:.2%}", "", "")
+    for result in autoencoders:
+        error = result.estimator.reconstruction_error(images.X_test).mean()
+        pca_error = mean_squared_errors(result.pca, images.X_test).mean()
+        table.add_row(*_description(result), "", f"{error:.5f}", f"{pca_error:.5f}")
+    return table
+
+
+def _description(result):
+    network = "-".join(map(str, layer_sizes(result.estimator)))
+    n_parameters = sum(weights.numel() for weights in result.estimator.module_.parameters())
+    return network, f"{n_parameters:,}", f"{result.seconds:.1f}"
+
+
+def mean_squared_errors(transformer, X):
+    """Return each row's mean squared error after compression and back."""
+    return np.square(reconstruct(transformer, X) - X).mean(axis=1)
+
+
+def reconstruct(transformer, X):
+    return transformer.inverse_transform(transformer.transform(X))
+
+
+def draw_pictures(images, classifier, small_code, large_code, folder, console):
+    """Draw the four pictures and say where they are."""
+    figures = {
+        "loss_curves": draw_loss_curves(classifier, small_code, large_code),
+        "codes_2d": draw_codes(images, small_code),
+        "reconstructions": draw_reconstructions(images, small_code, large_code),
+        "tsne": draw_tsne(images, large_code),
+    }
+    for name, figure in figures.items():
+        path = folder / f"{name}.png"
+        figure.savefig(path)
+        plt.close(figure)
+        console.print(f"wrote {path}")
+
+
+def draw_loss_curves(*results):
+    """Draw the losses of training and validation over the epochs, one panel a network."""
+    figure, axes = plt.subplots(1, len(results), figsize=(11, 3.4))
+    for ax, result in zip(axes, results, strict=True):
+        curves = {
+            "training": (result.estimator.loss_curve_, COLORS[0]),
+            "validation": (result.estimator.validation_loss_curve_, COLORS[1]),
+        }
+        for label, (losses, color) in curves.items():
+            ax.plot(np.arange(1, len(losses) + 1), losses, color=color, label=label, lw=1.8)
+        ax.set(yscale="log", xlabel="epoch")
+        ax.set_title("-".join(map(str, layer_sizes(result.estimator))))
+        ax.grid(axis="y", which="both", color="#e6e6e6", lw=0.6)
+        ax.set_axisbelow(True)
+    axes[0].set_ylabel("loss")
+    axes[0].legend(frameon=False)
+    return figure
+
+
+def draw_codes(images, result):
+    """Draw the two-number codes of the test images beside their first two principal components."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5.4))
+    titles = {
+        "Autoencoder, two units": result.estimator,
+        "PCA, two components": result.pca,
+    }
+    for ax, (title, transformer) in zip(axes, titles.items(), strict=True):
+        draw_map(ax, transformer.transform(images.X_test), images.y_test)
+        error = mean_squared_errors(transformer, images.X_test).mean()
+        ax.set_title(f"{title}: mean squared error {error:.4f}")
+    return figure
+
+
+def draw_tsne(images, result):
+    """Draw a t-SNE map of the larger codes of test images."""
+    X, y = images.X_test[:MAX_TSNE_IMAGES], images.y_test[:MAX_TSNE_IMAGES]
+    codes = result.estimator.transform(X)
+    figure, ax = plt.subplots(figsize=(7, 6.4))
+    draw_map(ax, TSNE(random_state=SEED).fit_transform(codes), y)
+    ax.set_title(f"t-SNE of the {codes.shape[1]}-unit codes of {len(codes):,} test images")
+    return figure
+
+
+def draw_map(ax, points, digits):
+    """Scatter points in the plane, coloured by digit, with the digit written on each cloud."""
+    size = np.clip(12000 / len(points), 2, 22)
+    ax.scatter(*points.T, c=np.take(COLORS, digits, axis=0), s=size, alpha=0.7, lw=0)
+    for digit in np.unique(digits):
+        center = np.median(points[digits == digit], axis=0)
+        ax.annotate(
+            str(digit),
+            center,
+            ha="center",
+            va="center",
+            color="white",
+            weight="bold",
+            bbox={"boxstyle": "circle,pad=0.25", "fc": COLORS[digit], "ec": "white", "lw": 1.2},
+        )
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def draw_reconstructions(images, small_code, large_code):
+    """Draw the first test image of every digit above what each code makes of it."""
+    first = [np.flatnonzero(images.y_test == digit)[0] for digit in np.unique(images.y_test)]
+    X = images.X_test[first]
+    rows = {"original": X}
+    for result in (large_code, small_code):
+        size = result.estimator.n_components
+        rows[f"autoencoder, {size}"] = reconstruct(result.estimator, X)
+        rows[f"PCA, {size}"] = reconstruct(result.pca, X)
+
+    figure, axes = plt.subplots(len(rows), len(X), figsize=(len(X), 1.03 * len(rows)))
+    side = int(np.sqrt(X.shape[1]))
+    for row, (label, pictures) in zip(axes, rows.items(), strict=True):
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        for ax, picture in zip(row, pictures, strict=True):
+            ax.imshow(picture.reshape(side, side), cmap="gray_r", vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

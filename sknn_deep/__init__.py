@@ -1,0 +1,8 @@
+"""Deep dense networks for people who think in scikit-learn."""
+
+from sknn_deep._autoencoder import AutoencoderTransformer
+from sknn_deep._classifier import DeepMLPClassifier
+from sknn_deep._regressor import DeepMLPRegressor
+
+__all__ = ["AutoencoderTransformer", "DeepMLPClassifier", "DeepMLPRegressor"]
+__version__ = "0.1.0"

@@ -1,0 +1,526 @@
+"""What the three estimators share: their common parameters and the course of a fit.
+
+Think twice before adding anything here: what only one estimator needs belongs to it.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state, get_tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sknn_deep import _batches, _optimizers
+from sknn_deep._batches import Batches, Samples
+from sknn_deep._device import (
+    accepted_dtypes,
+    limited_threads,
+    numpy_dtype,
+    resolve_device,
+    seeded_generator,
+)
+from sknn_deep._losses import Loss
+from sknn_deep._network import ACTIVATIONS, NORMALIZATIONS, Network
+from sknn_deep._optimizers import DEFAULT_WEIGHT_DECAY, STOCHASTIC_SOLVERS
+from sknn_deep._trainer import Progress, Trainer, Validation, fit_lbfgs
+from sknn_deep._validation import Interval, Options, StrOptions, check_sample_weight
+from sknn_deep.callbacks import SklearnCallbacks
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
+    """Parameters and training of a dense network.
+
+    The fields are the constructor's keyword-only parameters, written once for the three
+    estimators, in scikit-learn's order and with its defaults; each subclass puts its
+    positional parameters before them and documents them all.
+
+    A subclass provides ``_validate_training_data``, ``_validate_held_out_data``,
+    ``_network_config``, ``_make_network``, ``_make_loss`` and ``_default_score``.
+    """
+
+    solver: str | type[torch.optim.Optimizer] = "adam"
+    alpha: float = 0.0001
+    batch_size: int | str = "auto"
+    learning_rate: str = "constant"
+    learning_rate_init: float = 0.001
+    power_t: float = 0.5
+    max_iter: int = 200
+    shuffle: bool = True
+    random_state: int | np.random.RandomState | None = None
+    tol: float = 1e-4
+    verbose: bool | int = False
+    warm_start: bool = False
+    momentum: float = 0.9
+    nesterovs_momentum: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    n_iter_no_change: int | float = 10
+    max_fun: int = 15000
+    dropout: float | Sequence[float] = 0.0
+    normalization: str | None = None
+    solver_params: dict[str, Any] | None = None
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None
+    scoring: Any = None
+    device: str | torch.device = "auto"
+    dtype: str = "auto"
+    callbacks: list | None = None
+
+    _parameter_constraints: ClassVar[dict] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple],
+        "solver": [StrOptions({"lbfgs", *STOCHASTIC_SOLVERS}), type],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [
+            StrOptions({"constant", "invscaling", "adaptive", *_optimizers.ANNEALING_SCHEDULES})
+        ],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [
+            Interval(Integral, 1, None, closed="left"),
+            Options(Real, {np.inf}),
+        ],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple, np.ndarray],
+        "normalization": [StrOptions(set(NORMALIZATIONS)), None],
+        "solver_params": [dict, None],
+        "weight_decay": [Interval(Real, 0, None, closed="left"), None],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
+        "device": [str, torch.device],
+        "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "callbacks": [list, tuple, None],
+    }
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "module_")
+
+    @property
+    def device_(self) -> str:
+        """The device that the fitted network is on, as torch writes it."""
+        check_is_fitted(self)
+        return str(self.module_.flat.device)
+
+    def _check_solver(self) -> bool:
+        if self.solver == "lbfgs":
+            raise AttributeError(
+                "partial_fit is only available for stochastic optimizers. "
+                f"{self.solver} is not stochastic."
+            )
+        return True
+
+    def _fit(
+        self, X, y=None, sample_weight=None, *, incremental=False, held_out=(None, None, None)
+    ):
+        """Train the network; the course of ``fit`` and ``partial_fit``.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As given by the user.
+        incremental : bool
+            Train one epoch and keep the optimiser's state (``partial_fit``).
+        held_out : (X_val, y_val, sample_weight_val)
+            The user's validation set, or Nones.
+        """
+        self._check_combinations(incremental, held_out)
+        first_pass = not hasattr(self, "module_") or not (self.warm_start or incremental)
+        device = resolve_device(self.device)
+        dtypes = accepted_dtypes(self.dtype, device)
+        if not first_pass:
+            dtypes = [numpy_dtype(self.module_.flat.dtype)]
+        given = (X, y, sample_weight)
+        X, y, targets = self._validate_training_data(X, y, dtypes, incremental, first_pass)
+        weight = self._weigh_classes(y, check_sample_weight(sample_weight, X))
+        samples = Samples(X, y, targets, weight)
+
+        random_state = check_random_state(self.random_state)
+        if first_pass:
+            self._start(X, random_state, device)
+        else:
+            self._resume(X, device)
+        if self.module_.has_dropout:
+            # drawn only where it is used: without dropout scikit-learn's draws follow
+            self.module_.set_generator(seeded_generator(random_state, device))
+
+        callbacks = [] if incremental else self._sklearn_callbacks(given)
+        if self.solver == "lbfgs":
+            self._fit_lbfgs(samples, callbacks)
+        else:
+            self._fit_stochastic(samples, held_out, random_state, incremental, callbacks)
+        self.module_.set_generator(None)
+        if not self.module_.flat.isfinite().all():
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large "
+                "values and need to be preprocessed, or the step is too large: scale the input "
+                f"(StandardScaler) or lower learning_rate_init={self.learning_rate_init}."
+            )
+        return self
+
+    def _check_combinations(self, incremental: bool, held_out) -> None:
+        """Refuse parameters that are valid one by one but not together."""
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        if isinstance(self.solver, type) and not issubclass(self.solver, torch.optim.Optimizer):
+            raise ValueError(
+                f"solver={self.solver!r} is not a torch.optim.Optimizer class; pass one, or one "
+                f"of {['lbfgs', *STOCHASTIC_SOLVERS]}."
+            )
+        if self.normalization == "batch" and self.batch_size == 1:
+            raise ValueError(
+                "normalization='batch' needs at least two samples per batch, got batch_size=1; "
+                "raise batch_size or use normalization='layer'."
+            )
+        if (held_out[0] is None) != (held_out[1] is None) and self._needs_y:
+            raise ValueError("X_val and y_val must be passed together, got only one of them.")
+        if self.solver != "lbfgs":
+            return
+        for name, given, remedy in (
+            ("callbacks", self.callbacks, "there are no epochs to call them in"),
+            ("dropout", np.any(np.asarray(self.dropout) > 0), "it needs a deterministic loss"),
+            ("X_val", held_out[0] is not None, "it does not stop early"),
+        ):
+            if given:
+                raise ValueError(
+                    f"solver='lbfgs' does not support {name}: {remedy}. "
+                    "Choose a stochastic solver such as 'adam'."
+                )
+
+    @property
+    def _needs_y(self) -> bool:
+        return get_tags(self).target_tags.required
+
+    def _weigh_classes(self, y, sample_weight):
+        """Return the weights that training goes by; classifiers fold class weights in."""
+        return sample_weight
+
+    def _start(self, X, random_state: np.random.RandomState, device: torch.device) -> None:
+        """Make a new network and forget what was learned before."""
+        self.n_iter_, self.t_ = 0, 0
+        self.module_ = self._make_network(X, device)
+        self.module_.initialize(random_state, self._initial_activations())
+        self.module_.eval()
+        self._progress = Progress()
+        self.history_ = None
+        for name in ("_optimizer", "_optimizer_state"):
+            vars(self).pop(name, None)
+
+    def _resume(self, X, device: torch.device) -> None:
+        """Check that the network of an earlier call can go on, and move it where asked."""
+        asked = self._network_config(X)
+        if asked != self.module_.config:
+            raise ValueError(
+                "warm_start and partial_fit go on with the network of the previous call, whose "
+                f"shape was {self.module_.config}; the present parameters and data ask for "
+                f"{asked}. Set warm_start=False, or make a new estimator."
+            )
+        if self.module_.flat.device != device:
+            self.module_.to(device)
+            self._set_optimizer_state(self._get_optimizer_state())
+
+    def _sklearn_callbacks(self, given) -> list[SklearnCallbacks]:
+        """Return the bridge to the callbacks set with ``set_callbacks``, if any are."""
+        if not getattr(self, "_skl_callbacks", None):
+            return []
+        max_iter = 0 if self.solver == "lbfgs" else self.max_iter
+        return [SklearnCallbacks(self, max_iter, *given)]
+
+    def _fit_lbfgs(self, samples: Samples, callbacks: list[SklearnCallbacks]) -> None:
+        network, n_samples = self.module_, samples.X.shape[0]
+        batches = Batches(
+            samples, batch_size=n_samples, device=network.flat.device, dtype=network.flat.dtype
+        )
+        for callback in callbacks:
+            callback.on_train_begin(None)
+        with limited_threads(n_samples * network.weights.numel()):
+            self.loss_, self.n_iter_ = fit_lbfgs(
+                network,
+                self._make_loss(),
+                batches,
+                alpha=self.alpha,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                max_fun=self.max_fun,
+                verbose=self.verbose is True or self.verbose >= 1,
+            )
+        self.best_iter_ = self.n_iter_
+        for callback in callbacks:
+            callback.on_train_end(None)
+
+    def _fit_stochastic(
+        self,
+        samples: Samples,
+        held_out,
+        random_state: np.random.RandomState,
+        incremental: bool,
+        callbacks: list[SklearnCallbacks],
+    ) -> None:
+        network, progress = self.module_, self._progress
+        rows, validation = None, None
+        if held_out[0] is not None:
+            validation = self._validation(self._validate_held_out(*held_out))
+        elif self.early_stopping:
+            rows, held_out_rows = self._split(samples, random_state)
+            validation = self._validation(samples.take(held_out_rows))
+        batches = Batches(
+            samples,
+            rows=rows,
+            batch_size=self._clipped_batch_size(samples.X.shape[0] if rows is None else len(rows)),
+            min_batch_size=2 if self.normalization == "batch" else 0,
+            device=network.flat.device,
+            dtype=network.flat.dtype,
+        )
+        if validation is not None:
+            progress.watch_validation(network)
+        self._publish(progress)
+        trainer = Trainer(
+            self,
+            network,
+            loss=self._make_loss(),
+            optimizer=self._make_optimizer(incremental),
+            weight_decay=self._weight_decay(),
+            progress=progress,
+            history=self.history_,
+            callbacks=[*(self.callbacks or []), *callbacks],
+            scored=self._without_feature_names(),
+        )
+        self.history_ = trainer.history_
+        with limited_threads(batches.longest_batch * network.weights.numel()):
+            self.n_iter_ = trainer.train(batches, validation, random_state, incremental=incremental)
+        if validation is not None:
+            network.restore(progress.best_snapshot)
+            progress.best_snapshot = None
+        self._publish(progress)
+
+    def _publish(self, progress: Progress) -> None:
+        """Set scikit-learn's fitted attributes from the progress of the training."""
+        self.loss_curve_ = progress.loss_curve
+        self.best_loss_ = progress.best_loss
+        self.validation_scores_ = progress.validation_scores
+        self.validation_loss_curve_ = progress.validation_loss_curve
+        self.best_validation_score_ = progress.best_validation_score
+        self.best_iter_ = progress.best_iter
+        self.t_ = progress.n_samples_seen
+        if progress.loss_curve:
+            self.loss_ = progress.loss_curve[-1]
+
+    def _clipped_batch_size(self, n_samples: int) -> int:
+        if self.normalization == "batch" and n_samples < 2:
+            raise ValueError(
+                f"normalization='batch' needs at least two samples, got n_samples={n_samples}; "
+                "pass more rows or use normalization='layer'."
+            )
+        if self.batch_size == "auto":
+            return min(200, n_samples)
+        if self.batch_size > n_samples:
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. "
+                "It is going to be clipped",
+                stacklevel=2,
+            )
+        return min(self.batch_size, n_samples)
+
+    def _split(self, samples: Samples, random_state) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows to train on and the rows held out, drawn as scikit-learn does."""
+        train, held_out = train_test_split(
+            np.arange(samples.X.shape[0]),
+            random_state=random_state,
+            test_size=self.validation_fraction,
+            stratify=self._stratify(samples.targets),
+        )
+        if len(held_out) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' "
+                "or the size of your dataset."
+            )
+        return train, held_out
+
+    def _stratify(self, targets):
+        """Return the labels by which a validation set is stratified, if any."""
+        return None
+
+    def _validate_held_out(self, X, y, sample_weight) -> Samples:
+        X, y, targets = self._validate_held_out_data(X, y, numpy_dtype(self.module_.flat.dtype))
+        return Samples(X, y, targets, check_sample_weight(sample_weight, X))
+
+    def _validation(self, samples: Samples) -> Validation:
+        """Return a validation set that knows its loss and its score."""
+        flat, loss = self.module_.flat, self._make_loss()
+        rows = _batches.chunk_rows(self._width(), flat.dtype)
+        batches = Batches(samples, batch_size=rows, device=flat.device, dtype=flat.dtype)
+        scorer = None if self.scoring in (None, "loss") else check_scoring(self, self.scoring)
+        weights = {} if samples.weight is None else {"sample_weight": samples.weight}
+        scored = self._without_feature_names()
+
+        def evaluate() -> tuple[float, float]:
+            value, raw = _evaluate_loss(self.module_, loss, batches)
+            if scorer is not None:
+                return value, float(scorer(scored, samples.X, samples.y, **weights))
+            if self.scoring == "loss":
+                return value, -value
+            return value, self._default_score(value, raw, samples.y, samples.weight)
+
+        return Validation(samples.X, samples.y, evaluate)
+
+    def _without_feature_names(self):
+        """Return a twin around the same network that predicts for arrays without warning."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        vars(twin).pop("feature_names_in_", None)
+        return twin
+
+    def _make_optimizer(self, incremental: bool) -> torch.optim.Optimizer:
+        """Return a new optimiser, or in ``partial_fit`` the one of the call before."""
+        if incremental and hasattr(self, "_optimizer"):
+            return self._optimizer
+        self._optimizer = _optimizers.make_optimizer(
+            self.solver,
+            self.module_,
+            lr=self.learning_rate_init,
+            momentum=self.momentum,
+            nesterov=self.nesterovs_momentum,
+            betas=(self.beta_1, self.beta_2),
+            eps=self.epsilon,
+            solver_params=self.solver_params,
+        )
+        state = vars(self).pop("_optimizer_state", None)
+        if incremental and state is not None:
+            self._optimizer.load_state_dict(_optimizers.to_tensors(state))
+        return self._optimizer
+
+    def _weight_decay(self) -> float:
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return DEFAULT_WEIGHT_DECAY.get(self.solver, 0.0) if isinstance(self.solver, str) else 0.0
+
+    def _get_optimizer_state(self):
+        if hasattr(self, "_optimizer"):
+            return _optimizers.to_arrays(self._optimizer.state_dict())
+        return getattr(self, "_optimizer_state", None)
+
+    def _set_optimizer_state(self, state) -> None:
+        vars(self).pop("_optimizer", None)
+        self._optimizer_state = state
+
+    def __getstate__(self):
+        # an optimiser refers to the network's tensors: it pickles as arrays on the CPU
+        state = super().__getstate__().copy()
+        if state.pop("_optimizer", None) is not None:
+            state["_optimizer_state"] = self._get_optimizer_state()
+        return state
+
+    def _hidden_sizes(self, sizes) -> list[int]:
+        """Return the sizes of hidden layers as a list, refusing what is no size."""
+        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+        if not all(isinstance(size, Integral) for size in sizes):
+            raise ValueError(f"hidden_layer_sizes must be integers, got {sizes}.")
+        if any(size <= 0 for size in sizes):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        return [int(size) for size in sizes]
+
+    def _per_layer(self, name: str, n_hidden: int) -> list:
+        """Return a parameter's value for each hidden layer."""
+        value = getattr(self, name)
+        if isinstance(value, str) or np.ndim(value) == 0:
+            return [value] * n_hidden
+        if len(value) != n_hidden:
+            raise ValueError(
+                f"{name} must be one value or one per hidden layer ({n_hidden}), "
+                f"got {len(value)}: {value}."
+            )
+        return list(value)
+
+    def _layer_options(self, n_hidden: int) -> tuple[list[str], list[float]]:
+        """Return activation and dropout rate of each hidden layer."""
+        activations = self._per_layer("activation", n_hidden)
+        unknown = [name for name in activations if name not in ACTIVATIONS]
+        if unknown:
+            raise ValueError(f"activation must be among {sorted(ACTIVATIONS)}, got {unknown}.")
+        dropout = [float(rate) for rate in self._per_layer("dropout", n_hidden)]
+        if any(not 0 <= rate < 1 for rate in dropout):
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}.")
+        return activations, dropout
+
+    def _width(self) -> int:
+        """Return the units of the widest layer."""
+        return max(
+            max(layer.in_features, layer.out_features) for layer in self.module_.linear_layers()
+        )
+
+    def _validate_input(self, X):
+        """Return X for prediction, in the network's floating-point type."""
+        check_is_fitted(self)
+        return validate_data(
+            self,
+            X,
+            accept_sparse="csr",
+            dtype=numpy_dtype(self.module_.flat.dtype),
+            reset=False,
+        )
+
+    def _map_rows(self, function, X) -> np.ndarray:
+        """Apply a part of the network to the rows of validated X, chunk by chunk.
+
+        Parameters
+        ----------
+        function : callable
+            Maps a tensor of shape (rows, n_features) to one with as many rows.
+        X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        output : ndarray with n_samples rows
+        """
+        flat = self.module_.flat
+        width = self._width()
+        rows = min(X.shape[0], _batches.chunk_rows(width, flat.dtype))
+        with torch.inference_mode(), limited_threads(rows * self.module_.weights.numel()):
+            pieces = [
+                function(chunk).cpu().numpy()
+                for chunk in _batches.chunks(X, width, device=flat.device, dtype=flat.dtype)
+            ]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _evaluate_loss(network: Network, loss: Loss, batches: Batches) -> tuple[float, np.ndarray]:
+    """Return the mean loss over a validation set and the raw output of every row."""
+    total, weight_sum, outputs = 0.0, 0.0, []
+    with torch.inference_mode():
+        for batch in batches:
+            raw = network(batch.X)
+            part = loss.mean(raw, batch.target, batch.weight, 1.0)
+            total += part.item() * loss.reported_scale
+            weight_sum += batch.weight_sum
+            outputs.append(raw.cpu().numpy())
+    return total / weight_sum, np.concatenate(outputs)

@@ -1,0 +1,146 @@
+r"""Losses: from a name to the loss of each sample as a function of the raw output.
+
+A loss takes the network's raw output :math:`z` (the last layer before its output
+activation) because the canonical pairs simplify there: for softmax with cross entropy,
+the sigmoid with binary cross entropy, the exponential with Poisson deviance and the
+identity with squared error, :math:`\partial \ell / \partial z = a(z) - y` [1]_.
+
+References
+----------
+.. [1] C. M. Bishop (2006). Pattern Recognition and Machine Learning, section 5.2.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SampleLoss = Callable[[Tensor, Tensor], Tensor]
+
+REGRESSION_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A training loss.
+
+    Attributes
+    ----------
+    per_sample : callable
+        ``per_sample(raw, target)`` maps the raw output of shape (batch, n_outputs) and
+        the target to losses of shape (batch,), summed over the outputs. Its gradient is
+        what training follows.
+    reported_scale : float
+        Factor from that sum to the value in ``loss_curve_``: scikit-learn reports the
+        mean over the outputs for squared error, and follows the gradient of the sum.
+    """
+
+    per_sample: SampleLoss
+    reported_scale: float = 1.0
+
+    def mean(self, raw: Tensor, target: Tensor, weight: Tensor | None, weight_sum: float) -> Tensor:
+        """Return the weighted mean over the batch, a scalar tensor.
+
+        Parameters
+        ----------
+        raw : Tensor of shape (batch, n_outputs)
+        target : Tensor of shape (batch, n_outputs), or (batch,) of class indices
+        weight : Tensor of shape (batch,) or None
+        weight_sum : float
+            Sum of the weights, the number of rows without weights.
+        """
+        losses = self.per_sample(raw, target)
+        total = losses.sum() if weight is None else torch.dot(losses, weight)
+        return total / weight_sum
+
+
+def classification_loss(out_activation: str, label_smoothing: float = 0.0) -> Loss:
+    """Return the cross entropy that belongs to an output activation.
+
+    Parameters
+    ----------
+    out_activation : {"softmax", "logistic"}
+        "softmax": one class per row, targets are class indices of shape (batch,).
+        "logistic": independent labels, targets of shape (batch, n_outputs) in {0, 1}.
+    label_smoothing : float in [0, 1)
+        Share of each target that is spread evenly over the classes.
+    """
+    entropies = {"softmax": _cross_entropy, "logistic": _binary_cross_entropy}
+    return Loss(partial(entropies[out_activation], label_smoothing=label_smoothing))
+
+
+def regression_loss(
+    name: str, n_outputs: int, *, quantile: float = 0.5, huber_delta: float = 1.0
+) -> Loss:
+    """Return a regression loss by name.
+
+    Parameters
+    ----------
+    name : {"squared_error", "poisson", "absolute_error", "huber", "quantile"}
+        Squared error and Poisson deviance are halved, as in scikit-learn.
+    n_outputs : int
+    quantile : float in (0, 1)
+        Level of the pinball loss of "quantile".
+    huber_delta : float
+        Residual, in units of the target, at which "huber" turns from square to linear.
+    """
+    per_sample = {
+        "squared_error": _half_squared_error,
+        "poisson": _half_poisson_deviance,
+        "absolute_error": _absolute_error,
+        "huber": partial(_huber, delta=huber_delta),
+        "quantile": partial(_pinball, quantile=quantile),
+    }[name]
+    return Loss(per_sample, reported_scale=1.0 if name == "poisson" else 1.0 / n_outputs)
+
+
+def reconstruction_loss(name: str) -> Loss:
+    """Return an autoencoder's loss: the mean over the features of each sample.
+
+    Parameters
+    ----------
+    name : {"squared_error"}
+        Neither halved nor summed, so that ``loss_curve_`` reads as the mean squared
+        error per feature, whatever their number.
+    """
+    return Loss({"squared_error": _mean_squared_error}[name])
+
+
+def _cross_entropy(raw: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
+    return F.cross_entropy(raw, target, reduction="none", label_smoothing=label_smoothing)
+
+
+def _binary_cross_entropy(raw: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(raw, target, reduction="none").sum(dim=1)
+
+
+def _half_squared_error(raw: Tensor, target: Tensor) -> Tensor:
+    return 0.5 * (raw - target).square().sum(dim=1)
+
+
+def _half_poisson_deviance(raw: Tensor, target: Tensor) -> Tensor:
+    # y log(y / mu) - y + mu with mu = exp(raw)
+    constant = torch.special.xlogy(target, target) - target
+    return (constant - target * raw + raw.exp()).sum(dim=1)
+
+
+def _absolute_error(raw: Tensor, target: Tensor) -> Tensor:
+    return (raw - target).abs().sum(dim=1)
+
+
+def _huber(raw: Tensor, target: Tensor, delta: float) -> Tensor:
+    return F.huber_loss(raw, target, reduction="none", delta=delta).sum(dim=1)
+
+
+def _pinball(raw: Tensor, target: Tensor, quantile: float) -> Tensor:
+    residual = target - raw
+    return torch.maximum(quantile * residual, (quantile - 1) * residual).sum(dim=1)
+
+
+def _mean_squared_error(reconstruction: Tensor, target: Tensor) -> Tensor:
+    return (reconstruction - target).square().mean(dim=1)

@@ -1,0 +1,317 @@
+"""The torch modules: ``MLP`` and ``Autoencoder``, both stacks of dense layers.
+
+All parameters of a network are views of one flat buffer, weight matrices first, and
+their gradients of another: an optimiser step, the L2 penalty and the norm of the gradient
+are single operations whatever the depth.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "logistic": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "softplus": nn.Softplus,
+}
+NORMALIZATIONS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+class Linear(nn.Linear):
+    """A dense layer whose construction draws no random numbers.
+
+    ``nn.Linear`` draws from torch's global generator; here ``Network.initialize`` sets
+    the weights. Input (batch, in_features), output (batch, out_features).
+    """
+
+    def reset_parameters(self) -> None:
+        pass
+
+    def glorot_uniform_(self, random_state: np.random.RandomState, gain: float) -> None:
+        """Draw weights and bias uniformly in ±sqrt(gain / (fan_in + fan_out)).
+
+        The draws and their order are scikit-learn's: the matrix of shape (fan_in,
+        fan_out), then the bias. With a gain of 6 it is Glorot and Bengio's
+        initialisation [1]_; scikit-learn takes 2 for the logistic function.
+
+        References
+        ----------
+        .. [1] X. Glorot, Y. Bengio (2010). Understanding the difficulty of training deep
+           feedforward neural networks. AISTATS.
+        """
+        bound = np.sqrt(gain / (self.in_features + self.out_features))
+        weight = random_state.uniform(-bound, bound, (self.in_features, self.out_features))
+        bias = random_state.uniform(-bound, bound, self.out_features)
+        with torch.no_grad():
+            self.weight.copy_(torch.from_numpy(weight.T))
+            self.bias.copy_(torch.from_numpy(bias))
+
+
+class Dropout(nn.Module):
+    """Inverted dropout with a generator of its own [1]_.
+
+    ``nn.Dropout`` draws from torch's global generator. Input and output (batch, units).
+
+    References
+    ----------
+    .. [1] N. Srivastava et al. (2014). Dropout: a simple way to prevent neural networks
+       from overfitting. JMLR 15.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * keep.div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class _PicklesAsArrays(nn.Module):
+    """A module that pickles as its configuration and NumPy arrays.
+
+    torch would pickle the whole flat buffer once for each view of it, and a network
+    trained on a GPU only for machines with one.
+    """
+
+    config: dict[str, Any]
+
+    def __reduce__(self):
+        state = {name: value.cpu().numpy() for name, value in self.state_dict().items()}
+        return _rebuild, (type(self), self.config, state)
+
+
+def _rebuild(cls: type[nn.Module], config: dict[str, Any], state: dict[str, np.ndarray]):
+    module = cls(**config)
+    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
+    return module.eval()
+
+
+class DenseStack(_PicklesAsArrays, nn.Sequential):
+    """Dense layers in sequence: linear, normalisation, activation, dropout, linear, …
+
+    Parameters
+    ----------
+    layer_units : sequence of int, length n_layers
+        Units of the input, of every hidden layer and of the output.
+    activations : sequence of str, length n_layers - 2
+        Names in ``ACTIVATIONS``, one per hidden layer.
+    dropout : sequence of float, length n_layers - 2
+    normalization : {"batch", "layer"} or None
+    out_activation : str, default="identity"
+    dtype : torch.dtype, default=torch.float32
+    device : torch.device, default=None
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._network import DenseStack
+    >>> stack = DenseStack((784, 128, 10), activations=["relu"], dropout=[0.0])
+    >>> stack(torch.zeros(5, 784)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        layer_units: Sequence[int],
+        *,
+        activations: Sequence[str],
+        dropout: Sequence[float],
+        normalization: str | None = None,
+        out_activation: str = "identity",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.config = {
+            "layer_units": tuple(layer_units),
+            "activations": tuple(activations),
+            "dropout": tuple(dropout),
+            "normalization": normalization,
+            "out_activation": out_activation,
+            "dtype": dtype,
+        }
+        n_hidden = len(layer_units) - 2
+        for i, (fan_in, fan_out) in enumerate(pairwise(layer_units)):
+            self.append(Linear(fan_in, fan_out, dtype=dtype, device=device))
+            if i == n_hidden:
+                break
+            if normalization is not None:
+                self.append(NORMALIZATIONS[normalization](fan_out, dtype=dtype, device=device))
+            self.append(ACTIVATIONS[activations[i]]())
+            if dropout[i] > 0:
+                self.append(Dropout(dropout[i]))
+        if out_activation != "identity":
+            self.append(ACTIVATIONS[out_activation]())
+
+
+class Network(_PicklesAsArrays):
+    """Base of the two networks: parameters in one flat buffer, gradients in another.
+
+    Attributes
+    ----------
+    weights : Tensor of shape (n_weights,)
+        All weight matrices, a view of the flat buffer; its ``grad`` holds their gradients.
+    others : Tensor of shape (n_others,)
+        Biases, then scales and shifts of the normalisation, likewise.
+    """
+
+    def flatten(self) -> None:
+        """Make every parameter a view of the flat buffer, every gradient of the other."""
+        matrices = [layer.weight for layer in self.linear_layers()]
+        in_matrices = {id(matrix) for matrix in matrices}
+        params = matrices + [p for p in self.parameters() if id(p) not in in_matrices]
+        n_weights = sum(p.numel() for p in matrices)
+        flat = torch.cat([p.detach().reshape(-1) for p in params])
+        gradient = torch.zeros_like(flat)
+        start = 0
+        for param in params:
+            part = slice(start, start + param.numel())
+            param.data = flat[part].view(param.shape)
+            param.grad = gradient[part].view(param.shape)
+            start = part.stop
+        self.flat, self.gradient = flat, gradient
+        self.weights, self.others = flat[:n_weights], flat[n_weights:]
+        self.weights.grad, self.others.grad = gradient[:n_weights], gradient[n_weights:]
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Set the gradients to zero; they stay views, whatever ``set_to_none`` asks."""
+        self.gradient.zero_()
+
+    def _apply(self, fn, recurse=True):
+        # .to(), .double() and their kin replace the parameters one by one
+        super()._apply(fn, recurse)
+        self.flatten()
+        return self
+
+    def linear_layers(self) -> list[Linear]:
+        """Return the dense layers from input to output."""
+        return [module for module in self.modules() if isinstance(module, Linear)]
+
+    def flat_parameters(self) -> list[Tensor]:
+        """Return all parameters as two flat tensors: the weights and the others."""
+        return [self.weights, self.others]
+
+    def hidden_matrices_and_others(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the weight matrices but the last, and all other parameters."""
+        matrices = [layer.weight for layer in self.linear_layers()[:-1]]
+        hidden = {id(matrix) for matrix in matrices}
+        return matrices, [p for p in self.parameters() if id(p) not in hidden]
+
+    def initialize(self, random_state: np.random.RandomState, activations: Sequence[str]) -> None:
+        """Draw all weights as scikit-learn's MLP does, layer after layer.
+
+        ``activations`` names one activation per dense layer: its own for a hidden layer,
+        that of the layer before for the others, which have none of their own.
+        """
+        for layer, name in zip(self.linear_layers(), activations, strict=True):
+            layer.glorot_uniform_(random_state, gain=2.0 if name == "logistic" else 6.0)
+
+    def set_generator(self, generator: torch.Generator | None) -> None:
+        """Let all dropout layers draw from one generator."""
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.generator = generator
+
+    @property
+    def has_dropout(self) -> bool:
+        return any(isinstance(module, Dropout) for module in self.modules())
+
+    def snapshot(self) -> list[Tensor]:
+        """Return a copy of all learned state: the flat buffer and the running statistics."""
+        return [self.flat.clone(), *(buffer.clone() for buffer in self.buffers())]
+
+    def restore(self, snapshot: Iterable[Tensor]) -> None:
+        """Put a snapshot back in place."""
+        with torch.no_grad():
+            for tensor, saved in zip([self.flat, *self.buffers()], snapshot, strict=True):
+                tensor.copy_(saved)
+
+
+class MLP(Network):
+    """A multilayer perceptron up to its raw output (logits for a classifier).
+
+    Input (batch, n_features), output (batch, n_outputs).
+
+    Parameters
+    ----------
+    layer_units : sequence of int
+        Units of every layer, input and output included.
+    **options
+        As of :class:`DenseStack`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._network import MLP
+    >>> network = MLP((784, 128, 64, 10), activations=["relu"] * 2, dropout=[0.0] * 2)
+    >>> network(torch.zeros(5, 784)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(self, layer_units: Sequence[int], **options: Any):
+        super().__init__()
+        self.layers = DenseStack(layer_units, **options)
+        self.config = self.layers.config
+        self.flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Autoencoder(Network):
+    """An encoder to a code and a decoder back from it.
+
+    Input and output (batch, n_features); ``encoder`` gives (batch, n_components).
+
+    Parameters
+    ----------
+    encoder, decoder : dict
+        The arguments of their :class:`DenseStack`, without the device.
+    device : torch.device, default=None
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._network import Autoencoder
+    >>> options = {"activations": ["relu"], "dropout": [0.0]}
+    >>> network = Autoencoder(
+    ...     encoder={"layer_units": (784, 64, 2), **options},
+    ...     decoder={"layer_units": (2, 64, 784), **options},
+    ... )
+    >>> network(torch.zeros(5, 784)).shape, network.encoder(torch.zeros(5, 784)).shape
+    (torch.Size([5, 784]), torch.Size([5, 2]))
+    """
+
+    def __init__(
+        self,
+        encoder: dict[str, Any],
+        decoder: dict[str, Any],
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.encoder = DenseStack(**encoder, device=device)
+        self.decoder = DenseStack(**decoder, device=device)
+        self.config = {"encoder": self.encoder.config, "decoder": self.decoder.config}
+        self.flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))

@@ -1,0 +1,273 @@
+"""Optimisers and learning-rate schedules, by name.
+
+Every optimiser is a :class:`torch.optim.Optimizer`, so that skorch's and torch's
+learning-rate schedulers drive them. ``SGD`` and ``Adam`` are written here because
+scikit-learn's update rules differ from torch's: its velocity holds the learning rate of
+the step that made it, and its Adam adds epsilon before the bias correction.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_deep._network import Network
+
+TORCH_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.Adam,  # weight decay is decoupled by the trainer, for every solver
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+STOCHASTIC_SOLVERS = ("sgd", "adam", *TORCH_OPTIMIZERS, "muon")
+DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.01}
+ANNEALING_SCHEDULES = ("cosine", "one_cycle")
+
+
+class SGD(torch.optim.Optimizer):
+    r"""Stochastic gradient descent with scikit-learn's momentum.
+
+    .. math:: v \leftarrow \mu v - \eta g, \qquad w \leftarrow w + v
+
+    and with Nesterov's correction :math:`w \leftarrow w + \mu v - \eta g` [1]_. A change
+    of the learning rate :math:`\eta` does not rescale the velocity.
+
+    Parameters
+    ----------
+    params : iterable of Tensor
+    lr : float
+    momentum : float in [0, 1]
+    nesterov : bool
+
+    References
+    ----------
+    .. [1] I. Sutskever, J. Martens, G. Dahl, G. Hinton (2013). On the importance of
+       initialization and momentum in deep learning. ICML.
+    """
+
+    def __init__(self, params, lr: float, momentum: float = 0.9, nesterov: bool = True):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov})
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        loss = closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for param in group["params"]:
+                    self._update(param, **group)
+        return loss
+
+    def _update(self, param, *, lr, momentum, nesterov, **_):
+        state = self.state[param]
+        if not state:
+            state["velocity"] = torch.zeros_like(param)
+        velocity = state["velocity"].mul_(momentum).add_(param.grad, alpha=-lr)
+        if nesterov:
+            param.add_(velocity, alpha=momentum).add_(param.grad, alpha=-lr)
+        else:
+            param.add_(velocity)
+
+
+class Adam(torch.optim.Optimizer):
+    r"""Adam in the form of its paper's section 2, as scikit-learn has it [1]_.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
+        v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
+        w \leftarrow w - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
+        \frac{m}{\sqrt{v} + \epsilon}
+
+    torch adds :math:`\epsilon` after the bias correction of :math:`v`.
+
+    Parameters
+    ----------
+    params : iterable of Tensor
+    lr : float
+    betas : (float, float), each in [0, 1)
+    eps : float
+
+    References
+    ----------
+    .. [1] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
+    """
+
+    def __init__(self, params, lr: float, betas=(0.9, 0.999), eps: float = 1e-8):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        loss = closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for param in group["params"]:
+                    self._update(param, **group)
+        return loss
+
+    def _update(self, param, *, lr, betas, eps, **_):
+        state = self.state[param]
+        if not state:
+            state.update(step=0, m=torch.zeros_like(param), v=torch.zeros_like(param))
+            state["denominator"] = torch.empty_like(param)
+        state["step"] += 1
+        beta_1, beta_2 = betas
+        m = state["m"].lerp_(param.grad, 1 - beta_1)
+        v = state["v"].mul_(beta_2).addcmul_(param.grad, param.grad, value=1 - beta_2)
+        denominator = torch.sqrt(v, out=state["denominator"]).add_(eps)
+        rate = lr * math.sqrt(1 - beta_2 ** state["step"]) / (1 - beta_1 ** state["step"])
+        param.addcdiv_(m, denominator, value=-rate)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for the hidden weight matrices, Adam for all else, as its author advises.
+
+    Muon orthogonalises the momentum of a matrix by Newton-Schulz iterations [1]_; the
+    step is scaled to the size of an AdamW step [2]_, so the same learning rates serve.
+
+    Parameters
+    ----------
+    matrices, others : lists of Tensor
+    lr : float
+    betas : (float, float)
+        Adam's, for ``others``.
+    **options
+        Passed on to :class:`torch.optim.Muon`.
+
+    References
+    ----------
+    .. [1] K. Jordan et al. (2024). Muon: an optimizer for hidden layers in neural networks.
+    .. [2] J. Liu et al. (2025). Muon is scalable for LLM training. arXiv:2502.16982.
+    """
+
+    def __init__(self, matrices, others, lr: float, betas=(0.9, 0.999), eps=1e-8, **options):
+        options = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0, **options}
+        self.parts = [torch.optim.Muon(matrices, lr=lr, **options)] if matrices else []
+        self.parts.append(torch.optim.Adam(others, lr=lr, betas=betas, eps=eps))
+        super().__init__([*matrices, *others], {"lr": lr})
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def make_optimizer(
+    solver: str | type[torch.optim.Optimizer],
+    network: Network,
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    betas: tuple[float, float],
+    eps: float,
+    solver_params: dict[str, Any] | None,
+) -> torch.optim.Optimizer:
+    """Return the optimiser that a ``solver`` parameter stands for.
+
+    Element-wise optimisers see the network as two flat tensors, one call of each torch
+    kernel for all layers. Muon and the user's own classes see every parameter in its
+    shape.
+
+    Raises
+    ------
+    ValueError
+        If the optimiser refuses ``solver_params``.
+    """
+    options: dict[str, Any] = {"lr": lr}
+    if solver == "sgd":
+        factory, options = SGD, {**options, "momentum": momentum, "nesterov": nesterov}
+        params: list[Any] = [network.flat_parameters()]
+    elif solver == "adam":
+        factory, options = Adam, {**options, "betas": betas, "eps": eps}
+        params = [network.flat_parameters()]
+    elif solver == "muon":
+        factory, options = Muon, {**options, "betas": betas, "eps": eps}
+        params = list(network.hidden_matrices_and_others())
+    elif isinstance(solver, str):
+        factory = TORCH_OPTIMIZERS[solver]
+        if solver in ("adamw", "nadam", "radam"):
+            options |= {"betas": betas, "eps": eps}
+        elif solver == "rmsprop":
+            options |= {"momentum": 0.0, "eps": eps}
+        params = [network.flat_parameters()]
+    else:
+        factory, params = solver, [list(network.parameters())]
+    options |= solver_params or {}
+    try:
+        return factory(*params, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"solver={solver!r} refused solver_params={solver_params!r}: {error}. "
+            f"See the parameters of {factory.__module__}.{factory.__qualname__}."
+        ) from error
+
+
+def annealed_rate(schedule: str, peak: float, progress: float) -> float:
+    """Return the learning rate at a point of an annealing schedule.
+
+    Parameters
+    ----------
+    schedule : {"cosine", "one_cycle"}
+        "cosine" falls from the peak to zero along half a cosine [1]_. "one_cycle" rises
+        from a 25th of the peak over the first 30 % of the training and then falls to
+        zero, both along half a cosine [2]_.
+    peak : float
+    progress : float
+        Share of the training that is done, cut to [0, 1].
+
+    References
+    ----------
+    .. [1] I. Loshchilov, F. Hutter (2017). SGDR: stochastic gradient descent with warm
+       restarts. ICLR.
+    .. [2] L. Smith, N. Topin (2018). Super-convergence: very fast training of neural
+       networks using large learning rates. arXiv:1708.07120.
+
+    Examples
+    --------
+    >>> from sknn_deep._optimizers import annealed_rate
+    >>> [round(annealed_rate("one_cycle", 1.0, p), 3) for p in (0, 0.3, 0.65, 1)]
+    [0.04, 1.0, 0.5, 0.0]
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    warm_up, start = (0.3, 0.04) if schedule == "one_cycle" else (0.0, 1.0)
+    if progress < warm_up:
+        rise = 0.5 * (1 - math.cos(math.pi * progress / warm_up))
+        return peak * (start + (1 - start) * rise)
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def to_arrays(state: Any) -> Any:
+    """Return an optimiser's ``state_dict`` with NumPy arrays in place of its tensors."""
+    return _convert(state, Tensor, lambda tensor: tensor.detach().cpu().numpy())
+
+
+def to_tensors(state: Any) -> Any:
+    """Undo :func:`to_arrays`; the tensors are on the CPU and own their memory."""
+    return _convert(state, np.ndarray, lambda array: torch.from_numpy(array.copy()))
+
+
+def _convert(value: Any, kind: type, convert: Callable) -> Any:
+    if isinstance(value, kind):
+        return convert(value)
+    if isinstance(value, dict):
+        return {key: _convert(item, kind, convert) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_convert(item, kind, convert) for item in value)
+    return value

@@ -1,0 +1,447 @@
+"""The training loop: skorch's net with its loop replaced, and SciPy's L-BFGS.
+
+The contract with callbacks is skorch's: ``net.history``, ``net.module_``,
+``net.optimizer_`` and the notifications. What differs is what costs time there: batches
+are gathered on the device without a ``DataLoader``, the host reads the loss once per
+epoch, and batch-level notifications are sent only when a callback listens.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import Tensor
+
+from sknn_deep._batches import Batch, Batches
+from sknn_deep._losses import Loss
+from sknn_deep._network import Network
+from sknn_deep._optimizers import ANNEALING_SCHEDULES, annealed_rate, set_learning_rate
+from sknn_deep._validation import check_optimize_result, lbfgs_verbosity
+
+# Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
+_SMALLEST_ADAPTIVE_RATE = 1e-6
+
+
+@dataclass
+class Validation:
+    """A held-out set: ``evaluate()`` returns its loss and its score (greater is better)."""
+
+    X: Any
+    y: Any
+    evaluate: Callable[[], tuple[float, float]]
+
+
+@dataclass
+class Progress:
+    """What training has come to; it lives on through ``partial_fit`` and warm starts.
+
+    The stopping rule is scikit-learn's: an epoch without an improvement of at least
+    ``tol`` over the best counts, more than ``n_iter_no_change`` in a row stop.
+    """
+
+    loss_curve: list[float] = field(default_factory=list)
+    best_loss: float | None = np.inf
+    validation_scores: list[float] | None = None
+    validation_loss_curve: list[float] | None = None
+    best_validation_score: float | None = None
+    best_iter: int = 0
+    best_snapshot: list[Tensor] | None = None
+    no_improvement_count: int = 0
+    n_samples_seen: int = 0
+
+    def watch_validation(self, network: Network) -> None:
+        """Go by a validation set from now on; the present weights are the first best."""
+        self.best_snapshot = network.snapshot()
+        if self.validation_scores is None:
+            self.validation_scores, self.validation_loss_curve = [], []
+            self.best_validation_score, self.best_loss = -np.inf, None
+
+    def add_loss(self, loss: float, tol: float) -> None:
+        """Judge an epoch by its training loss."""
+        if self.best_loss is None:
+            self.best_loss = np.inf
+        self._count(loss > self.best_loss - tol)
+        self.best_loss = min(self.best_loss, loss)  # a NaN never becomes the best
+        self.best_iter = len(self.loss_curve)
+
+    def add_validation(self, loss: float, score: float, tol: float, network: Network) -> None:
+        """Judge an epoch by its validation score."""
+        self.validation_loss_curve.append(loss)
+        self.validation_scores.append(score)
+        self._count(score < self.best_validation_score + tol)
+        if score > self.best_validation_score:
+            self.best_validation_score = score
+            self.best_iter = len(self.loss_curve)
+            self.best_snapshot = network.snapshot()
+
+    def _count(self, without_improvement: bool) -> None:
+        self.no_improvement_count = self.no_improvement_count + 1 if without_improvement else 0
+
+
+class Trainer(NeuralNet):
+    """skorch's net around a network, an optimiser and our epoch loop.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its parameters say how to train (``alpha``, ``learning_rate``, ``tol``, …).
+    network : Network
+        On its device, initialised.
+    loss : Loss
+    optimizer : torch.optim.Optimizer
+    weight_decay : float
+    progress : Progress
+    history : skorch.history.History or None
+        Continued where one is given.
+    callbacks : list of skorch callbacks
+    scored : estimator
+        Through which skorch's scoring callbacks predict.
+    """
+
+    def __init__(
+        self,
+        estimator,
+        network: Network,
+        *,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        weight_decay: float,
+        progress: Progress,
+        history,
+        callbacks,
+        scored,
+    ):
+        super().__init__(
+            network,
+            criterion=lambda: loss,
+            optimizer=lambda: optimizer,
+            callbacks=callbacks,
+            train_split=None,
+            device=None,
+            verbose=int(estimator.verbose),
+            use_caching=False,
+        )
+        self._estimator, self._scored = estimator, scored
+        self._weight_decay = weight_decay
+        self._progress = progress
+        self.initialize()
+        self.history_ = history if history is not None else self.history_
+        self._hears_batches = any(map(_listens_to_batches, self.callbacks_))
+
+    @property
+    def _default_callbacks(self):
+        return []
+
+    def initialize_optimizer(self, triggered_directly=None):
+        self.optimizer_ = self.optimizer()
+        return self
+
+    def train(
+        self,
+        batches: Batches,
+        validation: Validation | None,
+        random_state: np.random.RandomState,
+        *,
+        incremental: bool = False,
+    ) -> int:
+        """Train for ``max_iter`` epochs or until the stopping rule or a callback says so.
+
+        Parameters
+        ----------
+        batches : Batches
+        validation : Validation or None
+        random_state : RandomState
+            Draws the permutation of each epoch.
+        incremental : bool
+            Train one epoch only, without a word about convergence (``partial_fit``).
+
+        Returns
+        -------
+        n_iter : int
+            Epochs trained.
+        """
+        X, y = (batches.X, batches.y) if self.callbacks_ else (None, None)
+        max_iter = 1 if incremental else self._estimator.max_iter
+        self._first_epoch = 0 if incremental else len(self._progress.loss_curve)
+        n_iter = 0
+        try:
+            self.notify("on_train_begin", X=X, y=y)
+            for n_iter in range(1, max_iter + 1):
+                if self._run_epoch(batches, validation, random_state, n_iter):
+                    break
+            else:
+                self._warn_unless_converged(incremental)
+        except KeyboardInterrupt:
+            self.module_.eval()
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+        self.notify("on_train_end", X=X, y=y)
+        return n_iter
+
+    def _run_epoch(self, batches, validation, random_state, n_iter) -> bool:
+        """Train one epoch and judge it; return whether training should stop."""
+        progress, estimator = self._progress, self._estimator
+        sets = {"dataset_train": batches, "dataset_valid": validation}
+        start = time.perf_counter()
+        self.notify("on_epoch_begin", **sets)
+        if estimator.shuffle:
+            batches.shuffle(random_state)
+        loss = self._train_epoch(batches)
+        progress.n_samples_seen += len(batches)
+        progress.loss_curve.append(loss)
+        self._say(f"Iteration {n_iter}, loss = {loss:.8f}")
+        if validation is None:
+            progress.add_loss(loss, estimator.tol)
+        else:
+            progress.add_validation(*validation.evaluate(), estimator.tol, self.module_)
+            self._say(f"Validation score: {progress.validation_scores[-1]:f}")
+        self._record(loss, time.perf_counter() - start)
+        self._end_of_epoch_rate()
+        try:
+            self.notify("on_epoch_end", **sets)
+        except KeyboardInterrupt:  # skorch's callbacks ask in this way to stop
+            return True
+        if not math.isfinite(loss) and not self.module_.flat.isfinite().all():
+            self._warn_of_divergence(loss, n_iter)
+            return True
+        return self._has_stagnated()
+
+    def _train_epoch(self, batches: Batches) -> float:
+        """Train on every batch; return the mean loss over the rows."""
+        self.module_.train()
+        # in double precision: a float32 sum over many batches would lose digits
+        precise = torch.float32 if self.module_.flat.device.type == "mps" else torch.float64
+        total = torch.zeros((), dtype=precise, device=self.module_.flat.device)
+        epochs_done = len(self._progress.loss_curve) - self._first_epoch
+        for number, batch in enumerate(batches):
+            self._anneal(epochs_done + number / batches.n_batches)
+            if batch.weight_sum == 0:
+                continue  # no row of this batch counts
+            if not self._hears_batches:
+                total += self.train_step(batch)["loss"] * len(batch)
+                continue
+            pair = (batch.X, batch.target)
+            self.notify("on_batch_begin", batch=pair, training=True)
+            step = self.train_step(batch)
+            total += step["loss"] * len(batch)
+            self.history.record_batch("train_loss", step["loss"].item())
+            self.history.record_batch("train_batch_size", len(batch))
+            self.notify("on_batch_end", batch=pair, training=True, **step)
+        self.module_.eval()
+        return total.item() / len(batches)
+
+    def train_step(self, batch: Batch, **fit_params) -> dict[str, Tensor]:
+        """Move the weights along one batch.
+
+        Returns
+        -------
+        step : dict
+            "loss", the batch's loss before the step, and "y_pred", the raw output.
+        """
+        step = {}
+
+        def closure() -> Tensor:
+            step["loss"], step["y_pred"] = self._loss_and_gradient(batch)
+            return step["loss"]
+
+        if self._weight_decay:
+            rate = self.optimizer_.param_groups[0]["lr"]
+            self.module_.weights.mul_(1 - rate * self._weight_decay)
+        self.optimizer_.step(closure)
+        return step
+
+    def _loss_and_gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        r"""Fill the network's gradient; return the reported loss and the raw output.
+
+        The objective of a batch with weights :math:`s_i` is scikit-learn's,
+        :math:`(\sum_i s_i \ell_i + \frac{\alpha}{2} \lVert W \rVert^2) / \sum_i s_i`.
+        """
+        network, loss, alpha = self.module_, self.criterion_, self._estimator.alpha
+        network.zero_grad()
+        raw = network(batch.X)
+        data_loss = loss.mean(raw, batch.target, batch.weight, batch.weight_sum)
+        data_loss.backward()
+        raw, reported = raw.detach(), data_loss.detach() * loss.reported_scale
+        if alpha:
+            weights, rate = network.weights, alpha / batch.weight_sum
+            weights.grad.add_(weights, alpha=rate)
+            reported.add_(torch.dot(weights, weights), alpha=0.5 * rate)
+        if self._estimator.max_grad_norm is not None:
+            norm = torch.linalg.vector_norm(network.gradient)
+            network.gradient.mul_((self._estimator.max_grad_norm / norm).clamp(max=1.0))
+        if self._hears_batches:
+            named = list(network.named_parameters())
+            self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
+        return reported, raw
+
+    def _anneal(self, epochs_done: float) -> None:
+        schedule = self._estimator.learning_rate
+        if schedule in ANNEALING_SCHEDULES:
+            share = epochs_done / self._estimator.max_iter
+            peak = self._estimator.learning_rate_init
+            set_learning_rate(self.optimizer_, annealed_rate(schedule, peak, share))
+
+    def _end_of_epoch_rate(self) -> None:
+        """Let the "invscaling" schedule fall with the number of samples seen."""
+        estimator = self._estimator
+        if estimator.learning_rate == "invscaling" and estimator.solver == "sgd":
+            decay = (self._progress.n_samples_seen + 1) ** estimator.power_t
+            set_learning_rate(self.optimizer_, estimator.learning_rate_init / decay)
+
+    def _has_stagnated(self) -> bool:
+        """Return whether to stop; the "adaptive" schedule lowers its rate first."""
+        estimator, progress = self._estimator, self._progress
+        watching = progress.best_snapshot is not None
+        if progress.no_improvement_count <= estimator.n_iter_no_change:
+            return False
+        if estimator.learning_rate in ANNEALING_SCHEDULES and not watching:
+            return False  # the loss falls again as the rate does: run the whole course
+        what = "Validation score" if watching else "Training loss"
+        message = (
+            f"{what} did not improve more than tol={estimator.tol:f} "
+            f"for {estimator.n_iter_no_change} consecutive epochs."
+        )
+        rate = self.optimizer_.param_groups[0]["lr"]
+        if estimator.learning_rate != "adaptive" or estimator.solver != "sgd":
+            self._say(f"{message} Stopping.")
+            return True
+        if rate <= _SMALLEST_ADAPTIVE_RATE:
+            self._say(f"{message} Learning rate too small. Stopping.")
+            return True
+        set_learning_rate(self.optimizer_, rate / 5)
+        self._say(f"{message} Setting learning rate to {rate / 5:f}")
+        progress.no_improvement_count = 0
+        return False
+
+    def _record(self, loss: float, seconds: float) -> None:
+        """Write the epoch into skorch's history, under skorch's names."""
+        progress = self._progress
+        curves = {"train_loss": progress.loss_curve}
+        if progress.best_snapshot is not None:
+            curves["valid_loss"] = progress.validation_loss_curve
+            self.history.record("valid_score", progress.validation_scores[-1])
+        for name, curve in curves.items():
+            self.history.record(name, curve[-1])
+            self.history.record(f"{name}_best", curve[-1] <= min(curve))
+        self.history.record("dur", seconds)
+
+    def _say(self, line: str) -> None:
+        if self._estimator.verbose:
+            print(line)
+
+    def _warn_unless_converged(self, incremental: bool) -> None:
+        if not incremental and self._estimator.learning_rate not in ANNEALING_SCHEDULES:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self._estimator.max_iter}) "
+                "reached and the optimization hasn't converged yet.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+
+    def _warn_of_divergence(self, loss: float, n_iter: int) -> None:
+        if self._progress.best_iter and self._progress.best_snapshot is not None:
+            warnings.warn(
+                f"Training diverged in iteration {n_iter} (loss={loss}); the weights of the "
+                f"best validation score (epoch {self._progress.best_iter}) are kept. Scale "
+                f"the input or lower learning_rate_init={self._estimator.learning_rate_init}.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+
+    # skorch's scoring callbacks treat the net as the estimator that they score
+
+    @property
+    def classes_(self):
+        return self._scored.classes_
+
+    def predict(self, X):
+        return self._scored.predict(X)
+
+    def predict_proba(self, X):
+        return self._scored.predict_proba(X)
+
+    def score(self, X, y=None):
+        return self._scored.score(X, y)
+
+    def __sklearn_tags__(self):
+        return self._scored.__sklearn_tags__()
+
+
+def fit_lbfgs(
+    network: Network,
+    loss: Loss,
+    batches: Batches,
+    *,
+    alpha: float,
+    tol: float,
+    max_iter: int,
+    max_fun: int,
+    verbose: bool,
+) -> tuple[float, int]:
+    """Minimise the loss over the whole set with SciPy's L-BFGS-B [1]_.
+
+    Parameters
+    ----------
+    network : Network
+        Its present weights are the start; it holds the optimum afterwards.
+    loss : Loss
+    batches : Batches
+        In what pieces the sum over the set is taken.
+    alpha, tol, max_iter, max_fun, verbose
+        As of the estimators.
+
+    Returns
+    -------
+    loss : float
+        The objective at the optimum.
+    n_iter : int
+
+    References
+    ----------
+    .. [1] R. H. Byrd, P. Lu, J. Nocedal, C. Zhu (1995). A limited memory algorithm for
+       bound constrained optimization. SIAM J. Sci. Comput. 16(5).
+    """
+    weight_sum = sum(batch.weight_sum for batch in batches)
+
+    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        with torch.no_grad():
+            network.flat.copy_(torch.from_numpy(flat))
+        network.zero_grad()
+        total = 0.0
+        for batch in batches:
+            part = loss.mean(network(batch.X), batch.target, batch.weight, weight_sum)
+            part.backward()
+            total += part.item()
+        weights, rate = network.weights, alpha / weight_sum
+        weights.grad.add_(weights, alpha=rate)
+        total += 0.5 * rate * torch.dot(weights, weights).item()
+        return total, network.gradient.cpu().numpy().astype(np.float64)
+
+    network.train()
+    result = scipy.optimize.minimize(
+        loss_and_gradient,
+        network.flat.cpu().numpy().astype(np.float64),
+        method="L-BFGS-B",
+        jac=True,
+        options={
+            "maxfun": max_fun, "maxiter": max_iter, "gtol": tol, **lbfgs_verbosity(verbose),
+        },
+    )  # fmt: skip
+    network.eval()
+    with torch.no_grad():
+        network.flat.copy_(torch.from_numpy(result.x))
+    return float(result.fun), int(check_optimize_result("lbfgs", result, max_iter))
+
+
+def _listens_to_batches(named_callback: tuple[str, Callback]) -> bool:
+    kind = type(named_callback[1])
+    events = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+    return any(getattr(kind, event) is not getattr(Callback, event) for event in events)

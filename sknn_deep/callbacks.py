@@ -1,0 +1,63 @@
+"""The bridge from skorch's callbacks to scikit-learn's.
+
+skorch callbacks go into an estimator's ``callbacks`` parameter. scikit-learn's own
+(``sklearn.callback.ProgressBar``, ``ScoringMonitor``, …) are registered with
+``estimator.set_callbacks(...)``; a skorch callback, :class:`SklearnCallbacks`, hands the
+events of the training loop on to them.
+"""
+
+import copy
+from typing import Any
+
+from skorch.callbacks import Callback
+
+
+class StopTraining(KeyboardInterrupt):
+    """Raised by a callback to end the training after the present epoch.
+
+    skorch's own callbacks raise a plain ``KeyboardInterrupt`` for this.
+    """
+
+
+class SklearnCallbacks(Callback):
+    """Tell scikit-learn's callbacks of the training: one task per epoch.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The estimator being fitted, with its callbacks registered.
+    max_iter : int
+        Number of epochs that may come.
+    X, y : array-like
+        The validated training data, handed to the callbacks.
+    sample_weight : ndarray or None
+        Handed on as metadata, so that monitors can weight their scores.
+    """
+
+    def __init__(self, estimator, max_iter: int, X, y, sample_weight=None):
+        self._estimator = estimator
+        metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self._task: dict[str, Any] = {
+            "estimator": estimator, "X": X, "y": y, "metadata": metadata,
+        }  # fmt: skip
+        self._root = estimator._init_callback_context(max_subtasks=max_iter)
+        self._epoch = None
+
+    def on_train_begin(self, net, **kwargs):
+        self._root.call_on_fit_task_begin(**self._task)
+
+    def on_epoch_begin(self, net, **kwargs):
+        self._epoch = self._root.subcontext(task_name="epoch")
+        self._epoch.call_on_fit_task_begin(**self._task)
+
+    def on_epoch_end(self, net, **kwargs):
+        stop = self._epoch.call_on_fit_task_end(
+            **self._task,
+            # the weights of this epoch, copied only when a callback asks for them
+            reconstruction_attributes=lambda: {"module_": copy.deepcopy(net.module_)},
+        )
+        if stop:
+            raise StopTraining
+
+    def on_train_end(self, net, **kwargs):
+        self._root.call_on_fit_task_end(**self._task, reconstruction_attributes={})

@@ -1,0 +1,196 @@
+"""What the documentation says is run and compared with the code."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+from _pytest.doctest import _get_checker, get_optionflags
+
+import sknn_deep
+
+README = Path(__file__).parents[1] / "README.md"
+MODULES = [sknn_deep] + [
+    importlib.import_module(f"sknn_deep.{info.name}")
+    for info in pkgutil.iter_modules(sknn_deep.__path__)
+]
+ESTIMATORS = ["AutoencoderTransformer", "DeepMLPClassifier", "DeepMLPRegressor"]
+
+
+def _public_functions():
+    """Return the functions without underscore that public modules define."""
+    return {
+        f"{module.__name__}.{name}": function
+        for module in MODULES
+        if not module.__name__.rpartition(".")[2].startswith("_")
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_") and function.__module__.startswith("sknn_deep")
+    }
+
+
+def _public_methods():
+    """Return the methods of the public classes that this package and not scikit-learn defines."""
+    return {
+        f"{class_.__name__}.{name}": method
+        for class_ in _public_classes().values()
+        for name, method in inspect.getmembers(class_, inspect.isfunction)
+        if not name.startswith("_") and method.__module__.startswith("sknn_deep")
+    }
+
+
+def _public_classes():
+    """Return the classes that the package offers."""
+    objects = {name: getattr(sknn_deep, name) for name in sknn_deep.__all__}
+    return {name: value for name, value in objects.items() if inspect.isclass(value)}
+
+
+def _doctests():
+    """Return every docstring with examples, each once, by its dotted name."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    tests = [test for module in MODULES for test in finder.find(module)]
+    return {test.name: test for test in tests if test.examples}
+
+
+CLASSES, FUNCTIONS, METHODS = _public_classes(), _public_functions(), _public_methods()
+DOCUMENTED = CLASSES | FUNCTIONS | METHODS
+DOCTESTS = _doctests()
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Run in an empty folder, and draw without a screen."""
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    plt.close("all")
+
+
+def _code_blocks(text):
+    """Return the Python code blocks of a Markdown text, each below as many empty lines as precede
+    it there, so that a traceback names the line in the text.
+    """
+    blocks = re.finditer(r"^```python[^\S\n]*\n(.*?)^```[^\S\n]*$", text, re.MULTILINE | re.DOTALL)
+    return ["\n" * text.count("\n", 0, block.start(1)) + block[1] for block in blocks]
+
+
+def _documented_parameters(docstring):
+    """Return ``(name, type)`` for each entry of a numpydoc docstring's section on parameters."""
+    text = inspect.cleandoc(docstring)
+    section = re.search(r"^Parameters\n-{10}\n(.*?)(?=^\S[^\n]*\n-{3,}$|\Z)", text, re.M | re.S)
+    if section is None:
+        return []
+    entries = re.findall(r"^(\S[^\n]*?)(?: : ([^\n]*))?$", section[1], re.MULTILINE)
+    return [(name, type_) for names, type_ in entries for name in names.split(", ")]
+
+
+def _documented_default(type_):
+    """Return the value after ``default=``, or the signature's mark for none."""
+    default = re.search(r"\bdefault=(.*)$", type_)
+    return inspect.Parameter.empty if default is None else ast.literal_eval(default[1])
+
+
+def _parameters(callable_):
+    """Return the parameters of a signature, `self` apart."""
+    parameters = inspect.signature(callable_).parameters
+    return {name: parameter for name, parameter in parameters.items() if name != "self"}
+
+
+def test_readme_code_runs(scratch):
+    blocks = _code_blocks(README.read_text(encoding="utf-8"))
+    assert blocks, "README.md has no python code block"
+    namespace = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), namespace)
+
+
+def test_code_blocks_are_found_with_their_lines():
+    text = "one\n```python\na = 1\n```\n```\nno\n```\n```python\nb = 2\nc = 3\n```\n"
+    assert _code_blocks(text) == ["\n\na = 1\n", "\n" * 8 + "b = 2\nc = 3\n"]
+
+
+@pytest.mark.parametrize("name", sorted(DOCTESTS))
+def test_docstring_examples_run(name, scratch, request):
+    runner = doctest.DocTestRunner(
+        checker=_get_checker(), optionflags=get_optionflags(request.config)
+    )
+    report = []
+    results = runner.run(DOCTESTS[name], out=report.append)
+    assert results.failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_estimators_show_an_example(name):
+    assert any(test.endswith(f".{name}") for test in DOCTESTS)
+
+
+def test_the_estimators_are_public():
+    assert set(ESTIMATORS) <= set(CLASSES)
+
+
+@pytest.mark.parametrize("name", sorted(DOCUMENTED))
+def test_every_parameter_is_documented_in_order(name):
+    documented = [parameter for parameter, _ in _documented_parameters(DOCUMENTED[name].__doc__)]
+    assert documented == list(_parameters(DOCUMENTED[name]))
+
+
+@pytest.mark.parametrize("name", sorted(DOCUMENTED))
+def test_documented_defaults_are_those_of_the_signature(name):
+    parameters = _parameters(DOCUMENTED[name])
+    documented = {
+        parameter: _documented_default(type_)
+        for parameter, type_ in _documented_parameters(DOCUMENTED[name].__doc__)
+    }
+    actual = {parameter: parameters[parameter].default for parameter in documented}
+    assert {key: repr(value) for key, value in documented.items()} == {
+        key: repr(value) for key, value in actual.items()
+    }
+
+
+@pytest.mark.parametrize("name", sorted(DOCUMENTED))
+def test_every_parameter_has_a_type(name):
+    untyped = [
+        parameter
+        for parameter, type_ in _documented_parameters(DOCUMENTED[name].__doc__)
+        if not type_
+    ]
+    assert not untyped
+
+
+def test_parameters_are_read_from_a_docstring():
+    docstring = """Do it.
+
+    Parameters
+    ----------
+    X, y : array-like
+        The data: not a parameter.
+
+        note : of the same paragraph
+
+    rate : {"a", "b"} or float, default=0.5
+        How fast.
+
+    untyped
+        What it says.
+
+    Returns
+    -------
+    out : ndarray
+        The result.
+    """
+    parameters = _documented_parameters(docstring)
+    assert parameters == [
+        ("X", "array-like"),
+        ("y", "array-like"),
+        ("rate", '{"a", "b"} or float, default=0.5'),
+        ("untyped", ""),
+    ]
+    assert [_documented_default(type_) for _, type_ in parameters[1:3]] == [
+        inspect.Parameter.empty,
+        0.5,
+    ]
