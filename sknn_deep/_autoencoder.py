@@ -469,7 +469,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _validate_training_data(self, X, y, dtypes, incremental, reset):
         X = validate_data(self, X, accept_sparse="csr", dtype=dtypes, order="C", reset=reset)
         if reset:
-            self.mean_ = np.asarray(X.mean(axis=0), dtype=X.dtype).ravel()
+            # summed in double precision: in float32 the sum of many rows loses digits
+            self.mean_ = np.asarray(X.mean(axis=0, dtype=np.float64), dtype=X.dtype).ravel()
             self.out_activation_ = self.output_activation
             if self.output_activation == "auto":
                 values = X.data if sp.issparse(X) else X

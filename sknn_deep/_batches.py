@@ -39,7 +39,8 @@ class Batch(NamedTuple):
     weight: Tensor | None
     weight_sum: float
 
-    def __len__(self) -> int:
+    @property
+    def n_samples(self) -> int:
         return self.X.shape[0]
 
 
@@ -94,13 +95,20 @@ class Batches:
         X, _, targets, weight = samples
         self._samples, self._rows, self._device = samples, rows, device
         n_samples = X.shape[0] if rows is None else len(rows)
+        if weight is not None and not weight[... if rows is None else rows].any():
+            raise ValueError(
+                f"All sample weights of the {n_samples} rows to train on or to validate with are "
+                "zero; give some rows a positive weight."
+            )
         self._order = np.arange(n_samples)
         self._slices = list(gen_batches(n_samples, batch_size, min_batch_size=min_batch_size))
         self._targets = None if targets is None else _to_device(targets, device, dtype)
         self._weight = None if weight is None else _to_device(weight, device, dtype)
         self._resident = _resident_features(X, device, dtype)
-        longest = max(part.stop - part.start for part in self._slices)
-        self._buffer = torch.empty((longest, X.shape[1]), dtype=dtype)
+        buffer = torch.empty((self.longest_batch, X.shape[1]), dtype=dtype)
+        # at most three lengths: a full batch, the last one, the last but one joined by it
+        lengths = {part.stop - part.start for part in self._slices}
+        self._buffers = {n: (buffer[:n], buffer[:n].numpy()) for n in lengths}
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -112,7 +120,7 @@ class Batches:
 
     @property
     def longest_batch(self) -> int:
-        return self._buffer.shape[0]
+        return max(part.stop - part.start for part in self._slices)
 
     @property
     def X(self):
@@ -132,23 +140,29 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches in the present order."""
         rows = self._order if self._rows is None else self._rows[self._order]
-        device_rows = torch.from_numpy(rows).to(self._device)
+        index = torch.from_numpy(rows).to(self._device)
+        targets = None if self._targets is None else self._targets[index]
+        weights = None if self._weight is None else self._weight[index]
         for part in self._slices:
-            index = device_rows[part]
-            X = self._gather(rows[part], index)
-            weight, weight_sum = None, float(len(index))
-            if self._weight is not None:
-                weight = self._weight[index]
+            X = self._gather(rows[part], index[part])
+            target = X if targets is None else targets[part]
+            if weights is None:
+                yield Batch(X, target, None, float(part.stop - part.start))
+            else:
                 # summed on the host: reading it from the device would wait for the device
                 weight_sum = float(self._samples.weight[rows[part]].sum())
-            target = X if self._targets is None else self._targets[index]
-            yield Batch(X, target, weight, weight_sum)
+                yield Batch(X, target, weights[part], weight_sum)
 
     def _gather(self, rows: np.ndarray, index: Tensor) -> Tensor:
         if self._resident is not None:
             return self._resident.index_select(0, index)
-        buffer = self._buffer[: len(rows)]
-        _gather_rows(self._samples.X, rows, out=buffer.numpy())
+        buffer, array = self._buffers[len(rows)]
+        X = self._samples.X
+        if sp.issparse(X):
+            X[rows].toarray(out=array)
+        else:
+            # with mode="raise" NumPy would fill a buffer of its own first
+            X.take(rows, axis=0, out=array, mode="clip")
         return buffer.to(self._device)
 
 
@@ -172,14 +186,6 @@ def chunks(X, width: int, *, device: torch.device, dtype: torch.dtype) -> Iterat
         rows = X[part]
         dense = rows.toarray() if sp.issparse(rows) else rows
         yield _to_device(dense, device, dtype)
-
-
-def _gather_rows(X, rows: np.ndarray, out: np.ndarray) -> None:
-    if sp.issparse(X):
-        X[rows].toarray(out=out)
-    else:
-        # with mode="raise" NumPy would fill a buffer of its own first
-        np.take(X, rows, axis=0, out=out, mode="clip")
 
 
 def _to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -76,10 +76,11 @@ class Dropout(nn.Module):
         self.generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
-        return x * keep.div_(1 - self.p)
+        return x * self.draw_(torch.empty_like(x)) if self.training else x
+
+    def draw_(self, mask: Tensor) -> Tensor:
+        """Fill a mask: 0 with probability p, else 1 / (1 - p)."""
+        return mask.bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -106,7 +107,7 @@ def _rebuild(cls: type[nn.Module], config: dict[str, Any], state: dict[str, np.n
 
 
 class DenseStack(_PicklesAsArrays, nn.Sequential):
-    """Dense layers in sequence: linear, normalisation, activation, dropout, linear, …
+    """Dense layers in sequence: linear, normalisation, activation, dropout, linear and so on.
 
     Parameters
     ----------
@@ -168,10 +169,11 @@ class Network(_PicklesAsArrays):
 
     Attributes
     ----------
+    flat : Tensor of shape (n_parameters,)
+        All parameters: weight matrices, then biases, scales and shifts. Its ``grad`` is
+        the flat gradient.
     weights : Tensor of shape (n_weights,)
-        All weight matrices, a view of the flat buffer; its ``grad`` holds their gradients.
-    others : Tensor of shape (n_others,)
-        Biases, then scales and shifts of the normalisation, likewise.
+        The weight matrices alone, a view of ``flat``; its ``grad`` is a view likewise.
     """
 
     def flatten(self) -> None:
@@ -188,13 +190,12 @@ class Network(_PicklesAsArrays):
             param.data = flat[part].view(param.shape)
             param.grad = gradient[part].view(param.shape)
             start = part.stop
-        self.flat, self.gradient = flat, gradient
-        self.weights, self.others = flat[:n_weights], flat[n_weights:]
-        self.weights.grad, self.others.grad = gradient[:n_weights], gradient[n_weights:]
+        self.flat, self.weights = flat, flat[:n_weights]
+        self.flat.grad, self.weights.grad = gradient, gradient[:n_weights]
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Set the gradients to zero; they stay views, whatever ``set_to_none`` asks."""
-        self.gradient.zero_()
+        self.flat.grad.zero_()
 
     def _apply(self, fn, recurse=True):
         # .to(), .double() and their kin replace the parameters one by one
@@ -206,9 +207,22 @@ class Network(_PicklesAsArrays):
         """Return the dense layers from input to output."""
         return [module for module in self.modules() if isinstance(module, Linear)]
 
-    def flat_parameters(self) -> list[Tensor]:
-        """Return all parameters as two flat tensors: the weights and the others."""
-        return [self.weights, self.others]
+    def dense_layers(self) -> list[tuple[Linear, str, "Dropout | None"]]:
+        """Return each dense layer with the name of its activation and its dropout."""
+        layers = []
+        for stack in self.modules():
+            if isinstance(stack, DenseStack):
+                config, parts = stack.config, list(stack)
+                names = [*config["activations"], config["out_activation"]]
+                starts = [i for i, part in enumerate(parts) if isinstance(part, Linear)]
+                for name, start, end in zip(names, starts, [*starts[1:], None], strict=True):
+                    dropout = [part for part in parts[start:end] if isinstance(part, Dropout)]
+                    layers.append((parts[start], name, dropout[0] if dropout else None))
+        return layers
+
+    @property
+    def has_normalization(self) -> bool:
+        return any(isinstance(module, tuple(NORMALIZATIONS.values())) for module in self.modules())
 
     def hidden_matrices_and_others(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the weight matrices but the last, and all other parameters."""

@@ -21,6 +21,7 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import Tensor
 
+from sknn_deep._backprop import Backprop
 from sknn_deep._batches import Batch, Batches
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
@@ -133,6 +134,8 @@ class Trainer(NeuralNet):
         self._estimator, self._scored = estimator, scored
         self._weight_decay = weight_decay
         self._progress = progress
+        self._smallest: dict[str, float] = {}
+        self._backprop: Backprop | None = None
         self.initialize()
         self.history_ = history if history is not None else self.history_
         self._hears_batches = any(map(_listens_to_batches, self.callbacks_))
@@ -170,6 +173,9 @@ class Trainer(NeuralNet):
             Epochs trained.
         """
         X, y = (batches.X, batches.y) if self.callbacks_ else (None, None)
+        network = self.module_
+        if not network.has_normalization:
+            self._backprop = Backprop(network, self.criterion_, batches.longest_batch)
         max_iter = 1 if incremental else self._estimator.max_iter
         self._first_epoch = 0 if incremental else len(self._progress.loss_curve)
         n_iter = 0
@@ -217,26 +223,31 @@ class Trainer(NeuralNet):
     def _train_epoch(self, batches: Batches) -> float:
         """Train on every batch; return the mean loss over the rows."""
         self.module_.train()
-        # in double precision: a float32 sum over many batches would lose digits
-        precise = torch.float32 if self.module_.flat.device.type == "mps" else torch.float64
-        total = torch.zeros((), dtype=precise, device=self.module_.flat.device)
         epochs_done = len(self._progress.loss_curve) - self._first_epoch
+        losses, sizes = [], []
         for number, batch in enumerate(batches):
-            self._anneal(epochs_done + number / batches.n_batches)
             if batch.weight_sum == 0:
                 continue  # no row of this batch counts
-            if not self._hears_batches:
-                total += self.train_step(batch)["loss"] * len(batch)
-                continue
-            pair = (batch.X, batch.target)
-            self.notify("on_batch_begin", batch=pair, training=True)
-            step = self.train_step(batch)
-            total += step["loss"] * len(batch)
-            self.history.record_batch("train_loss", step["loss"].item())
-            self.history.record_batch("train_batch_size", len(batch))
-            self.notify("on_batch_end", batch=pair, training=True, **step)
+            self._anneal(epochs_done + number / batches.n_batches)
+            if self._hears_batches:
+                losses.append(self._announced_step(batch))
+            else:
+                losses.append(self.train_step(batch)["loss"])
+            sizes.append(batch.n_samples)
         self.module_.eval()
-        return total.item() / len(batches)
+        # the one time in an epoch that the host waits for the device
+        values = torch.stack(losses).cpu().numpy().astype(np.float64)
+        return float(np.dot(values, sizes)) / len(batches)
+
+    def _announced_step(self, batch: Batch) -> Tensor:
+        """Take a step with skorch's events around it, for the callbacks that listen."""
+        pair = (batch.X, batch.target)
+        self.notify("on_batch_begin", batch=pair, training=True)
+        step = self.train_step(batch)
+        self.history.record_batch("train_loss", step["loss"].item())
+        self.history.record_batch("train_batch_size", batch.n_samples)
+        self.notify("on_batch_end", batch=pair, training=True, **step)
+        return step["loss"]
 
     def train_step(self, batch: Batch, **fit_params) -> dict[str, Tensor]:
         """Move the weights along one batch.
@@ -265,18 +276,22 @@ class Trainer(NeuralNet):
         :math:`(\sum_i s_i \ell_i + \frac{\alpha}{2} \lVert W \rVert^2) / \sum_i s_i`.
         """
         network, loss, alpha = self.module_, self.criterion_, self._estimator.alpha
-        network.zero_grad()
-        raw = network(batch.X)
-        data_loss = loss.mean(raw, batch.target, batch.weight, batch.weight_sum)
-        data_loss.backward()
-        raw, reported = raw.detach(), data_loss.detach() * loss.reported_scale
+        if self._backprop is not None:
+            value, raw = self._backprop(*batch)
+        else:
+            network.zero_grad()
+            raw = network(batch.X)
+            value = loss.mean(raw, batch.target, batch.weight, batch.weight_sum)
+            value.backward()
+            value, raw = value.detach(), raw.detach()
+        reported = value if loss.reported_scale == 1 else value * loss.reported_scale
         if alpha:
             weights, rate = network.weights, alpha / batch.weight_sum
             weights.grad.add_(weights, alpha=rate)
-            reported.add_(torch.dot(weights, weights), alpha=0.5 * rate)
+            reported = reported.add(torch.dot(weights, weights), alpha=0.5 * rate)
         if self._estimator.max_grad_norm is not None:
-            norm = torch.linalg.vector_norm(network.gradient)
-            network.gradient.mul_((self._estimator.max_grad_norm / norm).clamp(max=1.0))
+            norm = torch.linalg.vector_norm(network.flat.grad)
+            network.flat.grad.mul_((self._estimator.max_grad_norm / norm).clamp(max=1.0))
         if self._hears_batches:
             named = list(network.named_parameters())
             self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
@@ -324,13 +339,16 @@ class Trainer(NeuralNet):
     def _record(self, loss: float, seconds: float) -> None:
         """Write the epoch into skorch's history, under skorch's names."""
         progress = self._progress
-        curves = {"train_loss": progress.loss_curve}
+        losses = {"train_loss": loss}
         if progress.best_snapshot is not None:
-            curves["valid_loss"] = progress.validation_loss_curve
+            losses["valid_loss"] = progress.validation_loss_curve[-1]
             self.history.record("valid_score", progress.validation_scores[-1])
-        for name, curve in curves.items():
-            self.history.record(name, curve[-1])
-            self.history.record(f"{name}_best", curve[-1] <= min(curve))
+        for name, value in losses.items():
+            is_best = value < self._smallest.get(name, np.inf)
+            if is_best:
+                self._smallest[name] = value
+            self.history.record(name, value)
+            self.history.record(f"{name}_best", is_best)
         self.history.record("dur", seconds)
 
     def _say(self, line: str) -> None:
@@ -423,7 +441,7 @@ def fit_lbfgs(
         weights, rate = network.weights, alpha / weight_sum
         weights.grad.add_(weights, alpha=rate)
         total += 0.5 * rate * torch.dot(weights, weights).item()
-        return total, network.gradient.cpu().numpy().astype(np.float64)
+        return total, network.flat.grad.cpu().numpy().astype(np.float64)
 
     network.train()
     result = scipy.optimize.minimize(

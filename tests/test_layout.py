@@ -11,10 +11,12 @@ PACKAGE = ROOT / "sknn_deep"
 
 FLOORS = [
     {"_device", "_validation"},
-    {"_network", "_batches", "_losses", "_optimizers"},
+    {"_network", "_batches", "_losses"},
+    {"_optimizers", "_backprop"},
     {"_trainer", "callbacks"},
     {"_base"},
-    {"_classifier", "_regressor", "_autoencoder"},
+    {"_mlp", "_autoencoder"},
+    {"_classifier", "_regressor"},
     {"datasets"},
 ]
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
