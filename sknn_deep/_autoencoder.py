@@ -40,26 +40,10 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     hidden_layer_sizes : array-like of int, default=(128, 64)
         Units of the encoder's hidden layers. ``()`` encodes linearly.
 
-    decoder_hidden_layer_sizes : array-like of int or None, default=None
-        Units of the decoder's hidden layers; None mirrors the encoder's.
-
     activation : str or list of str, default="relu"
         Activation of the hidden layers, or one name per hidden layer: "identity",
         "logistic", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish" or
         "softplus". Smooth ones such as "gelu" and "silu" often fit better.
-
-    code_activation : str, default="identity"
-        Activation of the code. With "identity" no unit of the code can die, as the units
-        of a "relu" code do; "tanh" and "logistic" bound the code.
-
-    output_activation : str, default="auto"
-        Activation of the output: "auto", or a name of ``activation``. "auto" is
-        "logistic" when the training data lie in [0, 1] (pixels, scaled features), else
-        "identity".
-
-    loss : {"squared_error"}, default="squared_error"
-        What training minimises: the mean squared error per feature, neither halved nor
-        summed.
 
     solver : str or torch.optim.Optimizer class, default="adam"
         "lbfgs" is SciPy's quasi-Newton method on the whole set, best for small sets. "sgd"
@@ -181,6 +165,22 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
         registered with ``set_callbacks``.
 
+    decoder_hidden_layer_sizes : array-like of int or None, default=None
+        Units of the decoder's hidden layers; None mirrors the encoder's.
+
+    code_activation : str, default="identity"
+        Activation of the code. With "identity" no unit of the code can die, as the units
+        of a "relu" code do; "tanh" and "logistic" bound the code.
+
+    output_activation : str, default="auto"
+        Activation of the output: "auto", or a name of ``activation``. "auto" is
+        "logistic" when the training data lie in [0, 1] (pixels, scaled features), else
+        "identity".
+
+    loss : {"squared_error"}, default="squared_error"
+        What training minimises: the mean squared error per feature, neither halved nor
+        summed.
+
     Attributes
     ----------
     module_ : torch.nn.Module
@@ -267,15 +267,15 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     >>> autoencoder.transform(X).shape
     (1797, 4)
     >>> pca = PCA(4).fit(X)
-    >>> autoencoder.score(X) > pca.explained_variance_ratio_.sum()
+    >>> bool(autoencoder.score(X) > pca.explained_variance_ratio_.sum())
     True
     """
 
     n_components: int = 32
     hidden_layer_sizes: ArrayLike = (128, 64)
+    activation: str | list[str] = "relu"
     _: KW_ONLY
     decoder_hidden_layer_sizes: ArrayLike | None = None
-    activation: str | list[str] = "relu"
     code_activation: str = "identity"
     output_activation: str = "auto"
     loss: str = "squared_error"
@@ -305,8 +305,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training data. Sparse rows are densified batch by batch.
 
-        y : Ignored
-            Present for the API's consistency.
+        y : None, default=None
+            Ignored, present for the API's consistency.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights, not all zero.
@@ -341,8 +341,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training data.
 
-        y : Ignored
-            Present for the API's consistency.
+        y : None, default=None
+            Ignored, present for the API's consistency.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights, not all zero.
@@ -440,8 +440,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
-        y : Ignored
-            Present for the API's consistency.
+        y : None, default=None
+            Ignored, present for the API's consistency.
 
         sample_weight : array-like of shape (n_samples,), default=None
 
@@ -507,10 +507,10 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _sizes(self) -> tuple[Sequence[int], Sequence[int]]:
         """Return the units of the hidden layers of encoder and decoder."""
-        encoder = self._hidden_sizes(self.hidden_layer_sizes)
+        encoder = self._hidden_sizes("hidden_layer_sizes")
         if self.decoder_hidden_layer_sizes is None:
             return encoder, encoder[::-1]
-        return encoder, self._hidden_sizes(self.decoder_hidden_layer_sizes)
+        return encoder, self._hidden_sizes("decoder_hidden_layer_sizes")
 
     def _make_network(self, X, device) -> Autoencoder:
         network = Autoencoder(**self._network_config(X), device=device)

@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.callback import CallbackSupportMixin
+from sklearn.callback import CallbackSupportMixin, FitCallback
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch.callbacks import Callback
+from skorch.dataset import Dataset
 
 from sknn_deep import _batches, _optimizers
 from sknn_deep._batches import Batches, Samples
@@ -184,7 +186,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         return self
 
     def _check_combinations(self, incremental: bool, held_out) -> None:
-        """Refuse parameters that are valid one by one but not together."""
+        """Refuse parameters and arguments that are valid one by one but not together."""
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         if isinstance(self.solver, type) and not issubclass(self.solver, torch.optim.Optimizer):
@@ -197,20 +199,40 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
                 "normalization='batch' needs at least two samples per batch, got batch_size=1; "
                 "raise batch_size or use normalization='layer'."
             )
-        if (held_out[0] is None) != (held_out[1] is None) and self._needs_y:
+        for callback in self.callbacks or []:
+            self._check_callback(callback)
+        X_val, y_val, sample_weight_val = held_out
+        if (X_val is None) != (y_val is None) and self._needs_y:
             raise ValueError("X_val and y_val must be passed together, got only one of them.")
-        if self.solver != "lbfgs":
-            return
-        for name, given, remedy in (
+        if sample_weight_val is not None and X_val is None:
+            raise ValueError("sample_weight_val was passed without X_val; pass both or neither.")
+        if self.solver == "lbfgs":
+            self._check_lbfgs(has_validation_set=X_val is not None)
+
+    def _check_lbfgs(self, has_validation_set: bool) -> None:
+        for name, given, reason in (
             ("callbacks", self.callbacks, "there are no epochs to call them in"),
-            ("dropout", np.any(np.asarray(self.dropout) > 0), "it needs a deterministic loss"),
-            ("X_val", held_out[0] is not None, "it does not stop early"),
+            ("dropout", np.any(np.not_equal(self.dropout, 0)), "it needs a deterministic loss"),
+            ("X_val", has_validation_set, "it does not stop early"),
         ):
             if given:
                 raise ValueError(
-                    f"solver='lbfgs' does not support {name}: {remedy}. "
+                    f"solver='lbfgs' does not support {name}: {reason}. "
                     "Choose a stochastic solver such as 'adam'."
                 )
+
+    def _check_callback(self, callback) -> None:
+        if isinstance(callback, tuple) and len(callback) == 2:  # skorch's (name, callback)
+            callback = callback[1]
+        is_class = isinstance(callback, type) and issubclass(callback, Callback)
+        if is_class or isinstance(callback, Callback):
+            return
+        remedy = (
+            "register scikit-learn's callbacks with set_callbacks(...)"
+            if isinstance(callback, FitCallback)
+            else "pass instances of skorch.callbacks.Callback"
+        )
+        raise TypeError(f"callbacks holds {callback!r}, which is no skorch callback; {remedy}.")
 
     @property
     def _needs_y(self) -> bool:
@@ -253,9 +275,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _fit_lbfgs(self, samples: Samples, callbacks: list[SklearnCallbacks]) -> None:
         network, n_samples = self.module_, samples.X.shape[0]
-        batches = Batches(
-            samples, batch_size=n_samples, device=network.flat.device, dtype=network.flat.dtype
-        )
+        batches = self._make_batches(samples, None, batch_size=n_samples)
         for callback in callbacks:
             callback.on_train_begin(None)
         with limited_threads(n_samples * network.weights.numel()):
@@ -288,14 +308,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         elif self.early_stopping:
             rows, held_out_rows = self._split(samples, random_state)
             validation = self._validation(samples.take(held_out_rows))
-        batches = Batches(
-            samples,
-            rows=rows,
-            batch_size=self._clipped_batch_size(samples.X.shape[0] if rows is None else len(rows)),
-            min_batch_size=2 if self.normalization == "batch" else 0,
-            device=network.flat.device,
-            dtype=network.flat.dtype,
-        )
+        n_samples = samples.X.shape[0] if rows is None else len(rows)
+        batches = self._make_batches(samples, rows, self._clipped_batch_size(n_samples))
         if validation is not None:
             progress.watch_validation(network)
         self._publish(progress)
@@ -330,12 +344,25 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         if progress.loss_curve:
             self.loss_ = progress.loss_curve[-1]
 
-    def _clipped_batch_size(self, n_samples: int) -> int:
-        if self.normalization == "batch" and n_samples < 2:
+    def _make_batches(self, samples: Samples, rows, batch_size: int) -> Batches:
+        """Return training batches, all long enough for what the network computes over them."""
+        n_samples = samples.X.shape[0] if rows is None else len(rows)
+        shortest = 2 if self.normalization == "batch" else 1
+        if n_samples < shortest:
             raise ValueError(
                 f"normalization='batch' needs at least two samples, got n_samples={n_samples}; "
                 "pass more rows or use normalization='layer'."
             )
+        return Batches(
+            samples,
+            rows=rows,
+            batch_size=batch_size,
+            min_batch_size=shortest,
+            device=self.module_.flat.device,
+            dtype=self.module_.flat.dtype,
+        )
+
+    def _clipped_batch_size(self, n_samples: int) -> int:
         if self.batch_size == "auto":
             return min(200, n_samples)
         if self.batch_size > n_samples:
@@ -386,7 +413,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
                 return value, -value
             return value, self._default_score(value, raw, samples.y, samples.weight)
 
-        return Validation(samples.X, samples.y, evaluate)
+        dataset = Dataset(samples.X, samples.y, length=len(batches))
+        return Validation(dataset, evaluate)
 
     def _without_feature_names(self):
         """Return a twin around the same network that predicts for arrays without warning."""
@@ -435,13 +463,14 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             state["_optimizer_state"] = self._get_optimizer_state()
         return state
 
-    def _hidden_sizes(self, sizes) -> list[int]:
-        """Return the sizes of hidden layers as a list, refusing what is no size."""
+    def _hidden_sizes(self, name: str) -> list[int]:
+        """Return a parameter's sizes of hidden layers as a list, refusing what is no size."""
+        sizes = getattr(self, name)
         sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
         if not all(isinstance(size, Integral) for size in sizes):
-            raise ValueError(f"hidden_layer_sizes must be integers, got {sizes}.")
+            raise ValueError(f"{name} must be integers, got {sizes}.")
         if any(size <= 0 for size in sizes):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+            raise ValueError(f"{name} must be > 0, got {sizes}.")
         return [int(size) for size in sizes]
 
     def _per_layer(self, name: str, n_hidden: int) -> list:
@@ -462,10 +491,10 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         unknown = [name for name in activations if name not in ACTIVATIONS]
         if unknown:
             raise ValueError(f"activation must be among {sorted(ACTIVATIONS)}, got {unknown}.")
-        dropout = [float(rate) for rate in self._per_layer("dropout", n_hidden)]
-        if any(not 0 <= rate < 1 for rate in dropout):
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}.")
-        return activations, dropout
+        dropout = self._per_layer("dropout", n_hidden)
+        if not all(isinstance(rate, Real) and 0 <= rate < 1 for rate in dropout):
+            raise ValueError(f"dropout must be numbers in [0, 1), got {dropout}.")
+        return activations, [float(rate) for rate in dropout]
 
     def _width(self) -> int:
         """Return the units of the widest layer."""

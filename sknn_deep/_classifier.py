@@ -439,6 +439,11 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
 
     def _validate_held_out_data(self, X, y, dtype):
         X, y = self._validate_pair(X, y, [dtype], reset=False)
+        if (y.ndim == 2) != (self._label_binarizer.y_type_ == "multilabel-indicator"):
+            raise ValueError(
+                f"y_val is {type_of_target(y)} but y is {self._label_binarizer.y_type_}; "
+                "pass labels of the same kind in both."
+            )
         unseen = np.setdiff1d(unique_labels(y), self.classes_)
         if len(unseen):
             raise ValueError(
@@ -490,8 +495,13 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
     def _weigh_classes(self, y, sample_weight):
         if self.class_weight is None:
             return sample_weight
-        class_weight = compute_sample_weight(self.class_weight, y)
-        return class_weight if sample_weight is None else sample_weight * class_weight
+        weights = compute_sample_weight(self.class_weight, y)
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ValueError(
+                f"class_weight={self.class_weight} must map classes to finite, non-negative "
+                "numbers."
+            )
+        return weights if sample_weight is None else sample_weight * weights
 
     def _stratify(self, targets):
         # scikit-learn stratifies where the encoded labels have one column: two classes

@@ -30,7 +30,7 @@ class BaseDeepMLP(BaseDeepNetwork):
 
     def _network_config(self, X) -> dict[str, Any]:
         """Return the arguments of :class:`MLP`."""
-        hidden = self._hidden_sizes(self.hidden_layer_sizes)
+        hidden = self._hidden_sizes("hidden_layer_sizes")
         activations, dropout = self._layer_options(len(hidden))
         return {
             "layer_units": (X.shape[1], *hidden, self.n_outputs_),

@@ -361,6 +361,11 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
 
     def _validate_training_data(self, X, y, dtypes, incremental, reset):
         X, y, targets = self._validate_triple(X, y, dtypes, reset)
+        if not reset and targets.shape[1] != self.n_outputs_:
+            raise ValueError(
+                f"y has {targets.shape[1]} outputs but the network was trained on "
+                f"{self.n_outputs_}; pass the same columns in every call."
+            )
         self.n_outputs_ = targets.shape[1]
         self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
         return X, y, targets

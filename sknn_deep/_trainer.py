@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -19,6 +18,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNet
 from skorch.callbacks import Callback
+from skorch.dataset import Dataset
 from torch import Tensor
 
 from sknn_deep._backprop import Backprop
@@ -31,13 +31,15 @@ from sknn_deep._validation import check_optimize_result, lbfgs_verbosity
 # Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
 _SMALLEST_ADAPTIVE_RATE = 1e-6
 
+# Often enough that no weight decays from a normal to a denormal number in between.
+_STEPS_BETWEEN_FLUSHES = 16
+
 
 @dataclass
 class Validation:
     """A held-out set: ``evaluate()`` returns its loss and its score (greater is better)."""
 
-    X: Any
-    y: Any
+    dataset: Dataset
     evaluate: Callable[[], tuple[float, float]]
 
 
@@ -135,14 +137,19 @@ class Trainer(NeuralNet):
         self._weight_decay = weight_decay
         self._progress = progress
         self._smallest: dict[str, float] = {}
-        self._backprop: Backprop | None = None
+        self._backprop = None if network.has_normalization else Backprop(network, loss)
         self.initialize()
+        # known to skorch's callbacks only now: it would move the module and break its views
+        self.device = str(network.flat.device)
         self.history_ = history if history is not None else self.history_
         self._hears_batches = any(map(_listens_to_batches, self.callbacks_))
 
     @property
     def _default_callbacks(self):
         return []
+
+    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+        pass  # the batch enters the history with its loss, in _record_batch
 
     def initialize_optimizer(self, triggered_directly=None):
         self.optimizer_ = self.optimizer()
@@ -172,17 +179,19 @@ class Trainer(NeuralNet):
         n_iter : int
             Epochs trained.
         """
-        X, y = (batches.X, batches.y) if self.callbacks_ else (None, None)
-        network = self.module_
-        if not network.has_normalization:
-            self._backprop = Backprop(network, self.criterion_, batches.longest_batch)
+        X, y, sets = None, None, {"dataset_train": None, "dataset_valid": None}
+        if self.callbacks_:
+            X, y = batches.X, batches.y
+            sets["dataset_train"] = Dataset(X, y, length=len(batches))
+            if validation is not None:
+                sets["dataset_valid"] = validation.dataset
         max_iter = 1 if incremental else self._estimator.max_iter
         self._first_epoch = 0 if incremental else len(self._progress.loss_curve)
         n_iter = 0
         try:
             self.notify("on_train_begin", X=X, y=y)
             for n_iter in range(1, max_iter + 1):
-                if self._run_epoch(batches, validation, random_state, n_iter):
+                if self._run_epoch(batches, validation, random_state, n_iter, sets):
                     break
             else:
                 self._warn_unless_converged(incremental)
@@ -192,10 +201,9 @@ class Trainer(NeuralNet):
         self.notify("on_train_end", X=X, y=y)
         return n_iter
 
-    def _run_epoch(self, batches, validation, random_state, n_iter) -> bool:
+    def _run_epoch(self, batches, validation, random_state, n_iter, sets) -> bool:
         """Train one epoch and judge it; return whether training should stop."""
         progress, estimator = self._progress, self._estimator
-        sets = {"dataset_train": batches, "dataset_valid": validation}
         start = time.perf_counter()
         self.notify("on_epoch_begin", **sets)
         if estimator.shuffle:
@@ -229,6 +237,8 @@ class Trainer(NeuralNet):
             if batch.weight_sum == 0:
                 continue  # no row of this batch counts
             self._anneal(epochs_done + number / batches.n_batches)
+            if number % _STEPS_BETWEEN_FLUSHES == 0:
+                self.module_.zero_negligible()
             if self._hears_batches:
                 losses.append(self._announced_step(batch))
             else:
@@ -237,15 +247,22 @@ class Trainer(NeuralNet):
         self.module_.eval()
         # the one time in an epoch that the host waits for the device
         values = torch.stack(losses).cpu().numpy().astype(np.float64)
+        if self.callbacks_ and not self._hears_batches:
+            for value, size in zip(values, sizes, strict=True):
+                self._record_batch(float(value), size)
         return float(np.dot(values, sizes)) / len(batches)
+
+    def _record_batch(self, loss: float, size: int) -> None:
+        self.history.new_batch()
+        self.history.record_batch("train_loss", loss)
+        self.history.record_batch("train_batch_size", size)
 
     def _announced_step(self, batch: Batch) -> Tensor:
         """Take a step with skorch's events around it, for the callbacks that listen."""
         pair = (batch.X, batch.target)
         self.notify("on_batch_begin", batch=pair, training=True)
         step = self.train_step(batch)
-        self.history.record_batch("train_loss", step["loss"].item())
-        self.history.record_batch("train_batch_size", batch.n_samples)
+        self._record_batch(step["loss"].item(), batch.n_samples)
         self.notify("on_batch_end", batch=pair, training=True, **step)
         return step["loss"]
 
@@ -260,14 +277,20 @@ class Trainer(NeuralNet):
         step = {}
 
         def closure() -> Tensor:
-            step["loss"], step["y_pred"] = self._loss_and_gradient(batch)
-            return step["loss"]
+            loss, raw = self._loss_and_gradient(batch)
+            if not step:
+                # after the gradient, as AdamW does, and once, however often it is asked for
+                self._decay_weights()
+                step.update(loss=loss, y_pred=raw)
+            return loss
 
+        self.optimizer_.step(closure)
+        return step
+
+    def _decay_weights(self) -> None:
         if self._weight_decay:
             rate = self.optimizer_.param_groups[0]["lr"]
             self.module_.weights.mul_(1 - rate * self._weight_decay)
-        self.optimizer_.step(closure)
-        return step
 
     def _loss_and_gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
         r"""Fill the network's gradient; return the reported loss and the raw output.
@@ -419,7 +442,7 @@ def fit_lbfgs(
     Returns
     -------
     loss : float
-        The objective at the optimum.
+        The loss at the optimum, penalty included, on the scale that is reported.
     n_iter : int
 
     References
@@ -456,7 +479,9 @@ def fit_lbfgs(
     network.eval()
     with torch.no_grad():
         network.flat.copy_(torch.from_numpy(result.x))
-    return float(result.fun), int(check_optimize_result("lbfgs", result, max_iter))
+    penalty = 0.5 * alpha / weight_sum * torch.dot(network.weights, network.weights).item()
+    reported = (result.fun - penalty) * loss.reported_scale + penalty
+    return float(reported), int(check_optimize_result("lbfgs", result, max_iter))
 
 
 def _listens_to_batches(named_callback: tuple[str, Callback]) -> bool:

@@ -4,6 +4,7 @@ Everything with a leading underscore that the package takes from scikit-learn is
 here, so that a release which moves one of them is mended in one place.
 """
 
+import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
@@ -37,7 +38,7 @@ def check_sample_weight(sample_weight, X):
     """
     if sample_weight is None:
         return None
-    return _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+    return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
 
 
 def lbfgs_verbosity(verbose):

@@ -44,13 +44,16 @@ class SklearnCallbacks(Callback):
         self._epoch = None
 
     def on_train_begin(self, net, **kwargs):
+        """Begin the root task."""
         self._root.call_on_fit_task_begin(**self._task)
 
     def on_epoch_begin(self, net, **kwargs):
+        """Begin a task for the epoch."""
         self._epoch = self._root.subcontext(task_name="epoch")
         self._epoch.call_on_fit_task_begin(**self._task)
 
     def on_epoch_end(self, net, **kwargs):
+        """End the epoch's task, and the training if a callback asks for it."""
         stop = self._epoch.call_on_fit_task_end(
             **self._task,
             # the weights of this epoch, copied only when a callback asks for them
@@ -60,4 +63,5 @@ class SklearnCallbacks(Callback):
             raise StopTraining
 
     def on_train_end(self, net, **kwargs):
+        """End the root task."""
         self._root.call_on_fit_task_end(**self._task, reconstruction_attributes={})

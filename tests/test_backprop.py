@@ -71,7 +71,7 @@ def test_gradient_equals_autograd(activation, loss_name, hidden, weighted):
     batch = _batch(loss_name, weighted)
     expected_value, expected_gradient = _autograd(network, loss, batch)
     network.flat.grad.fill_(np.nan)  # every entry must be written
-    value, _ = Backprop(network, loss, N_ROWS)(*batch)
+    value, _ = Backprop(network, loss)(*batch)
     assert value.item() == pytest.approx(expected_value, rel=1e-12)
     torch.testing.assert_close(network.flat.grad, expected_gradient, rtol=1e-10, atol=1e-13)
 
@@ -81,7 +81,7 @@ def test_gradient_equals_autograd(activation, loss_name, hidden, weighted):
 def test_gradient_equals_finite_differences(activation, loss_name):
     network, loss = _network(activation, (5,)), LOSSES[loss_name]
     batch = _batch(loss_name, weighted=True)
-    backprop = Backprop(network, loss, N_ROWS)
+    backprop = Backprop(network, loss)
     backprop(*batch)
     gradient = network.flat.grad.clone()
     step = 1e-6
@@ -101,7 +101,7 @@ def test_dropout_draws_the_same_masks_as_the_modules():
     network.set_generator(generator)
     _, expected = _autograd(network, loss, batch)
     generator.manual_seed(3)
-    Backprop(network, loss, N_ROWS)(*batch)
+    Backprop(network, loss)(*batch)
     torch.testing.assert_close(network.flat.grad, expected, rtol=1e-10, atol=1e-13)
 
 
@@ -116,13 +116,13 @@ def test_gradient_of_an_autoencoder_equals_autograd(code_activation):
     loss, X = reconstruction_loss("squared_error"), _batch("squared_error")[0]
     batch = (X, X, None, float(N_ROWS))
     value, expected = _autograd(network, loss, batch)
-    assert Backprop(network, loss, N_ROWS)(*batch)[0].item() == pytest.approx(value, rel=1e-12)
+    assert Backprop(network, loss)(*batch)[0].item() == pytest.approx(value, rel=1e-12)
     torch.testing.assert_close(network.flat.grad, expected, rtol=1e-10, atol=1e-13)
 
 
-def test_buffers_serve_batches_of_any_length_up_to_the_longest():
+def test_batches_may_differ_in_length():
     network, loss = _network("relu", (7, 5)), LOSSES["softmax"]
-    backprop, (X, target, _, _) = Backprop(network, loss, N_ROWS), _batch("softmax")
+    backprop, (X, target, _, _) = Backprop(network, loss), _batch("softmax")
     for n in (N_ROWS, 1, 4, N_ROWS):
         batch = (X[:n], target[:n], None, float(n))
         _, expected = _autograd(network, loss, batch)
@@ -141,3 +141,24 @@ def test_training_in_closed_form_equals_training_with_autograd(monkeypatch):
     taped = clone(classifier).fit(X, y)
     np.testing.assert_allclose(closed.loss_curve_, taped.loss_curve_, rtol=1e-10)
     np.testing.assert_allclose(closed.coefs_[0], taped.coefs_[0], rtol=1e-7, atol=1e-10)
+
+
+def test_saturated_outputs_and_decayed_weights_leave_no_denormal_products():
+    network = Autoencoder(
+        {"layer_units": (6, 3), "activations": [], "dropout": []},
+        {"layer_units": (3, 6), "activations": [], "dropout": [], "out_activation": "logistic"},
+    ).train()
+    network.initialize(np.random.RandomState(0), ["relu"] * 2)
+    layers = network.linear_layers()
+    with torch.no_grad():
+        layers[1].bias[:3] = -80.0  # pixels that are black in every image
+        layers[1].weight[3:] *= 1e-30  # what L2 makes of a unit that no gradient reaches
+    network.zero_negligible()
+    X = torch.rand(9, 6)
+    X[:, :3] = 0.0
+    Backprop(network, reconstruction_loss("squared_error"))(X, X, None, 9.0)
+    smallest_normal = torch.finfo(torch.float32).tiny
+    for values in (layers[1].weight, layers[1].weight.grad, layers[0].weight.grad):
+        magnitudes = values.detach().abs()
+        assert not ((magnitudes > 0) & (magnitudes < smallest_normal)).any()
+    assert torch.all(layers[1].weight[3:] == 0)

@@ -8,8 +8,6 @@ import pkgutil
 import re
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 import pytest
 from _pytest.doctest import _get_checker, get_optionflags
 
@@ -60,15 +58,6 @@ def _doctests():
 CLASSES, FUNCTIONS, METHODS = _public_classes(), _public_functions(), _public_methods()
 DOCUMENTED = CLASSES | FUNCTIONS | METHODS
 DOCTESTS = _doctests()
-
-
-@pytest.fixture
-def scratch(tmp_path, monkeypatch):
-    """Run in an empty folder, and draw without a screen."""
-    matplotlib.use("Agg")
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    plt.close("all")
 
 
 def _code_blocks(text):

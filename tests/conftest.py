@@ -1,0 +1,113 @@
+"""Data, containers and the real data sets that several files of tests share."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import scipy.sparse as sp
+import torch
+from sklearn import datasets
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import scale
+
+from sknn_deep.datasets import fetch_california_housing, fetch_mnist
+
+
+def _split(X, y, **options):
+    X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0, **options)
+    return SimpleNamespace(X=X_train, y=y_train, X_test=X_test, y_test=y_test)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Offer images of digits, pixels in [0, 1], ten classes: 1347 to train, 450 to test."""
+    X, y = datasets.load_digits(return_X_y=True)
+    return _split(X / 16, y, stratify=y)
+
+
+@pytest.fixture(scope="session")
+def cancer():
+    """Offer scaled breast cancer data, two classes."""
+    X, y = datasets.load_breast_cancer(return_X_y=True)
+    return _split(scale(X), y, stratify=y)
+
+
+@pytest.fixture(scope="session")
+def wine():
+    """Offer scaled wine data, three classes."""
+    X, y = datasets.load_wine(return_X_y=True)
+    return _split(scale(X), y, stratify=y)
+
+
+@pytest.fixture(scope="session")
+def diabetes():
+    """Offer scaled diabetes data, a scaled target."""
+    X, y = datasets.load_diabetes(return_X_y=True)
+    return _split(scale(X), scale(y))
+
+
+def _need(file_name):
+    folder = os.environ.get("SKNN_DEEP_DATA")
+    if not folder or not (Path(folder) / file_name).exists():
+        pytest.skip(f"SKNN_DEEP_DATA names no folder with {file_name}")
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """Offer MNIST, pixels in [0, 1] in single precision; skip where it is not at hand."""
+    _need("mnist.npz")
+    return fetch_mnist()
+
+
+@pytest.fixture(scope="session")
+def housing():
+    """Offer California housing; skip where it is not at hand."""
+    _need("california_housing.csv.gz")
+    return fetch_california_housing()
+
+
+def _memmap(X, folder):
+    path = folder / f"X_{len(list(folder.iterdir()))}.npy"  # never over one that is mapped
+    np.save(path, X)
+    return np.load(path, mmap_mode="r")
+
+
+# The same numbers in everything that scikit-learn's users keep numbers in.
+CONTAINERS = {
+    "numpy": lambda X, folder: X,
+    "list": lambda X, folder: X.tolist(),
+    "pandas": lambda X, folder: pd.DataFrame(X, columns=_names(X)),
+    "polars": lambda X, folder: pl.DataFrame(X, schema=_names(X)),
+    "torch": lambda X, folder: torch.from_numpy(X.copy()),
+    "memmap": _memmap,
+    "csr_matrix": lambda X, folder: sp.csr_matrix(X),
+    "csr_array": lambda X, folder: sp.csr_array(X),
+    "csc_matrix": lambda X, folder: sp.csc_matrix(X),
+    "csc_array": lambda X, folder: sp.csc_array(X),
+    "coo_matrix": lambda X, folder: sp.coo_matrix(X),
+}
+
+
+def _names(X):
+    return [f"feature {i}" for i in range(X.shape[1])]
+
+
+@pytest.fixture(params=list(CONTAINERS))
+def container(request, tmp_path):
+    """Offer a function that puts an array of two dimensions into each container in turn."""
+    return lambda X: CONTAINERS[request.param](X, tmp_path)
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Run in an empty folder, and draw without a screen."""
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    plt.close("all")

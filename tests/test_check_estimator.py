@@ -1,0 +1,321 @@
+"""scikit-learn's own checks, for every kind of configuration.
+
+Networks are small and epochs few where the checks allow it; the defaults run as they are.
+"""
+
+from unittest import SkipTest
+
+import pytest
+import torch
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.utils import estimator_checks, get_tags
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+
+ESTIMATORS = (DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer)
+SMALL = {
+    "hidden_layer_sizes": (8,),
+    "learning_rate_init": 0.05,
+    "max_iter": 20,
+    "n_iter_no_change": 5,
+    "device": "cpu",
+}
+
+# The checks fit data far from zero (a mean of 100): plain gradient descent at this rate needs the
+# norm of its steps bounded.
+BOUNDED = {"max_grad_norm": 1.0}
+# every solver, every activation and every schedule, several at a time
+COMBINATIONS = [
+    {"activation": "identity", "learning_rate": "invscaling"},
+    {"activation": "tanh", "solver": "lbfgs"},
+    {"activation": "logistic", "solver": "sgd", "learning_rate": "adaptive", **BOUNDED},
+    {"activation": "relu", "solver": "sgd", "learning_rate": "invscaling", **BOUNDED},
+    {"activation": "gelu", "solver": "adamw", "learning_rate": "cosine"},
+    {"activation": ["silu"], "solver": "nadam"},
+    {"activation": "leaky_relu", "solver": "radam", "learning_rate_init": 0.1, "max_iter": 40},
+    {"activation": "elu", "solver": "rmsprop"},
+    {"activation": "selu", "solver": "adagrad"},
+    {"activation": "mish", "solver": "muon", "learning_rate": "one_cycle"},
+    {
+        "activation": "softplus",
+        "solver": torch.optim.SGD,
+        "solver_params": {"momentum": 0.9},
+        **BOUNDED,
+    },
+]
+OTHERS = [{"hidden_layer_sizes": ()}, {"normalization": "layer"}, {"dtype": "float64"}]
+
+# What cannot hold, and why. That a check fails is demanded as strictly as that others pass.
+WEIGHT_CHECKS = (
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weight_equivalence_on_sparse_data",
+)
+PARTIAL_FIT_CHECKS = (
+    "check_fit_score_takes_y",
+    "check_n_features_in_after_fitting",
+    "check_estimators_partial_fit_n_features",
+)
+
+
+def _reasons(checks, reason):
+    return dict.fromkeys(checks, reason)
+
+
+DROPOUT = _reasons(WEIGHT_CHECKS, "a row that is repeated gets as many masks")
+BATCH_STATISTICS = _reasons(WEIGHT_CHECKS, "the statistics of a batch count rows, not weights")
+SINGLE_PRECISION = _reasons(WEIGHT_CHECKS, "the check allows 1e-7, float32 rounds at 6e-8")
+SAMPLES_SEEN = _reasons(WEIGHT_CHECKS, "as in scikit-learn the rate falls with the rows seen")
+EARLY_STOPPING = {
+    **_reasons(WEIGHT_CHECKS, "the split draws rows, not weights"),
+    **_reasons(PARTIAL_FIT_CHECKS, "partial_fit does not support early_stopping"),
+    "check_estimators_nan_inf": "of its ten rows one would be held out",
+    "check_fit2d_1feature": "of its ten rows one would be held out",
+}
+CLASSIFIER_EARLY_STOPPING = {
+    **EARLY_STOPPING,
+    "check_classifiers_one_label": "of its ten rows one would be held out",
+    "check_class_weight_classifiers": "accuracy on five rows is perfect after the first epoch",
+}
+REGRESSOR_EARLY_STOPPING = {
+    **EARLY_STOPPING,
+    "check_regressors_no_decision_function": "of its ten rows one would be held out",
+}
+# the one check that scikit-learn's MLPClassifier is not put to: it has no class_weight
+NOT_ASKED_OF_SCIKIT_LEARN = {"check_class_weight_classifiers"}
+
+
+def _expected_failures(estimator):
+    """Return the checks that a configuration cannot pass, each with its reason."""
+    expected = {}
+    if estimator.dropout:
+        expected |= DROPOUT
+    if estimator.normalization == "batch":
+        expected |= BATCH_STATISTICS
+    if estimator.dtype == "float32":
+        expected |= SINGLE_PRECISION
+    if (estimator.solver, estimator.learning_rate) == ("sgd", "invscaling"):
+        expected |= SAMPLES_SEEN
+    if estimator.early_stopping:
+        expected |= {
+            DeepMLPClassifier: CLASSIFIER_EARLY_STOPPING,
+            DeepMLPRegressor: REGRESSOR_EARLY_STOPPING,
+            AutoencoderTransformer: {
+                name: reason
+                for name, reason in EARLY_STOPPING.items()
+                if name != "check_estimators_partial_fit_n_features"  # not put to transformers
+            },
+        }[type(estimator)]
+        if estimator.scoring == "loss":
+            expected.pop("check_class_weight_classifiers", None)
+    return expected
+
+
+def _small(options, classes=ESTIMATORS):
+    return [cls(**{**SMALL, **option}) for option in options for cls in classes]
+
+
+def _check(estimator, check):
+    """Run a check; the array API check must not be skipped, the others may be for a reason."""
+    try:
+        check(estimator)
+    except SkipTest as reason:
+        if "array_api" in getattr(check, "func", check).__name__:
+            pytest.fail(f"skipped: {reason}")
+        raise
+
+
+converging_or_not = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@converging_or_not
+@parametrize_with_checks(_small([{}]), expected_failed_checks=_expected_failures)
+def test_small_networks_comply(estimator, check):
+    _check(estimator, check)
+
+
+@pytest.mark.slow
+@converging_or_not
+@parametrize_with_checks([cls() for cls in ESTIMATORS], expected_failed_checks=_expected_failures)
+def test_defaults_comply(estimator, check):
+    _check(estimator, check)
+
+
+@pytest.mark.slow
+@converging_or_not
+@parametrize_with_checks(
+    [AutoencoderTransformer(solver="sgd")], expected_failed_checks=_expected_failures
+)
+def test_gradient_descent_complies_at_its_default_rate(estimator, check):
+    _check(estimator, check)
+
+
+@pytest.mark.slow
+@converging_or_not
+@parametrize_with_checks(_small(COMBINATIONS), expected_failed_checks=_expected_failures)
+def test_every_solver_activation_and_schedule_complies(estimator, check):
+    _check(estimator, check)
+
+
+def test_the_combinations_leave_nothing_out():
+    for name in ("solver", "activation", "learning_rate"):
+        (options,) = (
+            item.options
+            for item in DeepMLPClassifier._parameter_constraints[name]
+            if isinstance(item, StrOptions)
+        )
+        values = [option.get(name, getattr(DeepMLPClassifier(), name)) for option in COMBINATIONS]
+        flat = {value[0] if isinstance(value, list) else value for value in values}
+        assert options <= flat
+
+
+@pytest.mark.slow
+@converging_or_not
+@parametrize_with_checks(
+    [
+        *_small(OTHERS),
+        *_small(
+            [
+                {"n_components": 1},
+                {"n_components": 1, "hidden_layer_sizes": ()},
+                {"decoder_hidden_layer_sizes": (5, 3), "code_activation": "tanh"},
+            ],
+            [AutoencoderTransformer],
+        ),
+        *_small(
+            [{"loss": loss} for loss in ("absolute_error", "huber", "quantile")],
+            [DeepMLPRegressor],
+        ),
+        *_small([{"class_weight": "balanced"}, {"label_smoothing": 0.1}], [DeepMLPClassifier]),
+    ],
+    expected_failed_checks=_expected_failures,
+)
+def test_other_configurations_comply(estimator, check):
+    _check(estimator, check)
+
+
+@pytest.mark.slow
+@converging_or_not
+@parametrize_with_checks(
+    _small([{"dropout": 0.2}, {"normalization": "batch"}, {"dtype": "float32"}]),
+    expected_failed_checks=_expected_failures,
+)
+def test_what_counts_rows_fails_the_equivalence_of_weights_only(estimator, check):
+    _check(estimator, check)
+
+
+@pytest.mark.slow
+@converging_or_not
+@parametrize_with_checks(
+    [
+        *(cls(early_stopping=True) for cls in ESTIMATORS),
+        DeepMLPClassifier(early_stopping=True, scoring="loss"),
+    ],
+    expected_failed_checks=_expected_failures,
+)
+def test_early_stopping_fails_what_small_validation_sets_cannot_pass(estimator, check):
+    _check(estimator, check)
+
+
+class OtherMLPClassifier(MLPClassifier):
+    """scikit-learn's under a name for which its checks make no exception."""
+
+
+class OtherMLPRegressor(MLPRegressor):
+    """scikit-learn's under a name for which its checks make no exception."""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (
+            OtherMLPClassifier(early_stopping=True),
+            [DeepMLPClassifier(early_stopping=True)],
+        ),
+        (
+            OtherMLPRegressor(early_stopping=True),
+            [DeepMLPRegressor(early_stopping=True), AutoencoderTransformer(early_stopping=True)],
+        ),
+        (
+            OtherMLPRegressor(
+                solver="sgd", learning_rate="invscaling", power_t=0.1, learning_rate_init=0.05
+            ),
+            [DeepMLPRegressor(solver="sgd", learning_rate="invscaling")],  # the same for all three
+        ),
+    ],
+    ids=["classifier", "regressor", "invscaling"],
+)
+def test_scikit_learn_fails_the_same_checks(theirs, ours):
+    expected = set().union(*map(_expected_failures, ours)) - NOT_ASKED_OF_SCIKIT_LEARN
+    failed = set()
+    for estimator, check in estimator_checks_generator(theirs):
+        name = getattr(check, "func", check).__name__
+        if name in expected:
+            try:
+                check(estimator)
+            except (AssertionError, ValueError):
+                failed.add(name)
+    assert failed == expected
+
+
+NEVER_YIELDED = [
+    estimator_checks.check_param_validation,
+    estimator_checks.check_inplace_ensure_writeable,
+    estimator_checks.check_dataframe_column_names_consistency,
+]
+NEVER_YIELDED_FOR_TRANSFORMERS = [
+    estimator_checks.check_get_feature_names_out_error,
+    estimator_checks.check_transformer_get_feature_names_out,
+    estimator_checks.check_transformer_get_feature_names_out_pandas,
+    estimator_checks.check_set_output_transform,
+    estimator_checks.check_set_output_transform_pandas,
+    estimator_checks.check_set_output_transform_polars,
+    estimator_checks.check_global_output_transform_pandas,
+    estimator_checks.check_global_set_output_transform_polars,
+]
+
+
+@converging_or_not
+@pytest.mark.parametrize("check", NEVER_YIELDED, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("estimator", _small([{}]), ids=lambda est: type(est).__name__)
+def test_checks_that_scikit_learn_does_not_yield(estimator, check):
+    check(type(estimator).__name__, estimator)
+
+
+@converging_or_not
+# these checks fit a frame and transform an array
+@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning")
+@pytest.mark.parametrize("check", NEVER_YIELDED_FOR_TRANSFORMERS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_checks_of_transformers_that_scikit_learn_does_not_yield(n_components, check):
+    check("AutoencoderTransformer", AutoencoderTransformer(**SMALL, n_components=n_components))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    _small([{}, {"dropout": 0.5}, {"normalization": "batch"}, {"early_stopping": True}]),
+    ids=str,
+)
+def test_no_estimator_calls_itself_non_deterministic(estimator):
+    assert not get_tags(estimator).non_deterministic
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_no_tag_excuses_an_estimator(cls):
+    tags = get_tags(cls())
+    assert not tags.no_validation
+    assert not tags._skip_test
+    assert tags.requires_fit
+    assert tags.input_tags.two_d_array
+    assert tags.input_tags.sparse
+    assert not tags.input_tags.allow_nan
+    assert not tags.input_tags.positive_only
+    if tags.classifier_tags is not None:
+        assert not tags.classifier_tags.poor_score
+        assert tags.classifier_tags.multi_class
+        assert tags.classifier_tags.multi_label
+    if tags.regressor_tags is not None:
+        assert not tags.regressor_tags.poor_score

@@ -1,0 +1,71 @@
+"""The gallery's scripts and the code of the documentation's pages run, and print what they show."""
+
+import contextlib
+import io
+import re
+import runpy
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+import sklearn
+from _pytest.doctest import _get_checker, get_optionflags
+from test_documentation import _code_blocks
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+GALLERY = sorted(path.name for path in (ROOT / "examples").glob("plot_*.py"))
+PAGES = {path.relative_to(DOCS).as_posix(): path for path in DOCS.rglob("*.md")}
+WITH_CODE = sorted(name for name, path in PAGES.items() if _code_blocks(path.read_text("utf-8")))
+SLOW = {
+    "how-to/search_hyperparameters.md",  # starts two workers, each of which imports torch
+    "tutorials/autoencoder.md",  # t-SNE
+}
+OUTPUT = re.compile(r"^```python[^\S\n]*\n.*?^```[^\S\n]*$(?:\s*^```text\n(.*?)^```)?", re.M | re.S)
+
+
+def _shown_output(text):
+    """Return for each Python block of a page what stands in the text block right after it."""
+    return [block[1] for block in OUTPUT.finditer(text)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GALLERY)
+def test_gallery_script_draws_one_picture(name, scratch, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)  # a backend without a screen warns
+    with plt.rc_context():
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    assert len(plt.get_fignums()) == 1
+
+
+def test_gallery_is_there():
+    assert len(GALLERY) >= 3
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in WITH_CODE]
+)
+def test_page_prints_and_draws_what_it_shows(name, scratch, request):
+    text = PAGES[name].read_text("utf-8")
+    checker, options = _get_checker(), get_optionflags(request.config)
+    namespace = {"__name__": "__main__"}
+    with sklearn.config_context():
+        for block, shown in zip(_code_blocks(text), _shown_output(text), strict=True):
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(compile(block, str(PAGES[name]), "exec"), namespace)
+            if shown is not None:
+                assert checker.check_output(shown, printed.getvalue(), options), printed.getvalue()
+    pictures = set(re.findall(r"\]\(\.\./images/(\w+\.png)\)", text))
+    assert pictures == {path.name for path in scratch.glob("*.png")}
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_links_between_pages_lead_to_files(name):
+    targets = re.findall(r"\]\(([^)#:]+?)(?:#[\w-]*)?\)", PAGES[name].read_text("utf-8"))
+    paths = [PAGES[name].parent / target for target in targets if "auto_examples" not in target]
+    assert [path for path in paths if not path.exists()] == []
+
+
+def test_output_is_found_beside_its_block():
+    text = "```python\na\n```\n\n```text\n1\n```\n```python\nb\n```\nprose\n\n```text\n2\n```\n"
+    assert _shown_output(text) == ["1\n", None]

@@ -1,0 +1,425 @@
+"""The modules: their shapes, their draws, and the flat buffer that all parameters are views of."""
+
+import copy
+import io
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from sknn_deep._network import ACTIVATIONS, MLP, NORMALIZATIONS, Autoencoder, DenseStack, Dropout
+
+
+def _mlp(units=(6, 5, 4, 3), *, dtype=torch.float64, **options):
+    n_hidden = len(units) - 2
+    options = {"activations": ["tanh"] * n_hidden, "dropout": [0.0] * n_hidden, **options}
+    network = MLP(units, dtype=dtype, **options)
+    network.initialize(np.random.RandomState(0), ["tanh"] * (n_hidden + 1))
+    return network
+
+
+def _autoencoder():
+    options = {"activations": ["relu"], "dropout": [0.0], "dtype": torch.float64}
+    network = Autoencoder(
+        encoder={"layer_units": (6, 4, 2), **options},
+        decoder={"layer_units": (2, 4, 6), **options, "out_activation": "logistic"},
+    )
+    network.initialize(np.random.RandomState(0), ["relu", "relu", "relu", "logistic"])
+    return network
+
+
+NETWORKS = {
+    "MLP": _mlp,
+    "autoencoder": _autoencoder,
+    "no hidden layer": lambda: _mlp((6, 3)),
+    "batch normalisation": lambda: _mlp(normalization="batch"),
+    "layer normalisation": lambda: _mlp(normalization="layer"),
+    "dropout": lambda: _mlp(dropout=[0.5, 0.25]),
+}
+every_network = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+
+
+def _rows(n=7, dtype=torch.float64):
+    return torch.from_numpy(np.random.RandomState(1).normal(size=(n, 6))).to(dtype)
+
+
+def _assert_flat(network):
+    """Check that writing to the flat buffers is writing to every parameter and gradient."""
+    params = list(network.parameters())
+    assert network.flat.numel() == sum(param.numel() for param in params)
+    assert network.flat.grad.shape == network.flat.shape
+    weights = [layer.weight for layer in network.linear_layers()]
+    assert network.weights.numel() == sum(weight.numel() for weight in weights)
+    with torch.no_grad():
+        network.flat.copy_(torch.arange(len(network.flat)))
+        network.flat.grad.copy_(-torch.arange(len(network.flat)))
+    seen = torch.cat([param.detach().reshape(-1) for param in params]).sort().values
+    np.testing.assert_array_equal(seen, np.arange(len(network.flat)))
+    for param in params:
+        np.testing.assert_array_equal(param.grad, -param.detach())
+    in_matrices = torch.cat([weight.detach().reshape(-1) for weight in weights])
+    np.testing.assert_array_equal(network.weights, in_matrices)
+    np.testing.assert_array_equal(network.weights.grad, -in_matrices)
+
+
+def _train_one_step(network, rows):
+    network.train()
+    network.zero_grad()
+    network(rows).square().mean().backward()
+    with torch.no_grad():
+        network.flat.sub_(network.flat.grad, alpha=0.1)
+    return network.eval()
+
+
+# --------------------------------------------------------------------------------------
+# the flat buffer
+
+
+@every_network
+def test_parameters_are_views_of_the_flat_buffer(make):
+    _assert_flat(make())
+
+
+MOVES = {
+    ".to(float32)": lambda network: network.to(torch.float32),
+    ".float()": lambda network: network.float(),
+    ".double()": lambda network: network.double(),
+    ".cpu()": lambda network: network.cpu(),
+    ".to(device)": lambda network: network.to("cpu"),
+    ".apply()": lambda network: network.apply(lambda module: None),
+    ".requires_grad_()": lambda network: network.requires_grad_(),
+    "zero_grad()": lambda network: network.zero_grad() or network,
+    "zero_grad(True)": lambda network: network.zero_grad(set_to_none=True) or network,
+    "load_state_dict": lambda network: (
+        network.load_state_dict(copy.deepcopy(network.state_dict())) and network
+    ),
+    "copy.deepcopy": copy.deepcopy,
+    "pickle": lambda network: pickle.loads(pickle.dumps(network)),
+    "a step": lambda network: _train_one_step(network, _rows()),
+    "restore": lambda network: network.restore(network.snapshot()) or network,
+    "cycling dtypes": lambda network: network.float().double().to("cpu").float(),
+}
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+@every_network
+def test_the_views_survive(make, move):
+    _assert_flat(move(make()))
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+def test_training_goes_on_after(move):
+    network = move(_mlp())
+    before = network(_rows(dtype=network.flat.dtype)).detach()
+    _train_one_step(network, _rows(dtype=network.flat.dtype))
+    after = network(_rows(dtype=network.flat.dtype)).detach()
+    assert after.square().mean() < before.square().mean()
+
+
+def test_a_deep_copy_shares_nothing():
+    network = _mlp()
+    twin = copy.deepcopy(network)
+    before = network(_rows()).detach()
+    with torch.no_grad():
+        twin.flat.zero_()
+        twin.flat.grad.fill_(1.0)
+    np.testing.assert_array_equal(network(_rows()).detach(), before)
+    assert not network.flat.grad.any()
+
+
+def test_loading_weights_changes_the_output_in_place():
+    network, other = _mlp(), _mlp()
+    _train_one_step(other, _rows())
+    flat = network.flat
+    network.load_state_dict(other.state_dict())
+    assert network.flat is flat
+    np.testing.assert_array_equal(network(_rows()).detach(), other(_rows()).detach())
+
+
+def test_gradients_accumulate_in_the_flat_gradient():
+    network = _mlp()
+    network(_rows()).sum().backward()
+    once = network.flat.grad.clone()
+    network(_rows()).sum().backward()
+    np.testing.assert_allclose(network.flat.grad, 2 * once)
+
+
+@every_network
+def test_the_flat_gradient_agrees_with_finite_differences(make):
+    network, rows = make().eval(), _rows()
+    network.zero_grad()
+    network(rows).sin().sum().backward()
+    rng = np.random.RandomState(2)
+    with torch.no_grad():
+        for _ in range(5):
+            direction = torch.from_numpy(rng.normal(size=len(network.flat)))
+            values = []
+            for sign in (1, -2, 1):  # forth, back beyond the start, and to the start
+                network.flat.add_(direction, alpha=sign * 1e-6)
+                values.append(network(rows).sin().sum().item())
+            slope = (values[0] - values[1]) / 2e-6
+            assert torch.dot(network.flat.grad, direction).item() == pytest.approx(slope, rel=1e-5)
+
+
+@every_network
+def test_a_snapshot_brings_back_all_that_was_learned(make):
+    network = _train_one_step(make(), _rows())
+    before = network(_rows()).detach()
+    snapshot = network.snapshot()
+    for _ in range(3):
+        _train_one_step(network, _rows())
+    assert not torch.equal(network(_rows()).detach(), before)
+    network.restore(snapshot)
+    np.testing.assert_array_equal(network(_rows()).detach(), before)
+
+
+def test_hidden_matrices_and_others_are_all_parameters_once():
+    network = _mlp(normalization="layer")
+    matrices, others = network.hidden_matrices_and_others()
+    assert [tuple(matrix.shape) for matrix in matrices] == [(5, 6), (4, 5)]
+    together = {id(param) for param in [*matrices, *others]}
+    assert together == {id(param) for param in network.parameters()}
+    assert len(matrices) + len(others) == len(together)
+
+
+# --------------------------------------------------------------------------------------
+# pickles
+
+
+@every_network
+def test_a_pickled_network_computes_the_same(make):
+    network = _train_one_step(make(), _rows())
+    twin = pickle.loads(pickle.dumps(network))
+    np.testing.assert_array_equal(twin(_rows()).detach(), network(_rows()).detach())
+    assert not twin.training
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_the_halves_of_an_autoencoder_pickle_by_themselves(half):
+    stack = getattr(_autoencoder(), half)
+    rows = _rows()[:, : stack.config["layer_units"][0]]
+    twin = pickle.loads(pickle.dumps(stack))
+    np.testing.assert_array_equal(twin(rows).detach(), stack(rows).detach())
+
+
+@every_network
+def test_a_pickle_holds_arrays_and_no_storage_of_torch(make):
+    globals_ = set()
+
+    class Recorder(pickle.Unpickler):
+        def find_class(self, module, name):
+            globals_.add(f"{module}.{name}")
+            return super().find_class(module, name)
+
+    Recorder(io.BytesIO(pickle.dumps(make()))).load()
+    assert any(name.startswith("numpy") for name in globals_)
+    from_torch = {name for name in globals_ if name.startswith("torch")}
+    assert from_torch <= {"torch.float64", "torch.serialization._get_layout"}
+
+
+def test_a_pickle_is_little_larger_than_the_weights():
+    network = _mlp((100, 80, 60, 40))
+    n_bytes = network.flat.numel() * network.flat.element_size()
+    assert len(pickle.dumps(network)) < n_bytes + 3000
+
+
+def test_an_unpickled_network_is_writable_and_alone():
+    network = _mlp()
+    pickled = pickle.dumps(network)
+    first, second = pickle.loads(pickled), pickle.loads(pickled)
+    with torch.no_grad():
+        first.flat.zero_()
+    np.testing.assert_array_equal(second.flat, network.flat)
+
+
+# --------------------------------------------------------------------------------------
+# draws
+
+
+def test_weights_are_drawn_layer_by_layer_matrix_before_bias():
+    network, rng = _mlp((6, 5, 3)), np.random.RandomState(0)
+    for layer in network.linear_layers():
+        shape = (layer.in_features, layer.out_features)
+        bound = np.sqrt(6 / sum(shape))
+        np.testing.assert_array_equal(layer.weight.detach().T, rng.uniform(-bound, bound, shape))
+        np.testing.assert_array_equal(layer.bias.detach(), rng.uniform(-bound, bound, shape[1]))
+
+
+@pytest.mark.parametrize(("activation", "gain"), [("logistic", 2), ("relu", 6), ("gelu", 6)])
+def test_weights_fill_the_range_of_their_activation(activation, gain):
+    network = MLP((200, 300), activations=[], dropout=[], dtype=torch.float64)
+    network.initialize(np.random.RandomState(0), [activation])
+    bound = np.sqrt(gain / 500)
+    assert 0.999 * bound < network.flat.abs().max() <= bound
+    assert network.flat.std() == pytest.approx(bound / np.sqrt(3), rel=0.01)
+
+
+def test_initialisation_needs_an_activation_for_every_layer():
+    with pytest.raises(ValueError, match=r"zip\(\) argument"):
+        _mlp((6, 5, 3)).initialize(np.random.RandomState(0), ["relu"])
+
+
+def test_single_precision_weights_are_the_rounded_doubles():
+    single, double = _mlp(dtype=torch.float32), _mlp()
+    np.testing.assert_array_equal(single.flat, double.flat.float())
+
+
+@every_network
+def test_construction_draws_nothing_from_torch(make):
+    before = torch.get_rng_state()
+    make()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --------------------------------------------------------------------------------------
+# dropout
+
+
+def _dropout(p, seed=0):
+    dropout = Dropout(p)
+    dropout.generator = torch.Generator().manual_seed(seed)
+    return dropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_mean_and_scales_what_is_kept(p):
+    kept = _dropout(p)(torch.ones(1000, 100, dtype=torch.float64))
+    np.testing.assert_allclose(kept.unique(), [0, 1 / (1 - p)])
+    assert kept.mean().item() == pytest.approx(1, abs=0.03)
+
+
+def test_dropout_does_nothing_in_evaluation():
+    rows = _rows()
+    assert _dropout(0.9).eval()(rows) is rows
+
+
+def test_dropout_draws_from_its_own_generator():
+    before = torch.get_rng_state()
+    first, same, other = (_dropout(0.5, seed)(torch.ones(50, 50)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_dropout_draws_a_mask_anew_for_each_batch():
+    dropout = _dropout(0.5)
+    assert not torch.equal(dropout(torch.ones(50, 50)), dropout(torch.ones(50, 50)))
+
+
+def test_dropped_units_get_no_gradient():
+    rows = torch.ones(20, 20, requires_grad=True)
+    kept = _dropout(0.5)(rows)
+    kept.sum().backward()
+    assert torch.equal(rows.grad, kept.detach())
+
+
+def test_one_generator_serves_all_layers_and_can_be_taken_away():
+    network, generator = _mlp(dropout=[0.5, 0.25]), torch.Generator()
+    network.set_generator(generator)
+    layers = [module for module in network.modules() if isinstance(module, Dropout)]
+    assert [layer.p for layer in layers] == [0.5, 0.25]
+    assert all(layer.generator is generator for layer in layers)
+    network.set_generator(None)
+    assert all(layer.generator is None for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"), [([0.0, 0.0], False), ([0.0, 0.1], True), ([0.5, 0.5], True)]
+)
+def test_a_network_knows_whether_it_drops_units(rates, expected):
+    assert _mlp(dropout=rates).has_dropout is expected
+
+
+# --------------------------------------------------------------------------------------
+# layers
+
+CLOSED_FORMS = {
+    "identity": lambda z: z,
+    "logistic": lambda z: 1 / (1 + np.exp(-z)),
+    "tanh": np.tanh,
+    "relu": lambda z: np.maximum(z, 0),
+    "leaky_relu": lambda z: np.where(z > 0, z, 0.01 * z),
+    "elu": lambda z: np.where(z > 0, z, np.expm1(z)),
+    "selu": lambda z: 1.0507009873554805 * np.where(z > 0, z, 1.6732632423543772 * np.expm1(z)),
+    "gelu": lambda z: z * np.vectorize(_normal_cdf)(z),
+    "silu": lambda z: z / (1 + np.exp(-z)),
+    "mish": lambda z: z * np.tanh(np.log1p(np.exp(z))),
+    "softplus": lambda z: np.log1p(np.exp(z)),
+}
+
+
+def _normal_cdf(z):
+    return (1 + math.erf(z / math.sqrt(2))) / 2
+
+
+def test_every_activation_has_a_formula_here():
+    assert set(CLOSED_FORMS) == set(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_their_formulas(name):
+    z = np.linspace(-4, 4, 41)
+    actual = ACTIVATIONS[name]()(torch.from_numpy(z.copy()))
+    np.testing.assert_allclose(actual, CLOSED_FORMS[name](z), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_each_layer_has_its_own_activation(name):
+    network = _mlp((6, 5, 4, 3), activations=["tanh", name])
+    h = _rows().numpy()
+    for layer, function in zip(
+        network.linear_layers(), [np.tanh, CLOSED_FORMS[name], CLOSED_FORMS["identity"]],
+        strict=True,
+    ):  # fmt: skip
+        h = function(h @ layer.weight.detach().numpy().T + layer.bias.detach().numpy())
+    np.testing.assert_allclose(network(_rows()).detach(), h, rtol=1e-10)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_normalisation_stands_between_the_matrix_and_the_activation(normalization):
+    stack = DenseStack((6, 5, 3), activations=["relu"], dropout=[0.5], normalization=normalization)
+    kinds = [type(module).__name__ for module in stack]
+    expected = {"batch": "BatchNorm1d", "layer": "LayerNorm"}[normalization]
+    assert kinds == ["Linear", expected, "ReLU", "Dropout", "Linear"]
+
+
+def test_no_normalisation_dropout_or_activation_follows_the_last_layer():
+    stack = DenseStack((6, 3), activations=[], dropout=[], normalization="batch")
+    assert [type(module).__name__ for module in stack] == ["Linear"]
+
+
+def test_dense_layers_name_the_activation_of_each_matrix():
+    network = Autoencoder(
+        encoder={"layer_units": (6, 4, 2), "activations": ["gelu"], "dropout": [0.1]},
+        decoder={
+            "layer_units": (2, 4, 6), "activations": ["relu"], "dropout": [0.0],
+            "out_activation": "logistic",
+        },
+    )  # fmt: skip
+    layers = network.dense_layers()
+    assert [linear for linear, _, _ in layers] == network.linear_layers()
+    assert [name for _, name, _ in layers] == ["gelu", "identity", "relu", "logistic"]
+    assert [dropout and dropout.p for _, _, dropout in layers] == [0.1, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("normalization", "expected"), [(None, False), ("batch", True), ("layer", True)]
+)
+def test_a_network_knows_whether_it_normalises(normalization, expected):
+    assert _mlp(normalization=normalization).has_normalization is expected
+
+
+def test_an_autoencoder_is_its_decoder_after_its_encoder():
+    network, rows = _autoencoder(), _rows()
+    code = network.encoder(rows)
+    assert code.shape == (7, 2)
+    np.testing.assert_array_equal(network(rows).detach(), network.decoder(code).detach())
+
+
+@pytest.mark.parametrize(
+    ("units", "n_parameters"), [((784, 128, 64, 10), 109_386), ((6, 3), 21), ((1, 1), 2)]
+)
+def test_the_flat_buffer_counts_every_parameter(units, n_parameters):
+    assert _mlp(units).flat.numel() == n_parameters

@@ -1,0 +1,527 @@
+"""Whole workflows on real data: the results must be good, not only come out."""
+
+import copy
+import io
+import pickle
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import loguniform
+from sklearn import config_context, datasets
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.ensemble import AdaBoostClassifier, StackingRegressor, VotingClassifier
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.manifold import TSNE
+from sklearn.metrics import accuracy_score, log_loss, r2_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+    StratifiedKFold,
+    cross_val_predict,
+    learning_curve,
+)
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+
+# An annealed rate runs its whole course and ends without a word.
+QUICK = {
+    "learning_rate": "one_cycle",
+    "learning_rate_init": 0.02,
+    "max_iter": 12,
+    "batch_size": 100,
+    "random_state": 0,
+}
+# What scikit-learn's networks can do too, and with the same result to rounding.
+SGD = {
+    "solver": "sgd",
+    "learning_rate_init": 0.1,
+    "max_iter": 25,
+    "batch_size": 64,
+    "random_state": 0,
+}
+
+ignore_max_iter = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
+
+
+def quick_classifier(hidden_layer_sizes=(64,), **params):
+    return DeepMLPClassifier(hidden_layer_sizes, **{**QUICK, **params})
+
+
+def quick_regressor(hidden_layer_sizes=(32,), **params):
+    return DeepMLPRegressor(hidden_layer_sizes=hidden_layer_sizes, **{**QUICK, **params})
+
+
+def quick_autoencoder(n_components=8, **params):
+    params = {**QUICK, "hidden_layer_sizes": (64,), "max_iter": 25, **params}
+    return AutoencoderTransformer(n_components, **params)
+
+
+@pytest.fixture
+def metadata_routing():
+    with config_context(enable_metadata_routing=True):
+        yield
+
+
+# Searches
+
+
+@pytest.mark.slow
+def test_grid_search_in_two_processes_finds_the_larger_network(digits):
+    pipeline = Pipeline([("scale", StandardScaler()), ("mlp", quick_classifier())])
+    grid = {"mlp__hidden_layer_sizes": [(1,), (2,), (64, 32)]}
+    search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(digits.X, digits.y)
+    assert search.best_params_ == {"mlp__hidden_layer_sizes": (64, 32)}
+    assert search.score(digits.X_test, digits.y_test) > 0.96
+
+
+@pytest.mark.slow
+def test_grid_search_scores_the_same_in_one_process_and_in_two(wine):
+    grid = {"hidden_layer_sizes": [(), (8,), (8, 8)], "dropout": [0.0, 0.3]}
+    one, two = (
+        GridSearchCV(quick_classifier(batch_size=16), grid, cv=3, n_jobs=n_jobs).fit(wine.X, wine.y)
+        for n_jobs in (1, 2)
+    )
+    assert_array_equal(one.cv_results_["mean_test_score"], two.cv_results_["mean_test_score"])
+
+
+def test_grid_search_over_the_code_size_prefers_more_than_one_unit(digits):
+    pipeline = Pipeline(
+        [("code", quick_autoencoder()), ("classify", LogisticRegression(max_iter=1000))]
+    )
+    search = GridSearchCV(pipeline, {"code__n_components": [1, 16]}, cv=2)
+    search.fit(digits.X[:700], digits.y[:700])
+    assert search.best_params_ == {"code__n_components": 16}
+    assert search.score(digits.X_test, digits.y_test) > 0.9
+
+
+def test_autoencoder_is_tuned_by_its_own_score(digits):
+    search = GridSearchCV(quick_autoencoder(max_iter=15), {"n_components": [1, 8]}, cv=2)
+    search.fit(digits.X)
+    assert search.best_params_ == {"n_components": 8}
+    assert search.best_score_ > 0.5
+
+
+def test_randomized_search_avoids_the_useless_learning_rates(cancer):
+    draws = {"learning_rate_init": loguniform(1e-7, 1e-1), "hidden_layer_sizes": [(8,), (16, 8)]}
+    search = RandomizedSearchCV(quick_classifier(), draws, n_iter=8, cv=3, random_state=0)
+    search.fit(cancer.X, cancer.y)
+    assert search.cv_results_["mean_test_score"].min() < 0.9
+    assert search.best_params_["learning_rate_init"] > 1e-3
+    assert search.score(cancer.X_test, cancer.y_test) > 0.94
+
+
+def test_halving_search_can_spend_epochs(digits):
+    search = HalvingGridSearchCV(
+        quick_classifier(),
+        {"hidden_layer_sizes": [(1,), (2,), (3,), (64,)]},
+        resource="max_iter",
+        min_resources=3,
+        max_resources=12,
+        factor=2,
+        cv=2,
+        random_state=0,
+    ).fit(digits.X, digits.y)
+    assert search.n_resources_ == [3, 6, 12]
+    assert search.best_params_ == {"hidden_layer_sizes": (64,), "max_iter": 12}
+    assert search.score(digits.X_test, digits.y_test) > 0.95
+
+
+# Meta-estimators give what they give around scikit-learn's own networks
+
+
+@pytest.fixture
+def pair_of_classifiers():
+    return [network((16,), **SGD) for network in (DeepMLPClassifier, MLPClassifier)]
+
+
+@pytest.fixture
+def pair_of_regressors():
+    params = {**SGD, "learning_rate_init": 0.02}
+    return [
+        network(hidden_layer_sizes=(8,), **params) for network in (DeepMLPRegressor, MLPRegressor)
+    ]
+
+
+@ignore_max_iter
+def test_cross_validated_probabilities_are_those_of_scikit_learn(pair_of_classifiers, wine):
+    cv = StratifiedKFold(3, shuffle=True, random_state=0)
+    ours, theirs = (
+        cross_val_predict(classifier, wine.X, wine.y, cv=cv, method="predict_proba")
+        for classifier in pair_of_classifiers
+    )
+    assert_allclose(ours, theirs, rtol=1e-6, atol=1e-10)
+    assert accuracy_score(wine.y, ours.argmax(axis=1)) > 0.95
+
+
+@ignore_max_iter
+def test_learning_curve_is_that_of_scikit_learn_and_rises(pair_of_classifiers, wine):
+    options = {"train_sizes": [9, 60], "cv": 3, "shuffle": True, "random_state": 1}
+    curves = [
+        learning_curve(classifier.set_params(batch_size=8), wine.X, wine.y, **options)
+        for classifier in pair_of_classifiers
+    ]
+    (_, _, ours), (_, _, theirs) = curves
+    assert_array_equal(ours, theirs)
+    assert ours[0].mean() < ours[1].mean()
+    assert ours[1].mean() > 0.93
+
+
+@pytest.mark.slow
+@ignore_max_iter
+@pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])
+def test_calibration_is_that_of_scikit_learn(method, pair_of_classifiers, digits):
+    X, y = digits.X[:400], digits.y[:400]
+    ours, theirs = (
+        CalibratedClassifierCV(classifier, method=method, cv=3).fit(X, y)
+        for classifier in pair_of_classifiers
+    )
+    probabilities = ours.predict_proba(digits.X_test)
+    assert_allclose(probabilities, theirs.predict_proba(digits.X_test), atol=1e-5)
+    assert accuracy_score(digits.y_test, probabilities.argmax(axis=1)) > 0.9
+
+
+def test_calibration_improves_an_overconfident_network(digits):
+    X, y = digits.X[:300], digits.y[:300]
+    network = quick_classifier((16,), max_iter=100, alpha=0, activation="tanh")
+    overconfident = clone(network).fit(10 * X[:200], y[:200])
+    calibrated = CalibratedClassifierCV(network, method="temperature", cv=3).fit(10 * X, y)
+    losses = [
+        log_loss(digits.y_test, classifier.predict_proba(10 * digits.X_test))
+        for classifier in (overconfident, calibrated)
+    ]
+    assert losses[1] < losses[0]
+
+
+@ignore_max_iter
+@pytest.mark.parametrize("voting", ["soft", "hard"])
+def test_votes_are_those_of_scikit_learn(voting, pair_of_classifiers, cancer):
+    ours, theirs = (
+        VotingClassifier(
+            [("network", classifier), ("neighbours", KNeighborsClassifier())], voting=voting
+        ).fit(cancer.X, cancer.y)
+        for classifier in pair_of_classifiers
+    )
+    assert_array_equal(ours.predict(cancer.X_test), theirs.predict(cancer.X_test))
+    assert ours.score(cancer.X_test, cancer.y_test) > 0.94
+
+
+@ignore_max_iter
+def test_boosting_weighs_the_samples_as_with_scikit_learn(cancer):
+    X, y = cancer.X[:, :3], cancer.y
+    params = {**SGD, "max_iter": 5, "learning_rate_init": 0.02}
+    ours, theirs = (
+        AdaBoostClassifier(network((2,), **params), n_estimators=6, random_state=0).fit(X, y)
+        for network in (DeepMLPClassifier, MLPClassifier)
+    )
+    assert len(ours.estimators_) == len(theirs.estimators_) > 3
+    assert_allclose(ours.estimator_weights_, theirs.estimator_weights_, rtol=1e-7)
+    assert_array_equal(ours.predict(X), theirs.predict(X))
+    assert ours.score(X, y) > 0.85
+
+
+@ignore_max_iter
+def test_stacked_regressor_is_that_of_scikit_learn(pair_of_regressors, diabetes):
+    X, y = diabetes.X, diabetes.y
+    ours, theirs = (
+        StackingRegressor([("network", regressor), ("ridge", RidgeCV())], cv=3).fit(X, y)
+        for regressor in pair_of_regressors
+    )
+    assert_allclose(ours.predict(diabetes.X_test), theirs.predict(diabetes.X_test), rtol=1e-6)
+    assert ours.score(diabetes.X_test, diabetes.y_test) > 0.3
+
+
+@ignore_max_iter
+def test_one_regressor_per_output_is_as_with_scikit_learn(pair_of_regressors):
+    X, Y = datasets.load_linnerud(return_X_y=True)
+    X, Y = StandardScaler().fit_transform(X), StandardScaler().fit_transform(Y)
+    ours, theirs = (
+        MultiOutputRegressor(regressor.set_params(batch_size=8)).fit(X, Y)
+        for regressor in pair_of_regressors
+    )
+    assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-6)
+    assert ours.score(X, Y) > 0.2
+
+
+@ignore_max_iter
+def test_permutation_importance_is_that_of_scikit_learn(pair_of_regressors, diabetes):
+    ours, theirs = (
+        permutation_importance(
+            regressor.fit(diabetes.X, diabetes.y), diabetes.X_test, diabetes.y_test, random_state=0
+        ).importances_mean
+        for regressor in pair_of_regressors
+    )
+    assert_allclose(ours, theirs, rtol=1e-6)
+    names = datasets.load_diabetes().feature_names
+    assert {"bmi", "bp"} < {names[i] for i in np.argsort(ours)[-3:]}
+
+
+@ignore_max_iter
+def test_transformed_target_is_that_of_scikit_learn(pair_of_regressors, diabetes):
+    y = 150 + 75 * diabetes.y
+    ours, theirs = (
+        TransformedTargetRegressor(regressor, transformer=StandardScaler()).fit(diabetes.X, y)
+        for regressor in pair_of_regressors
+    )
+    assert_allclose(ours.predict(diabetes.X_test), theirs.predict(diabetes.X_test), rtol=1e-6)
+    assert r2_score(150 + 75 * diabetes.y_test, ours.predict(diabetes.X_test)) > 0.25
+
+
+# Autoencoders in pipelines
+
+
+@pytest.mark.slow
+def test_codes_go_on_to_tsne_and_keep_the_classes_apart(digits):
+    X, y = digits.X[:600], digits.y[:600]
+    pipeline = make_pipeline(
+        quick_autoencoder(16, max_iter=60), TSNE(n_iter_without_progress=100, random_state=0)
+    )
+    points = pipeline.fit_transform(X)
+    assert points.shape == (600, 2)
+    neighbours = KNeighborsClassifier(5).fit(points[:400], y[:400])
+    assert neighbours.score(points[400:], y[400:]) > 0.85
+
+
+def test_autoencoder_inside_a_pipeline_goes_back_to_the_features(cancer):
+    X = 5 + 3 * cancer.X
+    pipeline = make_pipeline(
+        StandardScaler(), quick_autoencoder(10, max_iter=80, output_activation="identity")
+    ).fit(X)
+    reconstruction = pipeline.inverse_transform(pipeline.transform(X))
+    assert r2_score(X, reconstruction) > 0.85
+
+
+# Data frames
+
+
+@pytest.fixture
+def mixed_frame():
+    """Offer the wine data with one column cut into names of its thirds, and a text target."""
+    data = datasets.load_wine(as_frame=True)
+    frame = data.data.drop(columns="proline")
+    frame["price"] = pd.qcut(data.data["proline"], 3, labels=["cheap", "fair", "dear"]).astype(str)
+    return frame, data.target.map({0: "Barolo", 1: "Grignolino", 2: "Barbera"})
+
+
+def mixed_pipeline():
+    prepare = ColumnTransformer(
+        [("names", OneHotEncoder(), ["price"])], remainder=StandardScaler(), sparse_threshold=0
+    )
+    return make_pipeline(prepare, quick_classifier((16,), max_iter=30, batch_size=32))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_mixed_data_frame_goes_through_a_column_transformer(library, mixed_frame):
+    X, y = mixed_frame
+    if library == "polars":
+        X, y = pl.DataFrame({name: X[name].tolist() for name in X}), pl.Series(y.tolist())
+    train, test = np.arange(0, 178, 2), np.arange(1, 178, 2)
+    rows = (lambda part, which: part.iloc[which]) if library == "pandas" else lambda p, w: p[w]
+    pipeline = mixed_pipeline().fit(rows(X, train), rows(y, train))
+    predicted = pipeline.predict(rows(X, test))
+    assert set(predicted) == {"Barolo", "Grignolino", "Barbera"}
+    assert np.mean(predicted == np.asarray(y)[test]) > 0.93
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_codes_come_out_as_a_data_frame(library, digits):
+    pipeline = make_pipeline(StandardScaler(), quick_autoencoder(3, max_iter=3))
+    codes = pipeline.set_output(transform=library).fit_transform(digits.X)
+    assert isinstance(codes, pd.DataFrame if library == "pandas" else pl.DataFrame)
+    assert list(codes.columns) == [f"autoencodertransformer{i}" for i in range(3)]
+    plain = clone(pipeline).set_output(transform="default").fit_transform(digits.X)
+    assert_array_equal(codes.to_numpy(), plain)
+
+
+# Metadata routing
+
+
+def test_sample_weight_is_routed_through_a_pipeline_and_a_search(metadata_routing, cancer):
+    weight = np.random.RandomState(0).uniform(0.1, 5, len(cancer.y))
+    classifier = quick_classifier((8,)).set_fit_request(sample_weight=True)
+    classifier.set_score_request(sample_weight=True)
+    scaler = StandardScaler().set_fit_request(sample_weight=False)
+    search = GridSearchCV(make_pipeline(scaler, classifier), {}, cv=3)
+    search.fit(cancer.X, cancer.y, sample_weight=weight)
+    direct = make_pipeline(scaler, classifier)
+    direct.fit(cancer.X, cancer.y, sample_weight=weight)
+    unweighted = clone(direct).fit(cancer.X, cancer.y)
+    expected = direct.predict_proba(cancer.X_test)
+    assert_array_equal(search.predict_proba(cancer.X_test), expected)
+    assert np.abs(unweighted.predict_proba(cancer.X_test) - expected).max() > 1e-3
+
+
+def test_sample_weight_is_not_passed_unless_asked_for(metadata_routing, cancer):
+    scaler = StandardScaler().set_fit_request(sample_weight=False)
+    pipeline = make_pipeline(scaler, quick_classifier((8,)))
+    with pytest.raises(ValueError, match="DeepMLPClassifier.fit"):
+        pipeline.fit(cancer.X, cancer.y, sample_weight=np.ones(len(cancer.y)))
+
+
+def test_validation_set_is_scaled_and_routed_by_a_pipeline(metadata_routing, cancer):
+    raw, raw_test = 100 + 10 * cancer.X, 100 + 10 * cancer.X_test
+    classifier = quick_classifier((8,)).set_fit_request(X_val=True, y_val=True)
+    pipeline = Pipeline(
+        [("scale", StandardScaler()), ("mlp", classifier)], transform_input=["X_val"]
+    )
+    pipeline.fit(raw, cancer.y, X_val=raw_test, y_val=cancer.y_test)
+    assert max(pipeline["mlp"].validation_scores_) == pipeline.score(raw_test, cancer.y_test)
+    assert pipeline.score(raw_test, cancer.y_test) > 0.93
+
+
+def test_validation_set_reaches_every_fit_of_a_search(metadata_routing, cancer):
+    classifier = quick_classifier((8,)).set_fit_request(X_val=True, y_val=True)
+    search = GridSearchCV(classifier, {"alpha": [1e-4, 1e-2]}, cv=3, error_score="raise")
+    search.fit(cancer.X, cancer.y, X_val=cancer.X_test, y_val=cancer.y_test)
+    best = search.best_estimator_
+    assert max(best.validation_scores_) == best.score(cancer.X_test, cancer.y_test)
+
+
+def test_validation_set_of_an_autoencoder_is_routed(metadata_routing, digits):
+    autoencoder = quick_autoencoder().set_fit_request(X_val=True)
+    pipeline = Pipeline(
+        [("scale", StandardScaler()), ("code", autoencoder)], transform_input=["X_val"]
+    )
+    pipeline.fit(digits.X, X_val=digits.X_test)
+    code = pipeline["code"]
+    scaled = pipeline["scale"].transform(digits.X_test)
+    loss = code.reconstruction_error(scaled).mean()
+    assert min(code.validation_loss_curve_) == pytest.approx(loss, rel=1e-10)
+
+
+# Copies
+
+
+def pickled(estimator):
+    return pickle.loads(pickle.dumps(estimator))
+
+
+def through_joblib(estimator):
+    file = io.BytesIO()
+    joblib.dump(estimator, file)
+    file.seek(0)
+    return joblib.load(file)
+
+
+COPIES = {"pickle": pickled, "joblib": through_joblib, "deepcopy": copy.deepcopy}
+NETWORKS = {
+    "classifier": quick_classifier,
+    "regressor": quick_regressor,
+    "autoencoder": quick_autoencoder,
+}
+OPTIMIZERS = [
+    "adam",
+    "sgd",
+    "adamw",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "adagrad",
+    "muon",
+    torch.optim.Adamax,
+]
+
+
+def output(estimator, X):
+    names = ("predict_proba", "predict", "transform")
+    method = next(name for name in names if hasattr(estimator, name))
+    return getattr(estimator, method)(X)
+
+
+@pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("normalization", [None, "batch"])
+def test_copies_predict_the_same(make, make_copy, normalization, digits):
+    estimator = make(normalization=normalization, dropout=0.1, max_iter=3)
+    estimator.fit(digits.X, digits.y)
+    twin = make_copy(estimator)
+    assert_array_equal(output(twin, digits.X_test), output(estimator, digits.X_test))
+    assert twin.loss_curve_ == estimator.loss_curve_
+    assert twin.get_params() == estimator.get_params()
+
+
+@pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("solver", OPTIMIZERS)
+def test_copies_go_on_training_like_the_original(solver, make_copy, digits):
+    X, y = digits.X[:400], digits.y[:400]
+    original = DeepMLPClassifier((16, 8), solver=solver, random_state=0)
+    for _ in range(3):
+        original.partial_fit(X, y, classes=np.arange(10))
+    twin = make_copy(original)
+    for estimator in (original, twin):
+        for _ in range(3):
+            estimator.partial_fit(X, y)
+    assert len(twin.loss_curve_) == 6
+    # torch's NAdam keeps a product in single precision, and loads it in double
+    assert_allclose(twin.loss_curve_, original.loss_curve_, rtol=1e-11)
+    assert_allclose(twin.predict_proba(X), original.predict_proba(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
+def test_training_a_copy_leaves_the_original_alone(make_copy, digits):
+    original = quick_classifier(max_iter=2).fit(digits.X, digits.y)
+    before = original.predict_proba(digits.X_test)
+    make_copy(original).partial_fit(digits.X, digits.y)
+    assert_array_equal(original.predict_proba(digits.X_test), before)
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_clone_has_the_parameters_and_nothing_learned(make, digits):
+    estimator = make(callbacks=[], max_iter=2).fit(digits.X, digits.y)
+    twin = clone(estimator)
+    assert twin.get_params() == estimator.get_params()
+    assert not [name for name in vars(twin) if name.endswith("_")]
+    twin.fit(digits.X, digits.y)
+    assert_array_equal(output(twin, digits.X_test), output(estimator, digits.X_test))
+
+
+class _FindsTensors(pickle.Unpickler):
+    """Notes the torch functions and classes that a pickle calls for."""
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.found = []
+
+    def find_class(self, module, name):
+        if module.startswith("torch"):
+            self.found.append(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+@pytest.mark.parametrize("incremental", [False, True])
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_pickle_holds_arrays_and_no_tensors(make, incremental, digits):
+    estimator = make(dropout=0.1, max_iter=2, early_stopping=not incremental)
+    if incremental and make is quick_classifier:
+        estimator.partial_fit(digits.X, digits.y, classes=np.arange(10))
+    elif incremental:
+        estimator.partial_fit(digits.X, digits.y)
+    else:
+        estimator.fit(digits.X, digits.y)
+    unpickler = _FindsTensors(io.BytesIO(pickle.dumps(estimator)))
+    unpickler.load()
+    assert not [name for name in unpickler.found if "storage" in name or "Tensor" in name]
+    assert set(unpickler.found) <= {"torch.float64", "torch.serialization._get_layout"}
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_pickle_of_a_fitted_network_is_little_more_than_its_weights(make, digits):
+    estimator = make(solver="sgd", learning_rate="constant", learning_rate_init=0.01, max_iter=2)
+    with pytest.warns(match="Maximum iterations"):
+        estimator.fit(digits.X, digits.y)
+    n_bytes = 8 * sum(parameter.numel() for parameter in estimator.module_.parameters())
+    assert len(pickle.dumps(estimator)) < 2 * n_bytes + 10_000
