@@ -309,6 +309,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+def zero_negligible_state(optimizer: torch.optim.Optimizer) -> None:
+    """Set moments to zero that are on their way to denormal numbers.
+
+    The moments of a weight without gradient decay until 0.9 times the smallest denormal
+    number rounds to itself, and stay there, slowing every step.
+    """
+    for part in getattr(optimizer, "parts", [optimizer]):
+        for state in part.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor) and value.ndim > 0 and value.is_floating_point():
+                    limit = torch.finfo(value.dtype).tiny ** 0.75
+                    torch.ops.aten.hardshrink.out(value, limit, out=value)
+
+
 def to_arrays(state: Any) -> Any:
     """Return an optimiser's ``state_dict`` with NumPy arrays in place of its tensors."""
     return _convert(state, Tensor, lambda tensor: tensor.detach().cpu().numpy())

@@ -25,13 +25,18 @@ from sknn_deep._backprop import Backprop
 from sknn_deep._batches import Batch, Batches
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
-from sknn_deep._optimizers import ANNEALING_SCHEDULES, annealed_rate, set_learning_rate
+from sknn_deep._optimizers import (
+    ANNEALING_SCHEDULES,
+    annealed_rate,
+    set_learning_rate,
+    zero_negligible_state,
+)
 from sknn_deep._validation import check_optimize_result, lbfgs_verbosity
 
 # Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
 _SMALLEST_ADAPTIVE_RATE = 1e-6
 
-# Often enough that no weight decays from a normal to a denormal number in between.
+# Often enough that neither weights nor moments decay to denormal numbers in between.
 _STEPS_BETWEEN_FLUSHES = 16
 
 
@@ -239,6 +244,7 @@ class Trainer(NeuralNet):
             self._anneal(epochs_done + number / batches.n_batches)
             if number % _STEPS_BETWEEN_FLUSHES == 0:
                 self.module_.zero_negligible()
+                zero_negligible_state(self.optimizer_)
             if self._hears_batches:
                 losses.append(self._announced_step(batch))
             else:
