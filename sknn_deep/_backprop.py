@@ -130,6 +130,28 @@ ACTIVATIONS = {
 }
 
 
+def make_gradient(network: Network, loss: Loss) -> "Backprop | Tape":
+    """Return what computes the gradient of a loss for a network: in closed form if it can."""
+    return (Tape if network.has_normalization else Backprop)(network, loss)
+
+
+class Tape:
+    """The gradient of a loss for one network, by autograd; called as :class:`Backprop` is."""
+
+    def __init__(self, network: Network, loss: Loss):
+        self._network, self._loss = network, loss
+
+    def __call__(
+        self, X: Tensor, target: Tensor, weight: Tensor | None, weight_sum: float
+    ) -> tuple[Tensor, Tensor]:
+        """Write the gradient of the mean loss over a batch; return the loss and the output."""
+        self._network.zero_grad()
+        output = self._network(X)
+        loss = self._loss.mean(output, target, weight, weight_sum)
+        loss.backward()
+        return loss.detach(), output.detach()
+
+
 class Backprop:
     """The gradient of a loss for one network, in closed form, on buffers of its own.
 

@@ -172,10 +172,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             self.module_.set_generator(seeded_generator(random_state, device))
 
         callbacks = [] if incremental else self._sklearn_callbacks(given)
-        if self.solver == "lbfgs":
-            self._fit_lbfgs(samples, callbacks)
-        else:
-            self._fit_stochastic(samples, held_out, random_state, incremental, callbacks)
+        with torch.enable_grad():  # the caller may have switched gradients off
+            if self.solver == "lbfgs":
+                self._fit_lbfgs(samples, callbacks)
+            else:
+                self._fit_stochastic(samples, held_out, random_state, incremental, callbacks)
         self.module_.set_generator(None)
         if not self.module_.flat.isfinite().all():
             raise ValueError(
@@ -255,12 +256,14 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _resume(self, X, device: torch.device) -> None:
         """Check that the network of an earlier call can go on, and move it where asked."""
-        asked = self._network_config(X)
-        if asked != self.module_.config:
+        asked, present = _flat_items(self._network_config(X)), _flat_items(self.module_.config)
+        differing = {key: value for key, value in asked.items() if value != present[key]}
+        if differing:
+            changes = ", ".join(f"{key} {present[key]} -> {differing[key]}" for key in differing)
             raise ValueError(
-                "warm_start and partial_fit go on with the network of the previous call, whose "
-                f"shape was {self.module_.config}; the present parameters and data ask for "
-                f"{asked}. Set warm_start=False, or make a new estimator."
+                "warm_start and partial_fit go on with the network of the previous call; the "
+                f"present parameters and data ask for another one ({changes}). Set "
+                "warm_start=False, or make a new estimator."
             )
         if self.module_.flat.device != device:
             self.module_.to(device)
@@ -327,9 +330,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self.history_ = trainer.history_
         with limited_threads(batches.longest_batch * network.weights.numel()):
             self.n_iter_ = trainer.train(batches, validation, random_state, incremental=incremental)
-        if validation is not None:
-            network.restore(progress.best_snapshot)
-            progress.best_snapshot = None
+        progress.best_snapshot = None
         self._publish(progress)
 
     def _publish(self, progress: Progress) -> None:
@@ -553,3 +554,14 @@ def _evaluate_loss(network: Network, loss: Loss, batches: Batches) -> tuple[floa
             weight_sum += batch.weight_sum
             outputs.append(raw.cpu().numpy())
     return total / weight_sum, np.concatenate(outputs)
+
+
+def _flat_items(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a network's configuration without nesting, for a comparison entry by entry."""
+    items: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            items |= {f"{key} {name}": part for name, part in value.items()}
+        else:
+            items[key] = value
+    return items

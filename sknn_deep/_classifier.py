@@ -237,7 +237,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
     n_features_in_ : int
         Number of features seen during ``fit``.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, where all are strings.
 
     See Also
@@ -332,6 +332,9 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, sample_weight=None, classes=None) -> "DeepMLPClassifier":
         """Train one epoch on the given data.
+
+        The schedules "cosine" and "one_cycle" count the calls as epochs: after
+        ``max_iter`` calls the learning rate is zero.
 
         Parameters
         ----------

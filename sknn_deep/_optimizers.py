@@ -27,6 +27,12 @@ STOCHASTIC_SOLVERS = ("sgd", "adam", *TORCH_OPTIMIZERS, "muon")
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.01}
 ANNEALING_SCHEDULES = ("cosine", "one_cycle")
 
+# torch wraps this method so that its first call imports torch._dynamo, which takes longer
+# than most fits, in every process. The optimisers here are never compiled.
+_light_add_param_group = getattr(
+    torch.optim.Optimizer.add_param_group, "__wrapped__", torch.optim.Optimizer.add_param_group
+)
+
 
 class SGD(torch.optim.Optimizer):
     r"""Stochastic gradient descent with scikit-learn's momentum.
@@ -48,6 +54,8 @@ class SGD(torch.optim.Optimizer):
     .. [1] I. Sutskever, J. Martens, G. Dahl, G. Hinton (2013). On the importance of
        initialization and momentum in deep learning. ICML.
     """
+
+    add_param_group = _light_add_param_group
 
     def __init__(self, params, lr: float, momentum: float = 0.9, nesterov: bool = True):
         super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov})
@@ -92,6 +100,8 @@ class Adam(torch.optim.Optimizer):
     ----------
     .. [1] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
     """
+
+    add_param_group = _light_add_param_group
 
     def __init__(self, params, lr: float, betas=(0.9, 0.999), eps: float = 1e-8):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})

@@ -227,7 +227,7 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     n_features_in_ : int
         Number of features seen during ``fit``.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, where all are strings.
 
     See Also
@@ -322,6 +322,9 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     def partial_fit(self, X, y, sample_weight=None) -> "DeepMLPRegressor":
         """Train one epoch on the given data.
 
+        The schedules "cosine" and "one_cycle" count the calls as epochs: after
+        ``max_iter`` calls the learning rate is zero.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -393,6 +396,11 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        if y.dtype.kind not in "biuf":
+            raise ValueError(
+                f"y must hold numbers, got {y.dtype} such as {y.flat[0]!r}; "
+                "use DeepMLPClassifier for labels."
+            )
         if self.loss == "poisson" and np.min(y) < 0:
             raise ValueError(
                 f"loss='poisson' needs y >= 0, got a smallest value of {np.min(y)}; "

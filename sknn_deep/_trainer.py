@@ -21,7 +21,7 @@ from skorch.callbacks import Callback
 from skorch.dataset import Dataset
 from torch import Tensor
 
-from sknn_deep._backprop import Backprop
+from sknn_deep._backprop import make_gradient
 from sknn_deep._batches import Batch, Batches
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
@@ -142,7 +142,7 @@ class Trainer(NeuralNet):
         self._weight_decay = weight_decay
         self._progress = progress
         self._smallest: dict[str, float] = {}
-        self._backprop = None if network.has_normalization else Backprop(network, loss)
+        self._gradient = make_gradient(network, loss)
         self.initialize()
         # known to skorch's callbacks only now: it would move the module and break its views
         self.device = str(network.flat.device)
@@ -203,6 +203,8 @@ class Trainer(NeuralNet):
         except KeyboardInterrupt:
             self.module_.eval()
             warnings.warn("Training interrupted by user.", stacklevel=2)
+        if validation is not None:
+            self.module_.restore(self._progress.best_snapshot)
         self.notify("on_train_end", X=X, y=y)
         return n_iter
 
@@ -305,14 +307,7 @@ class Trainer(NeuralNet):
         :math:`(\sum_i s_i \ell_i + \frac{\alpha}{2} \lVert W \rVert^2) / \sum_i s_i`.
         """
         network, loss, alpha = self.module_, self.criterion_, self._estimator.alpha
-        if self._backprop is not None:
-            value, raw = self._backprop(*batch)
-        else:
-            network.zero_grad()
-            raw = network(batch.X)
-            value = loss.mean(raw, batch.target, batch.weight, batch.weight_sum)
-            value.backward()
-            value, raw = value.detach(), raw.detach()
+        value, raw = self._gradient(*batch)
         reported = value if loss.reported_scale == 1 else value * loss.reported_scale
         if alpha:
             weights, rate = network.weights, alpha / batch.weight_sum
@@ -441,7 +436,7 @@ def fit_lbfgs(
         Its present weights are the start; it holds the optimum afterwards.
     loss : Loss
     batches : Batches
-        In what pieces the sum over the set is taken.
+        The whole set in one batch.
     alpha, tol, max_iter, max_fun, verbose
         As of the estimators.
 
@@ -456,21 +451,17 @@ def fit_lbfgs(
     .. [1] R. H. Byrd, P. Lu, J. Nocedal, C. Zhu (1995). A limited memory algorithm for
        bound constrained optimization. SIAM J. Sci. Comput. 16(5).
     """
-    weight_sum = sum(batch.weight_sum for batch in batches)
+    gradient = make_gradient(network, loss)
+    (batch,) = batches
+    rate = alpha / batch.weight_sum
 
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        with torch.no_grad():
-            network.flat.copy_(torch.from_numpy(flat))
-        network.zero_grad()
-        total = 0.0
-        for batch in batches:
-            part = loss.mean(network(batch.X), batch.target, batch.weight, weight_sum)
-            part.backward()
-            total += part.item()
-        weights, rate = network.weights, alpha / weight_sum
+        network.flat.copy_(torch.from_numpy(flat))
+        value, _ = gradient(*batch)
+        weights = network.weights
         weights.grad.add_(weights, alpha=rate)
-        total += 0.5 * rate * torch.dot(weights, weights).item()
-        return total, network.flat.grad.cpu().numpy().astype(np.float64)
+        value = value.item() + 0.5 * rate * torch.dot(weights, weights).item()
+        return value, network.flat.grad.cpu().numpy().astype(np.float64)
 
     network.train()
     result = scipy.optimize.minimize(
@@ -483,9 +474,8 @@ def fit_lbfgs(
         },
     )  # fmt: skip
     network.eval()
-    with torch.no_grad():
-        network.flat.copy_(torch.from_numpy(result.x))
-    penalty = 0.5 * alpha / weight_sum * torch.dot(network.weights, network.weights).item()
+    network.flat.copy_(torch.from_numpy(result.x))
+    penalty = 0.5 * rate * torch.dot(network.weights, network.weights).item()
     reported = (result.fun - penalty) * loss.reported_scale + penalty
     return float(reported), int(check_optimize_result("lbfgs", result, max_iter))
 
