@@ -11,7 +11,6 @@ table of how they do on images that no choice was made on, and draws four pictur
 
 import argparse
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import ProgressBar
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.manifold import TSNE
 from sklearn.model_selection import train_test_split
 
@@ -196,10 +194,7 @@ def train(estimator, console, data, **validation_data):
     estimator.set_callbacks(ProgressBar())
     console.print(f"{describe(estimator, data[0])}, {estimator.max_iter} epochs", style="bold")
     start = time.perf_counter()
-    with warnings.catch_warnings():
-        # The schedule ends at `max_iter` by design.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(*data, **validation_data)
+    estimator.fit(*data, **validation_data)
     return Result(estimator, time.perf_counter() - start)
 
 

@@ -534,5 +534,6 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        kept = {"auto": ["float64", "float32"], "float32": ["float32"], "float64": ["float64"]}
+        tags.transformer_tags.preserves_dtype = kept[self.dtype]
         return tags

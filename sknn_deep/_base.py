@@ -395,12 +395,13 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _validate_held_out(self, X, y, sample_weight) -> Samples:
         X, y, targets = self._validate_held_out_data(X, y, numpy_dtype(self.module_.flat.dtype))
-        return Samples(X, y, targets, check_sample_weight(sample_weight, X))
+        weight = self._weigh_classes(y, check_sample_weight(sample_weight, X))
+        return Samples(X, y, targets, weight)
 
     def _validation(self, samples: Samples) -> Validation:
         """Return a validation set that knows its loss and its score."""
         flat, loss = self.module_.flat, self._make_loss()
-        rows = _batches.chunk_rows(self._width(), flat.dtype)
+        rows = _batches.chunk_rows(self.module_.width, flat.dtype)
         batches = Batches(samples, batch_size=rows, device=flat.device, dtype=flat.dtype)
         scorer = None if self.scoring in (None, "loss") else check_scoring(self, self.scoring)
         weights = {} if samples.weight is None else {"sample_weight": samples.weight}
@@ -497,12 +498,6 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"dropout must be numbers in [0, 1), got {dropout}.")
         return activations, [float(rate) for rate in dropout]
 
-    def _width(self) -> int:
-        """Return the units of the widest layer."""
-        return max(
-            max(layer.in_features, layer.out_features) for layer in self.module_.linear_layers()
-        )
-
     def _validate_input(self, X):
         """Return X for prediction, in the network's floating-point type."""
         check_is_fitted(self)
@@ -528,7 +523,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         output : ndarray with n_samples rows
         """
         flat = self.module_.flat
-        width = self._width()
+        width = self.module_.width
         rows = min(X.shape[0], _batches.chunk_rows(width, flat.dtype))
         with torch.inference_mode(), limited_threads(rows * self.module_.weights.numel()):
             pieces = [

@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils import column_or_1d, compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
@@ -428,9 +428,11 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
 
     def _labels(self, raw: np.ndarray) -> np.ndarray:
         """Return the most probable labels given the raw output."""
-        if self.n_outputs_ == 1:
-            raw = raw.ravel()
-        return self._label_binarizer.inverse_transform(raw, threshold=0)
+        if self._label_binarizer.y_type_ == "multilabel-indicator":
+            return self._label_binarizer.inverse_transform(raw, threshold=0)
+        indices = raw.argmax(axis=1) if self.n_outputs_ > 1 else raw[:, 0] > 0
+        # a network that saw one class has one output, too, and nothing else to say
+        return self.classes_[np.minimum(indices, len(self.classes_) - 1)]
 
     def _validate_training_data(self, X, y, dtypes, incremental, reset):
         X, y = self._validate_pair(X, y, dtypes, reset)
@@ -490,15 +492,21 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
 
     def _encode(self, y, dtype) -> np.ndarray:
         """Return class indices for a softmax output, 0 and 1 of shape (n, k) for others."""
-        indicators = self._label_binarizer.transform(y)
-        if self._label_binarizer.y_type_ == "multiclass":
-            return indicators.argmax(axis=1)
-        return indicators.astype(dtype)
+        if y.ndim == 2:
+            return self._label_binarizer.transform(y).astype(dtype)
+        indices = np.searchsorted(self.classes_, y)
+        return indices if len(self.classes_) > 2 else indices.astype(dtype)[:, np.newaxis]
 
     def _weigh_classes(self, y, sample_weight):
         if self.class_weight is None:
             return sample_weight
-        weights = compute_sample_weight(self.class_weight, y)
+        if self.class_weight == "balanced" and y.ndim == 1:
+            classes, indices = np.unique(y, return_inverse=True)
+            weights = compute_class_weight(
+                "balanced", classes=classes, y=y, sample_weight=sample_weight
+            )[indices]
+        else:
+            weights = compute_sample_weight(self.class_weight, y)
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
             raise ValueError(
                 f"class_weight={self.class_weight} must map classes to finite, non-negative "

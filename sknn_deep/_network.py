@@ -174,11 +174,15 @@ class Network(_PicklesAsArrays):
         the flat gradient.
     weights : Tensor of shape (n_weights,)
         The weight matrices alone, a view of ``flat``; its ``grad`` is a view likewise.
+    width : int
+        Units of the widest layer, input and output included.
     """
 
     def flatten(self) -> None:
         """Make every parameter a view of the flat buffer, every gradient of the other."""
-        matrices = [layer.weight for layer in self.linear_layers()]
+        layers = self.linear_layers()
+        self.width = max(max(layer.in_features, layer.out_features) for layer in layers)
+        matrices = [layer.weight for layer in layers]
         in_matrices = {id(matrix) for matrix in matrices}
         params = matrices + [p for p in self.parameters() if id(p) not in in_matrices]
         n_weights = sum(p.numel() for p in matrices)

@@ -169,15 +169,6 @@ def test_defaults_comply(estimator, check):
 
 @pytest.mark.slow
 @converging_or_not
-@parametrize_with_checks(
-    [AutoencoderTransformer(solver="sgd")], expected_failed_checks=_expected_failures
-)
-def test_gradient_descent_complies_at_its_default_rate(estimator, check):
-    _check(estimator, check)
-
-
-@pytest.mark.slow
-@converging_or_not
 @parametrize_with_checks(_small(COMBINATIONS), expected_failed_checks=_expected_failures)
 def test_every_solver_activation_and_schedule_complies(estimator, check):
     _check(estimator, check)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import root_mean_squared_error
 from sklearn.neighbors import KNeighborsClassifier
@@ -47,6 +48,18 @@ def test_classifier_reads_the_digits_after_a_few_large_batches(mnist):
     network.fit(mnist.X_train, mnist.y_train)
     assert network.coefs_[0].dtype == np.float32
     assert network.score(mnist.X_test, mnist.y_test) > 0.97
+
+
+@pytest.mark.slow
+def test_the_notebooks_classifier_trains_for_its_hundred_epochs(mnist):
+    network = DeepMLPClassifier(
+        (128, 64), batch_size=2048, max_iter=100, n_iter_no_change=100, random_state=0
+    )
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(100\) reached"):
+        network.fit(mnist.X_train, mnist.y_train)
+    assert network.n_iter_ == len(network.loss_curve_) == 100
+    assert network.loss_ < 0.01
+    assert network.score(mnist.X_test, mnist.y_test) > 0.975
 
 
 @pytest.fixture(scope="module")

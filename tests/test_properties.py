@@ -267,7 +267,7 @@ def test_fit_works_or_names_what_is_wrong(cls):
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", OWN)
 def test_fit_works_or_names_what_is_wrong_in_many_cases(cls):
-    assert 0.1 < _share_fitted(cls, 800) < 0.9
+    assert 0.1 < _share_fitted(cls, 500) < 0.9
 
 
 def test_messages_that_name_nothing_are_seen():
