@@ -500,11 +500,15 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
     def _weigh_classes(self, y, sample_weight):
         if self.class_weight is None:
             return sample_weight
-        if self.class_weight == "balanced" and y.ndim == 1:
-            classes, indices = np.unique(y, return_inverse=True)
-            weights = compute_class_weight(
-                "balanced", classes=classes, y=y, sample_weight=sample_weight
-            )[indices]
+        if self.class_weight == "balanced" and y.ndim == 1 and sample_weight is not None:
+            # over the weights, not the rows: a weight of 2 is a row that stands twice
+            counted = sample_weight > 0
+            classes, indices = np.unique(y[counted], return_inverse=True)
+            by_class = compute_class_weight(
+                "balanced", classes=classes, y=y[counted], sample_weight=sample_weight[counted]
+            )
+            weights = np.zeros(len(y))
+            weights[counted] = by_class[indices]
         else:
             weights = compute_sample_weight(self.class_weight, y)
         if not (np.isfinite(weights).all() and (weights >= 0).all()):

@@ -261,9 +261,21 @@ def test_class_weight_is_the_sample_weight_of_the_class(class_weight, solver, ra
 def test_class_weight_multiplies_the_sample_weight(rare):
     X, y = rare
     weight = np.random.RandomState(0).uniform(size=len(y))
-    both = classifier(class_weight="balanced").fit(X, y, weight)
-    product = classifier().fit(X, y, weight * compute_sample_weight("balanced", y))
+    both = classifier(class_weight={"zero": 1.0, "one": 5.0, "two": 9.0}).fit(X, y, weight)
+    factors = np.array([{"zero": 1.0, "one": 5.0, "two": 9.0}[label] for label in y])
+    product = classifier().fit(X, y, weight * factors)
     assert_allclose(both.loss_curve_, product.loss_curve_, rtol=1e-12)
+
+
+def test_balanced_classes_weigh_the_same_whatever_the_sample_weights(rare):
+    X, y = rare
+    weight = np.random.RandomState(0).uniform(size=len(y))
+    weight[y == "zero"] *= 7
+    labels, indices = np.unique(y, return_inverse=True)
+    totals = np.bincount(indices, weights=weight)
+    expected = weight * weight.sum() / (len(labels) * totals[indices])
+    balanced = classifier(class_weight="balanced").fit(X, y, weight)
+    assert_allclose(balanced.loss_curve_, classifier().fit(X, y, expected).loss_curve_, rtol=1e-9)
 
 
 def test_class_weight_helps_the_rare_classes(rare):
