@@ -20,7 +20,7 @@ from sknn_deep._base import BaseDeepNetwork
 from sknn_deep._device import numpy_dtype, torch_dtype
 from sknn_deep._losses import Loss, reconstruction_loss
 from sknn_deep._network import ACTIVATIONS, Autoencoder
-from sknn_deep._validation import Interval, StrOptions, fit_context
+from sknn_deep._validation import Interval, StrOptions, check_sample_weight, fit_context
 
 
 @dataclass(eq=False, repr=False)
@@ -83,8 +83,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation split, the permutations and the dropout
-        masks. The global random states are neither read nor written, unless it is None,
-        which reads NumPy's.
+        masks. An int gives the same network every time, whatever happens to the global
+        random states; None draws from NumPy's, as in scikit-learn.
 
     tol : float, default=0.0001
         Smallest improvement of the training loss (of the
@@ -150,7 +150,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     scoring : str, callable or None, default=None
         What early stopping maximises. None is "loss"; "loss"
         is the negative validation loss; else a scorer's name or a callable
-        ``scorer(estimator, X, y)``.
+        ``scorer(estimator, X, y)``, which is given ``sample_weight`` if it takes it.
 
     device : str or torch.device, default="auto"
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
@@ -452,6 +452,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             not vary about the mean.
         """
         X = self._validate_input(X)
+        sample_weight = check_sample_weight(sample_weight, X)
         mean = torch.from_numpy(self.mean_).to(self.module_.flat.device)
 
         def errors(rows):
@@ -469,14 +470,19 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _validate_training_data(self, X, y, dtypes, incremental, reset):
         X = validate_data(self, X, accept_sparse="csr", dtype=dtypes, order="C", reset=reset)
         if reset:
-            # summed in double precision: in float32 the sum of many rows loses digits
-            self.mean_ = np.asarray(X.mean(axis=0, dtype=np.float64), dtype=X.dtype).ravel()
             self.out_activation_ = self.output_activation
             if self.output_activation == "auto":
                 values = X.data if sp.issparse(X) else X
                 in_unit_interval = values.size == 0 or (values.min() >= 0 and values.max() <= 1)
                 self.out_activation_ = "logistic" if in_unit_interval else "identity"
         return X, None, None
+
+    def _start(self, samples, random_state, device):
+        X, weight = samples.X, samples.weight
+        weight = np.ones(X.shape[0]) if weight is None else weight
+        # in double precision: in float32 the sum of many rows loses digits
+        self.mean_ = np.asarray(weight @ X / weight.sum(), dtype=X.dtype).ravel()
+        super()._start(samples, random_state, device)
 
     def _validate_held_out_data(self, X, y, dtype):
         X = validate_data(self, X, accept_sparse="csr", dtype=dtype, order="C", reset=False)
@@ -529,8 +535,11 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _make_loss(self) -> Loss:
         return reconstruction_loss(self.loss)
 
-    def _default_score(self, loss, raw, y, sample_weight) -> float:
-        return -loss
+    def _fixed_parameters(self):
+        return {**super()._fixed_parameters(), "output_activation": self.output_activation}
+
+    def _validation_scoring(self):
+        return "loss" if self.scoring is None else self.scoring
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

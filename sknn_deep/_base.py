@@ -33,7 +33,13 @@ from sknn_deep._losses import Loss
 from sknn_deep._network import ACTIVATIONS, NORMALIZATIONS, Network
 from sknn_deep._optimizers import DEFAULT_WEIGHT_DECAY, STOCHASTIC_SOLVERS
 from sknn_deep._trainer import Progress, Trainer, Validation, fit_lbfgs
-from sknn_deep._validation import Interval, Options, StrOptions, check_sample_weight
+from sknn_deep._validation import (
+    Interval,
+    Options,
+    StrOptions,
+    accepts_sample_weight,
+    check_sample_weight,
+)
 from sknn_deep.callbacks import SklearnCallbacks
 
 
@@ -152,32 +158,29 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             The user's validation set, or Nones.
         """
         self._check_combinations(incremental, held_out)
-        first_pass = not hasattr(self, "module_") or not (self.warm_start or incremental)
-        device = resolve_device(self.device)
-        dtypes = accepted_dtypes(self.dtype, device)
-        if not first_pass:
-            dtypes = [numpy_dtype(self.module_.flat.dtype)]
-        given = (X, y, sample_weight)
-        X, y, targets = self._validate_training_data(X, y, dtypes, incremental, first_pass)
-        weight = self._weigh_classes(y, check_sample_weight(sample_weight, X))
-        samples = Samples(X, y, targets, weight)
-
-        random_state = check_random_state(self.random_state)
-        if first_pass:
-            self._start(X, random_state, device)
-        else:
-            self._resume(X, device)
-        if self.module_.has_dropout:
-            # drawn only where it is used: without dropout scikit-learn's draws follow
-            self.module_.set_generator(seeded_generator(random_state, device))
-
+        given, before = (X, y, sample_weight), dict(vars(self))
+        try:
+            random_state = check_random_state(self.random_state)
+            samples = self._prepare(X, y, sample_weight, random_state, incremental)
+            batches, validation = self._arrange(samples, held_out, random_state)
+        except BaseException:
+            # nothing is lost: what was fitted before is fitted still
+            vars(self).clear()
+            vars(self).update(before)
+            raise
         callbacks = [] if incremental else self._sklearn_callbacks(given)
-        with torch.enable_grad():  # the caller may have switched gradients off
-            if self.solver == "lbfgs":
-                self._fit_lbfgs(samples, callbacks)
-            else:
-                self._fit_stochastic(samples, held_out, random_state, incremental, callbacks)
-        self.module_.set_generator(None)
+        work = batches.longest_batch * self.module_.weights.numel()
+        try:
+            # the caller may have switched gradients off
+            with torch.enable_grad(), limited_threads(work):
+                if self.solver == "lbfgs":
+                    self._fit_lbfgs(batches, callbacks)
+                else:
+                    self._fit_stochastic(batches, validation, random_state, incremental, callbacks)
+        finally:
+            self.module_.eval()
+            self.module_.set_generator(None)
+            self._progress.stop_watching()
         if not self.module_.flat.isfinite().all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
@@ -185,6 +188,43 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
                 f"(StandardScaler) or lower learning_rate_init={self.learning_rate_init}."
             )
         return self
+
+    def _prepare(self, X, y, sample_weight, random_state, incremental: bool) -> Samples:
+        """Validate the data and make the network ready, a new one or that of the last call."""
+        first_pass = not hasattr(self, "module_") or not (self.warm_start or incremental)
+        device = resolve_device(self.device)
+        dtypes = accepted_dtypes(self.dtype, device)
+        if not first_pass:
+            dtypes = [numpy_dtype(self.module_.flat.dtype)]
+        X, y, targets = self._validate_training_data(X, y, dtypes, incremental, first_pass)
+        given_weight = check_sample_weight(sample_weight, X)
+        weight = self._weigh_classes(y, given_weight, learn=True)
+        samples = Samples(X, y, targets, weight, given_weight)
+        if first_pass:
+            self._start(samples, random_state, device)
+        else:
+            self._resume(X, device, incremental)
+        if self.module_.has_dropout:
+            # drawn only where it is used: without dropout scikit-learn's draws follow
+            self.module_.set_generator(seeded_generator(random_state, device))
+        return samples
+
+    def _arrange(
+        self, samples: Samples, held_out, random_state
+    ) -> tuple[Batches, Validation | None]:
+        """Return the batches to train on, and the validation set where there is one."""
+        n_samples = samples.X.shape[0]
+        if self.solver == "lbfgs":
+            return self._make_batches(samples, None, batch_size=n_samples), None
+        rows, validation = None, None
+        if held_out[0] is not None:
+            validation = self._validation(self._validate_held_out(*held_out))
+        elif self.early_stopping:
+            rows, held_out_rows = self._split(samples, random_state)
+            validation = self._validation(samples.take(held_out_rows))
+            n_samples = len(rows)
+        batches = self._make_batches(samples, rows, self._clipped_batch_size(n_samples))
+        return batches, validation
 
     def _check_combinations(self, incremental: bool, held_out) -> None:
         """Refuse parameters and arguments that are valid one by one but not together."""
@@ -213,7 +253,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _check_lbfgs(self, has_validation_set: bool) -> None:
         for name, given, reason in (
             ("callbacks", self.callbacks, "there are no epochs to call them in"),
-            ("dropout", np.any(np.not_equal(self.dropout, 0)), "it needs a deterministic loss"),
+            ("dropout", any(np.ravel(self.dropout) != 0), "it needs a deterministic loss"),
             ("X_val", has_validation_set, "it does not stop early"),
         ):
             if given:
@@ -239,35 +279,46 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _needs_y(self) -> bool:
         return get_tags(self).target_tags.required
 
-    def _weigh_classes(self, y, sample_weight):
-        """Return the weights that training goes by; classifiers fold class weights in."""
+    def _weigh_classes(self, y, sample_weight, learn: bool):
+        """Return the weights of the loss; classifiers fold class weights in."""
         return sample_weight
 
-    def _start(self, X, random_state: np.random.RandomState, device: torch.device) -> None:
+    def _start(
+        self, samples: Samples, random_state: np.random.RandomState, device: torch.device
+    ) -> None:
         """Make a new network and forget what was learned before."""
         self.n_iter_, self.t_ = 0, 0
-        self.module_ = self._make_network(X, device)
+        self.module_ = self._make_network(samples.X, device)
         self.module_.initialize(random_state, self._initial_activations())
         self.module_.eval()
         self._progress = Progress()
         self.history_ = None
+        self._fixed = self._fixed_parameters()
         for name in ("_optimizer", "_optimizer_state"):
             vars(self).pop(name, None)
 
-    def _resume(self, X, device: torch.device) -> None:
+    def _resume(self, X, device: torch.device, incremental: bool) -> None:
         """Check that the network of an earlier call can go on, and move it where asked."""
-        asked, present = _flat_items(self._network_config(X)), _flat_items(self.module_.config)
-        differing = {key: value for key, value in asked.items() if value != present[key]}
-        if differing:
-            changes = ", ".join(f"{key} {present[key]} -> {differing[key]}" for key in differing)
+        asked = _flat_items(self._network_config(X)) | self._fixed_parameters()
+        present = _flat_items(self.module_.config) | self._fixed
+        if not incremental:  # a warm start has a new optimiser
+            present["solver"] = asked["solver"]
+        changes = [
+            f"{key} {present[key]} -> {asked[key]}" for key in asked if asked[key] != present[key]
+        ]
+        if changes:
             raise ValueError(
                 "warm_start and partial_fit go on with the network of the previous call; the "
-                f"present parameters and data ask for another one ({changes}). Set "
+                f"present parameters and data ask for another one ({', '.join(changes)}). Set "
                 "warm_start=False, or make a new estimator."
             )
         if self.module_.flat.device != device:
             self.module_.to(device)
             self._set_optimizer_state(self._get_optimizer_state())
+
+    def _fixed_parameters(self) -> dict[str, Any]:
+        """Return parameters, beside the network's own, that may not change between calls."""
+        return {"dtype": self.dtype, "solver": self.solver}
 
     def _sklearn_callbacks(self, given) -> list[SklearnCallbacks]:
         """Return the bridge to the callbacks set with ``set_callbacks``, if any are."""
@@ -276,43 +327,32 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         max_iter = 0 if self.solver == "lbfgs" else self.max_iter
         return [SklearnCallbacks(self, max_iter, *given)]
 
-    def _fit_lbfgs(self, samples: Samples, callbacks: list[SklearnCallbacks]) -> None:
-        network, n_samples = self.module_, samples.X.shape[0]
-        batches = self._make_batches(samples, None, batch_size=n_samples)
+    def _fit_lbfgs(self, batches: Batches, callbacks: list[SklearnCallbacks]) -> None:
         for callback in callbacks:
             callback.on_train_begin(None)
-        with limited_threads(n_samples * network.weights.numel()):
-            self.loss_, self.n_iter_ = fit_lbfgs(
-                network,
-                self._make_loss(),
-                batches,
-                alpha=self.alpha,
-                tol=self.tol,
-                max_iter=self.max_iter,
-                max_fun=self.max_fun,
-                verbose=self.verbose is True or self.verbose >= 1,
-            )
+        self.loss_, self.n_iter_ = fit_lbfgs(
+            self.module_,
+            self._make_loss(),
+            batches,
+            alpha=self.alpha,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            max_fun=self.max_fun,
+            verbose=self.verbose is True or self.verbose >= 1,
+        )
         self.best_iter_ = self.n_iter_
         for callback in callbacks:
             callback.on_train_end(None)
 
     def _fit_stochastic(
         self,
-        samples: Samples,
-        held_out,
+        batches: Batches,
+        validation: Validation | None,
         random_state: np.random.RandomState,
         incremental: bool,
         callbacks: list[SklearnCallbacks],
     ) -> None:
         network, progress = self.module_, self._progress
-        rows, validation = None, None
-        if held_out[0] is not None:
-            validation = self._validation(self._validate_held_out(*held_out))
-        elif self.early_stopping:
-            rows, held_out_rows = self._split(samples, random_state)
-            validation = self._validation(samples.take(held_out_rows))
-        n_samples = samples.X.shape[0] if rows is None else len(rows)
-        batches = self._make_batches(samples, rows, self._clipped_batch_size(n_samples))
         if validation is not None:
             progress.watch_validation(network)
         self._publish(progress)
@@ -324,13 +364,12 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             weight_decay=self._weight_decay(),
             progress=progress,
             history=self.history_,
-            callbacks=[*(self.callbacks or []), *callbacks],
+            callbacks=[*callbacks, *(self.callbacks or [])],
+            records_batches=bool(self.callbacks),
             scored=self._without_feature_names(),
         )
         self.history_ = trainer.history_
-        with limited_threads(batches.longest_batch * network.weights.numel()):
-            self.n_iter_ = trainer.train(batches, validation, random_state, incremental=incremental)
-        progress.best_snapshot = None
+        self.n_iter_ = trainer.train(batches, validation, random_state, incremental=incremental)
         self._publish(progress)
 
     def _publish(self, progress: Progress) -> None:
@@ -395,28 +434,43 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _validate_held_out(self, X, y, sample_weight) -> Samples:
         X, y, targets = self._validate_held_out_data(X, y, numpy_dtype(self.module_.flat.dtype))
-        weight = self._weigh_classes(y, check_sample_weight(sample_weight, X))
-        return Samples(X, y, targets, weight)
+        given_weight = check_sample_weight(sample_weight, X)
+        weight = self._weigh_classes(y, given_weight, learn=False)
+        return Samples(X, y, targets, weight, given_weight)
 
     def _validation(self, samples: Samples) -> Validation:
         """Return a validation set that knows its loss and its score."""
-        flat, loss = self.module_.flat, self._make_loss()
+        flat, loss, scoring = self.module_.flat, self._make_loss(), self._validation_scoring()
         rows = _batches.chunk_rows(self.module_.width, flat.dtype)
         batches = Batches(samples, batch_size=rows, device=flat.device, dtype=flat.dtype)
-        scorer = None if self.scoring in (None, "loss") else check_scoring(self, self.scoring)
-        weights = {} if samples.weight is None else {"sample_weight": samples.weight}
-        scored = self._without_feature_names()
 
         def evaluate() -> tuple[float, float]:
-            value, raw = _evaluate_loss(self.module_, loss, batches)
-            if scorer is not None:
-                return value, float(scorer(scored, samples.X, samples.y, **weights))
-            if self.scoring == "loss":
+            value, raw = _evaluate_loss(self.module_, loss, batches, keep=scoring is None)
+            if scoring == "loss":
                 return value, -value
-            return value, self._default_score(value, raw, samples.y, samples.weight)
+            if scoring is None:
+                return value, self._default_score(raw, samples.y, samples.given_weight)
+            return value, self._scorer_score(scoring, samples)
 
-        dataset = Dataset(samples.X, samples.y, length=len(batches))
-        return Validation(dataset, evaluate)
+        return Validation(Dataset(samples.X, samples.y, length=len(batches)), evaluate)
+
+    def _validation_scoring(self):
+        """Return what early stopping goes by; None is the score of the raw output."""
+        return self.scoring
+
+    def _scorer_score(self, scoring, samples: Samples) -> float:
+        """Return the user's score, weighted by the user's weights where it takes any."""
+        scorer = check_scoring(self, scoring)
+        weights = {}
+        if samples.given_weight is not None and accepts_sample_weight(scorer):
+            weights["sample_weight"] = samples.given_weight
+        try:
+            return float(scorer(self._without_feature_names(), samples.X, samples.y, **weights))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"scoring={scoring!r} failed on the validation set: {error}. Pass a scorer that "
+                f"suits {type(self).__name__} and returns one number, or scoring='loss'."
+            ) from error
 
     def _without_feature_names(self):
         """Return a twin around the same network that predicts for arrays without warning."""
@@ -490,7 +544,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _layer_options(self, n_hidden: int) -> tuple[list[str], list[float]]:
         """Return activation and dropout rate of each hidden layer."""
         activations = self._per_layer("activation", n_hidden)
-        unknown = [name for name in activations if name not in ACTIVATIONS]
+        known = set(ACTIVATIONS)
+        unknown = [name for name in activations if not (isinstance(name, str) and name in known)]
         if unknown:
             raise ValueError(f"activation must be among {sorted(ACTIVATIONS)}, got {unknown}.")
         dropout = self._per_layer("dropout", n_hidden)
@@ -538,8 +593,10 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         return tags
 
 
-def _evaluate_loss(network: Network, loss: Loss, batches: Batches) -> tuple[float, np.ndarray]:
-    """Return the mean loss over a validation set and the raw output of every row."""
+def _evaluate_loss(
+    network: Network, loss: Loss, batches: Batches, keep: bool
+) -> tuple[float, np.ndarray | None]:
+    """Return the mean loss over a validation set and, to keep, the raw output of every row."""
     total, weight_sum, outputs = 0.0, 0.0, []
     with torch.inference_mode():
         for batch in batches:
@@ -547,8 +604,9 @@ def _evaluate_loss(network: Network, loss: Loss, batches: Batches) -> tuple[floa
             part = loss.mean(raw, batch.target, batch.weight, 1.0)
             total += part.item() * loss.reported_scale
             weight_sum += batch.weight_sum
-            outputs.append(raw.cpu().numpy())
-    return total / weight_sum, np.concatenate(outputs)
+            if keep:
+                outputs.append(raw.cpu().numpy())
+    return total / weight_sum, np.concatenate(outputs) if keep else None
 
 
 def _flat_items(config: dict[str, Any]) -> dict[str, Any]:

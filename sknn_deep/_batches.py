@@ -55,12 +55,16 @@ class Samples(NamedTuple):
     targets : ndarray of shape (n_samples, n_outputs) or (n_samples,), or None
         What the loss compares the output with; None stands for ``X`` itself.
     weight : ndarray of shape (n_samples,) or None
+        Weights of the loss, class weights included.
+    given_weight : ndarray of shape (n_samples,) or None
+        The user's weights, by which predictions are scored.
     """
 
     X: Any
     y: np.ndarray | None
     targets: np.ndarray | None
     weight: np.ndarray | None
+    given_weight: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Samples":
         """Return a copy of some rows."""
@@ -92,7 +96,7 @@ class Batches:
         device: torch.device,
         dtype: torch.dtype,
     ):
-        X, _, targets, weight = samples
+        X, targets, weight = samples.X, samples.targets, samples.weight
         self._samples, self._rows, self._device = samples, rows, device
         n_samples = X.shape[0] if rows is None else len(rows)
         if weight is not None and not weight[... if rows is None else rows].any():

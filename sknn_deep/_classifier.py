@@ -11,7 +11,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d, compute_class_weight, compute_sample_weight
+from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
@@ -85,8 +85,8 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation split, the permutations and the dropout
-        masks. The global random states are neither read nor written, unless it is None,
-        which reads NumPy's.
+        masks. An int gives the same network every time, whatever happens to the global
+        random states; None draws from NumPy's, as in scikit-learn.
 
     tol : float, default=0.0001
         Smallest improvement of the training loss (of the
@@ -152,7 +152,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
     scoring : str, callable or None, default=None
         What early stopping maximises. None is the accuracy; "loss"
         is the negative validation loss; else a scorer's name or a callable
-        ``scorer(estimator, X, y)``.
+        ``scorer(estimator, X, y)``, which is given ``sample_weight`` if it takes it.
 
     device : str or torch.device, default="auto"
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
@@ -168,8 +168,10 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         registered with ``set_callbacks``.
 
     class_weight : dict, "balanced" or None, default=None
-        Weight of each class: a dict ``{class: weight}``, or "balanced" for weights
-        inversely proportional to the class frequencies. Multiplies ``sample_weight``.
+        Weight of each class in the loss: a dict ``{class: weight}``, where a class that is
+        not named weighs 1, or "balanced" for weights inversely proportional to the class
+        frequencies in the training data. Multiplies ``sample_weight``; scores go by
+        ``sample_weight`` alone.
 
     label_smoothing : float, default=0.0
         Share of each target that is spread evenly over the classes, in [0, 1). A little
@@ -192,8 +194,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
 
     history_ : skorch.history.History
         One row per epoch: "train_loss", "dur" (seconds) and, with a validation set,
-        "valid_loss" and "valid_score". The losses of single batches are kept only when
-        a callback listens to batches.
+        "valid_loss" and "valid_score". With skorch callbacks also the loss of each batch.
 
     loss_ : float
         Loss of the last epoch, penalty included.
@@ -497,26 +498,38 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         indices = np.searchsorted(self.classes_, y)
         return indices if len(self.classes_) > 2 else indices.astype(dtype)[:, np.newaxis]
 
-    def _weigh_classes(self, y, sample_weight):
+    def _weigh_classes(self, y, sample_weight, learn: bool):
         if self.class_weight is None:
             return sample_weight
-        if self.class_weight == "balanced" and y.ndim == 1 and sample_weight is not None:
-            # over the weights, not the rows: a weight of 2 is a row that stands twice
-            counted = sample_weight > 0
-            classes, indices = np.unique(y[counted], return_inverse=True)
-            by_class = compute_class_weight(
-                "balanced", classes=classes, y=y[counted], sample_weight=sample_weight[counted]
-            )
-            weights = np.zeros(len(y))
-            weights[counted] = by_class[indices]
-        else:
+        if y.ndim == 2:
             weights = compute_sample_weight(self.class_weight, y)
+        else:
+            indices = np.searchsorted(self.classes_, y)
+            if learn:
+                self._class_weights = self._make_class_weights(indices, sample_weight)
+            weights = self._class_weights[indices]
+        return weights if sample_weight is None else sample_weight * weights
+
+    def _make_class_weights(self, indices: np.ndarray, sample_weight) -> np.ndarray:
+        """Return the weight of each class, given the classes of the training samples."""
+        if self.class_weight == "balanced":
+            # over the weights, not the rows: a weight of 2 is a row that stands twice
+            totals = np.bincount(indices, weights=sample_weight, minlength=len(self.classes_))
+            present = totals > 0
+            share = totals.sum() / present.sum()
+            return np.divide(share, totals, out=np.zeros(len(totals)), where=present)
+        unknown = [label for label in self.class_weight if label not in self.classes_]
+        if unknown:
+            raise ValueError(
+                f"class_weight names {unknown}, which are not among the classes {self.classes_}."
+            )
+        weights = np.array([self.class_weight.get(label, 1.0) for label in self.classes_.tolist()])
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
             raise ValueError(
                 f"class_weight={self.class_weight} must map classes to finite, non-negative "
                 "numbers."
             )
-        return weights if sample_weight is None else sample_weight * weights
+        return weights
 
     def _stratify(self, targets):
         # scikit-learn stratifies where the encoded labels have one column: two classes
@@ -525,10 +538,12 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
     def _make_loss(self) -> Loss:
         return classification_loss(self.out_activation_, self.label_smoothing)
 
-    def _default_score(self, loss, raw: np.ndarray, y, sample_weight) -> float:
+    def _default_score(self, raw: np.ndarray, y, sample_weight) -> float:
         if not np.isfinite(raw).all():
             return np.nan
-        return accuracy_score(y, self._labels(raw), sample_weight=sample_weight)
+        if y.ndim == 1:  # accuracy_score would look at the kind of the labels in every epoch
+            return float(np.average(self._labels(raw) == y, weights=sample_weight))
+        return float(accuracy_score(y, self._labels(raw), sample_weight=sample_weight))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -163,6 +163,14 @@ class DenseStack(_PicklesAsArrays, nn.Sequential):
         if out_activation != "identity":
             self.append(ACTIVATIONS[out_activation]())
 
+    def __getitem__(self, index):
+        # a part of the stack is no stack of dense layers
+        return (
+            nn.Sequential(*list(self)[index])
+            if isinstance(index, slice)
+            else super().__getitem__(index)
+        )
+
 
 class Network(_PicklesAsArrays):
     """Base of the two networks: parameters in one flat buffer, gradients in another.
@@ -261,6 +269,18 @@ class Network(_PicklesAsArrays):
         """
         limit = torch.finfo(self.weights.dtype).tiny ** 0.5
         torch.ops.aten.hardshrink.out(self.weights, limit, out=self.weights)
+
+    def learn_statistics(self, X: Tensor) -> None:
+        """Set the running statistics of batch normalisation to those of one large batch."""
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm1d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        if norms:
+            with torch.no_grad():
+                self.train()(X)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
     def snapshot(self) -> list[Tensor]:
         """Return a copy of all learned state: the flat buffer and the running statistics."""

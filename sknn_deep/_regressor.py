@@ -79,8 +79,8 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation split, the permutations and the dropout
-        masks. The global random states are neither read nor written, unless it is None,
-        which reads NumPy's.
+        masks. An int gives the same network every time, whatever happens to the global
+        random states; None draws from NumPy's, as in scikit-learn.
 
     tol : float, default=0.0001
         Smallest improvement of the training loss (of the
@@ -146,7 +146,7 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     scoring : str, callable or None, default=None
         What early stopping maximises. None is R²; "loss"
         is the negative validation loss; else a scorer's name or a callable
-        ``scorer(estimator, X, y)``.
+        ``scorer(estimator, X, y)``, which is given ``sample_weight`` if it takes it.
 
     device : str or torch.device, default="auto"
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
@@ -182,8 +182,7 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
 
     history_ : skorch.history.History
         One row per epoch: "train_loss", "dur" (seconds) and, with a validation set,
-        "valid_loss" and "valid_score". The losses of single batches are kept only when
-        a callback listens to batches.
+        "valid_loss" and "valid_score". With skorch callbacks also the loss of each batch.
 
     loss_ : float
         Loss of the last epoch, penalty included.
@@ -375,6 +374,10 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
 
     def _validate_held_out_data(self, X, y, dtype):
         X, y, targets = self._validate_triple(X, y, [dtype], reset=False)
+        if self.scoring is None and X.shape[0] < 2:
+            raise ValueError(
+                "X_val has one row, on which R² is not defined; pass more rows or scoring='loss'."
+            )
         if targets.shape[1] != self.n_outputs_:
             raise ValueError(
                 f"y_val has {targets.shape[1]} outputs but y has {self.n_outputs_}; "
@@ -408,12 +411,16 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
             )
         return X, y, np.ascontiguousarray(y.reshape(len(y), -1), dtype=X.dtype)
 
+    def _fixed_parameters(self):
+        # with another output activation the network would mean something else
+        return {**super()._fixed_parameters(), "loss='poisson'": self.loss == "poisson"}
+
     def _make_loss(self) -> Loss:
         return regression_loss(
             self.loss, self.n_outputs_, quantile=self.quantile, huber_delta=self.huber_delta
         )
 
-    def _default_score(self, loss, raw: np.ndarray, y, sample_weight) -> float:
+    def _default_score(self, raw: np.ndarray, y, sample_weight) -> float:
         if not np.isfinite(raw).all():
             return np.nan
         return r2_score(y, self._values(raw), sample_weight=sample_weight)

@@ -17,7 +17,7 @@ import scipy.optimize
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNet
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EpochScoring, LRScheduler
 from skorch.dataset import Dataset
 from torch import Tensor
 
@@ -62,16 +62,27 @@ class Progress:
     validation_loss_curve: list[float] | None = None
     best_validation_score: float | None = None
     best_iter: int = 0
+    watching: bool = False
     best_snapshot: list[Tensor] | None = None
     no_improvement_count: int = 0
     n_samples_seen: int = 0
 
     def watch_validation(self, network: Network) -> None:
-        """Go by a validation set from now on; the present weights are the first best."""
-        self.best_snapshot = network.snapshot()
+        """Go by a validation set from now on.
+
+        The present weights are the best so far where an earlier call ended with the best
+        of its own; otherwise nothing is kept until a score is a number.
+        """
+        self.watching = True
         if self.validation_scores is None:
             self.validation_scores, self.validation_loss_curve = [], []
             self.best_validation_score, self.best_loss = -np.inf, None
+        if np.isfinite(self.best_validation_score):
+            self.best_snapshot = network.snapshot()
+
+    def stop_watching(self) -> None:
+        """Forget the snapshot, which the network has been restored to."""
+        self.watching, self.best_snapshot = False, None
 
     def add_loss(self, loss: float, tol: float) -> None:
         """Judge an epoch by its training loss."""
@@ -111,6 +122,8 @@ class Trainer(NeuralNet):
     history : skorch.history.History or None
         Continued where one is given.
     callbacks : list of skorch callbacks
+    records_batches : bool
+        Whether the history keeps the loss of every batch.
     scored : estimator
         Through which skorch's scoring callbacks predict.
     """
@@ -126,12 +139,13 @@ class Trainer(NeuralNet):
         progress: Progress,
         history,
         callbacks,
+        records_batches: bool,
         scored,
     ):
         super().__init__(
             network,
-            criterion=lambda: loss,
-            optimizer=lambda: optimizer,
+            criterion=_Constant(loss),
+            optimizer=_Constant(optimizer),
             callbacks=callbacks,
             train_split=None,
             device=None,
@@ -141,13 +155,23 @@ class Trainer(NeuralNet):
         self._estimator, self._scored = estimator, scored
         self._weight_decay = weight_decay
         self._progress = progress
-        self._smallest: dict[str, float] = {}
         self._gradient = make_gradient(network, loss)
         self.initialize()
         # known to skorch's callbacks only now: it would move the module and break its views
         self.device = str(network.flat.device)
         self.history_ = history if history is not None else self.history_
-        self._hears_batches = any(map(_listens_to_batches, self.callbacks_))
+        self._smallest = {
+            name: min((row[name] for row in self.history if name in row), default=np.inf)
+            for name in ("train_loss", "valid_loss")
+        }
+        self._records_batches = records_batches
+        self._hears_batches = any(_listens_to_batches(callback) for _, callback in self.callbacks_)
+
+    def __getstate__(self):
+        # what is pickled (skorch's ``Checkpoint(f_pickle=…)``) predicts; it does not train
+        state = super().__getstate__()
+        state.pop("_gradient")
+        return state
 
     @property
     def _default_callbacks(self):
@@ -191,8 +215,8 @@ class Trainer(NeuralNet):
             if validation is not None:
                 sets["dataset_valid"] = validation.dataset
         max_iter = 1 if incremental else self._estimator.max_iter
-        self._first_epoch = 0 if incremental else len(self._progress.loss_curve)
-        n_iter = 0
+        self._n_epochs_before = len(self._progress.loss_curve)
+        self._first_epoch = 0 if incremental else self._n_epochs_before
         try:
             self.notify("on_train_begin", X=X, y=y)
             for n_iter in range(1, max_iter + 1):
@@ -202,11 +226,24 @@ class Trainer(NeuralNet):
                 self._warn_unless_converged(incremental)
         except KeyboardInterrupt:
             self.module_.eval()
+            if self.history and "train_loss" not in self.history[-1]:
+                self.history.pop()  # the epoch that was not finished
             warnings.warn("Training interrupted by user.", stacklevel=2)
         if validation is not None:
-            self.module_.restore(self._progress.best_snapshot)
+            self._restore_best()
         self.notify("on_train_end", X=X, y=y)
-        return n_iter
+        return len(self._progress.loss_curve) - self._n_epochs_before
+
+    def _restore_best(self) -> None:
+        if self._progress.best_snapshot is not None:
+            self.module_.restore(self._progress.best_snapshot)
+        elif self._progress.validation_scores and self.module_.flat.isfinite().all():
+            warnings.warn(
+                "The validation score was never a finite number, so the weights of the last epoch "
+                f"are kept. Check scoring={self._estimator.scoring!r} and the validation set.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
 
     def _run_epoch(self, batches, validation, random_state, n_iter, sets) -> bool:
         """Train one epoch and judge it; return whether training should stop."""
@@ -226,18 +263,28 @@ class Trainer(NeuralNet):
             self._say(f"Validation score: {progress.validation_scores[-1]:f}")
         self._record(loss, time.perf_counter() - start)
         self._end_of_epoch_rate()
-        try:
-            self.notify("on_epoch_end", **sets)
-        except KeyboardInterrupt:  # skorch's callbacks ask in this way to stop
+        if self._end_epoch(sets):
             return True
         if not math.isfinite(loss) and not self.module_.flat.isfinite().all():
             self._warn_of_divergence(loss, n_iter)
             return True
         return self._has_stagnated()
 
+    def _end_epoch(self, sets) -> bool:
+        """Tell every callback of the end of an epoch; return whether one asks to stop."""
+        self.on_epoch_end(self, **sets)
+        stop = False
+        for _, callback in self.callbacks_:
+            try:
+                callback.on_epoch_end(self, **sets)
+            except KeyboardInterrupt:  # skorch's callbacks ask in this way
+                stop = True
+        return stop
+
     def _train_epoch(self, batches: Batches) -> float:
         """Train on every batch; return the mean loss over the rows."""
         self.module_.train()
+        self._frozen = [p.grad for p in self.module_.parameters() if not p.requires_grad]
         epochs_done = len(self._progress.loss_curve) - self._first_epoch
         losses, sizes = [], []
         for number, batch in enumerate(batches):
@@ -255,7 +302,7 @@ class Trainer(NeuralNet):
         self.module_.eval()
         # the one time in an epoch that the host waits for the device
         values = torch.stack(losses).cpu().numpy().astype(np.float64)
-        if self.callbacks_ and not self._hears_batches:
+        if self._records_batches and not self._hears_batches:
             for value, size in zip(values, sizes, strict=True):
                 self._record_batch(float(value), size)
         return float(np.dot(values, sizes)) / len(batches)
@@ -292,13 +339,27 @@ class Trainer(NeuralNet):
                 step.update(loss=loss, y_pred=raw)
             return loss
 
-        self.optimizer_.step(closure)
+        try:
+            self.optimizer_.step(closure)
+        except (AssertionError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            estimator = self._estimator
+            raise ValueError(
+                f"solver={estimator.solver!r} with solver_params={estimator.solver_params!r} "
+                f"failed in a step: {error}"
+            ) from error
         return step
 
     def _decay_weights(self) -> None:
         if self._weight_decay:
-            rate = self.optimizer_.param_groups[0]["lr"]
-            self.module_.weights.mul_(1 - rate * self._weight_decay)
+            factor = 1 - self.optimizer_.param_groups[0]["lr"] * self._weight_decay
+            matrices = [self.module_.weights]
+            if self._frozen:
+                weights = [layer.weight for layer in self.module_.linear_layers()]
+                matrices = [weight.detach() for weight in weights if weight.requires_grad]
+            for matrix in matrices:
+                matrix.mul_(factor)
 
     def _loss_and_gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
         r"""Fill the network's gradient; return the reported loss and the raw output.
@@ -313,6 +374,8 @@ class Trainer(NeuralNet):
             weights, rate = network.weights, alpha / batch.weight_sum
             weights.grad.add_(weights, alpha=rate)
             reported = reported.add(torch.dot(weights, weights), alpha=0.5 * rate)
+        for gradient in self._frozen:  # skorch's Freezer
+            gradient.zero_()
         if self._estimator.max_grad_norm is not None:
             norm = torch.linalg.vector_norm(network.flat.grad)
             network.flat.grad.mul_((self._estimator.max_grad_norm / norm).clamp(max=1.0))
@@ -338,7 +401,7 @@ class Trainer(NeuralNet):
     def _has_stagnated(self) -> bool:
         """Return whether to stop; the "adaptive" schedule lowers its rate first."""
         estimator, progress = self._estimator, self._progress
-        watching = progress.best_snapshot is not None
+        watching = progress.watching
         if progress.no_improvement_count <= estimator.n_iter_no_change:
             return False
         if estimator.learning_rate in ANNEALING_SCHEDULES and not watching:
@@ -364,11 +427,11 @@ class Trainer(NeuralNet):
         """Write the epoch into skorch's history, under skorch's names."""
         progress = self._progress
         losses = {"train_loss": loss}
-        if progress.best_snapshot is not None:
+        if progress.watching:
             losses["valid_loss"] = progress.validation_loss_curve[-1]
             self.history.record("valid_score", progress.validation_scores[-1])
         for name, value in losses.items():
-            is_best = value < self._smallest.get(name, np.inf)
+            is_best = value < self._smallest[name]
             if is_best:
                 self._smallest[name] = value
             self.history.record(name, value)
@@ -389,7 +452,7 @@ class Trainer(NeuralNet):
             )
 
     def _warn_of_divergence(self, loss: float, n_iter: int) -> None:
-        if self._progress.best_iter and self._progress.best_snapshot is not None:
+        if self._progress.best_snapshot is not None:
             warnings.warn(
                 f"Training diverged in iteration {n_iter} (loss={loss}); the weights of the "
                 f"best validation score (epoch {self._progress.best_iter}) are kept. Scale "
@@ -473,14 +536,29 @@ def fit_lbfgs(
             "maxfun": max_fun, "maxiter": max_iter, "gtol": tol, **lbfgs_verbosity(verbose),
         },
     )  # fmt: skip
-    network.eval()
     network.flat.copy_(torch.from_numpy(result.x))
+    network.learn_statistics(batch.X)
+    network.eval()
     penalty = 0.5 * rate * torch.dot(network.weights, network.weights).item()
     reported = (result.fun - penalty) * loss.reported_scale + penalty
     return float(reported), int(check_optimize_result("lbfgs", result, max_iter))
 
 
-def _listens_to_batches(named_callback: tuple[str, Callback]) -> bool:
-    kind = type(named_callback[1])
+class _Constant:
+    """What skorch calls to make its criterion and optimiser; a lambda would not pickle."""
+
+    def __init__(self, value):
+        self._value = value
+
+    def __call__(self):
+        return self._value
+
+
+def _listens_to_batches(callback: Callback) -> bool:
+    """Return whether a callback does anything with the events of single batches."""
+    if type(callback) is EpochScoring:
+        return False  # it would cache predictions, which the net tells it not to
+    if type(callback) is LRScheduler:
+        return callback.step_every == "batch"
     events = ("on_batch_begin", "on_batch_end", "on_grad_computed")
-    return any(getattr(kind, event) is not getattr(Callback, event) for event in events)
+    return any(getattr(type(callback), event) is not getattr(Callback, event) for event in events)

@@ -4,6 +4,8 @@ Everything with a leading underscore that the package takes from scikit-learn is
 here, so that a release which moves one of them is mended in one place.
 """
 
+from inspect import signature
+
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -16,6 +18,7 @@ __all__ = [
     "Interval",
     "Options",
     "StrOptions",
+    "accepts_sample_weight",
     "check_optimize_result",
     "check_partial_fit_first_call",
     "check_sample_weight",
@@ -39,6 +42,12 @@ def check_sample_weight(sample_weight, X):
     if sample_weight is None:
         return None
     return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+
+
+def accepts_sample_weight(scorer) -> bool:
+    """Return whether a scorer, or the metric behind it, takes sample weights."""
+    function = getattr(scorer, "_score_func", scorer)
+    return "sample_weight" in signature(function).parameters
 
 
 def lbfgs_verbosity(verbose):

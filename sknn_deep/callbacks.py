@@ -29,7 +29,7 @@ class SklearnCallbacks(Callback):
     max_iter : int
         Number of epochs that may come.
     X, y : array-like
-        The validated training data, handed to the callbacks.
+        The training data as the user gave them, handed to the callbacks.
     sample_weight : ndarray or None
         Handed on as metadata, so that monitors can weight their scores.
     """
@@ -54,7 +54,8 @@ class SklearnCallbacks(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         """End the epoch's task, and the training if a callback asks for it."""
-        stop = self._epoch.call_on_fit_task_end(
+        epoch, self._epoch = self._epoch, None
+        stop = epoch.call_on_fit_task_end(
             **self._task,
             # the weights of this epoch, copied only when a callback asks for them
             reconstruction_attributes=lambda: {"module_": copy.deepcopy(net.module_)},
@@ -63,5 +64,7 @@ class SklearnCallbacks(Callback):
             raise StopTraining
 
     def on_train_end(self, net, **kwargs):
-        """End the root task."""
+        """End the root task, and the epoch's where it was interrupted."""
+        if self._epoch is not None:
+            self._epoch.call_on_fit_task_end(**self._task)
         self._root.call_on_fit_task_end(**self._task, reconstruction_attributes={})

@@ -9,11 +9,13 @@ import scipy.sparse as sp
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils._param_validation import InvalidParameterError
 from skorch.callbacks import EpochTimer
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep._optimizers import STOCHASTIC_SOLVERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 
@@ -462,13 +464,30 @@ def test_one_number_as_the_weight_of_all_rows_changes_nothing_but_the_penalty(sc
 
 @pytest.mark.parametrize(
     "weights",
-    [{0: -3.0}, {0: np.nan}, dict.fromkeys(range(10), 0.0), {"zero": 2.0}],
-    ids=["negative", "nan", "all zero", "unknown"],
+    [{0: -3.0}, {0: np.nan}, dict.fromkeys(range(10), 0.0)],
+    ids=["negative", "nan", "all zero"],
 )
 def test_class_weights_that_make_no_sense_are_refused(weights, data):
     X, y = data
     with pytest.raises(ValueError, match="class_weight|All sample weights"):
         DeepMLPClassifier(**QUICK, class_weight=weights).fit(X, y)
+
+
+@LEARN
+@pytest.mark.parametrize("key", [11, "zero"])
+def test_class_weight_of_what_is_no_class_is_refused(key, method, data):
+    with pytest.raises(ValueError, match="class_weight") as error:
+        learn(DeepMLPClassifier(**QUICK, class_weight={0: 3.0, key: 2.0}), method, *data)
+    assert repr(key) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "weight", [np.r_[-1.0, np.ones(119)], np.zeros(120)], ids=["negative", "all zero"]
+)
+def test_score_of_an_autoencoder_refuses_weights_that_make_no_sense(weight, data):
+    X, _ = data
+    with pytest.raises(ValueError, match="sample_weight|[Ss]ample weights"):
+        AutoencoderTransformer(2, **QUICK).fit(X).score(X, sample_weight=weight)
 
 
 # Parameters
@@ -579,6 +598,7 @@ def test_lists_of_an_autoencoder_count_both_halves(data):
     [
         ("activation", ["relu", "swish"], "activation must be among"),
         ("activation", ["relu", 3], "activation must be among"),
+        ("activation", [["relu"], ["tanh"]], "activation must be among"),
         ("dropout", [0.1, 1.0], "dropout must be numbers in [0, 1), got [0.1, 1.0]"),
         ("dropout", [0.1, -0.5], "dropout must be numbers in [0, 1), got [0.1, -0.5]"),
         ("dropout", [0.1, "half"], "dropout"),
@@ -603,7 +623,12 @@ def test_one_wrong_entry_of_a_list_is_refused(name, value, message, data):
         ({"solver": "lbfgs", "dropout": [0.1]}, "solver='lbfgs' does not support dropout"),
         ({"solver": "adamw", "solver_params": {"speed": 9}}, "refused solver_params={'speed': 9}"),
         ({"solver": "adam", "solver_params": {"amsgrad": True}}, "refused solver_params="),
-        ({"solver": "adamw", "solver_params": {"lr": -1.0}}, "refused solver_params="),
+        ({"solver": "adamw", "solver_params": {"betas": (2.0, 0.9)}}, "refused solver_params="),
+        # these two fail only when they are asked for a step
+        ({"solver": torch.optim.SparseAdam}, "solver="),
+        ({"solver": "adamw", "solver_params": {"capturable": True}, "device": "cpu"}, "solver="),
+        ({"solver": "lbfgs", "dropout": ["a"]}, "dropout"),
+        ({"activation": [["relu"]]}, "activation must be"),
         ({"solver": torch.optim.SGD, "solver_params": {"nesterov": True}}, "solver_params="),
         ({"device": "mps", "dtype": "float64"}, "mps"),
     ],
@@ -614,6 +639,23 @@ def test_parameters_that_do_not_go_together_are_refused(kind, params, message, d
         params = {**params, "dropout": [0.1, 0.1]}
     with pytest.raises(ValueError, match=re.escape(message)):
         kind(**{**QUICK, **params}).fit(*data)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(
+    ("option", "name"), [("weight_decay", "weight_decay"), ("lr", "learning_rate_init")]
+)
+@pytest.mark.parametrize("solver", STOCHASTIC_SOLVERS)
+def test_what_is_a_parameter_is_refused_in_solver_params(solver, option, name, method, data):
+    network = DeepMLPClassifier(**{**QUICK, "solver": solver, "solver_params": {option: 0.1}})
+    with pytest.raises(ValueError, match=rf"solver_params.*\b{name}\b"):
+        learn(network, method, *data)
+
+
+def test_rate_of_an_optimizer_class_is_refused_in_solver_params(kind, data):
+    params = {**QUICK, "solver": torch.optim.SGD, "solver_params": {"lr": 0.1}}
+    with pytest.raises(ValueError, match="learning_rate_init"):
+        kind(**params).fit(*data)
 
 
 @pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
@@ -644,6 +686,16 @@ def test_weights_that_diverge_are_refused(kind, method, solver, data):
     message = r"Solver produced non-finite parameter weights.*lower learning_rate_init=1e\+200"
     with pytest.raises(ValueError, match=message):
         learn(network.set_params(batch_size=10), method, 1e3 * X, y)
+
+
+@pytest.mark.parametrize("own_set", [False, True])
+def test_weights_that_diverge_before_a_good_epoch_are_refused(kind, own_set, data):
+    X, y = 1e3 * data[0], data[1]
+    network = kind(**{**QUICK, "learning_rate_init": 1e200, "batch_size": 10})
+    options = held_out(kind, X, y) if own_set else {}
+    network.set_params(early_stopping=not own_set)
+    with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):
+        network.fit(X, y, **options)
 
 
 def test_weights_that_diverge_after_a_good_epoch_leave_the_best_ones(cancer):
@@ -703,6 +755,54 @@ def test_empty_validation_set_is_refused(kind, data):
         kind(**QUICK).fit(X, y, **held_out(kind, X[:0], y[:0]))
 
 
+def test_validation_set_of_one_row_has_no_r2(data):
+    X, y = data
+    with pytest.raises(ValueError, match="X_val"):
+        DeepMLPRegressor(**QUICK).fit(X, y, X_val=X[:1], y_val=y[:1])
+
+
+@pytest.mark.parametrize("scoring", ["loss", "neg_mean_squared_error"])
+def test_validation_set_of_one_row_has_other_scores(scoring, data):
+    X, y = data
+    network = DeepMLPRegressor(**QUICK, scoring=scoring)
+    network.fit(X, y, X_val=X[:1], y_val=y[:1])
+    assert np.isfinite(network.best_validation_score_)
+
+
+def output(network, X):
+    return getattr(network, OUTPUTS[type(network)][0])(X)
+
+
+def test_refused_validation_set_leaves_a_fitted_network_as_it_was(kind, data):
+    X, y = data
+    network = kind(**QUICK).fit(X, y)
+    before, losses = output(network, X), list(network.loss_curve_)
+    with pytest.raises(ValueError, match="63 features"):
+        network.fit(X, y, **held_out(kind, X[:, 1:], y))
+    assert_array_equal(output(network, X), before)
+    assert network.loss_curve_ == losses
+
+
+@pytest.mark.parametrize("name", OUTPUTS[DeepMLPClassifier])
+def test_unseen_class_in_a_validation_set_leaves_a_fitted_network_as_it_was(name, data):
+    X, y = data
+    network = DeepMLPClassifier(**QUICK).fit(X, y)
+    before = getattr(network, name)(X)
+    few = y < 8
+    with pytest.raises(ValueError, match="y_val has classes that are not in y"):
+        network.fit(X[few], y[few], X_val=X, y_val=y)
+    assert_array_equal(getattr(network, name)(X), before)
+
+
+def test_refused_validation_set_leaves_an_unfitted_network_unfitted(kind, data):
+    X, y = data
+    network = kind(**QUICK)
+    with pytest.raises(ValueError, match="63 features"):
+        network.fit(X, y, **held_out(kind, X[:, 1:], y))
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        output(network, X)
+
+
 def test_unseen_classes_in_the_validation_set_are_refused(data):
     X, y = data
     few = y < 8
@@ -753,10 +853,39 @@ def test_validation_set_with_lbfgs_is_refused(kind, data):
         kind(**{**QUICK, "solver": "lbfgs"}).fit(X, y, **held_out(kind, X, y))
 
 
-def test_scorer_that_the_estimator_cannot_serve_says_so(data):
+@pytest.mark.parametrize(
+    ("kind", "scoring"),
+    [
+        (DeepMLPRegressor, "neg_log_loss"),
+        (DeepMLPRegressor, "roc_auc"),
+        (AutoencoderTransformer, "accuracy"),
+        (AutoencoderTransformer, "neg_mean_squared_error"),
+    ],
+)
+@pytest.mark.parametrize("own_set", [False, True])
+def test_scorer_that_the_estimator_cannot_serve_is_refused(kind, scoring, own_set, data):
     X, y = data
-    with pytest.raises((ValueError, AttributeError), match="predict_proba|response_method"):
-        DeepMLPRegressor(**QUICK, scoring="neg_log_loss", early_stopping=True).fit(X, y)
+    options = held_out(kind, X, y) if own_set else {}
+    with pytest.raises(ValueError, match=f"scoring='{scoring}'"):
+        kind(**QUICK, scoring=scoring, early_stopping=True).fit(X, y, **options)
+
+
+@pytest.mark.parametrize(
+    "score", [{"accuracy": 0.5}, None, [0.5, 0.6], "high"], ids=["dict", "None", "list", "text"]
+)
+def test_scorer_that_returns_no_number_is_refused(kind, score, data):
+    network = kind(**QUICK, scoring=lambda *args, **kwargs: score, early_stopping=True)
+    with pytest.raises(ValueError, match="scoring"):
+        network.fit(*data)
+
+
+def test_error_inside_a_scorer_is_not_hidden(data):
+    def broken(estimator, X, y):
+        return accuracy_score(y, estimator.predict(X)) / 0
+
+    with pytest.raises((ZeroDivisionError, ValueError)) as error:
+        DeepMLPClassifier(**QUICK, scoring=broken, early_stopping=True).fit(*data)
+    assert "zero" in str(error.value)
 
 
 # Arrays of other kinds

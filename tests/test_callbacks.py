@@ -1,11 +1,13 @@
 """scikit-learn's callbacks, skorch's callbacks, and what is said and recorded on the way."""
 
 import copy
+import pickle
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.optimize
 import skorch.callbacks
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -274,6 +276,23 @@ def test_monitor_takes_several_scores_of_a_regressor(diabetes):
     assert last["neg_mean_squared_error"] == -mean_squared_error(diabetes.y, predicted)
 
 
+@pytest.mark.parametrize("patience", [2, 3])
+def test_monitor_scores_the_last_epoch_also_when_skorch_stops_the_training(patience, digits):
+    monitor = ScoringMonitor(scoring="accuracy")
+    stop = skorch.callbacks.EarlyStopping(
+        monitor="train_loss",
+        patience=patience,
+        threshold=10.0,
+        threshold_mode="abs",
+        sink=lambda _: None,
+    )
+    classifier = quick_classifier(max_iter=50, callbacks=[stop]).set_callbacks(monitor)
+    classifier.fit(digits.X, digits.y)
+    scores = scores_of_epochs(monitor)["accuracy"]
+    assert len(scores) == classifier.n_iter_ == patience + 1
+    assert scores.iloc[-1] == classifier.score(digits.X, digits.y)
+
+
 @pytest.mark.slow
 def test_monitor_collects_the_scores_of_a_search_in_two_processes(wine):
     monitor = ScoringMonitor(scoring="accuracy")
@@ -359,6 +378,16 @@ def test_train_end_checkpoint_loads_at_the_beginning_of_another_fit(digits, tmp_
     second = quick_classifier(callbacks=[load], max_iter=1, random_state=1)
     second.fit(digits.X, digits.y)
     assert second.loss_ < first.loss_
+
+
+def test_checkpoint_saves_a_pickle_that_predicts(digits, tmp_path):
+    checkpoint = skorch.callbacks.Checkpoint(
+        monitor="train_loss_best", f_pickle="net.pkl", dirname=tmp_path
+    )
+    classifier = quick_classifier(callbacks=[checkpoint]).fit(digits.X, digits.y)
+    net = pickle.loads((tmp_path / "net.pkl").read_bytes())
+    expected = classifier.predict_proba(digits.X_test)
+    assert_array_equal(net.predict_proba(digits.X_test), expected)
 
 
 class RateRecorder(skorch.callbacks.Callback):
@@ -487,6 +516,33 @@ def test_gradient_norm_clipping_agrees_with_max_grad_norm(digits):
     assert_allclose(by_callback.loss_curve_, by_parameter.loss_curve_, rtol=1e-4)
 
 
+def frozen_layers(**params):
+    callbacks = [skorch.callbacks.Freezer("layers.0*")]
+    return quick_classifier(**params, callbacks=callbacks)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        *({"solver": solver} for solver in ("adam", "sgd", "adamw", "muon")),
+        {"solver": torch.optim.AdamW},
+        {"solver": torch.optim.SGD, "solver_params": {"weight_decay": 0.1, "momentum": 0.9}},
+        {"solver": torch.optim.LBFGS},
+        {"weight_decay": 0.1, "alpha": 1.0},
+        {"normalization": "layer", "dropout": 0.1},
+    ],
+    ids=str,
+)
+def test_frozen_layer_stays_as_initialised(params, digits):
+    params = {"max_iter": 2, "learning_rate_init": 0.01, **params}
+    frozen = frozen_layers(**params).fit(digits.X, digits.y)
+    initial = quick_classifier(max_iter=1, solver="sgd", learning_rate_init=1e-300)
+    initial.fit(digits.X, digits.y)
+    assert_array_equal(frozen.coefs_[0], initial.coefs_[0])
+    assert_array_equal(frozen.intercepts_[0], initial.intercepts_[0])
+    assert np.abs(frozen.coefs_[1] - initial.coefs_[1]).min() > 0
+
+
 class BatchRecorder(skorch.callbacks.Callback):
     """Notes what each batch was and what came of it."""
 
@@ -527,6 +583,42 @@ def test_batch_callback_finds_every_batch_in_the_history(digits):
     assert np.average(batches[0], weights=sizes) == pytest.approx(classifier.loss_curve_[0])
 
 
+class Quiet(skorch.callbacks.Callback):
+    """Listens to nothing."""
+
+
+@pytest.mark.parametrize("own", [None, [Quiet()]], ids=["none", "skorch"])
+@pytest.mark.parametrize("scikit_learn", [False, True])
+def test_history_keeps_batches_only_for_the_callbacks_of_skorch(own, scikit_learn, network, digits):
+    network.set_params(callbacks=own, batch_size=500)
+    if scikit_learn:
+        network.set_callbacks(Recorder())
+    network.fit(digits.X, digits.y)
+    assert [len(row["batches"]) for row in network.history_] == [3 if own else 0] * 4
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        skorch.callbacks.LRScheduler("StepLR", step_size=2),
+        skorch.callbacks.EpochScoring("accuracy", on_train=True),
+        skorch.callbacks.EpochScoring("accuracy", use_caching=False),
+        skorch.callbacks.EarlyStopping("train_loss"),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_callback_of_epochs_is_not_told_of_batches(callback, digits, monkeypatch):
+    told, notify = set(), skorch.NeuralNet.notify
+
+    def spy(net, event, **kwargs):
+        told.add(event)
+        notify(net, event, **kwargs)
+
+    monkeypatch.setattr(skorch.NeuralNet, "notify", spy)
+    quick_classifier(early_stopping=True, callbacks=[callback]).fit(digits.X, digits.y)
+    assert told == {"on_train_begin", "on_epoch_begin", "on_epoch_end", "on_train_end"}
+
+
 @pytest.mark.parametrize("validation", [False, True])
 def test_history_has_one_row_per_epoch_under_skorchs_names(validation, network, digits):
     network.set_params(early_stopping=validation).fit(digits.X, digits.y)
@@ -546,6 +638,16 @@ def test_history_goes_on_with_a_warm_start_and_partial_fit(digits):
     classifier.partial_fit(digits.X, digits.y)
     assert column(classifier, "epoch") == [1, 2, 3, 4, 5]
     assert column(classifier, "train_loss") == classifier.loss_curve_
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_best_losses_in_the_history_are_the_best_of_all_calls(method, digits):
+    classifier = quick_classifier(warm_start=True).fit(digits.X, digits.y)
+    getattr(classifier, method)(digits.X, 9 - digits.y)  # what was learned is wrong now
+    losses = classifier.loss_curve_
+    assert losses[4] > min(losses[:4])
+    expected = [loss == min(losses[: i + 1]) for i, loss in enumerate(losses)]
+    assert column(classifier, "train_loss_best") == expected
 
 
 class Idle(skorch.callbacks.Callback):
@@ -635,7 +737,7 @@ def test_interrupted_training_warns_and_leaves_a_usable_network(held_out, networ
     )
     with pytest.warns(UserWarning, match=re.escape("Training interrupted by user.")):
         network.fit(digits.X, digits.y)
-    assert len(network.loss_curve_) == len(column(network, "train_loss")) == 4
+    assert network.n_iter_ == len(network.loss_curve_) == len(column(network, "train_loss")) == 4
     assert not network.module_.training
     method = network.predict if hasattr(network, "predict") else network.transform
     assert np.isfinite(method(digits.X_test)).all()
@@ -650,3 +752,64 @@ def test_interrupted_training_can_be_taken_up_again(digits):
     classifier.set_params(callbacks=None).fit(digits.X, digits.y)
     assert classifier.n_iter_ == 4
     assert classifier.loss_curve_[-1] < classifier.loss_curve_[0]
+    assert column(classifier, "train_loss") == classifier.loss_curve_
+
+
+def test_interruption_counts_the_epochs_that_were_finished(digits):
+    classifier = quick_classifier(callbacks=[Interrupt(epoch=2)])
+    with pytest.warns(UserWarning, match="interrupted"):
+        classifier.fit(digits.X, digits.y)
+    assert classifier.n_iter_ == len(classifier.loss_curve_) == 1
+
+
+def failing(event):
+    """Return a skorch callback that raises at an event from the second epoch on."""
+
+    def fail(self, net, **kwargs):
+        if len(net.history) >= 2:
+            raise RuntimeError("this callback gives up")
+
+    return type("Failing", (skorch.callbacks.Callback,), {event: fail})()
+
+
+def break_off(network, event, X, y):
+    network.set_params(
+        dropout=0.5, warm_start=True, early_stopping=True, callbacks=[failing(event)]
+    )
+    with pytest.raises(RuntimeError, match="this callback gives up"):
+        network.fit(X, y)
+
+
+FAILURES = pytest.mark.parametrize(
+    "event", ["on_batch_begin", "on_grad_computed", "on_batch_end", "on_epoch_end", "on_train_end"]
+)
+
+
+@FAILURES
+def test_failing_callback_leaves_a_network_that_predicts(event, network, digits):
+    break_off(network, event, digits.X, digits.y)
+    assert not network.module_.training
+    names = ("predict_proba", "predict", "transform")
+    method = next(getattr(network, name) for name in names if hasattr(network, name))
+    assert_array_equal(method(digits.X_test), method(digits.X_test))
+
+
+@FAILURES
+def test_fit_that_a_callback_broke_off_can_be_taken_up_again(event, network, digits):
+    break_off(network, event, digits.X, digits.y)
+    finished = len(network.loss_curve_)
+    network.set_params(callbacks=None, early_stopping=False).fit(digits.X, digits.y)
+    assert network.n_iter_ == 4
+    assert len(network.loss_curve_) == finished + 4
+    assert network.loss_ < network.loss_curve_[0]
+
+
+def test_interrupted_lbfgs_leaves_a_network_that_predicts(network, digits, monkeypatch):
+    def interrupted(function, start, **options):
+        function(start)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scipy.optimize, "minimize", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        network.set_params(solver="lbfgs", normalization="batch").fit(digits.X, digits.y)
+    assert not network.module_.training

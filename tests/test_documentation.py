@@ -98,6 +98,18 @@ def test_readme_code_runs(scratch):
         exec(compile(block, str(README), "exec"), namespace)
 
 
+def test_readme_holds_no_placeholder():
+    placeholders = r"\b(?:[A-Z]+_TABLE|TODO|FIXME|TBD|XXX)\b"
+    assert re.findall(placeholders, README.read_text(encoding="utf-8")) == []
+
+
+def test_links_of_the_readme_lead_to_files():
+    text = README.read_text(encoding="utf-8")
+    targets = re.findall(r"(?:\]\(|(?:src|href)=\")([^)\"#:\s]+)(?=[)\"#])", text)
+    assert targets
+    assert [target for target in targets if not (README.parent / target).exists()] == []
+
+
 def test_code_blocks_are_found_with_their_lines():
     text = "one\n```python\na = 1\n```\n```\nno\n```\n```python\nb = 2\nc = 3\n```\n"
     assert _code_blocks(text) == ["\n\na = 1\n", "\n" * 8 + "b = 2\nc = 3\n"]

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -40,6 +41,20 @@ def test_gallery_script_draws_one_picture(name, scratch, monkeypatch):
 
 def test_gallery_is_there():
     assert len(GALLERY) >= 3
+
+
+@pytest.mark.slow
+def test_demo_draws_four_pictures_and_prints_a_table(scratch, monkeypatch, capsys):
+    command = ["demo.py", "--data", "digits", "--output", str(scratch / "demo")]
+    monkeypatch.setattr(sys, "argv", command)
+    with plt.rc_context():
+        runpy.run_path(str(ROOT / "examples" / "demo.py"), run_name="__main__")
+    pictures = {"loss_curves.png", "codes_2d.png", "reconstructions.png", "tsne.png"}
+    assert {path.name for path in (scratch / "demo").iterdir()} == pictures
+    rows = re.findall(
+        r"^ *(classifier|autoencoder) ([\d-]+) .*\d[.]\d+%? *$", capsys.readouterr().out, re.M
+    )
+    assert [kind for kind, _ in rows] == ["classifier", "autoencoder", "autoencoder"]
 
 
 @pytest.mark.parametrize(

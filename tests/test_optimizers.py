@@ -176,12 +176,19 @@ def test_a_class_gets_the_parameters_the_rate_and_the_users_options():
     assert list(map(id, group["params"])) == list(map(id, network.parameters()))
 
 
-@pytest.mark.parametrize("solver", ["adamw", "adagrad", "rmsprop", "muon", torch.optim.SGD])
-def test_the_users_options_override_the_defaults(solver):
-    network = _network()
-    options = {"solver_params": {"weight_decay": 0.25}}
-    optimizer = make_optimizer(solver, network, **{**SETTINGS, **options})
-    assert optimizer.param_groups[0]["weight_decay"] == 0.25
+@pytest.mark.parametrize(
+    ("solver", "option"),
+    [
+        ("adamw", "eps"),
+        ("adagrad", "lr_decay"),
+        ("rmsprop", "momentum"),
+        ("muon", "momentum"),
+        (torch.optim.SGD, "weight_decay"),
+    ],
+)
+def test_the_users_options_override_the_defaults(solver, option):
+    optimizer = make_optimizer(solver, _network(), **{**SETTINGS, "solver_params": {option: 0.25}})
+    assert optimizer.param_groups[0][option] == 0.25
 
 
 @pytest.mark.parametrize(
@@ -189,7 +196,10 @@ def test_the_users_options_override_the_defaults(solver):
     [
         *((solver, {"no_such_option": 1}) for solver in [*STOCHASTIC_SOLVERS, torch.optim.SGD]),
         # scikit-learn's two are here without checks of their own
-        *((solver, {"lr": -1.0}) for solver in ["adamw", "rmsprop", "muon", torch.optim.SGD]),
+        ("adamw", {"betas": (2.0, 0.9)}),
+        ("rmsprop", {"alpha": -1.0}),
+        ("muon", {"momentum": -1.0}),
+        (torch.optim.SGD, {"momentum": -1.0}),
     ],
     ids=str,
 )

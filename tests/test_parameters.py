@@ -14,9 +14,17 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_digits, make_moons
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, log_loss, make_scorer, mean_pinball_loss
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    log_loss,
+    make_scorer,
+    max_error,
+    mean_pinball_loss,
+)
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _batches
 
@@ -176,6 +184,40 @@ def test_batch_normalization_keeps_running_statistics_of_the_best_epoch(cancer):
     assert network.score(cancer.X_test, cancer.y_test) == max(network.validation_scores_)
 
 
+def with_batch_statistics(module, X):
+    """Return the output of a network that normalises over X, and its twin that has done so."""
+    twin = copy.deepcopy(module).train()
+    for part in twin.modules():
+        if isinstance(part, torch.nn.BatchNorm1d):
+            part.momentum = 1.0  # the running statistics become those of this batch
+    with torch.inference_mode():
+        return twin(torch.from_numpy(X)), twin
+
+
+LBFGS_BATCH = {
+    "solver": "lbfgs", "normalization": "batch", "hidden_layer_sizes": (16, 8), "max_iter": 10,
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:lbfgs failed to converge")
+def test_lbfgs_normalizes_by_the_statistics_of_the_whole_training_set(network, digits):
+    network.set_params(**LBFGS_BATCH).fit(digits.X, digits.y)
+    _, twin = with_batch_statistics(network.module_, digits.X)
+    for (name, actual), expected in zip(
+        network.module_.named_buffers(), twin.buffers(), strict=True
+    ):
+        if name.endswith(("mean", "var")):  # the variance may be divided by n or by n - 1
+            assert_allclose(actual, expected, rtol=2e-3, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore:lbfgs failed to converge")
+def test_lbfgs_with_batch_normalization_predicts_what_it_has_learned(digits):
+    network = classifier(**LBFGS_BATCH).fit(digits.X, digits.y)
+    learned, _ = with_batch_statistics(network.module_, digits.X)
+    expected = np.mean(learned.argmax(dim=1).numpy() == digits.y)
+    assert network.score(digits.X, digits.y) == pytest.approx(expected, abs=1e-6)
+
+
 # activations
 
 
@@ -247,7 +289,11 @@ def rare():
     return X[keep] / 16, np.array(["zero", "one", "two"])[y[keep]]
 
 
-@pytest.mark.parametrize("class_weight", ["balanced", {"one": 3.0, "zero": 0.5, "two": 7.0}])
+@pytest.mark.parametrize(
+    "class_weight",
+    ["balanced", {"one": 3.0, "zero": 0.5, "two": 7.0}, {"two": 4.0}],
+    ids=["balanced", "all", "one of them"],
+)
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.filterwarnings("ignore:lbfgs failed to converge")
 def test_class_weight_is_the_sample_weight_of_the_class(class_weight, solver, rare):
@@ -295,6 +341,57 @@ def test_class_weight_acts_in_partial_fit(rare):
         by_class.partial_fit(X, y, classes=np.unique(y))
         by_sample.partial_fit(X, y, compute_sample_weight(weights, y), classes=np.unique(y))
     assert_allclose(by_class.loss_curve_, by_sample.loss_curve_, rtol=1e-12)
+
+
+def test_class_weight_may_name_a_class_that_a_batch_lacks(rare):
+    X, y = rare
+    by_class, by_sample = classifier(class_weight={"one": 5.0}), classifier()
+    for rows in (y != "two", y != "one", y == "zero"):
+        by_class.partial_fit(X[rows], y[rows], classes=np.unique(y))
+        weight = np.where(y[rows] == "one", 5.0, 1.0)
+        by_sample.partial_fit(X[rows], y[rows], weight, classes=np.unique(y))
+    assert_allclose(by_class.loss_curve_, by_sample.loss_curve_, rtol=1e-12)
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {"one": 5.0}], ids=["balanced", "dict"])
+def test_class_weight_may_name_a_class_that_the_validation_set_lacks(class_weight, rare):
+    X, y = rare
+    few = y != "one"
+    network = classifier(class_weight=class_weight).fit(X, y, X_val=X[few], y_val=y[few])
+    assert network.best_validation_score_ == network.score(X[few], y[few])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("class_weight", ["balanced", {"zero": 0.2, "two": 3.0}], ids=str)
+def test_class_weight_does_not_enter_the_validation_score(class_weight, weighted, rare):
+    X, y = rare
+    weight = np.random.RandomState(0).uniform(0, 9, len(y)) if weighted else None
+    network = classifier(class_weight=class_weight, tol=0)
+    network.fit(X, y, X_val=X, y_val=y, sample_weight_val=weight)
+    assert network.best_validation_score_ == pytest.approx(network.score(X, y, weight), rel=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("class_weight", ["balanced", {"zero": 0.2, "two": 3.0}], ids=str)
+def test_class_weight_of_the_training_labels_enters_the_validation_loss(
+    class_weight, weighted, rare
+):
+    X, y = rare
+    rows = np.r_[0:10, -18:0]  # other shares of the classes than in y
+    classes = np.unique(y)
+    of_class = dict(
+        zip(classes, compute_class_weight(class_weight, classes=classes, y=y), strict=True)
+    )
+    factor = np.array([of_class[label] for label in y[rows]])
+    weight = np.random.RandomState(0).uniform(0.1, 9, len(rows)) if weighted else None
+    network = classifier(class_weight=class_weight, scoring="loss")
+    network.fit(X, y, X_val=X[rows], y_val=y[rows], sample_weight_val=weight)
+    expected = log_loss(
+        y[rows],
+        network.predict_proba(X[rows]),
+        sample_weight=factor if weight is None else weight * factor,
+    )
+    assert min(network.validation_loss_curve_) == pytest.approx(expected)
 
 
 def test_balanced_class_weight_is_refused_by_partial_fit(rare):
@@ -685,6 +782,68 @@ def test_scoring_decides_which_epoch_is_best(scoring, frame, digits):
     assert max(network.validation_scores_) == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.parametrize("own_set", [False, True])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_scorer_that_takes_no_weights_is_called_without_them(class_weight, own_set, digits):
+    weight = np.random.RandomState(0).uniform(size=len(digits.y))
+    network = classifier(scoring=macro_recall, class_weight=class_weight, early_stopping=True)
+    if own_set:
+        held_out = {**held_out_of(digits), "sample_weight_val": weight[: len(digits.y_test)]}
+        network.fit(digits.X, digits.y, weight, **held_out)
+        expected = macro_recall(network, digits.X_test, digits.y_test)
+        assert network.best_validation_score_ == pytest.approx(expected, rel=1e-12)
+    else:
+        network.fit(digits.X, digits.y, weight)
+        assert len(network.validation_scores_) == 4
+
+
+def test_metric_that_takes_no_weights_is_called_without_them(diabetes):
+    network = regressor(scoring="max_error")
+    weight, weight_val = np.ones(len(diabetes.y)), np.ones(len(diabetes.y_test))
+    network.fit(
+        diabetes.X, diabetes.y, weight, **held_out_of(diabetes), sample_weight_val=weight_val
+    )
+    expected = -max_error(diabetes.y_test, network.predict(diabetes.X_test))
+    assert network.best_validation_score_ == pytest.approx(expected, rel=1e-10)
+
+
+def weighted_accuracy(estimator, X, y, sample_weight=None):
+    return accuracy_score(y, estimator.predict(X), sample_weight=sample_weight)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize(
+    "scoring",
+    [None, "accuracy", make_scorer(accuracy_score), weighted_accuracy],
+    ids=["default", "name", "scorer", "function"],
+)
+def test_scorer_that_takes_weights_gets_those_of_the_validation_set(scoring, class_weight, digits):
+    weight = np.random.RandomState(0).uniform(0, 10, len(digits.y_test))
+    network = classifier(scoring=scoring, class_weight=class_weight)
+    network.fit(digits.X, digits.y, **held_out_of(digits), sample_weight_val=weight)
+    expected = network.score(digits.X_test, digits.y_test, sample_weight=weight)
+    assert network.best_validation_score_ == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_score_that_is_never_finite_keeps_the_last_weights_and_warns(value, digits):
+    network = classifier(scoring=lambda estimator, X, y: value)
+    with pytest.warns(ConvergenceWarning, match="never a finite number") as caught:
+        network.fit(digits.X, digits.y, **held_out_of(digits))
+    assert any("scoring" in str(warning.message) for warning in caught)
+    expected = classifier().fit(digits.X, digits.y)
+    assert_array_equal(network.module_.flat, expected.module_.flat)
+
+
+def test_score_that_is_finite_once_decides(digits):
+    scores = iter([np.nan, 0.5, np.nan, np.nan])
+    network = classifier(scoring=lambda estimator, X, y: next(scores))
+    network.fit(digits.X, digits.y, **held_out_of(digits))
+    expected = classifier(max_iter=2).fit(digits.X, digits.y)
+    assert network.best_iter_ == 2
+    assert_array_equal(network.module_.flat, expected.module_.flat)
+
+
 def test_scoring_by_loss_is_the_negative_validation_loss(digits):
     network = classifier(scoring="loss", early_stopping=True).fit(digits.X, digits.y)
     assert_array_equal(network.validation_scores_, -np.array(network.validation_loss_curve_))
@@ -739,6 +898,56 @@ def test_warm_start_with_another_shape_is_refused(params, network, digits):
     network.set_params(warm_start=True).fit(digits.X, digits.y)
     with pytest.raises(ValueError, match="Set warm_start=False, or make a new estimator"):
         network.set_params(**params).fit(digits.X, digits.y)
+
+
+CHANGES = {
+    "single to double": (classifier, "dtype", "float32", "float64"),
+    "double to single": (autoencoder, "dtype", "float64", "float32"),
+    "output activation": (autoencoder, "output_activation", "auto", "identity"),
+    "loss": (regressor, "loss", "squared_error", "huber"),
+    "link": (regressor, "loss", "poisson", "squared_error"),
+    "solver": (classifier, "solver", "adam", "sgd"),
+    "solver to class": (autoencoder, "solver", "sgd", torch.optim.SGD),
+}
+
+
+@pytest.mark.parametrize("pickled", [False, True], ids=["", "pickled"])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(("make", "name", "before", "after"), CHANGES.values(), ids=CHANGES)
+def test_what_a_network_was_trained_for_cannot_change(
+    make, name, before, after, method, pickled, digits
+):
+    X, y = digits.X[:200], digits.y[:200]
+    network = make(**{name: before}, warm_start=True).fit(X, y)
+    if pickled:
+        network = pickle.loads(pickle.dumps(network))
+    network.set_params(**{name: after})
+    with pytest.raises(ValueError, match=name):
+        getattr(network, method)(X, y)
+    network.set_params(**{name: before})
+    getattr(network, method)(X, y)
+    assert len(network.loss_curve_) == (8 if method == "fit" else 5)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"learning_rate_init": 0.1},
+        {"alpha": 1.0},
+        {"momentum": 0.1},
+        {"batch_size": 50},
+        {"learning_rate": "adaptive"},
+        {"max_grad_norm": 1.0},
+        {"weight_decay": 0.1},
+    ],
+    ids=str,
+)
+def test_how_a_network_is_trained_can_change(params, method, network, digits):
+    X, y = digits.X[:200], digits.y[:200]
+    network.set_params(solver="sgd", warm_start=True).fit(X, y)
+    getattr(network.set_params(**params), method)(X, y)
+    assert len(network.loss_curve_) == (8 if method == "fit" else 5)
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
@@ -851,6 +1060,16 @@ def test_score_can_be_weighted(digits):
     assert network.score(digits.X_test, sample_weight=weight) == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_mean_is_that_of_the_weighted_rows(weighted, sparse, digits):
+    weight = np.random.RandomState(0).uniform(size=len(digits.X)) if weighted else None
+    network = autoencoder(max_iter=1)
+    network.fit(sp.csr_array(digits.X) if sparse else digits.X, sample_weight=weight)
+    expected = np.average(digits.X, axis=0, weights=weight)
+    assert_allclose(network.mean_, expected, rtol=1e-10, atol=1e-15)
+
+
 def test_outliers_are_reconstructed_badly(digits):
     network = autoencoder(max_iter=30).fit(digits.X)
     noise = np.random.RandomState(0).uniform(size=(100, 64))
@@ -946,6 +1165,17 @@ def test_halves_are_torch_modules_that_make_the_whole(digits):
         codes = network.encoder_(X)
         assert_array_equal(codes, network.transform(digits.X_test))
         assert_array_equal(network.decoder_(codes), network.module_(X))
+
+
+@pytest.mark.parametrize("half", ["encoder_", "decoder_"])
+def test_half_can_be_sliced_like_a_sequence_of_torch(half, digits):
+    module = getattr(autoencoder().fit(digits.X), half)
+    first = module[:2]
+    assert isinstance(first, torch.nn.Sequential)
+    assert list(first) == [module[0], module[1]]
+    X = torch.ones(3, module[0].in_features, dtype=torch.float64)
+    with torch.inference_mode():
+        assert_array_equal(first(X), module[1](module[0](X)))
 
 
 @pytest.mark.parametrize("half", ["encoder_", "decoder_", "module_"])
