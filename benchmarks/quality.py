@@ -118,14 +118,20 @@ def main():
     print("|---|---|---|---|---|---|")
     missed = []
     for recipe in RECIPES:
-        if recipe.__name__ in chosen:
-            start = time.perf_counter()
-            measure, value, comparison = recipe()
-            seconds = time.perf_counter() - start
-            what = recipe.__doc__.rstrip(".")
-            print(
-                f"| {what} | {measure} | {value:.5f} | {comparison} | {seconds:.0f} |", flush=True
-            )
+        name = recipe.__name__
+        if name not in chosen:
+            continue
+        start = time.perf_counter()
+        measure, value, comparison = recipe()
+        seconds = f"{time.perf_counter() - start:.0f}"
+        sign, bound = BOUNDS[name]
+        if not (value >= bound if sign == ">=" else value <= bound):
+            missed.append(name)
+        what = recipe.__doc__.rstrip(".")
+        cells = (what, measure, f"{value:.5f}", f"{sign} {bound}", comparison, seconds)
+        print("|", " | ".join(cells), "|", flush=True)
+    if missed:
+        raise SystemExit(f"missed their bounds: {', '.join(missed)}")
 
 
 if __name__ == "__main__":

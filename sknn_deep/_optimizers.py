@@ -251,12 +251,14 @@ def make_optimizer(
         If the optimiser refuses ``solver_params``, or they name what a parameter of the
         estimator sets.
     """
-    for name, parameter in (("lr", "learning_rate_init"), ("weight_decay", "weight_decay")):
-        if isinstance(solver, str) and name in (solver_params or {}):
-            raise ValueError(
-                f"solver={solver!r} refused solver_params={solver_params!r}: {name} is set by a "
-                f"parameter of the estimator; pass {parameter}={solver_params[name]!r} instead."
-            )
+    taken = {"lr": "learning_rate_init"}
+    if isinstance(solver, str):
+        taken["weight_decay"] = "weight_decay"
+    for name in taken.keys() & (solver_params or {}).keys():
+        raise ValueError(
+            f"solver={solver!r} refused solver_params={solver_params!r}: {name} is set by a "
+            f"parameter of the estimator; pass {taken[name]}={solver_params[name]!r} instead."
+        )
     options: dict[str, Any] = {"lr": lr}
     if solver == "sgd":
         factory, options = SGD, {**options, "momentum": momentum, "nesterov": nesterov}

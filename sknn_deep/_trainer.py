@@ -97,7 +97,7 @@ class Progress:
         self.validation_loss_curve.append(loss)
         self.validation_scores.append(score)
         self._count(score < self.best_validation_score + tol)
-        if score > self.best_validation_score:
+        if np.isfinite(score) and score > self.best_validation_score:
             self.best_validation_score = score
             self.best_iter = len(self.loss_curve)
             self.best_snapshot = network.snapshot()
@@ -226,9 +226,10 @@ class Trainer(NeuralNet):
                 self._warn_unless_converged(incremental)
         except KeyboardInterrupt:
             self.module_.eval()
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+        finally:
             if self.history and "train_loss" not in self.history[-1]:
                 self.history.pop()  # the epoch that was not finished
-            warnings.warn("Training interrupted by user.", stacklevel=2)
         if validation is not None:
             self._restore_best()
         self.notify("on_train_end", X=X, y=y)
@@ -284,7 +285,8 @@ class Trainer(NeuralNet):
     def _train_epoch(self, batches: Batches) -> float:
         """Train on every batch; return the mean loss over the rows."""
         self.module_.train()
-        self._frozen = [p.grad for p in self.module_.parameters() if not p.requires_grad]
+        parameters = [p.detach() for p in self.module_.parameters() if not p.requires_grad]
+        self._frozen = [(parameter, parameter.clone()) for parameter in parameters]
         epochs_done = len(self._progress.loss_curve) - self._first_epoch
         losses, sizes = [], []
         for number, batch in enumerate(batches):
@@ -332,34 +334,33 @@ class Trainer(NeuralNet):
         step = {}
 
         def closure() -> Tensor:
+            self._in_closure = True
             loss, raw = self._loss_and_gradient(batch)
             if not step:
                 # after the gradient, as AdamW does, and once, however often it is asked for
                 self._decay_weights()
                 step.update(loss=loss, y_pred=raw)
+            self._in_closure = False
             return loss
 
         try:
             self.optimizer_.step(closure)
         except (AssertionError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if self._in_closure or isinstance(error, torch.OutOfMemoryError):
                 raise
             estimator = self._estimator
             raise ValueError(
                 f"solver={estimator.solver!r} with solver_params={estimator.solver_params!r} "
                 f"failed in a step: {error}"
             ) from error
+        for parameter, kept in self._frozen:  # by skorch's Freezer
+            parameter.copy_(kept)
         return step
 
     def _decay_weights(self) -> None:
         if self._weight_decay:
-            factor = 1 - self.optimizer_.param_groups[0]["lr"] * self._weight_decay
-            matrices = [self.module_.weights]
-            if self._frozen:
-                weights = [layer.weight for layer in self.module_.linear_layers()]
-                matrices = [weight.detach() for weight in weights if weight.requires_grad]
-            for matrix in matrices:
-                matrix.mul_(factor)
+            rate = self.optimizer_.param_groups[0]["lr"]
+            self.module_.weights.mul_(1 - rate * self._weight_decay)
 
     def _loss_and_gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
         r"""Fill the network's gradient; return the reported loss and the raw output.
@@ -374,8 +375,6 @@ class Trainer(NeuralNet):
             weights, rate = network.weights, alpha / batch.weight_sum
             weights.grad.add_(weights, alpha=rate)
             reported = reported.add(torch.dot(weights, weights), alpha=0.5 * rate)
-        for gradient in self._frozen:  # skorch's Freezer
-            gradient.zero_()
         if self._estimator.max_grad_norm is not None:
             norm = torch.linalg.vector_norm(network.flat.grad)
             network.flat.grad.mul_((self._estimator.max_grad_norm / norm).clamp(max=1.0))

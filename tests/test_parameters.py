@@ -798,7 +798,7 @@ def test_scorer_that_takes_no_weights_is_called_without_them(class_weight, own_s
 
 
 def test_metric_that_takes_no_weights_is_called_without_them(diabetes):
-    network = regressor(scoring="max_error")
+    network = regressor(scoring="neg_max_error")
     weight, weight_val = np.ones(len(diabetes.y)), np.ones(len(diabetes.y_test))
     network.fit(
         diabetes.X, diabetes.y, weight, **held_out_of(diabetes), sample_weight_val=weight_val
@@ -904,10 +904,7 @@ CHANGES = {
     "single to double": (classifier, "dtype", "float32", "float64"),
     "double to single": (autoencoder, "dtype", "float64", "float32"),
     "output activation": (autoencoder, "output_activation", "auto", "identity"),
-    "loss": (regressor, "loss", "squared_error", "huber"),
     "link": (regressor, "loss", "poisson", "squared_error"),
-    "solver": (classifier, "solver", "adam", "sgd"),
-    "solver to class": (autoencoder, "solver", "sgd", torch.optim.SGD),
 }
 
 
@@ -927,6 +924,33 @@ def test_what_a_network_was_trained_for_cannot_change(
     network.set_params(**{name: before})
     getattr(network, method)(X, y)
     assert len(network.loss_curve_) == (8 if method == "fit" else 5)
+
+
+@pytest.mark.parametrize("pickled", [False, True], ids=["", "pickled"])
+@pytest.mark.parametrize(
+    ("before", "after"), [("adam", "sgd"), ("sgd", torch.optim.SGD)], ids=["name", "class"]
+)
+def test_solver_cannot_change_between_calls_of_partial_fit(before, after, pickled, digits):
+    network = classifier(solver=before).fit(digits.X, digits.y)
+    if pickled:
+        network = pickle.loads(pickle.dumps(network))
+    with pytest.raises(ValueError, match="solver"):
+        network.set_params(solver=after).partial_fit(digits.X, digits.y)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "before", "after"),
+    [
+        (classifier, "solver", "adam", "sgd"),
+        (classifier, "solver", "adam", "muon"),
+        (regressor, "loss", "squared_error", "huber"),
+    ],
+)
+def test_warm_start_may_change_how_it_goes_on(make, name, before, after, digits):
+    network = make(**{name: before}, warm_start=True, max_iter=3).fit(digits.X, digits.y)
+    weights = network.coefs_[0].copy()
+    network.set_params(**{name: after}, max_iter=1).fit(digits.X, digits.y)
+    assert 0 < np.abs(network.coefs_[0] - weights).max() < 1
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
