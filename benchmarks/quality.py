@@ -28,7 +28,7 @@ def recipe_classifier():
     """784-128-64-10, twenty epochs: one-cycle, batch normalisation, dropout."""
     classifier = DeepMLPClassifier(
         (128, 64),
-        batch_size=128,
+        batch_size=64,
         max_iter=20,
         learning_rate="one_cycle",
         learning_rate_init=5e-3,
