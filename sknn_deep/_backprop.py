@@ -35,7 +35,7 @@ from sknn_deep._network import Dropout, Linear, Network
 aten = torch.ops.aten
 _SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale, as in torch.nn.SELU
 
-# A saturated unit gives denormal numbers, on which a CPU is a hundred times slower: black
+# A saturated unit gives denormal numbers, on which a CPU is many times slower: black
 # pixels of an autoencoder make it twenty times slower. Logits are cut where the sigmoid is
 # 1e-13 in single precision (1e-107 in double), and gradients where they are negligible.
 _LOWEST_LOGIT = {

@@ -314,7 +314,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             )
         if self.module_.flat.device != device:
             self.module_.to(device)
-            self._set_optimizer_state(self._get_optimizer_state())
+            self._optimizer_state = self._get_optimizer_state()
+            vars(self).pop("_optimizer", None)
 
     def _fixed_parameters(self) -> dict[str, Any]:
         """Return parameters, beside the network's own, that may not change between calls."""
@@ -507,10 +508,6 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         if hasattr(self, "_optimizer"):
             return _optimizers.to_arrays(self._optimizer.state_dict())
         return getattr(self, "_optimizer_state", None)
-
-    def _set_optimizer_state(self, state) -> None:
-        vars(self).pop("_optimizer", None)
-        self._optimizer_state = state
 
     def __getstate__(self):
         # an optimiser refers to the network's tensors: it pickles as arrays on the CPU

@@ -265,7 +265,7 @@ class Network(_PicklesAsArrays):
         """Set weights to zero whose square would be a denormal number.
 
         L2 shrinks the weights of dead units without end; their products with gradients
-        are denormal numbers then, on which a CPU is a hundred times slower.
+        are denormal numbers then, on which a CPU is many times slower.
         """
         limit = torch.finfo(self.weights.dtype).tiny ** 0.5
         torch.ops.aten.hardshrink.out(self.weights, limit, out=self.weights)

@@ -121,7 +121,7 @@ class Adam(torch.optim.Optimizer):
         adam_step(param, param.grad, state["m"], state["v"], state["step"], lr, betas, eps)
 
 
-# torch wraps the step of every optimiser class in a profiler's record, at 10 µs a call,
+# torch wraps the step of every optimiser class in a profiler's record,
 # unless it finds it wrapped already.
 for _optimizer in (SGD, Adam):
     _optimizer.step.hooked = True
@@ -140,7 +140,7 @@ def adam_step(
     """Take one step of :class:`Adam` in place, in one pass over memory where torch can.
 
     torch's fused kernel is private and checks no shapes, so they are checked here; on a
-    CPU it is several times faster than the public operations that stand in for it
+    CPU it is faster than the public operations that stand in for it
     where a release of torch lacks it.
 
     Parameters
