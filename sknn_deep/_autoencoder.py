@@ -156,10 +156,13 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
         CUDA device where there is one, else the CPU.
 
-    dtype : {"auto", "float32", "float64"}, default="auto"
+    dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
         Floating-point type of the network. "auto" follows X on the CPU (float32 stays
         float32, all else becomes float64) and is float32 on a GPU. On the CPU float32
         trains faster and takes half the memory.
+        "bfloat16" computes the matrix products of the training in that type and keeps
+        weights, sums and predictions in float32: faster on recent GPUs, with about three
+        significant digits in each gradient.
 
     callbacks : list of skorch callbacks or None, default=None
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
@@ -479,9 +482,12 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _start(self, samples, random_state, device):
         X, weight = samples.X, samples.weight
-        weight = np.ones(X.shape[0]) if weight is None else weight
         # in double precision: in float32 the sum of many rows loses digits
-        self.mean_ = np.asarray(weight @ X / weight.sum(), dtype=X.dtype).ravel()
+        if weight is None:
+            mean = X.mean(axis=0, dtype=np.float64)
+        else:
+            mean = weight @ X / weight.sum()
+        self.mean_ = np.asarray(mean, dtype=X.dtype).ravel()
         super()._start(samples, random_state, device)
 
     def _validate_held_out_data(self, X, y, dtype):

@@ -1,20 +1,20 @@
-r"""Closed-form forward and backward pass of a stack of dense layers.
+r"""Closed-form forward and backward pass of dense networks, one or a stack of one shape.
 
 Layer :math:`l` maps a batch :math:`a_{l-1}` (one sample a row) to
 
-.. math:: z_l = a_{l-1} W_l^\top + b_l, \qquad a_l = m_l \odot \phi_l(z_l)
+.. math:: z_l = a_{l-1} W_l^\top + b_l, \qquad a_l = m_l \odot \phi_l(\nu_l(z_l))
 
-with dropout's mask :math:`m_l` (1 without dropout). With :math:`\delta_l = \partial L /
-\partial z_l`, backpropagation is [1]_
+with a normalisation :math:`\nu_l` and dropout's mask :math:`m_l` where the network has
+them. With :math:`\delta_l = \partial L / \partial z_l`, backpropagation is [1]_
 
 .. math::
-    \delta_{l-1} = (\delta_l W_l) \odot m_{l-1} \odot \phi_{l-1}'(z_{l-1}), \qquad
+    \delta_{l-1} = \nu_{l-1}'\big((\delta_l W_l) \odot m_{l-1} \odot \phi_{l-1}'\big), \qquad
     \frac{\partial L}{\partial W_l} = \delta_l^\top a_{l-1}, \qquad
     \frac{\partial L}{\partial b_l} = \sum_i \delta_{l,i}
 
-A plain dense network needs no tape for this: every product is written into a buffer that
-all batches share, and the gradients into the network's flat gradient. Networks with
-normalisation go through autograd.
+These equations need no tape. They are written once, as a list of kernels bound to buffers
+that all batches share; a training step runs the list. In a stack of K networks every
+tensor has a leading dimension of K, and each product is one batched product.
 
 References
 ----------
@@ -23,14 +23,17 @@ References
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from sknn_deep._batches import Chunk
+from sknn_deep._device import Pace, empty_matrix
 from sknn_deep._losses import Loss
-from sknn_deep._network import Dropout, Linear, Network
+from sknn_deep._network import DenseLayer, Network, dense_layers
 
 aten = torch.ops.aten
 _SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale, as in torch.nn.SELU
@@ -42,6 +45,8 @@ _LOWEST_LOGIT = {
     dtype: 0.35 * math.log(torch.finfo(dtype).tiny) for dtype in (torch.float32, torch.float64)
 }
 _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in _LOWEST_LOGIT}
+
+Program = list[Callable[[], object]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ ACTIVATIONS = {
         in_place=True,
     ),
     "relu": Activation(
-        lambda z, out: torch.clamp_min(z, 0, out=out),
+        lambda z, out: torch.relu_(out),
         lambda delta, a, out: aten.threshold_backward.grad_input(delta, a, 0, grad_input=out),
         in_place=True,
         saturates=False,
@@ -130,80 +135,140 @@ ACTIVATIONS = {
 }
 
 
-def make_gradient(network: Network, loss: Loss) -> "Backprop | Tape":
-    """Return what computes the gradient of a loss for a network: in closed form if it can."""
-    return (Tape if network.has_normalization else Backprop)(network, loss)
-
-
-class Tape:
-    """The gradient of a loss for one network, by autograd; called as :class:`Backprop` is."""
-
-    def __init__(self, network: Network, loss: Loss):
-        self._network, self._loss = network, loss
-
-    def __call__(
-        self, X: Tensor, target: Tensor, weight: Tensor | None, weight_sum: float
-    ) -> tuple[Tensor, Tensor]:
-        """Write the gradient of the mean loss over a batch; return the loss and the output."""
-        self._network.zero_grad()
-        output = self._network(X)
-        loss = self._loss.mean(output, target, weight, weight_sum)
-        loss.backward()
-        return loss.detach(), output.detach()
-
-
 class Backprop:
-    """The gradient of a loss for one network, in closed form, on buffers of its own.
+    """The gradient of a loss for one network or a stack, in closed form.
 
     Parameters
     ----------
-    network : Network
-        Without normalisation; the gradients go into its flat gradient.
+    networks : sequence of Network, length K
+        Of one shape. Several must lie in the rows of one buffer (``share_buffer``); their
+        tensors then have a leading dimension of K.
     loss : Loss
+    product_dtype : torch.dtype, default=None
+        In which matrix products are computed, where it is not the weights' own: with
+        ``torch.bfloat16`` the weights, the sums and all else stay in single precision [1]_.
+    pace : Pace, default=None
+        What decides on the threads of large products; None for one thread.
+
+    References
+    ----------
+    .. [1] D. Kalamkar et al. (2019). A study of bfloat16 for deep learning training.
+       arXiv:1905.12322.
     """
 
-    def __init__(self, network: Network, loss: Loss):
-        self._network, self._loss = network, loss
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        loss: Loss,
+        product_dtype: torch.dtype | None = None,
+        pace: Pace | None = None,
+    ):
+        self._layers = dense_layers(networks)
+        self._loss = loss
+        self._product_dtype, self._pace = product_dtype, pace or Pace(1)
         # an epoch has batches of two lengths, three at most: each has its buffers
-        self._layers: dict[int, list[_Layer]] = {}
+        self._passes: dict[int, list[_Pass]] = {}
+        self._workspaces: dict[tuple[int, int], Workspace] = {}
 
-    def __call__(
-        self, X: Tensor, target: Tensor, weight: Tensor | None, weight_sum: float
-    ) -> tuple[Tensor, Tensor]:
-        """Write the gradient of the mean loss over a batch; return the loss and the output.
+    def workspace(self, chunk: Chunk) -> "Workspace":
+        """Return the programs of a chunk's batches, bound to its buffers."""
+        key = (chunk.X.data_ptr(), chunk.X.shape[-2])
+        if key not in self._workspaces:
+            self._workspaces[key] = Workspace(self, chunk, self._loss)
+        return self._workspaces[key]
+
+    def program(self, X: Tensor, target: Tensor, scale: Tensor, raw: Tensor) -> Program:
+        """Return the kernels that write the output of a batch, and the gradient of its loss.
 
         Parameters
         ----------
         X : Tensor of shape (batch, n_features)
-        target : Tensor of shape (batch, n_outputs), or (batch,) of class indices
-        weight : Tensor of shape (batch,) or None
-        weight_sum : float
-
-        Returns
-        -------
-        loss : Tensor of shape ()
-        output : Tensor of shape (batch, n_outputs)
-            Valid until the next call.
+        target : Tensor of shape (batch, n_outputs)
+            As the loss takes it.
+        scale : Tensor of shape () or (batch, 1)
+            Factor of each sample's loss: its weight over the sum of the weights.
+        raw : Tensor of shape (batch, n_outputs)
+            Where the output is written.
         """
-        n_rows = X.shape[0]
-        if n_rows not in self._layers:
-            parts = self._network.dense_layers()
-            self._layers[n_rows] = [_Layer(*part, n_rows) for part in parts]
-        layers = self._layers[n_rows]
+        passes = self._passes_for(X.shape[-2])
+        kernels: Program = []
         inputs = [X]
-        for layer in layers:
-            inputs.append(layer.forward(inputs[-1]))
-        output, delta = inputs[-1], layers[-1].delta
-        loss = self._loss.mean_and_delta(output, target, weight, weight_sum, out=delta)
-        for i in range(len(layers) - 1, -1, -1):
-            layers[i].backward(inputs[i])
+        for layer in passes:
+            forward, output = layer.forward(inputs[-1], raw if layer is passes[-1] else None)
+            kernels += forward
+            inputs.append(output)
+        delta = passes[-1].delta
+        gradient = partial(self._loss.gradient, raw, target, scale, delta)
+        kernels.append(self._pace.threaded(gradient, n_elements=delta.numel()))
+        for i in range(len(passes) - 1, -1, -1):
+            kernels += passes[i].backward(inputs[i])
             if i > 0:
-                layers[i].write_delta_of_input(layers[i - 1].delta)
-        return loss, output
+                kernels += passes[i].delta_of_input(passes[i - 1].delta)
+        return kernels
+
+    def _passes_for(self, n_rows: int) -> "list[_Pass]":
+        if n_rows not in self._passes:
+            self._passes[n_rows] = [
+                _Pass(layer, n_rows, self._product_dtype, self._pace)
+                for layer in self._layers
+            ]
+        return self._passes[n_rows]
 
 
-class _Layer:
-    """One dense layer with its activation, its dropout and the buffers of both passes.
+class Workspace:
+    """The programs of a chunk's batches, its encoded targets and its raw outputs.
+
+    Attributes
+    ----------
+    programs : list of Program
+        One for each batch of the chunk.
+    raw : Tensor of shape (rows, n_outputs)
+        The output of each batch before its step.
+    """
+
+    def __init__(self, backprop: Backprop, chunk: Chunk, loss: Loss):
+        self._loss, self._parts = loss, chunk.parts
+        weight = backprop._layers[-1].weight
+        shape = (*weight.shape[:-2], chunk.X.shape[-2], weight.shape[-2])
+        self.raw = empty_matrix(shape, like=weight)
+        encodes = loss.encode is not None
+        self._target = empty_matrix(shape, like=weight) if encodes else chunk.target
+        lengths = [part.stop - part.start for part in chunk.parts]
+        self._lengths = torch.tensor(lengths, device=weight.device)
+        self._scale = chunk.scale
+        if self._scale is None:
+            lengths = self._lengths.to(weight.dtype)
+            self._scale = torch.repeat_interleave(1.0 / lengths, self._lengths).unsqueeze(1)
+        self._lengths = self._lengths.expand(*shape[:-2], -1).contiguous()
+        self.programs = []
+        for part in chunk.parts:
+            X, target = chunk.X[..., part, :], self._target[..., part, :]
+            # a factor that all rows share costs less than one of each
+            scale = self._scale[part.start, 0] if chunk.scale is None else self._scale[part]
+            self.programs.append(backprop.program(X, target, scale, self.raw[..., part, :]))
+
+    def load(self, chunk: Chunk) -> None:
+        """Make the targets of a chunk, which has this one's buffers, what the loss takes."""
+        if self._loss.encode is not None:
+            self._loss.encode(chunk.target, self._target)
+
+    def losses(self) -> Tensor:
+        """Return the mean loss of every batch, each before its own step; shape (n_batches,)."""
+        losses = self._loss.per_sample(self.raw, self._target) * self._scale.squeeze(1)
+        # that the lengths add up is known; to check it would wait for the device
+        return torch.segment_reduce(
+            losses, "sum", lengths=self._lengths, axis=losses.ndim - 1, unsafe=True
+        )
+
+    def loss(self, number: int) -> Tensor:
+        """Return the mean loss of one batch."""
+        rows = self._parts[number]
+        losses = self._loss.per_sample(self.raw[..., rows, :], self._target[..., rows, :])
+        return (losses * self._scale[rows].squeeze(1)).sum(dim=-1)
+
+
+class _Pass:
+    """One dense layer's kernels for batches of one length, and their buffers.
 
     Attributes
     ----------
@@ -212,40 +277,144 @@ class _Layer:
         respect to the pre-activation.
     """
 
-    def __init__(self, linear: Linear, activation: str, dropout: Dropout | None, n_rows: int):
-        self._weight, self._bias = linear.weight.detach(), linear.bias.detach()
-        self._weight_grad, self._bias_grad = linear.weight.grad, linear.bias.grad
-        self._weight_t = self._weight.t()
-        self._activation, self._dropout = ACTIVATIONS[activation], dropout
-        shape = (n_rows, linear.out_features)
-        self.delta = self._weight.new_empty(shape)
-        self._negligible = _NEGLIGIBLE[self.delta.dtype]
-        self._delta_t = self.delta.t()
-        self._z = self._weight.new_empty(shape)
-        self._a = self._z if self._activation.in_place else self._weight.new_empty(shape)
-        self._saved = self._a if self._activation.in_place else self._z
-        if dropout is not None:
-            self._mask = self._weight.new_empty(shape)
-            self._kept = self._weight.new_empty(shape)
+    def __init__(
+        self,
+        layer: DenseLayer,
+        n_rows: int,
+        product_dtype: torch.dtype | None,
+        pace: Pace,
+    ):
+        self._layer = layer
+        self._activation = ACTIVATIONS[layer.activation]
+        self._is_stack = layer.weight.ndim == 3
+        self._matmul = torch.bmm if self._is_stack else torch.mm
+        self._product_dtype, self._pace = product_dtype, pace
+        self._work = n_rows * layer.weight.numel()
+        shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
+        new = partial(empty_matrix, shape, like=layer.weight)
+        self.delta, self._ones = new(), layer.weight.new_ones(n_rows)
+        self._z = new()
+        self._y = new() if layer.norms else self._z
+        self._a = self._y if self._activation.in_place else new()
+        self._mask, self._kept = (new(), new()) if layer.dropout else (None, None)
+        parts = zip(_rows(self._z), _rows(self._y), strict=True) if layer.norms else ()
+        self._norms = [_Norm(norm, *part) for norm, part in zip(layer.norms, parts, strict=True)]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's output for an input of shape (batch, in_features)."""
-        torch.addmm(self._bias, x, self._weight_t, out=self._z)
-        self._activation.forward(self._z, self._a)
-        if self._dropout is None:
-            return self._a
-        return torch.mul(self._a, self._dropout.draw_(self._mask), out=self._kept)
+    def forward(self, x: Tensor, out: Tensor | None) -> tuple[Program, Tensor]:
+        """Return the kernels from an input of shape (batch, in_features), and their output.
 
-    def backward(self, x: Tensor) -> None:
-        """Take delta back through the activation; write the gradients of weight and bias."""
-        if self._dropout is not None:
-            self.delta.mul_(self._mask)
-        self._activation.backward(self.delta, self._saved, self.delta)
-        if self._activation.saturates:
-            aten.hardshrink.out(self.delta, self._negligible, out=self.delta)
-        torch.mm(self._delta_t, x, out=self._weight_grad)
-        torch.sum(self.delta, dim=0, out=self._bias_grad)
+        The output layer, which has neither normalisation nor dropout, writes it to ``out``.
+        """
+        layer, z, y, a = self._layer, self._z, self._y, self._a
+        if out is not None:
+            a = out
+            z = y = out if self._activation.in_place else z
+        self._saved = a if self._activation.in_place else y
+        bias = layer.bias.unsqueeze(-2) if self._is_stack else layer.bias
+        kernels = [*self._product(x, layer.weight.mT, z), self._elementwise(z.add_, bias)]
+        kernels += [norm.forward for norm in self._norms]
+        if layer.activation != "identity":
+            kernels.append(self._elementwise(self._activation.forward, y, a))
+        if self._mask is None:
+            return kernels, a
+        masks = zip(layer.dropout, _rows(self._mask), strict=True)
+        kernels += [partial(dropout.draw_, mask) for dropout, mask in masks]
+        return [*kernels, partial(torch.mul, a, self._mask, out=self._kept)], self._kept
 
-    def write_delta_of_input(self, out: Tensor) -> None:
-        """Write the gradient with respect to the layer's input."""
-        torch.mm(self.delta, self._weight, out=out)
+    def backward(self, x: Tensor) -> Program:
+        """Return the kernels that take delta back to the pre-activation, and the gradients'."""
+        layer, activation, delta = self._layer, self._activation, self.delta
+        kernels: Program = []
+        if self._mask is not None:
+            kernels.append(partial(delta.mul_, self._mask))
+        if layer.activation != "identity":
+            kernels.append(self._elementwise(activation.backward, delta, self._saved, delta))
+        if self._norms:
+            norms = zip(self._norms, _rows(delta), strict=True)
+            kernels += [partial(norm.backward, delta_k) for norm, delta_k in norms]
+        if activation.saturates:
+            negligible = _NEGLIGIBLE[delta.dtype]
+            kernels.append(self._elementwise(_shrink, delta, negligible))
+        kernels += self._product(delta.mT, x, layer.weight_grad)
+        if self._is_stack:
+            kernels.append(partial(torch.sum, delta, dim=-2, out=layer.bias_grad))
+        else:  # as a product it takes half the time
+            kernels.append(partial(torch.mv, delta.mT, self._ones, out=layer.bias_grad))
+        return kernels
+
+    def delta_of_input(self, out: Tensor) -> Program:
+        """Return the kernels that write the gradient with respect to the layer's input."""
+        return self._product(self.delta, self._layer.weight, out)
+
+    def _product(self, left: Tensor, right: Tensor, out: Tensor) -> Program:
+        if self._product_dtype is None:
+            return [self._threaded(partial(self._matmul, left, right, out=out))]
+        factors = [torch.empty_like(factor, dtype=self._product_dtype) for factor in (left, right)]
+        product = torch.empty_like(out, dtype=self._product_dtype)
+        return [
+            partial(factors[0].copy_, left),
+            partial(factors[1].copy_, right),
+            self._threaded(partial(self._matmul, *factors, out=product)),
+            partial(out.copy_, product),
+        ]
+
+    def _elementwise(self, kernel: Callable[..., object], *args) -> Callable[[], object]:
+        return self._pace.threaded(partial(kernel, *args), n_elements=self.delta.numel())
+
+    def _threaded(self, product: Callable[[], object]) -> Callable[[], object]:
+        return self._pace.threaded(product, multiply_adds=self._work)
+
+
+class _Norm:
+    """Batch or layer normalisation of one network, by torch's own kernels."""
+
+    def __init__(self, module: torch.nn.Module, z: Tensor, y: Tensor):
+        self._module, self._z, self._y = module, z, y
+        self._weight, self._bias = module.weight.detach(), module.bias.detach()
+        self._weight_grad, self._bias_grad = module.weight.grad, module.bias.grad
+        self._is_batch = isinstance(module, torch.nn.BatchNorm1d)
+
+    def forward(self) -> None:
+        module, affine = self._module, (self._weight, self._bias)
+        if self._is_batch:
+            module.num_batches_tracked += 1
+            statistics = (module.running_mean, module.running_var)
+            normalized, *self._saved = torch.native_batch_norm(
+                self._z, *affine, *statistics, True, module.momentum, module.eps
+            )
+        else:
+            normalized, *self._saved = torch.native_layer_norm(
+                self._z, module.normalized_shape, *affine, module.eps
+            )
+        self._y.copy_(normalized)
+
+    def backward(self, delta: Tensor) -> None:
+        module, wanted = self._module, [True, True, True]
+        if self._is_batch:
+            statistics = (module.running_mean, module.running_var, *self._saved)
+            gradients = aten.native_batch_norm_backward(
+                delta, self._z, self._weight, *statistics, True, module.eps, wanted
+            )
+        else:
+            gradients = aten.native_layer_norm_backward(
+                delta,
+                self._z,
+                module.normalized_shape,
+                *self._saved,
+                self._weight,
+                self._bias,
+                wanted,
+            )
+        for target, gradient in zip(
+            (delta, self._weight_grad, self._bias_grad), gradients, strict=True
+        ):
+            target.copy_(gradient)
+
+
+def _shrink(tensor: Tensor, limit: float) -> None:
+    aten.hardshrink.out(tensor, limit, out=tensor)
+
+
+def _rows(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the matrices of a stack, or the only one."""
+    return tensor.unbind() if tensor.ndim == 3 else (tensor,)

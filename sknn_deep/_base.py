@@ -21,7 +21,7 @@ from skorch.callbacks import Callback
 from skorch.dataset import Dataset
 
 from sknn_deep import _batches, _optimizers
-from sknn_deep._batches import Batches, Samples
+from sknn_deep._batches import Batches, Chunk, Samples, check_weight, labelled_chunks, whole
 from sknn_deep._device import (
     accepted_dtypes,
     limited_threads,
@@ -32,7 +32,7 @@ from sknn_deep._device import (
 from sknn_deep._losses import Loss
 from sknn_deep._network import ACTIVATIONS, NORMALIZATIONS, Network
 from sknn_deep._optimizers import DEFAULT_WEIGHT_DECAY, STOCHASTIC_SOLVERS
-from sknn_deep._trainer import Progress, Trainer, Validation, fit_lbfgs
+from sknn_deep._trainer import Progress, Trainer, Validation, fit_lbfgs, listens_to_batches
 from sknn_deep._validation import (
     Interval,
     Options,
@@ -122,7 +122,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
         "device": [str, torch.device],
-        "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
         "callbacks": [list, tuple, None],
     }
 
@@ -169,10 +169,9 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             vars(self).update(before)
             raise
         callbacks = [] if incremental else self._sklearn_callbacks(given)
-        work = batches.longest_batch * self.module_.weights.numel()
         try:
             # the caller may have switched gradients off
-            with torch.enable_grad(), limited_threads(work):
+            with torch.enable_grad():
                 if self.solver == "lbfgs":
                     self._fit_lbfgs(batches, callbacks)
                 else:
@@ -211,11 +210,13 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _arrange(
         self, samples: Samples, held_out, random_state
-    ) -> tuple[Batches, Validation | None]:
+    ) -> tuple[Batches | Chunk, Validation | None]:
         """Return the batches to train on, and the validation set where there is one."""
         n_samples = samples.X.shape[0]
         if self.solver == "lbfgs":
-            return self._make_batches(samples, None, batch_size=n_samples), None
+            self._check_enough_rows(n_samples)
+            flat = self.module_.flat
+            return whole(samples, device=flat.device, dtype=flat.dtype), None
         rows, validation = None, None
         if held_out[0] is not None:
             validation = self._validation(self._validate_held_out(*held_out))
@@ -255,6 +256,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             ("callbacks", self.callbacks, "there are no epochs to call them in"),
             ("dropout", any(np.ravel(self.dropout) != 0), "it needs a deterministic loss"),
             ("X_val", has_validation_set, "it does not stop early"),
+            ("dtype='bfloat16'", self.dtype == "bfloat16", "it needs exact gradients"),
         ):
             if given:
                 raise ValueError(
@@ -328,13 +330,13 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         max_iter = 0 if self.solver == "lbfgs" else self.max_iter
         return [SklearnCallbacks(self, max_iter, *given)]
 
-    def _fit_lbfgs(self, batches: Batches, callbacks: list[SklearnCallbacks]) -> None:
+    def _fit_lbfgs(self, chunk: Chunk, callbacks: list[SklearnCallbacks]) -> None:
         for callback in callbacks:
             callback.on_train_begin(None)
         self.loss_, self.n_iter_ = fit_lbfgs(
             self.module_,
             self._make_loss(),
-            batches,
+            chunk,
             alpha=self.alpha,
             tol=self.tol,
             max_iter=self.max_iter,
@@ -387,21 +389,23 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _make_batches(self, samples: Samples, rows, batch_size: int) -> Batches:
         """Return training batches, all long enough for what the network computes over them."""
-        n_samples = samples.X.shape[0] if rows is None else len(rows)
-        shortest = 2 if self.normalization == "batch" else 1
-        if n_samples < shortest:
-            raise ValueError(
-                f"normalization='batch' needs at least two samples, got n_samples={n_samples}; "
-                "pass more rows or use normalization='layer'."
-            )
+        self._check_enough_rows(samples.X.shape[0] if rows is None else len(rows))
         return Batches(
             samples,
             rows=rows,
             batch_size=batch_size,
-            min_batch_size=shortest,
+            min_batch_size=2 if self.normalization == "batch" else 1,
+            one_by_one=any(listens_to_batches(callback) for callback in self.callbacks or []),
             device=self.module_.flat.device,
             dtype=self.module_.flat.dtype,
         )
+
+    def _check_enough_rows(self, n_samples: int) -> None:
+        if self.normalization == "batch" and n_samples < 2:
+            raise ValueError(
+                f"normalization='batch' needs at least two samples, got n_samples={n_samples}; "
+                "pass more rows or use normalization='layer'."
+            )
 
     def _clipped_batch_size(self, n_samples: int) -> int:
         if self.batch_size == "auto":
@@ -441,19 +445,19 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _validation(self, samples: Samples) -> Validation:
         """Return a validation set that knows its loss and its score."""
-        flat, loss, scoring = self.module_.flat, self._make_loss(), self._validation_scoring()
-        rows = _batches.chunk_rows(self.module_.width, flat.dtype)
-        batches = Batches(samples, batch_size=rows, device=flat.device, dtype=flat.dtype)
+        network, loss, scoring = self.module_, self._make_loss(), self._validation_scoring()
+        check_weight(samples.weight)
 
         def evaluate() -> tuple[float, float]:
-            value, raw = _evaluate_loss(self.module_, loss, batches, keep=scoring is None)
+            value, raw = _evaluate_loss(network, loss, samples, keep=scoring is None)
             if scoring == "loss":
                 return value, -value
             if scoring is None:
                 return value, self._default_score(raw, samples.y, samples.given_weight)
             return value, self._scorer_score(scoring, samples)
 
-        return Validation(Dataset(samples.X, samples.y, length=len(batches)), evaluate)
+        dataset = Dataset(samples.X, samples.y, length=samples.X.shape[0])
+        return Validation(dataset, evaluate)
 
     def _validation_scoring(self):
         """Return what early stopping goes by; None is the score of the raw output."""
@@ -580,7 +584,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         with torch.inference_mode(), limited_threads(rows * self.module_.weights.numel()):
             pieces = [
                 function(chunk).cpu().numpy()
-                for chunk in _batches.chunks(X, width, device=flat.device, dtype=flat.dtype)
+                for _, chunk in _batches.chunks(X, width, device=flat.device, dtype=flat.dtype)
             ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -591,16 +595,19 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
 
 def _evaluate_loss(
-    network: Network, loss: Loss, batches: Batches, keep: bool
+    network: Network, loss: Loss, samples: Samples, keep: bool
 ) -> tuple[float, np.ndarray | None]:
     """Return the mean loss over a validation set and, to keep, the raw output of every row."""
     total, weight_sum, outputs = 0.0, 0.0, []
+    flat = network.flat
+    chunks = labelled_chunks(samples, network.width, device=flat.device, dtype=flat.dtype)
     with torch.inference_mode():
-        for batch in batches:
-            raw = network(batch.X)
-            part = loss.mean(raw, batch.target, batch.weight, 1.0)
+        for X, target, weight in chunks:
+            raw = network(X)
+            losses = loss.per_sample(raw, loss.encoded(target, raw))
+            part = losses.sum() if weight is None else torch.dot(losses, weight)
             total += part.item() * loss.reported_scale
-            weight_sum += batch.weight_sum
+            weight_sum += float(len(X)) if weight is None else weight.sum().item()
             if keep:
                 outputs.append(raw.cpu().numpy())
     return total / weight_sum, np.concatenate(outputs) if keep else None

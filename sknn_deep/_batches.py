@@ -1,9 +1,10 @@
 """From validated arrays to device tensors: shuffled batches to train, chunks to predict.
 
-No ``DataLoader``: an epoch is one permutation and one gather per batch. Dense rows on the
-CPU are gathered into one buffer that all batches reuse, so an array of any size, memory
-map included, is never copied whole; sparse rows are densified there batch by batch. On an
-accelerator the features move once if they fit, else batch by batch.
+No ``DataLoader``: an epoch is one permutation, and a gather for each batch or, where they
+are small, for many together. Dense rows on the CPU are gathered into one buffer that all
+batches reuse, so an array of any size, memory map included, is never copied whole; sparse
+rows are densified there. On an accelerator the features move once if they fit, else
+gather by gather from pinned memory.
 """
 
 from collections.abc import Iterator
@@ -12,36 +13,45 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import torch
-from sklearn.utils import gen_batches, shuffle
+from sklearn.utils import gen_batches
 from torch import Tensor
+
+from sknn_deep._device import empty_matrix
 
 # Activations of one prediction chunk stay below this, in bytes.
 _CHUNK_BYTES = 32 * 2**20
+# Small batches are gathered together up to this size: on a CPU it stays in the cache.
+_GATHER_BYTES = {"cpu": 2**20, "cuda": 2**26}
+_MAX_TOGETHER = 64
 # Share of an accelerator's free memory that the training features may take.
 _RESIDENT_SHARE = 0.5
 
 
-class Batch(NamedTuple):
-    """What one training step sees.
+class Chunk(NamedTuple):
+    """Some batches that are gathered together, because they are small.
 
     Attributes
     ----------
-    X : Tensor of shape (batch, n_features)
-        Valid until the next batch is drawn.
-    target : Tensor of shape (batch, n_outputs) or (batch,)
-    weight : Tensor of shape (batch,) or None
-    weight_sum : float
-        Sum of the weights, the number of rows without weights.
+    X : Tensor of shape (rows, n_features)
+        Like the rest, valid until the next chunk is gathered.
+    target : Tensor of shape (rows, n_outputs) or (rows,)
+    scale : Tensor of shape (rows, 1) or None
+        Weight of each row over the sum of the weights of its batch.
+    parts : list of slice
+        The rows of each batch.
+    weight_sums : list of float
+        Sum of each batch's weights, the number of its rows without weights.
     """
 
     X: Tensor
     target: Tensor
-    weight: Tensor | None
-    weight_sum: float
+    scale: Tensor | None
+    parts: list[slice]
+    weight_sums: list[float]
 
     @property
-    def n_samples(self) -> int:
-        return self.X.shape[0]
+    def longest_batch(self) -> int:
+        return max(part.stop - part.start for part in self.parts)
 
 
 class Samples(NamedTuple):
@@ -72,7 +82,7 @@ class Samples(NamedTuple):
 
 
 class Batches:
-    """A training or validation set, handed out in batches on the network's device.
+    """A training set, handed out in batches on the network's device.
 
     Parameters
     ----------
@@ -82,6 +92,8 @@ class Batches:
     batch_size : int
     min_batch_size : int, default=0
         A shorter last batch joins the one before.
+    one_by_one : bool, default=False
+        Gather each batch by itself, whatever its size.
     device : torch.device
     dtype : torch.dtype
     """
@@ -93,38 +105,50 @@ class Batches:
         rows: np.ndarray | None = None,
         batch_size: int,
         min_batch_size: int = 0,
+        one_by_one: bool = False,
         device: torch.device,
         dtype: torch.dtype,
     ):
         X, targets, weight = samples.X, samples.targets, samples.weight
         self._samples, self._rows, self._device = samples, rows, device
         n_samples = X.shape[0] if rows is None else len(rows)
-        if weight is not None and not weight[... if rows is None else rows].any():
-            raise ValueError(
-                f"All sample weights of the {n_samples} rows to train on or to validate with are "
-                "zero; give some rows a positive weight."
-            )
+        check_weight(weight if rows is None or weight is None else weight[rows])
         self._order = np.arange(n_samples)
-        self._slices = list(gen_batches(n_samples, batch_size, min_batch_size=min_batch_size))
+        slices = list(gen_batches(n_samples, batch_size, min_batch_size=min_batch_size))
+        self.n_batches = len(slices)
+        self.longest_batch = max(part.stop - part.start for part in slices)
+        n_together = 1
+        if not one_by_one:
+            batch_bytes = self.longest_batch * X.shape[1] * dtype.itemsize
+            n_together = min(
+                max(1, _GATHER_BYTES.get(device.type, 2**20) // batch_bytes), _MAX_TOGETHER
+            )
+        self._groups = [slices[i : i + n_together] for i in range(0, len(slices), n_together)]
         self._targets = None if targets is None else _to_device(targets, device, dtype)
-        self._weight = None if weight is None else _to_device(weight, device, dtype)
         self._resident = _resident_features(X, device, dtype)
-        buffer = torch.empty((self.longest_batch, X.shape[1]), dtype=dtype)
-        # at most three lengths: a full batch, the last one, the last but one joined by it
-        lengths = {part.stop - part.start for part in self._slices}
-        self._buffers = {n: (buffer[:n], buffer[:n].numpy()) for n in lengths}
+        n_rows = max(group[-1].stop - group[0].start for group in self._groups)
+        self._X = torch.empty((n_rows, X.shape[1]), dtype=dtype, device=device)
+        if targets is not None:
+            shape = (n_rows, *targets.shape[1:])
+            self._target = (
+                empty_matrix(shape, like=self._targets)
+                if targets.ndim == 2
+                else self._targets.new_empty(shape)
+            )
+        self._scale = None if weight is None else self._X.new_empty((n_rows, 1))
+        if device.type == "cpu":
+            self._staging = [self._X]
+        elif self._resident is None:
+            # pinned, so that the next chunk is gathered while the device works on this one
+            pinned = device.type == "cuda"
+            self._staging = [
+                torch.empty(self._X.shape, dtype=dtype, pin_memory=pinned) for _ in range(2)
+            ]
+            self._copied = [torch.cuda.Event() for _ in range(2)] if pinned else None
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self._order)
-
-    @property
-    def n_batches(self) -> int:
-        return len(self._slices)
-
-    @property
-    def longest_batch(self) -> int:
-        return max(part.stop - part.start for part in self._slices)
 
     @property
     def X(self):
@@ -139,35 +163,85 @@ class Batches:
 
     def shuffle(self, random_state: np.random.RandomState) -> None:
         """Permute the present order, as scikit-learn's MLP does before each epoch."""
-        self._order = shuffle(self._order, random_state=random_state)
+        self._order = self._order[_permutation(len(self._order), random_state)]
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches in the present order."""
-        rows = self._order if self._rows is None else self._rows[self._order]
-        index = torch.from_numpy(rows).to(self._device)
-        targets = None if self._targets is None else self._targets[index]
-        weights = None if self._weight is None else self._weight[index]
-        for part in self._slices:
-            X = self._gather(rows[part], index[part])
-            target = X if targets is None else targets[part]
-            if weights is None:
-                yield Batch(X, target, None, float(part.stop - part.start))
-            else:
-                # summed on the host: reading it from the device would wait for the device
-                weight_sum = float(self._samples.weight[rows[part]].sum())
-                yield Batch(X, target, weights[part], weight_sum)
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yield all batches in the present order, those gathered together as one chunk."""
+        order = self._order if self._rows is None else self._rows[self._order]
+        index = torch.from_numpy(order).to(self._device)
+        for number, group in enumerate(self._groups):
+            start, stop = group[0].start, group[-1].stop
+            rows, index_part, n_rows = order[start:stop], index[start:stop], stop - start
+            X = self._gather(rows, index_part, number)
+            target = X
+            if self._targets is not None:
+                target = self._target[:n_rows]
+                torch.index_select(self._targets, 0, index_part, out=target)
+            parts = [slice(part.start - start, part.stop - start) for part in group]
+            scale, weight_sums = self._weigh(rows, parts)
+            yield Chunk(X, target, scale, parts, weight_sums)
 
-    def _gather(self, rows: np.ndarray, index: Tensor) -> Tensor:
+    def _gather(self, rows: np.ndarray, index: Tensor, number: int) -> Tensor:
+        out = self._X[: len(rows)]
         if self._resident is not None:
-            return self._resident.index_select(0, index)
-        buffer, array = self._buffers[len(rows)]
+            return torch.index_select(self._resident, 0, index, out=out)
+        turn = number % len(self._staging)
+        staged = self._staging[turn][: len(rows)]
+        on_cuda = self._device.type == "cuda"
+        if on_cuda:
+            self._copied[turn].synchronize()
         X = self._samples.X
         if sp.issparse(X):
-            X[rows].toarray(out=array)
+            X[rows].toarray(out=staged.numpy())
         else:
             # with mode="raise" NumPy would fill a buffer of its own first
-            X.take(rows, axis=0, out=array, mode="clip")
-        return buffer.to(self._device)
+            X.take(rows, axis=0, out=staged.numpy(), mode="clip")
+        if self._device.type == "cpu":
+            return out
+        out.copy_(staged, non_blocking=on_cuda)
+        if on_cuda:
+            self._copied[turn].record()
+        return out
+
+    def _weigh(self, rows: np.ndarray, parts: list[slice]) -> tuple[Tensor | None, list[float]]:
+        lengths = [part.stop - part.start for part in parts]
+        if self._scale is None:
+            return None, [float(length) for length in lengths]
+        # summed on the host: reading a sum from the device would wait for the device
+        weight = self._samples.weight[rows]
+        sums = np.add.reduceat(weight, [part.start for part in parts])
+        divisor = np.repeat(np.where(sums > 0, sums, 1.0), lengths)
+        scale = self._scale[: len(rows)]
+        scale.copy_(torch.from_numpy((weight / divisor)[:, np.newaxis]))
+        return scale, sums.tolist()
+
+
+def _permutation(n_samples: int, random_state: np.random.RandomState) -> np.ndarray:
+    # what sklearn.utils.shuffle draws, without its validation
+    permutation = np.arange(n_samples)
+    random_state.shuffle(permutation)
+    return permutation
+
+
+def whole(samples: Samples, *, device: torch.device, dtype: torch.dtype) -> Chunk:
+    """Return all samples in their order as one batch."""
+    check_weight(samples.weight)
+    X = _dense(samples.X, device, dtype)
+    target = X if samples.targets is None else _to_device(samples.targets, device, dtype)
+    parts = [slice(0, X.shape[0])]
+    if samples.weight is None:
+        return Chunk(X, target, None, parts, [float(X.shape[0])])
+    weight_sum = float(samples.weight.sum())
+    scale = _to_device((samples.weight / weight_sum)[:, np.newaxis], device, dtype)
+    return Chunk(X, target, scale, parts, [weight_sum])
+
+
+def check_weight(weight: np.ndarray | None) -> None:
+    if weight is not None and not weight.any():
+        raise ValueError(
+            f"All sample weights of the {len(weight)} rows to train on or to validate with are "
+            "zero; give some rows a positive weight."
+        )
 
 
 def chunk_rows(width: int, dtype: torch.dtype) -> int:
@@ -175,7 +249,9 @@ def chunk_rows(width: int, dtype: torch.dtype) -> int:
     return max(1, _CHUNK_BYTES // (width * dtype.itemsize))
 
 
-def chunks(X, width: int, *, device: torch.device, dtype: torch.dtype) -> Iterator[Tensor]:
+def chunks(
+    X, width: int, *, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
     """Yield the rows of ``X`` in order, as tensors whose activations stay in bounds.
 
     Parameters
@@ -187,9 +263,23 @@ def chunks(X, width: int, *, device: torch.device, dtype: torch.dtype) -> Iterat
     dtype : torch.dtype
     """
     for part in gen_batches(X.shape[0], chunk_rows(width, dtype)):
-        rows = X[part]
-        dense = rows.toarray() if sp.issparse(rows) else rows
-        yield _to_device(dense, device, dtype)
+        yield part, _dense(X[part], device, dtype)
+
+
+def labelled_chunks(
+    samples: Samples, width: int, *, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield rows, targets and weights as :func:`chunks` does the rows."""
+    for part, X in chunks(samples.X, width, device=device, dtype=dtype):
+        target, weight = (
+            None if array is None else _to_device(array[part], device, dtype)
+            for array in (samples.targets, samples.weight)
+        )
+        yield X, X if target is None else target, weight
+
+
+def _dense(X, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return _to_device(X.toarray() if sp.issparse(X) else X, device, dtype)
 
 
 def _to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
-SampleDelta = Callable[[Tensor, Tensor, Tensor], Tensor]
+Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], object]
 
 REGRESSION_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile")
 
@@ -28,51 +28,36 @@ REGRESSION_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "qua
 class Loss:
     """A training loss.
 
+    Tensors may have leading dimensions, those of a stack of networks.
+
     Attributes
     ----------
     per_sample : callable
-        ``per_sample(raw, target)`` maps the raw output of shape (batch, n_outputs) and
-        the target to losses of shape (batch,), summed over the outputs. Its gradient is
-        what training follows.
-    delta : callable
-        ``delta(raw, target, out)`` returns the same losses and writes their gradient with
-        respect to the raw output into ``out``, in closed form.
+        ``per_sample(raw, target)`` maps the raw output and the target, both of shape
+        (batch, n_outputs), to losses of shape (batch,), summed over the outputs.
+    gradient : callable
+        ``gradient(raw, target, scale, out)`` writes their gradient with respect to the raw
+        output, times a factor of shape () or, one for each sample, (batch, 1).
+    encode : callable or None
+        ``encode(labels, out)`` writes what these two take as the target: for the softmax
+        from class indices of shape (batch,).
     reported_scale : float
         Factor from that sum to the value in ``loss_curve_``: scikit-learn reports the
         mean over the outputs for squared error, and follows the gradient of the sum.
     """
 
     per_sample: SampleLoss
-    delta: SampleDelta
+    gradient: Gradient
+    encode: Callable[[Tensor, Tensor], object] | None = None
     reported_scale: float = 1.0
 
-    def mean(self, raw: Tensor, target: Tensor, weight: Tensor | None, weight_sum: float) -> Tensor:
-        """Return the weighted mean over the batch, a scalar tensor.
-
-        Parameters
-        ----------
-        raw : Tensor of shape (batch, n_outputs)
-        target : Tensor of shape (batch, n_outputs), or (batch,) of class indices
-        weight : Tensor of shape (batch,) or None
-        weight_sum : float
-            Sum of the weights, the number of rows without weights.
-        """
-        return _total(self.per_sample(raw, target), weight) / weight_sum
-
-    def mean_and_delta(
-        self, raw: Tensor, target: Tensor, weight: Tensor | None, weight_sum: float, out: Tensor
-    ) -> Tensor:
-        """Return :meth:`mean`, and write its gradient with respect to ``raw`` into ``out``."""
-        losses = self.delta(raw, target, out)
-        if weight is None:
-            out.mul_(1.0 / weight_sum)
-        else:
-            out.mul_((weight / weight_sum).unsqueeze(1))
-        return _total(losses, weight) / weight_sum
-
-
-def _total(losses: Tensor, weight: Tensor | None) -> Tensor:
-    return losses.sum() if weight is None else torch.dot(losses, weight)
+    def encoded(self, labels: Tensor, raw: Tensor) -> Tensor:
+        """Return the targets that belong to a raw output of shape (batch, n_outputs)."""
+        if self.encode is None:
+            return labels
+        target = torch.empty_like(raw)
+        self.encode(labels, target)
+        return target
 
 
 def classification_loss(out_activation: str, label_smoothing: float = 0.0) -> Loss:
@@ -86,13 +71,13 @@ def classification_loss(out_activation: str, label_smoothing: float = 0.0) -> Lo
     label_smoothing : float in [0, 1)
         Share of each target that is spread evenly over the classes.
     """
-    per_sample, delta = {
-        "softmax": (_cross_entropy, _cross_entropy_delta),
-        "logistic": (_binary_cross_entropy, _binary_cross_entropy_delta),
-    }[out_activation]
+    smooth = partial(_smooth, share=label_smoothing)
+    if out_activation == "softmax":
+        return Loss(
+            _cross_entropy, _cross_entropy_gradient, partial(_one_hot, share=label_smoothing)
+        )
     return Loss(
-        partial(per_sample, label_smoothing=label_smoothing),
-        partial(delta, label_smoothing=label_smoothing),
+        _binary_cross_entropy, _binary_cross_entropy_gradient, smooth if label_smoothing else None
     )
 
 
@@ -111,20 +96,21 @@ def regression_loss(
     huber_delta : float
         Residual, in units of the target, at which "huber" turns from square to linear.
     """
-    per_sample, delta = {
-        "squared_error": (_half_squared_error, _half_squared_error_delta),
-        "poisson": (_half_poisson_deviance, _half_poisson_deviance_delta),
-        "absolute_error": (_absolute_error, _absolute_error_delta),
+    per_sample, gradient = {
+        "squared_error": (_half_squared_error, _half_squared_error_gradient),
+        "poisson": (_half_poisson_deviance, _half_poisson_deviance_gradient),
+        "absolute_error": (_absolute_error, _absolute_error_gradient),
         "huber": (
             partial(_huber, threshold=huber_delta),
-            partial(_huber_delta, threshold=huber_delta),
+            partial(_huber_gradient, threshold=huber_delta),
         ),
         "quantile": (
             partial(_pinball, quantile=quantile),
-            partial(_pinball_delta, quantile=quantile),
+            partial(_pinball_gradient, quantile=quantile),
         ),
     }[name]
-    return Loss(per_sample, delta, reported_scale=1.0 if name == "poisson" else 1.0 / n_outputs)
+    scale = 1.0 if name == "poisson" else 1.0 / n_outputs
+    return Loss(per_sample, gradient, reported_scale=scale)
 
 
 def reconstruction_loss(name: str) -> Loss:
@@ -136,110 +122,97 @@ def reconstruction_loss(name: str) -> Loss:
         Neither halved nor summed, so that ``loss_curve_`` reads as the mean squared
         error per feature, whatever their number.
     """
-    return Loss(*{"squared_error": (_mean_squared_error, _mean_squared_error_delta)}[name])
+    return Loss(*{"squared_error": (_mean_squared_error, _mean_squared_error_gradient)}[name])
 
 
-# Each loss stands twice: as a differentiable expression, and with its gradient.
+# Each loss stands with its gradient. The softmax is taken of the transposed output: over a
+# short last dimension it takes torch ten times as long.
 
 
-def _cross_entropy(raw: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
-    return F.cross_entropy(raw, target, reduction="none", label_smoothing=label_smoothing)
+def _one_hot(labels: Tensor, out: Tensor, share: float) -> None:
+    n_classes = out.shape[-1]
+    out.fill_(share / n_classes)
+    out.scatter_(-1, labels.unsqueeze(-1), 1 - share + share / n_classes)
 
 
-def _cross_entropy_delta(
-    raw: Tensor, target: Tensor, out: Tensor, label_smoothing: float
-) -> Tensor:
-    # softmax(z) - q, where q has 1 - s at the class and s / K everywhere. Written out because
-    # torch's softmax over a short last dimension takes up to four times as long.
-    target = target.unsqueeze(1)
-    torch.sub(raw, raw.amax(dim=1, keepdim=True), out=out)
-    expected = out.gather(1, target).mul_(1 - label_smoothing)
-    if label_smoothing:
-        expected.add_(out.mean(dim=1, keepdim=True), alpha=label_smoothing)
-    total = out.exp_().sum(dim=1, keepdim=True)
-    losses = total.log().sub_(expected).squeeze(1)
-    out.div_(total)
-    out.scatter_add_(1, target, torch.full_like(expected, label_smoothing - 1))
-    if label_smoothing:
-        out.sub_(label_smoothing / raw.shape[1])
-    return losses
+def _cross_entropy(raw: Tensor, target: Tensor) -> Tensor:
+    return -(target.mT * torch.log_softmax(raw.mT, dim=-2)).sum(dim=-2)
 
 
-def _smoothed(target: Tensor, label_smoothing: float) -> Tensor:
-    return target * (1 - label_smoothing) + label_smoothing / 2 if label_smoothing else target
+def _cross_entropy_gradient(raw: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> None:
+    torch.softmax(raw.mT, dim=-2, out=out.mT)
+    out.sub_(target).mul_(scale)
 
 
-def _binary_cross_entropy(raw: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
-    target = _smoothed(target, label_smoothing)
-    return F.binary_cross_entropy_with_logits(raw, target, reduction="none").sum(dim=1)
+def _smooth(labels: Tensor, out: Tensor, share: float) -> None:
+    torch.mul(labels, 1 - share, out=out).add_(share / 2)
 
 
-def _binary_cross_entropy_delta(
-    raw: Tensor, target: Tensor, out: Tensor, label_smoothing: float
-) -> Tensor:
-    target = _smoothed(target, label_smoothing)
-    torch.sigmoid(raw, out=out).sub_(target)
-    return _binary_cross_entropy(raw, target, label_smoothing=0.0)
+def _binary_cross_entropy(raw: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(raw, target, reduction="none").sum(dim=-1)
+
+
+def _binary_cross_entropy_gradient(raw: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> None:
+    torch.sigmoid(raw, out=out).sub_(target).mul_(scale)
 
 
 def _half_squared_error(raw: Tensor, target: Tensor) -> Tensor:
-    return 0.5 * (raw - target).square().sum(dim=1)
+    return (raw - target).square().sum(dim=-1).mul_(0.5)
 
 
-def _half_squared_error_delta(raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
-    torch.sub(raw, target, out=out)
-    return out.square().sum(dim=1).mul_(0.5)
+def _half_squared_error_gradient(raw: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> None:
+    torch.sub(raw, target, out=out).mul_(scale)
 
 
 def _half_poisson_deviance(raw: Tensor, target: Tensor) -> Tensor:
     # y log(y / mu) - y + mu with mu = exp(raw)
     constant = torch.special.xlogy(target, target) - target
-    return (constant - target * raw + raw.exp()).sum(dim=1)
+    return (constant - target * raw + raw.exp()).sum(dim=-1)
 
 
-def _half_poisson_deviance_delta(raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
-    torch.exp(raw, out=out).sub_(target)
-    return _half_poisson_deviance(raw, target)
+def _half_poisson_deviance_gradient(
+    raw: Tensor, target: Tensor, scale: Tensor, out: Tensor
+) -> None:
+    torch.exp(raw, out=out).sub_(target).mul_(scale)
 
 
 def _absolute_error(raw: Tensor, target: Tensor) -> Tensor:
-    return (raw - target).abs().sum(dim=1)
+    return (raw - target).abs().sum(dim=-1)
 
 
-def _absolute_error_delta(raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
-    torch.sub(raw, target, out=out)
-    losses = out.abs().sum(dim=1)
-    out.sign_()
-    return losses
+def _absolute_error_gradient(raw: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> None:
+    torch.sub(raw, target, out=out).sign_().mul_(scale)
 
 
 def _huber(raw: Tensor, target: Tensor, threshold: float) -> Tensor:
-    return F.huber_loss(raw, target, reduction="none", delta=threshold).sum(dim=1)
+    return F.huber_loss(raw, target, reduction="none", delta=threshold).sum(dim=-1)
 
 
-def _huber_delta(raw: Tensor, target: Tensor, out: Tensor, threshold: float) -> Tensor:
-    torch.sub(raw, target, out=out).clamp_(-threshold, threshold)
-    return _huber(raw, target, threshold)
+def _huber_gradient(
+    raw: Tensor, target: Tensor, scale: Tensor, out: Tensor, threshold: float
+) -> None:
+    torch.sub(raw, target, out=out).clamp_(-threshold, threshold).mul_(scale)
 
 
 def _pinball(raw: Tensor, target: Tensor, quantile: float) -> Tensor:
     residual = target - raw
-    return torch.maximum(quantile * residual, (quantile - 1) * residual).sum(dim=1)
+    return torch.maximum(quantile * residual, (quantile - 1) * residual).sum(dim=-1)
 
 
-def _pinball_delta(raw: Tensor, target: Tensor, out: Tensor, quantile: float) -> Tensor:
+def _pinball_gradient(
+    raw: Tensor, target: Tensor, scale: Tensor, out: Tensor, quantile: float
+) -> None:
     torch.sub(raw, target, out=out)
     # -q below the target, 1 - q above it, and between them midway where they meet
-    out.sign_().mul_(0.5).add_(0.5 - quantile)
-    return _pinball(raw, target, quantile)
+    out.sign_().mul_(0.5).add_(0.5 - quantile).mul_(scale)
 
 
 def _mean_squared_error(reconstruction: Tensor, target: Tensor) -> Tensor:
-    return (reconstruction - target).square().mean(dim=1)
+    norms = torch.linalg.vector_norm(reconstruction - target, dim=-1)
+    return norms.square() / target.shape[-1]
 
 
-def _mean_squared_error_delta(reconstruction: Tensor, target: Tensor, out: Tensor) -> Tensor:
-    torch.sub(reconstruction, target, out=out)
-    losses = out.square().mean(dim=1)
-    out.mul_(2.0 / out.shape[1])
-    return losses
+def _mean_squared_error_gradient(
+    reconstruction: Tensor, target: Tensor, scale: Tensor, out: Tensor
+) -> None:
+    torch.sub(reconstruction, target, out=out).mul_(scale * (2.0 / out.shape[-1]))

@@ -44,7 +44,8 @@ class SGD(torch.optim.Optimizer):
 
     Parameters
     ----------
-    params : iterable of Tensor
+    flat : Tensor
+        A network's flat buffer, with its gradient.
     lr : float
     momentum : float in [0, 1]
     nesterov : bool
@@ -57,25 +58,30 @@ class SGD(torch.optim.Optimizer):
 
     add_param_group = _light_add_param_group
 
-    def __init__(self, params, lr: float, momentum: float = 0.9, nesterov: bool = True):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov})
+    def __init__(self, flat: Tensor, lr: float, momentum: float = 0.9, nesterov: bool = True):
+        super().__init__([flat], {"lr": lr, "momentum": momentum, "nesterov": nesterov})
 
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        loss = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                self._update(param, group["lr"], group["momentum"], group["nesterov"])
-        return loss
+    def step(self, closure: Callable[[], Any]) -> Any:
+        result = closure()
+        self.move(self.next_factor())
+        return result
 
-    def _update(self, param: Tensor, lr: float, momentum: float, nesterov: bool) -> None:
-        state, gradient = self.state[param], param.grad
+    def next_factor(self) -> float:
+        """Return the factor of the gradient in the next step."""
+        return self.param_groups[0]["lr"]
+
+    def move(self, factor: float | Tensor) -> None:
+        """Move the weights by their present gradient."""
+        (group,) = self.param_groups
+        (flat,) = group["params"]
+        state, momentum = self.state[flat], group["momentum"]
         if not state:
-            state["velocity"] = torch.zeros_like(param)
-        velocity = state["velocity"].mul_(momentum).add_(gradient, alpha=-lr)
-        if nesterov:
-            param.add_(velocity, alpha=momentum).add_(gradient, alpha=-lr)
+            state["velocity"] = torch.zeros_like(flat)
+        velocity = add_scaled_(state["velocity"].mul_(momentum), flat.grad, -factor)
+        if group["nesterov"]:
+            add_scaled_(flat.add_(velocity, alpha=momentum), flat.grad, -factor)
         else:
-            param.add_(velocity)
+            flat.add_(velocity)
 
 
 class Adam(torch.optim.Optimizer):
@@ -91,7 +97,8 @@ class Adam(torch.optim.Optimizer):
 
     Parameters
     ----------
-    params : iterable of Tensor
+    flat : Tensor
+        A network's flat buffer, with its gradient.
     lr : float
     betas : (float, float), each in [0, 1)
     eps : float
@@ -103,22 +110,31 @@ class Adam(torch.optim.Optimizer):
 
     add_param_group = _light_add_param_group
 
-    def __init__(self, params, lr: float, betas=(0.9, 0.999), eps: float = 1e-8):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+    def __init__(self, flat: Tensor, lr: float, betas=(0.9, 0.999), eps: float = 1e-8):
+        super().__init__([flat], {"lr": lr, "betas": betas, "eps": eps})
 
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        loss = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                self._update(param, group["lr"], group["betas"], group["eps"])
-        return loss
+    def step(self, closure: Callable[[], Any]) -> Any:
+        result = closure()
+        self.move(self.next_factor())
+        return result
 
-    def _update(self, param: Tensor, lr: float, betas: tuple[float, float], eps: float) -> None:
-        state = self.state[param]
-        if not state:
-            state.update(step=0, m=torch.zeros_like(param), v=torch.zeros_like(param))
-        state["step"] += 1
-        adam_step(param, param.grad, state["m"], state["v"], state["step"], lr, betas, eps)
+    def next_factor(self) -> float:
+        """Count a step; return its learning rate with the correction of the moments' bias."""
+        (group,) = self.param_groups
+        state = self.state[group["params"][0]]
+        state["step"] = step = state.get("step", 0) + 1
+        beta_1, beta_2 = group["betas"]
+        return group["lr"] * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+
+    def move(self, factor: float | Tensor) -> None:
+        """Move the weights by their present gradient."""
+        (group,) = self.param_groups
+        (flat,) = group["params"]
+        state = self.state[flat]
+        if "m" not in state:
+            state.update(m=torch.zeros_like(flat), v=torch.zeros_like(flat))
+        tensors = (flat, flat.grad, state["m"], state["v"])
+        adam_step(*tensors, factor, group["betas"], group["eps"])
 
 
 # torch wraps the step of every optimiser class in a profiler's record,
@@ -132,8 +148,7 @@ def adam_step(
     gradient: Tensor,
     m: Tensor,
     v: Tensor,
-    step: int,
-    lr: float,
+    factor: float | Tensor,
     betas: tuple[float, float],
     eps: float,
 ) -> None:
@@ -146,9 +161,8 @@ def adam_step(
     Parameters
     ----------
     param, gradient, m, v : Tensor, of one shape, type and device
-    step : int
-        Number of this step, from 1.
-    lr : float
+    factor : float or Tensor of shape ()
+        The learning rate with the correction of the moments' bias.
     betas : (float, float)
     eps : float
 
@@ -157,28 +171,36 @@ def adam_step(
     ValueError
         If shapes, types or devices differ.
     """
+    shape, dtype, device = param.shape, param.dtype, param.device
     for other in (gradient, m, v):
-        if (other.shape, other.dtype, other.device) != (param.shape, param.dtype, param.device):
+        if other.shape != shape or other.dtype is not dtype or other.device != device:
             raise ValueError(
                 f"Adam's tensors differ: a parameter of {_kind(param)} beside {_kind(other)}."
             )
     beta_1, beta_2 = betas
-    correction = math.sqrt(1 - beta_2**step)
-    if _fused_adam is not None and param.device.type == "cpu" and param.is_contiguous():
-        # the kernel adds eps to sqrt(v) / correction where the paper adds it to sqrt(v)
+    if _fused_adam is not None and not isinstance(factor, Tensor) and param.is_contiguous():
+        # after infinitely many steps the kernel's own corrections of the bias are one
         _fused_adam(
-            [param], [gradient], [m], [v], [], [torch.tensor(float(step))],
-            lr=lr, beta1=beta_1, beta2=beta_2, eps=eps / correction,
+            [param], [gradient], [m], [v], [], [_INFINITELY_MANY],
+            lr=factor, beta1=beta_1, beta2=beta_2, eps=eps,
             weight_decay=0.0, amsgrad=False, maximize=False,
         )  # fmt: skip
         return
     with torch.no_grad():
         m.lerp_(gradient, 1 - beta_1)
         v.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
-        param.addcdiv_(m, v.sqrt().add_(eps), value=-lr * correction / (1 - beta_1**step))
+        param.sub_(torch.div(m, v.sqrt().add_(eps)).mul_(factor))
 
 
 _fused_adam = getattr(torch, "_fused_adam_", None)
+_INFINITELY_MANY = torch.tensor(math.inf)
+
+
+def add_scaled_(target: Tensor, source: Tensor, factor: float | Tensor) -> Tensor:
+    """Add a tensor times a factor, a number or a tensor of shape (), in place."""
+    if isinstance(factor, Tensor):
+        return target.addcmul_(source, factor)
+    return target.add_(source, alpha=factor)
 
 
 def _kind(tensor: Tensor) -> str:
@@ -262,10 +284,10 @@ def make_optimizer(
     options: dict[str, Any] = {"lr": lr}
     if solver == "sgd":
         factory, options = SGD, {**options, "momentum": momentum, "nesterov": nesterov}
-        params: list[Any] = [[network.flat]]
+        params: list[Any] = [network.flat]
     elif solver == "adam":
         factory, options = Adam, {**options, "betas": betas, "eps": eps}
-        params = [[network.flat]]
+        params = [network.flat]
     elif solver == "muon":
         factory, options = Muon, {**options, "betas": betas, "eps": eps}
         params = list(network.hidden_matrices_and_others())

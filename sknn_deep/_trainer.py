@@ -21,23 +21,21 @@ from skorch.callbacks import Callback, EpochScoring, LRScheduler
 from skorch.dataset import Dataset
 from torch import Tensor
 
-from sknn_deep._backprop import make_gradient
-from sknn_deep._batches import Batch, Batches
+from sknn_deep._backprop import Backprop
+from sknn_deep._batches import Batches, Chunk
+from sknn_deep._device import Pace, one_thread
+from sknn_deep._engine import Engine
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
 from sknn_deep._optimizers import (
     ANNEALING_SCHEDULES,
     annealed_rate,
     set_learning_rate,
-    zero_negligible_state,
 )
 from sknn_deep._validation import check_optimize_result, lbfgs_verbosity
 
 # Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
 _SMALLEST_ADAPTIVE_RATE = 1e-6
-
-# Often enough that neither weights nor moments decay to denormal numbers in between.
-_STEPS_BETWEEN_FLUSHES = 16
 
 
 @dataclass
@@ -153,9 +151,17 @@ class Trainer(NeuralNet):
             use_caching=False,
         )
         self._estimator, self._scored = estimator, scored
-        self._weight_decay = weight_decay
         self._progress = progress
-        self._gradient = make_gradient(network, loss)
+        self._has_modes = network.has_dropout or network.has_normalization
+        self._engine = Engine(
+            network,
+            loss,
+            optimizer,
+            alpha=estimator.alpha,
+            weight_decay=weight_decay,
+            max_grad_norm=estimator.max_grad_norm,
+            product_dtype=torch.bfloat16 if estimator.dtype == "bfloat16" else None,
+        )
         self.initialize()
         # known to skorch's callbacks only now: it would move the module and break its views
         self.device = str(network.flat.device)
@@ -165,12 +171,14 @@ class Trainer(NeuralNet):
             for name in ("train_loss", "valid_loss")
         }
         self._records_batches = records_batches
-        self._hears_batches = any(_listens_to_batches(callback) for _, callback in self.callbacks_)
+        self._hears_batches = any(listens_to_batches(callback) for _, callback in self.callbacks_)
+        if self._hears_batches:
+            self._engine.on_gradient = self._announce_gradient
 
     def __getstate__(self):
         # what is pickled (skorch's ``Checkpoint(f_pickle=…)``) predicts; it does not train
         state = super().__getstate__()
-        state.pop("_gradient")
+        state.pop("_engine")
         return state
 
     @property
@@ -179,6 +187,9 @@ class Trainer(NeuralNet):
 
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         pass  # the batch enters the history with its loss, in _record_batch
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.history.append({"batches": [], "epoch": len(self.history) + 1})
 
     def initialize_optimizer(self, triggered_directly=None):
         self.optimizer_ = self.optimizer()
@@ -284,111 +295,80 @@ class Trainer(NeuralNet):
 
     def _train_epoch(self, batches: Batches) -> float:
         """Train on every batch; return the mean loss over the rows."""
-        self.module_.train()
-        parameters = [p.detach() for p in self.module_.parameters() if not p.requires_grad]
-        self._frozen = [(parameter, parameter.clone()) for parameter in parameters]
-        epochs_done = len(self._progress.loss_curve) - self._first_epoch
-        losses, sizes = [], []
-        for number, batch in enumerate(batches):
-            if batch.weight_sum == 0:
-                continue  # no row of this batch counts
-            self._anneal(epochs_done + number / batches.n_batches)
-            if number % _STEPS_BETWEEN_FLUSHES == 0:
-                self.module_.zero_negligible()
-                zero_negligible_state(self.optimizer_)
-            if self._hears_batches:
-                losses.append(self._announced_step(batch))
-            else:
-                losses.append(self.train_step(batch)["loss"])
-            sizes.append(batch.n_samples)
-        self.module_.eval()
+        engine, epochs_done = self._engine, len(self._progress.loss_curve) - self._first_epoch
+        train = self._announced_step if self._hears_batches else self._train
+        losses, squared_norms, sizes, weight_sums = [], [], [], []
+        if self._has_modes:
+            self.module_.train()
+        if self.callbacks_:
+            engine.freeze()
+        with one_thread():
+            engine.pace.resume()
+            for chunk in batches:
+                rates = self._annealed_rates(epochs_done, len(sizes), chunk, batches)
+                results = train(chunk, rates)
+                losses.append(results[0])
+                squared_norms.append(results[1])
+                sizes += [part.stop - part.start for part in chunk.parts]
+                weight_sums += chunk.weight_sums
+        if self._has_modes:
+            self.module_.eval()
         # the one time in an epoch that the host waits for the device
-        values = torch.stack(losses).cpu().numpy().astype(np.float64)
+        on_host = torch.stack([torch.cat(losses), torch.cat(squared_norms)]).cpu()
+        values = engine.reported_losses(*on_host.numpy().astype(np.float64), weight_sums)
         if self._records_batches and not self._hears_batches:
-            for value, size in zip(values, sizes, strict=True):
-                self._record_batch(float(value), size)
+            for value, size in zip(values.tolist(), sizes, strict=True):
+                self._record_batch(value, size)
         return float(np.dot(values, sizes)) / len(batches)
 
-    def _record_batch(self, loss: float, size: int) -> None:
-        self.history.new_batch()
-        self.history.record_batch("train_loss", loss)
-        self.history.record_batch("train_batch_size", size)
-
-    def _announced_step(self, batch: Batch) -> Tensor:
-        """Take a step with skorch's events around it, for the callbacks that listen."""
-        pair = (batch.X, batch.target)
-        self.notify("on_batch_begin", batch=pair, training=True)
-        step = self.train_step(batch)
-        self._record_batch(step["loss"].item(), batch.n_samples)
-        self.notify("on_batch_end", batch=pair, training=True, **step)
-        return step["loss"]
-
-    def train_step(self, batch: Batch, **fit_params) -> dict[str, Tensor]:
-        """Move the weights along one batch.
-
-        Returns
-        -------
-        step : dict
-            "loss", the batch's loss before the step, and "y_pred", the raw output.
-        """
-        step = {}
-
-        def closure() -> Tensor:
-            self._in_closure = True
-            loss, raw = self._loss_and_gradient(batch)
-            if not step:
-                # after the gradient, as AdamW does, and once, however often it is asked for
-                self._decay_weights()
-                step.update(loss=loss, y_pred=raw)
-            self._in_closure = False
-            return loss
-
+    def _train(self, chunk: Chunk, rates: list[float] | None) -> tuple[Tensor, Tensor]:
         try:
-            self.optimizer_.step(closure)
+            return self._engine.train(chunk, rates)
         except (AssertionError, RuntimeError) as error:
-            if self._in_closure or isinstance(error, torch.OutOfMemoryError):
+            if self._engine.in_gradient or isinstance(error, torch.OutOfMemoryError):
                 raise
             estimator = self._estimator
             raise ValueError(
                 f"solver={estimator.solver!r} with solver_params={estimator.solver_params!r} "
                 f"failed in a step: {error}"
             ) from error
-        for parameter, kept in self._frozen:  # by skorch's Freezer
-            parameter.copy_(kept)
-        return step
 
-    def _decay_weights(self) -> None:
-        if self._weight_decay:
-            rate = self.optimizer_.param_groups[0]["lr"]
-            self.module_.weights.mul_(1 - rate * self._weight_decay)
+    def _record_batch(self, loss: float, size: int) -> None:
+        self.history.new_batch()
+        self.history.record_batch("train_loss", loss)
+        self.history.record_batch("train_batch_size", size)
 
-    def _loss_and_gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        r"""Fill the network's gradient; return the reported loss and the raw output.
+    def _announced_step(self, chunk: Chunk, rates: list[float] | None) -> tuple[Tensor, Tensor]:
+        """Take a step with skorch's events around it, for the callbacks that listen."""
+        pair = (chunk.X, chunk.target)
+        self.notify("on_batch_begin", batch=pair, training=True)
+        results = self._train(chunk, rates)
+        on_host = [result.cpu().numpy() for result in results]
+        (loss,) = self._engine.reported_losses(*on_host, chunk.weight_sums).tolist()
+        self._record_batch(loss, len(chunk.X))
+        step = {"loss": torch.tensor(loss), "y_pred": self._engine.raw}
+        self.notify("on_batch_end", batch=pair, training=True, **step)
+        return results
 
-        The objective of a batch with weights :math:`s_i` is scikit-learn's,
-        :math:`(\sum_i s_i \ell_i + \frac{\alpha}{2} \lVert W \rVert^2) / \sum_i s_i`.
-        """
-        network, loss, alpha = self.module_, self.criterion_, self._estimator.alpha
-        value, raw = self._gradient(*batch)
-        reported = value if loss.reported_scale == 1 else value * loss.reported_scale
-        if alpha:
-            weights, rate = network.weights, alpha / batch.weight_sum
-            weights.grad.add_(weights, alpha=rate)
-            reported = reported.add(torch.dot(weights, weights), alpha=0.5 * rate)
-        if self._estimator.max_grad_norm is not None:
-            norm = torch.linalg.vector_norm(network.flat.grad)
-            network.flat.grad.mul_((self._estimator.max_grad_norm / norm).clamp(max=1.0))
-        if self._hears_batches:
-            named = list(network.named_parameters())
-            self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
-        return reported, raw
+    def _announce_gradient(self) -> None:
+        named = list(self.module_.named_parameters())
+        self.notify("on_grad_computed", named_parameters=named, training=True)
 
-    def _anneal(self, epochs_done: float) -> None:
-        schedule = self._estimator.learning_rate
-        if schedule in ANNEALING_SCHEDULES:
-            share = epochs_done / self._estimator.max_iter
-            peak = self._estimator.learning_rate_init
-            set_learning_rate(self.optimizer_, annealed_rate(schedule, peak, share))
+    def _annealed_rates(
+        self, epochs_done: int, batches_done: int, chunk: Chunk, batches: Batches
+    ) -> list[float] | None:
+        """Return the learning rate of each batch of a chunk, where a schedule sets it."""
+        estimator = self._estimator
+        if estimator.learning_rate not in ANNEALING_SCHEDULES:
+            return None
+        return [
+            annealed_rate(
+                estimator.learning_rate,
+                estimator.learning_rate_init,
+                (epochs_done + (batches_done + i) / batches.n_batches) / estimator.max_iter,
+            )
+            for i in range(len(chunk.parts))
+        ]
 
     def _end_of_epoch_rate(self) -> None:
         """Let the "invscaling" schedule fall with the number of samples seen."""
@@ -425,17 +405,15 @@ class Trainer(NeuralNet):
     def _record(self, loss: float, seconds: float) -> None:
         """Write the epoch into skorch's history, under skorch's names."""
         progress = self._progress
+        row = next(reversed(self.history))  # history[-1] would copy all rows
         losses = {"train_loss": loss}
         if progress.watching:
             losses["valid_loss"] = progress.validation_loss_curve[-1]
-            self.history.record("valid_score", progress.validation_scores[-1])
+            row["valid_score"] = progress.validation_scores[-1]
         for name, value in losses.items():
-            is_best = value < self._smallest[name]
-            if is_best:
-                self._smallest[name] = value
-            self.history.record(name, value)
-            self.history.record(f"{name}_best", is_best)
-        self.history.record("dur", seconds)
+            row[name], row[f"{name}_best"] = value, value < self._smallest[name]
+            self._smallest[name] = min(value, self._smallest[name])
+        row["dur"] = seconds
 
     def _say(self, line: str) -> None:
         if self._estimator.verbose:
@@ -482,7 +460,7 @@ class Trainer(NeuralNet):
 def fit_lbfgs(
     network: Network,
     loss: Loss,
-    batches: Batches,
+    chunk: Chunk,
     *,
     alpha: float,
     tol: float,
@@ -497,7 +475,7 @@ def fit_lbfgs(
     network : Network
         Its present weights are the start; it holds the optimum afterwards.
     loss : Loss
-    batches : Batches
+    chunk : Chunk
         The whole set in one batch.
     alpha, tol, max_iter, max_fun, verbose
         As of the estimators.
@@ -513,16 +491,21 @@ def fit_lbfgs(
     .. [1] R. H. Byrd, P. Lu, J. Nocedal, C. Zhu (1995). A limited memory algorithm for
        bound constrained optimization. SIAM J. Sci. Comput. 16(5).
     """
-    gradient = make_gradient(network, loss)
-    (batch,) = batches
-    rate = alpha / batch.weight_sum
+    pace = Pace(torch.get_num_threads())
+    work = Backprop([network], loss, pace=pace).workspace(chunk)
+    work.load(chunk)
+    (program,) = work.programs
+    rate = alpha / chunk.weight_sums[0]
 
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         network.flat.copy_(torch.from_numpy(flat))
-        value, _ = gradient(*batch)
+        with one_thread():
+            for kernel in program:
+                kernel()
+            pace.step_done()
         weights = network.weights
         weights.grad.add_(weights, alpha=rate)
-        value = value.item() + 0.5 * rate * torch.dot(weights, weights).item()
+        value = work.loss(0).item() + 0.5 * rate * torch.dot(weights, weights).item()
         return value, network.flat.grad.cpu().numpy().astype(np.float64)
 
     network.train()
@@ -536,7 +519,7 @@ def fit_lbfgs(
         },
     )  # fmt: skip
     network.flat.copy_(torch.from_numpy(result.x))
-    network.learn_statistics(batch.X)
+    network.learn_statistics(chunk.X)
     network.eval()
     penalty = 0.5 * rate * torch.dot(network.weights, network.weights).item()
     reported = (result.fun - penalty) * loss.reported_scale + penalty
@@ -553,7 +536,7 @@ class _Constant:
         return self._value
 
 
-def _listens_to_batches(callback: Callback) -> bool:
+def listens_to_batches(callback: Callback) -> bool:
     """Return whether a callback does anything with the events of single batches."""
     if type(callback) is EpochScoring:
         return False  # it would cache predictions, which the net tells it not to

@@ -1,15 +1,16 @@
-"""The closed-form gradient is autograd's, for every activation, loss and depth."""
+"""The closed-form gradient is autograd's, for every activation, loss, depth and stack."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
 
-from sknn_deep import DeepMLPClassifier
 from sknn_deep._backprop import ACTIVATIONS, Backprop
+from sknn_deep._batches import Chunk
 from sknn_deep._losses import classification_loss, reconstruction_loss, regression_loss
 from sknn_deep._network import ACTIVATIONS as MODULES
-from sknn_deep._network import MLP, Autoencoder
+from sknn_deep._network import MLP, Autoencoder, share_buffer
 
 N_FEATURES, N_OUTPUTS, N_ROWS = 6, 4, 9
 LOSSES = {
@@ -25,37 +26,76 @@ LOSSES = {
 }
 
 
-def _network(activation, hidden, dropout=0.0):
+def _network(activation, hidden, dropout=0.0, normalization=None, seed=0, dtype=torch.float64):
     network = MLP(
         (N_FEATURES, *hidden, N_OUTPUTS),
         activations=[activation] * len(hidden),
         dropout=[dropout] * len(hidden),
-        dtype=torch.float64,
+        normalization=normalization,
+        dtype=dtype,
     )
-    network.initialize(np.random.RandomState(0), [activation] * (len(hidden) + 1))
+    network.initialize(np.random.RandomState(seed), [activation] * (len(hidden) + 1))
     return network.train()
 
 
-def _batch(loss_name, weighted=False):
+def _chunk(loss_name, lengths=(N_ROWS,), weighted=False, n_networks=None, dtype=torch.float64):
+    """Return batches of given lengths; for a stack, each network has rows of its own."""
     generator = torch.Generator().manual_seed(0)
-    X = torch.randn(N_ROWS, N_FEATURES, dtype=torch.float64, generator=generator)
-    target = torch.rand(N_ROWS, N_OUTPUTS, dtype=torch.float64, generator=generator)
+    n_rows = sum(lengths)
+    leading = () if n_networks is None else (n_networks,)
+    X = torch.randn((*leading, n_rows, N_FEATURES), dtype=dtype, generator=generator)
+    target = torch.rand((*leading, n_rows, N_OUTPUTS), dtype=dtype, generator=generator)
     if loss_name.startswith("softmax"):
-        target = target.argmax(dim=1)
+        target = target.argmax(dim=-1)
     elif loss_name.startswith("logistic"):
         target = target.round()
+    stops = np.cumsum(lengths)
+    parts = [slice(stop - length, stop) for stop, length in zip(stops, lengths, strict=True)]
     if not weighted:
-        return X, target, None, float(N_ROWS)
-    weight = torch.rand(N_ROWS, dtype=torch.float64, generator=generator)
-    return X, target, weight, weight.sum().item()
+        return Chunk(X, target, None, parts, [float(length) for length in lengths])
+    weight = torch.rand(n_rows, dtype=dtype, generator=generator)
+    sums = [weight[part].sum() for part in parts]
+    scale = torch.cat([weight[part] / total for part, total in zip(parts, sums, strict=True)])
+    return Chunk(X, target, scale.unsqueeze(1), parts, [total.item() for total in sums])
 
 
-def _autograd(network, loss, batch):
-    X, *rest = batch
+def _closed_form(networks, loss, chunk, **options):
+    """Return loss, output and gradient of every batch."""
+    work = Backprop(networks, loss, **options).workspace(chunk)
+    work.load(chunk)
+    gradients = []
+    for program in work.programs:
+        for network in networks:
+            network.flat.grad.fill_(np.nan)  # every entry must be written
+        for kernel in program:
+            kernel()
+        gradients.append([network.flat.grad.clone() for network in networks])
+    return SimpleNamespace(losses=work.losses(), raw=work.raw, gradients=gradients, work=work)
+
+
+def _autograd(network, loss, chunk, number=0, member=None):
+    """Return loss and gradient of one batch, through the modules."""
+    part = chunk.parts[number]
+    X, target = (
+        (tensor if member is None else tensor[member])[part] for tensor in (chunk.X, chunk.target)
+    )
     network.zero_grad()
-    value = loss.mean(network(X), *rest)
+    raw = network(X)
+    losses = loss.per_sample(raw, loss.encoded(target, raw.detach()))
+    if chunk.scale is None:
+        value = losses.mean()
+    else:
+        value = (losses * chunk.scale[part, 0]).sum()
     value.backward()
     return value.item(), network.flat.grad.clone()
+
+
+def _assert_equals_autograd(network, loss, chunk):
+    expected = [_autograd(network, loss, chunk, i) for i in range(len(chunk.parts))]
+    ours = _closed_form([network], loss, chunk)
+    for i, (value, gradient) in enumerate(expected):
+        assert ours.losses[i].item() == pytest.approx(value, rel=1e-12)
+        torch.testing.assert_close(ours.gradients[i][0], gradient, rtol=1e-10, atol=1e-13)
 
 
 def test_every_activation_of_the_modules_has_a_closed_form():
@@ -67,80 +107,159 @@ def test_every_activation_of_the_modules_has_a_closed_form():
 @pytest.mark.parametrize("loss_name", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gradient_equals_autograd(activation, loss_name, hidden, weighted):
-    network, loss = _network(activation, hidden), LOSSES[loss_name]
-    batch = _batch(loss_name, weighted)
-    expected_value, expected_gradient = _autograd(network, loss, batch)
-    network.flat.grad.fill_(np.nan)  # every entry must be written
-    value, _ = Backprop(network, loss)(*batch)
-    assert value.item() == pytest.approx(expected_value, rel=1e-12)
-    torch.testing.assert_close(network.flat.grad, expected_gradient, rtol=1e-10, atol=1e-13)
+    chunk = _chunk(loss_name, weighted=weighted)
+    _assert_equals_autograd(_network(activation, hidden), LOSSES[loss_name], chunk)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("loss_name", LOSSES)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_gradient_with_normalization_equals_autograd(
+    normalization, activation, loss_name, weighted
+):
+    network = _network(activation, (7, 5), normalization=normalization)
+    with torch.no_grad():  # scales and shifts that are not those of the start
+        network.flat.add_(0.1 * torch.arange(network.flat.numel()) % 0.7)
+    _assert_equals_autograd(network, LOSSES[loss_name], _chunk(loss_name, weighted=weighted))
+
+
+def test_batch_normalization_learns_the_same_statistics_as_the_modules():
+    networks = [_network("relu", (7, 5), normalization="batch") for _ in range(2)]
+    loss, chunk = LOSSES["softmax"], _chunk("softmax", lengths=(9, 9, 4))
+    for i in range(3):
+        _autograd(networks[0], loss, chunk, i)
+    _closed_form([networks[1]], loss, chunk)
+    for expected, buffer in zip(networks[0].buffers(), networks[1].buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("normalization", [None, "batch", "layer"], ids=str)
+@pytest.mark.parametrize("loss_name", LOSSES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_stack_of_networks_has_the_gradients_of_its_members(
+    activation, loss_name, normalization
+):
+    networks = [
+        _network(activation, (7, 5), normalization=normalization, seed=seed) for seed in range(3)
+    ]
+    loss = LOSSES[loss_name]
+    chunk = _chunk(loss_name, lengths=(9, 4), weighted=True, n_networks=3)
+    expected = [
+        [_autograd(network, loss, chunk, number, k) for k, network in enumerate(networks)]
+        for number in range(2)
+    ]
+    flat, gradient = share_buffer(networks)
+    ours = _closed_form(networks, loss, chunk)
+    assert ours.losses.shape == (3, 2)
+    assert flat.shape == gradient.shape == (3, networks[0].flat.numel())
+    for number in range(2):
+        for k in range(3):
+            value, wanted = expected[number][k]
+            assert ours.losses[k, number].item() == pytest.approx(value, rel=1e-12)
+            torch.testing.assert_close(ours.gradients[number][k], wanted, rtol=1e-9, atol=1e-13)
+
+
+def test_networks_that_share_a_buffer_are_views_of_its_rows():
+    networks = [_network("relu", (7, 40), seed=seed) for seed in range(3)]
+    before = [network.layers[0].weight.detach().clone() for network in networks]
+    flat, gradient = share_buffer(networks)
+    for k, network in enumerate(networks):
+        torch.testing.assert_close(network.layers[0].weight.detach(), before[k])
+        flat[k] += 1
+        torch.testing.assert_close(network.layers[0].weight.detach(), before[k] + 1)
+        assert network.flat.grad.data_ptr() == gradient[k].data_ptr()
 
 
 @pytest.mark.parametrize("loss_name", LOSSES)
 @pytest.mark.parametrize("activation", ["tanh", "gelu", "selu"])
 def test_gradient_equals_finite_differences(activation, loss_name):
     network, loss = _network(activation, (5,)), LOSSES[loss_name]
-    batch = _batch(loss_name, weighted=True)
-    backprop = Backprop(network, loss)
-    backprop(*batch)
-    gradient = network.flat.grad.clone()
+    chunk = _chunk(loss_name, weighted=True)
+    ours = _closed_form([network], loss, chunk)
+    gradient, work = ours.gradients[0][0], ours.work
     step = 1e-6
     for i in range(0, network.flat.numel(), 7):
         values = []
         for sign in (1, -1):
             network.flat[i] += sign * step
-            values.append(backprop(*batch)[0].item())
+            for kernel in work.programs[0]:
+                kernel()
+            values.append(work.loss(0).item())
             network.flat[i] -= sign * step
         difference = (values[0] - values[1]) / (2 * step)
         assert gradient[i].item() == pytest.approx(difference, rel=1e-5, abs=1e-8)
 
 
 def test_dropout_draws_the_same_masks_as_the_modules():
-    network, loss, batch = _network("relu", (50, 40), 0.4), LOSSES["softmax"], _batch("softmax")
+    network, loss, chunk = _network("relu", (50, 40), 0.4), LOSSES["softmax"], _chunk("softmax")
     generator = torch.Generator().manual_seed(3)
     network.set_generator(generator)
-    _, expected = _autograd(network, loss, batch)
+    _, expected = _autograd(network, loss, chunk)
     generator.manual_seed(3)
-    Backprop(network, loss)(*batch)
-    torch.testing.assert_close(network.flat.grad, expected, rtol=1e-10, atol=1e-13)
+    (gradient,) = _closed_form([network], loss, chunk).gradients
+    torch.testing.assert_close(gradient[0], expected, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("code_activation", ["identity", "tanh"])
-def test_gradient_of_an_autoencoder_equals_autograd(code_activation):
+def test_members_of_a_stack_draw_their_masks_from_their_own_generators():
+    networks = [_network("relu", (50, 40), 0.4, seed=seed) for seed in range(2)]
+    loss, chunk = LOSSES["softmax"], _chunk("softmax", n_networks=2)
+    expected = []
+    for k, network in enumerate(networks):
+        network.set_generator(torch.Generator().manual_seed(k))
+        expected.append(_autograd(network, loss, chunk, member=k)[1])
+        network.set_generator(torch.Generator().manual_seed(k))
+    share_buffer(networks)
+    (gradients,) = _closed_form(networks, loss, chunk).gradients
+    for k in range(2):
+        torch.testing.assert_close(gradients[k], expected[k], rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("code_activation", ["identity", "tanh", "gelu"])
+@pytest.mark.parametrize("out_activation", ["identity", "logistic", "softplus"])
+def test_gradient_of_an_autoencoder_equals_autograd(code_activation, out_activation):
     shared = {"activations": ["relu"], "dropout": [0.0], "dtype": torch.float64}
     network = Autoencoder(
         {"layer_units": (6, 5, 2), "out_activation": code_activation, **shared},
-        {"layer_units": (2, 5, 6), "out_activation": "logistic", **shared},
+        {"layer_units": (2, 5, 6), "out_activation": out_activation, **shared},
     ).train()
     network.initialize(np.random.RandomState(0), ["relu"] * 4)
-    loss, X = reconstruction_loss("squared_error"), _batch("squared_error")[0]
-    batch = (X, X, None, float(N_ROWS))
-    value, expected = _autograd(network, loss, batch)
-    assert Backprop(network, loss)(*batch)[0].item() == pytest.approx(value, rel=1e-12)
-    torch.testing.assert_close(network.flat.grad, expected, rtol=1e-10, atol=1e-13)
+    X = _chunk("squared_error", lengths=(9, 5)).X
+    chunk = Chunk(X, X, None, [slice(0, 9), slice(9, 14)], [9.0, 5.0])
+    _assert_equals_autograd(network, reconstruction_loss("squared_error"), chunk)
 
 
-def test_batches_may_differ_in_length():
-    network, loss = _network("relu", (7, 5)), LOSSES["softmax"]
-    backprop, (X, target, _, _) = Backprop(network, loss), _batch("softmax")
-    for n in (N_ROWS, 1, 4, N_ROWS):
-        batch = (X[:n], target[:n], None, float(n))
-        _, expected = _autograd(network, loss, batch)
-        backprop(*batch)
-        torch.testing.assert_close(network.flat.grad, expected, rtol=1e-10, atol=1e-13)
+@pytest.mark.parametrize("lengths", [(9, 1), (4, 4, 9), (1,)], ids=str)
+def test_batches_may_differ_in_length(lengths):
+    chunk = _chunk("softmax", lengths=lengths)
+    _assert_equals_autograd(_network("relu", (7, 5)), LOSSES["softmax"], chunk)
 
 
-def test_training_in_closed_form_equals_training_with_autograd(monkeypatch):
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(150, 8)), rng.integers(0, 3, 150)
-    classifier = DeepMLPClassifier(
-        (20, 10), batch_size=32, max_iter=5, dropout=0.2, learning_rate="cosine", random_state=0
+def test_narrow_matrices_are_stored_by_column_and_wide_ones_by_row():
+    network = MLP((3, 50, 40, 2), activations=["relu"] * 2, dropout=[0.0] * 2)
+    strides = [layer.weight.stride() for layer in network.linear_layers()]
+    assert strides == [(1, 50), (50, 1), (40, 1)]
+    assert [tuple(layer.weight.shape) for layer in network.linear_layers()] == [
+        (50, 3),
+        (40, 50),
+        (2, 40),
+    ]
+    work = Backprop([network], LOSSES["softmax"]).workspace(
+        Chunk(torch.rand(60, 3), torch.zeros(60, dtype=torch.long), None, [slice(0, 60)], [60.0])
     )
-    closed = clone(classifier).fit(X, y)
-    monkeypatch.setattr(MLP, "has_normalization", True)  # what sends a network to autograd
-    taped = clone(classifier).fit(X, y)
-    np.testing.assert_allclose(closed.loss_curve_, taped.loss_curve_, rtol=1e-10)
-    np.testing.assert_allclose(closed.coefs_[0], taped.coefs_[0], rtol=1e-7, atol=1e-10)
+    assert work.raw.stride() == (1, 60)
+
+
+def test_products_in_bfloat16_are_near_those_in_single_precision():
+    loss, chunk = LOSSES["softmax"], _chunk("softmax", dtype=torch.float32)
+    network = _network("relu", (40, 30), dtype=torch.float32)
+    exact = _closed_form([network], loss, chunk)
+    rounded = _closed_form([network], loss, chunk, product_dtype=torch.bfloat16)
+    assert rounded.raw.dtype == rounded.gradients[0][0].dtype == torch.float32
+    assert not torch.equal(rounded.raw, exact.raw)
+    torch.testing.assert_close(rounded.raw, exact.raw, rtol=0.02, atol=0.02)
+    cosine = torch.cosine_similarity(rounded.gradients[0][0], exact.gradients[0][0], dim=0)
+    assert cosine > 0.999
 
 
 def test_saturated_outputs_and_decayed_weights_leave_no_denormal_products():
@@ -156,7 +275,8 @@ def test_saturated_outputs_and_decayed_weights_leave_no_denormal_products():
     network.zero_negligible()
     X = torch.rand(9, 6)
     X[:, :3] = 0.0
-    Backprop(network, reconstruction_loss("squared_error"))(X, X, None, 9.0)
+    chunk = Chunk(X, X, None, [slice(0, 9)], [9.0])
+    _closed_form([network], reconstruction_loss("squared_error"), chunk)
     smallest_normal = torch.finfo(torch.float32).tiny
     for values in (layers[1].weight, layers[1].weight.grad, layers[0].weight.grad):
         magnitudes = values.detach().abs()

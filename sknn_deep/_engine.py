@@ -1,0 +1,274 @@
+"""Training steps: a batch's gradient, the penalties, the optimiser; CUDA graphs of them."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_deep._backprop import Backprop, Program, Workspace
+from sknn_deep._batches import Chunk
+from sknn_deep._device import Pace
+from sknn_deep._losses import Loss
+from sknn_deep._network import Network
+from sknn_deep._optimizers import (
+    SGD,
+    TORCH_OPTIMIZERS,
+    Adam,
+    Muon,
+    add_scaled_,
+    set_learning_rate,
+    zero_negligible_state,
+)
+
+# Often enough that neither weights nor moments decay to denormal numbers in between.
+_STEPS_BETWEEN_FLUSHES = 16
+# These ask for the gradient once in a step, and never for the loss.
+_SIMPLE_OPTIMIZERS = (SGD, Adam, Muon, *TORCH_OPTIMIZERS.values())
+
+
+class Engine:
+    r"""Moves a network's weights along batches.
+
+    The objective of a batch with weights :math:`s_i` is scikit-learn's,
+    :math:`(\sum_i s_i \ell_i + \frac{\alpha}{2} \lVert W \rVert^2) / \sum_i s_i`.
+
+    Parameters
+    ----------
+    network : Network
+        On its device, initialised.
+    loss : Loss
+    optimizer : torch.optim.Optimizer
+    alpha : float
+        Strength of the L2 penalty.
+    weight_decay : float, default=0.0
+        Decoupled from the gradient, for every optimiser.
+    max_grad_norm : float, default=None
+        Longer gradients are shortened to this norm.
+    product_dtype : torch.dtype, default=None
+        As of :class:`Backprop`.
+
+    Attributes
+    ----------
+    on_gradient : callable or None
+        Called after each gradient, before it is used.
+    in_gradient : bool
+        Whether an error that comes out of ``train`` is the gradient's, not the optimiser's.
+    raw : Tensor of shape (rows, n_outputs)
+        The output for the last chunk, of each batch before its step.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        *,
+        alpha: float,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = None,
+        product_dtype: torch.dtype | None = None,
+    ):
+        self._network, self._loss, self._optimizer = network, loss, optimizer
+        self._alpha, self._weight_decay = alpha, weight_decay
+        self._max_grad_norm = max_grad_norm
+        self.pace = Pace(torch.get_num_threads())
+        self._backprop = Backprop([network], loss, product_dtype, self.pace)
+        self._graphs: dict[Workspace, _Graph] = {}
+        self._frozen: list[tuple[Tensor, Tensor]] = []
+        self._none = network.flat.new_zeros(())
+        self._asks_for_loss = not isinstance(optimizer, _SIMPLE_OPTIMIZERS)
+        self._n_steps = 0
+        self.on_gradient: Callable[[], None] | None = None
+        self.in_gradient = False
+        weights = network.weights
+        self._penalize = self.pace.threaded(
+            lambda penalty: add_scaled_(weights.grad, weights, penalty),
+            n_elements=weights.numel(),
+        )
+
+    def freeze(self) -> None:
+        """Keep parameters that want no gradient as they are now."""
+        parameters = [p.detach() for p in self._network.parameters() if not p.requires_grad]
+        self._frozen = [(parameter, parameter.clone()) for parameter in parameters]
+
+    def train(
+        self, chunk: Chunk, rates: Sequence[float] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Take a step along each batch of a chunk.
+
+        Parameters
+        ----------
+        chunk : Chunk
+        rates : sequence of float, default=None
+            The learning rate of each step, where it changes from batch to batch.
+
+        Returns
+        -------
+        losses : Tensor of shape (n_batches,)
+            Mean loss of each batch before its step.
+        squared_norms : Tensor of shape (n_batches,)
+            Of the weights before each step.
+        """
+        work = self._backprop.workspace(chunk)
+        work.load(chunk)
+        self.raw = work.raw
+        steps = self._recorded_steps if self._can_record(chunk) else self._steps
+        squared_norms = steps(work, chunk, rates)
+        return work.losses(), squared_norms
+
+    def reported_losses(
+        self, losses: np.ndarray, squared_norms: np.ndarray, weight_sums: list[float]
+    ) -> np.ndarray:
+        """Return what ``loss_curve_`` is made of: the penalty included, on its scale."""
+        penalties = 0.5 * np.array(self._penalties(weight_sums))
+        return losses * self._loss.reported_scale + penalties * squared_norms
+
+    def _penalties(self, weight_sums: list[float]) -> list[float]:
+        """Return the factor of the L2 penalty's gradient in each batch."""
+        return [self._alpha / weight_sum if weight_sum else 0.0 for weight_sum in weight_sums]
+
+    def _steps(self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None) -> Tensor:
+        """Take the steps one by one; return the squared norm of the weights before each."""
+        squared_norms = [self._none] * len(chunk.parts)
+        for number, penalty in enumerate(self._penalties(chunk.weight_sums)):
+            if chunk.weight_sums[number] == 0:
+                continue  # no row of this batch counts
+            if rates is not None:
+                set_learning_rate(self._optimizer, rates[number])
+            if self._n_steps % _STEPS_BETWEEN_FLUSHES == 0:
+                self._network.zero_negligible()
+                zero_negligible_state(self._optimizer)
+            self._n_steps += 1
+            squared_norms[number] = self._step(work, number, penalty)
+            self.pace.step_done()
+        return torch.stack(squared_norms)
+
+    def _step(self, work: Workspace, number: int, penalty: float) -> Tensor:
+        calls = []
+        optimizer, program = self._optimizer, work.programs[number]
+
+        def gradient() -> Tensor | None:
+            self.in_gradient = True
+            squared_norm = self._write_gradient(program, penalty)
+            if not calls and self._weight_decay:
+                # after the gradient, as AdamW does, and once, however often it is asked for
+                lr = optimizer.param_groups[0]["lr"]
+                self._network.weights.mul_(1 - lr * self._weight_decay)
+            calls.append(squared_norm)
+            self.in_gradient = False
+            if self._asks_for_loss:
+                return work.loss(number) + 0.5 * penalty * squared_norm
+            return None
+
+        optimizer.step(gradient)
+        for parameter, kept in self._frozen:  # by skorch's Freezer
+            parameter.copy_(kept)
+        return calls[0]
+
+    def _write_gradient(self, program: Program, penalty: float | Tensor) -> Tensor:
+        """Fill the network's gradient; return the squared norm of its weights."""
+        for kernel in program:
+            kernel()
+        weights, gradient = self._network.weights, self._network.flat.grad
+        squared_norm = self._none
+        if self._alpha:
+            squared_norm = torch.dot(weights, weights)
+            self._penalize(penalty)
+        if self._max_grad_norm is not None:
+            length = torch.linalg.vector_norm(gradient)
+            gradient.mul_((self._max_grad_norm / length).clamp(max=1.0))
+        if self.on_gradient is not None:
+            self.on_gradient()
+        return squared_norm
+
+    def _can_record(self, chunk: Chunk) -> bool:
+        return (
+            chunk.X.device.type == "cuda"
+            and isinstance(self._optimizer, SGD | Adam)
+            and self.on_gradient is None
+            and not self._frozen
+            and all(chunk.weight_sums)
+        )
+
+    def _recorded_steps(
+        self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None
+    ) -> Tensor:
+        """Take the steps of :meth:`_steps` as one CUDA graph."""
+        numbers = []
+        for number, penalty in enumerate(self._penalties(chunk.weight_sums)):
+            if rates is not None:
+                set_learning_rate(self._optimizer, rates[number])
+            lr = self._optimizer.param_groups[0]["lr"]
+            numbers.append([penalty, 1 - lr * self._weight_decay, self._optimizer.next_factor()])
+        if work not in self._graphs:
+            self._graphs[work] = _Graph(self, work, self._network.generator)
+        return self._graphs[work](numbers)
+
+    def steps_by_table(self, work: Workspace, table: Tensor) -> Tensor:
+        """Take a chunk's steps with the numbers that change read from a table on the device.
+
+        Parameters
+        ----------
+        work : Workspace
+        table : Tensor of shape (n_batches, 3)
+            The factors of the L2 penalty, of the decayed weights and of the optimiser's step.
+
+        Returns
+        -------
+        squared_norms : Tensor of shape (n_batches,)
+            Of the weights before each step.
+        """
+        squared_norms = []
+        self._network.zero_negligible()
+        zero_negligible_state(self._optimizer)
+        for program, (penalty, decay, factor) in zip(work.programs, table, strict=True):
+            squared_norms.append(self._write_gradient(program, penalty))
+            if self._weight_decay:
+                self._network.weights.mul_(decay)
+            self._optimizer.move(factor)
+        return torch.stack(squared_norms)
+
+
+class _Graph:
+    """The steps of a chunk as one CUDA graph, which a single call of the host starts [1]_.
+
+    The first time that a chunk of a length comes, its steps run one by one, which readies
+    the libraries and the optimiser's state; the second time they are recorded. The steps
+    are of one epoch's batches, the short last one among them, so none needs padding.
+
+    References
+    ----------
+    .. [1] A. Gray (2019). Getting started with CUDA graphs. NVIDIA developer blog.
+    """
+
+    def __init__(self, engine: Engine, work: Workspace, generator: torch.Generator | None):
+        self._engine, self._work, self._generator = engine, work, generator
+        self._table = work.raw.new_empty((len(work.programs), 3))
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._is_first = True
+
+    def __call__(self, numbers: list[list[float]]) -> Tensor:
+        self._table.copy_(self._table.new_tensor(numbers, device="cpu"), non_blocking=True)
+        if self._is_first:
+            self._is_first = False
+            return self._on_side_stream()
+        if self._graph is None:
+            self._record()
+        self._graph.replay()
+        return self._squared_norms
+
+    def _on_side_stream(self) -> Tensor:
+        stream, present = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(present)
+        with torch.cuda.stream(stream):
+            squared_norms = self._engine.steps_by_table(self._work, self._table)
+        present.wait_stream(stream)
+        return squared_norms
+
+    def _record(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        if self._generator is not None:
+            self._graph.register_generator_state(self._generator)
+        with torch.cuda.graph(self._graph):
+            self._squared_norms = self._engine.steps_by_table(self._work, self._table)
