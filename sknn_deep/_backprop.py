@@ -209,8 +209,7 @@ class Backprop:
     def _passes_for(self, n_rows: int) -> "list[_Pass]":
         if n_rows not in self._passes:
             self._passes[n_rows] = [
-                _Pass(layer, n_rows, self._product_dtype, self._pace)
-                for layer in self._layers
+                _Pass(layer, n_rows, self._product_dtype, self._pace) for layer in self._layers
             ]
         return self._passes[n_rows]
 

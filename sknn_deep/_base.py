@@ -32,7 +32,7 @@ from sknn_deep._device import (
 from sknn_deep._losses import Loss
 from sknn_deep._network import ACTIVATIONS, NORMALIZATIONS, Network
 from sknn_deep._optimizers import DEFAULT_WEIGHT_DECAY, STOCHASTIC_SOLVERS
-from sknn_deep._trainer import Progress, Trainer, Validation, fit_lbfgs, listens_to_batches
+from sknn_deep._trainer import Progress, Trainer, Validation, fit_lbfgs
 from sknn_deep._validation import (
     Interval,
     Options,
@@ -395,7 +395,6 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             rows=rows,
             batch_size=batch_size,
             min_batch_size=2 if self.normalization == "batch" else 1,
-            one_by_one=any(listens_to_batches(callback) for callback in self.callbacks or []),
             device=self.module_.flat.device,
             dtype=self.module_.flat.dtype,
         )
@@ -562,6 +561,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             X,
             accept_sparse="csr",
             dtype=numpy_dtype(self.module_.flat.dtype),
+            order="C",
             reset=False,
         )
 

@@ -92,8 +92,6 @@ class Batches:
     batch_size : int
     min_batch_size : int, default=0
         A shorter last batch joins the one before.
-    one_by_one : bool, default=False
-        Gather each batch by itself, whatever its size.
     device : torch.device
     dtype : torch.dtype
     """
@@ -105,7 +103,6 @@ class Batches:
         rows: np.ndarray | None = None,
         batch_size: int,
         min_batch_size: int = 0,
-        one_by_one: bool = False,
         device: torch.device,
         dtype: torch.dtype,
     ):
@@ -117,12 +114,9 @@ class Batches:
         slices = list(gen_batches(n_samples, batch_size, min_batch_size=min_batch_size))
         self.n_batches = len(slices)
         self.longest_batch = max(part.stop - part.start for part in slices)
-        n_together = 1
-        if not one_by_one:
-            batch_bytes = self.longest_batch * X.shape[1] * dtype.itemsize
-            n_together = min(
-                max(1, _GATHER_BYTES.get(device.type, 2**20) // batch_bytes), _MAX_TOGETHER
-            )
+        batch_bytes = self.longest_batch * X.shape[1] * dtype.itemsize
+        fitting = _GATHER_BYTES.get(device.type, 2**20) // batch_bytes
+        n_together = min(max(1, fitting), _MAX_TOGETHER)
         self._groups = [slices[i : i + n_together] for i in range(0, len(slices), n_together)]
         self._targets = None if targets is None else _to_device(targets, device, dtype)
         self._resident = _resident_features(X, device, dtype)

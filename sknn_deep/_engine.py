@@ -1,6 +1,7 @@
 """Training steps: a batch's gradient, the penalties, the optimiser; CUDA graphs of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,12 +51,11 @@ class Engine:
 
     Attributes
     ----------
-    on_gradient : callable or None
-        Called after each gradient, before it is used.
-    in_gradient : bool
-        Whether an error that comes out of ``train`` is the gradient's, not the optimiser's.
-    raw : Tensor of shape (rows, n_outputs)
-        The output for the last chunk, of each batch before its step.
+    listener : object or None
+        Told of every step: ``batch_begins(X, target)``, ``gradient_is_known()`` before it is
+        used, and ``batch_ends(X, target, loss, raw)`` with the reported loss.
+    in_optimizer : bool
+        Whether an error that came out of ``train`` is the optimiser's.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class Engine:
         self._none = network.flat.new_zeros(())
         self._asks_for_loss = not isinstance(optimizer, _SIMPLE_OPTIMIZERS)
         self._n_steps = 0
-        self.on_gradient: Callable[[], None] | None = None
-        self.in_gradient = False
+        self.listener: Any = None
+        self.in_optimizer = False
         weights = network.weights
         self._penalize = self.pace.threaded(
             lambda penalty: add_scaled_(weights.grad, weights, penalty),
@@ -92,9 +92,7 @@ class Engine:
         parameters = [p.detach() for p in self._network.parameters() if not p.requires_grad]
         self._frozen = [(parameter, parameter.clone()) for parameter in parameters]
 
-    def train(
-        self, chunk: Chunk, rates: Sequence[float] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def train(self, chunk: Chunk, rates: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
         """Take a step along each batch of a chunk.
 
         Parameters
@@ -112,7 +110,6 @@ class Engine:
         """
         work = self._backprop.workspace(chunk)
         work.load(chunk)
-        self.raw = work.raw
         steps = self._recorded_steps if self._can_record(chunk) else self._steps
         squared_norms = steps(work, chunk, rates)
         return work.losses(), squared_norms
@@ -140,28 +137,40 @@ class Engine:
                 self._network.zero_negligible()
                 zero_negligible_state(self._optimizer)
             self._n_steps += 1
-            squared_norms[number] = self._step(work, number, penalty)
+            take_step = self._step if self.listener is None else self._announced_step
+            squared_norms[number] = take_step(work, chunk, number, penalty)
             self.pace.step_done()
         return torch.stack(squared_norms)
 
-    def _step(self, work: Workspace, number: int, penalty: float) -> Tensor:
+    def _announced_step(self, work: Workspace, chunk: Chunk, number: int, penalty: float) -> Tensor:
+        part = chunk.parts[number]
+        batch = (chunk.X[part], chunk.target[part])
+        self.listener.batch_begins(*batch)
+        squared_norm = self._step(work, chunk, number, penalty)
+        loss = work.loss(number) * self._loss.reported_scale + 0.5 * penalty * squared_norm
+        self.listener.batch_ends(*batch, loss, work.raw[part])
+        return squared_norm
+
+    def _step(self, work: Workspace, _: Chunk, number: int, penalty: float) -> Tensor:
         calls = []
         optimizer, program = self._optimizer, work.programs[number]
 
         def gradient() -> Tensor | None:
-            self.in_gradient = True
+            self.in_optimizer = False
             squared_norm = self._write_gradient(program, penalty)
             if not calls and self._weight_decay:
                 # after the gradient, as AdamW does, and once, however often it is asked for
                 lr = optimizer.param_groups[0]["lr"]
                 self._network.weights.mul_(1 - lr * self._weight_decay)
             calls.append(squared_norm)
-            self.in_gradient = False
+            self.in_optimizer = True
             if self._asks_for_loss:
                 return work.loss(number) + 0.5 * penalty * squared_norm
             return None
 
+        self.in_optimizer = True
         optimizer.step(gradient)
+        self.in_optimizer = False
         for parameter, kept in self._frozen:  # by skorch's Freezer
             parameter.copy_(kept)
         return calls[0]
@@ -178,15 +187,15 @@ class Engine:
         if self._max_grad_norm is not None:
             length = torch.linalg.vector_norm(gradient)
             gradient.mul_((self._max_grad_norm / length).clamp(max=1.0))
-        if self.on_gradient is not None:
-            self.on_gradient()
+        if self.listener is not None:
+            self.listener.gradient_is_known()
         return squared_norm
 
     def _can_record(self, chunk: Chunk) -> bool:
         return (
             chunk.X.device.type == "cuda"
             and isinstance(self._optimizer, SGD | Adam)
-            and self.on_gradient is None
+            and self.listener is None
             and not self._frozen
             and all(chunk.weight_sums)
         )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sknn_deep._device import is_narrow
+from sknn_deep._device import empty_matrix, is_narrow
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
@@ -36,11 +36,12 @@ class Linear(nn.Linear):
     """A dense layer whose construction draws no random numbers.
 
     ``nn.Linear`` draws from torch's global generator; here ``Network.initialize`` sets
-    the weights. Input (batch, in_features), output (batch, out_features).
+    the weights. A narrow matrix is stored by column. Input (batch, in_features), output
+    (batch, out_features).
     """
 
     def reset_parameters(self) -> None:
-        pass
+        self.weight.data = empty_matrix(self.weight.shape, like=self.weight.data)
 
     def glorot_uniform_(self, random_state: np.random.RandomState, gain: float) -> None:
         """Draw weights and bias uniformly in ±sqrt(gain / (fan_in + fan_out)).

@@ -171,9 +171,9 @@ class Trainer(NeuralNet):
             for name in ("train_loss", "valid_loss")
         }
         self._records_batches = records_batches
-        self._hears_batches = any(listens_to_batches(callback) for _, callback in self.callbacks_)
+        self._hears_batches = any(_listens_to_batches(callback) for _, callback in self.callbacks_)
         if self._hears_batches:
-            self._engine.on_gradient = self._announce_gradient
+            self._engine.listener = self
 
     def __getstate__(self):
         # what is pickled (skorch's ``Checkpoint(f_pickle=…)``) predicts; it does not train
@@ -296,7 +296,6 @@ class Trainer(NeuralNet):
     def _train_epoch(self, batches: Batches) -> float:
         """Train on every batch; return the mean loss over the rows."""
         engine, epochs_done = self._engine, len(self._progress.loss_curve) - self._first_epoch
-        train = self._announced_step if self._hears_batches else self._train
         losses, squared_norms, sizes, weight_sums = [], [], [], []
         if self._has_modes:
             self.module_.train()
@@ -306,7 +305,7 @@ class Trainer(NeuralNet):
             engine.pace.resume()
             for chunk in batches:
                 rates = self._annealed_rates(epochs_done, len(sizes), chunk, batches)
-                results = train(chunk, rates)
+                results = self._train(chunk, rates)
                 losses.append(results[0])
                 squared_norms.append(results[1])
                 sizes += [part.stop - part.start for part in chunk.parts]
@@ -325,7 +324,7 @@ class Trainer(NeuralNet):
         try:
             return self._engine.train(chunk, rates)
         except (AssertionError, RuntimeError) as error:
-            if self._engine.in_gradient or isinstance(error, torch.OutOfMemoryError):
+            if not self._engine.in_optimizer or isinstance(error, torch.OutOfMemoryError):
                 raise
             estimator = self._estimator
             raise ValueError(
@@ -338,21 +337,19 @@ class Trainer(NeuralNet):
         self.history.record_batch("train_loss", loss)
         self.history.record_batch("train_batch_size", size)
 
-    def _announced_step(self, chunk: Chunk, rates: list[float] | None) -> tuple[Tensor, Tensor]:
-        """Take a step with skorch's events around it, for the callbacks that listen."""
-        pair = (chunk.X, chunk.target)
-        self.notify("on_batch_begin", batch=pair, training=True)
-        results = self._train(chunk, rates)
-        on_host = [result.cpu().numpy() for result in results]
-        (loss,) = self._engine.reported_losses(*on_host, chunk.weight_sums).tolist()
-        self._record_batch(loss, len(chunk.X))
-        step = {"loss": torch.tensor(loss), "y_pred": self._engine.raw}
-        self.notify("on_batch_end", batch=pair, training=True, **step)
-        return results
+    # skorch's events of single batches, sent where a callback listens
 
-    def _announce_gradient(self) -> None:
+    def batch_begins(self, X: Tensor, target: Tensor) -> None:
+        self.notify("on_batch_begin", batch=(X, target), training=True)
+
+    def gradient_is_known(self) -> None:
         named = list(self.module_.named_parameters())
         self.notify("on_grad_computed", named_parameters=named, training=True)
+
+    def batch_ends(self, X: Tensor, target: Tensor, loss: Tensor, raw: Tensor) -> None:
+        self._record_batch(loss.item(), len(X))
+        step = {"loss": loss, "y_pred": raw}
+        self.notify("on_batch_end", batch=(X, target), training=True, **step)
 
     def _annealed_rates(
         self, epochs_done: int, batches_done: int, chunk: Chunk, batches: Batches
@@ -536,7 +533,7 @@ class _Constant:
         return self._value
 
 
-def listens_to_batches(callback: Callback) -> bool:
+def _listens_to_batches(callback: Callback) -> bool:
     """Return whether a callback does anything with the events of single batches."""
     if type(callback) is EpochScoring:
         return False  # it would cache predictions, which the net tells it not to

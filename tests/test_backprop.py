@@ -137,9 +137,7 @@ def test_batch_normalization_learns_the_same_statistics_as_the_modules():
 @pytest.mark.parametrize("normalization", [None, "batch", "layer"], ids=str)
 @pytest.mark.parametrize("loss_name", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_a_stack_of_networks_has_the_gradients_of_its_members(
-    activation, loss_name, normalization
-):
+def test_a_stack_of_networks_has_the_gradients_of_its_members(activation, loss_name, normalization):
     networks = [
         _network(activation, (7, 5), normalization=normalization, seed=seed) for seed in range(3)
     ]
