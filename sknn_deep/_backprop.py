@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -168,11 +169,11 @@ class Backprop:
         self._product_dtype, self._pace = product_dtype, pace or Pace(1)
         # an epoch has batches of two lengths, three at most: each has its buffers
         self._passes: dict[int, list[_Pass]] = {}
-        self._workspaces: dict[tuple[int, int], Workspace] = {}
+        self._workspaces: dict[tuple[int, int, int], Workspace] = {}
 
     def workspace(self, chunk: Chunk) -> "Workspace":
         """Return the programs of a chunk's batches, bound to its buffers."""
-        key = (chunk.X.data_ptr(), chunk.X.shape[-2])
+        key = (chunk.X.data_ptr(), chunk.X.shape[-2], len(chunk.parts))
         if key not in self._workspaces:
             self._workspaces[key] = Workspace(self, chunk, self._loss)
         return self._workspaces[key]
@@ -232,13 +233,11 @@ class Workspace:
         self.raw = empty_matrix(shape, like=weight)
         encodes = loss.encode is not None
         self._target = empty_matrix(shape, like=weight) if encodes else chunk.target
-        lengths = [part.stop - part.start for part in chunk.parts]
-        self._lengths = torch.tensor(lengths, device=weight.device)
         self._scale = chunk.scale
         if self._scale is None:
-            lengths = self._lengths.to(weight.dtype)
-            self._scale = torch.repeat_interleave(1.0 / lengths, self._lengths).unsqueeze(1)
-        self._lengths = self._lengths.expand(*shape[:-2], -1).contiguous()
+            factors = [1.0 / (part.stop - part.start) for part in chunk.parts]
+            lengths = [part.stop - part.start for part in chunk.parts]
+            self._scale = weight.new_tensor(np.repeat(factors, lengths)).unsqueeze(1)
         self.programs = []
         for part in chunk.parts:
             X, target = chunk.X[..., part, :], self._target[..., part, :]
@@ -254,10 +253,13 @@ class Workspace:
     def losses(self) -> Tensor:
         """Return the mean loss of every batch, each before its own step; shape (n_batches,)."""
         losses = self._loss.per_sample(self.raw, self._target) * self._scale.squeeze(1)
-        # that the lengths add up is known; to check it would wait for the device
-        return torch.segment_reduce(
-            losses, "sum", lengths=self._lengths, axis=losses.ndim - 1, unsafe=True
-        )
+        # all batches but the last have one length
+        *others, last = self._parts
+        sums = [losses[..., last].sum(dim=-1, keepdim=True)]
+        if others:
+            shape = (len(others), others[0].stop)
+            sums.insert(0, losses[..., : last.start].unflatten(-1, shape).sum(dim=-1))
+        return torch.cat(sums, dim=-1)
 
     def loss(self, number: int) -> Tensor:
         """Return the mean loss of one batch."""
@@ -291,7 +293,7 @@ class _Pass:
         self._work = n_rows * layer.weight.numel()
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
         new = partial(empty_matrix, shape, like=layer.weight)
-        self.delta, self._ones = new(), layer.weight.new_ones(n_rows)
+        self.delta, self._ones = new(), layer.weight.new_ones((*shape[:-2], 1, n_rows))
         self._z = new()
         self._y = new() if layer.norms else self._z
         self._a = self._y if self._activation.in_place else new()
@@ -335,10 +337,9 @@ class _Pass:
             negligible = _NEGLIGIBLE[delta.dtype]
             kernels.append(self._elementwise(_shrink, delta, negligible))
         kernels += self._product(delta.mT, x, layer.weight_grad)
-        if self._is_stack:
-            kernels.append(partial(torch.sum, delta, dim=-2, out=layer.bias_grad))
-        else:  # as a product it takes half the time
-            kernels.append(partial(torch.mv, delta.mT, self._ones, out=layer.bias_grad))
+        # a sum over the batch, which for small layers takes half the time as a product
+        sums = layer.bias_grad.unsqueeze(-2)
+        kernels.append(partial(self._matmul, self._ones, delta, out=sums))
         return kernels
 
     def delta_of_input(self, out: Tensor) -> Program:

@@ -21,10 +21,9 @@ from skorch.callbacks import Callback
 from skorch.dataset import Dataset
 
 from sknn_deep import _batches, _optimizers
-from sknn_deep._batches import Batches, Chunk, Samples, check_weight, labelled_chunks, whole
+from sknn_deep._batches import Batches, Chunk, Samples, check_weight, dense, whole
 from sknn_deep._device import (
     accepted_dtypes,
-    limited_threads,
     numpy_dtype,
     resolve_device,
     seeded_generator,
@@ -579,13 +578,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         output : ndarray with n_samples rows
         """
         flat = self.module_.flat
-        width = self.module_.width
-        rows = min(X.shape[0], _batches.chunk_rows(width, flat.dtype))
-        with torch.inference_mode(), limited_threads(rows * self.module_.weights.numel()):
-            pieces = [
-                function(chunk).cpu().numpy()
-                for _, chunk in _batches.chunks(X, width, device=flat.device, dtype=flat.dtype)
-            ]
+        pieces = _batches.map_parts(
+            lambda part: function(dense(X[part], flat.device, flat.dtype)).cpu().numpy(),
+            X.shape[0],
+            self.module_,
+        )
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def __sklearn_tags__(self):
@@ -598,19 +595,24 @@ def _evaluate_loss(
     network: Network, loss: Loss, samples: Samples, keep: bool
 ) -> tuple[float, np.ndarray | None]:
     """Return the mean loss over a validation set and, to keep, the raw output of every row."""
-    total, weight_sum, outputs = 0.0, 0.0, []
-    flat = network.flat
-    chunks = labelled_chunks(samples, network.width, device=flat.device, dtype=flat.dtype)
-    with torch.inference_mode():
-        for X, target, weight in chunks:
-            raw = network(X)
-            losses = loss.per_sample(raw, loss.encoded(target, raw))
-            part = losses.sum() if weight is None else torch.dot(losses, weight)
-            total += part.item() * loss.reported_scale
-            weight_sum += float(len(X)) if weight is None else weight.sum().item()
-            if keep:
-                outputs.append(raw.cpu().numpy())
-    return total / weight_sum, np.concatenate(outputs) if keep else None
+    device, dtype = network.flat.device, network.flat.dtype
+
+    def evaluate(part: slice) -> tuple[float, float, np.ndarray | None]:
+        X = dense(samples.X[part], device, dtype)
+        target, weight = (
+            None if array is None else dense(array[part], device, dtype)
+            for array in (samples.targets, samples.weight)
+        )
+        raw = network(X)
+        losses = loss.per_sample(raw, X if target is None else loss.encoded(target, raw))
+        total = losses.sum() if weight is None else torch.dot(losses, weight)
+        weight_sum = float(len(X)) if weight is None else weight.sum().item()
+        return total.item(), weight_sum, raw.cpu().numpy() if keep else None
+
+    parts = _batches.map_parts(evaluate, samples.X.shape[0], network)
+    totals, weight_sums, outputs = zip(*parts, strict=True)
+    value = sum(totals) / sum(weight_sums) * loss.reported_scale
+    return value, np.concatenate(outputs) if keep else None
 
 
 def _flat_items(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,16 +7,17 @@ rows are densified there. On an accelerator the features move once if they fit, 
 gather by gather from pinned memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from sklearn.utils import gen_batches
 from torch import Tensor
 
-from sknn_deep._device import empty_matrix
+from sknn_deep._device import empty_matrix, one_thread, worthwhile_threads
 
 # Activations of one prediction chunk stay below this, in bytes.
 _CHUNK_BYTES = 32 * 2**20
@@ -111,7 +112,7 @@ class Batches:
         n_samples = X.shape[0] if rows is None else len(rows)
         check_weight(weight if rows is None or weight is None else weight[rows])
         self._order = np.arange(n_samples)
-        slices = list(gen_batches(n_samples, batch_size, min_batch_size=min_batch_size))
+        slices = batch_slices(n_samples, batch_size, min_batch_size)
         self.n_batches = len(slices)
         self.longest_batch = max(part.stop - part.start for part in slices)
         batch_bytes = self.longest_batch * X.shape[1] * dtype.itemsize
@@ -206,8 +207,25 @@ class Batches:
         sums = np.add.reduceat(weight, [part.start for part in parts])
         divisor = np.repeat(np.where(sums > 0, sums, 1.0), lengths)
         scale = self._scale[: len(rows)]
-        scale.copy_(torch.from_numpy((weight / divisor)[:, np.newaxis]))
+        scale.copy_(torch.from_numpy(weight / divisor).unsqueeze(1).to(scale.dtype))
         return scale, sums.tolist()
+
+
+def batch_slices(n_samples: int, batch_size: int, min_batch_size: int = 0) -> list[slice]:
+    """Return what ``sklearn.utils.gen_batches`` yields, without its validation, which is slow.
+
+    Examples
+    --------
+    >>> from sknn_deep._batches import batch_slices
+    >>> batch_slices(7, 3)
+    [slice(0, 3, None), slice(3, 6, None), slice(6, 7, None)]
+    >>> batch_slices(7, 3, min_batch_size=2)
+    [slice(0, 3, None), slice(3, 7, None)]
+    """
+    starts = list(range(0, n_samples, batch_size))
+    if len(starts) > 1 and n_samples - starts[-1] < min_batch_size:
+        starts.pop()
+    return [slice(*bounds) for bounds in pairwise([*starts, n_samples])]
 
 
 def _permutation(n_samples: int, random_state: np.random.RandomState) -> np.ndarray:
@@ -220,7 +238,7 @@ def _permutation(n_samples: int, random_state: np.random.RandomState) -> np.ndar
 def whole(samples: Samples, *, device: torch.device, dtype: torch.dtype) -> Chunk:
     """Return all samples in their order as one batch."""
     check_weight(samples.weight)
-    X = _dense(samples.X, device, dtype)
+    X = dense(samples.X, device, dtype)
     target = X if samples.targets is None else _to_device(samples.targets, device, dtype)
     parts = [slice(0, X.shape[0])]
     if samples.weight is None:
@@ -243,36 +261,42 @@ def chunk_rows(width: int, dtype: torch.dtype) -> int:
     return max(1, _CHUNK_BYTES // (width * dtype.itemsize))
 
 
-def chunks(
-    X, width: int, *, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the rows of ``X`` in order, as tensors whose activations stay in bounds.
+def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list[Any]:
+    """Apply a function to rows part by part, so that the activations stay in bounds.
+
+    On a CPU the parts are spread over threads. Each takes part after part and none waits
+    for another, as torch's own threads do in each operation: a core that another process
+    holds costs its share and no more.
 
     Parameters
     ----------
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-    width : int
-        Units of the widest layer, input and output included.
-    device : torch.device
-    dtype : torch.dtype
+    function : callable
+        Called with a slice of rows, without gradients.
+    n_samples : int
+    network : Network
+        What the function applies.
     """
-    for part in gen_batches(X.shape[0], chunk_rows(width, dtype)):
-        yield part, _dense(X[part], device, dtype)
+
+    def apply(part: slice) -> Any:
+        with torch.inference_mode():
+            return function(part)
+
+    flat = network.flat
+    work = n_samples * network.weights.numel()
+    n_threads = worthwhile_threads(work) if flat.device.type == "cpu" else 1
+    rows = chunk_rows(network.width, flat.dtype)
+    if n_threads > 1:
+        rows = min(rows, -(-n_samples // (4 * n_threads)))
+    parts = batch_slices(n_samples, rows)
+    with one_thread():
+        if n_threads == 1:
+            return [apply(part) for part in parts]
+        with ThreadPoolExecutor(n_threads) as pool:
+            return list(pool.map(apply, parts))
 
 
-def labelled_chunks(
-    samples: Samples, width: int, *, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Yield rows, targets and weights as :func:`chunks` does the rows."""
-    for part, X in chunks(samples.X, width, device=device, dtype=dtype):
-        target, weight = (
-            None if array is None else _to_device(array[part], device, dtype)
-            for array in (samples.targets, samples.weight)
-        )
-        yield X, X if target is None else target, weight
-
-
-def _dense(X, device: torch.device, dtype: torch.dtype) -> Tensor:
+def dense(X, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return rows, an array or a CSR matrix, as a tensor."""
     return _to_device(X.toarray() if sp.issparse(X) else X, device, dtype)
 
 
@@ -293,6 +317,6 @@ def _resident_features(X, device: torch.device, dtype: torch.dtype) -> Tensor | 
     if n_bytes > _RESIDENT_SHARE * free:
         return None
     resident = torch.empty(X.shape, dtype=dtype, device=device)
-    for part in gen_batches(X.shape[0], chunk_rows(X.shape[1], dtype)):
+    for part in batch_slices(X.shape[0], chunk_rows(X.shape[1], dtype)):
         resident[part] = _to_device(X[part], device, dtype)
     return resident

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 
 # Fewer multiply-adds than this take about as long as waking a second thread.
 _WORK_WORTH_THREADS = 1_500_000
+# Multiply-adds that take a core some milliseconds: worth starting a thread for.
+_WORK_OF_A_THREAD = 100_000_000
 # An element that is read and written takes as long as so many multiply-adds of a product.
 _ELEMENT_WORK = 16
 # Seconds: how long a number of threads is tried, after how long a wait for idle threads to
@@ -124,17 +126,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def limited_threads(multiply_adds: float) -> AbstractContextManager:
-    """Run small work on one thread, and give torch its threads back afterwards.
+def worthwhile_threads(multiply_adds: int) -> int:
+    """Return how many threads to spread independent work over, at most torch's own number.
 
-    Parameters
-    ----------
-    multiply_adds : float
-        Of the whole work: rows times weights of the network. The
-        limits set through ``OMP_NUM_THREADS``, ``threadpoolctl`` or joblib's workers
-        are only ever lowered.
+    That number is what ``OMP_NUM_THREADS``, ``threadpoolctl`` or joblib's workers set.
     """
-    return one_thread() if multiply_adds < _WORK_WORTH_THREADS else nullcontext()
+    return min(torch.get_num_threads(), max(1, multiply_adds // _WORK_OF_A_THREAD))
 
 
 class Pace:
@@ -161,6 +158,11 @@ class Pace:
         self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
         self._next_trial = 0.0
         self.resume()
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Pace":
+        """Return one for work on a device; on a CPU torch's own number of threads counts."""
+        return cls(torch.get_num_threads() if device.type == "cpu" else 1)
 
     def resume(self) -> None:
         """Start the clock, after a pause."""

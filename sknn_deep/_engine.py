@@ -72,7 +72,7 @@ class Engine:
         self._network, self._loss, self._optimizer = network, loss, optimizer
         self._alpha, self._weight_decay = alpha, weight_decay
         self._max_grad_norm = max_grad_norm
-        self.pace = Pace(torch.get_num_threads())
+        self.pace = Pace.of(network.flat.device)
         self._backprop = Backprop([network], loss, product_dtype, self.pace)
         self._graphs: dict[Workspace, _Graph] = {}
         self._frozen: list[tuple[Tensor, Tensor]] = []

@@ -488,7 +488,7 @@ def fit_lbfgs(
     .. [1] R. H. Byrd, P. Lu, J. Nocedal, C. Zhu (1995). A limited memory algorithm for
        bound constrained optimization. SIAM J. Sci. Comput. 16(5).
     """
-    pace = Pace(torch.get_num_threads())
+    pace = Pace.of(network.flat.device)
     work = Backprop([network], loss, pace=pace).workspace(chunk)
     work.load(chunk)
     (program,) = work.programs

@@ -1,0 +1,110 @@
+"""The choices inside a step, against what they replaced: ``python -m benchmarks.kernels``.
+
+Each row times two ways to compute the same thing on one thread. The last rows time
+training steps of 784-128-64-10 while a second process keeps a core busy.
+"""
+
+import contextlib
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import torch
+
+from sklearn.exceptions import ConvergenceWarning
+
+from benchmarks import harness
+from sknn_deep import DeepMLPClassifier
+from sknn_deep._network import Dropout
+
+
+def pairs() -> dict[str, tuple]:
+    """Return two functions for each choice: what was replaced, and what is used."""
+    found = {}
+    for rows, n_in, n_out in ((200, 100, 10), (2048, 64, 10), (200, 64, 3)):
+        x, weight_t = torch.rand(rows, n_in), torch.rand(n_out, n_in).mT
+        by_row, by_column = torch.empty(rows, n_out), torch.empty(n_out, rows).mT
+        found[f"product {rows}x{n_in} by {n_in}x{n_out}: by row / by column"] = (
+            lambda x=x, w=weight_t, out=by_row: torch.mm(x, w, out=out),
+            lambda x=x, w=weight_t, out=by_column: torch.mm(x, w, out=out),
+        )
+    raw, out = torch.randn(200, 10), torch.empty(200, 10)
+    raw_t, out_t = raw.mT.contiguous(), torch.empty(10, 200)
+    found["softmax of 200x10: last dimension / first"] = (
+        lambda: torch.softmax(raw, 1, out=out),
+        lambda: torch.softmax(raw_t, 0, out=out_t),
+    )
+    mask, dropout = torch.empty(256, 128), Dropout(0.2)
+    dropout.generator = torch.Generator()
+    found["dropout's mask of 256x128: bernoulli_ / 16 bits"] = (
+        lambda: mask.bernoulli_(0.8, generator=dropout.generator).div_(0.8),
+        lambda: dropout.draw_(mask),
+    )
+    rows, ones, total = torch.rand(200, 64), torch.ones(1, 200), torch.empty(1, 64)
+    found["sum of 200 rows of 64: sum / product with ones"] = (
+        lambda: torch.sum(rows, dim=0, out=total[0]),
+        lambda: torch.mm(ones, rows, out=total),
+    )
+    return found
+
+
+@contextlib.contextmanager
+def busy_neighbour():
+    """Keep one core busy from another process."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def hundred_steps() -> dict:
+    """Return runs of 100 steps of one network: a fit of ours, and plain torch."""
+    rng = np.random.default_rng(0)
+    X, y = rng.random((20_000, 784), dtype=np.float32), rng.integers(0, 10, 20_000)
+    classifier = DeepMLPClassifier((128, 64), max_iter=1, random_state=0)
+    layers = [torch.nn.Linear(784, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64)]
+    module = torch.nn.Sequential(*layers, torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(module.parameters(), fused=True)
+    rows, labels = torch.from_numpy(X), torch.from_numpy(y)
+
+    def plain_torch():
+        for part in torch.randperm(len(rows)).split(200):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(module(rows[part]), labels[part]).backward()
+            optimizer.step()
+
+    return {"sknn_deep": lambda: classifier.fit(X, y), "torch": plain_torch}
+
+
+def main():
+    """Time every choice and print the ratios."""
+    arguments = harness.parser(__doc__).parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    n_threads = arguments.threads or torch.get_num_threads()
+    rows, results = [], {}
+    with harness.limited_threads(1):
+        for name, (replaced, used) in pairs().items():
+            runs = {"replaced": harness.repeated(replaced), "used": harness.repeated(used)}
+            seconds = results[name] = harness.alternate(runs, arguments.rounds)
+            ratio = harness.ratio(seconds, "replaced", "used")
+            rows.append([name, harness.duration(seconds["used"]), ratio])
+    runs = {name: harness.timed(run) for name, run in hundred_steps().items()}
+    with harness.limited_threads(n_threads):
+        alone = harness.alternate(runs, arguments.rounds)
+        with busy_neighbour():
+            beside = harness.alternate(runs, arguments.rounds)
+    for name in runs:
+        seconds = results[f"neighbour, {name}"] = {"alone": alone[name], "beside": beside[name]}
+        ratio = harness.ratio(seconds, "beside", "alone")
+        what = f"100 steps of {name}: beside a busy process / alone"
+        rows.append([what, harness.duration(alone[name]), ratio])
+    print(", ".join(f"{key} {value}" for key, value in harness.machine().items()) + "\n")
+    harness.print_table(["choice", "the latter takes", "ratio"], rows)
+    harness.save(arguments.json, results)
+
+
+if __name__ == "__main__":
+    main()
