@@ -1,6 +1,6 @@
 """Training steps: a batch's gradient, the penalties, the optimiser; CUDA graphs of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,8 +110,20 @@ class Engine:
         """
         work = self._backprop.workspace(chunk)
         work.load(chunk)
-        steps = self._recorded_steps if self._can_record(chunk) else self._steps
-        squared_norms = steps(work, chunk, rates)
+        plain = (
+            isinstance(self._optimizer, SGD | Adam)
+            and self.listener is None
+            and not self._frozen
+            and all(chunk.weight_sums)
+        )
+        if not plain:
+            squared_norms = self._steps(work, chunk, rates)
+        elif chunk.X.device.type == "cuda":
+            if work not in self._graphs:
+                self._graphs[work] = _Graph(self, work, self._network.generator)
+            squared_norms = self._graphs[work](list(self._factors(chunk, rates)))
+        else:
+            squared_norms = self.plain_steps(work, self._factors(chunk, rates))
         return work.losses(), squared_norms
 
     def reported_losses(
@@ -125,18 +137,58 @@ class Engine:
         """Return the factor of the L2 penalty's gradient in each batch."""
         return [self._alpha / weight_sum if weight_sum else 0.0 for weight_sum in weight_sums]
 
+    def _factors(
+        self, chunk: Chunk, rates: Sequence[float] | None
+    ) -> Iterator[tuple[float, float, float]]:
+        """Yield what :meth:`plain_steps` asks for, step by step."""
+        for number, penalty in enumerate(self._penalties(chunk.weight_sums)):
+            if rates is not None:
+                set_learning_rate(self._optimizer, rates[number])
+            decay = 1 - self._optimizer.param_groups[0]["lr"] * self._weight_decay
+            yield penalty, decay, self._optimizer.next_factor()
+
+    def plain_steps(
+        self, work: Workspace, factors: Iterable[tuple[float, float, float]] | Tensor
+    ) -> Tensor:
+        """Take a chunk's steps with our own optimisers and nobody who listens.
+
+        Parameters
+        ----------
+        work : Workspace
+        factors : iterable of (float, float, float), or Tensor of shape (n_batches, 3)
+            For each batch the factors of the L2 penalty, of the decayed weights and of the
+            optimiser's step.
+
+        Returns
+        -------
+        squared_norms : Tensor of shape (n_batches,)
+            Of the weights before each step.
+        """
+        squared_norms = []
+        for program, (penalty, decay, factor) in zip(work.programs, factors, strict=True):
+            self._flush_now_and_then()
+            squared_norms.append(self._write_gradient(program, penalty))
+            if self._weight_decay:
+                self._network.weights.mul_(decay)
+            self._optimizer.move(factor)
+            self.pace.step_done()
+        return torch.stack(squared_norms)
+
+    def _flush_now_and_then(self) -> None:
+        if self._n_steps % _STEPS_BETWEEN_FLUSHES == 0:
+            self._network.zero_negligible()
+            zero_negligible_state(self._optimizer)
+        self._n_steps += 1
+
     def _steps(self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None) -> Tensor:
-        """Take the steps one by one; return the squared norm of the weights before each."""
+        """Take a chunk's steps whatever the optimiser, and tell the listener of each."""
         squared_norms = [self._none] * len(chunk.parts)
         for number, penalty in enumerate(self._penalties(chunk.weight_sums)):
             if chunk.weight_sums[number] == 0:
                 continue  # no row of this batch counts
             if rates is not None:
                 set_learning_rate(self._optimizer, rates[number])
-            if self._n_steps % _STEPS_BETWEEN_FLUSHES == 0:
-                self._network.zero_negligible()
-                zero_negligible_state(self._optimizer)
-            self._n_steps += 1
+            self._flush_now_and_then()
             take_step = self._step if self.listener is None else self._announced_step
             squared_norms[number] = take_step(work, chunk, number, penalty)
             self.pace.step_done()
@@ -191,53 +243,6 @@ class Engine:
             self.listener.gradient_is_known()
         return squared_norm
 
-    def _can_record(self, chunk: Chunk) -> bool:
-        return (
-            chunk.X.device.type == "cuda"
-            and isinstance(self._optimizer, SGD | Adam)
-            and self.listener is None
-            and not self._frozen
-            and all(chunk.weight_sums)
-        )
-
-    def _recorded_steps(
-        self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None
-    ) -> Tensor:
-        """Take the steps of :meth:`_steps` as one CUDA graph."""
-        numbers = []
-        for number, penalty in enumerate(self._penalties(chunk.weight_sums)):
-            if rates is not None:
-                set_learning_rate(self._optimizer, rates[number])
-            lr = self._optimizer.param_groups[0]["lr"]
-            numbers.append([penalty, 1 - lr * self._weight_decay, self._optimizer.next_factor()])
-        if work not in self._graphs:
-            self._graphs[work] = _Graph(self, work, self._network.generator)
-        return self._graphs[work](numbers)
-
-    def steps_by_table(self, work: Workspace, table: Tensor) -> Tensor:
-        """Take a chunk's steps with the numbers that change read from a table on the device.
-
-        Parameters
-        ----------
-        work : Workspace
-        table : Tensor of shape (n_batches, 3)
-            The factors of the L2 penalty, of the decayed weights and of the optimiser's step.
-
-        Returns
-        -------
-        squared_norms : Tensor of shape (n_batches,)
-            Of the weights before each step.
-        """
-        squared_norms = []
-        self._network.zero_negligible()
-        zero_negligible_state(self._optimizer)
-        for program, (penalty, decay, factor) in zip(work.programs, table, strict=True):
-            squared_norms.append(self._write_gradient(program, penalty))
-            if self._weight_decay:
-                self._network.weights.mul_(decay)
-            self._optimizer.move(factor)
-        return torch.stack(squared_norms)
-
 
 class _Graph:
     """The steps of a chunk as one CUDA graph, which a single call of the host starts [1]_.
@@ -257,8 +262,8 @@ class _Graph:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._is_first = True
 
-    def __call__(self, numbers: list[list[float]]) -> Tensor:
-        self._table.copy_(self._table.new_tensor(numbers, device="cpu"), non_blocking=True)
+    def __call__(self, factors: list[tuple[float, float, float]]) -> Tensor:
+        self._table.copy_(self._table.new_tensor(factors, device="cpu"), non_blocking=True)
         if self._is_first:
             self._is_first = False
             return self._on_side_stream()
@@ -271,7 +276,7 @@ class _Graph:
         stream, present = torch.cuda.Stream(), torch.cuda.current_stream()
         stream.wait_stream(present)
         with torch.cuda.stream(stream):
-            squared_norms = self._engine.steps_by_table(self._work, self._table)
+            squared_norms = self._engine.plain_steps(self._work, self._table)
         present.wait_stream(stream)
         return squared_norms
 
@@ -280,4 +285,4 @@ class _Graph:
         if self._generator is not None:
             self._graph.register_generator_state(self._generator)
         with torch.cuda.graph(self._graph):
-            self._squared_norms = self._engine.steps_by_table(self._work, self._table)
+            self._squared_norms = self._engine.plain_steps(self._work, self._table)

@@ -57,6 +57,7 @@ class SGD(torch.optim.Optimizer):
     """
 
     add_param_group = _light_add_param_group
+    _opt_called = True  # a scheduler of torch asks; it does not hear of ``move``
 
     def __init__(self, flat: Tensor, lr: float, momentum: float = 0.9, nesterov: bool = True):
         super().__init__([flat], {"lr": lr, "momentum": momentum, "nesterov": nesterov})
@@ -109,6 +110,7 @@ class Adam(torch.optim.Optimizer):
     """
 
     add_param_group = _light_add_param_group
+    _opt_called = True  # a scheduler of torch asks; it does not hear of ``move``
 
     def __init__(self, flat: Tensor, lr: float, betas=(0.9, 0.999), eps: float = 1e-8):
         super().__init__([flat], {"lr": lr, "betas": betas, "eps": eps})
@@ -133,8 +135,7 @@ class Adam(torch.optim.Optimizer):
         state = self.state[flat]
         if "m" not in state:
             state.update(m=torch.zeros_like(flat), v=torch.zeros_like(flat))
-        tensors = (flat, flat.grad, state["m"], state["v"])
-        adam_step(*tensors, factor, group["betas"], group["eps"])
+        adam_step(flat, flat.grad, state["m"], state["v"], factor, group["betas"], group["eps"])
 
 
 # torch wraps the step of every optimiser class in a profiler's record,
@@ -178,7 +179,8 @@ def adam_step(
                 f"Adam's tensors differ: a parameter of {_kind(param)} beside {_kind(other)}."
             )
     beta_1, beta_2 = betas
-    if _fused_adam is not None and not isinstance(factor, Tensor) and param.is_contiguous():
+    is_fusible = device.type == "cpu" and param.is_contiguous() and isinstance(factor, float)
+    if _fused_adam is not None and is_fusible:
         # after infinitely many steps the kernel's own corrections of the bias are one
         _fused_adam(
             [param], [gradient], [m], [v], [], [_INFINITELY_MANY],
