@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from sknn_deep._batches import Chunk
-from sknn_deep._device import Pace, empty_matrix
+from sknn_deep._device import Pace, empty_matrix, is_narrow
 from sknn_deep._losses import Loss
 from sknn_deep._network import DenseLayer, Network, dense_layers
 
@@ -336,11 +336,18 @@ class _Pass:
         if activation.saturates:
             negligible = _NEGLIGIBLE[delta.dtype]
             kernels.append(self._elementwise(_shrink, delta, negligible))
-        kernels += self._product(delta.mT, x, layer.weight_grad)
+        kernels += self._gradient_of_weight(x)
         # a sum over the batch, which for small layers takes half the time as a product
         sums = layer.bias_grad.unsqueeze(-2)
         kernels.append(partial(self._matmul, self._ones, delta, out=sums))
         return kernels
+
+    def _gradient_of_weight(self, x: Tensor) -> Program:
+        gradient, delta = self._layer.weight_grad, self.delta
+        if not is_narrow(*gradient.shape[-2:]):
+            return self._product(delta.mT, x, gradient)
+        by_column = empty_matrix(gradient.shape, like=gradient)
+        return [*self._product(delta.mT, x, by_column), partial(gradient.copy_, by_column)]
 
     def delta_of_input(self, out: Tensor) -> Program:
         """Return the kernels that write the gradient with respect to the layer's input."""

@@ -185,6 +185,7 @@ class Engine:
         squared_norms = [self._none] * len(chunk.parts)
         for number, penalty in enumerate(self._penalties(chunk.weight_sums)):
             if chunk.weight_sums[number] == 0:
+                work.raw[chunk.parts[number]] = 0.0
                 continue  # no row of this batch counts
             if rates is not None:
                 set_learning_rate(self._optimizer, rates[number])
@@ -203,18 +204,20 @@ class Engine:
         self.listener.batch_ends(*batch, loss, work.raw[part])
         return squared_norm
 
-    def _step(self, work: Workspace, _: Chunk, number: int, penalty: float) -> Tensor:
+    def _step(self, work: Workspace, chunk: Chunk, number: int, penalty: float) -> Tensor:
         calls = []
         optimizer, program = self._optimizer, work.programs[number]
+        raw = work.raw[chunk.parts[number]]
 
         def gradient() -> Tensor | None:
             self.in_optimizer = False
             squared_norm = self._write_gradient(program, penalty)
-            if not calls and self._weight_decay:
-                # after the gradient, as AdamW does, and once, however often it is asked for
-                lr = optimizer.param_groups[0]["lr"]
-                self._network.weights.mul_(1 - lr * self._weight_decay)
-            calls.append(squared_norm)
+            if not calls:
+                calls.append((squared_norm, raw.clone() if self._asks_for_loss else raw))
+                if self._weight_decay:
+                    # after the gradient, as AdamW does, and once, however often it is asked for
+                    lr = optimizer.param_groups[0]["lr"]
+                    self._network.weights.mul_(1 - lr * self._weight_decay)
             self.in_optimizer = True
             if self._asks_for_loss:
                 return work.loss(number) + 0.5 * penalty * squared_norm
@@ -223,9 +226,12 @@ class Engine:
         self.in_optimizer = True
         optimizer.step(gradient)
         self.in_optimizer = False
+        ((squared_norm, first_raw),) = calls
+        if self._asks_for_loss:
+            raw.copy_(first_raw)  # what is reported is from before the step
         for parameter, kept in self._frozen:  # by skorch's Freezer
             parameter.copy_(kept)
-        return calls[0]
+        return squared_norm
 
     def _write_gradient(self, program: Program, penalty: float | Tensor) -> Tensor:
         """Fill the network's gradient; return the squared norm of its weights."""

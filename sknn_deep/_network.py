@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sknn_deep._device import empty_matrix, is_narrow
-
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
     "logistic": nn.Sigmoid,
@@ -36,12 +34,11 @@ class Linear(nn.Linear):
     """A dense layer whose construction draws no random numbers.
 
     ``nn.Linear`` draws from torch's global generator; here ``Network.initialize`` sets
-    the weights. A narrow matrix is stored by column. Input (batch, in_features), output
-    (batch, out_features).
+    the weights. Input (batch, in_features), output (batch, out_features).
     """
 
     def reset_parameters(self) -> None:
-        self.weight.data = empty_matrix(self.weight.shape, like=self.weight.data)
+        pass
 
     def glorot_uniform_(self, random_state: np.random.RandomState, gain: float) -> None:
         """Draw weights and bias uniformly in ±sqrt(gain / (fan_in + fan_out)).
@@ -119,20 +116,6 @@ def _rebuild(cls: type[nn.Module], config: dict[str, Any], state: dict[str, np.n
     module = cls(**config)
     module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
     return module.eval()
-
-
-def _is_stored_across(shape: Sequence[int]) -> bool:
-    return len(shape) == 2 and is_narrow(*shape)
-
-
-def _stored(param: Tensor) -> Tensor:
-    """Return a parameter with its dimensions in the order in which they are stored."""
-    return param.detach().mT if _is_stored_across(param.shape) else param.detach()
-
-
-def _as_stored(part: Tensor, shape: torch.Size) -> Tensor:
-    """Return a part of a flat buffer as a parameter of a shape; undoes :func:`_stored`."""
-    return part.view(shape[::-1]).mT if _is_stored_across(shape) else part.view(shape)
 
 
 class DenseStack(_PicklesAsArrays, nn.Sequential):
@@ -221,8 +204,8 @@ class Network(_PicklesAsArrays):
 
     def flatten(self) -> None:
         """Make every parameter a view of the flat buffer, every gradient of the other."""
-        flat = torch.cat([_stored(param).reshape(-1) for param in self._ordered_parameters()])
-        self._view(flat, torch.zeros_like(flat))
+        flat = torch.cat([param.detach().reshape(-1) for param in self._ordered_parameters()])
+        self.view_of(flat, torch.zeros_like(flat))
 
     def _ordered_parameters(self) -> list[nn.Parameter]:
         """Return the parameters in their order in the flat buffer: weight matrices first."""
@@ -230,17 +213,16 @@ class Network(_PicklesAsArrays):
         in_matrices = {id(matrix) for matrix in matrices}
         return matrices + [p for p in self.parameters() if id(p) not in in_matrices]
 
-    def _view(self, flat: Tensor, gradient: Tensor) -> None:
+    def view_of(self, flat: Tensor, gradient: Tensor) -> None:
         """Make the parameters views of a flat buffer, which holds them already."""
-        layers = self.linear_layers()
-        self.width = max(max(layer.in_features, layer.out_features) for layer in layers)
-        n_weights = sum(layer.weight.numel() for layer in layers)
-        start = 0
+        start = n_weights = self.width = 0
         for param in self._ordered_parameters():
             part = slice(start, start + param.numel())
-            param.data = _as_stored(flat[part], param.shape)
-            param.grad = _as_stored(gradient[part], param.shape)
+            param.data = flat[part].view(param.shape)
+            param.grad = gradient[part].view(param.shape)
             start = part.stop
+            if param.ndim == 2:
+                n_weights, self.width = start, max(self.width, *param.shape)
         self.flat, self.weights = flat, flat[:n_weights]
         self.flat.grad, self.weights.grad = gradient, gradient[:n_weights]
 
@@ -370,7 +352,7 @@ def share_buffer(networks: Sequence[Network]) -> tuple[Tensor, Tensor]:
     flat = torch.stack([network.flat for network in networks])
     gradient = torch.zeros_like(flat)
     for network, *rows in zip(networks, flat, gradient, strict=True):
-        network._view(*rows)
+        network.view_of(*rows)
     return flat, gradient
 
 

@@ -233,19 +233,15 @@ def test_batches_may_differ_in_length(lengths):
     _assert_equals_autograd(_network("relu", (7, 5)), LOSSES["softmax"], chunk)
 
 
-def test_narrow_matrices_are_stored_by_column_and_wide_ones_by_row():
-    network = MLP((3, 50, 40, 2), activations=["relu"] * 2, dropout=[0.0] * 2)
-    strides = [layer.weight.stride() for layer in network.linear_layers()]
-    assert strides == [(1, 50), (50, 1), (40, 1)]
-    assert [tuple(layer.weight.shape) for layer in network.linear_layers()] == [
-        (50, 3),
-        (40, 50),
-        (2, 40),
-    ]
-    work = Backprop([network], LOSSES["softmax"]).workspace(
-        Chunk(torch.rand(60, 3), torch.zeros(60, dtype=torch.long), None, [slice(0, 60)], [60.0])
-    )
-    assert work.raw.stride() == (1, 60)
+def test_narrow_outputs_are_stored_by_column_and_wide_ones_by_row():
+    X, target = torch.rand(60, N_FEATURES), torch.rand(60, N_OUTPUTS)
+    rows = Chunk(X, target, None, [slice(0, 60)], [60.0])
+    narrow = _network("relu", (50,), dtype=torch.float32)
+    loss = LOSSES["squared_error"]
+    assert Backprop([narrow], loss).workspace(rows).raw.stride() == (1, 60)
+    wide = MLP((N_FEATURES, 40), activations=[], dropout=[])
+    rows = rows._replace(target=torch.rand(60, 40))
+    assert Backprop([wide], loss).workspace(rows).raw.stride() == (40, 1)
 
 
 def test_products_in_bfloat16_are_near_those_in_single_precision():
