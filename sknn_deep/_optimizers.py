@@ -77,7 +77,7 @@ class SGD(torch.optim.Optimizer):
         (flat,) = group["params"]
         state, momentum = self.state[flat], group["momentum"]
         if not state:
-            state["velocity"] = torch.zeros_like(flat)
+            state["velocity"] = _zeros_like(flat)
         velocity = add_scaled_(state["velocity"].mul_(momentum), flat.grad, -factor)
         if group["nesterov"]:
             add_scaled_(flat.add_(velocity, alpha=momentum), flat.grad, -factor)
@@ -134,7 +134,7 @@ class Adam(torch.optim.Optimizer):
         (flat,) = group["params"]
         state = self.state[flat]
         if "m" not in state:
-            state.update(m=torch.zeros_like(flat), v=torch.zeros_like(flat))
+            state.update(m=_zeros_like(flat), v=_zeros_like(flat))
         adam_step(flat, flat.grad, state["m"], state["v"], factor, group["betas"], group["eps"])
 
 
@@ -203,6 +203,12 @@ def add_scaled_(target: Tensor, source: Tensor, factor: float | Tensor) -> Tenso
     if isinstance(factor, Tensor):
         return target.addcmul_(source, factor)
     return target.add_(source, alpha=factor)
+
+
+def _zeros_like(tensor: Tensor) -> Tensor:
+    """Return zeros that can be written to outside of inference mode, too."""
+    with torch.inference_mode(False):
+        return torch.zeros_like(tensor)
 
 
 def _kind(tensor: Tensor) -> str:
