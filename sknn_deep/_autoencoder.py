@@ -549,6 +549,6 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        kept = {"auto": ["float64", "float32"], "float32": ["float32"], "float64": ["float64"]}
-        tags.transformer_tags.preserves_dtype = kept[self.dtype]
+        kept = {"auto": ["float64", "float32"], "float64": ["float64"]}
+        tags.transformer_tags.preserves_dtype = kept.get(self.dtype, ["float32"])
         return tags

@@ -87,7 +87,7 @@ class Dropout(nn.Module):
         """
         if mask.device.type != "cpu":
             return mask.bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p)
-        n_dropped = round(self.p * 2**16)
+        n_dropped = min(round(self.p * 2**16), 2**16 - 1)
         words = torch.empty(-(-mask.numel() // 4), dtype=torch.int64)
         words.random_(-(2**63), None, generator=self.generator)  # all 64 bits
         bits = words.view(torch.int16)[: mask.numel()].view(mask.shape)

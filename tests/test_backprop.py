@@ -227,6 +227,21 @@ def test_gradient_of_an_autoencoder_equals_autograd(code_activation, out_activat
     _assert_equals_autograd(network, reconstruction_loss("squared_error"), chunk)
 
 
+def test_the_same_rows_divided_otherwise_have_kernels_of_their_own():
+    network, loss = _network("relu", (7, 5)), LOSSES["softmax"]
+    halves, whole = _chunk("softmax", lengths=(6, 6)), _chunk("softmax", lengths=(12,))
+    whole = whole._replace(X=halves.X, target=halves.target)
+    backprop = Backprop([network], loss)
+    for chunk in (halves, whole):
+        work = backprop.workspace(chunk)
+        work.load(chunk)
+        for program in work.programs:
+            for kernel in program:
+                kernel()
+        expected = [_autograd(network, loss, chunk, i)[0] for i in range(len(chunk.parts))]
+        np.testing.assert_allclose(work.losses(), expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("lengths", [(9, 1), (4, 4, 9), (1,)], ids=str)
 def test_batches_may_differ_in_length(lengths):
     chunk = _chunk("softmax", lengths=lengths)

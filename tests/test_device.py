@@ -1,4 +1,4 @@
-"""Devices, floating-point types and threads; what needs CUDA is skipped where there is none."""
+"""Devices, floating-point types and generators; what needs CUDA is skipped where there is none."""
 
 import copy
 import pickle
@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from skorch.callbacks import Callback
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _batches
 from sknn_deep._device import (
     accepted_dtypes,
-    limited_threads,
     numpy_dtype,
     resolve_device,
     seeded_generator,
@@ -130,54 +131,71 @@ def test_types_of_numpy_and_torch_correspond(dtype, other):
     assert numpy_dtype(other) == dtype
 
 
-# Threads and generators
+# Products in bfloat16
 
 
-@pytest.fixture
-def four_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+@pytest.mark.parametrize("given", [np.float32, np.float64])
+def test_weights_and_output_of_bfloat16_are_in_single_precision(given, kind, digits):
+    network = kind(**QUICK, dtype="bfloat16").fit(digits.X.astype(given), digits.y)
+    assert {param.dtype for param in network.module_.parameters()} == {torch.float32}
+    assert output(network, digits.X_test.astype(given)).dtype == np.float32
+    assert network.dtype == "bfloat16"
 
 
-@pytest.mark.parametrize(("work", "threads"), [(1e3, 1), (1e10, 4)])
-def test_small_work_runs_on_one_thread(work, threads, four_threads):
-    with limited_threads(work):
-        assert torch.get_num_threads() == threads
-    assert torch.get_num_threads() == 4
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"solver": "sgd", "learning_rate_init": 0.1},
+        {"solver": "adamw"},
+        {"normalization": "batch", "dropout": 0.1},
+        {"normalization": "layer", "activation": "gelu"},
+        {"early_stopping": True, "max_grad_norm": 1.0},
+    ],
+    ids=str,
+)
+def test_bfloat16_learns_the_digits_about_as_well(params, digits):
+    params = {**QUICK, "hidden_layer_sizes": (64,), "max_iter": 40, "batch_size": 64, **params}
+    scores = [
+        DeepMLPClassifier(**params, dtype=dtype).fit(digits.X, digits.y).score(
+            digits.X_test, digits.y_test
+        )
+        for dtype in ("float32", "bfloat16")
+    ]  # fmt: skip
+    assert min(scores) > 0.9
+    assert abs(scores[0] - scores[1]) < 0.03
 
 
-@pytest.mark.parametrize("work", [1e3, 1e10])
-def test_threads_are_given_back_after_an_error(work, four_threads):
-    with pytest.raises(KeyError), limited_threads(work):
-        raise KeyError
-    assert torch.get_num_threads() == 4
+def test_bfloat16_computes_in_fewer_digits(kind, digits):
+    rounded, exact = (
+        kind(**QUICK, dtype=dtype).fit(digits.X, digits.y) for dtype in ("bfloat16", "float32")
+    )
+    assert not np.array_equal(rounded.loss_curve_, exact.loss_curve_)
+    assert_allclose(rounded.loss_curve_, exact.loss_curve_, rtol=0.02)
 
 
-def test_one_thread_stays_one():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with limited_threads(1e10):
-        assert torch.get_num_threads() == 1
-    torch.set_num_threads(before)
+def test_lbfgs_refuses_bfloat16(kind, digits):
+    message = (
+        "solver='lbfgs' does not support dtype='bfloat16': it needs exact gradients. "
+        "Choose a stochastic solver such as 'adam'."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        kind(**QUICK, dtype="bfloat16", solver="lbfgs").fit(digits.X, digits.y)
 
 
-@pytest.mark.parametrize("method", ["fit", "partial_fit", "fit refused", "output"])
-def test_estimators_give_the_threads_back(method, kind, digits, four_threads):
-    network = kind(**QUICK)
-    y = digits.y % 2
-    if method == "fit refused":
-        network.set_params(solver="sgd", learning_rate_init=1e300)
-        with pytest.raises(ValueError, match="non-finite"):
-            network.fit(1e3 * digits.X, y)
-    elif method == "partial_fit" and kind is DeepMLPClassifier:
-        network.partial_fit(digits.X, y, classes=[0, 1])
-    elif method == "output":
-        output(network.fit(digits.X, y), digits.X)
-    else:
-        getattr(network, method)(digits.X, y)
-    assert torch.get_num_threads() == 4
+@pytest.mark.parametrize("normalization", [None, "batch", "layer"])
+def test_copies_of_bfloat16_go_on_as_the_original(normalization, kind, digits):
+    network = kind(**QUICK, dtype="bfloat16", normalization=normalization, dropout=0.1)
+    first = {"classes": np.arange(10)} if kind is DeepMLPClassifier else {}
+    network.partial_fit(digits.X, digits.y, **first)
+    twin = pickle.loads(pickle.dumps(network))
+    for either in (network, twin):
+        either.partial_fit(digits.X, digits.y)
+    assert_array_equal(twin.module_.flat, network.module_.flat)
+    assert clone(network).get_params()["dtype"] == "bfloat16"
+
+
+# Generators
 
 
 def test_seeded_generators_repeat_themselves():
@@ -288,6 +306,68 @@ def test_resident_and_streamed_features_agree(kind, digits, monkeypatch):
     monkeypatch.setattr(_batches, "_RESIDENT_SHARE", 0.0)
     streamed = kind(**QUICK, device="cuda").fit(digits.X, digits.y)
     assert_allclose(streamed.loss_curve_, resident.loss_curve_, rtol=1e-4)
+
+
+class HearsBatches(Callback):
+    """Does nothing with the events of batches, whose steps are then not recorded as a graph."""
+
+    def on_batch_end(self, net, batch, training, **kwargs):
+        pass
+
+
+# 1347 rows: the last batch of each epoch is shorter
+REPLAYED = {**QUICK, "dtype": "float64", "device": "cuda", "max_iter": 8, "batch_size": 100}
+
+
+@needs_cuda
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"solver": "sgd", "learning_rate_init": 0.01},
+        {"solver": "sgd", "learning_rate": "invscaling"},
+        {"learning_rate": "one_cycle", "weight_decay": 0.1, "alpha": 0.1, "max_grad_norm": 0.5},
+        {"normalization": "batch"},
+        {"normalization": "layer"},
+        {"early_stopping": True},
+    ],
+    ids=str,
+)
+def test_replayed_epochs_agree_with_those_that_a_callback_hears(params, kind, digits):
+    replayed = kind(**REPLAYED, **params).fit(digits.X, digits.y)
+    heard = kind(**REPLAYED, **params, callbacks=[HearsBatches()]).fit(digits.X, digits.y)
+    # atomic additions on a GPU have no order
+    assert_allclose(replayed.loss_curve_, heard.loss_curve_, rtol=1e-6)
+    assert_allclose(output(replayed, digits.X), output(heard, digits.X), rtol=1e-4, atol=1e-6)
+
+
+@needs_cuda
+@pytest.mark.parametrize("share", [0.5, 0.0], ids=["resident", "streamed"])
+def test_replayed_epochs_weigh_the_samples(share, digits, monkeypatch):
+    monkeypatch.setattr(_batches, "_RESIDENT_SHARE", share)
+    weight = np.random.RandomState(0).uniform(0.1, 2, len(digits.y))
+    on_cuda = DeepMLPClassifier(**REPLAYED).fit(digits.X, digits.y, weight)
+    on_cpu = DeepMLPClassifier(**{**REPLAYED, "device": "cpu"}).fit(digits.X, digits.y, weight)
+    assert_allclose(on_cuda.loss_curve_, on_cpu.loss_curve_, rtol=1e-6)
+    assert_allclose(output(on_cuda, digits.X), output(on_cpu, digits.X), rtol=1e-4, atol=1e-6)
+
+
+@needs_cuda
+def test_partial_fit_on_cuda_goes_on_where_it_stopped(digits):
+    networks = {
+        device: DeepMLPClassifier(**{**REPLAYED, "device": device}) for device in ("cuda", "cpu")
+    }
+    for network in networks.values():
+        for _ in range(4):
+            network.partial_fit(digits.X, digits.y, classes=np.arange(10))
+    assert_allclose(networks["cuda"].loss_curve_, networks["cpu"].loss_curve_, rtol=1e-6)
+
+
+@needs_cuda
+def test_replayed_dropout_draws_new_masks_in_each_epoch(kind, digits):
+    params = {**REPLAYED, "learning_rate_init": 1e-300, "shuffle": False, "tol": 0.0}
+    network = kind(**params, dropout=0.3).fit(digits.X, digits.y)
+    assert len(set(network.loss_curve_)) == REPLAYED["max_iter"]
 
 
 @needs_cuda

@@ -23,9 +23,21 @@ def _weights(n):
     return torch.from_numpy(np.random.RandomState(9).uniform(0.1, 2, n))
 
 
+def _per_sample(loss, raw, target):
+    return loss.per_sample(raw, loss.encoded(target, raw))
+
+
+def _gradient(loss, raw, target, scale=1.0):
+    out = torch.full_like(raw, torch.nan)
+    scale = torch.as_tensor(scale, dtype=raw.dtype)
+    loss.gradient(raw, loss.encoded(target, raw), scale, out)
+    return out
+
+
 def _mean(loss, raw, target, weight=None):
-    weight_sum = float(len(raw)) if weight is None else weight.sum().item()
-    return loss.mean(raw, target, weight, weight_sum).item() * loss.reported_scale
+    weight = torch.ones(len(raw), dtype=raw.dtype) if weight is None else weight
+    scale = weight / weight.sum()
+    return (scale * _per_sample(loss, raw, target)).sum().item() * loss.reported_scale
 
 
 RAW, LABELS = _normal(12, 5), torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 0])
@@ -47,6 +59,11 @@ LOSSES = {
     "reconstruction": (reconstruction_loss("squared_error"), REAL),
 }
 every_loss = pytest.mark.parametrize(("loss", "target"), LOSSES.values(), ids=LOSSES)
+every_scale = pytest.mark.parametrize(
+    "scale",
+    [torch.tensor(1 / 7, dtype=torch.float64), _weights(12)[:, None] / 7],
+    ids=["one for all", "one each"],
+)
 
 
 @pytest.mark.parametrize("weight", [None, _weights(12)], ids=["plain", "weighted"])
@@ -160,36 +177,54 @@ def test_smoothed_labels_keep_half_of_the_share(smoothing):
 
 
 @every_loss
-def test_gradients_agree_with_finite_differences(loss, target):
-    raw, step = RAW.clone().requires_grad_(), 1e-6
-    loss.mean(raw, target, _weights(12), 7.0).backward()
-    differences = torch.empty_like(RAW)
-    for i in range(RAW.shape[0]):
-        for j in range(RAW.shape[1]):
-            moved = torch.zeros_like(RAW)
-            moved[i, j] = step
-            above, below = (
-                loss.mean(RAW + sign * moved, target, _weights(12), 7.0) for sign in (1, -1)
-            )
-            differences[i, j] = (above - below) / (2 * step)
-    np.testing.assert_allclose(raw.grad, differences, rtol=1e-6, atol=1e-8)
+@every_scale
+def test_gradients_agree_with_finite_differences(loss, target, scale):
+    differences, step = torch.empty_like(RAW), 1e-6
+    for j in range(RAW.shape[1]):
+        moved = torch.zeros_like(RAW)
+        moved[:, j] = step
+        above, below = (_per_sample(loss, RAW + sign * moved, target) for sign in (1, -1))
+        differences[:, j] = (above - below) / (2 * step)
+    gradient = _gradient(loss, RAW, target, scale)
+    np.testing.assert_allclose(gradient, scale * differences, rtol=1e-6, atol=1e-8)
 
 
 @every_loss
-@pytest.mark.parametrize("weight", [None, _weights(12)], ids=["plain", "weighted"])
-def test_closed_forms_agree_with_autograd(loss, target, weight):
-    raw, delta = RAW.clone().requires_grad_(), torch.full_like(RAW, torch.nan)
-    value = loss.mean(raw, target, weight, 7.0)
-    value.backward()
-    in_closed_form = loss.mean_and_delta(RAW, target, weight, 7.0, out=delta)
-    assert in_closed_form.item() == pytest.approx(value.item(), rel=1e-12)
-    np.testing.assert_allclose(delta, raw.grad, rtol=1e-10, atol=1e-14)
+@every_scale
+def test_gradients_agree_with_autograd(loss, target, scale):
+    raw = RAW.clone().requires_grad_()
+    (scale * _per_sample(loss, raw, target)[:, None]).sum().backward()
+    gradient = _gradient(loss, RAW, target, scale)
+    np.testing.assert_allclose(gradient, raw.grad, rtol=1e-10, atol=1e-14)
+
+
+@every_loss
+def test_order_in_memory_changes_no_gradient(loss, target):
+    out = torch.full_like(RAW.mT, torch.nan).mT
+    encoded = loss.encoded(target, RAW)
+    loss.gradient(RAW.mT.contiguous().mT, encoded.mT.contiguous().mT, RAW.new_tensor(0.5), out)
+    expected = _gradient(loss, RAW, target, 0.5)
+    np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-15)
+
+
+@every_loss
+def test_leading_dimensions_are_losses_of_their_own(loss, target):
+    members = torch.stack([RAW, RAW.flip(0), 0.5 * RAW])
+    targets = torch.stack([target, target.flip(0), target])
+    scale = _weights(12)[:, None]
+    together = _gradient(loss, members, targets, scale)
+    losses = _per_sample(loss, members, targets)
+    assert losses.shape == (3, 12)
+    for k in range(3):
+        alone = _gradient(loss, members[k], targets[k], scale)
+        np.testing.assert_allclose(together[k], alone, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(losses[k], _per_sample(loss, members[k], targets[k]))
 
 
 @pytest.mark.parametrize("name", ["absolute_error", "huber", "quantile", "squared_error"])
 def test_the_gradient_at_a_perfect_prediction_is_a_subgradient(name):
-    loss, delta = regression_loss(name, 1, quantile=0.7), torch.empty(1, 1)
-    loss.mean_and_delta(torch.ones(1, 1), torch.ones(1, 1), None, 1.0, out=delta)
+    loss = regression_loss(name, 1, quantile=0.7)
+    delta = _gradient(loss, torch.ones(1, 1), torch.ones(1, 1))
     lowest, highest = {"quantile": (-0.7, 0.3), "absolute_error": (-1, 1)}.get(name, (0, 0))
     assert lowest <= delta.item() <= highest
 
@@ -205,16 +240,18 @@ def test_the_gradient_at_a_perfect_prediction_is_a_subgradient(name):
 )
 def test_gradients_of_canonical_losses_are_prediction_minus_target(name, link, target):
     loss, _ = LOSSES[name]
-    raw = RAW.clone().requires_grad_()
-    loss.per_sample(raw, target).sum().backward()
     one_hot = torch.nn.functional.one_hot(target) if target.ndim == 1 else target
-    np.testing.assert_allclose(raw.grad, link(RAW) - one_hot, rtol=1e-10, atol=1e-12)
+    gradient = _gradient(loss, RAW, target)
+    np.testing.assert_allclose(gradient, link(RAW) - one_hot, rtol=1e-10, atol=1e-12)
 
 
 @every_loss
 def test_weights_of_one_change_nothing(loss, target):
     ones = torch.ones(12, dtype=torch.float64)
-    assert _mean(loss, RAW, target, ones) == pytest.approx(_mean(loss, RAW, target))
+    weighted, plain = (
+        _gradient(loss, RAW, target, scale) for scale in (ones[:, None] / 12, ones[0] / 12)
+    )
+    np.testing.assert_allclose(weighted, plain, rtol=1e-12)
 
 
 @every_loss
@@ -223,20 +260,52 @@ def test_weights_are_repetitions(loss, target):
     repeated = torch.arange(12).repeat_interleave(times)
     weighted = _mean(loss, RAW, target, times.double())
     assert weighted == pytest.approx(_mean(loss, RAW[repeated], target[repeated]))
+    scaled = _gradient(loss, RAW, target, times.double()[:, None])
+    added = torch.zeros_like(RAW)
+    added.index_add_(0, repeated, _gradient(loss, RAW[repeated], target[repeated]))
+    np.testing.assert_allclose(scaled, added, rtol=1e-12, atol=1e-15)
 
 
 @every_loss
 def test_each_sample_has_a_loss_of_its_own(loss, target):
-    together = loss.per_sample(RAW, target)
+    together = _per_sample(loss, RAW, target)
     assert together.shape == (12,)
-    alone = torch.cat([loss.per_sample(RAW[[i]], target[[i]]) for i in range(12)])
+    alone = torch.cat([_per_sample(loss, RAW[[i]], target[[i]]) for i in range(12)])
     np.testing.assert_allclose(together, alone)
 
 
 @every_loss
 def test_single_precision_stays_single(loss, target):
     target = target if target.ndim == 1 else target.float()
-    assert loss.per_sample(RAW.float(), target).dtype is torch.float32
+    assert loss.encoded(target, RAW.float()).dtype is torch.float32
+    assert _per_sample(loss, RAW.float(), target).dtype is torch.float32
+    double = _gradient(loss, RAW, target.double() if target.ndim == 2 else target)
+    single = _gradient(loss, RAW.float(), target)
+    np.testing.assert_allclose(single, double, rtol=1e-4, atol=1e-6)
+
+
+@every_loss
+def test_losses_leave_output_and_target_as_they_are(loss, target):
+    raw, encoded = RAW.clone(), loss.encoded(target, RAW).clone()
+    loss.per_sample(raw, encoded)
+    loss.gradient(raw, encoded, torch.tensor(1.0), torch.empty_like(raw))
+    assert torch.equal(raw, RAW)
+    assert torch.equal(encoded, loss.encoded(target, RAW))
+
+
+@pytest.mark.parametrize("name", [*REGRESSION_LOSSES, "logistic", "reconstruction"])
+def test_targets_that_need_no_encoding_are_taken_as_they_are(name):
+    loss, target = LOSSES[name]
+    assert loss.encode is None
+    assert loss.encoded(target, RAW) is target
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_encoded_classes_are_one_hot_and_sum_to_one(smoothing):
+    encoded = classification_loss("softmax", smoothing).encoded(LABELS, RAW)
+    np.testing.assert_allclose(encoded.sum(dim=1), 1)
+    np.testing.assert_array_equal(encoded.argmax(dim=1), LABELS)
+    np.testing.assert_allclose(encoded.min(), smoothing / 5)
 
 
 @pytest.mark.parametrize(
@@ -244,11 +313,12 @@ def test_single_precision_stays_single(loss, target):
     [("softmax", torch.tensor([1])), ("logistic", torch.tensor([[0.0, 1.0, 0.0]]))],
 )
 def test_cross_entropy_is_finite_for_hopeless_logits(out_activation, target):
-    raw = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
-    loss = classification_loss(out_activation).per_sample(raw, target).sum()
-    loss.backward()
-    assert loss.item() == pytest.approx(2e4 + (math.log(2) if out_activation == "logistic" else 0))
-    assert raw.grad.isfinite().all()
+    raw, loss = torch.tensor([[1e4, -1e4, 0.0]]), classification_loss(out_activation)
+    value = _per_sample(loss, raw, target).item()
+    assert value == pytest.approx(2e4 + (math.log(2) if out_activation == "logistic" else 0))
+    gradient = _gradient(loss, raw, target)
+    np.testing.assert_allclose(gradient[0, :2], [1, -1])
+    assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("name", REGRESSION_LOSSES)

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from sknn_deep._network import ACTIVATIONS, MLP, NORMALIZATIONS, Autoencoder, DenseStack, Dropout
+from sknn_deep._device import empty_matrix, is_narrow
+from sknn_deep._network import (
+    ACTIVATIONS,
+    MLP,
+    NORMALIZATIONS,
+    Autoencoder,
+    DenseStack,
+    Dropout,
+    dense_layers,
+    share_buffer,
+)
 
 
 def _mlp(units=(6, 5, 4, 3), *, dtype=torch.float64, **options):
@@ -118,6 +128,29 @@ def test_training_goes_on_after(move):
     assert after.square().mean() < before.square().mean()
 
 
+@every_network
+def test_parameters_are_stored_by_row(make):
+    network = pickle.loads(pickle.dumps(copy.deepcopy(make().float().double())))
+    for param in network.parameters():
+        assert param.is_contiguous()
+        assert param.grad.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("shape", "by_column"),
+    [
+        ((40, 31), True), ((40, 32), False), ((31, 31), False), ((32, 31), True), ((5, 6), False),
+        ((6, 5), True), ((2, 1), True), ((1, 1), False), ((1, 9), False), ((0, 0), False),
+    ],
+)  # fmt: skip
+def test_a_matrix_with_short_rows_is_narrow(shape, by_column):
+    assert is_narrow(*shape) is by_column
+    for leading in ((), (3,)):
+        matrix = empty_matrix((*leading, *shape), like=torch.empty(0, dtype=torch.float64))
+        assert (matrix.shape, matrix.dtype) == ((*leading, *shape), torch.float64)
+        assert (matrix.mT if by_column else matrix).is_contiguous()
+
+
 def test_a_deep_copy_shares_nothing():
     network = _mlp()
     twin = copy.deepcopy(network)
@@ -136,6 +169,37 @@ def test_loading_weights_changes_the_output_in_place():
     network.load_state_dict(other.state_dict())
     assert network.flat is flat
     np.testing.assert_array_equal(network(_rows()).detach(), other(_rows()).detach())
+
+
+@every_network
+def test_networks_that_share_a_buffer_compute_as_before(make):
+    networks = [make() for _ in range(3)]
+    for k, network in enumerate(networks):
+        network.flat.mul_(1 + k)
+    expected = [network.eval()(_rows()).detach() for network in networks]
+    share_buffer(networks)
+    for network, output in zip(networks, expected, strict=True):
+        np.testing.assert_array_equal(network(_rows()).detach(), output)
+        _assert_flat(network)
+
+
+@every_network
+def test_layers_of_a_stack_are_views_of_the_members(make):
+    networks = [make() for _ in range(3)]
+    share_buffer(networks)
+    for i, layer in enumerate(dense_layers(networks)):
+        for k, network in enumerate(networks):
+            linear = network.linear_layers()[i]
+            with torch.no_grad():
+                linear.weight.fill_(k)
+                linear.bias.fill_(k)
+                linear.weight.grad.fill_(-k)
+                linear.bias.grad.fill_(-k)
+            assert torch.all(layer.weight[k] == k)
+            assert torch.all(layer.bias[k] == k)
+            assert torch.all(layer.weight_grad[k] == -k)
+            assert torch.all(layer.bias_grad[k] == -k)
+        assert [len(parts) for parts in (layer.norms, layer.dropout)] in ([0, 0], [3, 0], [0, 3])
 
 
 def test_gradients_accumulate_in_the_flat_gradient():
@@ -286,8 +350,45 @@ def _dropout(p, seed=0):
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_keeps_the_mean_and_scales_what_is_kept(p):
     kept = _dropout(p)(torch.ones(1000, 100, dtype=torch.float64))
-    np.testing.assert_allclose(kept.unique(), [0, 1 / (1 - p)])
+    np.testing.assert_allclose(kept.unique(), [0, 1 / (1 - p)], rtol=2**-16 / (1 - p))
     assert kept.mean().item() == pytest.approx(1, abs=0.03)
+    assert (kept == 0).double().mean().item() == pytest.approx(p, abs=0.01)
+
+
+@pytest.mark.parametrize("p", [0.999995, 1 - 1e-9])
+def test_dropout_next_to_one_is_finite(p):
+    assert _dropout(p)(torch.ones(100, 100)).isfinite().all()
+
+
+@pytest.mark.parametrize("p", [1e-9, 2**-18, 0.1, 0.5, 0.9, 1 - 2**-16])
+def test_dropouts_expectation_is_exact_for_the_probability_that_is_drawn(p):
+    drawn = round(p * 2**16) / 2**16
+    mask = _dropout(p).draw_(torch.empty(400, 1000, dtype=torch.float64))
+    share = (mask == 0).double().mean().item()
+    assert share == pytest.approx(drawn, abs=5 * math.sqrt(drawn * (1 - drawn) / 400_000) + 1e-12)
+    assert mask.max().item() in (0, 1 / (1 - drawn))
+
+
+def test_each_unit_is_dropped_by_itself():
+    dropped = _dropout(0.5).draw_(torch.empty(200, 200, dtype=torch.float64)) == 0
+    bits = dropped.double() - 0.5
+    for shift in (1, 2, 3, 4, 8, 200, 201):
+        correlation = 4 * (bits.reshape(-1)[shift:] * bits.reshape(-1)[:-shift]).mean()
+        assert abs(correlation.item()) < 0.025
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (5, 1), (7, 3), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_mask_of_any_shape_is_filled(shape, dtype):
+    masks = [
+        _dropout(0.5, seed).draw_(torch.full(shape, torch.nan, dtype=dtype)) for seed in range(50)
+    ]
+    assert {float(value) for mask in masks for value in mask.unique()} == {0.0, 2.0}
+
+
+def test_a_mask_stored_by_column_is_filled():
+    by_column = _dropout(0.3).draw_(torch.full((30, 70), torch.nan).mT)
+    assert torch.equal(by_column, _dropout(0.3).draw_(torch.empty(70, 30)))
 
 
 def test_dropout_does_nothing_in_evaluation():
@@ -390,7 +491,7 @@ def test_no_normalisation_dropout_or_activation_follows_the_last_layer():
     assert [type(module).__name__ for module in stack] == ["Linear"]
 
 
-def test_dense_layers_name_the_activation_of_each_matrix():
+def test_stages_name_the_activation_of_each_matrix():
     network = Autoencoder(
         encoder={"layer_units": (6, 4, 2), "activations": ["gelu"], "dropout": [0.1]},
         decoder={
@@ -398,10 +499,19 @@ def test_dense_layers_name_the_activation_of_each_matrix():
             "out_activation": "logistic",
         },
     )  # fmt: skip
-    layers = network.dense_layers()
-    assert [linear for linear, _, _ in layers] == network.linear_layers()
-    assert [name for _, name, _ in layers] == ["gelu", "identity", "relu", "logistic"]
-    assert [dropout and dropout.p for _, _, dropout in layers] == [0.1, None, None, None]
+    linears, norms, names, dropouts = zip(*network.stages(), strict=True)
+    assert list(linears) == network.linear_layers()
+    assert names == ("gelu", "identity", "relu", "logistic")
+    assert [dropout and dropout.p for dropout in dropouts] == [0.1, None, None, None]
+    assert norms == (None,) * 4
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_stages_have_their_normalisation_but_for_the_last(normalization):
+    *hidden, (_, last, _, _) = _mlp(normalization=normalization).stages()
+    assert [type(norm) for _, norm, _, _ in hidden] == [NORMALIZATIONS[normalization]] * 2
+    assert [norm.weight.numel() for _, norm, _, _ in hidden] == [5, 4]
+    assert last is None
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 import copy
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
+from sknn_deep import _optimizers
 from sknn_deep._network import MLP
 from sknn_deep._optimizers import (
     ANNEALING_SCHEDULES,
@@ -16,6 +18,8 @@ from sknn_deep._optimizers import (
     STOCHASTIC_SOLVERS,
     Adam,
     Muon,
+    adam_step,
+    add_scaled_,
     annealed_rate,
     make_optimizer,
     set_learning_rate,
@@ -90,7 +94,7 @@ RATES = [0.1, 0.1, 0.02, 0.02, 0.5, 0.5, 1e-3, 0.0]
 @pytest.mark.parametrize("momentum", [0.0, 0.6, 1.0])
 def test_sgd_takes_scikit_learns_steps(momentum, nesterov, rates):
     param = torch.zeros(7, dtype=torch.float64)
-    actual = _steps(SGD([param], 0.1, momentum, nesterov), param, _gradients(), rates)
+    actual = _steps(SGD(param, 0.1, momentum, nesterov), param, _gradients(), rates)
     expected = _scikit_learn_steps(
         lambda params: SGDOptimizer(params, 0.1, "constant", momentum, nesterov),
         _gradients(),
@@ -105,7 +109,7 @@ def test_sgd_is_torchs_at_a_constant_rate(nesterov):
     expected = _steps(
         torch.optim.SGD([theirs], lr=0.1, momentum=0.6, nesterov=nesterov), theirs, _gradients()
     )
-    actual = _steps(SGD([ours], 0.1, 0.6, nesterov), ours, _gradients())
+    actual = _steps(SGD(ours, 0.1, 0.6, nesterov), ours, _gradients())
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
@@ -114,7 +118,7 @@ def test_sgd_is_torchs_at_a_constant_rate(nesterov):
 @pytest.mark.parametrize("eps", [1e-8, 0.1])
 def test_adam_takes_scikit_learns_steps(betas, eps, rates):
     param = torch.zeros(7, dtype=torch.float64)
-    actual = _steps(Adam([param], 0.1, betas, eps), param, _gradients(), rates)
+    actual = _steps(Adam(param, 0.1, betas, eps), param, _gradients(), rates)
     expected = _scikit_learn_steps(
         lambda params: AdamOptimizer(params, 0.1, *betas, eps), _gradients(), rates
     )
@@ -123,7 +127,7 @@ def test_adam_takes_scikit_learns_steps(betas, eps, rates):
 
 def test_adams_first_step_is_the_learning_rate_towards_the_sign():
     param = torch.zeros(7, dtype=torch.float64)
-    (first,) = _steps(Adam([param], 0.1), param, _gradients(1))
+    (first,) = _steps(Adam(param, 0.1), param, _gradients(1))
     np.testing.assert_allclose(first, -0.1 * np.sign(_gradients(1)[0]), rtol=1e-5)
 
 
@@ -131,15 +135,129 @@ def test_adam_is_torchs_where_epsilon_vanishes():
     ours, theirs = (torch.zeros(7, dtype=torch.float64) for _ in range(2))
     expected = _steps(torch.optim.Adam([theirs], lr=0.1, eps=1e-30), theirs, _gradients())
     np.testing.assert_allclose(
-        _steps(Adam([ours], 0.1, eps=1e-30), ours, _gradients()), expected, rtol=1e-10
+        _steps(Adam(ours, 0.1, eps=1e-30), ours, _gradients()), expected, rtol=1e-10
     )
 
 
 @pytest.mark.parametrize("optimizer_class", [SGD, Adam])
 def test_a_parameter_without_gradient_stays(optimizer_class):
     param = torch.ones(7, dtype=torch.float64)
-    _steps(optimizer_class([param], 0.1), param, np.zeros((3, 7)))
+    _steps(optimizer_class(param, 0.1), param, np.zeros((3, 7)))
     np.testing.assert_array_equal(param, np.ones(7))
+
+
+FACTORS = {"number": float, "tensor": lambda factor: torch.tensor(factor, dtype=torch.float64)}
+every_factor = pytest.mark.parametrize("as_factor", FACTORS.values(), ids=FACTORS)
+
+
+@every_factor
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda param: SGD(param, 0.1, 0.6, nesterov=True),
+        lambda param: SGD(param, 0.1, 0.6, nesterov=False),
+        lambda param: Adam(param, 0.1, (0.7, 0.95)),
+    ],
+    ids=["nesterov", "momentum", "adam"],
+)
+def test_a_step_is_its_factor_and_a_move(make, as_factor):
+    stepped, moved = (torch.zeros(7, dtype=torch.float64) for _ in range(2))
+    expected = _steps(make(stepped), stepped, _gradients(), RATES)
+    optimizer = make(moved)
+    for gradient, rate, position in zip(_gradients(), RATES, expected, strict=True):
+        set_learning_rate(optimizer, rate)
+        moved.grad = torch.from_numpy(gradient)
+        optimizer.move(as_factor(optimizer.next_factor()))
+        np.testing.assert_allclose(moved, position, rtol=1e-12, atol=1e-16)
+
+
+def test_the_factor_of_adam_counts_its_steps():
+    optimizer = Adam(torch.zeros(1), 0.1, (0.7, 0.95))
+    for step in range(1, 6):
+        expected = 0.1 * math.sqrt(1 - 0.95**step) / (1 - 0.7**step)
+        assert optimizer.next_factor() == pytest.approx(expected)
+
+
+@every_factor
+def test_a_tensor_is_added_times_a_factor(as_factor):
+    target, source = torch.ones(3, dtype=torch.float64), torch.arange(3, dtype=torch.float64)
+    assert add_scaled_(target, source, as_factor(-0.5)) is target
+    np.testing.assert_allclose(target, [1.0, 0.5, 0.0])
+
+
+def _adam_states(dtype, n_steps=6, size=257):
+    """Return weights and both moments after some steps through the functional form."""
+    state = [torch.zeros(size, dtype=dtype) for _ in range(3)]
+    for step, gradient in enumerate(_gradients(n_steps, size), start=1):
+        gradient = torch.from_numpy(gradient).to(dtype)
+        adam_step(state[0], gradient, *state[1:], 0.1 / step, (0.7, 0.95), 1e-8)
+    return state
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_adam_is_the_same_without_torchs_fused_kernel(dtype, rtol, monkeypatch):
+    fused = _adam_states(dtype)
+    monkeypatch.setattr(_optimizers, "_fused_adam", None)
+    for tensor, public in zip(fused, _adam_states(dtype), strict=True):
+        torch.testing.assert_close(tensor, public, rtol=rtol, atol=rtol)
+
+
+def test_adam_takes_torchs_fused_kernel_where_there_is_one(monkeypatch):
+    calls, fused = [], torch._fused_adam_
+    monkeypatch.setattr(
+        _optimizers,
+        "_fused_adam",
+        lambda *args, **options: calls.append(1) or fused(*args, **options),
+    )
+    _adam_states(torch.float64, n_steps=3)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.5), (0.5, 0.0)])
+def test_adam_without_the_fused_kernel_takes_scikit_learns_steps(betas, monkeypatch):
+    monkeypatch.setattr(_optimizers, "_fused_adam", None)
+    param = torch.zeros(7, dtype=torch.float64)
+    actual = _steps(Adam(param, 0.1, betas, 0.1), param, _gradients(), RATES)
+    expected = _scikit_learn_steps(
+        lambda params: AdamOptimizer(params, 0.1, *betas, 0.1), _gradients(), RATES
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "public"])
+@pytest.mark.parametrize("position", [1, 2, 3], ids=["gradient", "m", "v"])
+@pytest.mark.parametrize(
+    ("other", "kind"),
+    [
+        (torch.ones(6), r"shape (6,), torch.float32, on cpu"),
+        (torch.ones(8), r"shape (8,), torch.float32, on cpu"),
+        (torch.ones(7, 1), r"shape (7, 1), torch.float32, on cpu"),
+        (torch.ones(7, dtype=torch.float64), r"shape (7,), torch.float64, on cpu"),
+        (torch.ones(7, device="meta"), r"shape (7,), torch.float32, on meta"),
+    ],
+    ids=["shorter", "longer", "two dimensions", "double", "elsewhere"],
+)
+def test_tensors_that_do_not_match_are_refused_before_any_is_written(
+    other, kind, position, fused, monkeypatch
+):
+    if not fused:
+        monkeypatch.setattr(_optimizers, "_fused_adam", None)
+    tensors = [torch.ones(7) for _ in range(4)]
+    tensors[position] = other
+    message = f"a parameter of shape (7,), torch.float32, on cpu beside {kind}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        adam_step(*tensors, 0.1, (0.9, 0.999), 1e-8)
+    assert all(torch.all(tensor == 1) for tensor in tensors if tensor is not other)
+
+
+def test_a_parameter_with_gaps_in_memory_takes_the_same_step():
+    """The fused kernel walks over the memory, gaps included."""
+    wide = [torch.zeros(7, 2), *(torch.rand(7, 2) for _ in range(3))]
+    narrow = [tensor[:, 0].clone() for tensor in wide]
+    for tensors in ([tensor[:, 0] for tensor in wide], narrow):
+        adam_step(*tensors, 0.1, (0.9, 0.999), 1e-8)
+    torch.testing.assert_close(wide[0][:, 0], narrow[0])
+    assert torch.all(wide[0][:, 1] == 0)
 
 
 @pytest.mark.parametrize("solver", STOCHASTIC_SOLVERS)
@@ -316,8 +434,8 @@ def test_restored_tensors_own_their_memory():
 
 
 def test_set_learning_rate_reaches_every_group():
-    params = [torch.zeros(2), torch.zeros(3)]
-    optimizer = SGD([{"params": [params[0]]}, {"params": [params[1]], "lr": 7.0}], lr=0.1)
+    groups = [{"params": [torch.zeros(2)]}, {"params": [torch.zeros(3)], "lr": 7.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 

@@ -1,0 +1,376 @@
+"""Threads: when several are used, that they are given back, and forks and workers around them."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import joblib
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from threadpoolctl import threadpool_limits
+
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _device
+from sknn_deep._device import Pace, one_thread, worthwhile_threads
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
+)
+
+NETWORKS = {
+    "classifier": DeepMLPClassifier,
+    "regressor": DeepMLPRegressor,
+    "autoencoder": AutoencoderTransformer,
+}
+QUICK = {"hidden_layer_sizes": (16,), "max_iter": 4, "random_state": 0, "device": "cpu"}
+# 200 rows a batch times 64 * 256 weights: enough for several threads in a product
+LARGE = {**QUICK, "hidden_layer_sizes": (256, 64), "max_iter": 3}
+
+
+@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
+def kind(request):
+    return request.param
+
+
+def output(network, X):
+    names = ("predict_proba", "predict", "transform")
+    return getattr(network, next(name for name in names if hasattr(network, name)))(X)
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def asked_for(monkeypatch):
+    """Note every number of threads that torch is asked for."""
+    numbers, set_num_threads = [], torch.set_num_threads
+    monkeypatch.setattr(
+        torch, "set_num_threads", lambda number: numbers.append(number) or set_num_threads(number)
+    )
+    return numbers
+
+
+# --------------------------------------------------------------------------------------
+# the pace
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Offer a clock that stands until its ``now`` is moved."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(_device, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
+
+
+def _run(pace, clock, seconds_of_a_step, duration):
+    """Take steps for a while; return the shares of time on one thread and on several."""
+    spent, end = {False: 0.0, True: 0.0}, clock.now + duration
+    pace.resume()
+    while clock.now < end:
+        seconds = seconds_of_a_step[pace.several]
+        spent[pace.several] += seconds
+        clock.now += seconds
+        pace.step_done()
+    return {several: spent[several] / duration for several in spent}
+
+
+@pytest.mark.parametrize("step", [1e-4, 5e-3, 0.08])
+@pytest.mark.parametrize("faster", [False, True], ids=["one thread", "several"])
+def test_the_faster_number_of_threads_is_kept(faster, step, clock):
+    pace = Pace(2)
+    seconds = {faster: step, not faster: 1.5 * step}
+    first = _run(pace, clock, seconds, 0.9)
+    assert first[not faster] > 0, "both are tried"
+    assert pace.several is faster
+    later = _run(pace, clock, seconds, 20.0)
+    assert later[faster] > 0.8
+
+
+@pytest.mark.parametrize("faster", [False, True], ids=["one thread", "several"])
+@pytest.mark.parametrize(
+    ("its_own", "the_others"), [(4e-3, 2e-3), (1e-3, 5e-4)], ids=["slower now", "faster elsewhere"]
+)
+def test_the_other_number_of_threads_is_tried_again_after_a_while(
+    its_own, the_others, faster, clock
+):
+    pace = Pace(2)
+    _run(pace, clock, {faster: 1e-3, not faster: 2e-3}, 5.0)
+    assert pace.several is faster
+    changed = {faster: its_own, not faster: the_others}
+    _run(pace, clock, changed, 1.5)
+    assert pace.several is not faster
+    assert _run(pace, clock, changed, 20.0)[not faster] > 0.8
+
+
+def test_a_pause_does_not_count(clock):
+    pace = Pace(2)
+    seconds = {False: 2e-3, True: 1e-3}
+    _run(pace, clock, seconds, 0.9)
+    for _ in range(5):
+        clock.now += 30.0  # a callback, a validation set
+        shares = _run(pace, clock, seconds, 0.5)
+        assert shares[True] > 0.7
+        assert pace.several
+
+
+def test_one_thread_is_left_alone(clock, asked_for):
+    pace, kernel = Pace(1), object()
+    assert _run(pace, clock, {False: 1e-3}, 5.0) == {False: pytest.approx(1, abs=0.01), True: 0}
+    assert pace.threaded(kernel, multiply_adds=10**12, n_elements=10**12) is kernel
+    assert asked_for == []
+
+
+@pytest.mark.parametrize(
+    ("work", "is_large"),
+    [
+        ({"multiply_adds": 10**4}, False),
+        ({"n_elements": 10**4}, False),
+        ({"multiply_adds": 10**8}, True),
+        ({"n_elements": 10**8}, True),
+    ],
+    ids=str,
+)
+def test_only_large_kernels_touch_the_threads(work, is_large, asked_for, two_threads):
+    asked_for.clear()
+    pace = Pace(4)
+    ran = []
+    kernel = pace.threaded(lambda: ran.append(torch.get_num_threads()), **work)
+    for several in (True, False):
+        pace.several = several
+        with one_thread():
+            kernel()
+    assert ran == ([4, 1] if is_large else [1, 1])
+    assert asked_for == ([1, 4, 1, 2, 1, 2] if is_large else [1, 2, 1, 2])
+
+
+def test_kernels_pass_their_arguments_on():
+    for n_elements in (1, 10**9):
+        calls = []
+        Pace(2).threaded(lambda *args, calls=calls: calls.append(args), n_elements=n_elements)(1, 2)
+        assert calls == [(1, 2)]
+
+
+def test_on_an_accelerator_the_threads_of_the_cpu_are_left_alone(four_threads):
+    assert Pace.of(torch.device("cuda")).n_threads == 1
+    assert Pace.of(torch.device("cpu")).n_threads == 4
+
+
+# --------------------------------------------------------------------------------------
+# giving them back
+
+
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_one_thread_gives_the_threads_back_after_an_error(error, four_threads):
+    def fail():
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(3)  # as a large kernel has that fails
+        raise error
+
+    with pytest.raises(error), one_thread():
+        fail()
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"), [(0, 1), (10**3, 1), (2 * 10**8, 2), (10**12, 4)], ids=str
+)
+def test_threads_worth_starting_are_at_most_torchs(work, expected, four_threads):
+    assert worthwhile_threads(work) == expected
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "fit refused", "output"])
+def test_estimators_give_the_threads_back(method, kind, digits, four_threads):
+    network = kind(**QUICK)
+    y = digits.y % 2
+    if method == "fit refused":
+        network.set_params(solver="sgd", learning_rate_init=1e300)
+        with pytest.raises(ValueError, match="non-finite"):
+            network.fit(1e3 * digits.X, y)
+    elif method == "partial_fit" and kind is DeepMLPClassifier:
+        network.partial_fit(digits.X, y, classes=[0, 1])
+    elif method == "output":
+        output(network.fit(digits.X, y), digits.X)
+    else:
+        getattr(network, method)(digits.X, y)
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "adamw", "lbfgs", torch.optim.SGD], ids=str)
+def test_a_network_that_uses_several_threads_gives_them_back(
+    solver, kind, digits, asked_for, two_threads
+):
+    asked_for.clear()
+    network = kind(**{**LARGE, "solver": solver})
+    network.fit(digits.X, digits.y)
+    assert 2 in asked_for[:-1], "several threads were never used"
+    assert torch.get_num_threads() == 2
+    output(network, digits.X)
+    assert torch.get_num_threads() == 2
+
+
+def test_a_kernel_that_fails_gives_the_threads_back(digits, monkeypatch, two_threads):
+    def fail(*args, **options):
+        assert torch.get_num_threads() == 2
+        raise RuntimeError("this product fails")
+
+    monkeypatch.setattr(torch, "mm", fail)
+    with pytest.raises(RuntimeError, match="this product fails"):
+        DeepMLPClassifier(**{**LARGE, "hidden_layer_sizes": (512,)}).fit(digits.X, digits.y)
+    assert torch.get_num_threads() == 2
+
+
+# --------------------------------------------------------------------------------------
+# limits
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_limit_of_threadpoolctl_is_never_exceeded(solver, kind, digits, asked_for, two_threads):
+    asked_for.clear()
+    with threadpool_limits(1):
+        network = kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y)
+        output(network, digits.X)
+    assert asked_for
+    assert set(asked_for) == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_an_idle_number_of_threads_above_the_limit_is_restored(digits, four_threads):
+    with threadpool_limits(2):
+        DeepMLPClassifier(**LARGE).fit(digits.X, digits.y)
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 4
+
+
+# --------------------------------------------------------------------------------------
+# the same numbers
+
+
+@pytest.mark.parametrize("params", [{}, {"solver": "sgd"}, {"normalization": "batch"}], ids=str)
+def test_one_thread_and_two_agree_to_rounding(params, kind, digits, asked_for, two_threads):
+    on_two = kind(**{**LARGE, **params}).fit(digits.X, digits.y)
+    assert 2 in asked_for[:-1], "several threads were never used"
+    torch.set_num_threads(1)
+    on_one = kind(**{**LARGE, **params}).fit(digits.X, digits.y)
+    torch.set_num_threads(2)
+    assert_allclose(on_two.loss_curve_, on_one.loss_curve_, rtol=1e-8)
+    assert_allclose(output(on_two, digits.X), output(on_one, digits.X), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_dropout_masks_do_not_depend_on_the_threads(n_threads, digits, two_threads):
+    networks = []
+    for number in (n_threads, 1):
+        torch.set_num_threads(number)
+        networks.append(DeepMLPClassifier(**LARGE, dropout=0.3).fit(digits.X, digits.y))
+    assert_allclose(networks[0].loss_curve_, networks[1].loss_curve_, rtol=1e-8)
+
+
+# --------------------------------------------------------------------------------------
+# forks and workers
+
+
+FORK = """
+import os, sys
+import numpy as np
+import torch
+from sknn_deep import DeepMLPClassifier
+
+torch.set_num_threads(2)
+X = np.random.RandomState(0).normal(size=(400, 64))
+y = (X[:, 0] > 0).astype(int)
+network = DeepMLPClassifier((512, 64), max_iter=2, random_state=0, device="cpu", solver={solver!r})
+if {fits_first}:
+    network.fit(X, y)
+torch.mm(torch.ones(1000, 1000), torch.ones(1000, 1000))
+child = os.fork()
+if child == 0:
+    probabilities = network.fit(X, y).predict_proba(X)
+    os._exit(0 if np.isfinite(probabilities).all() else 1)
+_, status = os.waitpid(child, 0)
+assert torch.get_num_threads() == 2
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("fits_first", [False, True], ids=["torch first", "fit first"])
+def test_a_fit_in_a_fork_of_a_process_with_threads_finishes(solver, fits_first):
+    script = FORK.format(solver=solver, fits_first=fits_first)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=120, check=True)
+
+
+def _fit_and_output(X, y, seed):
+    """Return what a fit of a worker predicts, and its number of threads before and after."""
+    before = torch.get_num_threads()
+    network = DeepMLPClassifier(**{**LARGE, "random_state": seed})
+    return network.fit(X, y).predict_proba(X), before, torch.get_num_threads()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:multiprocessing")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:joblib")
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+def test_workers_of_joblib_learn_what_one_process_does(backend, digits, two_threads):
+    sequential = [_fit_and_output(digits.X, digits.y, seed)[0] for seed in range(4)]
+    parallel = joblib.Parallel(n_jobs=2, backend=backend)(
+        joblib.delayed(_fit_and_output)(digits.X, digits.y, seed) for seed in range(4)
+    )
+    for (probabilities, before, after), expected in zip(parallel, sequential, strict=True):
+        assert_allclose(probabilities, expected, rtol=1e-6, atol=1e-8)
+        assert after == before
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:multiprocessing")
+def test_processes_of_every_kind_learn_what_this_one_does(method, digits, two_threads):
+    torch.mm(torch.ones(1000, 1000), torch.ones(1000, 1000))
+    expected, _, _ = _fit_and_output(digits.X, digits.y, 0)
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        waiting = pool.apply_async(_fit_and_output, (digits.X, digits.y, 0))
+        probabilities, before, after = waiting.get(timeout=120)
+    assert_allclose(probabilities, expected, rtol=1e-6, atol=1e-8)
+    assert after == before
+
+
+def test_threads_of_python_learn_side_by_side(digits, two_threads):
+    expected = [_fit_and_output(digits.X, digits.y, seed)[0] for seed in range(2)]
+    found, start = {}, threading.Barrier(2)
+
+    def fit(seed):
+        start.wait(timeout=60)
+        found[seed] = _fit_and_output(digits.X, digits.y, seed)
+
+    threads = [threading.Thread(target=fit, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(2):
+        probabilities, before, after = found[seed]
+        assert_allclose(probabilities, expected[seed], rtol=1e-6, atol=1e-8)
+        assert after == before
+    assert torch.get_num_threads() == 2
+
+
+def test_the_same_seed_gives_the_same_network_on_two_threads(kind, digits, two_threads):
+    first, second = (kind(**LARGE).fit(digits.X, digits.y) for _ in range(2))
+    assert_array_equal(first.module_.flat, second.module_.flat)
