@@ -32,9 +32,10 @@ import torch
 from torch import Tensor
 
 from sknn_deep._batches import Chunk
-from sknn_deep._device import Pace, empty_matrix, is_narrow
+from sknn_deep._device import empty_matrix, is_narrow
 from sknn_deep._losses import Loss
 from sknn_deep._network import DenseLayer, Network, dense_layers
+from sknn_deep._threads import Pace
 
 aten = torch.ops.aten
 _SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale, as in torch.nn.SELU
@@ -167,7 +168,7 @@ class Backprop:
         self._layers = dense_layers(networks)
         self._loss = loss
         self._product_dtype, self._pace = product_dtype, pace or Pace(1)
-        # an epoch has batches of two lengths, three at most: each has its buffers
+        # the last batch may be shorter than the others, or longer: each length has its buffers
         self._passes: dict[int, list[_Pass]] = {}
         self._workspaces: dict[tuple[int, int, int], Workspace] = {}
 
@@ -290,6 +291,8 @@ class _Pass:
         self._is_stack = layer.weight.ndim == 3
         self._matmul = torch.bmm if self._is_stack else torch.mm
         self._product_dtype, self._pace = product_dtype, pace
+        self._casts: dict[str, list[Tensor]] = {}
+        self._narrow_gradient: Tensor | None = None
         self._work = n_rows * layer.weight.numel()
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
         new = partial(empty_matrix, shape, like=layer.weight)
@@ -312,7 +315,10 @@ class _Pass:
             z = y = out if self._activation.in_place else z
         self._saved = a if self._activation.in_place else y
         bias = layer.bias.unsqueeze(-2) if self._is_stack else layer.bias
-        kernels = [*self._product(x, layer.weight.mT, z), self._elementwise(z.add_, bias)]
+        kernels = [
+            *self._product("forward", x, layer.weight.mT, z),
+            self._elementwise(z.add_, bias),
+        ]
         kernels += [norm.forward for norm in self._norms]
         if layer.activation != "identity":
             kernels.append(self._elementwise(self._activation.forward, y, a))
@@ -345,19 +351,24 @@ class _Pass:
     def _gradient_of_weight(self, x: Tensor) -> Program:
         gradient, delta = self._layer.weight_grad, self.delta
         if not is_narrow(*gradient.shape[-2:]):
-            return self._product(delta.mT, x, gradient)
-        by_column = empty_matrix(gradient.shape, like=gradient)
-        return [*self._product(delta.mT, x, by_column), partial(gradient.copy_, by_column)]
+            return self._product("gradient", delta.mT, x, gradient)
+        if self._narrow_gradient is None:
+            self._narrow_gradient = empty_matrix(gradient.shape, like=gradient)
+        product = self._product("gradient", delta.mT, x, self._narrow_gradient)
+        return [*product, partial(gradient.copy_, self._narrow_gradient)]
 
     def delta_of_input(self, out: Tensor) -> Program:
         """Return the kernels that write the gradient with respect to the layer's input."""
-        return self._product(self.delta, self._layer.weight, out)
+        return self._product("delta", self.delta, self._layer.weight, out)
 
-    def _product(self, left: Tensor, right: Tensor, out: Tensor) -> Program:
+    def _product(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
         if self._product_dtype is None:
             return [self._threaded(partial(self._matmul, left, right, out=out))]
-        factors = [torch.empty_like(factor, dtype=self._product_dtype) for factor in (left, right)]
-        product = torch.empty_like(out, dtype=self._product_dtype)
+        if name not in self._casts:
+            self._casts[name] = [
+                torch.empty_like(tensor, dtype=self._product_dtype) for tensor in (left, right, out)
+            ]
+        *factors, product = self._casts[name]
         return [
             partial(factors[0].copy_, left),
             partial(factors[1].copy_, right),

@@ -24,6 +24,7 @@ from sknn_deep import _batches, _optimizers
 from sknn_deep._batches import Batches, Chunk, Samples, check_weight, dense, whole
 from sknn_deep._device import (
     accepted_dtypes,
+    current,
     numpy_dtype,
     resolve_device,
     seeded_generator,
@@ -157,10 +158,15 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             The user's validation set, or Nones.
         """
         self._check_combinations(incremental, held_out)
-        given, before = (X, y, sample_weight), dict(vars(self))
+        # the caller may have switched gradients off
+        with torch.inference_mode(False), torch.enable_grad(), current(resolve_device(self.device)):
+            return self._train((X, y, sample_weight), incremental, held_out)
+
+    def _train(self, given, incremental: bool, held_out):
+        before = dict(vars(self))
         try:
             random_state = check_random_state(self.random_state)
-            samples = self._prepare(X, y, sample_weight, random_state, incremental)
+            samples = self._prepare(*given, random_state, incremental)
             batches, validation = self._arrange(samples, held_out, random_state)
         except BaseException:
             # nothing is lost: what was fitted before is fitted still
@@ -169,12 +175,10 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             raise
         callbacks = [] if incremental else self._sklearn_callbacks(given)
         try:
-            # the caller may have switched gradients off
-            with torch.enable_grad():
-                if self.solver == "lbfgs":
-                    self._fit_lbfgs(batches, callbacks)
-                else:
-                    self._fit_stochastic(batches, validation, random_state, incremental, callbacks)
+            if self.solver == "lbfgs":
+                self._fit_lbfgs(batches, callbacks)
+            else:
+                self._fit_stochastic(batches, validation, random_state, incremental, callbacks)
         finally:
             self.module_.eval()
             self.module_.set_generator(None)
@@ -485,7 +489,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _make_optimizer(self, incremental: bool) -> torch.optim.Optimizer:
         """Return a new optimiser, or in ``partial_fit`` the one of the call before."""
         if incremental and hasattr(self, "_optimizer"):
-            return self._optimizer
+            present = {id(self.module_.flat), *map(id, self.module_.parameters())}
+            groups = self._optimizer.param_groups
+            if all(id(param) in present for group in groups for param in group["params"]):
+                return self._optimizer
+            self._optimizer_state = self._get_optimizer_state()  # the network was moved
         self._optimizer = _optimizers.make_optimizer(
             self.solver,
             self.module_,

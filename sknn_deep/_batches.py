@@ -17,7 +17,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from sknn_deep._device import empty_matrix, one_thread, worthwhile_threads
+from sknn_deep._device import empty_matrix
+from sknn_deep._threads import one_thread, worthwhile_threads
 
 # Activations of one prediction chunk stay below this, in bytes.
 _CHUNK_BYTES = 32 * 2**20
@@ -137,7 +138,8 @@ class Batches:
             # pinned, so that the next chunk is gathered while the device works on this one
             pinned = device.type == "cuda"
             self._staging = [
-                torch.empty(self._X.shape, dtype=dtype, pin_memory=pinned) for _ in range(2)
+                torch.empty(self._X.shape, dtype=dtype, device="cpu", pin_memory=pinned)
+                for _ in range(2)
             ]
             self._copied = [torch.cuda.Event() for _ in range(2)] if pinned else None
 
@@ -291,7 +293,9 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
     with one_thread():
         if n_threads == 1:
             return [apply(part) for part in parts]
-        with ThreadPoolExecutor(n_threads) as pool:
+        with ThreadPoolExecutor(
+            n_threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             return list(pool.map(apply, parts))
 
 

@@ -1,6 +1,7 @@
 """Training steps: a batch's gradient, the penalties, the optimiser; CUDA graphs of them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from sknn_deep._backprop import Backprop, Program, Workspace
 from sknn_deep._batches import Chunk
-from sknn_deep._device import Pace
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
 from sknn_deep._optimizers import (
@@ -21,11 +21,16 @@ from sknn_deep._optimizers import (
     set_learning_rate,
     zero_negligible_state,
 )
+from sknn_deep._threads import Pace
 
 # Often enough that neither weights nor moments decay to denormal numbers in between.
 _STEPS_BETWEEN_FLUSHES = 16
-# These ask for the gradient once in a step, and never for the loss.
+# These, but perhaps not their subclasses, ask for the gradient once in a step and never for
+# the loss.
 _SIMPLE_OPTIMIZERS = (SGD, Adam, Muon, *TORCH_OPTIMIZERS.values())
+
+
+_recording = threading.Lock()
 
 
 class Engine:
@@ -74,11 +79,13 @@ class Engine:
         self._max_grad_norm = max_grad_norm
         self.pace = Pace.of(network.flat.device)
         self._backprop = Backprop([network], loss, product_dtype, self.pace)
-        self._graphs: dict[Workspace, _Graph] = {}
+        self._graphs: dict[tuple, _Graph] = {}
+        self._stream = torch.cuda.Stream() if network.flat.device.type == "cuda" else None
         self._frozen: list[tuple[Tensor, Tensor]] = []
         self._none = network.flat.new_zeros(())
-        self._asks_for_loss = not isinstance(optimizer, _SIMPLE_OPTIMIZERS)
+        self._asks_for_loss = type(optimizer) not in _SIMPLE_OPTIMIZERS
         self._n_steps = 0
+        self._has_slow_denormals = network.flat.device.type == "cpu"
         self.listener: Any = None
         self.in_optimizer = False
         weights = network.weights
@@ -89,7 +96,7 @@ class Engine:
 
     def freeze(self) -> None:
         """Keep parameters that want no gradient as they are now."""
-        parameters = [p.detach() for p in self._network.parameters() if not p.requires_grad]
+        parameters = [p.detach() for p in self._network.frozen_parameters()]
         self._frozen = [(parameter, parameter.clone()) for parameter in parameters]
 
     def train(self, chunk: Chunk, rates: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
@@ -108,10 +115,11 @@ class Engine:
         squared_norms : Tensor of shape (n_batches,)
             Of the weights before each step.
         """
+        self._network.attach_gradients()
         work = self._backprop.workspace(chunk)
         work.load(chunk)
         plain = (
-            isinstance(self._optimizer, SGD | Adam)
+            type(self._optimizer) in (SGD, Adam)
             and self.listener is None
             and not self._frozen
             and all(chunk.weight_sums)
@@ -119,12 +127,19 @@ class Engine:
         if not plain:
             squared_norms = self._steps(work, chunk, rates)
         elif chunk.X.device.type == "cuda":
-            if work not in self._graphs:
-                self._graphs[work] = _Graph(self, work, self._network.generator)
-            squared_norms = self._graphs[work](list(self._factors(chunk, rates)))
+            # all that a graph holds fast
+            key = (work, *self._optimizer.constants())
+            if key not in self._graphs:
+                self._graphs[key] = _Graph(work, self._network.generator, self._stream)
+            factors = list(self._factors(chunk, rates))
+            squared_norms = self._graphs[key](self.plain_steps, factors)
         else:
             squared_norms = self.plain_steps(work, self._factors(chunk, rates))
         return work.losses(), squared_norms
+
+    def close(self) -> None:
+        """Let go of the graphs and the memory that they hold."""
+        self._graphs.clear()
 
     def reported_losses(
         self, losses: np.ndarray, squared_norms: np.ndarray, weight_sums: list[float]
@@ -176,7 +191,7 @@ class Engine:
         return torch.stack(squared_norms)
 
     def _flush_now_and_then(self) -> None:
-        if self._n_steps % _STEPS_BETWEEN_FLUSHES == 0:
+        if self._n_steps % _STEPS_BETWEEN_FLUSHES == 0 and self._has_slow_denormals:
             self._network.zero_negligible()
             zero_negligible_state(self._optimizer)
         self._n_steps += 1
@@ -202,7 +217,7 @@ class Engine:
         self.listener.batch_begins(*batch)
         squared_norm = self._step(work, chunk, number, penalty)
         loss = work.loss(number) * self._loss.reported_scale + 0.5 * penalty * squared_norm
-        self.listener.batch_ends(*batch, loss, work.raw[part])
+        self.listener.batch_ends(*batch, loss, work.raw[part].clone())
         return squared_norm
 
     def _step(self, work: Workspace, chunk: Chunk, number: int, penalty: float) -> Tensor:
@@ -212,6 +227,7 @@ class Engine:
 
         def gradient() -> Tensor | None:
             self.in_optimizer = False
+            self._network.attach_gradients()  # an optimiser may have set them to None
             squared_norm = self._write_gradient(program, penalty)
             if not calls:
                 calls.append((squared_norm, raw.clone() if self._asks_for_loss else raw))
@@ -227,6 +243,11 @@ class Engine:
         self.in_optimizer = True
         optimizer.step(gradient)
         self.in_optimizer = False
+        if not calls:
+            raise ValueError(
+                f"{type(optimizer).__name__}.step never called the closure that it was given, so "
+                "there was no gradient; call it once or more in every step."
+            )
         ((squared_norm, first_raw),) = calls
         if self._asks_for_loss:
             raw.copy_(first_raw)  # what is reported is from before the step
@@ -263,33 +284,43 @@ class _Graph:
     .. [1] A. Gray (2019). Getting started with CUDA graphs. NVIDIA developer blog.
     """
 
-    def __init__(self, engine: Engine, work: Workspace, generator: torch.Generator | None):
-        self._engine, self._work, self._generator = engine, work, generator
+    def __init__(
+        self, work: Workspace, generator: torch.Generator | None, stream: torch.cuda.Stream
+    ):
+        self._work, self._generator, self._stream = work, generator, stream
         self._table = work.raw.new_empty((len(work.programs), 3))
         self._graph: torch.cuda.CUDAGraph | None = None
         self._is_first = True
 
-    def __call__(self, factors: list[tuple[float, float, float]]) -> Tensor:
+    def __call__(
+        self,
+        take_steps: Callable[[Workspace, Tensor], Tensor],
+        factors: list[tuple[float, float, float]],
+    ) -> Tensor:
         self._table.copy_(self._table.new_tensor(factors, device="cpu"), non_blocking=True)
         if self._is_first:
             self._is_first = False
-            return self._on_side_stream()
+            return self._on_its_stream(take_steps)
         if self._graph is None:
-            self._record()
+            self._record(take_steps)
         self._graph.replay()
-        return self._squared_norms
+        return self._squared_norms.clone()  # the next replay writes to the same place
 
-    def _on_side_stream(self) -> Tensor:
-        stream, present = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(present)
-        with torch.cuda.stream(stream):
-            squared_norms = self._engine.plain_steps(self._work, self._table)
-        present.wait_stream(stream)
+    def _on_its_stream(self, take_steps) -> Tensor:
+        present = torch.cuda.current_stream()
+        self._stream.wait_stream(present)
+        with torch.cuda.stream(self._stream):
+            squared_norms = take_steps(self._work, self._table)
+        present.wait_stream(self._stream)
         return squared_norms
 
-    def _record(self) -> None:
+    def _record(self, take_steps) -> None:
         self._graph = torch.cuda.CUDAGraph()
         if self._generator is not None:
             self._graph.register_generator_state(self._generator)
-        with torch.cuda.graph(self._graph):
-            self._squared_norms = self._engine.plain_steps(self._work, self._table)
+        # one at a time, and not disturbed by what other threads of Python do
+        with (
+            _recording,
+            torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            self._squared_norms = take_steps(self._work, self._table)

@@ -88,7 +88,7 @@ class Dropout(nn.Module):
         if mask.device.type != "cpu":
             return mask.bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p)
         n_dropped = min(round(self.p * 2**16), 2**16 - 1)
-        words = torch.empty(-(-mask.numel() // 4), dtype=torch.int64)
+        words = torch.empty(-(-mask.numel() // 4), dtype=torch.int64, device="cpu")
         words.random_(-(2**63), None, generator=self.generator)  # all 64 bits
         bits = words.view(torch.int16)[: mask.numel()].view(mask.shape)
         torch.ge(bits, n_dropped - 2**15, out=mask)
@@ -216,18 +216,31 @@ class Network(_PicklesAsArrays):
     def view_of(self, flat: Tensor, gradient: Tensor) -> None:
         """Make the parameters views of a flat buffer, which holds them already."""
         start = n_weights = self.width = 0
+        self._gradients = []
         for param in self._ordered_parameters():
             part = slice(start, start + param.numel())
             param.data = flat[part].view(param.shape)
-            param.grad = gradient[part].view(param.shape)
+            self._gradients.append((param, gradient[part].view(param.shape)))
             start = part.stop
             if param.ndim == 2:
                 n_weights, self.width = start, max(self.width, *param.shape)
         self.flat, self.weights = flat, flat[:n_weights]
-        self.flat.grad, self.weights.grad = gradient, gradient[:n_weights]
+        self._gradients += [(self.flat, gradient), (self.weights, gradient[:n_weights])]
+        self.attach_gradients()
+
+    def attach_gradients(self) -> None:
+        """Make every gradient a view of the flat one, whoever has set it to None."""
+        for tensor, gradient in self._gradients:
+            tensor.grad = gradient
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that want no gradient."""
+        params = [param for param, _ in self._gradients[:-2]]
+        return [param for param in params if not param.requires_grad]
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Set the gradients to zero; they stay views, whatever ``set_to_none`` asks."""
+        self.attach_gradients()
         self.flat.grad.zero_()
 
     def _apply(self, fn, recurse=True):

@@ -17,7 +17,7 @@ from torch import Tensor
 from sknn_deep._network import Network
 
 TORCH_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adamw": torch.optim.Adam,  # weight decay is decoupled by the trainer, for every solver
+    "adamw": torch.optim.Adam,  # weight decay is decoupled by the engine, for every solver
     "nadam": torch.optim.NAdam,
     "radam": torch.optim.RAdam,
     "rmsprop": torch.optim.RMSprop,
@@ -67,6 +67,19 @@ class SGD(torch.optim.Optimizer):
         self.move(self.next_factor())
         return result
 
+    def constants(self) -> tuple:
+        """Return what a recorded step goes by, beside its factor, making the state ready."""
+        (group,) = self.param_groups
+        velocity = self._ready_state()["velocity"]
+        return group["momentum"], group["nesterov"], velocity.data_ptr()
+
+    def _ready_state(self) -> dict[str, Any]:
+        (flat,) = self.param_groups[0]["params"]
+        state = self.state[flat]
+        if not state:
+            state["velocity"] = _zeros_like(flat)
+        return state
+
     def next_factor(self) -> float:
         """Return the factor of the gradient in the next step."""
         return self.param_groups[0]["lr"]
@@ -75,9 +88,7 @@ class SGD(torch.optim.Optimizer):
         """Move the weights by their present gradient."""
         (group,) = self.param_groups
         (flat,) = group["params"]
-        state, momentum = self.state[flat], group["momentum"]
-        if not state:
-            state["velocity"] = _zeros_like(flat)
+        state, momentum = self._ready_state(), group["momentum"]
         velocity = add_scaled_(state["velocity"].mul_(momentum), flat.grad, -factor)
         if group["nesterov"]:
             add_scaled_(flat.add_(velocity, alpha=momentum), flat.grad, -factor)
@@ -120,6 +131,19 @@ class Adam(torch.optim.Optimizer):
         self.move(self.next_factor())
         return result
 
+    def constants(self) -> tuple:
+        """Return what a recorded step goes by, beside its factor, making the state ready."""
+        (group,) = self.param_groups
+        state = self._ready_state()
+        return *group["betas"], group["eps"], state["m"].data_ptr(), state["v"].data_ptr()
+
+    def _ready_state(self) -> dict[str, Any]:
+        (flat,) = self.param_groups[0]["params"]
+        state = self.state[flat]
+        if "m" not in state:
+            state.update(m=_zeros_like(flat), v=_zeros_like(flat))
+        return state
+
     def next_factor(self) -> float:
         """Count a step; return its learning rate with the correction of the moments' bias."""
         (group,) = self.param_groups
@@ -132,9 +156,7 @@ class Adam(torch.optim.Optimizer):
         """Move the weights by their present gradient."""
         (group,) = self.param_groups
         (flat,) = group["params"]
-        state = self.state[flat]
-        if "m" not in state:
-            state.update(m=_zeros_like(flat), v=_zeros_like(flat))
+        state = self._ready_state()
         adam_step(flat, flat.grad, state["m"], state["v"], factor, group["betas"], group["eps"])
 
 

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from sknn_deep._backprop import Backprop
 from sknn_deep._batches import Batches, Chunk
-from sknn_deep._device import Pace, one_thread
 from sknn_deep._engine import Engine
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
@@ -32,6 +31,7 @@ from sknn_deep._optimizers import (
     annealed_rate,
     set_learning_rate,
 )
+from sknn_deep._threads import Pace, one_thread
 from sknn_deep._validation import check_optimize_result, lbfgs_verbosity
 
 # Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
@@ -239,6 +239,7 @@ class Trainer(NeuralNet):
             self.module_.eval()
             warnings.warn("Training interrupted by user.", stacklevel=2)
         finally:
+            self._engine.close()
             if self.history and "train_loss" not in self.history[-1]:
                 self.history.pop()  # the epoch that was not finished
         if validation is not None:
@@ -299,8 +300,7 @@ class Trainer(NeuralNet):
         losses, squared_norms, sizes, weight_sums = [], [], [], []
         if self._has_modes:
             self.module_.train()
-        if self.callbacks_:
-            engine.freeze()
+        engine.freeze()
         with one_thread():
             engine.pace.resume()
             for chunk in batches:
@@ -310,14 +310,16 @@ class Trainer(NeuralNet):
                 squared_norms.append(results[1])
                 sizes += [part.stop - part.start for part in chunk.parts]
                 weight_sums += chunk.weight_sums
+            engine.pace.pause()
         if self._has_modes:
             self.module_.eval()
         # the one time in an epoch that the host waits for the device
         on_host = torch.stack([torch.cat(losses), torch.cat(squared_norms)]).cpu()
         values = engine.reported_losses(*on_host.numpy().astype(np.float64), weight_sums)
         if self._records_batches and not self._hears_batches:
-            for value, size in zip(values.tolist(), sizes, strict=True):
-                self._record_batch(value, size)
+            for value, size, weight_sum in zip(values.tolist(), sizes, weight_sums, strict=True):
+                if weight_sum > 0:  # else the batch was skipped
+                    self._record_batch(value, size)
         return float(np.dot(values, sizes)) / len(batches)
 
     def _train(self, chunk: Chunk, rates: list[float] | None) -> tuple[Tensor, Tensor]:
@@ -340,11 +342,12 @@ class Trainer(NeuralNet):
     # skorch's events of single batches, sent where a callback listens
 
     def batch_begins(self, X: Tensor, target: Tensor) -> None:
-        self.notify("on_batch_begin", batch=(X, target), training=True)
+        self._batch = (X, target)
+        self.notify("on_batch_begin", batch=self._batch, training=True)
 
     def gradient_is_known(self) -> None:
         named = list(self.module_.named_parameters())
-        self.notify("on_grad_computed", named_parameters=named, training=True)
+        self.notify("on_grad_computed", named_parameters=named, batch=self._batch, training=True)
 
     def batch_ends(self, X: Tensor, target: Tensor, loss: Tensor, raw: Tensor) -> None:
         self._record_batch(loss.item(), len(X))

@@ -271,6 +271,24 @@ def test_products_in_bfloat16_are_near_those_in_single_precision():
     assert cosine > 0.999
 
 
+def test_casts_to_bfloat16_are_shared_by_all_batches_of_a_chunk():
+    chunk = _chunk("softmax", lengths=(8,) * 20, dtype=torch.float32)
+    network = _network("relu", (40,), dtype=torch.float32)
+    (few, many) = (
+        chunk._replace(parts=chunk.parts[:n], X=chunk.X[: 8 * n], target=chunk.target[: 8 * n])
+        for n in (2, 20)
+    )
+    buffers = []
+    for part in (few, many):
+        backprop = Backprop([network], LOSSES["softmax"], torch.bfloat16)
+        programs = backprop.workspace(part).programs
+        kernels = [kernel for program in programs for kernel in program]
+        tensors = [arg for k in kernels for arg in (*k.args, *k.keywords.values())]
+        low = [t for t in tensors if isinstance(t, torch.Tensor) and t.dtype == torch.bfloat16]
+        buffers.append({tensor.untyped_storage().data_ptr() for tensor in low})
+    assert len(buffers[0]) == len(buffers[1])
+
+
 def test_saturated_outputs_and_decayed_weights_leave_no_denormal_products():
     network = Autoencoder(
         {"layer_units": (6, 3), "activations": [], "dropout": []},

@@ -9,7 +9,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.utils import gen_batches, shuffle
 
-from sknn_deep import _batches, _device
+from sknn_deep import _batches, _threads
 from sknn_deep._batches import Batches, Samples, batch_slices, map_parts, whole
 from sknn_deep._network import MLP
 
@@ -345,7 +345,7 @@ def two_threads():
 @pytest.fixture
 def spread(monkeypatch, two_threads):
     """Take any work for worth a thread."""
-    monkeypatch.setattr(_device, "_WORK_OF_A_THREAD", 1)
+    monkeypatch.setattr(_threads, "_WORK_OF_A_THREAD", 1)
 
 
 def _network(width=6):

@@ -825,3 +825,33 @@ def test_interrupted_lbfgs_leaves_a_network_that_predicts(network, digits, monke
     with pytest.raises(KeyboardInterrupt):
         network.set_params(solver="lbfgs", normalization="batch").fit(digits.X, digits.y)
     assert not network.module_.training
+
+
+class Collector(skorch.callbacks.Callback):
+    """Keeps what it is told of batches."""
+
+    def initialize(self):
+        self.outputs, self.batches = [], []
+        return self
+
+    def on_grad_computed(self, net, named_parameters, batch, **kwargs):
+        self.batches.append(batch)
+
+    def on_batch_end(self, net, y_pred, **kwargs):
+        self.outputs.append(y_pred)
+
+
+def test_outputs_that_a_callback_keeps_are_not_written_to_later(digits):
+    collector = Collector()
+    quick_classifier(batch_size=100, max_iter=2, callbacks=[collector]).fit(digits.X, digits.y)
+    assert len(collector.outputs) == len(collector.batches) == 28
+    assert len({output.data_ptr() for output in collector.outputs}) == 28
+
+
+@pytest.mark.parametrize("listener", [[Quiet()], [Collector()]], ids=["quiet", "listening"])
+def test_batches_without_weight_are_not_in_the_history(listener, digits):
+    weight = np.ones(len(digits.X))
+    weight[:200] = 0.0
+    classifier = quick_classifier(batch_size=100, shuffle=False, max_iter=1, callbacks=listener)
+    classifier.fit(digits.X, digits.y, weight)
+    assert len(classifier.history_[0, "batches"]) == 12

@@ -301,13 +301,13 @@ class Idle:
 class FromTable:
     """Takes steps as a graph would be given them, without a graph."""
 
-    def __init__(self, engine, work, generator):
-        self._engine, self._work = engine, work
+    def __init__(self, work, generator, stream):
+        self._work = work
         self.n_chunks = 0
 
-    def __call__(self, factors):
+    def __call__(self, take_steps, factors):
         self.n_chunks += 1
-        return self._engine.plain_steps(self._work, self._work.raw.new_tensor(factors))
+        return take_steps(self._work, self._work.raw.new_tensor(factors))
 
 
 class OnCuda(torch.Tensor):
@@ -389,8 +389,51 @@ def test_graphs_are_made_of_plain_steps_on_cuda_only(case, n_chunks, graphs):
     assert [graph.n_chunks for graph in graphs] == n_chunks
 
 
+@pytest.mark.parametrize(("solver", "name"), [("adam", "betas"), ("sgd", "momentum")])
+def test_a_graph_is_made_anew_when_what_it_holds_fast_changes(solver, name, graphs):
+    engine = _engine_of(_network(), solver)
+    chunks = list(_on_cuda(_epochs(1, shuffle=False)))
+    for value in (0.5, 0.5, 0.6):
+        engine._optimizer.param_groups[0][name] = (value, 0.9) if name == "betas" else value
+        engine.train(chunks[0])
+    assert [graph.n_chunks for graph in graphs] == [2, 1]
+    engine.close()
+    engine.train(chunks[0])
+    assert len(graphs) == 3
+
+
 # --------------------------------------------------------------------------------------
 # a user's own optimiser
+
+
+class SetsGradientsToNone(torch.optim.SGD):
+    """Clears the gradients in each step as torch does it by default."""
+
+    def step(self, closure):
+        self.zero_grad()
+        loss = closure()
+        super().step()
+        return loss
+
+
+class NeverAsks(torch.optim.SGD):
+    """Does not call the closure."""
+
+    def step(self, closure):
+        return None
+
+
+def test_an_optimizer_may_set_the_gradients_to_none():
+    networks = [_network(), _network()]
+    for network, solver in zip(networks, (torch.optim.SGD, SetsGradientsToNone), strict=True):
+        _train(network, solver, _epochs())
+    assert_allclose(networks[1].flat, networks[0].flat)
+    assert all(param.grad is not None for param in networks[1].parameters())
+
+
+def test_an_optimizer_that_never_asks_for_the_gradient_is_refused():
+    with pytest.raises(ValueError, match="NeverAsks.step never called the closure"):
+        _train(_network(), NeverAsks, _epochs())
 
 
 class AsksThreeTimes(torch.optim.Optimizer):

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sknn_deep"
 
 FLOORS = [
-    {"_device", "_validation"},
+    {"_device", "_threads", "_validation"},
     {"_network", "_batches", "_losses"},
     {"_optimizers", "_backprop"},
     {"_engine", "callbacks"},

@@ -13,8 +13,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_limits
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _device
-from sknn_deep._device import Pace, one_thread, worthwhile_threads
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _threads
+from sknn_deep._threads import Pace, one_thread, worthwhile_threads
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
@@ -74,7 +74,7 @@ def asked_for(monkeypatch):
 def clock(monkeypatch):
     """Offer a clock that stands until its ``now`` is moved."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(_device, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(_threads, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return clock
 
 
@@ -374,3 +374,30 @@ def test_threads_of_python_learn_side_by_side(digits, two_threads):
 def test_the_same_seed_gives_the_same_network_on_two_threads(kind, digits, two_threads):
     first, second = (kind(**LARGE).fit(digits.X, digits.y) for _ in range(2))
     assert_array_equal(first.module_.flat, second.module_.flat)
+
+
+def test_threads_come_back_to_all_that_fit_side_by_side():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        inside, leave, counts = threading.Barrier(3), threading.Event(), []
+
+        def enter():
+            with one_thread():
+                inside.wait(timeout=30)
+                leave.wait(timeout=30)
+            counts.append(torch.get_num_threads())
+
+        threads = [threading.Thread(target=enter) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        inside.wait(timeout=30)
+        leave.set()
+        for thread in threads:
+            thread.join()
+        newcomer = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+        newcomer.start()
+        newcomer.join()
+        assert counts == [2, 2, 2]
+    finally:
+        torch.set_num_threads(before)

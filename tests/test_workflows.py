@@ -525,3 +525,40 @@ def test_pickle_of_a_fitted_network_is_little_more_than_its_weights(make, digits
         estimator.fit(digits.X, digits.y)
     n_bytes = 8 * sum(parameter.numel() for parameter in estimator.module_.parameters())
     assert len(pickle.dumps(estimator)) < 2 * n_bytes + 10_000
+
+
+def test_a_layer_that_was_frozen_by_hand_stays(digits):
+    classifier = DeepMLPClassifier((16,), random_state=0)
+    classifier.partial_fit(digits.X, digits.y, classes=np.arange(10))
+    first, last = classifier.module_.linear_layers()
+    first.weight.requires_grad_(False)
+    before = first.weight.detach().clone(), last.weight.detach().clone()
+    classifier.partial_fit(digits.X, digits.y)
+    assert torch.equal(first.weight, before[0])
+    assert not torch.equal(last.weight, before[1])
+
+
+@pytest.mark.parametrize(
+    "move", [lambda m: m.to("cpu"), lambda m: m.double()], ids=["to", "double"]
+)
+@pytest.mark.parametrize("solver", ["adam", "sgd", "adamw"])
+def test_training_goes_on_after_the_network_was_moved(solver, move, digits):
+    X = digits.X.astype(np.float32)
+    moved, stayed = (
+        DeepMLPClassifier((16,), solver=solver, random_state=0).partial_fit(
+            X, digits.y, classes=np.arange(10)
+        )
+        for _ in range(2)
+    )
+    move(moved.module_)
+    for classifier in (moved, stayed):
+        classifier.set_params(random_state=1).partial_fit(X, digits.y)
+    np.testing.assert_allclose(moved.coefs_[0], stayed.coefs_[0], rtol=1e-3, atol=1e-5)
+
+
+def test_a_network_fitted_in_inference_mode_is_like_any_other(digits):
+    with torch.inference_mode():
+        classifier = DeepMLPClassifier((16,), random_state=0)
+        classifier.partial_fit(digits.X, digits.y, classes=np.arange(10))
+    classifier.module_(torch.from_numpy(digits.X)).sum().backward()
+    assert classifier.module_.flat.grad.any()

@@ -1,0 +1,138 @@
+"""How many threads torch computes on: one, but for large kernels where more are faster."""
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+# Fewer multiply-adds than this take about as long as waking a second thread.
+_WORK_WORTH_THREADS = 1_500_000
+# Multiply-adds that take a core some milliseconds: worth starting a thread for.
+_WORK_OF_A_THREAD = 100_000_000
+# An element that is read and written takes as long as so many multiply-adds of a product.
+_ELEMENT_WORK = 16
+# Seconds: how long a number of threads is tried, after how long a wait for idle threads to
+# fall asleep, and how long the better one is then used.
+_TRIAL, _SETTLING, _BETWEEN_TRIALS = 0.03, 0.01, 1.0
+
+# OpenMP's threads do not survive a fork: a child that asked for them would wait for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+# torch keeps a number for each Python thread, and hands the last one that was set to threads
+# that ask for the first time. While a block is entered anywhere, that may be the block's 1.
+_lock = threading.Lock()
+_n_entered = 0
+_n_outside = 1
+
+
+def allowed_threads() -> int:
+    """Return the number of threads that torch has outside of ``one_thread``.
+
+    It is what ``OMP_NUM_THREADS``, ``threadpoolctl`` or joblib's workers set.
+    """
+    n_threads = torch.get_num_threads()
+    return _n_outside if n_threads == 1 and _n_entered else n_threads
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, and give it its threads back afterwards."""
+    global _n_entered, _n_outside
+    with _lock:
+        before = allowed_threads()
+        if _n_entered == 0:
+            _n_outside = before
+        _n_entered += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _n_entered -= 1
+            torch.set_num_threads(before)
+
+
+def worthwhile_threads(multiply_adds: int) -> int:
+    """Return how many threads to spread independent work over, at most those allowed."""
+    return min(allowed_threads(), max(1, multiply_adds // _WORK_OF_A_THREAD))
+
+
+class Pace:
+    """Decides whether large kernels run on one thread or on several.
+
+    Several threads wait for the last of them: where another process holds a core, a
+    product can take many times longer than on one thread. So both are tried for a moment,
+    now and then again, and in between the one with the faster steps is used.
+
+    Parameters
+    ----------
+    n_threads : int
+        The most threads to use.
+
+    Attributes
+    ----------
+    several : bool
+        What large kernels use just now.
+    """
+
+    def __init__(self, n_threads: int):
+        self.n_threads = n_threads
+        self.several = n_threads > 1
+        self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
+        self._next_trial = 0.0
+        self._measured, self._n_steps = -_SETTLING, 0
+        self.resume()
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Pace":
+        """Return one for work on a device; on a CPU it may use the threads allowed."""
+        return cls(allowed_threads() if device.type == "cpu" else 1)
+
+    def pause(self) -> None:
+        """Stop the clock, at the end of an epoch."""
+        self._measured = time.perf_counter() - self._since
+
+    def resume(self) -> None:
+        """Let the clock go on."""
+        self._since = time.perf_counter() - self._measured
+
+    def step_done(self) -> None:
+        """Count a step, and change the number of threads where it is time to."""
+        if self.n_threads == 1:
+            return
+        now = time.perf_counter()
+        if now < self._since:
+            return
+        self._n_steps += 1
+        if now - self._since < _TRIAL:
+            return
+        self._seconds[self.several] = (now - self._since) / self._n_steps
+        chosen = self._seconds[True] < self._seconds[False]
+        if now > self._next_trial:
+            chosen = not self.several
+            self._next_trial = now + _BETWEEN_TRIALS
+        self._since = now if chosen == self.several else now + _SETTLING
+        self.several, self._n_steps = chosen, 0
+
+    def threaded(
+        self, kernel: Callable[..., object], *, multiply_adds: int = 0, n_elements: int = 0
+    ) -> Callable[..., object]:
+        """Return a kernel that runs on several threads when it is large and they are faster."""
+        work = multiply_adds + n_elements * _ELEMENT_WORK
+        if self.n_threads == 1 or work < _WORK_WORTH_THREADS:
+            return kernel
+
+        def run(*args) -> None:
+            if not self.several:
+                kernel(*args)
+                return
+            torch.set_num_threads(self.n_threads)
+            kernel(*args)
+            torch.set_num_threads(1)
+
+        return run
