@@ -132,16 +132,9 @@ class Batches:
                 else self._targets.new_empty(shape)
             )
         self._scale = None if weight is None else self._X.new_empty((n_rows, 1))
-        if device.type == "cpu":
-            self._staging = [self._X]
-        elif self._resident is None:
-            # pinned, so that the next chunk is gathered while the device works on this one
-            pinned = device.type == "cuda"
-            self._staging = [
-                torch.empty(self._X.shape, dtype=dtype, device="cpu", pin_memory=pinned)
-                for _ in range(2)
-            ]
-            self._copied = [torch.cuda.Event() for _ in range(2)] if pinned else None
+        self._transfer = None
+        if device.type == "cuda" and self._resident is None:
+            self._transfer = _Transfer(self._X)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -166,10 +159,10 @@ class Batches:
         """Yield all batches in the present order, those gathered together as one chunk."""
         order = self._order if self._rows is None else self._rows[self._order]
         index = torch.from_numpy(order).to(self._device)
-        for number, group in enumerate(self._groups):
+        for group in self._groups:
             start, stop = group[0].start, group[-1].stop
             rows, index_part, n_rows = order[start:stop], index[start:stop], stop - start
-            X = self._gather(rows, index_part, number)
+            X = self._gather(rows, index_part)
             target = X
             if self._targets is not None:
                 target = self._target[:n_rows]
@@ -178,27 +171,26 @@ class Batches:
             scale, weight_sums = self._weigh(rows, parts)
             yield Chunk(X, target, scale, parts, weight_sums)
 
-    def _gather(self, rows: np.ndarray, index: Tensor, number: int) -> Tensor:
+    def _gather(self, rows: np.ndarray, index: Tensor) -> Tensor:
         out = self._X[: len(rows)]
         if self._resident is not None:
             return torch.index_select(self._resident, 0, index, out=out)
-        turn = number % len(self._staging)
-        staged = self._staging[turn][: len(rows)]
-        on_cuda = self._device.type == "cuda"
-        if on_cuda:
-            self._copied[turn].synchronize()
+        if self._transfer is not None:
+            return self._transfer(len(rows), lambda staged: self._take(rows, staged))
+        if self._device.type == "cpu":
+            self._take(rows, out)
+            return out
+        staged = torch.empty_like(out, device="cpu")
+        self._take(rows, staged)
+        return out.copy_(staged)
+
+    def _take(self, rows: np.ndarray, out: Tensor) -> None:
         X = self._samples.X
         if sp.issparse(X):
-            X[rows].toarray(out=staged.numpy())
+            X[rows].toarray(out=out.numpy())
         else:
             # with mode="raise" NumPy would fill a buffer of its own first
-            X.take(rows, axis=0, out=staged.numpy(), mode="clip")
-        if self._device.type == "cpu":
-            return out
-        out.copy_(staged, non_blocking=on_cuda)
-        if on_cuda:
-            self._copied[turn].record()
-        return out
+            X.take(rows, axis=0, out=out.numpy(), mode="clip")
 
     def _weigh(self, rows: np.ndarray, parts: list[slice]) -> tuple[Tensor | None, list[float]]:
         lengths = [part.stop - part.start for part in parts]
@@ -209,8 +201,41 @@ class Batches:
         sums = np.add.reduceat(weight, [part.start for part in parts])
         divisor = np.repeat(np.where(sums > 0, sums, 1.0), lengths)
         scale = self._scale[: len(rows)]
-        scale.copy_(torch.from_numpy(weight / divisor).unsqueeze(1).to(scale.dtype))
+        # from pageable memory: it is copied aside before this returns, and nothing waits
+        host = torch.from_numpy(weight / divisor).unsqueeze(1).to(scale.dtype)
+        scale.copy_(host, non_blocking=True)
         return scale, sums.tolist()
+
+
+class _Transfer:
+    """Brings rows to a GPU while it works on those before them.
+
+    Two pinned buffers on the host are filled in turn, and copied on a stream of their own into two
+    on the device, each as soon as the work that was launched on it is done.
+    """
+
+    def __init__(self, buffer: Tensor):
+        options = {"dtype": buffer.dtype, "device": "cpu", "pin_memory": True}
+        self._on_host = [torch.empty(buffer.shape, **options) for _ in range(2)]
+        self._on_device = [buffer, torch.empty_like(buffer)]
+        self._copied = [torch.cuda.Event() for _ in range(2)]
+        self._used = [torch.cuda.Event() for _ in range(2)]
+        self._stream = torch.cuda.Stream()
+        self._turn = 0
+
+    def __call__(self, n_rows: int, fill: Callable[[Tensor], None]) -> Tensor:
+        turn, self._turn = self._turn, 1 - self._turn
+        staged, out = self._on_host[turn][:n_rows], self._on_device[turn][:n_rows]
+        computing = torch.cuda.current_stream()
+        self._used[1 - turn].record(computing)  # all work on the other buffer is launched
+        self._copied[turn].synchronize()
+        fill(staged)
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(self._used[turn])
+            out.copy_(staged, non_blocking=True)
+            self._copied[turn].record()
+        computing.wait_event(self._copied[turn])
+        return out
 
 
 def batch_slices(n_samples: int, batch_size: int, min_batch_size: int = 0) -> list[slice]:
