@@ -1,4 +1,4 @@
-"""Paired timing: contenders alternate in one process, figures are ratios of medians.
+"""Paired timing: contenders alternate in one run, figures are ratios of medians.
 
 A shared machine drifts by more than the differences of interest, so absolute seconds from
 different runs do not compare. Within a run each round times every contender once, in
@@ -10,25 +10,53 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+import timeit
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sklearn
+import skorch
 import torch
+from threadpoolctl import threadpool_limits
 
 
-def alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each contender in each round, after a round that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+def alternate(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list]:
+    """Return each contender's answer in each round, after a round that is not counted.
+
+    Contenders measure themselves and answer with the figure: see ``timed`` and ``repeated``.
+    """
+    answers: dict[str, list] = {name: [] for name in contenders}
     for number in range(rounds + 1):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
+        for name, measure in contenders.items():
+            answer = measure()
             if number > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+                answers[name].append(answer)
+    return answers
+
+
+def timed(run: Callable[[], object]) -> Callable[[], float]:
+    """Return a contender that calls ``run`` once and answers with its seconds."""
+
+    def measure() -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    return measure
+
+
+def repeated(run: Callable[[], object]) -> Callable[[], float]:
+    """Return a contender that answers with the seconds of a call, averaged over many.
+
+    Made for calls too short to time one by one: a measurement takes about a fifth of a second.
+    """
+    timer = timeit.Timer(run)
+    n_calls, _ = timer.autorange()
+    return lambda: timer.timeit(n_calls) / n_calls
 
 
 def ratio(seconds: dict[str, list[float]], other: str, ours: str = "sknn_deep") -> str:
@@ -39,7 +67,27 @@ def ratio(seconds: dict[str, list[float]], other: str, ours: str = "sknn_deep") 
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
-def machine() -> dict[str, str]:
+def duration(seconds: list[float]) -> str:
+    """Return the median in a unit that suits it."""
+    middle = np.median(seconds)
+    units = [("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)]
+    unit, size = next((each for each in units if middle >= each[1]), units[-1])
+    return f"{middle / size:.3g} {unit}"
+
+
+@contextmanager
+def limited_threads(n_threads: int) -> Iterator[None]:
+    """Give torch and NumPy's libraries so many threads within a block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        with threadpool_limits(n_threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def machine(**more: str) -> dict[str, str]:
     """Return what the figures were measured on."""
     return {
         "date": date.today().isoformat(),
@@ -48,26 +96,39 @@ def machine() -> dict[str, str]:
         "torch": torch.__version__,
         "torch threads": str(torch.get_num_threads()),
         "scikit-learn": sklearn.__version__,
+        "skorch": skorch.__version__,
         "numpy": np.__version__,
+        **more,
     }
 
 
+def print_machine(**more: str) -> None:
+    """Print the line above the tables."""
+    print(", ".join(f"{key} {value}" for key, value in machine(**more).items()))
+
+
 def print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Print a Markdown table."""
+    """Print an empty line and a Markdown table."""
+    print()
     for cells in (header, ["---"] * len(header), *rows):
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str, rounds: int = 7) -> argparse.ArgumentParser:
     """Return a parser with the options that all benchmarks share."""
     options = argparse.ArgumentParser(description=description.partition("\n")[0])
-    options.add_argument("--rounds", type=int, default=7, help="counted rounds")
-    options.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
-    options.add_argument("--json", type=Path, help="also write all timings to this file")
+    options.add_argument("--rounds", type=int, default=rounds, help="counted rounds")
+    options.add_argument(
+        "--threads",
+        type=int,
+        default=torch.get_num_threads(),
+        help="threads for every contender (default: torch's own choice)",
+    )
+    options.add_argument("--json", type=Path, help="also write all figures to this file")
     return options
 
 
-def save(path: Path | None, results: dict) -> None:
-    """Write all timings as JSON, where a path is given."""
+def save(path: Path | None, results: dict, **more: str) -> None:
+    """Write all figures as JSON, where a path is given."""
     if path is not None:
-        path.write_text(json.dumps({"machine": machine(), **results}, indent=1))
+        path.write_text(json.dumps({"machine": machine(**more), **results}, indent=1))

@@ -11,7 +11,6 @@ import warnings
 
 import numpy as np
 import torch
-
 from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness

@@ -28,8 +28,7 @@ _STEPS_BETWEEN_FLUSHES = 16
 # These, but perhaps not their subclasses, ask for the gradient once in a step and never for
 # the loss.
 _SIMPLE_OPTIMIZERS = (SGD, Adam, Muon, *TORCH_OPTIMIZERS.values())
-
-
+# CUDA records one graph at a time in a process.
 _recording = threading.Lock()
 
 
@@ -93,6 +92,9 @@ class Engine:
             lambda penalty: add_scaled_(weights.grad, weights, penalty),
             n_elements=weights.numel(),
         )
+        if type(optimizer) in (SGD, Adam):
+            n_elements = 4 * network.flat.numel()  # weights, gradients, two moments
+            self._move = self.pace.threaded(optimizer.move, n_elements=n_elements)
 
     def freeze(self) -> None:
         """Keep parameters that want no gradient as they are now."""
@@ -186,7 +188,7 @@ class Engine:
                 squared_norms.append(self._write_gradient(program, penalty))
                 if self._weight_decay:
                     self._network.weights.mul_(decay)
-                self._optimizer.move(factor)
+                self._move(factor)
                 self.pace.step_done()
         return torch.stack(squared_norms)
 
@@ -318,7 +320,7 @@ class _Graph:
         self._graph = torch.cuda.CUDAGraph()
         if self._generator is not None:
             self._graph.register_generator_state(self._generator)
-        # one at a time, and not disturbed by what other threads of Python do
+        # what other threads of Python do in between does not count
         with (
             _recording,
             torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"),

@@ -16,8 +16,10 @@ _WORK_OF_A_THREAD = 100_000_000
 # An element that is read and written takes as long as so many multiply-adds of a product.
 _ELEMENT_WORK = 16
 # Seconds: how long a number of threads is tried, after how long a wait for idle threads to
-# fall asleep, and how long the better one is then used.
-_TRIAL, _SETTLING, _BETWEEN_TRIALS = 0.03, 0.01, 1.0
+# fall asleep, how long the better one is then used, and how long all are at first.
+_TRIAL, _SETTLING, _BETWEEN_TRIALS, _FIRST_TRIAL = 0.03, 0.01, 1.0, 0.25
+# One thread must take less than this share of the time of several: a trial is short and noisy.
+_CLEARLY_FASTER = 0.9
 
 # OpenMP's threads do not survive a fork: a child that asked for them would wait for ever.
 if hasattr(os, "register_at_fork"):
@@ -84,7 +86,7 @@ class Pace:
         self.n_threads = n_threads
         self.several = n_threads > 1
         self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
-        self._next_trial = 0.0
+        self._next_trial = time.perf_counter() + _FIRST_TRIAL
         self._measured, self._n_steps = -_SETTLING, 0
         self.resume()
 
@@ -112,7 +114,7 @@ class Pace:
         if now - self._since < _TRIAL:
             return
         self._seconds[self.several] = (now - self._since) / self._n_steps
-        chosen = self._seconds[True] < self._seconds[False]
+        chosen = self._seconds[False] >= _CLEARLY_FASTER * self._seconds[True]
         if now > self._next_trial:
             chosen = not self.several
             self._next_trial = now + _BETWEEN_TRIALS

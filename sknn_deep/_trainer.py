@@ -188,6 +188,12 @@ class Trainer(NeuralNet):
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         pass  # the batch enters the history with its loss, in _record_batch
 
+    def __setattr__(self, name, value):
+        if isinstance(value, torch.nn.Module | torch.optim.Optimizer):
+            super().__setattr__(name, value)
+        else:  # skorch would look it up among the components of torch, which takes longer
+            object.__setattr__(self, name, value)
+
     def on_epoch_begin(self, net, **kwargs):
         self.history.append({"batches": [], "epoch": len(self.history) + 1})
 

@@ -1,0 +1,211 @@
+"""What is trained, and who trains it in this process.
+
+Each contender is a function of a work and its data that returns a run: a call without
+arguments that trains a new network and returns its ``predict``, from rows to labels or, for
+an autoencoder, to reconstructions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from skorch import NeuralNetClassifier, NeuralNetRegressor
+
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
+from sknn_deep.datasets import fetch_mnist
+
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+class Data(NamedTuple):
+    """Rows to train on and rows to judge by; the same where there is no test set."""
+
+    X: np.ndarray
+    y: np.ndarray
+    X_test: np.ndarray
+    y_test: np.ndarray
+
+
+@dataclass
+class Work:
+    """One thing to train: layer units, batch size, epochs, data type.
+
+    An autoencoder is a work whose last layer is as wide as its input.
+    """
+
+    units: tuple[int, ...]
+    batch_size: int
+    epochs: int
+    dtype: str = "float32"
+    n_samples: int = 60000
+    one_thread: bool = False
+    options: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = ["-".join(map(str, self.units)), f"batch {self.batch_size}", *self.options]
+        return ", ".join(parts + ([self.dtype] if self.dtype != "float32" else []))
+
+    @property
+    def is_autoencoder(self) -> bool:
+        return self.units[0] == self.units[-1]
+
+    @property
+    def has_test_set(self) -> bool:
+        return self.units[0] == 784
+
+    @property
+    def measure(self) -> str:
+        """What ``quality`` returns."""
+        part = "test" if self.has_test_set else "training"
+        return f"{part} {'mean squared error' if self.is_autoencoder else 'accuracy'}"
+
+    def data(self) -> Data:
+        """Return real images where the width is theirs, else Gaussian rows with random labels."""
+        if self.has_test_set:
+            mnist = _mnist()
+            X, X_test = (
+                pixels.astype(self.dtype, copy=False) for pixels in (mnist.X_train, mnist.X_test)
+            )
+            return Data(X[: self.n_samples], mnist.y_train[: self.n_samples], X_test, mnist.y_test)
+        if self.units[0] == 64:
+            X, y = load_digits(return_X_y=True)
+            X = X / 16
+        else:
+            rng = np.random.default_rng(0)
+            X = rng.normal(size=(self.n_samples, self.units[0]))
+            y = rng.integers(0, self.units[-1], self.n_samples)
+        X = X.astype(self.dtype)
+        return Data(X, y, X, y)
+
+    def quality(self, predict: Predict, data: Data) -> float:
+        """Return the accuracy of a network, or the error of an autoencoder."""
+        if self.is_autoencoder:
+            return float(np.mean((predict(data.X_test) - data.X_test) ** 2))
+        return float(np.mean(predict(data.X_test) == data.y_test))
+
+
+_mnist = cache(fetch_mnist)
+
+
+def ours(work: Work, X, y) -> Callable[[], Predict]:
+    """Return a run of our estimator."""
+    settings = {
+        "batch_size": work.batch_size,
+        "max_iter": work.epochs,
+        "n_iter_no_change": np.inf,
+        "device": "cpu",
+    }
+    if work.options:
+        settings |= {"dropout": 0.2, "normalization": "batch"}
+    if not work.is_autoencoder:
+        estimator = DeepMLPClassifier(work.units[1:-1], **settings)
+        return lambda: estimator.fit(X, y).predict
+
+    half = len(work.units) // 2
+    # the others' output is linear, too
+    autoencoder = AutoencoderTransformer(
+        work.units[half], work.units[1:half], output_activation="identity", **settings
+    )
+
+    def run():
+        autoencoder.fit(X)
+        return lambda rows: autoencoder.inverse_transform(autoencoder.transform(rows))
+
+    return run
+
+
+def scikit_learn(work: Work, X, y) -> Callable[[], Predict]:
+    """Return a run of scikit-learn's MLP."""
+    kind = MLPRegressor if work.is_autoencoder else MLPClassifier
+    estimator = kind(
+        hidden_layer_sizes=work.units[1:-1],
+        batch_size=work.batch_size,
+        max_iter=work.epochs,
+        n_iter_no_change=np.inf,
+    )
+    return lambda: estimator.fit(X, X if work.is_autoencoder else y).predict
+
+
+def with_skorch(work: Work, X, y) -> Callable[[], Predict]:
+    """Return a run of skorch with its defaults for data loading."""
+    net = skorch_net(work)
+    return lambda: net.fit(X, X if work.is_autoencoder else y).predict
+
+
+def plain_torch(work: Work, X, y) -> Callable[[], Predict]:
+    """Return a run of a loop that a careful torch user writes: no DataLoader, fused Adam."""
+    X = torch.from_numpy(X)
+    y = X if work.is_autoencoder else torch.from_numpy(y)
+
+    def run():
+        module, loss = torch_module(work), torch_loss(work)
+        optimizer = torch.optim.Adam(module.parameters(), fused=True)
+        for _ in range(work.epochs):
+            for rows in torch.randperm(len(X)).split(work.batch_size):
+                optimizer.zero_grad()
+                loss(module(X[rows]), y[rows]).backward()
+                optimizer.step()
+        module.eval()
+        if work.is_autoencoder:
+            return lambda rows: torch_outputs(module, rows).numpy()
+        return lambda rows: torch_outputs(module, rows).argmax(1).numpy()
+
+    return run
+
+
+def torch_module(work: Work) -> torch.nn.Sequential:
+    """Return the network as a torch user writes it, with Glorot's initial weights."""
+    layers: list[torch.nn.Module] = []
+    for fan_in, fan_out in pairwise(work.units):
+        linear = torch.nn.Linear(fan_in, fan_out)
+        torch.nn.init.xavier_uniform_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+        layers.append(linear)
+        if "batch norm" in work.options:
+            layers.append(torch.nn.BatchNorm1d(fan_out))
+        layers.append(torch.nn.ReLU())
+        if "dropout 0.2" in work.options:
+            layers.append(torch.nn.Dropout(0.2))
+    n_after_last = 1 + len(work.options)
+    return torch.nn.Sequential(*layers[:-n_after_last]).to(getattr(torch, work.dtype))
+
+
+def torch_loss(work: Work) -> torch.nn.Module:
+    """Return the loss as a torch user takes it."""
+    return torch.nn.MSELoss() if work.is_autoencoder else torch.nn.CrossEntropyLoss()
+
+
+def torch_outputs(module: torch.nn.Module, rows: np.ndarray) -> torch.Tensor:
+    """Return the outputs of a module for an array."""
+    with torch.inference_mode():
+        return module(torch.from_numpy(rows))
+
+
+def skorch_net(work: Work) -> NeuralNetClassifier | NeuralNetRegressor:
+    """Return skorch's net around the same module and loss."""
+    kind = NeuralNetRegressor if work.is_autoencoder else NeuralNetClassifier
+    return kind(
+        lambda: torch_module(work),
+        criterion=lambda: torch_loss(work),
+        optimizer=torch.optim.Adam,
+        lr=1e-3,
+        batch_size=work.batch_size,
+        max_epochs=work.epochs,
+        iterator_train__shuffle=True,
+        train_split=None,
+        verbose=0,
+    )
+
+
+def in_process(work: Work) -> dict[str, Callable[[Work, np.ndarray, np.ndarray], Callable]]:
+    """Return the contenders that can do a work, by name."""
+    found = {"sknn_deep": ours, "scikit-learn": scikit_learn, "skorch": with_skorch}
+    if work.options:  # scikit-learn's networks have neither dropout nor normalisation
+        del found["scikit-learn"]
+    return found | {"torch": plain_torch}

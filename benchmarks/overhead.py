@@ -1,0 +1,82 @@
+"""Costs that do not grow with the data, against scikit-learn: ``python -m benchmarks.overhead``.
+
+``fit`` trains for one epoch on 100 rows of 5 features, a single batch, with 100 hidden
+units. A further epoch is the difference between 201 epochs and one, divided by 200. Imports
+are timed as fresh interpreters, with and without ``sknn_deep`` beside torch and
+scikit-learn's networks; a figure is the difference between the two of a round.
+"""
+
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.datasets import make_classification
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+from benchmarks import harness
+from sknn_deep import DeepMLPClassifier, DeepMLPRegressor
+
+N_EPOCHS = 201
+
+
+def fixed_costs(classifier: type, regressor: type) -> dict[str, Callable[[], float]]:
+    """Return what measures each cost of a package's networks."""
+    X, y = make_classification(100, 5, random_state=0)
+    fitted = classifier(max_iter=1).fit(X, y)
+
+    def fit(max_iter: int):
+        return classifier(max_iter=max_iter, n_iter_no_change=np.inf).fit(X, y)
+
+    one_epoch, all_epochs = harness.timed(lambda: fit(1)), harness.timed(lambda: fit(N_EPOCHS))
+    return {
+        "fit a classifier": harness.repeated(lambda: fit(1)),
+        "fit a regressor": harness.repeated(lambda: regressor(max_iter=1).fit(X, y)),
+        "a further epoch": lambda: (all_epochs() - one_epoch()) / (N_EPOCHS - 1),
+        "clone": harness.repeated(lambda: clone(fitted)),
+        "pickle and unpickle": harness.repeated(lambda: pickle.loads(pickle.dumps(fitted))),
+    }
+
+
+def fresh_interpreter(statement: str) -> Callable[[], float]:
+    """Return a contender that answers with the seconds of an interpreter's whole life."""
+    command = [sys.executable, "-c", statement]
+    return harness.timed(lambda: subprocess.run(command, check=True, cwd=Path(__file__).parents[1]))
+
+
+def main():
+    """Time every cost and print the ratios."""
+    arguments = harness.parser(__doc__).parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    rows, results = [], {}
+    with harness.limited_threads(arguments.threads):
+        ours = fixed_costs(DeepMLPClassifier, DeepMLPRegressor)
+        scikit_learn = fixed_costs(MLPClassifier, MLPRegressor)
+        for name in ours:
+            runs = {"sknn_deep": ours[name], "scikit-learn": scikit_learn[name]}
+            seconds = results[name] = harness.alternate(runs, arguments.rounds)
+            medians = [harness.duration(seconds[package]) for package in runs]
+            rows.append([name, *medians, harness.ratio(seconds, "scikit-learn")])
+        harness.print_machine()
+
+    basis = "import torch, sklearn.neural_network"
+    imports = {"without": basis, "with": f"{basis}, sknn_deep"}
+    runs = {name: fresh_interpreter(statement) for name, statement in imports.items()}
+    seconds = results["import"] = harness.alternate(runs, arguments.rounds)
+    low, middle, high = np.quantile(
+        np.subtract(seconds["with"], seconds["without"]), [0.25, 0.5, 0.75]
+    )
+    added = f"{middle:.2f} s ({low:.2f} to {high:.2f})"
+    rows.append(["import, beyond torch and scikit-learn", added, "–", "–"])
+
+    harness.print_table(["cost", "ours", "scikit-learn", "scikit-learn / ours"], rows)
+    harness.save(arguments.json, results)
+
+
+if __name__ == "__main__":
+    main()

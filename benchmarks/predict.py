@@ -1,0 +1,110 @@
+"""Prediction time of 784-128-64-10 against the others: ``python -m benchmarks.predict``.
+
+All contenders hold the same weights, and a figure is one call with an array of so many
+images, repeated where it is short. "torch" is what its users write, in inference mode:
+from the array to the module to an array. ``transform`` is the encoder of an autoencoder with
+a 32-unit code, which scikit-learn and skorch do not offer.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+
+from benchmarks import harness
+from benchmarks.contenders import Work, skorch_net, torch_module, torch_outputs
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
+
+ROWS = (1, 100, 10_000)
+CLASSIFIER = Work((784, 128, 64, 10), batch_size=200, epochs=1, n_samples=2000)
+ENCODER = Work((784, 128, 64, 32), batch_size=200, epochs=1)
+
+
+def calls(X, y) -> dict[str, dict[str, Callable]]:
+    """Return, for each method, what the contenders call with the rows; trained on a few."""
+    ours = DeepMLPClassifier((128, 64), max_iter=1, device="cpu").fit(X, y)
+    weights = [*zip(ours.coefs_, ours.intercepts_, strict=True)]
+    sklearn_mlp = MLPClassifier((128, 64), max_iter=1).fit(X, y)
+    sklearn_weights = zip(sklearn_mlp.coefs_, sklearn_mlp.intercepts_, strict=True)
+    for own, given in zip(sklearn_weights, weights, strict=True):
+        for own_array, given_array in zip(own, given, strict=True):
+            own_array[...] = given_array
+    module = torch_with_weights_of(ours.module_, CLASSIFIER)
+    net = skorch_net(CLASSIFIER).initialize()
+    net.module_.load_state_dict(module.state_dict())
+
+    autoencoder = AutoencoderTransformer(32, (128, 64), max_iter=1, device="cpu").fit(X)
+    encoder = torch_with_weights_of(autoencoder.encoder_, ENCODER)
+    return {
+        "predict": {
+            "sknn_deep": ours.predict,
+            "scikit-learn": sklearn_mlp.predict,
+            "skorch": net.predict,
+            "torch": lambda rows: torch_outputs(module, rows).argmax(1).numpy(),
+        },
+        "predict_proba": {
+            "sknn_deep": ours.predict_proba,
+            "scikit-learn": sklearn_mlp.predict_proba,
+            "skorch": net.predict_proba,
+            "torch": lambda rows: torch_outputs(module, rows).softmax(1).numpy(),
+        },
+        "transform": {
+            "sknn_deep": autoencoder.transform,
+            "torch": lambda rows: torch_outputs(encoder, rows).numpy(),
+        },
+    }
+
+
+def torch_with_weights_of(fitted: torch.nn.Module, work: Work) -> torch.nn.Module:
+    """Return a plain module with the weights of one of ours."""
+    module = torch_module(work).eval()
+    with torch.no_grad():
+        for own, given in zip(module.parameters(), fitted.parameters(), strict=True):
+            own.copy_(given)
+    return module
+
+
+def check_same(methods: dict[str, dict[str, Callable]], X) -> None:
+    """Fail where two contenders do not compute the same."""
+    for contenders in methods.values():
+        expected = contenders["torch"](X)
+        for predict in contenders.values():
+            np.testing.assert_allclose(predict(X), expected, rtol=1e-3, atol=1e-5)
+
+
+def main():
+    """Time every method on every number of rows and print the ratios."""
+    arguments = harness.parser(__doc__).parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    data = CLASSIFIER.data()
+    methods = calls(data.X, data.y)
+    check_same(methods, data.X_test[:100])
+
+    others = ["scikit-learn", "skorch", "torch"]
+    rows, results = [], {}
+    with harness.limited_threads(arguments.threads):
+        for method, contenders in methods.items():
+            for n_rows in ROWS:
+                X = data.X_test[:n_rows]
+                runs = {
+                    name: harness.repeated(lambda predict=predict, X=X: predict(X))
+                    for name, predict in contenders.items()
+                }
+                seconds = harness.alternate(runs, arguments.rounds)
+                results[f"{method}, {n_rows}"] = seconds
+                ratios = [
+                    harness.ratio(seconds, name) if name in seconds else "–" for name in others
+                ]
+                own = harness.duration(seconds["sknn_deep"])
+                rows.append([method, f"{n_rows:,}", own, *ratios])
+        harness.print_machine()
+    header = ["call", "rows", "our time", *(f"{name} / ours" for name in others)]
+    harness.print_table(header, rows)
+    harness.save(arguments.json, results)
+
+
+if __name__ == "__main__":
+    main()
