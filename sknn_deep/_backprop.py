@@ -166,7 +166,7 @@ class Backprop:
         pace: Pace | None = None,
     ):
         self._layers = dense_layers(networks)
-        self._loss = loss
+        self.loss = loss
         self._product_dtype, self._pace = product_dtype, pace or Pace(1)
         # the last batch may be shorter than the others, or longer: each length has its buffers
         self._passes: dict[int, list[_Pass]] = {}
@@ -174,10 +174,16 @@ class Backprop:
 
     def workspace(self, chunk: Chunk) -> "Workspace":
         """Return the programs of a chunk's batches, bound to its buffers."""
+        # a workspace holds its chunk's tensors, so that no others can come to lie there
         key = (chunk.X.data_ptr(), chunk.X.shape[-2], len(chunk.parts))
         if key not in self._workspaces:
-            self._workspaces[key] = Workspace(self, chunk, self._loss)
+            self._workspaces[key] = Workspace(self, chunk)
         return self._workspaces[key]
+
+    def empty_output(self, n_rows: int) -> Tensor:
+        """Return a buffer for the output of so many rows."""
+        weight = self._layers[-1].weight
+        return empty_matrix((*weight.shape[:-2], n_rows, weight.shape[-2]), like=weight)
 
     def program(self, X: Tensor, target: Tensor, scale: Tensor, raw: Tensor) -> Program:
         """Return the kernels that write the output of a batch, and the gradient of its loss.
@@ -194,16 +200,18 @@ class Backprop:
         """
         passes = self._passes_for(X.shape[-2])
         kernels: Program = []
-        inputs = [X]
+        inputs, saved = [X], []
         for layer in passes:
-            forward, output = layer.forward(inputs[-1], raw if layer is passes[-1] else None)
+            out = raw if layer is passes[-1] else None
+            forward, output, for_backward = layer.forward(inputs[-1], out)
             kernels += forward
             inputs.append(output)
+            saved.append(for_backward)
         delta = passes[-1].delta
-        gradient = partial(self._loss.gradient, raw, target, scale, delta)
+        gradient = partial(self.loss.gradient, raw, target, scale, delta)
         kernels.append(self._pace.threaded(gradient, n_elements=delta.numel()))
         for i in range(len(passes) - 1, -1, -1):
-            kernels += passes[i].backward(inputs[i])
+            kernels += passes[i].backward(inputs[i], saved[i])
             if i > 0:
                 kernels += passes[i].delta_of_input(passes[i - 1].delta)
         return kernels
@@ -227,18 +235,16 @@ class Workspace:
         The output of each batch before its step.
     """
 
-    def __init__(self, backprop: Backprop, chunk: Chunk, loss: Loss):
-        self._loss, self._parts = loss, chunk.parts
-        weight = backprop._layers[-1].weight
-        shape = (*weight.shape[:-2], chunk.X.shape[-2], weight.shape[-2])
-        self.raw = empty_matrix(shape, like=weight)
-        encodes = loss.encode is not None
-        self._target = empty_matrix(shape, like=weight) if encodes else chunk.target
+    def __init__(self, backprop: Backprop, chunk: Chunk):
+        self._loss, self._chunk, self._parts = backprop.loss, chunk, chunk.parts
+        self.raw = backprop.empty_output(chunk.X.shape[-2])
+        self._target = chunk.target
+        if self._loss.encode is not None:
+            self._target = backprop.empty_output(chunk.X.shape[-2])
         self._scale = chunk.scale
         if self._scale is None:
-            factors = [1.0 / (part.stop - part.start) for part in chunk.parts]
-            lengths = [part.stop - part.start for part in chunk.parts]
-            self._scale = weight.new_tensor(np.repeat(factors, lengths)).unsqueeze(1)
+            lengths = np.array([part.stop - part.start for part in chunk.parts])
+            self._scale = self.raw.new_tensor(np.repeat(1.0 / lengths, lengths)).unsqueeze(1)
         self.programs = []
         for part in chunk.parts:
             X, target = chunk.X[..., part, :], self._target[..., part, :]
@@ -304,16 +310,17 @@ class _Pass:
         parts = zip(_rows(self._z), _rows(self._y), strict=True) if layer.norms else ()
         self._norms = [_Norm(norm, *part) for norm, part in zip(layer.norms, parts, strict=True)]
 
-    def forward(self, x: Tensor, out: Tensor | None) -> tuple[Program, Tensor]:
-        """Return the kernels from an input of shape (batch, in_features), and their output.
+    def forward(self, x: Tensor, out: Tensor | None) -> tuple[Program, Tensor, Tensor]:
+        """Return the kernels from an input of shape (batch, in_features), and two results.
 
-        The output layer, which has neither normalisation nor dropout, writes it to ``out``.
+        These are the output and what the activation's derivative is a function of. The
+        output layer, which has neither normalisation nor dropout, writes it to ``out``.
         """
         layer, z, y, a = self._layer, self._z, self._y, self._a
         if out is not None:
             a = out
             z = y = out if self._activation.in_place else z
-        self._saved = a if self._activation.in_place else y
+        saved = a if self._activation.in_place else y
         bias = layer.bias.unsqueeze(-2) if self._is_stack else layer.bias
         kernels = [
             *self._product("forward", x, layer.weight.mT, z),
@@ -323,19 +330,20 @@ class _Pass:
         if layer.activation != "identity":
             kernels.append(self._elementwise(self._activation.forward, y, a))
         if self._mask is None:
-            return kernels, a
+            return kernels, a, saved
         masks = zip(layer.dropout, _rows(self._mask), strict=True)
         kernels += [partial(dropout.draw_, mask) for dropout, mask in masks]
-        return [*kernels, partial(torch.mul, a, self._mask, out=self._kept)], self._kept
+        kernels.append(partial(torch.mul, a, self._mask, out=self._kept))
+        return kernels, self._kept, saved
 
-    def backward(self, x: Tensor) -> Program:
+    def backward(self, x: Tensor, saved: Tensor) -> Program:
         """Return the kernels that take delta back to the pre-activation, and the gradients'."""
         layer, activation, delta = self._layer, self._activation, self.delta
         kernels: Program = []
         if self._mask is not None:
             kernels.append(partial(delta.mul_, self._mask))
         if layer.activation != "identity":
-            kernels.append(self._elementwise(activation.backward, delta, self._saved, delta))
+            kernels.append(self._elementwise(activation.backward, delta, saved, delta))
         if self._norms:
             norms = zip(self._norms, _rows(delta), strict=True)
             kernels += [partial(norm.backward, delta_k) for norm, delta_k in norms]

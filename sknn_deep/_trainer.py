@@ -303,7 +303,9 @@ class Trainer(NeuralNet):
     def _train_epoch(self, batches: Batches) -> float:
         """Train on every batch; return the mean loss over the rows."""
         engine, epochs_done = self._engine, len(self._progress.loss_curve) - self._first_epoch
-        losses, squared_norms, sizes, weight_sums = [], [], [], []
+        sizes, weight_sums = [], []
+        # in one place: a small tensor kept from each batch would split the memory between them
+        results = self.module_.flat.new_empty((2, batches.n_batches))
         if self._has_modes:
             self.module_.train()
         engine.freeze()
@@ -311,17 +313,16 @@ class Trainer(NeuralNet):
             engine.pace.resume()
             for chunk in batches:
                 rates = self._annealed_rates(epochs_done, len(sizes), chunk, batches)
-                results = self._train(chunk, rates)
-                losses.append(results[0])
-                squared_norms.append(results[1])
+                done = slice(len(sizes), len(sizes) + len(chunk.parts))
+                results[0, done], results[1, done] = self._train(chunk, rates)
                 sizes += [part.stop - part.start for part in chunk.parts]
                 weight_sums += chunk.weight_sums
             engine.pace.pause()
         if self._has_modes:
             self.module_.eval()
         # the one time in an epoch that the host waits for the device
-        on_host = torch.stack([torch.cat(losses), torch.cat(squared_norms)]).cpu()
-        values = engine.reported_losses(*on_host.numpy().astype(np.float64), weight_sums)
+        on_host = results.cpu().numpy().astype(np.float64)
+        values = engine.reported_losses(*on_host, weight_sums)
         if self._records_batches and not self._hears_batches:
             for value, size, weight_sum in zip(values.tolist(), sizes, weight_sums, strict=True):
                 if weight_sum > 0:  # else the batch was skipped
