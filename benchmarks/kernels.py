@@ -14,7 +14,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness
-from sknn_deep import DeepMLPClassifier
+from benchmarks.contenders import Work, in_process
 from sknn_deep._network import Dropout
 
 
@@ -60,29 +60,18 @@ def busy_neighbour():
 
 
 def hundred_steps() -> dict:
-    """Return runs of 100 steps of one network: a fit of ours, and plain torch."""
+    """Return runs of 100 steps of one network: ours, and plain torch."""
+    work = Work((784, 128, 64, 10), 200, 1, n_samples=20_000)
     rng = np.random.default_rng(0)
     X, y = rng.random((20_000, 784), dtype=np.float32), rng.integers(0, 10, 20_000)
-    classifier = DeepMLPClassifier((128, 64), max_iter=1, random_state=0)
-    layers = [torch.nn.Linear(784, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64)]
-    module = torch.nn.Sequential(*layers, torch.nn.ReLU(), torch.nn.Linear(64, 10))
-    optimizer = torch.optim.Adam(module.parameters(), fused=True)
-    rows, labels = torch.from_numpy(X), torch.from_numpy(y)
-
-    def plain_torch():
-        for part in torch.randperm(len(rows)).split(200):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(module(rows[part]), labels[part]).backward()
-            optimizer.step()
-
-    return {"sknn_deep": lambda: classifier.fit(X, y), "torch": plain_torch}
+    runs = in_process(work)
+    return {name: runs[name](work, X, y) for name in ("sknn_deep", "torch")}
 
 
 def main():
     """Time every choice and print the ratios."""
     arguments = harness.parser(__doc__).parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
-    n_threads = arguments.threads or torch.get_num_threads()
     rows, results = [], {}
     with harness.limited_threads(1):
         for name, (replaced, used) in pairs().items():
@@ -91,7 +80,7 @@ def main():
             ratio = harness.ratio(seconds, "replaced", "used")
             rows.append([name, harness.duration(seconds["used"]), ratio])
     runs = {name: harness.timed(run) for name, run in hundred_steps().items()}
-    with harness.limited_threads(n_threads):
+    with harness.limited_threads(arguments.threads):
         alone = harness.alternate(runs, arguments.rounds)
         with busy_neighbour():
             beside = harness.alternate(runs, arguments.rounds)
@@ -100,7 +89,7 @@ def main():
         ratio = harness.ratio(seconds, "beside", "alone")
         what = f"100 steps of {name}: beside a busy process / alone"
         rows.append([what, harness.duration(alone[name]), ratio])
-    print(", ".join(f"{key} {value}" for key, value in harness.machine().items()) + "\n")
+    harness.print_machine()
     harness.print_table(["choice", "the latter takes", "ratio"], rows)
     harness.save(arguments.json, results)
 

@@ -24,8 +24,8 @@ from sknn_deep import _batches, _optimizers
 from sknn_deep._batches import Batches, Chunk, Samples, check_weight, dense, whole
 from sknn_deep._device import (
     accepted_dtypes,
-    current,
     numpy_dtype,
+    on_device,
     resolve_device,
     seeded_generator,
 )
@@ -158,11 +158,13 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             The user's validation set, or Nones.
         """
         self._check_combinations(incremental, held_out)
+        device = resolve_device(self.device)
         # the caller may have switched gradients off
-        with torch.inference_mode(False), torch.enable_grad(), current(resolve_device(self.device)):
+        with torch.inference_mode(False), torch.enable_grad(), on_device(device):
             return self._train((X, y, sample_weight), incremental, held_out)
 
     def _train(self, given, incremental: bool, held_out):
+        """Validate, train, check: what ``_fit`` does once torch's modes are set."""
         before = dict(vars(self))
         try:
             random_state = check_random_state(self.random_state)

@@ -51,10 +51,6 @@ class Chunk(NamedTuple):
     parts: list[slice]
     weight_sums: list[float]
 
-    @property
-    def longest_batch(self) -> int:
-        return max(part.stop - part.start for part in self.parts)
-
 
 class Samples(NamedTuple):
     """Validated data on the host.
@@ -115,8 +111,8 @@ class Batches:
         self._order = np.arange(n_samples)
         slices = batch_slices(n_samples, batch_size, min_batch_size)
         self.n_batches = len(slices)
-        self.longest_batch = max(part.stop - part.start for part in slices)
-        batch_bytes = self.longest_batch * X.shape[1] * dtype.itemsize
+        longest_batch = max(part.stop - part.start for part in slices)
+        batch_bytes = longest_batch * X.shape[1] * dtype.itemsize
         fitting = _GATHER_BYTES.get(device.type, 2**20) // batch_bytes
         n_together = min(max(1, fitting), _MAX_TOGETHER)
         self._groups = [slices[i : i + n_together] for i in range(0, len(slices), n_together)]
@@ -153,7 +149,7 @@ class Batches:
 
     def shuffle(self, random_state: np.random.RandomState) -> None:
         """Permute the present order, as scikit-learn's MLP does before each epoch."""
-        self._order = self._order[_permutation(len(self._order), random_state)]
+        random_state.shuffle(self._order)
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all batches in the present order, those gathered together as one chunk."""
@@ -255,13 +251,6 @@ def batch_slices(n_samples: int, batch_size: int, min_batch_size: int = 0) -> li
     return [slice(*bounds) for bounds in pairwise([*starts, n_samples])]
 
 
-def _permutation(n_samples: int, random_state: np.random.RandomState) -> np.ndarray:
-    # what sklearn.utils.shuffle draws, without its validation
-    permutation = np.arange(n_samples)
-    random_state.shuffle(permutation)
-    return permutation
-
-
 def whole(samples: Samples, *, device: torch.device, dtype: torch.dtype) -> Chunk:
     """Return all samples in their order as one batch."""
     check_weight(samples.weight)
@@ -276,6 +265,7 @@ def whole(samples: Samples, *, device: torch.device, dtype: torch.dtype) -> Chun
 
 
 def check_weight(weight: np.ndarray | None) -> None:
+    """Refuse weights of which none is positive."""
     if weight is not None and not weight.any():
         raise ValueError(
             f"All sample weights of the {len(weight)} rows to train on or to validate with are "

@@ -163,7 +163,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         float32, all else becomes float64) and is float32 on a GPU. On the CPU float32
         trains faster and takes half the memory.
         "bfloat16" computes the matrix products of the training in that type and keeps
-        weights, sums and predictions in float32: faster on recent GPUs, with about three
+        weights, sums and predictions in float32: faster on recent GPUs, with two to three
         significant digits in each gradient.
 
     callbacks : list of skorch callbacks or None, default=None

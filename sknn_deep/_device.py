@@ -70,7 +70,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     )
 
 
-def current(device: torch.device) -> AbstractContextManager:
+def on_device(device: torch.device) -> AbstractContextManager:
     """Return a context in which streams and graphs of CUDA belong to a device."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 

@@ -182,7 +182,7 @@ class Engine:
             Of the weights before each step.
         """
         squared_norms = []
-        with torch.inference_mode():  # what autograd would note of each call costs a tenth
+        with torch.inference_mode():  # autograd has nothing to note
             for program, (penalty, decay, factor) in zip(work.programs, factors, strict=True):
                 self._flush_now_and_then()
                 squared_norms.append(self._write_gradient(program, penalty))

@@ -82,7 +82,7 @@ class Dropout(nn.Module):
     def draw_(self, mask: Tensor) -> Tensor:
         """Fill a mask: 0 with probability p, else 1 / (1 - p).
 
-        On a CPU 16 random bits decide on each unit, which is six times as fast as torch's
+        On a CPU 16 random bits decide on each unit, which is several times as fast as torch's
         ``bernoulli_``; p is then rounded to a multiple of 2**-16.
         """
         if mask.device.type != "cpu":

@@ -34,7 +34,36 @@ _light_add_param_group = getattr(
 )
 
 
-class SGD(torch.optim.Optimizer):
+class FlatOptimizer(torch.optim.Optimizer):
+    """Base of the optimisers written here, which move one flat buffer.
+
+    A subclass provides ``next_factor``, ``move`` and ``constants``.
+
+    Parameters
+    ----------
+    flat : Tensor
+        A network's flat buffer, with its gradient.
+    **defaults
+        The learning rate ``lr`` and the optimiser's other numbers.
+    """
+
+    add_param_group = _light_add_param_group
+    _opt_called = True  # a scheduler of torch asks; it does not hear of ``move``
+
+    def __init__(self, flat: Tensor, **defaults: Any):
+        super().__init__([flat], defaults)
+
+    def step(self, closure: Callable[[], Any]) -> Any:
+        result = closure()
+        self.move(self.next_factor())
+        return result
+
+    # torch wraps the step of every optimiser class in a profiler's record,
+    # unless it finds it wrapped already
+    step.hooked = True
+
+
+class SGD(FlatOptimizer):
     r"""Stochastic gradient descent with scikit-learn's momentum.
 
     .. math:: v \leftarrow \mu v - \eta g, \qquad w \leftarrow w + v
@@ -56,16 +85,8 @@ class SGD(torch.optim.Optimizer):
        initialization and momentum in deep learning. ICML.
     """
 
-    add_param_group = _light_add_param_group
-    _opt_called = True  # a scheduler of torch asks; it does not hear of ``move``
-
     def __init__(self, flat: Tensor, lr: float, momentum: float = 0.9, nesterov: bool = True):
-        super().__init__([flat], {"lr": lr, "momentum": momentum, "nesterov": nesterov})
-
-    def step(self, closure: Callable[[], Any]) -> Any:
-        result = closure()
-        self.move(self.next_factor())
-        return result
+        super().__init__(flat, lr=lr, momentum=momentum, nesterov=nesterov)
 
     def constants(self) -> tuple:
         """Return what a recorded step goes by, beside its factor, making the state ready."""
@@ -96,7 +117,7 @@ class SGD(torch.optim.Optimizer):
             flat.add_(velocity)
 
 
-class Adam(torch.optim.Optimizer):
+class Adam(FlatOptimizer):
     r"""Adam in the form of its paper's section 2, as scikit-learn has it [1]_.
 
     .. math::
@@ -120,16 +141,8 @@ class Adam(torch.optim.Optimizer):
     .. [1] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
     """
 
-    add_param_group = _light_add_param_group
-    _opt_called = True  # a scheduler of torch asks; it does not hear of ``move``
-
     def __init__(self, flat: Tensor, lr: float, betas=(0.9, 0.999), eps: float = 1e-8):
-        super().__init__([flat], {"lr": lr, "betas": betas, "eps": eps})
-
-    def step(self, closure: Callable[[], Any]) -> Any:
-        result = closure()
-        self.move(self.next_factor())
-        return result
+        super().__init__(flat, lr=lr, betas=betas, eps=eps)
 
     def constants(self) -> tuple:
         """Return what a recorded step goes by, beside its factor, making the state ready."""
@@ -158,12 +171,6 @@ class Adam(torch.optim.Optimizer):
         (flat,) = group["params"]
         state = self._ready_state()
         adam_step(flat, flat.grad, state["m"], state["v"], factor, group["betas"], group["eps"])
-
-
-# torch wraps the step of every optimiser class in a profiler's record,
-# unless it finds it wrapped already.
-for _optimizer in (SGD, Adam):
-    _optimizer.step.hooked = True
 
 
 def adam_step(

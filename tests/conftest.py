@@ -111,3 +111,17 @@ def scratch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     plt.close("all")
+
+
+@pytest.fixture
+def torch_threads():
+    """Offer what sets the number of torch's threads; give them back afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads(torch_threads):
+    """Give torch two threads, so that a change to one would be seen."""
+    torch_threads(2)

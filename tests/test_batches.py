@@ -249,8 +249,6 @@ def test_last_batch_is_short_or_joins_the_one_before(
     lengths = [len(X) for X, *_ in _epoch(batches)]
     assert lengths == expected
     assert batches.n_batches == len(expected)
-    assert batches.longest_batch == max(expected)
-    assert max(chunk.longest_batch for chunk in batches) == max(expected)
 
 
 # --------------------------------------------------------------------------------------
@@ -332,14 +330,6 @@ def test_the_whole_without_any_weight_is_refused():
 
 # --------------------------------------------------------------------------------------
 # parts of rows
-
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -65,15 +65,6 @@ def _learned(estimator):
     )
 
 
-@pytest.fixture
-def two_threads():
-    """Give torch two threads, so that a change to one would be seen."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def _partial_fit(cls, params):
     classes = {"classes": np.arange(3)} if cls is DeepMLPClassifier else {}
     return cls(**{**SMALL, **params}).partial_fit(X, TARGETS[cls], **classes)

@@ -41,19 +41,8 @@ def output(network, X):
 
 
 @pytest.fixture
-def four_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def four_threads(torch_threads):
+    torch_threads(4)
 
 
 @pytest.fixture
@@ -376,28 +365,23 @@ def test_the_same_seed_gives_the_same_network_on_two_threads(kind, digits, two_t
     assert_array_equal(first.module_.flat, second.module_.flat)
 
 
-def test_threads_come_back_to_all_that_fit_side_by_side():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        inside, leave, counts = threading.Barrier(3), threading.Event(), []
+def test_threads_come_back_to_all_that_fit_side_by_side(two_threads):
+    inside, leave, counts = threading.Barrier(3), threading.Event(), []
 
-        def enter():
-            with one_thread():
-                inside.wait(timeout=30)
-                leave.wait(timeout=30)
-            counts.append(torch.get_num_threads())
+    def enter():
+        with one_thread():
+            inside.wait(timeout=30)
+            leave.wait(timeout=30)
+        counts.append(torch.get_num_threads())
 
-        threads = [threading.Thread(target=enter) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        inside.wait(timeout=30)
-        leave.set()
-        for thread in threads:
-            thread.join()
-        newcomer = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
-        newcomer.start()
-        newcomer.join()
-        assert counts == [2, 2, 2]
-    finally:
-        torch.set_num_threads(before)
+    threads = [threading.Thread(target=enter) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    inside.wait(timeout=30)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    newcomer = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+    newcomer.start()
+    newcomer.join()
+    assert counts == [2, 2, 2]
