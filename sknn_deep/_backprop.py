@@ -26,6 +26,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,90 +49,118 @@ _LOWEST_LOGIT = {
 }
 _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in _LOWEST_LOGIT}
 
-Program = list[Callable[[], object]]
+# A product of so few multiply-adds takes NumPy, whose calls cost less, half of torch's time;
+# OpenBLAS computes it on one thread. A sum of the rows is such a product by a vector, which
+# OpenBLAS spreads over threads sooner.
+_SMALL_PRODUCT, _SMALL_SUM, _SMALL_TENSOR = 2**18, 9000, 2**12
+
+Kernel = Callable[[], object]
+Program = list[Kernel]
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation and its derivative, both into a given buffer.
+    """An activation and its derivative, as kernels that write into a given buffer.
 
     Attributes
     ----------
     forward : callable
-        ``forward(z, out)`` writes the activation.
+        ``forward(z, out)`` returns the kernels that write the activation.
     backward : callable
-        ``backward(delta, saved, out)`` writes delta times the derivative; ``saved`` is the
-        activation where ``in_place``, else the pre-activation.
+        ``backward(delta, saved)`` returns the kernels that multiply delta by the derivative;
+        ``saved`` is the activation where ``in_place``, else the pre-activation.
     in_place : bool
         Whether the derivative is a function of the activation, so that ``z`` need not be kept.
     saturates : bool
         Whether the derivative can come arbitrarily close to zero without being zero.
     """
 
-    forward: Callable[[Tensor, Tensor], Tensor]
-    backward: Callable[[Tensor, Tensor, Tensor], Tensor]
+    forward: Callable[[Tensor, Tensor], Program]
+    backward: Callable[[Tensor, Tensor], Program]
     in_place: bool
     saturates: bool = True
 
 
+def _sigmoid(z: Tensor, out: Tensor) -> Program:
+    lowest = _LOWEST_LOGIT[z.dtype]
+    return [partial(torch.clamp_min_, z, lowest), partial(torch.sigmoid, z, out=out)]
+
+
+def _derivative(name: str, *constants, in_place: bool | None = None) -> Callable:
+    """Return a builder of one of torch's own backward kernels.
+
+    Those of the units that are linear above zero take the constants first and say whether
+    they are given the activation or the pre-activation.
+    """
+    kernel = getattr(aten, name).grad_input
+
+    def build(delta: Tensor, saved: Tensor) -> Program:
+        if in_place is not None:
+            return [partial(kernel, delta, *constants, in_place, saved, grad_input=delta)]
+        return [partial(kernel, delta, saved, *constants, grad_input=delta)]
+
+    return build
+
+
+def _step(delta: Tensor, a: Tensor) -> Program:
+    if delta.numel() > _SMALL_TENSOR:
+        return [partial(aten.threshold_backward.grad_input, delta, a, 0, grad_input=delta)]
+    sign = torch.empty_like(a)  # two calls, but of the kind that costs a third
+    return [partial(torch.sign, a, out=sign), partial(delta.mul_, sign)]
+
+
+def _mish_derivative(delta: Tensor, z: Tensor) -> Program:
+    return [lambda: delta.copy_(aten.mish_backward(delta, z))]  # it has no form with a buffer
+
+
 ACTIVATIONS = {
-    "identity": Activation(
-        lambda z, out: out, lambda delta, a, out: out, in_place=True, saturates=False
-    ),
-    "logistic": Activation(
-        lambda z, out: torch.sigmoid(z.clamp_min_(_LOWEST_LOGIT[z.dtype]), out=out),
-        lambda delta, a, out: aten.sigmoid_backward.grad_input(delta, a, grad_input=out),
-        in_place=True,
-    ),
+    "identity": Activation(lambda z, out: [], lambda delta, a: [], in_place=True, saturates=False),
+    "logistic": Activation(_sigmoid, _derivative("sigmoid_backward"), in_place=True),
     "tanh": Activation(
-        lambda z, out: torch.tanh(z, out=out),
-        lambda delta, a, out: aten.tanh_backward.grad_input(delta, a, grad_input=out),
+        lambda z, out: [partial(torch.tanh, z, out=out)],
+        _derivative("tanh_backward"),
         in_place=True,
     ),
     "relu": Activation(
-        lambda z, out: torch.relu_(out),
-        lambda delta, a, out: aten.threshold_backward.grad_input(delta, a, 0, grad_input=out),
+        lambda z, out: [partial(torch.relu_, out)],
+        _step,
         in_place=True,
         saturates=False,
     ),
     "leaky_relu": Activation(
-        lambda z, out: aten.leaky_relu.out(z, 0.01, out=out),
-        lambda delta, a, out: aten.leaky_relu_backward.grad_input(
-            delta, a, 0.01, True, grad_input=out
-        ),
+        lambda z, out: [partial(aten.leaky_relu.out, z, 0.01, out=out)],
+        lambda delta, a: [
+            partial(aten.leaky_relu_backward.grad_input, delta, a, 0.01, True, grad_input=delta)
+        ],
         in_place=True,
         saturates=False,
     ),
     "elu": Activation(
-        lambda z, out: aten.elu.out(z, 1, 1, 1, out=out),
-        lambda delta, a, out: aten.elu_backward.grad_input(delta, 1, 1, 1, True, a, grad_input=out),
+        lambda z, out: [partial(aten.elu.out, z, 1, 1, 1, out=out)],
+        _derivative("elu_backward", 1, 1, 1, in_place=True),
         in_place=True,
     ),
     "selu": Activation(
-        lambda z, out: aten.elu.out(z, *_SELU, 1, out=out),
-        lambda delta, a, out: aten.elu_backward.grad_input(
-            delta, *_SELU, 1, True, a, grad_input=out
-        ),
+        lambda z, out: [partial(aten.elu.out, z, *_SELU, 1, out=out)],
+        _derivative("elu_backward", *_SELU, 1, in_place=True),
         in_place=True,
     ),
     "gelu": Activation(
-        lambda z, out: aten.gelu.out(z, out=out),
-        lambda delta, z, out: aten.gelu_backward.grad_input(delta, z, grad_input=out),
+        lambda z, out: [partial(aten.gelu.out, z, out=out)],
+        _derivative("gelu_backward"),
         in_place=False,
     ),
     "silu": Activation(
-        lambda z, out: aten.silu.out(z, out=out),
-        lambda delta, z, out: aten.silu_backward.grad_input(delta, z, grad_input=out),
+        lambda z, out: [partial(aten.silu.out, z, out=out)],
+        _derivative("silu_backward"),
         in_place=False,
     ),
     "mish": Activation(
-        lambda z, out: aten.mish.out(z, out=out),
-        lambda delta, z, out: out.copy_(aten.mish_backward(delta, z)),
-        in_place=False,
+        lambda z, out: [partial(aten.mish.out, z, out=out)], _mish_derivative, in_place=False
     ),
     "softplus": Activation(
-        lambda z, out: aten.softplus.out(z, 1, 20, out=out),
-        lambda delta, z, out: aten.softplus_backward.grad_input(delta, z, 1, 20, grad_input=out),
+        lambda z, out: [partial(aten.softplus.out, z, 1, 20, out=out)],
+        _derivative("softplus_backward", 1, 20),
         in_place=False,
     ),
 }
@@ -180,10 +209,10 @@ class Backprop:
             self._workspaces[key] = Workspace(self, chunk)
         return self._workspaces[key]
 
-    def empty_output(self, n_rows: int) -> Tensor:
-        """Return a buffer for the output of so many rows."""
+    def empty_output(self, n_batches: int, n_rows: int) -> Tensor:
+        """Return a buffer for the outputs of some batches of so many rows."""
         weight = self._layers[-1].weight
-        return empty_matrix((*weight.shape[:-2], n_rows, weight.shape[-2]), like=weight)
+        return empty_matrix((n_batches, *weight.shape[:-2], n_rows, weight.shape[-2]), like=weight)
 
     def program(self, X: Tensor, target: Tensor, scale: Tensor, raw: Tensor) -> Program:
         """Return the kernels that write the output of a batch, and the gradient of its loss.
@@ -225,58 +254,99 @@ class Backprop:
 
 
 class Workspace:
-    """The programs of a chunk's batches, its encoded targets and its raw outputs.
+    """The programs of a chunk's batches, their raw outputs and encoded targets.
+
+    The output of each batch lies in one piece of memory, by column where it is narrow, and
+    those of all batches of one length side by side, so that their losses are one operation.
 
     Attributes
     ----------
     programs : list of Program
         One for each batch of the chunk.
-    raw : Tensor of shape (rows, n_outputs)
+    raws : list of Tensor of shape (batch, n_outputs)
         The output of each batch before its step.
     """
 
     def __init__(self, backprop: Backprop, chunk: Chunk):
-        self._loss, self._chunk, self._parts = backprop.loss, chunk, chunk.parts
-        self.raw = backprop.empty_output(chunk.X.shape[-2])
-        self._target = chunk.target
-        if self._loss.encode is not None:
-            self._target = backprop.empty_output(chunk.X.shape[-2])
-        self._scale = chunk.scale
-        if self._scale is None:
-            lengths = np.array([part.stop - part.start for part in chunk.parts])
-            self._scale = self.raw.new_tensor(np.repeat(1.0 / lengths, lengths)).unsqueeze(1)
-        self.programs = []
-        for part in chunk.parts:
-            X, target = chunk.X[..., part, :], self._target[..., part, :]
-            # a factor that all rows share costs less than one of each
-            scale = self._scale[part.start, 0] if chunk.scale is None else self._scale[part]
-            self.programs.append(backprop.program(X, target, scale, self.raw[..., part, :]))
+        self._chunk, self.programs, self.raws = chunk, [], []
+        self._backprop, self._batches = backprop, []
+        lengths = [part.stop - part.start for part in chunk.parts]
+        n_alike = len(lengths) if lengths[-1] == lengths[0] else len(lengths) - 1
+        # all batches but the last have one length
+        groups = [slice(0, n_alike), slice(n_alike, len(lengths))]
+        self._groups = [
+            self._group(chunk, chunk.parts[group]) for group in groups if chunk.parts[group]
+        ]
 
-    def load(self, chunk: Chunk) -> None:
-        """Make the targets of a chunk, which has this one's buffers, what the loss takes."""
-        if self._loss.encode is not None:
-            self._loss.encode(chunk.target, self._target)
+    def _group(self, chunk: Chunk, parts: list[slice]) -> "_Group":
+        """Add the programs of batches of one length."""
+        backprop, loss = self._backprop, self._backprop.loss
+        length, n_batches = parts[0].stop - parts[0].start, len(parts)
+        raw = backprop.empty_output(n_batches, length)
+
+        def batches_of(rows: Tensor, dim: int) -> Tensor:
+            rows = rows.narrow(dim, parts[0].start, n_batches * length)
+            return rows.unflatten(dim, (n_batches, length)).movedim(dim - 1, 0)
+
+        has_labels = chunk.target.ndim < chunk.X.ndim
+        labels = target = batches_of(chunk.target, -1 if has_labels else -2)
+        if loss.encode is not None:
+            target = backprop.empty_output(n_batches, length)
+        if chunk.scale is None:
+            # a factor that all rows share costs less than one of each
+            scale = raw.new_full((n_batches,) + (1,) * (raw.ndim - 1), 1 / length)
+        else:
+            shape = (*chunk.X.shape[:-1], 1)
+            scale = batches_of(chunk.scale.expand(shape), -2)
+        for i, part in enumerate(parts):
+            own_scale = scale[i].squeeze() if chunk.scale is None else scale[i]
+            batch = (target[i], own_scale, raw[i])
+            self.programs.append(backprop.program(chunk.X[..., part, :], *batch))
+            self.raws.append(raw[i])
+            self._batches.append(batch)
+        return _Group(raw, labels, target, scale)
+
+    def load(self) -> None:
+        """Make the present targets of the chunk's buffers what the loss takes."""
+        loss = self._backprop.loss
+        if loss.encode is not None:
+            for group in self._groups:
+                loss.encode(group.labels, group.target)
 
     def losses(self) -> Tensor:
-        """Return the mean loss of every batch, each before its own step; shape (n_batches,)."""
-        losses = self._loss.per_sample(self.raw, self._target) * self._scale.squeeze(1)
-        # all batches but the last have one length
-        *others, last = self._parts
-        sums = [losses[..., last].sum(dim=-1, keepdim=True)]
-        if others:
-            shape = (len(others), others[0].stop)
-            sums.insert(0, losses[..., : last.start].unflatten(-1, shape).sum(dim=-1))
-        return torch.cat(sums, dim=-1)
+        """Return the mean loss of every batch, each before its own step.
+
+        Its shape is (n_batches,), for a stack (n_networks, n_batches).
+        """
+        per_sample = self._backprop.loss.per_sample
+        losses = [
+            (per_sample(group.raw, group.target) * group.scale.squeeze(-1)).sum(dim=-1)
+            for group in self._groups
+        ]
+        return torch.cat(losses).movedim(0, -1)
 
     def loss(self, number: int) -> Tensor:
         """Return the mean loss of one batch."""
-        rows = self._parts[number]
-        losses = self._loss.per_sample(self.raw[..., rows, :], self._target[..., rows, :])
-        return (losses * self._scale[rows].squeeze(1)).sum(dim=-1)
+        target, scale, raw = self._batches[number]
+        losses = self._backprop.loss.per_sample(raw, target)
+        return (losses * (scale.squeeze(-1) if scale.ndim else scale)).sum(dim=-1)
+
+
+class _Group(NamedTuple):
+    """Some batches of one length: the first dimension is that of the batches."""
+
+    raw: Tensor
+    labels: Tensor
+    target: Tensor
+    scale: Tensor
 
 
 class _Pass:
     """One dense layer's kernels for batches of one length, and their buffers.
+
+    Kernels that only touch these buffers are built once for all batches: in a small
+    network, whose step is a matter of microseconds, those of other batches would push them
+    out of the cache.
 
     Attributes
     ----------
@@ -298,8 +368,15 @@ class _Pass:
         self._matmul = torch.bmm if self._is_stack else torch.mm
         self._product_dtype, self._pace = product_dtype, pace
         self._casts: dict[str, list[Tensor]] = {}
-        self._narrow_gradient: Tensor | None = None
+        self._built: dict[tuple, Program] = {}
         self._work = n_rows * layer.weight.numel()
+        # NumPy knows neither stacks nor bfloat16 nor devices
+        self._is_small = (
+            self._work <= _SMALL_PRODUCT
+            and not self._is_stack
+            and product_dtype is None
+            and layer.weight.device.type == "cpu"
+        )
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
         new = partial(empty_matrix, shape, like=layer.weight)
         self.delta, self._ones = new(), layer.weight.new_ones((*shape[:-2], 1, n_rows))
@@ -316,62 +393,79 @@ class _Pass:
         These are the output and what the activation's derivative is a function of. The
         output layer, which has neither normalisation nor dropout, writes it to ``out``.
         """
-        layer, z, y, a = self._layer, self._z, self._y, self._a
+        z, y, a = self._z, self._y, self._a
         if out is not None:
             a = out
             z = y = out if self._activation.in_place else z
-        saved = a if self._activation.in_place else y
+        kernels = self._once(self._product, "forward", x, z) + self._once(self._activate, z, y, a)
+        return (
+            kernels,
+            a if self._kept is None else self._kept,
+            a if self._activation.in_place else y,
+        )
+
+    def _activate(self, z: Tensor, y: Tensor, a: Tensor) -> Program:
+        layer = self._layer
         bias = layer.bias.unsqueeze(-2) if self._is_stack else layer.bias
-        kernels = [
-            *self._product("forward", x, layer.weight.mT, z),
-            self._elementwise(z.add_, bias),
-        ]
+        kernels: Program = [partial(z.add_, bias)]
         kernels += [norm.forward for norm in self._norms]
-        if layer.activation != "identity":
-            kernels.append(self._elementwise(self._activation.forward, y, a))
-        if self._mask is None:
-            return kernels, a, saved
-        masks = zip(layer.dropout, _rows(self._mask), strict=True)
-        kernels += [partial(dropout.draw_, mask) for dropout, mask in masks]
-        kernels.append(partial(torch.mul, a, self._mask, out=self._kept))
-        return kernels, self._kept, saved
+        kernels += self._activation.forward(y, a)
+        kernels = [self._elementwise(kernel) for kernel in kernels]
+        if self._mask is not None:
+            masks = zip(layer.dropout, _rows(self._mask), strict=True)
+            kernels += [partial(dropout.draw_, mask) for dropout, mask in masks]
+            kernels.append(partial(torch.mul, a, self._mask, out=self._kept))
+        return kernels
 
     def backward(self, x: Tensor, saved: Tensor) -> Program:
         """Return the kernels that take delta back to the pre-activation, and the gradients'."""
-        layer, activation, delta = self._layer, self._activation, self.delta
-        kernels: Program = []
+        return self._once(self._differentiate, saved) + self._once(self._gradients, x)
+
+    def _differentiate(self, saved: Tensor) -> Program:
+        delta = self.delta
+        kernels = self._activation.backward(delta, saved)
         if self._mask is not None:
-            kernels.append(partial(delta.mul_, self._mask))
-        if layer.activation != "identity":
-            kernels.append(self._elementwise(activation.backward, delta, saved, delta))
+            kernels.insert(0, partial(delta.mul_, self._mask))
         if self._norms:
             norms = zip(self._norms, _rows(delta), strict=True)
             kernels += [partial(norm.backward, delta_k) for norm, delta_k in norms]
-        if activation.saturates:
-            negligible = _NEGLIGIBLE[delta.dtype]
-            kernels.append(self._elementwise(_shrink, delta, negligible))
-        kernels += self._gradient_of_weight(x)
-        # a sum over the batch, which for small layers takes half the time as a product
-        sums = layer.bias_grad.unsqueeze(-2)
-        kernels.append(partial(self._matmul, self._ones, delta, out=sums))
-        return kernels
+        if self._activation.saturates:
+            kernels.append(partial(_shrink, delta, _NEGLIGIBLE[delta.dtype]))
+        return [self._elementwise(kernel) for kernel in kernels]
 
-    def _gradient_of_weight(self, x: Tensor) -> Program:
-        gradient, delta = self._layer.weight_grad, self.delta
-        if not is_narrow(*gradient.shape[-2:]):
-            return self._product("gradient", delta.mT, x, gradient)
-        if self._narrow_gradient is None:
-            self._narrow_gradient = empty_matrix(gradient.shape, like=gradient)
-        product = self._product("gradient", delta.mT, x, self._narrow_gradient)
-        return [*product, partial(gradient.copy_, self._narrow_gradient)]
+    def _gradients(self, x: Tensor) -> Program:
+        sums = self._layer.bias_grad.unsqueeze(-2)
+        return [
+            *self._product("gradient", x, self._layer.weight_grad),
+            # a sum over the batch, which for small layers takes half the time as a product
+            self._multiply(self._ones, self.delta, sums, self.delta.numel() <= _SMALL_SUM),
+        ]
 
     def delta_of_input(self, out: Tensor) -> Program:
         """Return the kernels that write the gradient with respect to the layer's input."""
-        return self._product("delta", self.delta, self._layer.weight, out)
+        return self._once(self._product, "delta", None, out)
 
-    def _product(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
-        if self._product_dtype is None:
-            return [self._threaded(partial(self._matmul, left, right, out=out))]
+    def _product(self, name: str, x: Tensor | None, out: Tensor) -> Program:
+        """Return the kernels of one of the layer's three products."""
+        left, right = {
+            "forward": (x, self._layer.weight.mT),
+            "gradient": (self.delta.mT, x),
+            "delta": (self.delta, self._layer.weight),
+        }[name]
+        if self._product_dtype is not None:
+            return self._product_of_casts(name, left, right, out)
+        if self._is_small or not self._wants_buffer(out):
+            return [self._multiply(left, right, out, small=True)]
+        buffer = empty_matrix(out.shape, like=out)
+        return [self._multiply(left, right, buffer, small=True), partial(out.copy_, buffer)]
+
+    def _wants_buffer(self, out: Tensor) -> bool:
+        """Return whether a product is faster into a buffer: by column where it is narrow."""
+        if self._is_stack:
+            return not (out.is_contiguous() or out.mT.is_contiguous())
+        return is_narrow(*out.shape) and out.is_contiguous()
+
+    def _product_of_casts(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
         if name not in self._casts:
             self._casts[name] = [
                 torch.empty_like(tensor, dtype=self._product_dtype) for tensor in (left, right, out)
@@ -380,15 +474,32 @@ class _Pass:
         return [
             partial(factors[0].copy_, left),
             partial(factors[1].copy_, right),
-            self._threaded(partial(self._matmul, *factors, out=product)),
+            self._multiply(*factors, product, small=False),
             partial(out.copy_, product),
         ]
 
-    def _elementwise(self, kernel: Callable[..., object], *args) -> Callable[[], object]:
-        return self._pace.threaded(partial(kernel, *args), n_elements=self.delta.numel())
-
-    def _threaded(self, product: Callable[[], object]) -> Callable[[], object]:
+    def _multiply(self, left: Tensor, right: Tensor, out: Tensor, small: bool) -> Kernel:
+        """Return a product as a kernel; where it may be small, by NumPy if it is."""
+        # a product by column is the transposed product by row, the only one that NumPy and
+        # stacks know
+        by_column = (small and self._is_small) or self._is_stack
+        if by_column and not out.is_contiguous():
+            left, right, out = right.mT, left.mT, out.mT
+        if small and self._is_small:
+            return partial(np.dot, left.numpy(), right.numpy(), out.numpy())
+        product = partial(self._matmul, left, right, out=out)
         return self._pace.threaded(product, multiply_adds=self._work)
+
+    def _elementwise(self, kernel: Kernel) -> Kernel:
+        return self._pace.threaded(kernel, n_elements=self.delta.numel())
+
+    def _once(self, build: Callable[..., Program], *args) -> Program:
+        """Return what a method builds of tensors, from the time before if it is the same."""
+        # they are kept beside it, so that no other can get the name
+        key = (build, *map(id, args))
+        if key not in self._built:
+            self._built[key] = (build(*args), args)
+        return self._built[key][0]
 
 
 class _Norm:

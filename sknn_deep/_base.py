@@ -19,6 +19,7 @@ from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
 from skorch.dataset import Dataset
+from skorch.history import History
 
 from sknn_deep import _batches, _optimizers
 from sknn_deep._batches import Batches, Chunk, Samples, check_weight, dense, whole
@@ -29,10 +30,13 @@ from sknn_deep._device import (
     resolve_device,
     seeded_generator,
 )
+from sknn_deep._engine import Engine
+from sknn_deep._lbfgs import fit_lbfgs
 from sknn_deep._losses import Loss
+from sknn_deep._net import Net
 from sknn_deep._network import ACTIVATIONS, NORMALIZATIONS, Network
 from sknn_deep._optimizers import DEFAULT_WEIGHT_DECAY, STOCHASTIC_SOLVERS
-from sknn_deep._trainer import Progress, Trainer, Validation, fit_lbfgs
+from sknn_deep._training import Progress, Training, Validation
 from sknn_deep._validation import (
     Interval,
     Options,
@@ -165,33 +169,45 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _train(self, given, incremental: bool, held_out):
         """Validate, train, check: what ``_fit`` does once torch's modes are set."""
-        before = dict(vars(self))
-        try:
-            random_state = check_random_state(self.random_state)
-            samples = self._prepare(*given, random_state, incremental)
-            batches, validation = self._arrange(samples, held_out, random_state)
-        except BaseException:
-            # nothing is lost: what was fitted before is fitted still
-            vars(self).clear()
-            vars(self).update(before)
-            raise
+        random_state, batches, validation = self._take_in(given, incremental, held_out)
         callbacks = [] if incremental else self._sklearn_callbacks(given)
         try:
             if self.solver == "lbfgs":
                 self._fit_lbfgs(batches, callbacks)
             else:
-                self._fit_stochastic(batches, validation, random_state, incremental, callbacks)
+                training = self._training(batches, validation, random_state, incremental, callbacks)
+                training.run(self._engine(training))
+                self._take_over(training)
         finally:
-            self.module_.eval()
-            self.module_.set_generator(None)
-            self._progress.stop_watching()
+            self._end_training()
+        self._check_weights()
+        return self
+
+    def _take_in(self, given, incremental: bool, held_out):
+        """Validate the data and make the network ready; where that fails, nothing is lost."""
+        before = dict(vars(self))
+        try:
+            random_state = check_random_state(self.random_state)
+            samples = self._prepare(*given, random_state, incremental)
+            return random_state, *self._arrange(samples, held_out, random_state)
+        except BaseException:
+            # what was fitted before is fitted still
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _end_training(self) -> None:
+        self.module_.eval()
+        self.module_.set_generator(None)
+        self._progress.stop_watching()
+
+    def _check_weights(self) -> None:
         if not self.module_.flat.isfinite().all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
                 "values and need to be preprocessed, or the step is too large: scale the input "
                 f"(StandardScaler) or lower learning_rate_init={self.learning_rate_init}."
             )
-        return self
 
     def _prepare(self, X, y, sample_weight, random_state, incremental: bool) -> Samples:
         """Validate the data and make the network ready, a new one or that of the last call."""
@@ -352,33 +368,63 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         for callback in callbacks:
             callback.on_train_end(None)
 
-    def _fit_stochastic(
+    def _training(
         self,
         batches: Batches,
         validation: Validation | None,
         random_state: np.random.RandomState,
-        incremental: bool,
-        callbacks: list[SklearnCallbacks],
-    ) -> None:
+        incremental: bool = False,
+        sklearn_callbacks: Sequence[SklearnCallbacks] = (),
+    ) -> Training:
+        """Return the course of a training by batches."""
         network, progress = self.module_, self._progress
         if validation is not None:
             progress.watch_validation(network)
         self._publish(progress)
-        trainer = Trainer(
+        if self.history_ is None:
+            self.history_ = History()
+        parts = {
+            "loss": self._make_loss(),
+            "optimizer": self._make_optimizer(incremental),
+            "history": self.history_,
+        }
+        callbacks, net = [*sklearn_callbacks, *(self.callbacks or [])], None
+        if callbacks:
+            net = Net(
+                network,
+                **parts,
+                callbacks=callbacks,
+                verbose=int(self.verbose),
+                scored=self._without_feature_names(),
+            )
+        return Training(
             self,
             network,
-            loss=self._make_loss(),
-            optimizer=self._make_optimizer(incremental),
-            weight_decay=self._weight_decay(),
+            **parts,
+            batches=batches,
+            validation=validation,
+            random_state=random_state,
             progress=progress,
-            history=self.history_,
-            callbacks=[*callbacks, *(self.callbacks or [])],
-            records_batches=bool(self.callbacks),
-            scored=self._without_feature_names(),
+            net=net,
+            incremental=incremental,
         )
-        self.history_ = trainer.history_
-        self.n_iter_ = trainer.train(batches, validation, random_state, incremental=incremental)
-        self._publish(progress)
+
+    def _engine(self, training: Training) -> Engine:
+        """Return what trains one network's epochs."""
+        return Engine(
+            training.network,
+            training.loss,
+            training.optimizer,
+            alpha=self.alpha,
+            weight_decay=self._weight_decay(),
+            max_grad_norm=self.max_grad_norm,
+            product_dtype=torch.bfloat16 if self.dtype == "bfloat16" else None,
+        )
+
+    def _take_over(self, training: Training) -> None:
+        """Set what a finished training has come to."""
+        self.n_iter_ = training.n_iter
+        self._publish(self._progress)
 
     def _publish(self, progress: Progress) -> None:
         """Set scikit-learn's fitted attributes from the progress of the training."""

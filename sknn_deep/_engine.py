@@ -2,14 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sknn_deep._backprop import Backprop, Program, Workspace
-from sknn_deep._batches import Chunk
+from sknn_deep._batches import Batches, Chunk
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
 from sknn_deep._optimizers import (
@@ -21,7 +21,7 @@ from sknn_deep._optimizers import (
     set_learning_rate,
     zero_negligible_state,
 )
-from sknn_deep._threads import Pace
+from sknn_deep._threads import Pace, one_thread
 
 # Often enough that neither weights nor moments decay to denormal numbers in between.
 _STEPS_BETWEEN_FLUSHES = 16
@@ -30,6 +30,24 @@ _STEPS_BETWEEN_FLUSHES = 16
 _SIMPLE_OPTIMIZERS = (SGD, Adam, Muon, *TORCH_OPTIMIZERS.values())
 # CUDA records one graph at a time in a process.
 _recording = threading.Lock()
+
+
+class EpochLosses(NamedTuple):
+    """What an epoch has come to, batch by batch.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_batches,)
+        Mean loss of each batch before its step, as ``loss_curve_`` reports it.
+    sizes : list of int
+        Rows of each batch.
+    weight_sums : list of float
+        Sum of the weights of each batch.
+    """
+
+    values: np.ndarray
+    sizes: list[int]
+    weight_sums: list[float]
 
 
 class Engine:
@@ -92,15 +110,45 @@ class Engine:
             lambda penalty: add_scaled_(weights.grad, weights, penalty),
             n_elements=weights.numel(),
         )
-        if type(optimizer) in (SGD, Adam):
-            n_elements = 4 * network.flat.numel()  # weights, gradients, two moments
-            self._move = self.pace.threaded(optimizer.move, n_elements=n_elements)
+        self._has_modes = network.has_dropout or network.has_normalization
+
+    def train_epoch(self, batches: Batches, rates: Sequence[float] | None = None) -> EpochLosses:
+        """Take a step along each batch of a set.
+
+        Parameters
+        ----------
+        batches : Batches
+        rates : sequence of float, length n_batches, default=None
+            The learning rate of each step, where it changes from batch to batch.
+        """
+        sizes: list[int] = []
+        weight_sums: list[float] = []
+        # in one place: a small tensor kept from each batch would split the memory between them
+        results = self._network.flat.new_empty((2, batches.n_batches))
+        if self._has_modes:
+            self._network.train()
+        self.freeze()
+        with one_thread():
+            self.pace.resume()
+            for chunk in batches:
+                done = slice(len(sizes), len(sizes) + len(chunk.parts))
+                results[0, done], results[1, done] = self.train(chunk, rates and rates[done])
+                sizes += [part.stop - part.start for part in chunk.parts]
+                weight_sums += chunk.weight_sums
+            self.pace.pause()
+        if self._has_modes:
+            self._network.eval()
+        # the one time in an epoch that the host waits for the device
+        values = reported_losses(results.cpu(), weight_sums, self._alpha, self._loss)
+        return EpochLosses(values, sizes, weight_sums)
 
     def freeze(self) -> None:
         """Keep parameters that want no gradient as they are now."""
         parameters = [p.detach() for p in self._network.frozen_parameters()]
         self._frozen = [(parameter, parameter.clone()) for parameter in parameters]
 
+    # diverged weights are an error once the training has ended, or restored to the best
+    @np.errstate(over="ignore", invalid="ignore")
     def train(self, chunk: Chunk, rates: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
         """Take a step along each batch of a chunk.
 
@@ -119,7 +167,7 @@ class Engine:
         """
         self._network.attach_gradients()
         work = self._backprop.workspace(chunk)
-        work.load(chunk)
+        work.load()
         plain = (
             type(self._optimizer) in (SGD, Adam)
             and self.listener is None
@@ -143,22 +191,11 @@ class Engine:
         """Let go of the graphs and the memory that they hold."""
         self._graphs.clear()
 
-    def reported_losses(
-        self, losses: np.ndarray, squared_norms: np.ndarray, weight_sums: list[float]
-    ) -> np.ndarray:
-        """Return what ``loss_curve_`` is made of: the penalty included, on its scale."""
-        penalties = 0.5 * np.array(self._penalties(weight_sums))
-        return losses * self._loss.reported_scale + penalties * squared_norms
-
-    def _penalties(self, weight_sums: list[float]) -> list[float]:
-        """Return the factor of the L2 penalty's gradient in each batch."""
-        return [self._alpha / weight_sum if weight_sum else 0.0 for weight_sum in weight_sums]
-
     def _factors(
         self, chunk: Chunk, rates: Sequence[float] | None
     ) -> Iterator[tuple[float, float, float]]:
         """Yield what :meth:`plain_steps` asks for, step by step."""
-        for number, penalty in enumerate(self._penalties(chunk.weight_sums)):
+        for number, penalty in enumerate(penalty_factors(self._alpha, chunk.weight_sums)):
             if rates is not None:
                 set_learning_rate(self._optimizer, rates[number])
             decay = 1 - self._optimizer.param_groups[0]["lr"] * self._weight_decay
@@ -182,13 +219,15 @@ class Engine:
             Of the weights before each step.
         """
         squared_norms = []
+        n_elements = 4 * self._network.flat.numel()  # weights, gradients, two moments
+        move = self.pace.threaded(self._optimizer.kernel(), n_elements=n_elements)
         with torch.inference_mode():  # autograd has nothing to note
             for program, (penalty, decay, factor) in zip(work.programs, factors, strict=True):
                 self._flush_now_and_then()
                 squared_norms.append(self._write_gradient(program, penalty))
                 if self._weight_decay:
                     self._network.weights.mul_(decay)
-                self._move(factor)
+                move(factor)
                 self.pace.step_done()
         return torch.stack(squared_norms)
 
@@ -201,9 +240,9 @@ class Engine:
     def _steps(self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None) -> Tensor:
         """Take a chunk's steps whatever the optimiser, and tell the listener of each."""
         squared_norms = [self._none] * len(chunk.parts)
-        for number, penalty in enumerate(self._penalties(chunk.weight_sums)):
+        for number, penalty in enumerate(penalty_factors(self._alpha, chunk.weight_sums)):
             if chunk.weight_sums[number] == 0:
-                work.raw[chunk.parts[number]] = 0.0
+                work.raws[number].zero_()
                 continue  # no row of this batch counts
             if rates is not None:
                 set_learning_rate(self._optimizer, rates[number])
@@ -219,13 +258,13 @@ class Engine:
         self.listener.batch_begins(*batch)
         squared_norm = self._step(work, chunk, number, penalty)
         loss = work.loss(number) * self._loss.reported_scale + 0.5 * penalty * squared_norm
-        self.listener.batch_ends(*batch, loss, work.raw[part].clone())
+        self.listener.batch_ends(*batch, loss, work.raws[number].clone())
         return squared_norm
 
     def _step(self, work: Workspace, chunk: Chunk, number: int, penalty: float) -> Tensor:
         calls = []
         optimizer, program = self._optimizer, work.programs[number]
-        raw = work.raw[chunk.parts[number]]
+        raw = work.raws[number]
 
         def gradient() -> Tensor | None:
             self.in_optimizer = False
@@ -274,6 +313,29 @@ class Engine:
         return squared_norm
 
 
+def penalty_factors(alpha: float, weight_sums: Sequence[float]) -> list[float]:
+    """Return the factor of the L2 penalty's gradient in each batch."""
+    return [alpha / weight_sum if weight_sum else 0.0 for weight_sum in weight_sums]
+
+
+def reported_losses(
+    results: Tensor, weight_sums: Sequence[float], alpha: float, loss: Loss
+) -> np.ndarray:
+    """Return what ``loss_curve_`` is made of: the penalty included, on its scale.
+
+    Parameters
+    ----------
+    results : Tensor of shape (2, n_batches)
+        Mean losses, and squared norms of the weights.
+    weight_sums : sequence of float
+    alpha : float
+    loss : Loss
+    """
+    losses, squared_norms = results.numpy().astype(np.float64)
+    penalties = 0.5 * np.array(penalty_factors(alpha, weight_sums))
+    return losses * loss.reported_scale + penalties * squared_norms
+
+
 class _Graph:
     """The steps of a chunk as one CUDA graph, which a single call of the host starts [1]_.
 
@@ -290,7 +352,7 @@ class _Graph:
         self, work: Workspace, generator: torch.Generator | None, stream: torch.cuda.Stream
     ):
         self._work, self._generator, self._stream = work, generator, stream
-        self._table = work.raw.new_empty((len(work.programs), 3))
+        self._table = work.raws[0].new_empty((len(work.programs), 3))
         self._graph: torch.cuda.CUDAGraph | None = None
         self._is_first = True
 

@@ -34,10 +34,13 @@ _light_add_param_group = getattr(
 )
 
 
+Move = Callable[[float | Tensor], None]
+
+
 class FlatOptimizer(torch.optim.Optimizer):
     """Base of the optimisers written here, which move one flat buffer.
 
-    A subclass provides ``next_factor``, ``move`` and ``constants``.
+    A subclass provides ``next_factor``, ``kernel`` and ``constants``.
 
     Parameters
     ----------
@@ -48,14 +51,14 @@ class FlatOptimizer(torch.optim.Optimizer):
     """
 
     add_param_group = _light_add_param_group
-    _opt_called = True  # a scheduler of torch asks; it does not hear of ``move``
+    _opt_called = True  # a scheduler of torch asks; it does not hear of ``kernel``
 
     def __init__(self, flat: Tensor, **defaults: Any):
         super().__init__([flat], defaults)
 
     def step(self, closure: Callable[[], Any]) -> Any:
         result = closure()
-        self.move(self.next_factor())
+        self.kernel()(self.next_factor())
         return result
 
     # torch wraps the step of every optimiser class in a profiler's record,
@@ -105,16 +108,12 @@ class SGD(FlatOptimizer):
         """Return the factor of the gradient in the next step."""
         return self.param_groups[0]["lr"]
 
-    def move(self, factor: float | Tensor) -> None:
-        """Move the weights by their present gradient."""
+    def kernel(self) -> Move:
+        """Return what moves the weights by their gradient, given a factor."""
         (group,) = self.param_groups
         (flat,) = group["params"]
-        state, momentum = self._ready_state(), group["momentum"]
-        velocity = add_scaled_(state["velocity"].mul_(momentum), flat.grad, -factor)
-        if group["nesterov"]:
-            add_scaled_(flat.add_(velocity, alpha=momentum), flat.grad, -factor)
-        else:
-            flat.add_(velocity)
+        velocity = self._ready_state()["velocity"]
+        return sgd_kernel(flat, flat.grad, velocity, group["momentum"], group["nesterov"])
 
 
 class Adam(FlatOptimizer):
@@ -165,24 +164,38 @@ class Adam(FlatOptimizer):
         beta_1, beta_2 = group["betas"]
         return group["lr"] * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
 
-    def move(self, factor: float | Tensor) -> None:
-        """Move the weights by their present gradient."""
+    def kernel(self) -> Move:
+        """Return what moves the weights by their gradient, given a factor."""
         (group,) = self.param_groups
         (flat,) = group["params"]
         state = self._ready_state()
-        adam_step(flat, flat.grad, state["m"], state["v"], factor, group["betas"], group["eps"])
+        return adam_kernel(flat, flat.grad, state["m"], state["v"], group["betas"], group["eps"])
 
 
-def adam_step(
+def sgd_kernel(
+    param: Tensor, gradient: Tensor, velocity: Tensor, momentum: float, nesterov: bool
+) -> Move:
+    """Return what takes one step of :class:`SGD` in place, given its learning rate."""
+
+    def move(factor: float | Tensor) -> None:
+        add_scaled_(velocity.mul_(momentum), gradient, -factor)
+        if nesterov:
+            add_scaled_(param.add_(velocity, alpha=momentum), gradient, -factor)
+        else:
+            param.add_(velocity)
+
+    return move
+
+
+def adam_kernel(
     param: Tensor,
     gradient: Tensor,
     m: Tensor,
     v: Tensor,
-    factor: float | Tensor,
     betas: tuple[float, float],
     eps: float,
-) -> None:
-    """Take one step of :class:`Adam` in place, in one pass over memory where torch can.
+) -> Move:
+    """Return what takes one step of :class:`Adam` in place, in one pass over memory if possible.
 
     torch's fused kernel is private and checks no shapes, so they are checked here; on a
     CPU it is faster than the public operations that stand in for it
@@ -191,10 +204,14 @@ def adam_step(
     Parameters
     ----------
     param, gradient, m, v : Tensor, of one shape, type and device
-    factor : float or Tensor of shape ()
-        The learning rate with the correction of the moments' bias.
     betas : (float, float)
     eps : float
+
+    Returns
+    -------
+    move : callable
+        Takes a step, given the learning rate with the correction of the moments' bias: a
+        number, or on a device a tensor.
 
     Raises
     ------
@@ -208,19 +225,30 @@ def adam_step(
                 f"Adam's tensors differ: a parameter of {_kind(param)} beside {_kind(other)}."
             )
     beta_1, beta_2 = betas
-    is_fusible = device.type == "cpu" and param.is_contiguous() and isinstance(factor, float)
-    if _fused_adam is not None and is_fusible:
-        # after infinitely many steps the kernel's own corrections of the bias are one
-        _fused_adam(
-            [param], [gradient], [m], [v], [], [_INFINITELY_MANY],
-            lr=factor, beta1=beta_1, beta2=beta_2, eps=eps,
-            weight_decay=0.0, amsgrad=False, maximize=False,
-        )  # fmt: skip
-        return
-    with torch.no_grad():
-        m.lerp_(gradient, 1 - beta_1)
-        v.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
-        param.sub_(torch.div(m, v.sqrt().add_(eps)).mul_(factor))
+
+    def by_public_operations(factor: float | Tensor) -> None:
+        with torch.no_grad():
+            m.lerp_(gradient, 1 - beta_1)
+            v.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+            param.sub_(torch.div(m, v.sqrt().add_(eps)).mul_(factor))
+
+    without_gaps = all(tensor.is_contiguous() for tensor in (param, gradient, m, v))
+    if _fused_adam is None or device.type != "cpu" or not without_gaps:
+        return by_public_operations
+    # after infinitely many steps the kernel's own corrections of the bias are one
+    tensors = [param], [gradient], [m], [v], [], [_INFINITELY_MANY]
+    options = {
+        "beta1": beta_1, "beta2": beta_2, "eps": eps,
+        "weight_decay": 0.0, "amsgrad": False, "maximize": False,
+    }  # fmt: skip
+
+    def in_one_pass(factor: float | Tensor) -> None:
+        if isinstance(factor, Tensor):
+            by_public_operations(factor)
+        else:
+            _fused_adam(*tensors, lr=factor, **options)
+
+    return in_one_pass
 
 
 _fused_adam = getattr(torch, "_fused_adam_", None)

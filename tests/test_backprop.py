@@ -62,7 +62,7 @@ def _chunk(loss_name, lengths=(N_ROWS,), weighted=False, n_networks=None, dtype=
 def _closed_form(networks, loss, chunk, **options):
     """Return loss, output and gradient of every batch."""
     work = Backprop(networks, loss, **options).workspace(chunk)
-    work.load(chunk)
+    work.load()
     gradients = []
     for program in work.programs:
         for network in networks:
@@ -70,7 +70,7 @@ def _closed_form(networks, loss, chunk, **options):
         for kernel in program:
             kernel()
         gradients.append([network.flat.grad.clone() for network in networks])
-    return SimpleNamespace(losses=work.losses(), raw=work.raw, gradients=gradients, work=work)
+    return SimpleNamespace(losses=work.losses(), raws=work.raws, gradients=gradients, work=work)
 
 
 def _autograd(network, loss, chunk, number=0, member=None):
@@ -234,7 +234,7 @@ def test_the_same_rows_divided_otherwise_have_kernels_of_their_own():
     backprop = Backprop([network], loss)
     for chunk in (halves, whole):
         work = backprop.workspace(chunk)
-        work.load(chunk)
+        work.load()
         for program in work.programs:
             for kernel in program:
                 kernel()
@@ -253,10 +253,10 @@ def test_narrow_outputs_are_stored_by_column_and_wide_ones_by_row():
     rows = Chunk(X, target, None, [slice(0, 60)], [60.0])
     narrow = _network("relu", (50,), dtype=torch.float32)
     loss = LOSSES["squared_error"]
-    assert Backprop([narrow], loss).workspace(rows).raw.stride() == (1, 60)
+    assert Backprop([narrow], loss).workspace(rows).raws[0].stride() == (1, 60)
     wide = MLP((N_FEATURES, 40), activations=[], dropout=[])
     rows = rows._replace(target=torch.rand(60, 40))
-    assert Backprop([wide], loss).workspace(rows).raw.stride() == (40, 1)
+    assert Backprop([wide], loss).workspace(rows).raws[0].stride() == (40, 1)
 
 
 def test_products_in_bfloat16_are_near_those_in_single_precision():
@@ -264,9 +264,9 @@ def test_products_in_bfloat16_are_near_those_in_single_precision():
     network = _network("relu", (40, 30), dtype=torch.float32)
     exact = _closed_form([network], loss, chunk)
     rounded = _closed_form([network], loss, chunk, product_dtype=torch.bfloat16)
-    assert rounded.raw.dtype == rounded.gradients[0][0].dtype == torch.float32
-    assert not torch.equal(rounded.raw, exact.raw)
-    torch.testing.assert_close(rounded.raw, exact.raw, rtol=0.02, atol=0.02)
+    assert rounded.raws[0].dtype == rounded.gradients[0][0].dtype == torch.float32
+    assert not torch.equal(rounded.raws[0], exact.raws[0])
+    torch.testing.assert_close(rounded.raws[0], exact.raws[0], rtol=0.02, atol=0.02)
     cosine = torch.cosine_similarity(rounded.gradients[0][0], exact.gradients[0][0], dim=0)
     assert cosine > 0.999
 

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sknn_deep import _batches, _engine
 from sknn_deep._batches import Batches, Samples
-from sknn_deep._engine import Engine
+from sknn_deep._engine import Engine, reported_losses
 from sknn_deep._losses import classification_loss, regression_loss
 from sknn_deep._network import MLP
 from sknn_deep._optimizers import TORCH_OPTIMIZERS, annealed_rate, make_optimizer
@@ -257,7 +257,7 @@ def test_loss_of_a_skipped_batch_is_zero_whatever_was_in_memory():
     weight[:BATCH_SIZE] = 0.0
     chunk = next(_epochs(1, weight, shuffle=False))
     engine = _engine_of(_network(), "sgd")
-    engine._backprop.workspace(chunk).raw.fill_(torch.nan)
+    engine._backprop.workspace(chunk).raws[0].fill_(torch.nan)
     losses, _ = engine.train(chunk)
     assert losses[0] == 0
 
@@ -275,8 +275,8 @@ def test_training_is_continued_by_the_next_epoch_of_the_same_batches():
 @pytest.mark.parametrize("name", ["squared_error", "poisson"])
 def test_reported_losses_have_the_penalty_and_scikit_learns_scale(name):
     loss = regression_loss(name, 4)
-    engine = _engine_of(_network(), "sgd", loss, alpha=0.3)
-    reported = engine.reported_losses(np.array([2.0, 8.0]), np.array([5.0, 0.0]), [10.0, 0.0])
+    results = torch.tensor([[2.0, 8.0], [5.0, 0.0]])
+    reported = reported_losses(results, [10.0, 0.0], 0.3, loss)
     scale = {"squared_error": 0.25, "poisson": 1.0}[name]
     assert_allclose(reported, [scale * 2.0 + 0.5 * 0.3 / 10 * 5.0, scale * 8.0])
 
@@ -307,7 +307,7 @@ class FromTable:
 
     def __call__(self, take_steps, factors):
         self.n_chunks += 1
-        return take_steps(self._work, self._work.raw.new_tensor(factors))
+        return take_steps(self._work, self._work.raws[0].new_tensor(factors))
 
 
 class OnCuda(torch.Tensor):
@@ -610,8 +610,9 @@ def test_listener_hears_of_every_batch_in_order():
     chunks, reported = [], []
     for chunk in _epochs(1, weight=WEIGHT):
         chunks += [(chunk.X[part].clone(), chunk.target[part].clone()) for part in chunk.parts]
-        losses, norms = engine.train(chunk)
-        reported += list(engine.reported_losses(losses.numpy(), norms.numpy(), chunk.weight_sums))
+        results = torch.stack(engine.train(chunk))
+        loss = classification_loss("softmax")
+        reported += list(reported_losses(results, chunk.weight_sums, 0.3, loss))
     assert recorder.events == ["begins", "gradient", "ends"] * 7
     for heard, given in zip(recorder.batches, chunks, strict=True):
         assert torch.equal(heard[0], given[0])

@@ -18,7 +18,7 @@ from sknn_deep._optimizers import (
     STOCHASTIC_SOLVERS,
     Adam,
     Muon,
-    adam_step,
+    adam_kernel,
     add_scaled_,
     annealed_rate,
     make_optimizer,
@@ -160,14 +160,14 @@ every_factor = pytest.mark.parametrize("as_factor", FACTORS.values(), ids=FACTOR
     ],
     ids=["nesterov", "momentum", "adam"],
 )
-def test_a_step_is_its_factor_and_a_move(make, as_factor):
+def test_a_step_is_its_kernel_given_its_factor(make, as_factor):
     stepped, moved = (torch.zeros(7, dtype=torch.float64) for _ in range(2))
     expected = _steps(make(stepped), stepped, _gradients(), RATES)
     optimizer = make(moved)
     for gradient, rate, position in zip(_gradients(), RATES, expected, strict=True):
         set_learning_rate(optimizer, rate)
         moved.grad = torch.from_numpy(gradient)
-        optimizer.move(as_factor(optimizer.next_factor()))
+        optimizer.kernel()(as_factor(optimizer.next_factor()))
         np.testing.assert_allclose(moved, position, rtol=1e-12, atol=1e-16)
 
 
@@ -190,7 +190,7 @@ def _adam_states(dtype, n_steps=6, size=257):
     state = [torch.zeros(size, dtype=dtype) for _ in range(3)]
     for step, gradient in enumerate(_gradients(n_steps, size), start=1):
         gradient = torch.from_numpy(gradient).to(dtype)
-        adam_step(state[0], gradient, *state[1:], 0.1 / step, (0.7, 0.95), 1e-8)
+        adam_kernel(state[0], gradient, *state[1:], (0.7, 0.95), 1e-8)(0.1 / step)
     return state
 
 
@@ -246,7 +246,7 @@ def test_tensors_that_do_not_match_are_refused_before_any_is_written(
     tensors[position] = other
     message = f"a parameter of shape (7,), torch.float32, on cpu beside {kind}"
     with pytest.raises(ValueError, match=re.escape(message)):
-        adam_step(*tensors, 0.1, (0.9, 0.999), 1e-8)
+        adam_kernel(*tensors, (0.9, 0.999), 1e-8)
     assert all(torch.all(tensor == 1) for tensor in tensors if tensor is not other)
 
 
@@ -255,7 +255,7 @@ def test_a_parameter_with_gaps_in_memory_takes_the_same_step():
     wide = [torch.zeros(7, 2), *(torch.rand(7, 2) for _ in range(3))]
     narrow = [tensor[:, 0].clone() for tensor in wide]
     for tensors in ([tensor[:, 0] for tensor in wide], narrow):
-        adam_step(*tensors, 0.1, (0.9, 0.999), 1e-8)
+        adam_kernel(*tensors, (0.9, 0.999), 1e-8)(0.1)
     torch.testing.assert_close(wide[0][:, 0], narrow[0])
     assert torch.all(wide[0][:, 1] == 0)
 

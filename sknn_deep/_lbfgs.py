@@ -1,0 +1,82 @@
+"""SciPy's L-BFGS over a whole training set, with the gradient in closed form."""
+
+import numpy as np
+import scipy.optimize
+import torch
+
+from sknn_deep._backprop import Backprop
+from sknn_deep._batches import Chunk
+from sknn_deep._losses import Loss
+from sknn_deep._network import Network
+from sknn_deep._threads import Pace, one_thread
+from sknn_deep._validation import check_optimize_result, lbfgs_verbosity
+
+
+def fit_lbfgs(
+    network: Network,
+    loss: Loss,
+    chunk: Chunk,
+    *,
+    alpha: float,
+    tol: float,
+    max_iter: int,
+    max_fun: int,
+    verbose: bool,
+) -> tuple[float, int]:
+    """Minimise the loss over the whole set with SciPy's L-BFGS-B [1]_.
+
+    Parameters
+    ----------
+    network : Network
+        Its present weights are the start; it holds the optimum afterwards.
+    loss : Loss
+    chunk : Chunk
+        The whole set in one batch.
+    alpha, tol, max_iter, max_fun, verbose
+        As of the estimators.
+
+    Returns
+    -------
+    loss : float
+        The loss at the optimum, penalty included, on the scale that is reported.
+    n_iter : int
+
+    References
+    ----------
+    .. [1] R. H. Byrd, P. Lu, J. Nocedal, C. Zhu (1995). A limited memory algorithm for
+       bound constrained optimization. SIAM J. Sci. Comput. 16(5).
+    """
+    pace = Pace.of(network.flat.device)
+    work = Backprop([network], loss, pace=pace).workspace(chunk)
+    work.load()
+    (program,) = work.programs
+    rate = alpha / chunk.weight_sums[0]
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        network.flat.copy_(torch.from_numpy(flat))
+        with one_thread():
+            for kernel in program:
+                kernel()
+            pace.step_done()
+        weights = network.weights
+        weights.grad.add_(weights, alpha=rate)
+        value = work.loss(0).item() + 0.5 * rate * torch.dot(weights, weights).item()
+        return value, network.flat.grad.cpu().numpy().astype(np.float64)
+
+    network.train()
+    result = scipy.optimize.minimize(
+        loss_and_gradient,
+        network.flat.cpu().numpy().astype(np.float64),
+        method="L-BFGS-B",
+        jac=True,
+        options={
+            "maxfun": max_fun, "maxiter": max_iter, "gtol": tol, **lbfgs_verbosity(verbose),
+        },
+    )  # fmt: skip
+    network.flat.copy_(torch.from_numpy(result.x))
+    network.learn_statistics(chunk.X)
+    network.eval()
+    penalty = 0.5 * rate * torch.dot(network.weights, network.weights).item()
+    reported = (result.fun - penalty) * loss.reported_scale + penalty
+    return float(reported), int(check_optimize_result("lbfgs", result, max_iter))
