@@ -371,12 +371,9 @@ class _Pass:
         self._built: dict[tuple, Program] = {}
         self._work = n_rows * layer.weight.numel()
         # NumPy knows neither stacks nor bfloat16 nor devices
-        self._is_small = (
-            self._work <= _SMALL_PRODUCT
-            and not self._is_stack
-            and product_dtype is None
-            and layer.weight.device.type == "cpu"
-        )
+        suits_numpy = not self._is_stack and product_dtype is None
+        suits_numpy = suits_numpy and layer.weight.device.type == "cpu"
+        self._small_limit = _SMALL_PRODUCT if suits_numpy else 0
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
         new = partial(empty_matrix, shape, like=layer.weight)
         self.delta, self._ones = new(), layer.weight.new_ones((*shape[:-2], 1, n_rows))
@@ -434,11 +431,12 @@ class _Pass:
         return [self._elementwise(kernel) for kernel in kernels]
 
     def _gradients(self, x: Tensor) -> Program:
-        sums = self._layer.bias_grad.unsqueeze(-2)
+        delta, sums = self.delta, self._layer.bias_grad.unsqueeze(-2)
+        # a sum over the batch, which for small layers takes half the time as a product
+        is_small = 0 < delta.numel() <= _SMALL_SUM and self._small_limit > 0
         return [
             *self._product("gradient", x, self._layer.weight_grad),
-            # a sum over the batch, which for small layers takes half the time as a product
-            self._multiply(self._ones, self.delta, sums, self.delta.numel() <= _SMALL_SUM),
+            self._multiply(self._ones, delta, sums, is_small),
         ]
 
     def delta_of_input(self, out: Tensor) -> Program:
@@ -454,10 +452,13 @@ class _Pass:
         }[name]
         if self._product_dtype is not None:
             return self._product_of_casts(name, left, right, out)
-        if self._is_small or not self._wants_buffer(out):
-            return [self._multiply(left, right, out, small=True)]
+        # OpenBLAS takes twice torch's time for the few rows of a narrow output by column
+        limit = self._small_limit // (4 if name == "forward" else 1)
+        is_small = self._work <= limit
+        if is_small or not self._wants_buffer(out):
+            return [self._multiply(left, right, out, is_small)]
         buffer = empty_matrix(out.shape, like=out)
-        return [self._multiply(left, right, buffer, small=True), partial(out.copy_, buffer)]
+        return [self._multiply(left, right, buffer, is_small=False), partial(out.copy_, buffer)]
 
     def _wants_buffer(self, out: Tensor) -> bool:
         """Return whether a product is faster into a buffer: by column where it is narrow."""
@@ -474,18 +475,17 @@ class _Pass:
         return [
             partial(factors[0].copy_, left),
             partial(factors[1].copy_, right),
-            self._multiply(*factors, product, small=False),
+            self._multiply(*factors, product, is_small=False),
             partial(out.copy_, product),
         ]
 
-    def _multiply(self, left: Tensor, right: Tensor, out: Tensor, small: bool) -> Kernel:
-        """Return a product as a kernel; where it may be small, by NumPy if it is."""
-        # a product by column is the transposed product by row, the only one that NumPy and
-        # stacks know
-        by_column = (small and self._is_small) or self._is_stack
-        if by_column and not out.is_contiguous():
+    def _multiply(self, left: Tensor, right: Tensor, out: Tensor, is_small: bool) -> Kernel:
+        """Return a product as a kernel: a small one by NumPy."""
+        # a product by column is the transposed product by row, which is all that NumPy knows
+        # and what torch computes in one call for a stack
+        if (is_small or self._is_stack) and not out.is_contiguous():
             left, right, out = right.mT, left.mT, out.mT
-        if small and self._is_small:
+        if is_small:
             return partial(np.dot, left.numpy(), right.numpy(), out.numpy())
         product = partial(self._matmul, left, right, out=out)
         return self._pace.threaded(product, multiply_adds=self._work)

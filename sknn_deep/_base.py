@@ -183,6 +183,23 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self._check_weights()
         return self
 
+    def _begin_fit(self, X, y, sample_weight) -> Training:
+        """Do what ``fit`` does before the first epoch, for networks trained as a stack."""
+        self._validate_params()
+        self._check_combinations(False, (None, None, None))
+        given = (X, y, sample_weight)
+        random_state, *sets = self._take_in(given, False, (None, None, None))
+        return self._training(*sets, random_state)
+
+    def _end_fit(self, training: Training) -> None:
+        """Do what ``fit`` does after the last epoch."""
+        training.end()
+        self._end_training()
+        self._take_over(training)
+        self._optimizer_state = self._get_optimizer_state()
+        del self._optimizer  # its state lies among those of the stack
+        self._check_weights()
+
     def _take_in(self, given, incremental: bool, held_out):
         """Validate the data and make the network ready; where that fails, nothing is lost."""
         before = dict(vars(self))
@@ -401,6 +418,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             self,
             network,
             **parts,
+            penalties={
+                "alpha": self.alpha,
+                "weight_decay": self._weight_decay(),
+                "max_grad_norm": self.max_grad_norm,
+            },
             batches=batches,
             validation=validation,
             random_state=random_state,
@@ -415,9 +437,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             training.network,
             training.loss,
             training.optimizer,
-            alpha=self.alpha,
-            weight_decay=self._weight_decay(),
-            max_grad_norm=self.max_grad_norm,
+            **training.penalties,
             product_dtype=torch.bfloat16 if self.dtype == "bfloat16" else None,
         )
 

@@ -7,8 +7,10 @@ rows are densified there. On an accelerator the features move once if they fit, 
 gather by gather from pinned memory.
 """
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -27,6 +29,8 @@ _GATHER_BYTES = {"cpu": 2**20, "cuda": 2**26}
 _MAX_TOGETHER = 64
 # Share of an accelerator's free memory that the training features may take.
 _RESIDENT_SHARE = 0.5
+# Features on an accelerator, while anyone uses them: the fits of a search share them.
+_residents: "weakref.WeakValueDictionary[tuple, Tensor]" = weakref.WeakValueDictionary()
 
 
 class Chunk(NamedTuple):
@@ -105,36 +109,44 @@ class Batches:
         dtype: torch.dtype,
     ):
         X, targets, weight = samples.X, samples.targets, samples.weight
-        self._samples, self._rows, self._device = samples, rows, device
+        self._samples, self._rows, self._device, self._dtype = samples, rows, device, dtype
         n_samples = X.shape[0] if rows is None else len(rows)
         check_weight(weight if rows is None or weight is None else weight[rows])
         self._order = np.arange(n_samples)
-        slices = batch_slices(n_samples, batch_size, min_batch_size)
-        self.n_batches = len(slices)
-        longest_batch = max(part.stop - part.start for part in slices)
-        batch_bytes = longest_batch * X.shape[1] * dtype.itemsize
-        fitting = _GATHER_BYTES.get(device.type, 2**20) // batch_bytes
-        n_together = min(max(1, fitting), _MAX_TOGETHER)
-        self._groups = [slices[i : i + n_together] for i in range(0, len(slices), n_together)]
+        self.slices = batch_slices(n_samples, batch_size, min_batch_size)
+        self.n_batches = len(self.slices)
         self._targets = None if targets is None else _to_device(targets, device, dtype)
         self._resident = _resident_features(X, device, dtype)
-        n_rows = max(group[-1].stop - group[0].start for group in self._groups)
-        self._X = torch.empty((n_rows, X.shape[1]), dtype=dtype, device=device)
-        if targets is not None:
-            shape = (n_rows, *targets.shape[1:])
-            self._target = (
-                empty_matrix(shape, like=self._targets)
-                if targets.ndim == 2
-                else self._targets.new_empty(shape)
-            )
-        self._scale = None if weight is None else self._X.new_empty((n_rows, 1))
-        self._transfer = None
-        if device.type == "cuda" and self._resident is None:
-            self._transfer = _Transfer(self._X)
+
+    @cached_property
+    def _pieces(self) -> list[list[slice]]:
+        """The batches that are gathered together."""
+        longest = max(part.stop - part.start for part in self.slices)
+        size = n_together(longest * self.n_features * self._dtype.itemsize, self._device)
+        return [self.slices[i : i + size] for i in range(0, self.n_batches, size)]
+
+    @cached_property
+    def _buffers(self) -> "_Buffers":
+        """Where the batches are gathered, made when the first is asked for."""
+        n_rows = max(piece[-1].stop - piece[0].start for piece in self._pieces)
+        X = torch.empty((n_rows, self.n_features), dtype=self._dtype, device=self._device)
+        scale = None if self.weight is None else X.new_empty((n_rows, 1))
+        is_far = self._device.type == "cuda" and self._resident is None
+        return _Buffers(X, self.new_target((n_rows,)), scale, _Transfer(X) if is_far else None)
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self._order)
+
+    @property
+    def n_features(self) -> int:
+        """The number of features."""
+        return self._samples.X.shape[1]
+
+    @property
+    def weight(self) -> np.ndarray | None:
+        """The weights of all samples in the loss."""
+        return self._samples.weight
 
     @property
     def X(self):
@@ -153,32 +165,79 @@ class Batches:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all batches in the present order, those gathered together as one chunk."""
-        order = self._order if self._rows is None else self._rows[self._order]
-        index = torch.from_numpy(order).to(self._device)
-        for group in self._groups:
-            start, stop = group[0].start, group[-1].stop
-            rows, index_part, n_rows = order[start:stop], index[start:stop], stop - start
-            X = self._gather(rows, index_part)
+        self.start_epoch()
+        buffers = self._buffers
+        for piece in self._pieces:
+            start, stop = piece[0].start, piece[-1].stop
+            n_rows = stop - start
+            X = self._gather(slice(start, stop))
             target = X
-            if self._targets is not None:
-                target = self._target[:n_rows]
-                torch.index_select(self._targets, 0, index_part, out=target)
-            parts = [slice(part.start - start, part.stop - start) for part in group]
-            scale, weight_sums = self._weigh(rows, parts)
+            if buffers.target is not None:
+                target = buffers.target[:n_rows]
+                self._gather_targets(slice(start, stop), target)
+            parts = [slice(part.start - start, part.stop - start) for part in piece]
+            weight_sums, scale = [float(part.stop - part.start) for part in parts], None
+            if buffers.scale is not None:
+                factors, sums = self.weigh(slice(start, stop), parts)
+                scale, weight_sums = buffers.scale[:n_rows], sums.tolist()
+                # from pageable memory: it is copied aside before this returns, and nothing waits
+                scale.copy_(torch.from_numpy(factors).unsqueeze(1), non_blocking=True)
             yield Chunk(X, target, scale, parts, weight_sums)
 
-    def _gather(self, rows: np.ndarray, index: Tensor) -> Tensor:
-        out = self._X[: len(rows)]
+    def start_epoch(self) -> None:
+        """Bring the present order to where rows are gathered."""
+        self._now = self._order if self._rows is None else self._rows[self._order]
+        self._index = torch.from_numpy(self._now).to(self._device)
+
+    def fill(self, part: slice, X: Tensor, target: Tensor | None) -> None:
+        """Gather some rows of the epoch's order into buffers of their length."""
         if self._resident is not None:
-            return torch.index_select(self._resident, 0, index, out=out)
-        if self._transfer is not None:
-            return self._transfer(len(rows), lambda staged: self._take(rows, staged))
-        if self._device.type == "cpu":
-            self._take(rows, out)
-            return out
-        staged = torch.empty_like(out, device="cpu")
-        self._take(rows, staged)
-        return out.copy_(staged)
+            torch.index_select(self._resident, 0, self._index[part], out=X)
+        elif self._device.type == "cpu":
+            self._take(self._now[part], X)
+        else:
+            staged = torch.empty_like(X, device="cpu")
+            self._take(self._now[part], staged)
+            X.copy_(staged)
+        if target is not None:
+            self._gather_targets(part, target)
+
+    def new_target(self, shape: Sequence[int]) -> Tensor | None:
+        """Return a buffer for the targets of rows; None where they are the features."""
+        if self._targets is None:
+            return None
+        if self._targets.ndim == 2:
+            return empty_matrix((*shape, self._targets.shape[1]), like=self._targets).zero_()
+        return self._targets.new_zeros(shape)
+
+    def weigh(self, part: slice, batches: list[slice]) -> tuple[np.ndarray, np.ndarray]:
+        """Return each row's factor in the loss of its batch, and the sums of the weights.
+
+        Parameters
+        ----------
+        part : slice
+            Rows of the epoch's order.
+        batches : list of slice
+            The rows of each batch, from the first of these.
+        """
+        lengths = [batch.stop - batch.start for batch in batches]
+        if self.weight is None:
+            return np.repeat(1.0 / np.array(lengths), lengths), np.array(lengths, dtype=float)
+        # summed on the host: reading a sum from the device would wait for the device
+        weight = self.weight[self._now[part]]
+        sums = np.add.reduceat(weight, [batch.start for batch in batches])
+        return weight / np.repeat(np.where(sums > 0, sums, 1.0), lengths), sums
+
+    def _gather(self, part: slice) -> Tensor:
+        out, n_rows = self._buffers.X, part.stop - part.start
+        if self._buffers.transfer is not None:
+            rows = self._now[part]
+            return self._buffers.transfer(n_rows, lambda staged: self._take(rows, staged))
+        self.fill(part, out[:n_rows], None)
+        return out[:n_rows]
+
+    def _gather_targets(self, part: slice, out: Tensor) -> None:
+        torch.index_select(self._targets, 0, self._index[part], out=out)
 
     def _take(self, rows: np.ndarray, out: Tensor) -> None:
         X = self._samples.X
@@ -188,19 +247,14 @@ class Batches:
             # with mode="raise" NumPy would fill a buffer of its own first
             X.take(rows, axis=0, out=out.numpy(), mode="clip")
 
-    def _weigh(self, rows: np.ndarray, parts: list[slice]) -> tuple[Tensor | None, list[float]]:
-        lengths = [part.stop - part.start for part in parts]
-        if self._scale is None:
-            return None, [float(length) for length in lengths]
-        # summed on the host: reading a sum from the device would wait for the device
-        weight = self._samples.weight[rows]
-        sums = np.add.reduceat(weight, [part.start for part in parts])
-        divisor = np.repeat(np.where(sums > 0, sums, 1.0), lengths)
-        scale = self._scale[: len(rows)]
-        # from pageable memory: it is copied aside before this returns, and nothing waits
-        host = torch.from_numpy(weight / divisor).unsqueeze(1).to(scale.dtype)
-        scale.copy_(host, non_blocking=True)
-        return scale, sums.tolist()
+
+class _Buffers(NamedTuple):
+    """Where a set's batches are gathered."""
+
+    X: Tensor
+    target: Tensor | None
+    scale: Tensor | None
+    transfer: "_Transfer | None"
 
 
 class _Transfer:
@@ -232,6 +286,12 @@ class _Transfer:
             self._copied[turn].record()
         computing.wait_event(self._copied[turn])
         return out
+
+
+def n_together(batch_bytes: int, device: torch.device) -> int:
+    """Return how many batches of so many bytes are gathered together."""
+    fitting = _GATHER_BYTES.get(device.type, 2**20) // batch_bytes
+    return min(max(1, fitting), _MAX_TOGETHER)
 
 
 def batch_slices(n_samples: int, batch_size: int, min_batch_size: int = 0) -> list[slice]:
@@ -331,6 +391,9 @@ def _resident_features(X, device: torch.device, dtype: torch.dtype) -> Tensor | 
     """Return the features on an accelerator if they fit; None on the CPU and elsewhere."""
     if device.type != "cuda" or sp.issparse(X):
         return None
+    key = (id(X), device, dtype)
+    if key in _residents:
+        return _residents[key]
     n_bytes = X.size * dtype.itemsize
     free, _ = torch.cuda.mem_get_info(device)
     if n_bytes > _RESIDENT_SHARE * free:
@@ -338,4 +401,6 @@ def _resident_features(X, device: torch.device, dtype: torch.dtype) -> Tensor | 
     resident = torch.empty(X.shape, dtype=dtype, device=device)
     for part in batch_slices(X.shape[0], chunk_rows(X.shape[1], dtype)):
         resident[part] = _to_device(X[part], device, dtype)
+    resident.source = X  # lives as long, so that no other array can have its id
+    _residents[key] = resident
     return resident

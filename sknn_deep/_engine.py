@@ -24,7 +24,7 @@ from sknn_deep._optimizers import (
 from sknn_deep._threads import Pace, one_thread
 
 # Often enough that neither weights nor moments decay to denormal numbers in between.
-_STEPS_BETWEEN_FLUSHES = 16
+STEPS_BETWEEN_FLUSHES = 16
 # These, but perhaps not their subclasses, ask for the gradient once in a step and never for
 # the loss.
 _SIMPLE_OPTIMIZERS = (SGD, Adam, Muon, *TORCH_OPTIMIZERS.values())
@@ -232,7 +232,7 @@ class Engine:
         return torch.stack(squared_norms)
 
     def _flush_now_and_then(self) -> None:
-        if self._n_steps % _STEPS_BETWEEN_FLUSHES == 0 and self._has_slow_denormals:
+        if self._n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._has_slow_denormals:
             self._network.zero_negligible()
             zero_negligible_state(self._optimizer)
         self._n_steps += 1

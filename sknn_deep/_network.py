@@ -300,13 +300,8 @@ class Network(_PicklesAsArrays):
         return any(isinstance(module, tuple(NORMALIZATIONS.values())) for module in self.modules())
 
     def zero_negligible(self) -> None:
-        """Set weights to zero whose square would be a denormal number.
-
-        L2 shrinks the weights of dead units without end; their products with gradients
-        are denormal numbers then, on which a CPU is many times slower.
-        """
-        limit = torch.finfo(self.weights.dtype).tiny ** 0.5
-        torch.ops.aten.hardshrink.out(self.weights, limit, out=self.weights)
+        """Set weights to zero whose square would be a denormal number."""
+        zero_negligible(self.weights)
 
     def learn_statistics(self, X: Tensor) -> None:
         """Set the running statistics of batch normalisation to those of one large batch."""
@@ -329,6 +324,16 @@ class Network(_PicklesAsArrays):
         with torch.no_grad():
             for tensor, saved in zip([self.flat, *self.buffers()], snapshot, strict=True):
                 tensor.copy_(saved)
+
+
+def zero_negligible(weights: Tensor) -> None:
+    """Set weights to zero whose square would be a denormal number.
+
+    L2 shrinks the weights of dead units without end; their products with gradients
+    are denormal numbers then, on which a CPU is many times slower.
+    """
+    limit = torch.finfo(weights.dtype).tiny ** 0.5
+    torch.ops.aten.hardshrink.out(weights, limit, out=weights)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ Move = Callable[[float | Tensor], None]
 class FlatOptimizer(torch.optim.Optimizer):
     """Base of the optimisers written here, which move one flat buffer.
 
-    A subclass provides ``next_factor``, ``kernel`` and ``constants``.
+    A subclass names its ``buffers`` and provides ``numbers``, ``next_bias`` and
+    ``kernel_for``.
 
     Parameters
     ----------
@@ -50,6 +51,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         The learning rate ``lr`` and the optimiser's other numbers.
     """
 
+    buffers: tuple[str, ...]
     add_param_group = _light_add_param_group
     _opt_called = True  # a scheduler of torch asks; it does not hear of ``kernel``
 
@@ -64,6 +66,50 @@ class FlatOptimizer(torch.optim.Optimizer):
     # torch wraps the step of every optimiser class in a profiler's record,
     # unless it finds it wrapped already
     step.hooked = True
+
+    def next_factor(self) -> float:
+        """Count a step; return its factor: the learning rate times the optimiser's own."""
+        return self.param_groups[0]["lr"] * self.next_bias()
+
+    def kernel(self) -> Move:
+        """Return what moves the weights by their gradient, given a factor."""
+        ((flat,),) = (group["params"] for group in self.param_groups)
+        return self.kernel_for(flat, flat.grad, self._ready_state())
+
+    def constants(self) -> tuple:
+        """Return what a recorded step goes by, beside its factor, making the state ready."""
+        state = self._ready_state()
+        return *self.numbers(), *(state[name].data_ptr() for name in self.buffers)
+
+    def move_to(self, flat: Tensor, state: dict[str, Tensor]) -> None:
+        """Go on with weights, and a state, that now lie elsewhere.
+
+        Parameters
+        ----------
+        flat : Tensor of shape (n_parameters,)
+        state : dict of Tensor of shape (n_parameters,)
+            Where each buffer of the state shall lie; it is written.
+        """
+        present = self._ready_state()
+        for name, buffer in state.items():
+            buffer.copy_(present[name])
+        (group,) = self.param_groups
+        self.state.clear()
+        group["params"] = [flat]
+        self.state[flat] = {**present, **state}
+
+    def catch_up(self, other: "FlatOptimizer") -> None:
+        """Count the steps of one that moved this one's weights, too."""
+        counts = {name: n for name, n in other._ready_state().items() if name not in self.buffers}
+        self._ready_state().update(counts)
+
+    def _ready_state(self) -> dict[str, Any]:
+        ((flat,),) = (group["params"] for group in self.param_groups)
+        state = self.state[flat]
+        for name in self.buffers:
+            if name not in state:
+                state[name] = _zeros_like(flat)
+        return state
 
 
 class SGD(FlatOptimizer):
@@ -88,32 +134,23 @@ class SGD(FlatOptimizer):
        initialization and momentum in deep learning. ICML.
     """
 
+    buffers = ("velocity",)
+
     def __init__(self, flat: Tensor, lr: float, momentum: float = 0.9, nesterov: bool = True):
         super().__init__(flat, lr=lr, momentum=momentum, nesterov=nesterov)
 
-    def constants(self) -> tuple:
-        """Return what a recorded step goes by, beside its factor, making the state ready."""
+    def numbers(self) -> tuple:
+        """Return what a step goes by beside its factor."""
         (group,) = self.param_groups
-        velocity = self._ready_state()["velocity"]
-        return group["momentum"], group["nesterov"], velocity.data_ptr()
+        return group["momentum"], group["nesterov"]
 
-    def _ready_state(self) -> dict[str, Any]:
-        (flat,) = self.param_groups[0]["params"]
-        state = self.state[flat]
-        if not state:
-            state["velocity"] = _zeros_like(flat)
-        return state
+    def next_bias(self) -> float:
+        """Count a step; return its factor at a learning rate of one."""
+        return 1.0
 
-    def next_factor(self) -> float:
-        """Return the factor of the gradient in the next step."""
-        return self.param_groups[0]["lr"]
-
-    def kernel(self) -> Move:
-        """Return what moves the weights by their gradient, given a factor."""
-        (group,) = self.param_groups
-        (flat,) = group["params"]
-        velocity = self._ready_state()["velocity"]
-        return sgd_kernel(flat, flat.grad, velocity, group["momentum"], group["nesterov"])
+    def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
+        """Return what moves these weights as this optimiser would, given a factor."""
+        return sgd_kernel(flat, gradient, state["velocity"], *self.numbers())
 
 
 class Adam(FlatOptimizer):
@@ -140,36 +177,28 @@ class Adam(FlatOptimizer):
     .. [1] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
     """
 
+    buffers = ("m", "v")
+
     def __init__(self, flat: Tensor, lr: float, betas=(0.9, 0.999), eps: float = 1e-8):
         super().__init__(flat, lr=lr, betas=betas, eps=eps)
 
-    def constants(self) -> tuple:
-        """Return what a recorded step goes by, beside its factor, making the state ready."""
+    def numbers(self) -> tuple:
+        """Return what a step goes by beside its factor."""
         (group,) = self.param_groups
-        state = self._ready_state()
-        return *group["betas"], group["eps"], state["m"].data_ptr(), state["v"].data_ptr()
+        return *group["betas"], group["eps"]
 
-    def _ready_state(self) -> dict[str, Any]:
-        (flat,) = self.param_groups[0]["params"]
-        state = self.state[flat]
-        if "m" not in state:
-            state.update(m=_zeros_like(flat), v=_zeros_like(flat))
-        return state
-
-    def next_factor(self) -> float:
-        """Count a step; return its learning rate with the correction of the moments' bias."""
+    def next_bias(self) -> float:
+        """Count a step; return the correction of the moments' bias."""
         (group,) = self.param_groups
         state = self.state[group["params"][0]]
         state["step"] = step = state.get("step", 0) + 1
         beta_1, beta_2 = group["betas"]
-        return group["lr"] * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+        return math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
 
-    def kernel(self) -> Move:
-        """Return what moves the weights by their gradient, given a factor."""
-        (group,) = self.param_groups
-        (flat,) = group["params"]
-        state = self._ready_state()
-        return adam_kernel(flat, flat.grad, state["m"], state["v"], group["betas"], group["eps"])
+    def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
+        """Return what moves these weights as this optimiser would, given a factor."""
+        *betas, eps = self.numbers()
+        return adam_kernel(flat, gradient, state["m"], state["v"], betas, eps)
 
 
 def sgd_kernel(
@@ -425,8 +454,13 @@ def zero_negligible_state(optimizer: torch.optim.Optimizer) -> None:
         for state in part.state.values():
             for value in state.values():
                 if isinstance(value, Tensor) and value.ndim > 0 and value.is_floating_point():
-                    limit = torch.finfo(value.dtype).tiny ** 0.75
-                    torch.ops.aten.hardshrink.out(value, limit, out=value)
+                    zero_negligible_moments(value)
+
+
+def zero_negligible_moments(moments: Tensor) -> None:
+    """Set elements to zero that are on their way to denormal numbers."""
+    limit = torch.finfo(moments.dtype).tiny ** 0.75
+    torch.ops.aten.hardshrink.out(moments, limit, out=moments)
 
 
 def to_arrays(state: Any) -> Any:

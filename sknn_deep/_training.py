@@ -106,6 +106,8 @@ class Training:
         On its device, initialised.
     loss : Loss
     optimizer : torch.optim.Optimizer
+    penalties : dict
+        ``alpha``, ``weight_decay`` and ``max_grad_norm``, as of :class:`Engine`.
     batches : Batches
     validation : Validation or None
     random_state : RandomState
@@ -131,6 +133,7 @@ class Training:
         *,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
+        penalties: dict[str, float | None],
         batches: Batches,
         validation: Validation | None,
         random_state: np.random.RandomState,
@@ -140,7 +143,7 @@ class Training:
         incremental: bool = False,
     ):
         self.estimator, self.network, self.loss = estimator, network, loss
-        self.optimizer = optimizer
+        self.optimizer, self.penalties = optimizer, penalties
         self.batches, self.net, self.is_done = batches, net, False
         self._validation, self._random_state = validation, random_state
         self._progress, self._history, self._incremental = progress, history, incremental

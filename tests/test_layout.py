@@ -15,7 +15,7 @@ FLOORS = [
     {"_optimizers", "_backprop"},
     {"_engine", "_lbfgs", "_net", "callbacks"},
     {"_training"},
-    {"_base"},
+    {"_base", "_stack"},
     {"_mlp", "_autoencoder"},
     {"_classifier", "_regressor"},
     {"datasets"},

@@ -1,0 +1,264 @@
+"""Epochs of a stack: K networks of one shape trained at once.
+
+Each network has rows, an order, a penalty, a learning rate and random numbers of its own.
+The products of a step are batched products over the stack; all else that a step does is one
+operation on the rows of shared buffers. A network's weights come out as they would alone,
+to rounding.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_deep._backprop import Backprop, Workspace
+from sknn_deep._batches import Chunk, n_together
+from sknn_deep._engine import (
+    STEPS_BETWEEN_FLUSHES,
+    EpochLosses,
+    penalty_factors,
+    reported_losses,
+)
+from sknn_deep._network import share_buffer, zero_negligible
+from sknn_deep._optimizers import (
+    FlatOptimizer,
+    Move,
+    set_learning_rate,
+    zero_negligible_moments,
+)
+from sknn_deep._threads import Pace, one_thread
+from sknn_deep._training import Training
+
+Factors = tuple[Tensor, Tensor, Sequence[float] | Tensor]
+
+
+class Stack:
+    """Trains the networks of several trainings together, epoch by epoch.
+
+    Parameters
+    ----------
+    trainings : list of Training, length K
+        Of networks of one shape, with our own optimisers of one kind, the same loss and
+        number of batches, whose lengths are the same but for the last. Those that share
+        their optimiser's numbers are best next to each other: one call moves them all.
+    """
+
+    def __init__(self, trainings: list[Training]):
+        self._trainings = trainings
+        networks = [training.network for training in trainings]
+        self._flat, self._gradient = share_buffer(networks)
+        n_weights = networks[0].weights.numel()
+        self._weights, self._penalized = self._flat[:, :n_weights], self._gradient[:, :n_weights]
+        names = trainings[0].optimizer.buffers
+        self._state = {name: torch.zeros_like(self._flat) for name in names}
+        for k, training in enumerate(trainings):
+            rows = {name: buffer[k] for name, buffer in self._state.items()}
+            training.optimizer.move_to(training.network.flat, rows)
+        self._device = self._flat.device
+        self._pace = Pace.of(self._device)
+        self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace)
+        self._read_parameters()
+        self._lay_out()
+        self._n_steps = 0
+
+    def _read_parameters(self) -> None:
+        penalties = [training.penalties for training in self._trainings]
+        self._alphas = [penalty["alpha"] for penalty in penalties]
+        self._decays = np.array([penalty["weight_decay"] for penalty in penalties])
+        norms = [penalty["max_grad_norm"] for penalty in penalties]
+        self._max_norms = None
+        if any(norm is not None for norm in norms):
+            limits = [np.inf if norm is None else norm for norm in norms]
+            self._max_norms = self._flat.new_tensor(limits).unsqueeze(1)
+
+    def _lay_out(self) -> None:
+        """Divide the batches into pieces that are gathered together, and make their buffers."""
+        sets = [training.batches for training in self._trainings]
+        self._lengths = np.array([[part.stop - part.start for part in b.slices] for b in sets])
+        longest = self._lengths.max(axis=0)
+        stops = np.cumsum(longest)
+        size = n_together(
+            len(sets) * longest.max() * sets[0].n_features * self._flat.element_size(),
+            self._device,
+        )
+        self._pieces = [slice(i, i + size) for i in range(0, len(longest), size)]
+        self._parts = [
+            slice(stop - length, stop) for stop, length in zip(stops, longest, strict=True)
+        ]
+        n_rows = max(int(longest[piece].sum()) for piece in self._pieces)
+        # rows beyond the end of a shorter batch stay what they were: they weigh nothing
+        self._X = self._flat.new_zeros((len(sets), n_rows, sets[0].n_features))
+        self._target = sets[0].new_target((len(sets), n_rows))
+        self._scale = self._flat.new_zeros((len(sets), n_rows, 1))
+
+    def train_epoch(self, rates: list[list[float] | None]) -> list[EpochLosses]:
+        """Take a step along each batch, every network along its own.
+
+        Parameters
+        ----------
+        rates : list of (list of float or None), length K
+            As of :meth:`Engine.train_epoch`.
+
+        Returns
+        -------
+        losses : list of EpochLosses, length K
+        """
+        networks = [training.network for training in self._trainings]
+        moves = self._moves(rates)
+        n_batches = self._lengths.shape[1]
+        results = self._flat.new_empty((2, len(networks), n_batches))
+        sums = np.empty(self._lengths.shape)
+        for network in networks:
+            network.train()
+        for training in self._trainings:
+            training.batches.start_epoch()
+        with one_thread(), np.errstate(over="ignore", invalid="ignore"):
+            self._pace.resume()
+            for piece in self._pieces:
+                chunk = self._gather(piece, sums)
+                work = self._backprop.workspace(chunk)
+                work.load()
+                factors = list(self._factors(piece, sums, rates, moves))
+                results[1, :, piece] = self._take_steps(work, moves, factors).mT
+                results[0, :, piece] = work.losses()
+            self._pace.pause()
+        for move in moves:
+            for optimizer in move.optimizers[1:]:
+                optimizer.catch_up(move.optimizers[0])
+        for training, rate in zip(self._trainings, rates, strict=True):
+            training.network.eval()
+            if rate is not None:
+                set_learning_rate(training.optimizer, rate[-1])
+        on_host = results.cpu()
+        return [
+            EpochLosses(
+                reported_losses(on_host[:, k], sums[k].tolist(), alpha, training.loss),
+                self._lengths[k].tolist(),
+                sums[k].tolist(),
+            )
+            for k, (alpha, training) in enumerate(zip(self._alphas, self._trainings, strict=True))
+        ]
+
+    def close(self) -> None:
+        """Let every network, and its optimiser, have memory of its own again."""
+        for training in self._trainings:
+            training.network.flatten()
+            state = {name: torch.empty_like(training.network.flat) for name in self._state}
+            training.optimizer.move_to(training.network.flat, state)
+
+    def _gather(self, piece: slice, sums: np.ndarray) -> Chunk:
+        """Bring the rows of some batches together, and write the sums of their weights."""
+        parts = self._parts[piece]
+        start, stop = parts[0].start, parts[-1].stop
+        parts = [slice(part.start - start, part.stop - start) for part in parts]
+        X, target = self._X[:, : stop - start], self._target
+        if target is not None:
+            target = target[:, : stop - start]
+        sets = [training.batches for training in self._trainings]
+        sums[:, piece] = self._lengths[:, piece]
+        is_even = all(batches.weight is None for batches in sets)
+        is_even = is_even and (self._lengths[:, piece] == self._lengths[0, piece]).all()
+        for k, batches in enumerate(sets):
+            rows = slice(start, min(stop, len(batches)))
+            n_rows = rows.stop - rows.start
+            batches.fill(rows, X[k, :n_rows], None if target is None else target[k, :n_rows])
+            if not is_even:
+                own_parts = [slice(part.start, min(part.stop, n_rows)) for part in parts]
+                scale, sums[k, piece] = batches.weigh(rows, own_parts)
+                self._scale[k, :n_rows, 0] = torch.from_numpy(scale)
+                self._scale[k, n_rows:, 0] = 0.0
+        scale = None if is_even else self._scale[:, : stop - start]
+        return Chunk(X, X if target is None else target, scale, parts, [])
+
+    def _factors(self, piece: slice, sums: np.ndarray, rates, moves) -> Iterator[Factors]:
+        """Yield what a step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
+        n_steps = self._lengths[0, piece].size
+        lrs = np.array(
+            [
+                [training.optimizer.param_groups[0]["lr"]] * n_steps
+                if rate is None
+                else rate[piece]
+                for training, rate in zip(self._trainings, rates, strict=True)
+            ]
+        )
+        decays = 1 - lrs * self._decays[:, None]
+        penalties = [
+            penalty_factors(alpha, own)
+            for alpha, own in zip(self._alphas, sums[:, piece], strict=True)
+        ]
+        table = torch.from_numpy(np.array([penalties, decays, lrs])).unsqueeze(-1)
+        table = table.to(self._device, self._flat.dtype)
+        for i in range(n_steps):
+            factors = [
+                move.optimizers[0].next_bias()
+                * (lrs[move.rows.start, i] if move.share_rate else table[2, move.rows, i])
+                for move in moves
+            ]
+            yield table[0, :, i], table[1, :, i], factors
+
+    def _moves(self, rates) -> "list[_Moves]":
+        """Return what moves the weights: one call for neighbours with the same numbers.
+
+        On an accelerator each has a rate of its own in that call; torch's fused kernel for the
+        CPU knows one.
+        """
+        share_rate = self._device.type == "cpu"
+
+        def numbers(k: int) -> tuple:
+            optimizer = self._trainings[k].optimizer
+            rate = (optimizer.param_groups[0]["lr"], *(rates[k] or ())) if share_rate else ()
+            return *optimizer.numbers(), *rate
+
+        moves = []
+        for _, members in groupby(range(len(self._trainings)), key=numbers):
+            first, *others = members
+            rows = slice(first, first + 1 + len(others))
+            optimizers = [training.optimizer for training in self._trainings[rows]]
+            state = {name: buffer[rows] for name, buffer in self._state.items()}
+            kernel = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
+            kernel = self._pace.threaded(kernel, n_elements=4 * self._flat[rows].numel())
+            moves.append(_Moves(rows, optimizers, kernel, share_rate))
+        return moves
+
+    def _take_steps(
+        self, work: Workspace, moves: "list[_Moves]", factors: Iterable[Factors]
+    ) -> Tensor:
+        """Take a step along each batch; return the squared norms before, (n_batches, K)."""
+        squared_norms = []
+        none = self._flat.new_zeros(len(self._trainings))
+        with torch.inference_mode():
+            for program, (penalty, decay, factor) in zip(work.programs, factors, strict=True):
+                if self._n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
+                    zero_negligible(self._weights)
+                    for buffer in self._state.values():
+                        zero_negligible_moments(buffer)
+                self._n_steps += 1
+                for kernel in program:
+                    kernel()
+                squared_norm = none
+                if any(self._alphas):
+                    squared_norm = torch.linalg.vecdot(self._weights, self._weights)
+                    self._penalized.addcmul_(self._weights, penalty)
+                squared_norms.append(squared_norm)
+                if self._max_norms is not None:
+                    lengths = torch.linalg.vector_norm(self._gradient, dim=1, keepdim=True)
+                    self._gradient.mul_((self._max_norms / lengths).clamp_(max=1.0))
+                if self._decays.any():
+                    self._weights.mul_(decay)
+                for move, of_move in zip(moves, factor, strict=True):
+                    move.kernel(of_move)
+                self._pace.step_done()
+        return torch.stack(squared_norms)
+
+
+@dataclass
+class _Moves:
+    """Neighbours in a stack that one call moves, and their optimisers."""
+
+    rows: slice
+    optimizers: list[FlatOptimizer]
+    kernel: Move
+    share_rate: bool
