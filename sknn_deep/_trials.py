@@ -9,7 +9,7 @@ import copy
 import time
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,26 @@ class Prepared:
     given: tuple[Any, Any, dict[str, Any]] | None
     seconds: float
     failure: str = ""
+
+
+@dataclass(eq=False)
+class Route:
+    """The way to the network of a candidate.
+
+    Attributes
+    ----------
+    names : list of str
+        The last step of the pipeline, of the pipeline that is that step, and so on; none for
+        a network that stands alone.
+    setting : tuple
+        Equal where the steps before the network are set to the same.
+    reason : str
+        Why there is no way.
+    """
+
+    names: list[str] = field(default_factory=list)
+    setting: tuple = ()
+    reason: str = ""
 
 
 class Recorder:
@@ -172,20 +192,39 @@ def check_for_networks(estimator, trials: list[Trial]) -> None:
 def prepare(trials: list[Trial], X, y, error_score, parallel: Parallel) -> None:
     """Give a job to every trial that ends in a network, its pipeline fitted up to there."""
     sharing: dict[Any, list[Trial]] = {}
+    routes: dict[int, Route] = {}  # the splits of a candidate have one, and one dict of parameters
     for trial in trials:
-        names, last = _path_to_last_step(trial.estimator)
-        if not _is_network(last):
-            trial.reason = f"{type(last).__name__} is no deep network of this package"
-        elif _has_callbacks(trial.estimator):
-            trial.reason = "scikit-learn's callbacks are registered on the estimator"
-        elif names:
-            sharing.setdefault(_setting(trial, names, last), []).append(trial)
+        route = routes.get(id(trial.parameters))
+        if route is None:
+            route = routes[id(trial.parameters)] = _route(trial)
+        if route.reason:
+            trial.reason = route.reason
+        elif route.names:
+            sharing.setdefault((id(trial.split), route.setting), []).append(trial)
         else:
-            trial.job = Job(last, X, y, trial.split.train, trial.split.fit_params)
+            trial.job = Job(trial.estimator, X, y, trial.split.train, trial.split.fit_params)
     groups = list(sharing.values())
     prepared = parallel(delayed(_fit_steps)(group[0], X, y, error_score) for group in groups)
     for group, steps in zip(groups, prepared, strict=True):
         _adopt(group, steps)
+
+
+def _route(trial: Trial) -> Route:
+    """Return how to come to the network of a trial, or why not to."""
+    names, last = _path_to_last_step(trial.estimator)
+    if not _is_network(last):
+        return Route(reason=f"{type(last).__name__} is no deep network of this package")
+    if any(getattr(part, "_skl_callbacks", None) for part in _parts(trial.estimator)):
+        return Route(reason="scikit-learn's callbacks are registered on the estimator")
+    path = "__".join(names)
+    own = [
+        (name, _identity(value))
+        for name, value in sorted((trial.parameters or {}).items())
+        if name != path and not name.startswith(f"{path}__")
+    ]
+    # a network that is itself a candidate may ask for other metadata
+    requests = str(last.get_metadata_routing()) if routing_enabled() else ""
+    return Route(names, (path, requests, *own))
 
 
 def _path_to_last_step(estimator) -> tuple[list[str], Any]:
@@ -215,23 +254,6 @@ def _parts(estimator) -> list:
 
 def _holds_network(estimator) -> bool:
     return any(isinstance(part, BaseDeepNetwork) for part in _parts(estimator))
-
-
-def _has_callbacks(estimator) -> bool:
-    return any(getattr(part, "_skl_callbacks", None) for part in _parts(estimator))
-
-
-def _setting(trial: Trial, names: list[str], network) -> tuple:
-    """Return what trials have in common whose steps before the network are fitted as one."""
-    path = "__".join(names)
-    own = [
-        (name, _identity(value))
-        for name, value in sorted((trial.parameters or {}).items())
-        if name != path and not name.startswith(f"{path}__")
-    ]
-    # a network that is itself a candidate may ask for other metadata
-    requests = str(network.get_metadata_routing()) if routing_enabled() else ""
-    return id(trial.split), path, requests, *own
 
 
 def _identity(value) -> tuple:
@@ -275,8 +297,9 @@ def _adopt(trials: list[Trial], prepared: Prepared) -> None:
     for trial in trials:
         trial.seconds = prepared.seconds / len(trials)
         trial.failure = prepared.failure
-        if prepared.failure:
-            trial.reason = "a step before the network failed"
+        if prepared.failure or prepared.given is None:
+            what = "failed" if prepared.failure else "kept the data to itself"
+            trial.reason = f"a step before the network {what}"
             continue
         _, network = _path_to_last_step(trial.estimator)
         trial.estimator = _ending_in(prepared.pipeline, network)
