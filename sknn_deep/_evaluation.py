@@ -2,7 +2,7 @@
 
 1. The steps before the networks are fitted (``_trials.py``), and the networks become jobs.
 2. The jobs are divided among the workers in stacks.
-3. Each worker trains its stacks and scores what it trained. Only scores come back.
+3. Each worker trains its stacks and scores what it has trained. Only scores come back.
 
 What holds no network of this package where one is expected is fitted by its own ``fit``.
 """
@@ -20,7 +20,8 @@ from sklearn.utils import get_tags
 from sklearn.utils.parallel import Parallel, delayed
 
 from sknn_deep import _fused
-from sknn_deep._trials import Trial, prepare
+from sknn_deep._fused import Job
+from sknn_deep._trials import Trial, in_parts, prepare
 from sknn_deep._validation import MultimetricScorer, safe_split, score_or_error
 
 
@@ -47,81 +48,86 @@ def evaluate(trials: list[Trial], X, y, settings: Settings, parallel: Parallel) 
         traceback, or None), "fused", "reason" (why not, or empty), and as asked for
         "train_scores" and "estimator".
     """
-    prepare(trials, X, y, settings.error_score, parallel)
-    jobs = [trial.job for trial in trials if trial.job is not None]
-    trial_of = {id(trial.job): trial for trial in trials if trial.job is not None}
-    groups = [
-        [trial_of[id(job)] for job in stack]
-        for stack in (_fused.stacks(jobs, effective_n_jobs(parallel.n_jobs)) if jobs else [])
-    ]
-    groups += [[trial] for trial in trials if trial.job is None]
-    answers = parallel(delayed(_run)(group, X, y, settings) for group in groups)
-    result_of = {
-        id(trial): result
-        for group, results in zip(groups, answers, strict=True)
-        for trial, result in zip(group, results, strict=True)
-    }
+    result_of: dict[int, dict] = {}
+    for part in in_parts(trials, X):
+        prepare(part, X, y, settings.error_score, parallel)
+        groups = _groups(part, effective_n_jobs(parallel.n_jobs))
+        answers = parallel(delayed(_run)(group, X, y, settings) for group in groups)
+        for group, results in zip(groups, answers, strict=True):
+            result_of |= zip(map(id, group), results, strict=True)
     return [result_of[id(trial)] for trial in trials]
 
 
+def _groups(trials: list[Trial], n_workers: int) -> list[list[Trial]]:
+    """Divide trials among the workers: the jobs in stacks, each of the others by itself."""
+    trial_of = {id(trial.job): trial for trial in trials if trial.job is not None}
+    jobs = [trial.job for trial in trials if trial.job is not None]
+    stacks = _fused.stacks(jobs, n_workers) if jobs else []
+    alone = [[trial] for trial in trials if trial.job is None]
+    return [[trial_of[id(job)] for job in stack] for stack in stacks] + alone
+
+
 def _run(trials: list[Trial], X, y, settings: Settings) -> list[dict]:
-    """Fit and score a group of trials, and let their estimators go."""
+    """Fit a group of trials, and score each as soon as it is fitted."""
+    results: dict[int, dict] = {}
+    test_sets: dict[tuple, tuple] = {}
+    trial_of = {id(trial.job): trial for trial in trials if trial.job is not None}
+
+    def finish(job: Job) -> None:
+        trial = trial_of[id(job)]
+        trial.seconds += job.seconds
+        trial.fused, trial.reason = job.fused, job.reason
+        results[id(trial)] = _finish(trial, job.error, X, y, test_sets, settings)
+        job.estimator = job.X = job.y = None  # memory for those that follow
+
     for trial in trials:
         if settings.verbose > 9:
             print(f"{f'{trial.label} START {_described(trial.parameters)}':.<80}")
-        if trial.job is not None:
+        if trial.job is not None or trial.failure:
             _call_hook(trial, X, y, settings, "call_on_fit_task_begin")
     jobs = [trial.job for trial in trials if trial.job is not None]
     if jobs:
-        _fused.fit_jobs(jobs, max_stack_memory=settings.max_stack_memory)
-    results, test_sets = [], {}
-    for trial in trials:
-        try:
-            _finish_fit(trial, X, y, settings)
-            result = _score(trial, X, y, test_sets, settings)
-        finally:
-            _call_hook(trial, X, y, settings, "call_on_fit_task_end")
-        if settings.verbose > 1:
-            _report(trial, result, settings)
-        fused = trial.job is not None and trial.job.fused
-        result |= {"fused": fused, "reason": "" if fused else trial.reason}
-        if settings.return_estimator:
-            result["estimator"] = trial.estimator
-        trial.estimator = trial.job = None
-        results.append(result)
-    return results
+        _fused.fit_jobs(jobs, max_stack_memory=settings.max_stack_memory, done=finish)
+        return [results[id(trial)] for trial in trials]
+    (trial,) = trials
+    error = None if trial.failure else _fit_alone(trial, X, y, settings)
+    return [_finish(trial, error, X, y, test_sets, settings)]
 
 
-def _finish_fit(trial: Trial, X, y, settings: Settings) -> None:
-    """Take over what came of a job, or fit what has none."""
-    if trial.job is not None:
-        trial.seconds += trial.job.seconds
-        trial.reason = trial.job.reason
-        error = trial.job.error
-    elif trial.failure:
-        _call_hook(trial, X, y, settings, "call_on_fit_task_begin")
-        return
-    else:
-        start = time.perf_counter()
-        error = _fit_alone(trial, X, y, settings)
-        trial.seconds += time.perf_counter() - start
-    if error is None:
-        return
-    if settings.error_score == "raise":
-        raise error
-    trial.failure = "".join(traceback.format_exception(error))
+def _finish(
+    trial: Trial, error: Exception | None, X, y, test_sets: dict, settings: Settings
+) -> dict:
+    """Score a trial that is fitted, tell of it, and let its estimator go."""
+    try:
+        if error is not None:
+            if settings.error_score == "raise":
+                raise error
+            trial.failure = "".join(traceback.format_exception(error))
+        result = _score(trial, X, y, test_sets, settings)
+    finally:
+        _call_hook(trial, X, y, settings, "call_on_fit_task_end")
+    if settings.verbose > 1:
+        _report(trial, result, settings)
+    result |= {"fused": trial.fused, "reason": "" if trial.fused else trial.reason}
+    if settings.return_estimator:
+        result["estimator"] = trial.estimator
+    trial.estimator = trial.job = None
+    return result
 
 
 def _fit_alone(trial: Trial, X, y, settings: Settings) -> Exception | None:
     """Fit an estimator by its own ``fit``, its callbacks included; return what it raises."""
     X_train, y_train = safe_split(trial.estimator, X, y, trial.split.train)
     data = (X_train,) if y_train is None else (X_train, y_train)
+    start = time.perf_counter()
     try:
         with _callbacks_reaching(trial):
             _call_hook(trial, X, y, settings, "call_on_fit_task_begin")
             trial.estimator.fit(*data, **trial.split.fit_params)
     except Exception as error:
         return error
+    finally:
+        trial.seconds += time.perf_counter() - start
     return None
 
 

@@ -1,6 +1,7 @@
 """Fit many networks at once: the contract, and a stand-in that fits them one after the other."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,8 +57,23 @@ class Job:
         return safe_indexing(self.X, self.rows), y
 
 
-def fit_jobs(jobs: list[Job], *, max_stack_memory: int | None = None) -> None:
-    """Fit every estimator as its own ``fit`` would, or set the job's error."""
+def fit_jobs(
+    jobs: list[Job],
+    *,
+    max_stack_memory: int | None = None,
+    done: Callable[[Job], None] = lambda job: None,
+) -> None:
+    """Fit every estimator as its own ``fit`` would, or set the job's error.
+
+    Parameters
+    ----------
+    jobs : list of Job
+    max_stack_memory : int or None
+        Bytes that a stack may take; None is a share of what the device has.
+    done : callable
+        Called with each job as soon as it is fitted or has failed. It may empty the job, to
+        free memory; what it raises ends the training of all.
+    """
     for job in jobs:
         start = time.perf_counter()
         X, y = job.take()
@@ -70,6 +86,7 @@ def fit_jobs(jobs: list[Job], *, max_stack_memory: int | None = None) -> None:
             job.error = error
         job.seconds = time.perf_counter() - start
         job.reason = "stacks are not trained yet"
+        done(job)
 
 
 def stacks(jobs: list[Job], n_groups: int) -> list[list[Job]]:

@@ -6,6 +6,7 @@ own ``fit``: a recorder stands where the network is, and keeps what would be han
 """
 
 import copy
+import math
 import time
 import traceback
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
@@ -21,6 +23,9 @@ from sklearn.utils.parallel import Parallel, delayed
 from sknn_deep._base import BaseDeepNetwork
 from sknn_deep._fused import Job
 from sknn_deep._validation import check_method_params, routing_enabled, rows_of, safe_split
+
+# How much may be held that pipelines hand to their networks, before these are trained.
+MAX_PREPARED_BYTES = 2**31
 
 
 @dataclass(eq=False)
@@ -35,52 +40,6 @@ class Split:
     fit_params: dict[str, Any]
     train_score_params: dict[str, Any]
     test_score_params: dict[str, Any]
-
-
-@dataclass(eq=False)
-class Trial:
-    """One candidate on one split.
-
-    Attributes
-    ----------
-    estimator : estimator
-        With the candidate's parameters set; fitted in the end.
-    parameters : dict or None
-        What was set.
-    split : Split
-    label : str
-        What messages call the trial.
-    context : CallbackContext or None
-        Through which scikit-learn's callbacks hear of it.
-    job : Job or None
-        The training of its network, where the network is the last step or stands alone.
-    seconds : float
-        What was spent on it beside the job.
-    failure : str
-        The traceback, if the fit failed.
-    reason : str
-        Why there is no job.
-    """
-
-    estimator: Any
-    parameters: dict[str, Any] | None
-    split: Split
-    label: str
-    context: Any = None
-    job: Job | None = None
-    seconds: float = 0.0
-    failure: str = ""
-    reason: str = ""
-
-
-@dataclass(eq=False)
-class Prepared:
-    """A pipeline whose steps before the network are fitted, and what they hand to it."""
-
-    pipeline: Pipeline
-    given: tuple[Any, Any, dict[str, Any]] | None
-    seconds: float
-    failure: str = ""
 
 
 @dataclass(eq=False)
@@ -101,6 +60,58 @@ class Route:
     names: list[str] = field(default_factory=list)
     setting: tuple = ()
     reason: str = ""
+
+
+@dataclass(eq=False)
+class Trial:
+    """One candidate on one split.
+
+    Attributes
+    ----------
+    estimator : estimator
+        With the candidate's parameters set; fitted in the end.
+    parameters : dict or None
+        What was set.
+    split : Split
+    label : str
+        What messages call the trial.
+    context : CallbackContext or None
+        Through which scikit-learn's callbacks hear of it.
+    route : Route
+        The way to its network.
+    job : Job or None
+        The training of its network, where the network is the last step or stands alone.
+    seconds : float
+        What was spent on it beside the job.
+    failure : str
+        The traceback, if the fit failed.
+    fused : bool
+        Whether its network was trained in a stack of several.
+    reason : str
+        Why it was not.
+    """
+
+    estimator: Any
+    parameters: dict[str, Any] | None
+    split: Split
+    label: str
+    context: Any = None
+    route: Route = field(default_factory=Route)
+    job: Job | None = None
+    seconds: float = 0.0
+    failure: str = ""
+    fused: bool = False
+    reason: str = ""
+
+
+@dataclass(eq=False)
+class Prepared:
+    """A pipeline whose steps before the network are fitted, and what they hand to it."""
+
+    pipeline: Pipeline
+    given: tuple[Any, Any, dict[str, Any]] | None
+    seconds: float
+    failure: str = ""
 
 
 class Recorder:
@@ -189,18 +200,48 @@ def check_for_networks(estimator, trials: list[Trial]) -> None:
         )
 
 
-def prepare(trials: list[Trial], X, y, error_score, parallel: Parallel) -> None:
-    """Give a job to every trial that ends in a network, its pipeline fitted up to there."""
-    sharing: dict[Any, list[Trial]] = {}
+def in_parts(trials: list[Trial], X) -> list[list[Trial]]:
+    """Find each trial's way to its network, and divide the trials so that memory suffices.
+
+    The data that the steps before the networks hand on are kept until the networks are
+    trained. They are taken to be as large as X, and a part holds as many settings of these
+    steps as fit into ``MAX_PREPARED_BYTES``, but one at least.
+    """
     routes: dict[int, Route] = {}  # the splits of a candidate have one, and one dict of parameters
     for trial in trials:
-        route = routes.get(id(trial.parameters))
-        if route is None:
-            route = routes[id(trial.parameters)] = _route(trial)
-        if route.reason:
-            trial.reason = route.reason
-        elif route.names:
-            sharing.setdefault((id(trial.split), route.setting), []).append(trial)
+        key = id(trial.parameters)
+        if key not in routes:
+            routes[key] = _route(trial)
+        trial.route = routes[key]
+    folds_of: dict[tuple, set] = {}
+    for trial in trials:
+        if trial.route.names:
+            folds_of.setdefault(trial.route.setting, set()).add(id(trial.split))
+    part_of, n_bytes = {}, 0
+    for setting, folds in folds_of.items():
+        n_bytes += len(folds) * _n_bytes(X)
+        part_of[setting] = n_bytes // MAX_PREPARED_BYTES
+    parts: dict[int, list[Trial]] = {}
+    for trial in trials:
+        parts.setdefault(part_of.get(trial.route.setting, 0), []).append(trial)
+    return list(parts.values())
+
+
+def _n_bytes(X) -> int:
+    """Return about how much memory rows take once they are numbers."""
+    if sp.issparse(X):
+        return X.data.nbytes + X.nnz * 4
+    return getattr(X, "nbytes", 8 * math.prod(getattr(X, "shape", (len(X),))))
+
+
+def prepare(trials: list[Trial], X, y, error_score, parallel: Parallel) -> None:
+    """Give a job to every trial that ends in a network, its pipeline fitted up to there."""
+    sharing: dict[tuple, list[Trial]] = {}
+    for trial in trials:
+        if trial.route.reason:
+            trial.reason = trial.route.reason
+        elif trial.route.names:
+            sharing.setdefault((id(trial.split), trial.route.setting), []).append(trial)
         else:
             trial.job = Job(trial.estimator, X, y, trial.split.train, trial.split.fit_params)
     groups = list(sharing.values())

@@ -2,9 +2,11 @@
 
 import copy
 import io
+import itertools
 import pickle
 import re
 from contextlib import redirect_stdout
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -38,6 +40,7 @@ from sknn_deep import (
     DeepMLPClassifier,
     DeepMLPRegressor,
     _fused,
+    _trials,
     model_selection,
 )
 from sknn_deep.model_selection import (
@@ -1010,55 +1013,82 @@ def assert_same_search_parts(alone, spread):
 
 
 @pytest.fixture
-def groups(monkeypatch):
-    """Offer the groups of jobs that are handed to the engine."""
-    given, fit_jobs = [], _fused.fit_jobs
+def calls(monkeypatch):
+    """Offer what the engine is called with: how often each object stands in a call's jobs."""
+    calls, fit_jobs = [], _fused.fit_jobs
 
-    def spy(jobs, **options):
-        given.append((jobs, options))
-        fit_jobs(jobs, **options)
+    def spy(jobs, *, max_stack_memory=None, done):
+        objects = {name: [getattr(job, name) for job in jobs] for name in ("X", "y", "rows")}
+        calls.append(SimpleNamespace(jobs=jobs, max_stack_memory=max_stack_memory, **objects))
+        fit_jobs(jobs, max_stack_memory=max_stack_memory, done=done)
 
     monkeypatch.setattr(_fused, "fit_jobs", spy)
-    return given
+    return calls
 
 
-def test_a_search_is_one_group_of_jobs_over_one_copy_of_the_data(groups):
+def n_different(objects):
+    return len(set(map(id, objects)))
+
+
+def test_a_search_is_one_call_of_the_engine_over_one_copy_of_the_data(calls):
     X, y = classes()
     grid = {"alpha": [0.0, 0.1], "hidden_layer_sizes": [(4,), (5,)]}
     search = FusedGridSearchCV(classifier(), grid, cv=3, refit=False, max_stack_memory=2**20)
     search.fit(X, y)
-    ((jobs, options),) = groups
-    assert len(jobs) == 12
-    assert options == {"max_stack_memory": 2**20}
-    assert {id(job.X) for job in jobs} == {id(X)}
-    assert {id(job.y) for job in jobs} == {id(y)}
-    assert len({id(job.rows) for job in jobs}) == 3
+    (call,) = calls
+    assert len(call.jobs) == 12
+    assert call.max_stack_memory == 2**20
+    assert {id(each) for each in call.X} == {id(X)}
+    assert {id(each) for each in call.y} == {id(y)}
+    assert n_different(call.rows) == 3
 
 
-def test_pipelines_that_share_steps_share_their_data(groups):
+def test_pipelines_that_share_steps_share_their_data(calls):
     X, y = classes()
     grid = {"mlp__alpha": [0.0, 0.1, 0.2], "scale__with_mean": [True, False]}
     FusedGridSearchCV(pipeline(), grid, cv=2, refit=False).fit(X, y)
-    ((jobs, _),) = groups
-    assert len(jobs) == 12
-    assert all(job.rows is None for job in jobs)
-    assert len({id(job.X) for job in jobs}) == 4
+    (call,) = calls
+    assert len(call.jobs) == 12
+    assert set(call.rows) == {None}
+    assert n_different(call.X) == 4
+
+
+def test_networks_are_let_go_when_they_are_scored(calls):
+    X, y = classes()
+    search = FusedGridSearchCV(pipeline(), {"mlp__alpha": [0.0, 0.1]}, cv=2).fit(X, y)
+    assert {job.estimator for call in calls for job in call.jobs} == {None}
+    assert {job.X for call in calls for job in call.jobs} == {None}
+    check_is_fitted(search.best_estimator_)
+
+
+@pytest.mark.parametrize(("n_settings", "n_calls"), [(1, 4), (2, 2), (3, 2), (4, 1), (100, 1)])
+def test_what_steps_hand_on_is_kept_within_bounds(n_settings, n_calls, calls, monkeypatch, seen):
+    X, y = classes()
+    monkeypatch.setattr(_trials, "MAX_PREPARED_BYTES", n_settings * 2 * X.nbytes + 1)
+    estimator = make_pipeline(Watcher(), classifier())
+    grid = {"watcher__factor": [1.0, 2.0, 3.0, 4.0], "deepmlpclassifier__alpha": [0.0, 0.1]}
+    search = FusedGridSearchCV(estimator, grid, cv=2, refit=False).fit(X, y)
+    assert len(calls) == n_calls
+    assert len(seen) == 8
+    monkeypatch.undo()
+    whole = FusedGridSearchCV(estimator, grid, cv=2, refit=False).fit(X, y)
+    assert_same_results(whole.cv_results_, search.cv_results_)
 
 
 def test_times_add_up(monkeypatch):
-    def fit_jobs(jobs, *, max_stack_memory=None):
+    def fit_jobs(jobs, *, max_stack_memory=None, done):
         for job in jobs:
             job.estimator.fit(*job.take())
             job.seconds, job.fused = 10.0, True
+            done(job)
 
     monkeypatch.setattr(_fused, "fit_jobs", fit_jobs)
+    monkeypatch.setattr(_trials.time, "perf_counter", itertools.count(0, 100).__next__)
     X, y = classes()
-    slow = FunctionTransformer(lambda X: X)
-    estimator = make_pipeline(slow, classifier())
-    grid = {"deepmlpclassifier__alpha": [0.0, 0.1]}
-    search = FusedGridSearchCV(estimator, grid, cv=2, refit=False).fit(X, y)
-    assert (search.cv_results_["mean_fit_time"] >= 10).all()
-    assert (search.cv_results_["mean_fit_time"] < 11).all()
+    grid = {"mlp__alpha": [0.0, 0.1, 0.2, 0.3]}
+    search = FusedGridSearchCV(pipeline(), grid, cv=2, refit=False).fit(X, y)
+    # the scaler's hundred seconds are shared by four
+    assert_array_equal(search.cv_results_["mean_fit_time"], 35)
     assert search.fused_.all()
     assert set(search.not_fused_reasons_.flat) == {""}
 
