@@ -103,7 +103,7 @@ class FusedSearch:
 
     def _refit(self, root, task: dict[str, Any], fit_params: dict[str, Any]) -> None:
         """Fit the best candidate to all data, by itself."""
-        best = clone(clone(self.estimator)).set_params(**clone(self.best_params_, safe=False))
+        best = clone(self.estimator).set_params(**clone(self.best_params_, safe=False))
         self.best_estimator_ = best
         context = root.subcontext(task_name="refit-with-best-params")
         data = (task["X"],) if task["y"] is None else (task["X"], task["y"])
