@@ -65,14 +65,18 @@ def fit_jobs(
 ) -> None:
     """Fit every estimator as its own ``fit`` would, or set the job's error.
 
+    Seeds that are None draw from NumPy's global state in the order of the jobs.
+
     Parameters
     ----------
     jobs : list of Job
     max_stack_memory : int or None
         Bytes that a stack may take; None is a share of what the device has.
     done : callable
-        Called with each job as soon as it is fitted or has failed. It may empty the job, to
-        free memory; what it raises ends the training of all.
+        Called with each job as soon as it is fitted or has failed, its fields filled in, and
+        outside of whatever the training sets (threads, gradients). It scores the estimator,
+        which is not part of the job's seconds, and empties the job to free memory. What it
+        raises ends the training of all.
     """
     for job in jobs:
         start = time.perf_counter()

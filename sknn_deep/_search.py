@@ -170,8 +170,7 @@ class Candidates:
         out = evaluate(trials, self.X, self.y, self.settings, self.parallel)
         if not out:
             raise ValueError(
-                "No fits were performed: there were "
-                f"{len(parameters)} candidates and {len(splits)} splits."
+                "No fits were performed. Was the CV iterator empty? Were there no candidates?"
             )
         check_failures(out, search.scoring, search.error_score)
         self.parameters += parameters

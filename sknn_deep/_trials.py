@@ -245,7 +245,8 @@ def prepare(trials: list[Trial], X, y, error_score, parallel: Parallel) -> None:
         else:
             trial.job = Job(trial.estimator, X, y, trial.split.train, trial.split.fit_params)
     groups = list(sharing.values())
-    prepared = parallel(delayed(_fit_steps)(group[0], X, y, error_score) for group in groups)
+    tasks = [delayed(_fit_steps)(group[0], X, y, error_score) for group in groups]
+    prepared = parallel(tasks) if tasks else []
     for group, steps in zip(groups, prepared, strict=True):
         _adopt(group, steps)
 

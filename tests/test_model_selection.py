@@ -232,7 +232,7 @@ def test_same_answer_for_every_task(estimator, grid, data):
     check_is_fitted(search.best_estimator_)
 
 
-@pytest.mark.parametrize("name", [name for name in CONTAINERS if name != "memmap"])
+@pytest.mark.parametrize("name", CONTAINERS)
 def test_same_answer_for_every_container(name, tmp_path):
     X, y = classes()
     assert_same(classifier(), RATES, CONTAINERS[name](X, tmp_path), y)
