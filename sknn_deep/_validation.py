@@ -8,27 +8,73 @@ from inspect import signature
 
 import numpy as np
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.model_selection._validation import (
+    _aggregate_score_dicts,
+    _check_groups_routing_disabled,
+    _insert_error_scores,
+    _normalize_score_results,
+    _score,
+    _warn_or_raise_about_fit_failures,
+)
+from sklearn.utils import _safe_indexing
+from sklearn.utils._array_api import device, get_namespace
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    Options,
+    StrOptions,
+    validate_params,
+)
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
+from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
+from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.optimize import _check_optimize_result
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_method_params, _check_sample_weight
 
 __all__ = [
+    "HasMethods",
     "Interval",
+    "MultimetricScorer",
     "Options",
     "StrOptions",
     "accepts_sample_weight",
+    "aggregate_score_dicts",
+    "check_groups_routing_disabled",
+    "check_method_params",
     "check_optimize_result",
     "check_partial_fit_first_call",
     "check_sample_weight",
     "fit_context",
+    "insert_error_scores",
     "lbfgs_verbosity",
+    "manual_routing",
+    "normalize_score_results",
+    "routing_enabled",
+    "rows_of",
+    "safe_indexing",
+    "safe_split",
+    "score_or_error",
+    "validate_params",
+    "warn_or_raise_about_fit_failures",
 ]
 
+MultimetricScorer = _MultimetricScorer
+aggregate_score_dicts = _aggregate_score_dicts
+check_groups_routing_disabled = _check_groups_routing_disabled
+check_method_params = _check_method_params
 check_optimize_result = _check_optimize_result
 check_partial_fit_first_call = _check_partial_fit_first_call
 fit_context = _fit_context
+insert_error_scores = _insert_error_scores
+manual_routing = _manual_routing
+normalize_score_results = _normalize_score_results
+routing_enabled = _routing_enabled
+safe_indexing = _safe_indexing
+safe_split = _safe_split
+score_or_error = _score
+warn_or_raise_about_fit_failures = _warn_or_raise_about_fit_failures
 
 
 def check_sample_weight(sample_weight, X):
@@ -53,3 +99,10 @@ def accepts_sample_weight(scorer) -> bool:
 def lbfgs_verbosity(verbose):
     """Return the options with which SciPy's L-BFGS-B prints its progress, or not."""
     return _get_additional_lbfgs_options_dict("iprint", 1 if verbose else -1)
+
+
+def rows_of(X, rows):
+    """Return row numbers, or those of a mask, in X's namespace and on its device."""
+    namespace, _ = get_namespace(X)
+    rows = namespace.asarray(rows, device=device(X))
+    return namespace.nonzero(rows)[0] if namespace.isdtype(rows.dtype, "bool") else rows

@@ -8,6 +8,7 @@ import pkgutil
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from _pytest.doctest import _get_checker, get_optionflags
 
@@ -18,7 +19,13 @@ MODULES = [sknn_deep] + [
     importlib.import_module(f"sknn_deep.{info.name}")
     for info in pkgutil.iter_modules(sknn_deep.__path__)
 ]
-ESTIMATORS = ["AutoencoderTransformer", "DeepMLPClassifier", "DeepMLPRegressor"]
+ESTIMATORS = [
+    "AutoencoderTransformer",
+    "DeepMLPClassifier",
+    "DeepMLPRegressor",
+    "FusedGridSearchCV",
+    "FusedRandomizedSearchCV",
+]
 
 
 def _public_functions():
@@ -26,9 +33,9 @@ def _public_functions():
     return {
         f"{module.__name__}.{name}": function
         for module in MODULES
-        if not module.__name__.rpartition(".")[2].startswith("_")
+        if _is_public(module)
         for name, function in inspect.getmembers(module, inspect.isfunction)
-        if not name.startswith("_") and function.__module__.startswith("sknn_deep")
+        if not name.startswith("_") and function.__module__ == module.__name__
     }
 
 
@@ -44,8 +51,16 @@ def _public_methods():
 
 def _public_classes():
     """Return the classes that the package offers."""
-    objects = {name: getattr(sknn_deep, name) for name in sknn_deep.__all__}
+    objects = {name: getattr(module, name) for module in MODULES for name in _offered(module)}
     return {name: value for name, value in objects.items() if inspect.isclass(value)}
+
+
+def _offered(module):
+    return getattr(module, "__all__", []) if _is_public(module) else []
+
+
+def _is_public(module):
+    return not module.__name__.rpartition(".")[2].startswith("_")
 
 
 def _doctests():
@@ -75,13 +90,15 @@ def _documented_parameters(docstring):
     if section is None:
         return []
     entries = re.findall(r"^(\S[^\n]*?)(?: : ([^\n]*))?$", section[1], re.MULTILINE)
-    return [(name, type_) for names, type_ in entries for name in names.split(", ")]
+    return [(name.lstrip("*"), type_) for names, type_ in entries for name in names.split(", ")]
 
 
 def _documented_default(type_):
     """Return the value after ``default=``, or the signature's mark for none."""
     default = re.search(r"\bdefault=(.*)$", type_)
-    return inspect.Parameter.empty if default is None else ast.literal_eval(default[1])
+    if default is None:
+        return inspect.Parameter.empty
+    return np.nan if default[1] == "np.nan" else ast.literal_eval(default[1])
 
 
 def _parameters(callable_):

@@ -19,7 +19,6 @@ GALLERY = sorted(path.name for path in (ROOT / "examples").glob("plot_*.py"))
 PAGES = {path.relative_to(DOCS).as_posix(): path for path in DOCS.rglob("*.md")}
 WITH_CODE = sorted(name for name, path in PAGES.items() if _code_blocks(path.read_text("utf-8")))
 SLOW = {
-    "how-to/search_hyperparameters.md",  # starts two workers, each of which imports torch
     "tutorials/autoencoder.md",  # t-SNE
 }
 OUTPUT = re.compile(r"^```python[^\S\n]*\n.*?^```[^\S\n]*$(?:\s*^```text\n(.*?)^```)?", re.M | re.S)

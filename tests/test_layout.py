@@ -18,7 +18,11 @@ FLOORS = [
     {"_base", "_stack"},
     {"_mlp", "_autoencoder"},
     {"_classifier", "_regressor"},
-    {"datasets"},
+    {"_fused"},
+    {"_trials"},
+    {"_evaluation"},
+    {"_search"},
+    {"datasets", "model_selection"},
 ]
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 
