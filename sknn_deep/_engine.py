@@ -39,15 +39,15 @@ class EpochLosses(NamedTuple):
     ----------
     values : ndarray of shape (n_batches,)
         Mean loss of each batch before its step, as ``loss_curve_`` reports it.
-    sizes : list of int
+    sizes : sequence of int, length n_batches
         Rows of each batch.
-    weight_sums : list of float
+    weight_sums : sequence of float, length n_batches
         Sum of the weights of each batch.
     """
 
     values: np.ndarray
-    sizes: list[int]
-    weight_sums: list[float]
+    sizes: Sequence[int]
+    weight_sums: Sequence[float]
 
 
 class Engine:
@@ -139,7 +139,8 @@ class Engine:
         if self._has_modes:
             self._network.eval()
         # the one time in an epoch that the host waits for the device
-        values = reported_losses(results.cpu(), weight_sums, self._alpha, self._loss)
+        penalties = np.array(penalty_factors(self._alpha, weight_sums))
+        values = reported_losses(results.cpu(), penalties, self._loss)
         return EpochLosses(values, sizes, weight_sums)
 
     def freeze(self) -> None:
@@ -318,22 +319,19 @@ def penalty_factors(alpha: float, weight_sums: Sequence[float]) -> list[float]:
     return [alpha / weight_sum if weight_sum else 0.0 for weight_sum in weight_sums]
 
 
-def reported_losses(
-    results: Tensor, weight_sums: Sequence[float], alpha: float, loss: Loss
-) -> np.ndarray:
+def reported_losses(results: Tensor, penalties: np.ndarray, loss: Loss) -> np.ndarray:
     """Return what ``loss_curve_`` is made of: the penalty included, on its scale.
 
     Parameters
     ----------
-    results : Tensor of shape (2, n_batches)
+    results : Tensor of shape (2, n_batches), on the CPU
         Mean losses, and squared norms of the weights.
-    weight_sums : sequence of float
-    alpha : float
+    penalties : ndarray of shape (n_batches,)
+        Factor of each batch's penalty.
     loss : Loss
     """
     losses, squared_norms = results.numpy().astype(np.float64)
-    penalties = 0.5 * np.array(penalty_factors(alpha, weight_sums))
-    return losses * loss.reported_scale + penalties * squared_norms
+    return losses * loss.reported_scale + 0.5 * penalties * squared_norms
 
 
 class _Graph:

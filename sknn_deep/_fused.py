@@ -200,9 +200,11 @@ class _Fit:
             (tuple(linear.weight.shape), norm is not None, name, dropout is not None)
             for linear, norm, name, dropout in network.stages()
         ]
-        # normalisation looks at all rows of a batch: there may be none that stand in
-        last = len(batches) if network.has_normalization else batches.n_batches
-        return str(layers), network.flat.dtype, network.flat.device, batches.slices[0], last
+        # a row that stands in for a missing one counts in no sum, but normalisation would see it
+        # and dropout would draw for it
+        is_exact = network.has_normalization or network.has_dropout
+        last = len(batches) if is_exact else batches.n_batches
+        return str(layers), network.flat.dtype, network.flat.device, batches.slices[0].stop, last
 
     @property
     def numbers(self) -> str:

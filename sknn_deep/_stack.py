@@ -19,7 +19,6 @@ from sknn_deep._batches import Chunk, n_together
 from sknn_deep._engine import (
     STEPS_BETWEEN_FLUSHES,
     EpochLosses,
-    penalty_factors,
     reported_losses,
 )
 from sknn_deep._network import share_buffer, zero_negligible
@@ -60,13 +59,14 @@ class Stack:
         self._device = self._flat.device
         self._pace = Pace.of(self._device)
         self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace)
+        self._has_modes = networks[0].has_dropout or networks[0].has_normalization
         self._read_parameters()
         self._lay_out()
         self._n_steps = 0
 
     def _read_parameters(self) -> None:
         penalties = [training.penalties for training in self._trainings]
-        self._alphas = [penalty["alpha"] for penalty in penalties]
+        self._alphas = np.array([penalty["alpha"] for penalty in penalties])
         self._decays = np.array([penalty["weight_decay"] for penalty in penalties])
         norms = [penalty["max_grad_norm"] for penalty in penalties]
         self._max_norms = None
@@ -93,6 +93,7 @@ class Stack:
         self._X = self._flat.new_zeros((len(sets), n_rows, sets[0].n_features))
         self._target = sets[0].new_target((len(sets), n_rows))
         self._scale = self._flat.new_zeros((len(sets), n_rows, 1))
+        self._views: dict[int, list[tuple[slice, Tensor, Tensor | None]]] = {}
 
     def train_epoch(self, rates: list[list[float] | None]) -> list[EpochLosses]:
         """Take a step along each batch, every network along its own.
@@ -111,8 +112,9 @@ class Stack:
         n_batches = self._lengths.shape[1]
         results = self._flat.new_empty((2, len(networks), n_batches))
         sums = np.empty(self._lengths.shape)
-        for network in networks:
-            network.train()
+        if self._has_modes:
+            for network in networks:
+                network.train()
         for training in self._trainings:
             training.batches.start_epoch()
         with one_thread(), np.errstate(over="ignore", invalid="ignore"):
@@ -129,18 +131,13 @@ class Stack:
             for optimizer in move.optimizers[1:]:
                 optimizer.catch_up(move.optimizers[0])
         for training, rate in zip(self._trainings, rates, strict=True):
-            training.network.eval()
+            if self._has_modes:
+                training.network.eval()
             if rate is not None:
                 set_learning_rate(training.optimizer, rate[-1])
-        on_host = results.cpu()
-        return [
-            EpochLosses(
-                reported_losses(on_host[:, k], sums[k].tolist(), alpha, training.loss),
-                self._lengths[k].tolist(),
-                sums[k].tolist(),
-            )
-            for k, (alpha, training) in enumerate(zip(self._alphas, self._trainings, strict=True))
-        ]
+        penalties = self._alphas[:, np.newaxis] / sums
+        values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)
+        return [EpochLosses(*rows) for rows in zip(values, self._lengths, sums, strict=True)]
 
     def close(self) -> None:
         """Let every network, and its optimiser, have memory of its own again."""
@@ -161,17 +158,25 @@ class Stack:
         sums[:, piece] = self._lengths[:, piece]
         is_even = all(batches.weight is None for batches in sets)
         is_even = is_even and (self._lengths[:, piece] == self._lengths[0, piece]).all()
+        if start not in self._views:
+            self._views[start] = [self._view(k, start, stop) for k in range(len(sets))]
         for k, batches in enumerate(sets):
-            rows = slice(start, min(stop, len(batches)))
-            n_rows = rows.stop - rows.start
-            batches.fill(rows, X[k, :n_rows], None if target is None else target[k, :n_rows])
+            rows, *buffers = self._views[start][k]
+            batches.fill(rows, *buffers)
             if not is_even:
+                n_rows = rows.stop - rows.start
                 own_parts = [slice(part.start, min(part.stop, n_rows)) for part in parts]
                 scale, sums[k, piece] = batches.weigh(rows, own_parts)
                 self._scale[k, :n_rows, 0] = torch.from_numpy(scale)
                 self._scale[k, n_rows:, 0] = 0.0
         scale = None if is_even else self._scale[:, : stop - start]
         return Chunk(X, X if target is None else target, scale, parts, [])
+
+    def _view(self, k: int, start: int, stop: int) -> tuple[slice, Tensor, Tensor | None]:
+        """Return the rows of a network in a piece, and where they are gathered."""
+        rows = slice(start, min(stop, len(self._trainings[k].batches)))
+        n_rows = rows.stop - rows.start
+        return rows, self._X[k, :n_rows], None if self._target is None else self._target[k, :n_rows]
 
     def _factors(self, piece: slice, sums: np.ndarray, rates, moves) -> Iterator[Factors]:
         """Yield what a step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
@@ -184,11 +189,8 @@ class Stack:
                 for training, rate in zip(self._trainings, rates, strict=True)
             ]
         )
-        decays = 1 - lrs * self._decays[:, None]
-        penalties = [
-            penalty_factors(alpha, own)
-            for alpha, own in zip(self._alphas, sums[:, piece], strict=True)
-        ]
+        decays = 1 - lrs * self._decays[:, np.newaxis]
+        penalties = self._alphas[:, np.newaxis] / sums[:, piece]
         table = torch.from_numpy(np.array([penalties, decays, lrs])).unsqueeze(-1)
         table = table.to(self._device, self._flat.dtype)
         for i in range(n_steps):
@@ -229,6 +231,7 @@ class Stack:
         """Take a step along each batch; return the squared norms before, (n_batches, K)."""
         squared_norms = []
         none = self._flat.new_zeros(len(self._trainings))
+        has_penalty, has_decay = self._alphas.any(), self._decays.any()
         with torch.inference_mode():
             for program, (penalty, decay, factor) in zip(work.programs, factors, strict=True):
                 if self._n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
@@ -239,14 +242,14 @@ class Stack:
                 for kernel in program:
                     kernel()
                 squared_norm = none
-                if any(self._alphas):
+                if has_penalty:
                     squared_norm = torch.linalg.vecdot(self._weights, self._weights)
                     self._penalized.addcmul_(self._weights, penalty)
                 squared_norms.append(squared_norm)
                 if self._max_norms is not None:
                     lengths = torch.linalg.vector_norm(self._gradient, dim=1, keepdim=True)
                     self._gradient.mul_((self._max_norms / lengths).clamp_(max=1.0))
-                if self._decays.any():
+                if has_decay:
                     self._weights.mul_(decay)
                 for move, of_move in zip(moves, factor, strict=True):
                     move.kernel(of_move)

@@ -276,7 +276,7 @@ def test_training_is_continued_by_the_next_epoch_of_the_same_batches():
 def test_reported_losses_have_the_penalty_and_scikit_learns_scale(name):
     loss = regression_loss(name, 4)
     results = torch.tensor([[2.0, 8.0], [5.0, 0.0]])
-    reported = reported_losses(results, [10.0, 0.0], 0.3, loss)
+    reported = reported_losses(results, np.array([0.03, 0.0]), loss)
     scale = {"squared_error": 0.25, "poisson": 1.0}[name]
     assert_allclose(reported, [scale * 2.0 + 0.5 * 0.3 / 10 * 5.0, scale * 8.0])
 
@@ -612,7 +612,7 @@ def test_listener_hears_of_every_batch_in_order():
         chunks += [(chunk.X[part].clone(), chunk.target[part].clone()) for part in chunk.parts]
         results = torch.stack(engine.train(chunk))
         loss = classification_loss("softmax")
-        reported += list(reported_losses(results, chunk.weight_sums, 0.3, loss))
+        reported += list(reported_losses(results, 0.3 / np.array(chunk.weight_sums), loss))
     assert recorder.events == ["begins", "gradient", "ends"] * 7
     for heard, given in zip(recorder.batches, chunks, strict=True):
         assert torch.equal(heard[0], given[0])
