@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sknn_deep"
 
 FLOORS = [
-    {"_device", "_threads", "_validation"},
+    {"_device", "_threads", "_validation", "_summary", "_embedding_page"},
     {"_network", "_batches", "_losses"},
     {"_optimizers", "_backprop"},
     {"_engine", "callbacks"},
@@ -18,7 +18,7 @@ FLOORS = [
     {"_base"},
     {"_mlp", "_autoencoder"},
     {"_classifier", "_regressor"},
-    {"datasets"},
+    {"datasets", "plotting"},
 ]
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 
