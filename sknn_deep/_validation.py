@@ -8,6 +8,7 @@ from inspect import signature
 
 import numpy as np
 from sklearn.base import _fit_context
+from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
 from sklearn.utils.multiclass import _check_partial_fit_first_call
@@ -19,6 +20,7 @@ __all__ = [
     "Options",
     "StrOptions",
     "accepts_sample_weight",
+    "check_matplotlib_support",
     "check_optimize_result",
     "check_partial_fit_first_call",
     "check_sample_weight",
