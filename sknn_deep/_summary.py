@@ -126,15 +126,15 @@ def summary(estimator, n_features=None, *, n_classes=None, n_outputs=None) -> Ne
     >>> from sknn_deep import DeepMLPClassifier, summary
     >>> summary(DeepMLPClassifier((128, 64)), n_features=784, n_classes=10)
     DeepMLPClassifier
-    ------------------------------------------------------
-    layer                    output shape       parameters
-    ------------------------------------------------------
-    input                    (n_samples, 784)            0
-    hidden 1: dense, relu    (n_samples, 128)      100,480
-    hidden 2: dense, relu    (n_samples, 64)         8,256
-    output: dense, softmax   (n_samples, 10)           650
-    ------------------------------------------------------
-    total                                          109,386
+    ----------------------------------------------------
+    layer                   output shape      parameters
+    ----------------------------------------------------
+    input                   (n_samples, 784)           0
+    hidden 1: dense, relu   (n_samples, 128)     100,480
+    hidden 2: dense, relu   (n_samples, 64)        8,256
+    output: dense, softmax  (n_samples, 10)          650
+    ----------------------------------------------------
+    total                                        109,386
     """
     title = type(estimator).__name__
     if not hasattr(estimator, "_planned_network"):
@@ -168,19 +168,19 @@ def network_layers(config: dict[str, Any], out_activation: str) -> list[Layer]:
         What makes predictions of the raw output; a classifier's network ends before it.
     """
     if "encoder" in config:
-        encoder, decoder = config["encoder"], {**config["decoder"], "out_activation": out_activation}
+        encoder, decoder = config["encoder"], config["decoder"]
+        code = _stack_layers("encoder", "code", encoder, encoder["out_activation"])
+        layers = code + _stack_layers("decoder", "output", decoder, out_activation)
         n_features = encoder["layer_units"][0]
-        stacks = [("encoder", "code", encoder), ("decoder", "output", decoder)]
     else:
+        layers = _stack_layers("hidden", "output", config, out_activation)
         n_features = config["layer_units"][0]
-        stacks = [("hidden", "output", {**config, "out_activation": out_activation})]
-    layers = [Layer("input", n_features, 0)]
-    for hidden_name, last_name, stack in stacks:
-        layers += _stack_layers(hidden_name, last_name, stack)
-    return layers
+    return [Layer("input", n_features, 0), *layers]
 
 
-def _stack_layers(hidden_name: str, last_name: str, config: dict[str, Any]) -> list[Layer]:
+def _stack_layers(
+    hidden_name: str, last_name: str, config: dict[str, Any], out_activation: str
+) -> list[Layer]:
     """Return the layers of one stack: dense, normalised, activated, dropped, and so on."""
     normalization, layers = config["normalization"], []
     *hidden, last = pairwise(config["layer_units"])
@@ -192,5 +192,5 @@ def _stack_layers(hidden_name: str, last_name: str, config: dict[str, Any]) -> l
         n_scales = 2 * n_out if normalization else 0  # a scale and a shift for each unit
         name = f"{hidden_name} {i}: {', '.join(parts)}"
         layers.append(Layer(name, n_out, (n_in + 1) * n_out + n_scales))
-    name = f"{last_name}: dense, {config['out_activation']}"
-    return [*layers, Layer(name, last[1], (last[0] + 1) * last[1])]
+    n_in, n_out = last
+    return [*layers, Layer(f"{last_name}: dense, {out_activation}", n_out, (n_in + 1) * n_out)]

@@ -128,14 +128,9 @@ class LossCurveDisplay:
         """
         check_is_fitted(estimator)
         if not hasattr(estimator, "loss_curve_"):
-            is_lbfgs = getattr(estimator, "solver", None) == "lbfgs"
             raise ValueError(
-                f"{type(estimator).__name__} has no loss_curve_: "
-                + (
-                    "solver='lbfgs' has no epochs; choose a stochastic solver such as 'adam'."
-                    if is_lbfgs
-                    else "pass a network, such as pipeline[-1] or search.best_estimator_."
-                )
+                f"{type(estimator).__name__} has no loss_curve_; pass a network that was trained "
+                "in epochs (solver='lbfgs' has none), such as pipeline[-1]."
             )
         validation_loss = getattr(estimator, "validation_loss_curve_", None)
         display = cls(
@@ -501,7 +496,9 @@ class EmbeddingDisplay:
             )
         y = None if y is None else np.asarray(y)
         if y is not None and y.shape != (len(Z),):
-            raise ValueError(f"y has shape {y.shape} for {len(Z)} samples; pass one value for each.")
+            raise ValueError(
+                f"y has shape {y.shape} for {len(Z)} samples; pass one value for each."
+            )
         if images is not None:
             images = _as_images(images, image_shape)
             check_consistent_length(Z, images)
@@ -690,7 +687,7 @@ class EmbeddingDisplay:
         edges = np.broadcast_to(self._colors(), len(images))
         # a bit less than a cell of the grid over which they are spread
         width = self.figure_.get_figwidth() * self.ax_.get_position().width * 72
-        zoom = 0.7 * width / np.sqrt(n_images) / max(images.shape[1:])
+        zoom = 0.6 * width / np.sqrt(n_images) / max(images.shape[1:])
         for row in rows:
             picture = OffsetImage(images[row], zoom=zoom, cmap="gray_r", interpolation="nearest")
             frame = {"edgecolor": edges[row], "linewidth": 1.5}
@@ -860,9 +857,7 @@ class SearchSurfaceDisplay:
     ('learning_rate_init', 'hidden_layer_sizes')
     """
 
-    def __init__(
-        self, *, x, y, scores, deviations=None, x_name="", y_name="", score_name="score"
-    ):
+    def __init__(self, *, x, y, scores, deviations=None, x_name="", y_name="", score_name="score"):
         self.x = x
         self.y = y
         self.scores = scores
@@ -1077,7 +1072,7 @@ def _class_colors(n_classes):
     import matplotlib as mpl
 
     scale = mpl.colormaps["viridis"]
-    return [mpl.colors.to_hex(scale(i / (n_classes - 1))) for i in range(n_classes)]
+    return [mpl.colors.to_hex(scale(0.1 + 0.85 * i / (n_classes - 1))) for i in range(n_classes)]
 
 
 def _spread(points, n_points):

@@ -18,16 +18,26 @@ MODULES = [sknn_deep] + [
     importlib.import_module(f"sknn_deep.{info.name}")
     for info in pkgutil.iter_modules(sknn_deep.__path__)
 ]
+PUBLIC_MODULES = [
+    module for module in MODULES if not module.__name__.rpartition(".")[2].startswith("_")
+]
+DISPLAYS = [
+    "EmbeddingDisplay",
+    "LossCurveDisplay",
+    "ReconstructionDisplay",
+    "SearchSurfaceDisplay",
+    "WeightsDisplay",
+]
 ESTIMATORS = ["AutoencoderTransformer", "DeepMLPClassifier", "DeepMLPRegressor"]
 
 
 def _public_functions():
-    """Return the functions without underscore that public modules define."""
+    """Return the functions without underscore that public modules define or offer."""
     return {
         f"{module.__name__}.{name}": function
-        for module in MODULES
-        if not module.__name__.rpartition(".")[2].startswith("_")
+        for module in PUBLIC_MODULES
         for name, function in inspect.getmembers(module, inspect.isfunction)
+        if name in getattr(module, "__all__", [name])
         if not name.startswith("_") and function.__module__.startswith("sknn_deep")
     }
 
@@ -37,15 +47,19 @@ def _public_methods():
     return {
         f"{class_.__name__}.{name}": method
         for class_ in _public_classes().values()
-        for name, method in inspect.getmembers(class_, inspect.isfunction)
+        for name, method in inspect.getmembers(class_, inspect.isroutine)
         if not name.startswith("_") and method.__module__.startswith("sknn_deep")
     }
 
 
 def _public_classes():
-    """Return the classes that the package offers."""
-    objects = {name: getattr(sknn_deep, name) for name in sknn_deep.__all__}
-    return {name: value for name, value in objects.items() if inspect.isclass(value)}
+    """Return the classes that the package and its public modules offer."""
+    return {
+        name: getattr(module, name)
+        for module in PUBLIC_MODULES
+        for name in getattr(module, "__all__", [])
+        if inspect.isclass(getattr(module, name))
+    }
 
 
 def _doctests():
@@ -75,7 +89,7 @@ def _documented_parameters(docstring):
     if section is None:
         return []
     entries = re.findall(r"^(\S[^\n]*?)(?: : ([^\n]*))?$", section[1], re.MULTILINE)
-    return [(name, type_) for names, type_ in entries for name in names.split(", ")]
+    return [(name.lstrip("*"), type_) for names, type_ in entries for name in names.split(", ")]
 
 
 def _documented_default(type_):
@@ -125,13 +139,14 @@ def test_docstring_examples_run(name, scratch, request):
     assert results.failed == 0, "".join(report)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_estimators_show_an_example(name):
+@pytest.mark.parametrize("name", [*ESTIMATORS, *DISPLAYS, "summary"])
+def test_estimators_displays_and_the_summary_show_an_example(name):
     assert any(test.endswith(f".{name}") for test in DOCTESTS)
 
 
-def test_the_estimators_are_public():
-    assert set(ESTIMATORS) <= set(CLASSES)
+def test_estimators_and_displays_are_public():
+    assert {*ESTIMATORS, *DISPLAYS} <= set(CLASSES)
+    assert "sknn_deep.summary" in FUNCTIONS
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTED))
