@@ -915,7 +915,7 @@ class SearchSurfaceDisplay:
         )
         return display.plot(ax, **options)
 
-    def plot(self, ax=None, *, cmap="cividis", show_scores=True):
+    def plot(self, ax=None, *, cmap="cividis", vmin=None, show_scores=True):
         """Draw the scores.
 
         Parameters
@@ -925,6 +925,10 @@ class SearchSurfaceDisplay:
 
         cmap : str or matplotlib Colormap, default="cividis"
             Colours, from the worst to the best score.
+
+        vmin : float, default=None
+            Score from which on the colours differ; None is the worst. Raise it where a few
+            bad candidates leave all others in one colour.
 
         show_scores : bool, default=True
             Write the scores, with their standard deviations, into the cells of a grid.
@@ -936,28 +940,29 @@ class SearchSurfaceDisplay:
         x_values, columns = _levels(self.x)
         y_values, rows = _levels(self.y)
         shape = len(y_values), len(x_values)
+        colors = {"cmap": cmap, "vmin": vmin}
         if shape[0] * shape[1] == len(self.scores):
             ax = _axes(self, ax, (1.1 * shape[1] + 2.4, 0.8 * shape[0] + 1.6))
-            self._plot_grid(cmap, shape, rows, columns, show_scores)
+            self._plot_grid(colors, shape, rows, columns, show_scores)
             ax.set_xticks(range(shape[1]), map(_label, x_values))
             ax.set_yticks(range(shape[0]), map(_label, y_values))
             ax.tick_params(length=0)
             ax.spines[:].set_visible(False)
         else:
             ax = _axes(self, ax, (6.8, 4.6))
-            self._plot_points(cmap)
+            self._plot_points(colors)
         label = f"mean {self.score_name.replace('_', ' ')} of the folds"
         bar = self.figure_.colorbar(self.surface_, ax=ax, pad=0.02, label=label)
         bar.outline.set_visible(False)
         ax.set(xlabel=self.x_name, ylabel=self.y_name)
         return self
 
-    def _plot_grid(self, cmap, shape, rows, columns, show_scores):
+    def _plot_grid(self, colors, shape, rows, columns, show_scores):
         from matplotlib.patches import Rectangle
 
         ax, scores = self.ax_, np.full(shape, np.nan)
         scores[rows, columns] = self.scores
-        self.surface_ = ax.imshow(scores, cmap=cmap, aspect="auto", origin="lower")
+        self.surface_ = ax.imshow(scores, aspect="auto", origin="lower", **colors)
         if show_scores:
             for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
                 color = _ink(self.surface_.to_rgba(scores[row, column]))
@@ -973,7 +978,7 @@ class SearchSurfaceDisplay:
         text = f"{self.scores[i]:.3g}"
         return text if self.deviations is None else f"{text}\n± {self.deviations[i]:.1g}"
 
-    def _plot_points(self, cmap):
+    def _plot_points(self, colors):
         ax, scores = self.ax_, np.asarray(self.scores)
         axis_values = []
         for values, axis in ((self.x, "x"), (self.y, "y")):
@@ -987,7 +992,7 @@ class SearchSurfaceDisplay:
                 getattr(ax, f"set_{axis}ticks")(range(len(names)), map(_label, names))
         x, y = axis_values
         order = np.argsort(scores)  # the best on top; failed ones are last and have no colour
-        style = {"s": 90, "cmap": cmap, "ec": "gray", "lw": 0.6}
+        style = {"s": 90, "ec": "gray", "lw": 0.6, **colors}
         self.surface_ = ax.scatter(x[order], y[order], c=scores[order], **style)
         best = np.nanargmax(scores)
         style = {"s": 260, "facecolor": "none", "ec": PALETTE[6], "lw": 2.5}
