@@ -73,6 +73,8 @@ def test_page_prints_and_draws_what_it_shows(name, scratch, request):
     text = PAGES[name].read_text("utf-8")
     checker, options = _get_checker(), get_optionflags(request.config)
     namespace = {"__name__": "__main__"}
+    if "to_html(" in text:
+        pytest.importorskip("plotly")
     with sklearn.config_context():
         for block, shown in zip(_code_blocks(text), _shown_output(text), strict=True):
             with contextlib.redirect_stdout(io.StringIO()) as printed:
