@@ -75,6 +75,7 @@ def _packed(values, dtype: str) -> str:
 
 def _deflated(images) -> str:
     """Return images as 256 shades from the smallest to the largest pixel, deflated."""
+    images = images.astype(np.float32)
     low, high = images.min(), images.max()
     shades = np.rint((images - low) * (255 / (high - low or 1))).astype(np.uint8)
     return base64.b64encode(zlib.compress(shades.tobytes(), level=6)).decode()
