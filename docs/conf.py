@@ -30,6 +30,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "write_computation_times": False,
     "remove_config_comments": True,
+    "capture_repr": ("_repr_html_",),  # not the address of a display
 }
 
 html_theme = "furo"

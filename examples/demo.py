@@ -16,8 +16,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -28,8 +26,9 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.model_selection import train_test_split
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, summary
 from sknn_deep.datasets import fetch_mnist
+from sknn_deep.plotting import EmbeddingDisplay, LossCurveDisplay, ReconstructionDisplay
 
 matplotlib.use("Agg")
 
@@ -37,24 +36,13 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 SEED = 0
 MAX_TSNE_IMAGES = 3000  # t-SNE's time grows faster than their number
-COLORS = plt.get_cmap("tab10").colors
-INK, GREY = "#222222", "#8a8a8a"
 STYLE = {
     "figure.constrained_layout.use": True,
     "savefig.bbox": "tight",
     "savefig.dpi": 160,
     "savefig.pad_inches": 0.15,
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GREY,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
     "axes.titlesize": 11,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
 }
 
 # Chosen on training images. All schedules are one-cycle: `learning_rate_init` is the peak, and the
@@ -228,7 +216,7 @@ def results_table(images, classifier, *autoencoders):
 
 
 def _first_cells(images, result):
-    n_parameters = sum(weights.numel() for weights in result.estimator.module_.parameters())
+    n_parameters = summary(result.estimator).n_parameters
     name = describe(result.estimator, images.X_test)
     return name, f"{n_parameters:,}", f"{result.seconds:.1f}"
 
@@ -261,20 +249,8 @@ def draw_loss_curves(images, *results):
     """Draw the losses of training and validation over the epochs, one panel a network."""
     figure, axes = plt.subplots(1, len(results), figsize=(11.5, 3.6))
     for ax, result in zip(axes, results, strict=True):
-        estimator = result.estimator
-        epochs = np.arange(1, len(estimator.loss_curve_) + 1)
-        ax.plot(epochs, estimator.loss_curve_, color=COLORS[0], lw=1.8, label="training")
-        validation_losses = estimator.validation_loss_curve_
-        ax.plot(epochs, validation_losses, color=COLORS[1], lw=1.8, label="validation")
-        best = estimator.best_iter_
-        ax.plot(best, validation_losses[best - 1], "o", color=COLORS[1], mec="white", label="kept")
-        ax.set(title=describe(estimator, images.X_test), xlabel="epoch", yscale="log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.grid(axis="y", color="#e6e6e6", lw=0.6)
-    axes[0].set_ylabel("loss")
-    axes[0].legend(frameon=False)
+        LossCurveDisplay.from_estimator(result.estimator, ax=ax)
+        ax.set_title(describe(result.estimator, images.X_test))
     return figure
 
 
@@ -286,63 +262,34 @@ def draw_codes(images, result):
         "PCA, two components": result.pca,
     }
     for ax, (title, transformer) in zip(axes, titles.items(), strict=True):
-        draw_map(ax, transformer.transform(images.X_test), images.y_test)
+        EmbeddingDisplay.from_estimator(
+            transformer, images.X_test, images.y_test, ax=ax, annotate=True, legend=ax is axes[1]
+        )
         error = mean_squared_errors(transformer, images.X_test).mean()
         ax.set_title(f"{title}: mean squared error {error:.4f}")
-    # Clouds that lie on each other hide each other's labels.
-    handles = [Line2D([], [], ls="", marker="o", color=color) for color in COLORS]
-    figure.legend(handles, range(10), ncols=10, loc="outside lower center", frameon=False)
     return figure
 
 
 def draw_tsne(images, result):
     """Draw a t-SNE map of the larger codes of test images."""
-    X, y = images.X_test[:MAX_TSNE_IMAGES], images.y_test[:MAX_TSNE_IMAGES]
-    codes = result.estimator.transform(X)
-    figure, ax = plt.subplots(figsize=(7, 6.4))
-    draw_map(ax, TSNE(random_state=SEED).fit_transform(codes), y)
-    ax.set_title(f"t-SNE of the {codes.shape[1]}-unit codes of {len(codes):,} test images")
-    return figure
-
-
-def draw_map(ax, points, digits):
-    """Scatter points in the plane, coloured by digit, with the digit written on each cloud."""
-    size = np.clip(12000 / len(points), 2, 22)
-    ax.scatter(*points.T, c=np.take(COLORS, digits, axis=0), s=size, alpha=0.7, lw=0)
-    for digit in np.unique(digits):
-        center = np.median(points[digits == digit], axis=0)
-        ax.annotate(
-            str(digit),
-            center,
-            ha="center",
-            va="center",
-            color="white",
-            weight="bold",
-            bbox={"boxstyle": "circle,pad=0.25", "fc": COLORS[digit], "ec": "white", "lw": 1.2},
-        )
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
+    codes = result.estimator.transform(images.X_test[:MAX_TSNE_IMAGES])
+    points = TSNE(random_state=SEED).fit_transform(codes)
+    display = EmbeddingDisplay.from_embedding(
+        points, images.y_test[:MAX_TSNE_IMAGES], annotate=True
+    )
+    display.ax_.set_title(f"t-SNE of the {codes.shape[1]}-unit codes of {len(codes):,} test images")
+    return display.figure_
 
 
 def draw_reconstructions(images, small_code, large_code):
     """Draw the first test image of every digit above what each code makes of it."""
     first = [np.flatnonzero(images.y_test == digit)[0] for digit in np.unique(images.y_test)]
-    X = images.X_test[first]
-    rows = {"original": X}
+    X, rows = images.X_test[first], {}
     for result in (large_code, small_code):
         size = result.estimator.n_components
         rows[f"autoencoder, {size}"] = reconstruct(result.estimator, X)
         rows[f"PCA, {size}"] = reconstruct(result.pca, X)
-
-    figure, axes = plt.subplots(len(rows), len(X), figsize=(len(X), 1.03 * len(rows)))
-    side = int(np.sqrt(X.shape[1]))
-    for row, (label, pictures) in zip(axes, rows.items(), strict=True):
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center")
-        for ax, picture in zip(row, pictures, strict=True):
-            ax.imshow(picture.reshape(side, side), cmap="gray_r", vmin=0, vmax=1)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-    return figure
+    return ReconstructionDisplay.from_reconstructions(X, rows).figure_
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from sknn_deep._autoencoder import AutoencoderTransformer
 from sknn_deep._classifier import DeepMLPClassifier
 from sknn_deep._regressor import DeepMLPRegressor
+from sknn_deep._summary import summary
 
-__all__ = ["AutoencoderTransformer", "DeepMLPClassifier", "DeepMLPRegressor"]
+__all__ = ["AutoencoderTransformer", "DeepMLPClassifier", "DeepMLPRegressor", "summary"]
 __version__ = "0.1.0"

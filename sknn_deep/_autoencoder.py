@@ -480,6 +480,14 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 self.out_activation_ = "logistic" if in_unit_interval else "identity"
         return X, None, None
 
+    def _planned_output(self, n_classes, n_outputs):
+        if n_classes is not None or n_outputs is not None:
+            raise ValueError(
+                "AutoencoderTransformer reconstructs its features and has no other outputs; got "
+                f"n_classes={n_classes} and n_outputs={n_outputs}, leave both out."
+            )
+        return None, self.output_activation
+
     def _start(self, samples, random_state, device):
         X, weight = samples.X, samples.weight
         # in double precision: in float32 the sum of many rows loses digits

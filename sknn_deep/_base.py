@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.callback import CallbackSupportMixin, FitCallback
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import train_test_split
@@ -36,6 +36,7 @@ from sknn_deep._losses import Loss
 from sknn_deep._net import Net
 from sknn_deep._network import ACTIVATIONS, NORMALIZATIONS, Network
 from sknn_deep._optimizers import DEFAULT_WEIGHT_DECAY, STOCHASTIC_SOLVERS
+from sknn_deep._summary import summary
 from sknn_deep._training import Progress, Training, Validation
 from sknn_deep._validation import (
     Interval,
@@ -56,7 +57,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     positional parameters before them and documents them all.
 
     A subclass provides ``_validate_training_data``, ``_validate_held_out_data``,
-    ``_network_config``, ``_make_network``, ``_make_loss`` and ``_default_score``.
+    ``_planned_output``, ``_network_config``, ``_make_network``, ``_make_loss`` and
+    ``_default_score``.
     """
 
     solver: str | type[torch.optim.Optimizer] = "adam"
@@ -593,6 +595,24 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         if state.pop("_optimizer", None) is not None:
             state["_optimizer_state"] = self._get_optimizer_state()
         return state
+
+    def _planned_network(self, n_features, n_classes, n_outputs) -> tuple[dict[str, Any], str]:
+        """Return configuration and output activation of the network that ``fit`` would make."""
+        sizes = {"n_features": n_features, "n_classes": n_classes, "n_outputs": n_outputs}
+        for name, size in sizes.items():
+            if size is not None and not (isinstance(size, Integral) and size >= 1):
+                raise ValueError(f"{name} must be an integer of at least 1, got {size!r}.")
+        plan = clone(self)
+        plan._validate_params()
+        plan.n_outputs_, plan.out_activation_ = plan._planned_output(n_classes, n_outputs)
+        return plan._network_config(np.empty((0, n_features))), plan.out_activation_
+
+    def _get_fitted_attr_html(self, doc_link=""):
+        # what scikit-learn's diagrams show of a fitted estimator, alone or in a pipeline
+        attributes = super()._get_fitted_attr_html(doc_link)
+        html = attributes._repr_html_inner() + summary(self)._repr_html_()
+        attributes._html_repr = lambda: html
+        return attributes
 
     def _hidden_sizes(self, name: str) -> list[int]:
         """Return a parameter's sizes of hidden layers as a list, refusing what is no size."""

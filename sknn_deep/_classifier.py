@@ -446,6 +446,16 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         self.out_activation_ = "softmax" if targets.ndim == 1 else "logistic"
         return X, y, targets
 
+    def _planned_output(self, n_classes, n_outputs):
+        if (n_classes is None) == (n_outputs is None):
+            raise ValueError(
+                "DeepMLPClassifier needs n_classes, or n_outputs for a target of several labels: "
+                f"pass one of them, got n_classes={n_classes} and n_outputs={n_outputs}."
+            )
+        if n_outputs is not None:
+            return n_outputs, "logistic"
+        return (n_classes, "softmax") if n_classes > 2 else (1, "logistic")
+
     def _validate_held_out_data(self, X, y, dtype):
         X, y = self._validate_pair(X, y, [dtype], reset=False)
         if (y.ndim == 2) != (self._label_binarizer.y_type_ == "multilabel-indicator"):

@@ -372,8 +372,19 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
                 f"{self.n_outputs_}; pass the same columns in every call."
             )
         self.n_outputs_ = targets.shape[1]
-        self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
+        self.out_activation_ = self._output_activation()
         return X, y, targets
+
+    def _planned_output(self, n_classes, n_outputs):
+        if n_classes is not None:
+            raise ValueError(
+                f"DeepMLPRegressor has no classes, got n_classes={n_classes}; pass n_outputs for "
+                "the columns of its target."
+            )
+        return n_outputs or 1, self._output_activation()
+
+    def _output_activation(self) -> str:
+        return "exp" if self.loss == "poisson" else "identity"
 
     def _validate_held_out_data(self, X, y, dtype):
         X, y, targets = self._validate_triple(X, y, [dtype], reset=False)

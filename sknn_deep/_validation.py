@@ -19,6 +19,7 @@ from sklearn.model_selection._validation import (
 )
 from sklearn.utils import _safe_indexing
 from sklearn.utils._array_api import device, get_namespace
+from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -43,6 +44,7 @@ __all__ = [
     "aggregate_score_dicts",
     "check_groups_routing_disabled",
     "check_method_params",
+    "check_matplotlib_support",
     "check_optimize_result",
     "check_partial_fit_first_call",
     "check_sample_weight",

@@ -19,6 +19,16 @@ MODULES = [sknn_deep] + [
     importlib.import_module(f"sknn_deep.{info.name}")
     for info in pkgutil.iter_modules(sknn_deep.__path__)
 ]
+PUBLIC_MODULES = [
+    module for module in MODULES if not module.__name__.rpartition(".")[2].startswith("_")
+]
+DISPLAYS = [
+    "EmbeddingDisplay",
+    "LossCurveDisplay",
+    "ReconstructionDisplay",
+    "SearchSurfaceDisplay",
+    "WeightsDisplay",
+]
 ESTIMATORS = [
     "AutoencoderTransformer",
     "DeepMLPClassifier",
@@ -29,13 +39,13 @@ ESTIMATORS = [
 
 
 def _public_functions():
-    """Return the functions without underscore that public modules define."""
+    """Return the functions without underscore that public modules define or offer."""
     return {
         f"{module.__name__}.{name}": function
-        for module in MODULES
-        if _is_public(module)
+        for module in PUBLIC_MODULES
         for name, function in inspect.getmembers(module, inspect.isfunction)
-        if not name.startswith("_") and function.__module__ == module.__name__
+        if name in getattr(module, "__all__", [name])
+        if not name.startswith("_") and function.__module__.startswith("sknn_deep")
     }
 
 
@@ -44,23 +54,19 @@ def _public_methods():
     return {
         f"{class_.__name__}.{name}": method
         for class_ in _public_classes().values()
-        for name, method in inspect.getmembers(class_, inspect.isfunction)
+        for name, method in inspect.getmembers(class_, inspect.isroutine)
         if not name.startswith("_") and method.__module__.startswith("sknn_deep")
     }
 
 
 def _public_classes():
-    """Return the classes that the package offers."""
-    objects = {name: getattr(module, name) for module in MODULES for name in _offered(module)}
-    return {name: value for name, value in objects.items() if inspect.isclass(value)}
-
-
-def _offered(module):
-    return getattr(module, "__all__", []) if _is_public(module) else []
-
-
-def _is_public(module):
-    return not module.__name__.rpartition(".")[2].startswith("_")
+    """Return the classes that the package and its public modules offer."""
+    return {
+        name: getattr(module, name)
+        for module in PUBLIC_MODULES
+        for name in getattr(module, "__all__", [])
+        if inspect.isclass(getattr(module, name))
+    }
 
 
 def _doctests():
@@ -142,13 +148,14 @@ def test_docstring_examples_run(name, scratch, request):
     assert results.failed == 0, "".join(report)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_estimators_show_an_example(name):
+@pytest.mark.parametrize("name", [*ESTIMATORS, *DISPLAYS, "summary"])
+def test_estimators_displays_and_the_summary_show_an_example(name):
     assert any(test.endswith(f".{name}") for test in DOCTESTS)
 
 
-def test_the_estimators_are_public():
-    assert set(ESTIMATORS) <= set(CLASSES)
+def test_estimators_and_displays_are_public():
+    assert {*ESTIMATORS, *DISPLAYS} <= set(CLASSES)
+    assert "sknn_deep.summary" in FUNCTIONS
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTED))

@@ -10,19 +10,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sknn_deep"
 
 FLOORS = [
-    {"_device", "_threads", "_validation"},
+    {"_device", "_threads", "_validation", "_summary", "_embedding_page"},
     {"_network", "_batches", "_losses"},
     {"_optimizers", "_backprop"},
     {"_engine", "_lbfgs", "_net", "callbacks"},
     {"_training"},
     {"_base", "_stack"},
-    {"_mlp", "_autoencoder"},
+    {"_mlp", "_autoencoder", "_fused"},
     {"_classifier", "_regressor"},
-    {"_fused"},
     {"_trials"},
     {"_evaluation"},
     {"_search"},
-    {"datasets", "model_selection"},
+    {"datasets", "model_selection", "plotting"},
 ]
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 

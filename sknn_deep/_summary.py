@@ -1,0 +1,196 @@
+"""What a network consists of: its layers, their output shapes and numbers of parameters."""
+
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+from sklearn.utils.validation import check_is_fitted
+
+_HEADINGS = ("layer", "output shape", "parameters")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One line of a summary.
+
+    Attributes
+    ----------
+    name : str
+        Where the layer stands and what it computes, such as "hidden 1: dense, relu".
+    units : int
+        Length of its output for one sample.
+    n_parameters : int
+        Numbers that training changes.
+    """
+
+    name: str
+    units: int
+    n_parameters: int
+
+
+@dataclass(frozen=True, repr=False)
+class NetworkSummary:
+    """The layers of a network, as text and, in a notebook, as a table.
+
+    Attributes
+    ----------
+    title : str
+        Name of the estimator.
+    layers : list of Layer
+        From the input to the output.
+    """
+
+    title: str
+    layers: list[Layer]
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that training changes, in all layers."""
+        return sum(layer.n_parameters for layer in self.layers)
+
+    def __repr__(self) -> str:
+        rows = [_HEADINGS, *self._cells(), self._total()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {count:>{widths[2]}}"
+            for name, shape, count in rows
+        ]
+        rule = "-" * len(lines[0])
+        return "\n".join([self.title, rule, lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def _repr_html_(self) -> str:
+        # the class names are those of scikit-learn's diagrams, whose style they take there
+        rows = "".join(_html_row("td", cells) for cells in self._cells())
+        return (
+            '<div class="estimator-table"><details open>'
+            f"<summary>{escape(self.title)}: {self.n_parameters:,} parameters</summary>"
+            f'<table class="parameters-table"><thead>{_html_row("th", _HEADINGS)}</thead>'
+            f"<tbody>{rows}{_html_row('th', self._total())}</tbody></table></details></div>"
+        )
+
+    def _cells(self) -> list[tuple[str, str, str]]:
+        return [
+            (layer.name, f"(n_samples, {layer.units})", f"{layer.n_parameters:,}")
+            for layer in self.layers
+        ]
+
+    def _total(self) -> tuple[str, str, str]:
+        return "total", "", f"{self.n_parameters:,}"
+
+
+def _html_row(tag: str, cells: tuple[str, str, str]) -> str:
+    """Return a row of a table; scikit-learn's style would set its numbers to the left."""
+    *words, number = map(escape, cells)
+    left = "".join(f'<{tag} style="text-align: left">{word}</{tag}>' for word in words)
+    right = f'<{tag} style="text-align: right !important">{number}</{tag}>'
+    return f'<tr class="default">{left}{right}</tr>'
+
+
+def summary(estimator, n_features=None, *, n_classes=None, n_outputs=None) -> NetworkSummary:
+    """Describe a network layer by layer: output shape and number of parameters.
+
+    Parameters
+    ----------
+    estimator : DeepMLPClassifier, DeepMLPRegressor or AutoencoderTransformer
+        Fitted, or not fitted if ``n_features`` is given.
+
+    n_features : int, default=None
+        Describe the network that ``fit`` would make for that many features. None
+        describes the one that it has made.
+
+    n_classes : int, default=None
+        Classes of the target, for a classifier and with ``n_features``.
+
+    n_outputs : int, default=None
+        Columns of the target, with ``n_features``: for a regressor, where None is one,
+        or for a classifier of several labels, instead of ``n_classes``.
+
+    Returns
+    -------
+    summary : NetworkSummary
+        Prints as text and shows as a table in a notebook; ``summary.n_parameters`` is the
+        total, ``summary.layers`` the lines.
+
+    Raises
+    ------
+    NotFittedError
+        If the estimator is not fitted and ``n_features`` is None.
+    TypeError
+        If the estimator is not one of this package.
+    ValueError
+        If the sizes do not suit the estimator.
+
+    Examples
+    --------
+    >>> from sknn_deep import DeepMLPClassifier, summary
+    >>> summary(DeepMLPClassifier((128, 64)), n_features=784, n_classes=10)
+    DeepMLPClassifier
+    ----------------------------------------------------
+    layer                   output shape      parameters
+    ----------------------------------------------------
+    input                   (n_samples, 784)           0
+    hidden 1: dense, relu   (n_samples, 128)     100,480
+    hidden 2: dense, relu   (n_samples, 64)        8,256
+    output: dense, softmax  (n_samples, 10)          650
+    ----------------------------------------------------
+    total                                        109,386
+    """
+    title = type(estimator).__name__
+    if not hasattr(estimator, "_planned_network"):
+        raise TypeError(
+            f"summary describes the estimators of sknn_deep, got {title}; of a pipeline or a "
+            "search pass the network itself, such as pipeline[-1] or search.best_estimator_."
+        )
+    if n_features is not None:
+        config, activation = estimator._planned_network(n_features, n_classes, n_outputs)
+        return NetworkSummary(title, network_layers(config, activation))
+    if n_classes is not None or n_outputs is not None:
+        raise ValueError(
+            f"n_classes={n_classes} and n_outputs={n_outputs} describe a network that is yet to "
+            "be made; pass n_features, too, or neither for the fitted network."
+        )
+    check_is_fitted(
+        estimator, msg="This %(name)s is not fitted yet: call fit, or pass n_features to summary."
+    )
+    layers = network_layers(estimator.module_.config, estimator.out_activation_)
+    return NetworkSummary(title, layers)
+
+
+def network_layers(config: dict[str, Any], out_activation: str) -> list[Layer]:
+    """Return the layers of a network with the given configuration, its input first.
+
+    Parameters
+    ----------
+    config : dict
+        Of an ``MLP`` or an ``Autoencoder``.
+    out_activation : str
+        What makes predictions of the raw output; a classifier's network ends before it.
+    """
+    if "encoder" in config:
+        encoder, decoder = config["encoder"], config["decoder"]
+        code = _stack_layers("encoder", "code", encoder, encoder["out_activation"])
+        layers = code + _stack_layers("decoder", "output", decoder, out_activation)
+        n_features = encoder["layer_units"][0]
+    else:
+        layers = _stack_layers("hidden", "output", config, out_activation)
+        n_features = config["layer_units"][0]
+    return [Layer("input", n_features, 0), *layers]
+
+
+def _stack_layers(
+    hidden_name: str, last_name: str, config: dict[str, Any], out_activation: str
+) -> list[Layer]:
+    """Return the layers of one stack: dense, normalised, activated, dropped, and so on."""
+    normalization, layers = config["normalization"], []
+    *hidden, last = pairwise(config["layer_units"])
+    options = zip(hidden, config["activations"], config["dropout"], strict=True)
+    for i, ((n_in, n_out), activation, dropout) in enumerate(options, start=1):
+        parts = ["dense", *([f"{normalization} norm"] if normalization else []), activation]
+        if dropout > 0:
+            parts.append(f"dropout {dropout:g}")
+        n_scales = 2 * n_out if normalization else 0  # a scale and a shift for each unit
+        name = f"{hidden_name} {i}: {', '.join(parts)}"
+        layers.append(Layer(name, n_out, (n_in + 1) * n_out + n_scales))
+    n_in, n_out = last
+    return [*layers, Layer(f"{last_name}: dense, {out_activation}", n_out, (n_in + 1) * n_out)]
