@@ -172,7 +172,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _train(self, given, incremental: bool, held_out):
         """Validate, train, check: what ``_fit`` does once torch's modes are set."""
         random_state, batches, validation = self._take_in(given, incremental, held_out)
-        callbacks = [] if incremental else self._sklearn_callbacks(given)
+        n_epochs = 0 if self.solver == "lbfgs" else self.max_iter
+        callbacks = [] if incremental else self._sklearn_callbacks(given, n_epochs)
         try:
             if self.solver == "lbfgs":
                 self._fit_lbfgs(batches, callbacks)
@@ -234,7 +235,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         device = resolve_device(self.device)
         dtypes = accepted_dtypes(self.dtype, device)
         if not first_pass:
-            dtypes = [numpy_dtype(self.module_.flat.dtype)]
+            dtypes = [self._network_dtype]
         X, y, targets = self._validate_training_data(X, y, dtypes, incremental, first_pass)
         given_weight = check_sample_weight(sample_weight, X)
         weight = self._weigh_classes(y, given_weight, learn=True)
@@ -318,6 +319,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         raise TypeError(f"callbacks holds {callback!r}, which is no skorch callback; {remedy}.")
 
     @property
+    def _network_dtype(self) -> type:
+        """NumPy's name of the type in which the fitted network computes."""
+        return numpy_dtype(self.module_.flat.dtype)
+
+    @property
     def _needs_y(self) -> bool:
         return get_tags(self).target_tags.required
 
@@ -363,12 +369,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         """Return parameters, beside the network's own, that may not change between calls."""
         return {"dtype": self.dtype, "solver": self.solver}
 
-    def _sklearn_callbacks(self, given) -> list[SklearnCallbacks]:
+    def _sklearn_callbacks(self, given, n_epochs: int) -> list[SklearnCallbacks]:
         """Return the bridge to the callbacks set with ``set_callbacks``, if any are."""
         if not getattr(self, "_skl_callbacks", None):
             return []
-        max_iter = 0 if self.solver == "lbfgs" else self.max_iter
-        return [SklearnCallbacks(self, max_iter, *given)]
+        return [SklearnCallbacks(self, n_epochs, *given)]
 
     def _fit_lbfgs(self, chunk: Chunk, callbacks: list[SklearnCallbacks]) -> None:
         for callback in callbacks:
@@ -510,7 +515,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         return None
 
     def _validate_held_out(self, X, y, sample_weight) -> Samples:
-        X, y, targets = self._validate_held_out_data(X, y, numpy_dtype(self.module_.flat.dtype))
+        X, y, targets = self._validate_held_out_data(X, y, self._network_dtype)
         given_weight = check_sample_weight(sample_weight, X)
         weight = self._weigh_classes(y, given_weight, learn=False)
         return Samples(X, y, targets, weight, given_weight)
@@ -655,7 +660,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             self,
             X,
             accept_sparse="csr",
-            dtype=numpy_dtype(self.module_.flat.dtype),
+            dtype=self._network_dtype,
             order="C",
             reset=False,
         )

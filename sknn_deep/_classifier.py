@@ -18,8 +18,8 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 from torch.nn import functional as F
 
+from sknn_deep._ensemble import BaseDeepEnsemble, log_mean_exp, mean
 from sknn_deep._losses import Loss, classification_loss
-from sknn_deep._mlp import BaseDeepMLP
 from sknn_deep._validation import (
     Interval,
     StrOptions,
@@ -29,7 +29,7 @@ from sknn_deep._validation import (
 
 
 @dataclass(eq=False, repr=False)
-class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
+class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
     """Multilayer perceptron classifier: scikit-learn's, on torch.
 
     Minimises the cross entropy of a softmax (or, for two classes and for multilabel
@@ -287,7 +287,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
     label_smoothing: float = field(default=0.0, kw_only=True)
 
     _parameter_constraints: ClassVar[dict] = {
-        **BaseDeepMLP._parameter_constraints,
+        **BaseDeepEnsemble._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
@@ -380,6 +380,8 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_labels)
         """
+        if hasattr(self, "estimators_"):
+            return self._labels(self.predict_proba(X), threshold=0.5)
         X = self._validate_input(X)
         return self._labels(self._map_rows(self.module_, X))
 
@@ -396,8 +398,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
             Columns in the order of ``classes_``, in the network's floating-point type.
             For multilabel targets, of each label by itself and strictly between 0 and 1.
         """
-        X = self._validate_input(X)
-        return self._map_rows(lambda rows: self._probabilities(self.module_(rows)), X)
+        return mean(self._map_networks(self._probabilities, self._validate_input(X)))
 
     def predict_log_proba(self, X) -> np.ndarray:
         """Predict the logarithm of the probability of each class.
@@ -412,8 +413,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
-        X = self._validate_input(X)
-        return self._map_rows(lambda rows: self._log_probabilities(self.module_(rows)), X)
+        return log_mean_exp(self._map_networks(self._log_probabilities, self._validate_input(X)))
 
     def _probabilities(self, raw: Tensor) -> Tensor:
         if self.out_activation_ == "softmax":
@@ -430,11 +430,11 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
             return F.logsigmoid(torch.cat([-raw, raw], dim=1))
         return F.logsigmoid(raw)
 
-    def _labels(self, raw: np.ndarray) -> np.ndarray:
-        """Return the most probable labels given the raw output."""
+    def _labels(self, output: np.ndarray, threshold: float = 0.0) -> np.ndarray:
+        """Return the most probable labels given the raw output, or probabilities."""
         if self._label_binarizer.y_type_ == "multilabel-indicator":
-            return self._label_binarizer.inverse_transform(raw, threshold=0)
-        indices = raw.argmax(axis=1) if self.n_outputs_ > 1 else raw[:, 0] > 0
+            return self._label_binarizer.inverse_transform(output, threshold=threshold)
+        indices = output.argmax(axis=1) if output.shape[1] > 1 else output[:, 0] > threshold
         # a network that saw one class has one output, too, and nothing else to say
         return self.classes_[np.minimum(indices, len(self.classes_) - 1)]
 

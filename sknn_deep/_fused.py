@@ -132,7 +132,8 @@ def _work(job: Job) -> float:
     hidden = np.atleast_1d(getattr(estimator, "hidden_layer_sizes", 1))
     n_rows = len(job.X) if job.rows is None else len(job.rows)
     widths = np.array([n_features, *hidden, 1], dtype=float)
-    return n_rows * float(widths[:-1] @ widths[1:]) * getattr(estimator, "max_iter", 1)
+    n_epochs = getattr(estimator, "max_iter", 1) * getattr(estimator, "n_networks", 1)
+    return n_rows * float(widths[:-1] @ widths[1:]) * n_epochs
 
 
 def _alike(jobs: Iterable[Job]) -> list[list[Job]]:
@@ -149,6 +150,8 @@ def _reason_to_train_alone(job: Job) -> str:
     estimator, weight = job.estimator, job.fit_params.get("sample_weight")
     if type(estimator).__module__.partition(".")[0] != __package__:
         return f"{type(estimator).__name__} may train in a way of its own"
+    if getattr(estimator, "n_networks", 1) > 1:
+        return f"n_networks={estimator.n_networks} is a stack of its own"
     if estimator.solver not in ("sgd", "adam"):
         return f"solver={estimator.solver!r} is not written for stacks"
     if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):

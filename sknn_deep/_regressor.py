@@ -13,13 +13,13 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
+from sknn_deep._ensemble import BaseDeepEnsemble, mean
 from sknn_deep._losses import REGRESSION_LOSSES, Loss, regression_loss
-from sknn_deep._mlp import BaseDeepMLP
 from sknn_deep._validation import Interval, StrOptions, fit_context
 
 
 @dataclass(eq=False, repr=False)
-class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
+class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
     """Multilayer perceptron regressor: scikit-learn's, on torch.
 
     Everything that works with scikit-learn's ``MLPRegressor`` works here after a change of
@@ -273,7 +273,7 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     huber_delta: float = field(default=1.0, kw_only=True)
 
     _parameter_constraints: ClassVar[dict] = {
-        **BaseDeepMLP._parameter_constraints,
+        **BaseDeepEnsemble._parameter_constraints,
         "loss": [StrOptions(set(REGRESSION_LOSSES))],
         "quantile": [Interval(Real, 0, 1, closed="neither")],
         "huber_delta": [Interval(Real, 0, None, closed="neither")],
@@ -344,20 +344,36 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X, *, return_std=False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Predict the targets.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
+        return_std : bool, default=False
+            Whether to return, too, how far the networks of an ensemble disagree. Needs
+            ``n_networks`` of 2 or more.
+
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            In the network's floating-point type.
+            In the network's floating-point type; the mean over the networks of an
+            ensemble.
+
+        std : ndarray of the shape of y
+            Standard deviation over the networks (of these, not an estimate for more:
+            ``ddof=0``). Only with ``return_std=True``.
         """
         X = self._validate_input(X)
-        return self._values(self._map_rows(self.module_, X))
+        if return_std and not hasattr(self, "estimators_"):
+            raise ValueError(
+                "return_std=True needs several networks to compare, but one was fitted; "
+                "fit an ensemble, such as with n_networks=5."
+            )
+        predictions = [self._values(raw) for raw in self._map_networks(lambda raw: raw, X)]
+        y = mean(predictions)
+        return (y, np.std(predictions, axis=0)) if return_std else y
 
     def _values(self, raw: np.ndarray) -> np.ndarray:
         """Return the prediction that belongs to the raw output."""
