@@ -199,8 +199,6 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         training.end()
         self._end_training()
         self._take_over(training)
-        self._optimizer_state = self._get_optimizer_state()
-        del self._optimizer  # its state lies among those of the stack
         self._check_weights()
 
     def _take_in(self, given, incremental: bool, held_out):

@@ -11,7 +11,6 @@ References
    uncertainty estimation using deep ensembles. NeurIPS.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -56,7 +55,7 @@ class BaseDeepEnsemble(BaseDeepMLP):
     def __getattr__(self, name: str):
         # asked only for what is missing: say where to look for what the networks have
         networks = vars(self).get("estimators_")
-        if networks and not name.startswith("_") and hasattr(networks[0], name):
+        if networks and _is_fitted_attribute(name) and hasattr(networks[0], name):
             raise AttributeError(
                 f"An ensemble has no {name}, each of its networks has one: "
                 f"see estimators_[0].{name} to estimators_[{len(networks) - 1}].{name}."
@@ -104,7 +103,7 @@ class BaseDeepEnsemble(BaseDeepMLP):
         return {
             name: value
             for name, value in vars(self).items()
-            if name in _PRIVATE_STATE or (name.endswith("_") and not name.startswith("_"))
+            if name in _PRIVATE_STATE or _is_fitted_attribute(name)
         }
 
     def _forget(self) -> None:
@@ -145,15 +144,14 @@ class BaseDeepEnsemble(BaseDeepMLP):
         return self
 
     def _networks_to_fit(self) -> list["BaseDeepEnsemble"]:
-        """Return new networks, or those to go on with, as copies: a fit may yet fail."""
+        """Return new networks, or those to go on with, which are given arrays, as at first."""
         if hasattr(self, "estimators_"):
-            networks = copy.deepcopy(self.estimators_)
-            own = {"n_networks", "random_state"}
-            params = {name: value for name, value in self.get_params().items() if name not in own}
-            for network in networks:
-                vars(network).pop("feature_names_in_", None)  # it is given arrays, as at first
-                network.set_params(**params)
-            return networks
+            params = {**self.get_params(deep=False), "n_networks": 1}
+            networks = [network._without_feature_names() for network in self.estimators_]
+            return [
+                network.set_params(**params | {"random_state": network.random_state})
+                for network in networks
+            ]
         seeds = check_random_state(self.random_state).randint(
             np.iinfo(np.int32).max, size=self.n_networks
         )
@@ -214,6 +212,10 @@ def log_mean_exp(outputs: list[np.ndarray]) -> np.ndarray:
     if len(outputs) == 1:
         return outputs[0]
     return np.logaddexp.reduce(outputs) - math.log(len(outputs))
+
+
+def _is_fitted_attribute(name: str) -> bool:
+    return name.endswith("_") and not name.startswith("_")
 
 
 def _raise(job: Job) -> None:

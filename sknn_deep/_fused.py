@@ -128,9 +128,9 @@ def stacks(jobs: list[Job], n_groups: int) -> list[list[Job]]:
 
 def _work(job: Job) -> float:
     """Return about how many multiply-adds a fit takes at most."""
-    estimator, n_features = job.estimator, np.shape(job.X)[1]
+    estimator, (n_rows, n_features) = job.estimator, np.shape(job.X)
     hidden = np.atleast_1d(getattr(estimator, "hidden_layer_sizes", 1))
-    n_rows = len(job.X) if job.rows is None else len(job.rows)
+    n_rows = n_rows if job.rows is None else len(job.rows)
     widths = np.array([n_features, *hidden, 1], dtype=float)
     n_epochs = getattr(estimator, "max_iter", 1) * getattr(estimator, "n_networks", 1)
     return n_rows * float(widths[:-1] @ widths[1:]) * n_epochs
