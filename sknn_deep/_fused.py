@@ -22,7 +22,7 @@ import torch
 from sknn_deep._device import on_device, resolve_device
 from sknn_deep._stack import Stack
 from sknn_deep._training import Training
-from sknn_deep._validation import safe_indexing
+from sknn_deep._validation import num_samples, safe_indexing
 
 # What may differ between the networks of a stack.
 _FREE_PARAMETERS = {
@@ -128,9 +128,9 @@ def stacks(jobs: list[Job], n_groups: int) -> list[list[Job]]:
 
 def _work(job: Job) -> float:
     """Return about how many multiply-adds a fit takes at most."""
-    estimator, (n_rows, n_features) = job.estimator, np.shape(job.X)
+    estimator, n_features = job.estimator, np.prod(np.shape(job.X)[1:])
     hidden = np.atleast_1d(getattr(estimator, "hidden_layer_sizes", 1))
-    n_rows = n_rows if job.rows is None else len(job.rows)
+    n_rows = num_samples(job.X if job.rows is None else job.rows)
     widths = np.array([n_features, *hidden, 1], dtype=float)
     n_epochs = getattr(estimator, "max_iter", 1) * getattr(estimator, "n_networks", 1)
     return n_rows * float(widths[:-1] @ widths[1:]) * n_epochs
@@ -244,7 +244,7 @@ def _prepare(jobs: list[Job], taken: dict, done: Callable[[Job], None]) -> list[
             training = job.estimator._begin_fit(*taken[key], weight)
             fits.append(_Fit(job, training))
         except Exception as error:
-            job.error = error
+            job.error, job.reason = error, "it failed before the first epoch"
         job.seconds += time.perf_counter() - start
         if job.error is not None:
             done(job)

@@ -555,7 +555,7 @@ class EmbeddingDisplay:
                 f"n_images={n_images} but there are no images; pass image_shape to "
                 "from_estimator, or images to from_embedding."
             )
-        ax = _axes(self, ax, (7.2, 6))
+        ax = _axes(self, ax, (6 + self._legend_width() * legend, 6))
         n_samples = len(self.embedding)
         order = np.random.RandomState(0).permutation(n_samples)
         if self.y is not None and self.classes_ is None:
@@ -663,8 +663,18 @@ class EmbeddingDisplay:
             loc="center left",
             bbox_to_anchor=(1, 0.5),
             frameon=False,
-            ncols=-(-len(colors) // 20),
+            handletextpad=0.2,
+            ncols=_n_columns(len(colors)),
         )
+
+    def _legend_width(self):
+        """Return about how many inches the legend takes beside the map."""
+        if self.y is None:
+            return 0
+        if self.classes_ is None:
+            return 1.2
+        longest = max(len(str(name)) for name in self.classes_)
+        return _n_columns(len(self.classes_)) * (0.5 + 0.085 * longest)
 
     def _annotate(self):
         embedding, y = np.asarray(self.embedding), np.asarray(self.y)
@@ -1078,6 +1088,11 @@ def _class_colors(n_classes):
 
     scale = mpl.colormaps["viridis"]
     return [mpl.colors.to_hex(scale(0.1 + 0.85 * i / (n_classes - 1))) for i in range(n_classes)]
+
+
+def _n_columns(n_classes):
+    """Return in how many columns a legend has at most 20 rows."""
+    return -(-n_classes // 20)
 
 
 def _spread(points, n_points):
