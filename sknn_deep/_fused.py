@@ -150,7 +150,7 @@ def _reason_to_train_alone(job: Job) -> str:
     estimator, weight = job.estimator, job.fit_params.get("sample_weight")
     if type(estimator).__module__.partition(".")[0] != __package__:
         return f"{type(estimator).__name__} may train in a way of its own"
-    if getattr(estimator, "n_networks", 1) > 1:
+    if getattr(estimator, "n_networks", 1) != 1:
         return f"n_networks={estimator.n_networks} is a stack of its own"
     if estimator.solver not in ("sgd", "adam"):
         return f"solver={estimator.solver!r} is not written for stacks"
