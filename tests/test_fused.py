@@ -54,6 +54,7 @@ def _autoencoder(i, **params):
     return AutoencoderTransformer(3, (7,), random_state=i, **SHARED | params)
 
 
+TOLERANCES = [0.0, 0.01, 0.1, 0.2, 1.0]
 SCHEDULES = ["constant", "invscaling", "adaptive", "cosine", "one_cycle"]
 CASES = {
     "adam": (lambda i: _classifier(i, alpha=10.0**-i), y),
@@ -69,8 +70,7 @@ CASES = {
         lambda i: _classifier(i, early_stopping=True, n_iter_no_change=1, max_iter=30), y
     ),
     "tolerance": (
-        lambda i: _classifier(i, tol=[0.0, 0.01, 0.1, 0.2, 1.0][i], n_iter_no_change=1, max_iter=12),
-        y,
+        lambda i: _classifier(i, tol=TOLERANCES[i], n_iter_no_change=1, max_iter=12), y
     ),
     "in order": (lambda i: _classifier(i, shuffle=i % 2 == 0), y),
     "dropout": (lambda i: _classifier(i, dropout=0.1 + 0.1 * i), y),
@@ -360,11 +360,10 @@ def test_stack_that_does_not_fit_the_device_is_trained_in_halves(monkeypatch):
     monkeypatch.setattr(_fused.Stack, "__init__", too_small)
     jobs = _jobs(_classifier, y)
     expected = [_fitted_alone(job) for job in jobs]
-    with pytest.warns(UserWarning) as seen:
+    with pytest.warns(UserWarning, match="does not fit into the memory of the device") as seen:
         fit_jobs(jobs)
-    assert [str(warning.message).partition(" does not fit into the memory")[0] for warning in seen][
-        :2
-    ] == ["A stack of 5 networks", "A stack of 3 networks"]
+    starts = [str(warning.message)[:21] for warning in seen if warning.category is UserWarning]
+    assert starts == ["A stack of 5 networks", "A stack of 3 networks"]
     assert sizes == [5, 2, 3, 2]
     for job, alone in zip(jobs, expected, strict=True):
         assert job.error is None
