@@ -31,10 +31,10 @@ _FREE_PARAMETERS = {
     "validation_fraction", "beta_1", "beta_2", "epsilon", "n_iter_no_change", "max_fun",
     "dropout", "weight_decay", "max_grad_norm", "scoring", "class_weight", "warm_start",
 }  # fmt: skip
-# A stack's activations should stay in a core's cache: beyond it, its networks are faster one
-# after the other.
-_CACHE_BYTES = 2**20
-_MAX_NETWORKS = 128
+# On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
+# is large, they are faster one after the other.
+_CPU_STACK_BYTES = 2**23
+_FEWEST_ON_CPU, _MOST_ON_CPU = 4, 128
 # Share of an accelerator's free memory that a stack may take.
 _MEMORY_SHARE = 0.5
 
@@ -252,7 +252,7 @@ def _prepare(jobs: list[Job], taken: dict, done: Callable[[Job], None]) -> list[
 
 
 def _stack_size(training: Training, max_memory: int | None) -> int:
-    """Return how many networks to train at once."""
+    """Return how many networks like this one to train at once."""
     network, batches = training.network, training.batches
     n_rows = max(part.stop - part.start for part in batches.slices)
     n_units = sum(layer.out_features for layer in network.linear_layers())
@@ -260,14 +260,12 @@ def _stack_size(training: Training, max_memory: int | None) -> int:
     n_numbers = n_rows * (batches.n_features + 3 * n_units) + 4 * network.flat.numel()
     n_bytes = n_numbers * network.flat.element_size()
     if network.flat.device.type == "cpu":
-        fitting = min(_CACHE_BYTES // n_bytes, _MAX_NETWORKS)
-        memory = np.inf
-    else:
-        free, _ = torch.cuda.mem_get_info(network.flat.device)
-        fitting, memory = np.inf, _MEMORY_SHARE * free
-    if max_memory is not None:
-        memory = max_memory
-    return int(max(1, min(fitting, memory // n_bytes)))
+        limit = _CPU_STACK_BYTES if max_memory is None else min(max_memory, _CPU_STACK_BYTES)
+        fitting = min(limit // n_bytes, _MOST_ON_CPU)
+        return fitting if fitting >= _FEWEST_ON_CPU else 1
+    free, _ = torch.cuda.mem_get_info(network.flat.device)
+    limit = _MEMORY_SHARE * free if max_memory is None else max_memory
+    return max(1, int(limit // n_bytes))
 
 
 def _fit_prepared(fits: list[_Fit], max_memory: int | None, done: Callable[[Job], None]) -> None:
@@ -284,7 +282,7 @@ def _fit_prepared(fits: list[_Fit], max_memory: int | None, done: Callable[[Job]
 
 def _train_in_halves(group: list[_Fit], max_memory: int | None, done) -> None:
     """Begin anew with stacks of half the size, where the device's memory was too small."""
-    jobs = [fit.job for fit in group if fit.job.estimator is not None]
+    jobs = [fit.job for fit in group if not fit.training.is_done and fit.job.error is None]
     if len(jobs) == 1:
         _fit_alone(jobs[0], done)
         return
@@ -302,7 +300,11 @@ def _train(fits: list[_Fit], done: Callable[[Job], None]) -> None:
     """Train a stack until its last network stops; those that stop before leave it."""
     for fit in fits:
         fit.job.fused = len(fits) > 1
-        fit.job.reason = "" if fit.job.fused else "no other network has its shape"
+        fit.job.reason = (
+            ""
+            if fit.job.fused
+            else "no other network has its shape, or it is too large to gain by a stack"
+        )
         fit.training.begin()
     while fits:
         trainer = Stack([fit.training for fit in fits]) if len(fits) > 1 else _Alone(fits[0])
