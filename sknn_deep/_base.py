@@ -186,12 +186,14 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self._check_weights()
         return self
 
-    def _begin_fit(self, X, y, sample_weight) -> Training:
+    def _begin_fit(
+        self, X, y, sample_weight=None, X_val=None, y_val=None, sample_weight_val=None
+    ) -> Training:
         """Do what ``fit`` does before the first epoch, for networks trained as a stack."""
         self._validate_params()
-        self._check_combinations(False, (None, None, None))
-        given = (X, y, sample_weight)
-        random_state, *sets = self._take_in(given, False, (None, None, None))
+        held_out = (X_val, y_val, sample_weight_val)
+        self._check_combinations(False, held_out)
+        random_state, *sets = self._take_in((X, y, sample_weight), False, held_out)
         return self._training(*sets, random_state)
 
     def _end_fit(self, training: Training) -> None:

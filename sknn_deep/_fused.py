@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,7 @@ def _reason_to_train_alone(job: Job) -> str:
         return "dtype='bfloat16' is not written for stacks"
     if estimator.warm_start and hasattr(estimator, "module_"):
         return "warm_start=True goes on with an earlier network"
-    others = sorted(job.fit_params.keys() - {"sample_weight"})
+    others = sorted(job.fit_params.keys() - signature(estimator.fit).parameters.keys())
     if others:
         return f"fit was given {', '.join(others)}"
     if weight is not None and not np.all(np.asarray(weight, dtype=float) > 0):
@@ -240,8 +241,7 @@ def _prepare(jobs: list[Job], taken: dict, done: Callable[[Job], None]) -> list[
         if key not in taken:
             taken[key] = job.take()
         try:
-            weight = job.fit_params.get("sample_weight")
-            training = job.estimator._begin_fit(*taken[key], weight)
+            training = job.estimator._begin_fit(*taken[key], **job.fit_params)
             fits.append(_Fit(job, training))
         except Exception as error:
             job.error, job.reason = error, "it failed before the first epoch"

@@ -103,7 +103,7 @@ def test_each_network_is_that_of_a_separate_fit_with_its_seed(params, digits):
 @pytest.mark.parametrize(
     "fit_params",
     [
-        lambda digits: {"sample_weight": np.linspace(0, 1, len(digits.X))},
+        lambda digits: {"sample_weight": np.linspace(0.1, 1, len(digits.X))},
         lambda digits: {
             "X_val": digits.X_test,
             "y_val": digits.y_test,
@@ -112,8 +112,9 @@ def test_each_network_is_that_of_a_separate_fit_with_its_seed(params, digits):
     ],
     ids=["weights", "validation set"],
 )
-def test_what_fit_is_given_reaches_each_network(fit_params, digits):
+def test_what_fit_is_given_reaches_each_network(fit_params, digits, jobs):
     ensemble = classifier().fit(digits.X, digits.y, **fit_params(digits))
+    assert all(job.fused for job in jobs)
     for network in ensemble.estimators_:
         alone = classifier(n_networks=1, random_state=network.random_state)
         alone.fit(digits.X, digits.y, **fit_params(digits))

@@ -126,6 +126,26 @@ def test_each_network_comes_out_as_from_its_own_fit(case, folds):
         _assert_same(job.estimator, alone, rtol=1e-6 if "batch norm" in case else 1e-9)
 
 
+def test_validation_sets_are_each_networks_own():
+    jobs = _jobs(lambda i: _classifier(i, n_iter_no_change=1, max_iter=30), y)
+    for i, job in enumerate(jobs):
+        job.fit_params = {"X_val": X[i : i + 9], "y_val": y[i : i + 9]}
+    jobs[0].fit_params["sample_weight_val"] = np.arange(9.0)
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused, job.reason
+        _assert_same(job.estimator, alone)
+
+
+def test_what_fit_does_not_take_is_the_error_of_its_own_job():
+    jobs = _jobs(_autoencoder, None)
+    jobs[1].fit_params = {"X_val": X, "y_val": y}
+    fit_jobs(jobs)
+    assert jobs[1].reason == "fit was given y_val"
+    assert re.search("unexpected keyword argument 'y_val'", str(jobs[1].error))
+
+
 @pytest.mark.parametrize("case", ["adam", "labels", "regression", "autoencoder"])
 def test_weighted_samples_count_as_in_a_fit_of_its_own(case):
     jobs = _jobs(*CASES[case], weight=WEIGHT)
@@ -294,10 +314,9 @@ def test_what_stacks_do_not_know_is_fitted_alone_and_says_why(make, reason):
 @pytest.mark.parametrize(
     ("fit_params", "reason"),
     [
-        ({"X_val": X, "y_val": y}, "X_val, y_val"),
         ({"sample_weight": np.r_[0.0, np.ones(N_ROWS - 1)]}, "weights are all zero"),
     ],
-    ids=["validation set", "weight of zero"],
+    ids=["weight of zero"],
 )
 def test_what_fit_is_given_may_be_a_reason_to_train_alone(fit_params, reason):
     jobs = _jobs(_classifier, y, folds=FOLDS)
