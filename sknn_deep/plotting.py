@@ -130,7 +130,8 @@ class LossCurveDisplay:
         if not hasattr(estimator, "loss_curve_"):
             raise ValueError(
                 f"{type(estimator).__name__} has no loss_curve_; pass a network that was trained "
-                "in epochs (solver='lbfgs' has none), such as pipeline[-1]."
+                "in epochs (solver='lbfgs' has none), such as pipeline[-1] or "
+                "ensemble.estimators_[0]."
             )
         validation_loss = getattr(estimator, "validation_loss_curve_", None)
         display = cls(
@@ -1115,8 +1116,8 @@ def _first_weights(estimator):
     if hasattr(estimator, "module_"):
         return estimator.module_.linear_layers()[0].weight.detach().cpu().numpy()
     raise TypeError(
-        f"{type(estimator).__name__} has no layers; pass a network, such as pipeline[-1] or "
-        "search.best_estimator_."
+        f"{type(estimator).__name__} has no layers; pass a network, such as pipeline[-1], "
+        "search.best_estimator_ or ensemble.estimators_[0]."
     )
 
 
