@@ -6,6 +6,7 @@ Think twice before adding anything here: what only one estimator needs belongs t
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -131,6 +132,12 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
         "callbacks": [list, tuple, None],
     }
+
+    @classmethod
+    @cache
+    def _get_param_names(cls) -> list[str]:
+        # scikit-learn reads the signature anew in every call of get_params, fit and clone
+        return super()._get_param_names()
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "module_")

@@ -144,9 +144,10 @@ class BaseDeepEnsemble(BaseDeepMLP):
         return self
 
     def _networks_to_fit(self) -> list["BaseDeepEnsemble"]:
-        """Return new networks, or those to go on with, which are given arrays, as at first."""
+        """Return new networks, or twins of those to go on with, set to the present parameters."""
         if hasattr(self, "estimators_"):
             params = {**self.get_params(deep=False), "n_networks": 1}
+            # they are given arrays, which have no names, and were adopted with names
             networks = [network._without_feature_names() for network in self.estimators_]
             return [
                 network.set_params(**params | {"random_state": network.random_state})

@@ -14,9 +14,10 @@ import skorch.callbacks
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
-from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
+from test_callbacks import Recorder
 
 from sknn_deep import DeepMLPClassifier, DeepMLPRegressor, _ensemble, summary
 from sknn_deep.model_selection import FusedGridSearchCV
@@ -145,6 +146,13 @@ def test_data_are_validated_once_for_all_networks(digits, jobs):
     assert len([w for w in record if w.category is DataConversionWarning]) == 1
     assert len({id(job.X) for job in jobs}) == 1
     assert jobs[0].X.dtype == np.float64
+
+
+def test_data_come_in_the_type_of_the_networks_that_go_on(digits, jobs):
+    ensemble = classifier(warm_start=True).fit(digits.X.astype(np.float32), digits.y)
+    ensemble.fit(digits.X, digits.y)
+    assert {job.X.dtype for job in jobs} == {np.dtype(np.float32)}
+    assert ensemble.predict_proba(digits.X_test).dtype == np.float32
 
 
 def test_one_network_is_no_ensemble(digits):
@@ -454,9 +462,8 @@ def test_invalid_data_leave_what_was_fitted(n_before, digits):
     assert_array_equal(estimator.predict_proba(digits.X_test), expected)
 
 
-@pytest.mark.filterwarnings(
-    "ignore::RuntimeWarning", f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning"
-)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_weights_that_are_not_finite_in_one_network_are_an_error(diabetes):
     ensemble = regressor(solver="sgd", learning_rate_init=1e200, activation="identity")
     with pytest.raises(ValueError, match="non-finite parameter weights"):
@@ -487,12 +494,27 @@ def test_monitor_of_scikit_learn_scores_the_whole_ensemble(digits):
     assert score == ensemble.score(digits.X, digits.y)
 
 
-def test_monitor_is_taken_down_after_an_error(digits):
-    ensemble = classifier(early_stopping=True, scoring=FailsOnce(2))
-    ensemble.set_callbacks(ScoringMonitor(scoring="accuracy"))
+class SizeRecorder(Recorder):
+    """Notes how many tasks are announced, too."""
+
+    def on_fit_task_begin(self, estimator, context):
+        super().on_fit_task_begin(estimator, context)
+        self.max_subtasks = context.max_subtasks
+
+
+def test_callbacks_of_scikit_learn_hear_of_one_task_without_parts(digits):
+    recorder = SizeRecorder()
+    classifier().set_callbacks(recorder).fit(digits.X, digits.y)
+    assert recorder.events == ["setup", "begin fit 0", "end fit 0", "teardown"]
+    assert recorder.max_subtasks == 0
+
+
+def test_callbacks_of_scikit_learn_are_taken_down_after_an_error(digits):
+    recorder = Recorder()
+    ensemble = classifier(early_stopping=True, scoring=FailsOnce(2)).set_callbacks(recorder)
     with pytest.raises(ValueError, match="no score today"):
         ensemble.fit(digits.X, digits.y)
-    assert {"_callback_fit_ctx", "_skl_callbacks_to_teardown"}.isdisjoint(vars(ensemble))
+    assert recorder.events == ["setup", "begin fit 0", "teardown"]
 
 
 @pytest.mark.parametrize("search", [GridSearchCV, FusedGridSearchCV])

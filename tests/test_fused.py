@@ -192,6 +192,17 @@ def test_gathering_batch_by_batch_changes_nothing(monkeypatch):
         _assert_same(job.estimator, alone)
 
 
+def test_batch_that_lacks_a_row_in_some_folds_is_none_of_the_full_ones(monkeypatch):
+    """Gathered one by one, full batches and the filled-up one have the same shape."""
+    monkeypatch.setattr("sknn_deep._batches._GATHER_BYTES", {"cpu": 1})
+    jobs = _jobs(_classifier, y, folds=[rows[: 100 - i % 2] for i, rows in enumerate(FOLDS)])
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused
+        _assert_same(job.estimator, alone)
+
+
 def test_neighbours_with_the_same_rate_are_moved_by_one_call(monkeypatch):
     moved, original = [], Adam.kernel_for
 
