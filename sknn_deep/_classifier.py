@@ -174,8 +174,8 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
         Networks to train, each from a seed of its own that is drawn from ``random_state``.
         More than one are a deep ensemble [5]_, which predicts the mean of their
         probabilities: more accurate than one network, and less sure of itself where they
-        disagree. 5 to 10 are usual. Small networks are trained as one stack, which takes
-        less time than one after the other.
+        disagree. 5 to 10 are usual. They take at most as long as so many fits, and less
+        where they are small and trained as one stack.
 
     class_weight : dict, "balanced" or None, default=None
         Weight of each class in the loss: a dict ``{class: weight}``, where a class that is

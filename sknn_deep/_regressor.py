@@ -168,8 +168,8 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
         Networks to train, each from a seed of its own that is drawn from ``random_state``.
         More than one are a deep ensemble [5]_: its prediction is the mean of theirs, more
         accurate than that of one network, and ``predict(X, return_std=True)`` tells how far
-        they disagree. 5 to 10 are usual. Small networks are trained as one stack, which
-        takes less time than one after the other.
+        they disagree. 5 to 10 are usual. They take at most as long as so many fits, and less
+        where they are small and trained as one stack.
 
     quantile : float, default=0.5
         Level that ``loss="quantile"`` estimates, in (0, 1).
