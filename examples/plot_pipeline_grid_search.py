@@ -4,8 +4,8 @@ A pipeline, and a grid search over its network
 
 The network is a step like any other: scaling is learned inside each fold, and a grid search varies
 the sizes of the hidden layers and the learning rate together, since the one depends on the other.
-``FusedGridSearchCV`` gives the answer of scikit-learn's ``GridSearchCV``, and trains the networks of
-one shape at once.
+``FusedGridSearchCV`` gives the answer of scikit-learn's ``GridSearchCV``, and trains the networks
+of one shape at once.
 
 The digits are scikit-learn's; with ``DATA=mnist`` in the environment they are 10,000 of MNIST's.
 """

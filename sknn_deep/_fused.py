@@ -129,20 +129,28 @@ def stacks(jobs: list[Job], n_groups: int) -> list[list[Job]]:
 
 def _work(job: Job) -> float:
     """Return about how many multiply-adds a fit takes at most."""
-    estimator, n_features = job.estimator, np.prod(np.shape(job.X)[1:])
-    hidden = np.atleast_1d(getattr(estimator, "hidden_layer_sizes", 1))
-    n_rows = num_samples(job.X if job.rows is None else job.rows)
-    widths = np.array([n_features, *hidden, 1], dtype=float)
-    n_epochs = getattr(estimator, "max_iter", 1) * getattr(estimator, "n_networks", 1)
-    return n_rows * float(widths[:-1] @ widths[1:]) * n_epochs
+    estimator = job.estimator
+    try:
+        hidden = np.atleast_1d(getattr(estimator, "hidden_layer_sizes", 1))
+        n_rows = num_samples(job.X if job.rows is None else job.rows)
+        widths = np.array([np.prod(np.shape(job.X)[1:]), *hidden, 1], dtype=float)
+        n_epochs = getattr(estimator, "max_iter", 1) * getattr(estimator, "n_networks", 1)
+        work = n_rows * float(widths[:-1] @ widths[1:]) * n_epochs
+    except (TypeError, ValueError):
+        return 1.0  # what is no number is refused by the fit
+    return max(work, 1.0)
 
 
 def _alike(jobs: Iterable[Job]) -> list[list[Job]]:
     """Group jobs whose networks may be one stack; those that train alone have a reason."""
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
-        job.reason = _reason_to_train_alone(job)
-        key = "alone" if job.reason else _shape_of(job)
+        try:
+            job.reason = _reason_to_train_alone(job)
+            key = "alone" if job.reason else _shape_of(job)
+        except (TypeError, ValueError):
+            # its own fit says which
+            job.reason, key = "a parameter is not valid", "alone"
         groups.setdefault(key, []).append(job)
     return list(groups.values())
 

@@ -292,6 +292,21 @@ def test_what_is_refused_before_the_first_epoch_is_the_error_of_its_own_job():
     assert all(job.fused and job.error is None for job in jobs[1:])
 
 
+@pytest.mark.parametrize(
+    "params",
+    [{"max_iter": "a"}, {"hidden_layer_sizes": "a"}, {"dropout": "a"}, {"n_networks": "a"}],
+    ids=lambda params: next(iter(params)),
+)
+def test_what_is_no_number_is_the_error_of_its_own_job(params):
+    jobs = _jobs(lambda i: _classifier(i, **(params if i == 1 else {})), y)
+    assert sum(len(group) for group in stacks(jobs, 2)) == len(jobs)
+    fit_jobs(jobs)
+    (name,) = params
+    assert name in str(jobs[1].error)
+    assert [job.error is None for job in jobs] == [True, False, True, True, True]
+    assert bool(jobs[1].reason) != jobs[1].fused
+
+
 class Silent(Callback):
     """A callback that does nothing."""
 
