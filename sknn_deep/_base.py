@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn import get_config
 from sklearn.base import BaseEstimator, clone
 from sklearn.callback import CallbackSupportMixin, FitCallback
 from sklearn.metrics import check_scoring, get_scorer_names
@@ -197,7 +198,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self, X, y, sample_weight=None, X_val=None, y_val=None, sample_weight_val=None
     ) -> Training:
         """Do what ``fit`` does before the first epoch, for networks trained as a stack."""
-        self._validate_params()
+        if not get_config()["skip_parameter_validation"]:
+            self._validate_params()
         held_out = (X_val, y_val, sample_weight_val)
         self._check_combinations(False, held_out)
         random_state, *sets = self._take_in((X, y, sample_weight), False, held_out)

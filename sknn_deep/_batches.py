@@ -96,6 +96,12 @@ class Batches:
         A shorter last batch joins the one before.
     device : torch.device
     dtype : torch.dtype
+
+    Attributes
+    ----------
+    slices : list of slice
+        The rows of each batch, in the present order.
+    n_batches : int
     """
 
     def __init__(
@@ -109,7 +115,7 @@ class Batches:
         dtype: torch.dtype,
     ):
         X, targets, weight = samples.X, samples.targets, samples.weight
-        self._samples, self._rows, self._device, self._dtype = samples, rows, device, dtype
+        self.samples, self._rows, self._device, self._dtype = samples, rows, device, dtype
         n_samples = X.shape[0] if rows is None else len(rows)
         check_weight(weight if rows is None or weight is None else weight[rows])
         self._order = np.arange(n_samples)
@@ -141,22 +147,22 @@ class Batches:
     @property
     def n_features(self) -> int:
         """The number of features."""
-        return self._samples.X.shape[1]
+        return self.samples.X.shape[1]
 
     @property
     def weight(self) -> np.ndarray | None:
         """The weights of all samples in the loss."""
-        return self._samples.weight
+        return self.samples.weight
 
     @property
     def X(self):
         """The rows of this set, as skorch's scoring callbacks expect them."""
-        return self._samples.X if self._rows is None else self._samples.X[self._rows]
+        return self.samples.X if self._rows is None else self.samples.X[self._rows]
 
     @property
     def y(self):
         """The user's targets of these rows."""
-        y = self._samples.y
+        y = self.samples.y
         return y if self._rows is None or y is None else y[self._rows]
 
     def shuffle(self, random_state: np.random.RandomState) -> None:
@@ -240,7 +246,7 @@ class Batches:
         torch.index_select(self._targets, 0, self._index[part], out=out)
 
     def _take(self, rows: np.ndarray, out: Tensor) -> None:
-        X = self._samples.X
+        X = self.samples.X
         if sp.issparse(X):
             X[rows].toarray(out=out.numpy())
         else:

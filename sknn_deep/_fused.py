@@ -10,10 +10,13 @@ References
    utilization squeezer for training novel deep learning models. MLSys.
 """
 
+import gc
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -21,7 +24,8 @@ import numpy as np
 import torch
 
 from sknn_deep._device import on_device, resolve_device
-from sknn_deep._stack import Stack
+from sknn_deep._engine import EpochLosses
+from sknn_deep._stack import Stack, stack_size
 from sknn_deep._training import Training
 from sknn_deep._validation import num_samples, safe_indexing
 
@@ -32,12 +36,8 @@ _FREE_PARAMETERS = {
     "validation_fraction", "beta_1", "beta_2", "epsilon", "n_iter_no_change", "max_fun",
     "dropout", "weight_decay", "max_grad_norm", "scoring", "class_weight", "warm_start",
 }  # fmt: skip
-# On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
-# is large, they are faster one after the other.
-_CPU_STACK_BYTES = 2**23
-_FEWEST_ON_CPU, _MOST_ON_CPU = 4, 128
-# Share of an accelerator's free memory that a stack may take.
-_MEMORY_SHARE = 0.5
+# A stack is made anew for those that go on when so many of its networks are left.
+_SHARE_TO_GO_ON = 0.75
 
 
 @dataclass(eq=False)
@@ -99,7 +99,8 @@ def fit_jobs(
     ----------
     jobs : list of Job
     max_stack_memory : int or None
-        Bytes that a stack may take; None is a share of what the device has.
+        Bytes that a stack may take; None is half of what a GPU has free, and on a CPU what
+        stays near its cores.
     done : callable
         Called with each job as soon as it is fitted or has failed. It may empty the job, to
         free memory; what it raises ends the training of all.
@@ -135,10 +136,10 @@ def _work(job: Job) -> float:
         n_rows = num_samples(job.X if job.rows is None else job.rows)
         widths = np.array([np.prod(np.shape(job.X)[1:]), *hidden, 1], dtype=float)
         n_epochs = getattr(estimator, "max_iter", 1) * getattr(estimator, "n_networks", 1)
-        work = n_rows * float(widths[:-1] @ widths[1:]) * n_epochs
+        work = float(n_rows * n_epochs * (widths[:-1] @ widths[1:]))
     except (TypeError, ValueError):
         return 1.0  # what is no number is refused by the fit
-    return max(work, 1.0)
+    return max(work, 1.0) if np.isfinite(work) else 1.0
 
 
 def _alike(jobs: Iterable[Job]) -> list[list[Job]]:
@@ -156,7 +157,7 @@ def _alike(jobs: Iterable[Job]) -> list[list[Job]]:
 
 
 def _reason_to_train_alone(job: Job) -> str:
-    estimator, weight = job.estimator, job.fit_params.get("sample_weight")
+    estimator = job.estimator
     if type(estimator).__module__.partition(".")[0] != __package__:
         return f"{type(estimator).__name__} may train in a way of its own"
     if getattr(estimator, "n_networks", 1) != 1:
@@ -172,9 +173,8 @@ def _reason_to_train_alone(job: Job) -> str:
     others = sorted(job.fit_params.keys() - signature(estimator.fit).parameters.keys())
     if others:
         return f"fit was given {', '.join(others)}"
-    if weight is not None and not np.all(np.asarray(weight, dtype=float) > 0):
-        return "a batch whose weights are all zero would be skipped"
-    return ""
+    device = resolve_device(estimator.device)
+    return "" if device.type in ("cpu", "cuda") else f"stacks are not written for {device.type!r}"
 
 
 def _shape_of(job: Job) -> tuple:
@@ -186,10 +186,11 @@ def _shape_of(job: Job) -> tuple:
     return type(estimator), np.shape(job.X)[1:], drops, *fixed
 
 
-def _fit_alone(job: Job, done: Callable[[Job], None]) -> None:
+def _fit_alone(job: Job, done: Callable[[Job], None], reason: str = "") -> None:
     start = time.perf_counter()
-    X, y = job.take()
+    job.fused, job.reason = False, reason or job.reason
     try:
+        X, y = job.take()
         job.estimator.fit(X, *([] if y is None else [y]), **job.fit_params)
     except Exception as error:
         job.error = error
@@ -197,12 +198,35 @@ def _fit_alone(job: Job, done: Callable[[Job], None]) -> None:
     done(job)
 
 
-@dataclass(eq=False)
 class _Fit:
-    """A job whose network is ready to be trained."""
+    """A job whose network is ready to be trained.
 
-    job: Job
-    training: Training
+    Attributes
+    ----------
+    training : Training or None
+        None when the job is done.
+    """
+
+    def __init__(self, job: Job, begin: Callable[[], Training]):
+        self.job, self.training = job, None
+        self._before = dict(vars(job.estimator))
+        random_state = job.estimator.random_state
+        has_state = isinstance(random_state, np.random.RandomState)
+        self._random = random_state.get_state() if has_state else None
+        self.training = begin()
+
+    def undo(self) -> None:
+        """Make the estimator what it was before it was begun."""
+        self.training = None
+        estimator = self.job.estimator
+        vars(estimator).clear()
+        vars(estimator).update(self._before)
+        if self._random is not None:
+            estimator.random_state.set_state(self._random)
+
+    @property
+    def has_stopped(self) -> bool:
+        return self.job.error is not None or self.training.is_done
 
     @property
     def shape(self) -> tuple:
@@ -228,125 +252,210 @@ class _Fit:
 def _fit_alike(jobs: list[Job], max_memory: int | None, done: Callable[[Job], None]) -> None:
     """Fit jobs of one shape in stacks that fit into the cache, or the device's memory."""
     device = resolve_device(jobs[0].estimator.device)
-    taken: dict[tuple, tuple] = {}
-    waiting = list(jobs)
-    while waiting:
-        with torch.inference_mode(False), torch.enable_grad(), on_device(device):
-            fits = _prepare([waiting.pop(0)], taken, done)
-            if fits:
-                n_others = _stack_size(fits[0].training, max_memory) - 1
-                others, waiting = waiting[:n_others], waiting[n_others:]
-                fits += _prepare(others, taken, done)
-            _fit_prepared(fits, max_memory, done)
-
-
-def _prepare(jobs: list[Job], taken: dict, done: Callable[[Job], None]) -> list[_Fit]:
-    """Do what comes before the first epoch; jobs that fail there are done."""
-    fits = []
+    # fold by fold, so that the data of few are held at once, and rows are seldom filled up
+    folds: dict[tuple, list[Job]] = {}
     for job in jobs:
+        folds.setdefault(_fold(job), []).append(job)
+    waiting = [job for fold in folds.values() for job in fold]
+    data, most = _Data(), None
+    while waiting:
+        data.keep_for(waiting)
+        with torch.inference_mode(False), torch.enable_grad(), on_device(device):
+            fits, n_taken = _prepare(waiting, data, max_memory, most, done)
+        waiting = waiting[n_taken:]
+        groups: dict[tuple, list[_Fit]] = {}
+        for fit in fits:
+            groups.setdefault(fit.shape, []).append(fit)
+        del fits
+        for group in groups.values():
+            unfinished, is_memory = _train_and_tell(group, device, done)
+            for fit in unfinished:
+                fit.undo()
+            if is_memory and len(unfinished) > 1:
+                most = len(unfinished) // 2
+                _free(device, len(unfinished), most)
+                waiting = [fit.job for fit in unfinished] + waiting
+                continue
+            for fit in unfinished:
+                _fit_alone(fit.job, done, "its stack failed")
+
+
+def _fold(job: Job) -> tuple[int, int, int]:
+    """Return what jobs with the same data have in common."""
+    return id(job.X), id(job.y), id(job.rows)
+
+
+class _Data:
+    """The rows of folds, cut and converted once for all their jobs."""
+
+    def __init__(self):
+        self._of: dict[tuple, tuple] = {}
+
+    def keep_for(self, jobs: list[Job]) -> None:
+        """Forget the data of other jobs."""
+        wanted = {_fold(job) for job in jobs}
+        self._of = {key: data for key, data in self._of.items() if key in wanted}
+
+    def begin(self, job: Job) -> Training:
+        """Do what comes before the first epoch."""
+        key, estimator = _fold(job), job.estimator
+        if key in self._of:
+            X, y, names = self._of[key]
+            training = estimator._begin_fit(X, y, **job.fit_params)
+            if names is not None:
+                estimator.feature_names_in_ = names
+            return training
+        X, y = job.take()
+        training = estimator._begin_fit(X, y, **job.fit_params)
+        # the array that became of X, which the others need not make again
+        names = getattr(estimator, "feature_names_in_", None)
+        self._of[key] = training.batches.samples.X, y, names
+        return training
+
+
+def _prepare(
+    jobs: list[Job],
+    data: _Data,
+    max_memory: int | None,
+    most: int | None,
+    done: Callable[[Job], None],
+) -> tuple[list[_Fit], int]:
+    """Begin as many jobs as go into a stack, and say how many were taken.
+
+    Those that fail there, or that no stack can train, are done.
+    """
+    fits: list[_Fit] = []
+    size = 1
+    for n_taken, job in enumerate(jobs):
+        if len(fits) == size:
+            return fits, n_taken
         start = time.perf_counter()
-        key = (id(job.X), id(job.y), id(job.rows))
-        if key not in taken:
-            taken[key] = job.take()
         try:
-            training = job.estimator._begin_fit(*taken[key], **job.fit_params)
-            fits.append(_Fit(job, training))
+            fit = _Fit(job, partial(data.begin, job))
+        except torch.OutOfMemoryError:
+            if fits:
+                return fits, n_taken
+            _fit_alone(job, done, "the device's memory is too small for a stack")
+            continue
         except Exception as error:
             job.error, job.reason = error, "it failed before the first epoch"
-        job.seconds += time.perf_counter() - start
-        if job.error is not None:
+            job.seconds += time.perf_counter() - start
             done(job)
-    return fits
+            continue
+        job.seconds += time.perf_counter() - start
+        weight = fit.training.batches.weight
+        if weight is not None and not (weight > 0).all():
+            fit.undo()
+            _fit_alone(job, done, "a batch whose weights are all zero would be skipped")
+            continue
+        if not fits:
+            size = min(stack_size(fit.training, max_memory), most or len(jobs))
+        fits.append(fit)
+    return fits, len(jobs)
 
 
-def _stack_size(training: Training, max_memory: int | None) -> int:
-    """Return how many networks like this one to train at once."""
-    network, batches = training.network, training.batches
-    n_rows = max(part.stop - part.start for part in batches.slices)
-    n_units = sum(layer.out_features for layer in network.linear_layers())
-    # activations and their gradients; weights, gradients and two moments
-    n_numbers = n_rows * (batches.n_features + 3 * n_units) + 4 * network.flat.numel()
-    n_bytes = n_numbers * network.flat.element_size()
-    if network.flat.device.type == "cpu":
-        limit = _CPU_STACK_BYTES if max_memory is None else min(max_memory, _CPU_STACK_BYTES)
-        fitting = min(limit // n_bytes, _MOST_ON_CPU)
-        return fitting if fitting >= _FEWEST_ON_CPU else 1
-    free, _ = torch.cuda.mem_get_info(network.flat.device)
-    limit = _MEMORY_SHARE * free if max_memory is None else max_memory
-    return max(1, int(limit // n_bytes))
-
-
-def _fit_prepared(fits: list[_Fit], max_memory: int | None, done: Callable[[Job], None]) -> None:
-    """Train networks that are ready, those of exactly one shape together."""
-    groups: dict[tuple, list[_Fit]] = {}
-    for fit in fits:
-        groups.setdefault(fit.shape, []).append(fit)
-    for group in groups.values():
-        try:
-            _train(sorted(group, key=lambda fit: fit.numbers), done)
-        except torch.OutOfMemoryError:
-            _train_in_halves(group, max_memory, done)
-
-
-def _train_in_halves(group: list[_Fit], max_memory: int | None, done) -> None:
-    """Begin anew with stacks of half the size, where the device's memory was too small."""
-    jobs = [fit.job for fit in group if not fit.training.is_done and fit.job.error is None]
-    if len(jobs) == 1:
-        _fit_alone(jobs[0], done)
-        return
+def _free(device: torch.device, size: int, half: int) -> None:
+    """Give the memory of a stack that was too large back to the device."""
     warnings.warn(
-        f"A stack of {len(jobs)} networks does not fit into the memory of the device; it is "
-        "trained in halves. Pass a smaller max_stack_memory to avoid the attempt.",
+        f"A stack of {size} networks does not fit into the memory of the device; they are "
+        f"trained {half} at a time. Pass a smaller max_stack_memory to avoid the attempt.",
         stacklevel=2,
     )
-    torch.cuda.empty_cache()
-    for half in (jobs[: len(jobs) // 2], jobs[len(jobs) // 2 :]):
-        _fit_prepared(_prepare(half, {}, done), max_memory, done)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
-def _train(fits: list[_Fit], done: Callable[[Job], None]) -> None:
-    """Train a stack until its last network stops; those that stop before leave it."""
+def _train_and_tell(
+    group: list[_Fit], device: torch.device, done: Callable[[Job], None]
+) -> tuple[list[_Fit], bool]:
+    """Train a stack, and tell of each network that has stopped.
+
+    Returns
+    -------
+    unfinished : list of _Fit
+        Those left when the training broke down.
+    is_memory : bool
+        Whether that was for want of memory.
+    """
+    is_memory = False
+    stopped = _train(sorted(group, key=lambda fit: fit.numbers))
+    while True:
+        try:
+            with torch.inference_mode(False), torch.enable_grad(), on_device(device):
+                fit = next(stopped)
+        except StopIteration:
+            break
+        except Exception as error:  # of all of them: a network's own is in its job
+            is_memory = isinstance(error, torch.OutOfMemoryError)
+            break
+        done(fit.job)  # what it raises is the caller's
+    return [fit for fit in group if fit.training is not None], is_memory
+
+
+def _train(fits: list[_Fit]) -> Iterator[_Fit]:
+    """Train a stack until its last network stops; yield each that has."""
+    is_fused = len(fits) > 1
     for fit in fits:
-        fit.job.fused = len(fits) > 1
+        fit.job.fused = is_fused
         fit.job.reason = (
-            ""
-            if fit.job.fused
-            else "no other network has its shape, or it is too large to gain by a stack"
+            "" if is_fused else "no other has its shape, or stacks of its size are slow"
         )
         fit.training.begin()
     while fits:
-        trainer = Stack([fit.training for fit in fits]) if len(fits) > 1 else _Alone(fits[0])
-        while not any(fit.training.is_done or fit.job.error for fit in fits):
-            _train_epoch(fits, trainer)
-        trainer.close()
-        for fit in fits:
-            if fit.training.is_done or fit.job.error:
-                _finish(fit, done)
-        fits = [fit for fit in fits if fit.job.error is None and not fit.training.is_done]
+        with _timed(fits):
+            trainer = Stack([fit.training for fit in fits]) if len(fits) > 1 else _Alone(fits[0])
+        live = dict(enumerate(fits))
+        try:
+            # those that have stopped ride along until it pays to move the others together
+            while len(live) > _SHARE_TO_GO_ON * len(fits):
+                _train_epoch(live, trainer)
+                for k in [k for k, fit in live.items() if fit.has_stopped]:
+                    trainer.release(k)
+                    fit = live.pop(k)
+                    _finish(fit)
+                    yield fit
+        finally:
+            trainer.close()
+        fits = list(live.values())
 
 
-def _train_epoch(fits: list[_Fit], trainer: "Stack | _Alone") -> None:
-    start = time.perf_counter()
-    losses = trainer.train_epoch([fit.training.begin_epoch() for fit in fits])
-    shared = (time.perf_counter() - start) / len(fits)
-    for fit, own in zip(fits, losses, strict=True):
+def _train_epoch(live: dict[int, _Fit], trainer: "Stack | _Alone") -> None:
+    with _timed(live.values()):
+        rates = {k: fit.training.begin_epoch() for k, fit in live.items()}
+        losses = trainer.train_epoch(rates)
+    for k, fit in live.items():
         start = time.perf_counter()
         try:
-            fit.training.end_epoch(own)
+            fit.training.end_epoch(losses[k])
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # such as the user's scoring
             fit.job.error = error
-        fit.job.seconds += shared + time.perf_counter() - start
+        fit.job.seconds += time.perf_counter() - start
 
 
-def _finish(fit: _Fit, done: Callable[[Job], None]) -> None:
+@contextmanager
+def _timed(fits: Collection[_Fit]) -> Iterator[None]:
+    """Add the time of a block to that of some jobs, in equal shares."""
     start = time.perf_counter()
-    if fit.job.error is None:
-        try:
-            fit.job.estimator._end_fit(fit.training)
-        except ValueError as error:
-            fit.job.error = error
+    yield
+    for fit in fits:
+        fit.job.seconds += (time.perf_counter() - start) / len(fits)
+
+
+def _finish(fit: _Fit) -> None:
+    """Do what comes after the last epoch; let go of all that only training needs."""
+    start = time.perf_counter()
+    estimator, training, fit.training = fit.job.estimator, fit.training, None
+    try:
+        if fit.job.error is None:
+            estimator._end_fit(training)
+        else:
+            estimator._end_training()
+    except Exception as error:
+        fit.job.error = error
     fit.job.seconds += time.perf_counter() - start
-    done(fit.job)
 
 
 class _Alone:
@@ -356,9 +465,11 @@ class _Alone:
         self._training = fit.training
         self._engine = fit.job.estimator._engine(fit.training)
 
-    def train_epoch(self, rates):
-        (own_rates,) = rates
-        return [self._engine.train_epoch(self._training.batches, own_rates)]
+    def train_epoch(self, rates: dict[int, list[float] | None]) -> dict[int, EpochLosses]:
+        return {0: self._engine.train_epoch(self._training.batches, rates[0])}
 
-    def close(self):
+    def release(self, k: int) -> None:
+        """Do nothing: its memory is its own."""
+
+    def close(self) -> None:
         self._engine.close()

@@ -6,7 +6,7 @@ operation on the rows of shared buffers. A network's weights come out as they wo
 to rounding.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -31,7 +31,48 @@ from sknn_deep._optimizers import (
 from sknn_deep._threads import Pace, one_thread
 from sknn_deep._training import Training
 
-Factors = tuple[Tensor, Tensor, Sequence[float] | Tensor]
+# On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
+# is large, they are faster one after the other.
+_CPU_BYTES = 2**23
+_FEWEST_ON_CPU, _MOST_NETWORKS = 4, 128
+# Share of a GPU's free memory that a stack may take.
+_MEMORY_SHARE = 0.5
+
+Factors = tuple[Tensor, Tensor, list]
+
+
+def stack_size(training: Training, max_memory: int | None) -> int:
+    """Return how many networks like this one to train at once.
+
+    Parameters
+    ----------
+    training : Training
+    max_memory : int or None
+        Bytes; None is half of what a GPU has free.
+    """
+    n_bytes = _bytes_of(training)
+    device = training.network.flat.device
+    if device.type == "cpu":
+        limit = _CPU_BYTES if max_memory is None else min(max_memory, _CPU_BYTES)
+        fitting = min(limit // n_bytes, _MOST_NETWORKS)
+        return fitting if fitting >= _FEWEST_ON_CPU else 1
+    if max_memory is None:
+        max_memory = _MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+    return max(1, min(int(max_memory // n_bytes), _MOST_NETWORKS))
+
+
+def _bytes_of(training: Training) -> int:
+    """Return about how many bytes a network adds to a stack."""
+    network, batches = training.network, training.batches
+    layers = network.linear_layers()
+    n_units, n_outputs = sum(layer.out_features for layer in layers), layers[-1].out_features
+    longest = max(part.stop - part.start for part in batches.slices)
+    # gathered rows, outputs, targets and factors of a batch at least
+    gathered = longest * (batches.n_features + 2 * n_outputs + 1)
+    # pre-activations, activations and gradients; those of a short last batch, too
+    passed = min(2, batches.n_batches) * longest * 3 * n_units
+    # weights, gradients and moments, and once more those that the network had before
+    return (gathered + passed + 6 * network.flat.numel()) * network.flat.element_size()
 
 
 class Stack:
@@ -47,6 +88,7 @@ class Stack:
 
     def __init__(self, trainings: list[Training]):
         self._trainings = trainings
+        self._live = dict(enumerate(trainings))
         networks = [training.network for training in trainings]
         self._flat, self._gradient = share_buffer(networks)
         n_weights = networks[0].weights.numel()
@@ -80,10 +122,10 @@ class Stack:
         self._lengths = np.array([[part.stop - part.start for part in b.slices] for b in sets])
         longest = self._lengths.max(axis=0)
         stops = np.cumsum(longest)
-        size = n_together(
-            len(sets) * longest.max() * sets[0].n_features * self._flat.element_size(),
-            self._device,
-        )
+        layers = self._trainings[0].network.linear_layers()
+        width = max(sets[0].n_features, layers[-1].out_features)
+        row_bytes = len(sets) * width * self._flat.element_size()
+        size = n_together(int(longest.max()) * row_bytes, self._device)
         self._pieces = [slice(i, i + size) for i in range(0, len(longest), size)]
         self._parts = [
             slice(stop - length, stop) for stop, length in zip(stops, longest, strict=True)
@@ -92,31 +134,29 @@ class Stack:
         # rows beyond the end of a shorter batch stay what they were: they weigh nothing
         self._X = self._flat.new_zeros((len(sets), n_rows, sets[0].n_features))
         self._target = sets[0].new_target((len(sets), n_rows))
+        self._has_weights = any(batches.weight is not None for batches in sets)
         self._scale = self._flat.new_zeros((len(sets), n_rows, 1))
         self._views: dict[int, list[tuple[slice, Tensor, Tensor | None]]] = {}
 
-    def train_epoch(self, rates: list[list[float] | None]) -> list[EpochLosses]:
+    def train_epoch(self, rates: dict[int, list[float] | None]) -> dict[int, EpochLosses]:
         """Take a step along each batch, every network along its own.
 
         Parameters
         ----------
-        rates : list of (list of float or None), length K
-            As of :meth:`Engine.train_epoch`.
+        rates : dict of (list of float or None)
+            As of :meth:`Engine.train_epoch`, for every network that is not released, by its number.
 
         Returns
         -------
-        losses : list of EpochLosses, length K
+        losses : dict of EpochLosses
         """
-        networks = [training.network for training in self._trainings]
         moves = self._moves(rates)
-        n_batches = self._lengths.shape[1]
-        results = self._flat.new_empty((2, len(networks), n_batches))
-        sums = np.empty(self._lengths.shape)
-        if self._has_modes:
-            for network in networks:
-                network.train()
-        for training in self._trainings:
+        results = self._flat.new_empty((2, *self._lengths.shape))
+        sums = self._lengths.astype(np.float64)
+        for training in self._live.values():
             training.batches.start_epoch()
+            if self._has_modes:
+                training.network.train()
         with one_thread(), np.errstate(over="ignore", invalid="ignore"):
             self._pace.resume()
             for piece in self._pieces:
@@ -127,24 +167,36 @@ class Stack:
                 results[1, :, piece] = self._take_steps(work, moves, factors).mT
                 results[0, :, piece] = work.losses()
             self._pace.pause()
+        self._write_back(rates, moves)
+        penalties = self._alphas[:, np.newaxis] / sums
+        values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)
+        return {k: EpochLosses(values[k], self._lengths[k], sums[k]) for k in self._live}
+
+    def _write_back(self, rates: dict[int, list[float] | None], moves: "list[_Moves]") -> None:
+        """Bring networks and optimisers to the state that they have after an epoch alone."""
         for move in moves:
             for optimizer in move.optimizers[1:]:
                 optimizer.catch_up(move.optimizers[0])
-        for training, rate in zip(self._trainings, rates, strict=True):
+        for k, training in self._live.items():
             if self._has_modes:
                 training.network.eval()
-            if rate is not None:
-                set_learning_rate(training.optimizer, rate[-1])
-        penalties = self._alphas[:, np.newaxis] / sums
-        values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)
-        return [EpochLosses(*rows) for rows in zip(values, self._lengths, sums, strict=True)]
+            if rates[k] is not None:
+                set_learning_rate(training.optimizer, rates[k][-1])
+
+    def release(self, k: int) -> None:
+        """Let a network, and its optimiser, have memory of its own again.
+
+        Its row of the buffers goes on being trained, on the rows that it saw last, and is nobody's.
+        """
+        training = self._live.pop(k)
+        training.network.flatten()
+        state = {name: torch.empty_like(training.network.flat) for name in self._state}
+        training.optimizer.move_to(training.network.flat, state)
 
     def close(self) -> None:
-        """Let every network, and its optimiser, have memory of its own again."""
-        for training in self._trainings:
-            training.network.flatten()
-            state = {name: torch.empty_like(training.network.flat) for name in self._state}
-            training.optimizer.move_to(training.network.flat, state)
+        """Release all that are left."""
+        for k in list(self._live):
+            self.release(k)
 
     def _gather(self, piece: slice, sums: np.ndarray) -> Chunk:
         """Bring the rows of some batches together, and write the sums of their weights."""
@@ -154,19 +206,17 @@ class Stack:
         X, target = self._X[:, : stop - start], self._target
         if target is not None:
             target = target[:, : stop - start]
-        sets = [training.batches for training in self._trainings]
-        sums[:, piece] = self._lengths[:, piece]
-        is_even = all(batches.weight is None for batches in sets)
+        is_even = not self._has_weights
         is_even = is_even and (self._lengths[:, piece] == self._lengths[0, piece]).all()
         if start not in self._views:
-            self._views[start] = [self._view(k, start, stop) for k in range(len(sets))]
-        for k, batches in enumerate(sets):
+            self._views[start] = [self._view(k, start, stop) for k in range(len(self._trainings))]
+        for k, training in self._live.items():
             rows, *buffers = self._views[start][k]
-            batches.fill(rows, *buffers)
+            training.batches.fill(rows, *buffers)
             if not is_even:
                 n_rows = rows.stop - rows.start
                 own_parts = [slice(part.start, min(part.stop, n_rows)) for part in parts]
-                scale, sums[k, piece] = batches.weigh(rows, own_parts)
+                scale, sums[k, piece] = training.batches.weigh(rows, own_parts)
                 self._scale[k, :n_rows, 0] = torch.from_numpy(scale)
                 self._scale[k, n_rows:, 0] = 0.0
         scale = None if is_even else self._scale[:, : stop - start]
@@ -181,48 +231,47 @@ class Stack:
     def _factors(self, piece: slice, sums: np.ndarray, rates, moves) -> Iterator[Factors]:
         """Yield what a step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
         n_steps = self._lengths[0, piece].size
-        lrs = np.array(
-            [
-                [training.optimizer.param_groups[0]["lr"]] * n_steps
-                if rate is None
-                else rate[piece]
-                for training, rate in zip(self._trainings, rates, strict=True)
-            ]
-        )
+        lrs = np.zeros((len(self._trainings), n_steps))
+        for k, training in self._live.items():
+            rate = rates[k]
+            lrs[k] = training.optimizer.param_groups[0]["lr"] if rate is None else rate[piece]
         decays = 1 - lrs * self._decays[:, np.newaxis]
         penalties = self._alphas[:, np.newaxis] / sums[:, piece]
         table = torch.from_numpy(np.array([penalties, decays, lrs])).unsqueeze(-1)
-        table = table.to(self._device, self._flat.dtype)
+        table = table.to(self._flat.dtype).to(self._device)
         for i in range(n_steps):
             factors = [
                 move.optimizers[0].next_bias()
-                * (lrs[move.rows.start, i] if move.share_rate else table[2, move.rows, i])
+                * (lrs[move.first, i] if self._shares_rate else table[2, move.rows, i])
                 for move in moves
             ]
             yield table[0, :, i], table[1, :, i], factors
 
-    def _moves(self, rates) -> "list[_Moves]":
+    @property
+    def _shares_rate(self) -> bool:
+        """Whether a call moves all its networks at one rate, as torch's kernel for the CPU does."""
+        return self._device.type == "cpu"
+
+    def _moves(self, rates: dict[int, list[float] | None]) -> "list[_Moves]":
         """Return what moves the weights: one call for neighbours with the same numbers.
 
-        On an accelerator each has a rate of its own in that call; torch's fused kernel for the
-        CPU knows one.
+        Rows of released networks in between move along.
         """
-        share_rate = self._device.type == "cpu"
 
         def numbers(k: int) -> tuple:
-            optimizer = self._trainings[k].optimizer
-            rate = (optimizer.param_groups[0]["lr"], *(rates[k] or ())) if share_rate else ()
-            return *optimizer.numbers(), *rate
+            optimizer = self._live[k].optimizer
+            rate = (optimizer.param_groups[0]["lr"], *(rates[k] or ()))
+            return *optimizer.numbers(), *(rate if self._shares_rate else ())
 
         moves = []
-        for _, members in groupby(range(len(self._trainings)), key=numbers):
-            first, *others = members
-            rows = slice(first, first + 1 + len(others))
-            optimizers = [training.optimizer for training in self._trainings[rows]]
+        for _, members in groupby(self._live, key=numbers):
+            members = list(members)
+            rows = slice(members[0], members[-1] + 1)
+            optimizers = [self._live[k].optimizer for k in members]
             state = {name: buffer[rows] for name, buffer in self._state.items()}
             kernel = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
             kernel = self._pace.threaded(kernel, n_elements=4 * self._flat[rows].numel())
-            moves.append(_Moves(rows, optimizers, kernel, share_rate))
+            moves.append(_Moves(rows, members[0], optimizers, kernel))
         return moves
 
     def _take_steps(
@@ -233,7 +282,7 @@ class Stack:
         none = self._flat.new_zeros(len(self._trainings))
         has_penalty, has_decay = self._alphas.any(), self._decays.any()
         with torch.inference_mode():
-            for program, (penalty, decay, factor) in zip(work.programs, factors, strict=True):
+            for program, (penalty, decay, by_move) in zip(work.programs, factors, strict=True):
                 if self._n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
                     zero_negligible(self._weights)
                     for buffer in self._state.values():
@@ -248,11 +297,13 @@ class Stack:
                 squared_norms.append(squared_norm)
                 if self._max_norms is not None:
                     lengths = torch.linalg.vector_norm(self._gradient, dim=1, keepdim=True)
-                    self._gradient.mul_((self._max_norms / lengths).clamp_(max=1.0))
+                    factors = (self._max_norms / lengths).clamp_(max=1.0)
+                    # infinity over infinity is no factor for a network that is not clipped
+                    self._gradient.mul_(factors.masked_fill_(self._max_norms.isinf(), 1.0))
                 if has_decay:
                     self._weights.mul_(decay)
-                for move, of_move in zip(moves, factor, strict=True):
-                    move.kernel(of_move)
+                for move, factor in zip(moves, by_move, strict=True):
+                    move.kernel(factor)
                 self._pace.step_done()
         return torch.stack(squared_norms)
 
@@ -262,6 +313,6 @@ class _Moves:
     """Neighbours in a stack that one call moves, and their optimisers."""
 
     rows: slice
+    first: int
     optimizers: list[FlatOptimizer]
     kernel: Move
-    share_rate: bool

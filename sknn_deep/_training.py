@@ -1,7 +1,7 @@
 """The course of a training: what happens before, between and after its epochs.
 
-An epoch itself is trained by an :class:`Engine`, or for a stack of networks in
-``_fused.py``; a :class:`Training` says with which rates, judges the loss and the validation
+An epoch itself is trained by an :class:`Engine`, or for a stack of networks by a
+``Stack``; a :class:`Training` says with which rates, judges the loss and the validation
 score, and decides when to stop.
 """
 

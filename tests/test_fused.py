@@ -1,9 +1,13 @@
 """Networks fitted as a stack: each comes out as from its own ``fit``."""
 
+import gc
 import pickle
 import re
+import time
+import weakref
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -13,7 +17,7 @@ from sklearn.datasets import make_classification
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _fused
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _fused, _stack
 from sknn_deep._fused import Job, fit_jobs, stacks
 from sknn_deep._optimizers import Adam
 
@@ -224,9 +228,12 @@ def test_fitted_network_keeps_no_memory_of_the_stack():
     fit_jobs(jobs)
     for job in jobs:
         flat = job.estimator.module_.flat
-        assert flat.untyped_storage().nbytes() == flat.numel() * flat.element_size()
+        tensors = [flat, flat.grad, *job.estimator._optimizer.state[flat].values()]
+        for tensor in tensors:
+            if isinstance(tensor, torch.Tensor):
+                assert tensor.untyped_storage().nbytes() == flat.numel() * flat.element_size()
         for layer in job.estimator.module_.linear_layers():
-            assert layer.weight.data_ptr() >= flat.data_ptr()
+            assert layer.weight.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
@@ -271,6 +278,21 @@ def test_network_that_diverges_leaves_the_others_alone():
         _assert_same(job.estimator, alone)
 
 
+def test_gradient_too_long_to_be_measured_is_clipped_in_one_network_only():
+    large = np.random.RandomState(0).uniform(size=len(X)) * 1e24
+    jobs = _jobs(
+        lambda i: _regressor(i, max_grad_norm=1.0 if i == 2 else None, max_iter=1),
+        large,
+        data=X.astype(np.float32),
+    )
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.error is None
+        assert job.fused
+        _assert_same(job.estimator, alone, rtol=1e-3, atol=1e-5)
+
+
 def test_scoring_that_fails_is_the_error_of_its_own_job():
     def failing(estimator, rows, labels):
         raise ValueError("no score today")
@@ -281,6 +303,9 @@ def test_scoring_that_fails_is_the_error_of_its_own_job():
     fit_jobs(jobs)
     assert [job.error is not None for job in jobs] == [False, True, False, False, False]
     assert "no score today" in str(jobs[1].error)
+    # as a fit of its own leaves it
+    assert jobs[1].estimator.module_.generator is None
+    assert not jobs[1].estimator._progress.watching
 
 
 def test_what_is_refused_before_the_first_epoch_is_the_error_of_its_own_job():
@@ -322,7 +347,7 @@ class Subclass(DeepMLPClassifier):
         (lambda i: _classifier(i, solver="adamw"), "solver='adamw'"),
         (lambda i: _classifier(i, callbacks=[Silent()]), "callbacks"),
         (lambda i: _classifier(i, dtype="bfloat16"), "bfloat16"),
-        (lambda i: Subclass((5,), max_iter=2), "Subclass"),
+        (lambda i: Subclass((5,), max_iter=2, random_state=i), "Subclass"),
     ],
     ids=["lbfgs", "adamw", "callbacks", "bfloat16", "subclass"],
 )
@@ -333,8 +358,7 @@ def test_what_stacks_do_not_know_is_fitted_alone_and_says_why(make, reason):
     for job, alone in zip(jobs, expected, strict=True):
         assert not job.fused
         assert reason in job.reason
-        if job.estimator.random_state is not None:
-            _assert_same(job.estimator, alone)
+        _assert_same(job.estimator, alone)
 
 
 @pytest.mark.parametrize(
@@ -375,16 +399,22 @@ def test_folds_without_one_of_the_classes_are_other_stacks():
         _assert_same(job.estimator, alone)
 
 
-def test_stack_takes_no_more_memory_than_allowed(monkeypatch):
-    sizes = []
-    original = _fused.Stack.__init__
-    monkeypatch.setattr(
-        _fused.Stack,
-        "__init__",
-        lambda self, trainings: sizes.append(len(trainings)) or original(self, trainings),
-    )
+@pytest.fixture
+def sizes(monkeypatch):
+    """The number of networks of every stack that is made."""
+    found, original = [], _fused.Stack.__init__
+
+    def init(self, trainings):
+        found.append(len(trainings))
+        original(self, trainings)
+
+    monkeypatch.setattr(_fused.Stack, "__init__", init)
+    return found
+
+
+def test_stack_takes_no_more_memory_than_allowed(sizes):
     jobs = [job for _ in range(4) for job in _jobs(lambda i: _classifier(i, max_iter=1), y)]
-    fit_jobs(jobs, max_stack_memory=60_000)
+    fit_jobs(jobs, max_stack_memory=200_000)
     assert 4 <= max(sizes) < len(jobs)
     assert sum(sizes) <= len(jobs)
     sizes.clear()
@@ -392,26 +422,103 @@ def test_stack_takes_no_more_memory_than_allowed(monkeypatch):
     assert sizes == []
 
 
-def test_stack_that_does_not_fit_the_device_is_trained_in_halves(monkeypatch):
-    sizes = []
-    original = _fused.Stack.__init__
+@pytest.mark.parametrize("hidden", [(9, 5), (300,), ()], ids=str)
+@pytest.mark.parametrize("n_outputs", [1, 200])
+def test_buffers_of_a_stack_take_about_what_was_reckoned(n_outputs, hidden):
+    targets = np.random.RandomState(0).normal(size=(len(X), n_outputs)).squeeze()
+    jobs = _jobs(lambda i: _regressor(i, hidden_layer_sizes=hidden), targets)
+    trainings = [job.estimator._begin_fit(*job.take()) for job in jobs]
+    reckoned = sum(_stack._bytes_of(training) for training in trainings)
+    stack = _stack.Stack(trainings)
+    stack.train_epoch({k: training.begin_epoch() for k, training in enumerate(trainings)})
+    buffers = {}
+    for item in gc.get_objects():
+        if type(item) is torch.Tensor and item.ndim > 1 and item.shape[-3:-2] == (len(jobs),):
+            storage = item.untyped_storage()
+            buffers[storage.data_ptr()] = storage.nbytes()
+    # what is gathered for several batches at once has a limit of its own
+    assert 0 < sum(buffers.values()) < 2 * reckoned + 2**20
 
-    def too_small(self, trainings):
-        sizes.append(len(trainings))
-        if len(trainings) > 2:
+
+class Room:
+    """A device on which a stack of more than two networks breaks down somewhere."""
+
+    def __init__(self, monkeypatch, where):
+        self.stacks, self.sizes = [], []
+        self._original = getattr(_fused.Stack, where)
+        monkeypatch.setattr(_fused.Stack, where, lambda *args: self._run(*args))
+
+    def _run(self, stack, *args):
+        # those before must be gone
+        gc.collect()
+        assert all(ref() is None or ref() is stack for ref in self.stacks)
+        self.stacks.append(weakref.ref(stack))
+        result = self._original(stack, *args)
+        n_networks = len(args[0]) if isinstance(args[0], list) else len(stack._trainings)
+        if n_networks not in self.sizes:
+            self.sizes.append(n_networks)
+        if n_networks > 2:
             raise torch.OutOfMemoryError("no room")
-        original(self, trainings)
+        return result
 
-    monkeypatch.setattr(_fused.Stack, "__init__", too_small)
-    jobs = _jobs(_classifier, y)
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize("where", ["__init__", "train_epoch"])
+def test_stack_that_does_not_fit_the_device_is_freed_and_trained_in_halves(
+    where, warm_start, monkeypatch
+):
+    states = [np.random.RandomState(i) for i in range(N_JOBS)]
+    jobs = _jobs(
+        lambda i: _classifier(i, warm_start=warm_start, random_state=states[i] if i > 2 else i), y
+    )
     expected = [_fitted_alone(job) for job in jobs]
-    with pytest.warns(UserWarning, match="does not fit into the memory of the device") as seen:
+    room = Room(monkeypatch, where)
+    with pytest.warns(UserWarning, match="A stack of 5 networks does not fit into the memory"):
         fit_jobs(jobs)
-    starts = [str(warning.message)[:21] for warning in seen if warning.category is UserWarning]
-    assert starts == ["A stack of 5 networks", "A stack of 3 networks"]
-    assert sizes == [5, 2, 3, 2]
+    assert room.sizes == [5, 2]
     for job, alone in zip(jobs, expected, strict=True):
         assert job.error is None
+        _assert_same(job.estimator, alone)
+
+
+def test_memory_that_is_short_before_the_first_epoch_makes_smaller_stacks(monkeypatch, sizes):
+    original, begun = DeepMLPClassifier._begin_fit, []
+
+    def begin(self, *args, **kwargs):
+        begun.append(self)
+        if len(begun) == 4:
+            raise torch.OutOfMemoryError("no room")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(DeepMLPClassifier, "_begin_fit", begin)
+    jobs = _jobs(_classifier, y)
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    assert sizes == [3, 2]
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.error is None
+        _assert_same(job.estimator, alone)
+
+
+def test_memory_that_the_caller_lacks_is_the_callers_error():
+    def short(job):
+        raise torch.OutOfMemoryError("no room for the score")
+
+    with pytest.raises(torch.OutOfMemoryError, match="for the score"):
+        fit_jobs(_jobs(_classifier, y), done=short)
+
+
+def test_stack_that_breaks_down_otherwise_leaves_its_networks_to_fits_of_their_own(monkeypatch):
+    def broken(self, *args):
+        raise RuntimeError("an unknown error of the device")
+
+    monkeypatch.setattr(_fused.Stack, "_take_steps", broken)
+    jobs = _jobs(_classifier, y)
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert not job.fused
+        assert job.reason == "its stack failed"
         _assert_same(job.estimator, alone)
 
 
@@ -444,16 +551,79 @@ def test_warnings_are_those_of_separate_fits():
     )
 
 
-@pytest.mark.parametrize("n_groups", [1, 2, 3, 50])
-def test_jobs_are_divided_without_loss_into_groups_of_about_the_same_work(n_groups):
-    jobs = [
+def _wide_and_narrow():
+    return [
         Job(_classifier(0, hidden_layer_sizes=(width,)), X, y, rows)
-        for width in (5, 20) for rows in FOLDS
-    ]  # fmt: skip
+        for width in (5, 20)
+        for rows in FOLDS
+    ]
+
+
+@pytest.mark.parametrize("n_groups", [1, 2, 3, 50])
+def test_jobs_are_divided_without_loss(n_groups):
+    jobs = _wide_and_narrow()
     groups = stacks(jobs, n_groups)
     assert sorted(id(job) for group in groups for job in group) == sorted(map(id, jobs))
     assert 0 < len(groups) <= n_groups
     assert all(groups)
-    if n_groups == 2:
-        works = [sum(job.estimator.hidden_layer_sizes[0] for job in group) for group in groups]
-        assert max(works) < 1.5 * min(works)
+
+
+def test_jobs_are_divided_into_groups_of_about_the_same_work():
+    works = [
+        sum(job.estimator.hidden_layer_sizes[0] for job in group)
+        for group in stacks(_wide_and_narrow(), 2)
+    ]
+    assert len(works) == 2
+    assert max(works) < 1.5 * min(works)
+
+
+def test_stack_is_made_anew_only_when_a_quarter_has_left(sizes):
+    folds = [FOLDS[i % N_JOBS] for i in range(40)]
+    jobs = [
+        Job(_classifier(0, max_iter=1 + i, random_state=i), X, y, rows)
+        for i, rows in enumerate(folds)
+    ]
+    expected = [_fitted_alone(job) for job in jobs[::13]]
+    start = time.perf_counter()
+    fit_jobs(jobs)
+    seconds = time.perf_counter() - start
+    assert sizes[0] == 40
+    assert len(sizes) <= 13
+    for job, alone in zip(jobs[::13], expected, strict=True):
+        _assert_same(job.estimator, alone)
+    # the times add up to what was spent
+    assert 0.8 * seconds < sum(job.seconds for job in jobs) <= seconds
+
+
+@pytest.mark.parametrize("kind", ["frame", "integers"])
+def test_data_are_converted_once_for_all_networks_of_a_fold(kind, monkeypatch):
+    data = pd.DataFrame(X).add_prefix("x") if kind == "frame" else (10 * X).astype(int)
+    seen, original = [], DeepMLPClassifier._validate_training_data
+
+    def validate(self, X, *args):
+        seen.append(type(X) if kind == "frame" else X.dtype)
+        return original(self, X, *args)
+
+    monkeypatch.setattr(DeepMLPClassifier, "_validate_training_data", validate)
+    jobs = [job for fold in FOLDS[:2] for job in _jobs(_classifier, y, data, [fold] * N_JOBS)]
+    expected = _fitted_alone(jobs[-1])
+    seen.clear()
+    fit_jobs(jobs)
+    raw = pd.DataFrame if kind == "frame" else data.dtype
+    assert seen.count(raw) == 2
+    assert len(seen) == 2 * N_JOBS
+    _assert_same(jobs[-1].estimator, expected)
+    if kind == "frame":
+        assert_array_equal(jobs[-1].estimator.feature_names_in_, data.columns)
+
+
+def test_classes_of_no_weight_are_a_reason_to_train_alone():
+    jobs = _jobs(
+        lambda i: _classifier(i, class_weight={0: 0.0} if i == 1 else None, batch_size=2), y
+    )
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    assert [job.fused for job in jobs] == [True, False, True, True, True]
+    assert "weights are all zero" in jobs[1].reason
+    for job, alone in zip(jobs, expected, strict=True):
+        _assert_same(job.estimator, alone)

@@ -158,7 +158,8 @@ GRIDS = {
     "betas": {"beta_1": [0.8, 0.9], "beta_2": [0.99, 0.999], "epsilon": [1e-8, 1e-4]},
     "seeds": {"random_state": [0, 1, 2]},
     "dropout": {"dropout": [0.0, 0.2, 0.5, [0.1]]},
-    "weight decay": {"solver": ["adamw"], "weight_decay": [None, 0.0, 0.1]},
+    "weight decay": {"weight_decay": [None, 0.0, 0.1, 10.0]},
+    "adamw": {"solver": ["adamw"], "weight_decay": [None, 0.1]},
     "solvers": {"solver": ["adam", "sgd", "lbfgs", "rmsprop", "nadam", "muon"]},
     "a user's solver": {"solver": ["adam", torch.optim.ASGD]},
     "schedules": {
