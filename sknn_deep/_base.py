@@ -243,7 +243,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             self._start(samples, random_state, device)
         else:
             self._resume(X, device, incremental)
-        if self.module_.has_dropout:
+        if self.module_.is_random:
             # drawn only where it is used: without dropout scikit-learn's draws follow
             self.module_.set_generator(seeded_generator(random_state, device))
         return samples

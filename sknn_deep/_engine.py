@@ -110,7 +110,7 @@ class Engine:
             lambda penalty: add_scaled_(weights.grad, weights, penalty),
             n_elements=weights.numel(),
         )
-        self._has_modes = network.has_dropout or network.has_normalization
+        self._has_modes = network.is_random or network.has_normalization
 
     def train_epoch(self, batches: Batches, rates: Sequence[float] | None = None) -> EpochLosses:
         """Take a step along each batch of a set.

@@ -202,7 +202,7 @@ class _Fit:
         ]
         # a row that stands in for a missing one counts in no sum, but normalisation would see it
         # and dropout would draw for it
-        is_exact = network.has_normalization or network.has_dropout
+        is_exact = network.has_normalization or network.is_random
         last = len(batches) if is_exact else batches.n_batches
         return str(layers), network.flat.dtype, network.flat.device, batches.slices[0].stop, last
 

@@ -5,7 +5,8 @@ their gradients of another: an optimiser step, the L2 penalty and the norm of th
 are single operations whatever the depth.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -60,7 +61,13 @@ class Linear(nn.Linear):
             self.bias.copy_(torch.from_numpy(bias))
 
 
-class Dropout(nn.Module):
+class RandomModule(nn.Module):
+    """A module that draws, while training, from the generator that the network is given."""
+
+    generator: torch.Generator | None = None
+
+
+class Dropout(RandomModule):
     """Inverted dropout with a generator of its own [1]_.
 
     ``nn.Dropout`` draws from torch's global generator. Input and output (batch, units).
@@ -74,28 +81,90 @@ class Dropout(nn.Module):
     def __init__(self, p: float):
         super().__init__()
         self.p = p
-        self.generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.draw_(torch.empty_like(x)) if self.training else x
 
     def draw_(self, mask: Tensor) -> Tensor:
-        """Fill a mask: 0 with probability p, else 1 / (1 - p).
-
-        On a CPU 16 random bits decide on each unit, which is several times as fast as torch's
-        ``bernoulli_``; p is then rounded to a multiple of 2**-16.
-        """
+        """Fill a mask: 0 with probability p, else 1 / (1 - p); on a CPU p is rounded to 16 bits."""
         if mask.device.type != "cpu":
             return mask.bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p)
         n_dropped = min(round(self.p * 2**16), 2**16 - 1)
-        words = torch.empty(-(-mask.numel() // 4), dtype=torch.int64, device="cpu")
-        words.random_(-(2**63), None, generator=self.generator)  # all 64 bits
-        bits = words.view(torch.int16)[: mask.numel()].view(mask.shape)
-        torch.ge(bits, n_dropped - 2**15, out=mask)
+        torch.ge(_draw_bits(mask.shape, self.generator), n_dropped - 2**15, out=mask)
         return mask.mul_(mask.new_tensor(1 / (1 - n_dropped / 2**16)))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class Noise(RandomModule):
+    """Corruption of the input of a denoising autoencoder [1]_, while training.
+
+    Input and output (batch, n_features).
+
+    Parameters
+    ----------
+    kind : {"gaussian", "masking", "salt_pepper"}
+        Add normal noise; set features to zero; set them to their lowest or highest value,
+        either with the same probability.
+    amount : float
+        Standard deviation of the normal noise, or share of the features that are replaced.
+    n_features : int
+    dtype, device
+        Of the buffers.
+
+    References
+    ----------
+    .. [1] P. Vincent, H. Larochelle, I. Lajoie, Y. Bengio, P.-A. Manzagol (2010). Stacked
+       denoising autoencoders. JMLR 11.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        amount: float,
+        n_features: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.kind, self.amount = kind, amount
+        if kind == "salt_pepper":
+            self.register_buffer("low", torch.zeros(n_features, dtype=dtype, device=device))
+            self.register_buffer("high", torch.ones(n_features, dtype=dtype, device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.corrupt(x, torch.empty_like(x)) if self.training else x
+
+    def corrupt(self, x: Tensor, out: Tensor) -> Tensor:
+        """Write a corrupted copy of a batch."""
+        if self.kind == "gaussian":
+            return out.normal_(0.0, self.amount, generator=self.generator).add_(x)
+        n_replaced = min(round(self.amount * 2**16), 2**16 - 1)
+        bits = _draw_bits(x.shape, self.generator, x.device)
+        torch.mul(x, torch.ge(bits, n_replaced - 2**15), out=out)
+        if self.kind == "salt_pepper":
+            # the lower half of the replaced is pepper, the upper salt
+            is_low = bits < n_replaced // 2 - 2**15
+            out.add_(torch.where(is_low, self.low, self.high) * (bits < n_replaced - 2**15))
+        return out
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind!r}, amount={self.amount}"
+
+
+def _draw_bits(
+    shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return uniform random integers of 16 bits, -2**15 to 2**15 - 1.
+
+    They decide on each unit several times as fast as torch's ``bernoulli_`` on a CPU; a
+    probability is then a multiple of 2**-16.
+    """
+    numel = math.prod(shape)
+    words = torch.empty(-(-numel // 4), dtype=torch.int64, device=device)
+    words.random_(-(2**63), None, generator=generator)  # all 64 bits
+    return words.view(torch.int16)[:numel].view(shape)
 
 
 class _PicklesAsArrays(nn.Module):
@@ -197,10 +266,20 @@ class Network(_PicklesAsArrays):
     width : int
         Units of the widest layer, input and output included.
     generator : Generator or None
-        From which the dropout layers draw while training.
+        From which dropout, noise and the like draw while training.
+    code_layer : int or None
+        Number of the dense layer whose output is the code.
     """
 
     generator: torch.Generator | None = None
+    code_layer: int | None = None
+
+    def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
+        """Return what happens to a batch before the first layer, in training.
+
+        Each is called with a batch and a buffer of its shape to write to.
+        """
+        return []
 
     def flatten(self) -> None:
         """Make every parameter a view of the flat buffer, every gradient of the other."""
@@ -210,8 +289,26 @@ class Network(_PicklesAsArrays):
     def _ordered_parameters(self) -> list[nn.Parameter]:
         """Return the parameters in their order in the flat buffer: weight matrices first."""
         matrices = [layer.weight for layer in self.linear_layers()]
+        tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
         in_matrices = {id(matrix) for matrix in matrices}
-        return matrices + [p for p in self.parameters() if id(p) not in in_matrices]
+        others = [p for p in self.parameters() if id(p) not in in_matrices]
+        return [matrix for matrix in matrices if id(matrix) not in tied] + others
+
+    def tied_layers(self) -> list[tuple[Linear, Linear]]:
+        """Return pairs of layers of which the second's matrix is the first's, transposed."""
+        return []
+
+    def named_parameters(self, *args, **kwargs) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters with their names; a matrix that two layers share once."""
+        tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
+        for name, param in super().named_parameters(*args, **kwargs):
+            if id(param) not in tied:
+                yield name, param
+
+    def add_tied_gradients(self) -> None:
+        """Add the gradients of tied matrices to those of the matrices that they are."""
+        for encoder, decoder in self.tied_layers():
+            encoder.weight.grad.add_(decoder.weight.grad.mT)
 
     def view_of(self, flat: Tensor, gradient: Tensor) -> None:
         """Make the parameters views of a flat buffer, which holds them already."""
@@ -224,6 +321,10 @@ class Network(_PicklesAsArrays):
             start = part.stop
             if param.ndim == 2:
                 n_weights, self.width = start, max(self.width, *param.shape)
+        for encoder, decoder in self.tied_layers():
+            decoder.weight.data = encoder.weight.data.mT
+            # its own, by row whatever the order of the matrix itself
+            self._gradients.append((decoder.weight, flat.new_zeros(decoder.weight.shape)))
         self.flat, self.weights = flat, flat[:n_weights]
         self._gradients += [(self.flat, gradient), (self.weights, gradient[:n_weights])]
         self.attach_gradients()
@@ -242,6 +343,8 @@ class Network(_PicklesAsArrays):
         """Set the gradients to zero; they stay views, whatever ``set_to_none`` asks."""
         self.attach_gradients()
         self.flat.grad.zero_()
+        for _, decoder in self.tied_layers():
+            decoder.weight.grad.zero_()
 
     def _apply(self, fn, recurse=True):
         # .to(), .double() and their kin replace the parameters one by one
@@ -271,7 +374,9 @@ class Network(_PicklesAsArrays):
 
     def hidden_matrices_and_others(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the weight matrices but the last, and all other parameters."""
+        tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
         matrices = [layer.weight for layer in self.linear_layers()[:-1]]
+        matrices = [matrix for matrix in matrices if id(matrix) not in tied]
         hidden = {id(matrix) for matrix in matrices}
         return matrices, [p for p in self.parameters() if id(p) not in hidden]
 
@@ -285,15 +390,16 @@ class Network(_PicklesAsArrays):
             layer.glorot_uniform_(random_state, gain=2.0 if name == "logistic" else 6.0)
 
     def set_generator(self, generator: torch.Generator | None) -> None:
-        """Let all dropout layers draw from one generator."""
+        """Let dropout, noise and all else that is random draw from one generator."""
         self.generator = generator
         for module in self.modules():
-            if isinstance(module, Dropout):
+            if isinstance(module, RandomModule):
                 module.generator = generator
 
     @property
-    def has_dropout(self) -> bool:
-        return any(isinstance(module, Dropout) for module in self.modules())
+    def is_random(self) -> bool:
+        """Whether training draws random numbers, by dropout or another module."""
+        return any(isinstance(module, RandomModule) for module in self.modules())
 
     @property
     def has_normalization(self) -> bool:
@@ -433,15 +539,54 @@ class MLP(Network):
         return self.layers(x)
 
 
+class Code(RandomModule):
+    """The code of a variational autoencoder: a normal distribution for each row [1]_.
+
+    Input (batch, units) of the last hidden layer, with the means (batch, n_components) that
+    the encoder's last layer makes of it; output a draw while training, else the means.
+
+    References
+    ----------
+    .. [1] D. Kingma, M. Welling (2014). Auto-encoding variational Bayes. ICLR.
+    """
+
+    def __init__(
+        self,
+        n_units: int,
+        n_components: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.log_variance = Linear(n_units, n_components, dtype=dtype, device=device)
+
+    def forward(self, hidden: Tensor, mean: Tensor) -> Tensor:
+        return self.draw(mean, self.log_variance(hidden)) if self.training else mean
+
+    def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """Return a draw, differentiable with respect to mean and variance."""
+        normal = torch.empty_like(mean).normal_(generator=self.generator)
+        return mean + normal * (0.5 * log_variance).exp()
+
+
 class Autoencoder(Network):
     """An encoder to a code and a decoder back from it.
 
-    Input and output (batch, n_features); ``encoder`` gives (batch, n_components).
+    Input and output (batch, n_features); ``encode`` gives (batch, n_components). NaN in the
+    input is replaced by ``fill`` where the network has it.
 
     Parameters
     ----------
     encoder, decoder : dict
         The arguments of their :class:`DenseStack`, without the device.
+    noise : tuple of (str, float), default=None
+        Kind and amount of a :class:`Noise`.
+    allow_nan : bool, default=False
+        Whether there is a buffer ``fill`` of shape (n_features,) for missing values.
+    tied_weights : bool, default=False
+        Whether the matrices of the decoder are those of the encoder, transposed.
+    variational : bool, default=False
+        Whether the code is drawn from a distribution while training (:class:`Code`).
     device : torch.device, default=None
 
     Examples
@@ -453,7 +598,7 @@ class Autoencoder(Network):
     ...     encoder={"layer_units": (784, 64, 2), **options},
     ...     decoder={"layer_units": (2, 64, 784), **options},
     ... )
-    >>> network(torch.zeros(5, 784)).shape, network.encoder(torch.zeros(5, 784)).shape
+    >>> network(torch.zeros(5, 784)).shape, network.encode(torch.zeros(5, 784)).shape
     (torch.Size([5, 784]), torch.Size([5, 2]))
     """
 
@@ -461,13 +606,65 @@ class Autoencoder(Network):
         self,
         encoder: dict[str, Any],
         decoder: dict[str, Any],
+        noise: tuple[str, float] | None = None,
+        allow_nan: bool = False,
+        tied_weights: bool = False,
+        variational: bool = False,
         device: torch.device | None = None,
     ):
         super().__init__()
         self.encoder = DenseStack(**encoder, device=device)
+        options = {"dtype": self.encoder.config["dtype"], "device": device}
+        units = self.encoder.config["layer_units"]
+        self.code = Code(*units[-2:], **options) if variational else None
         self.decoder = DenseStack(**decoder, device=device)
-        self.config = {"encoder": self.encoder.config, "decoder": self.decoder.config}
+        self.config = {
+            "encoder": self.encoder.config,
+            "decoder": self.decoder.config,
+            "noise": noise,
+            "allow_nan": allow_nan,
+            "tied_weights": tied_weights,
+            "variational": variational,
+        }
+        self.noise = None if noise is None else Noise(*noise, units[0], **options)
+        self.register_buffer("fill", torch.zeros(units[0], **options) if allow_nan else None)
         self.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encoder(x))
+        x = self.filled(x)
+        if self.noise is not None:
+            x = self.noise(x)
+        if self.code is None:
+            return self.decoder(self.encoder(x))
+        hidden = self.encoder[:-1](x)
+        return self.decoder(self.code(hidden, self.encoder[-1](hidden)))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the codes of rows, without noise."""
+        return self.encoder(self.filled(x))
+
+    def filled(self, x: Tensor) -> Tensor:
+        """Return rows without missing values."""
+        return x if self.fill is None else torch.where(x.isnan(), self.fill, x)
+
+    def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
+        changes: list[Callable[[Tensor, Tensor], object]] = []
+        if self.fill is not None:
+            changes.append(lambda x, out: torch.where(x.isnan(), self.fill, x, out=out))
+        if self.noise is not None:
+            changes.append(self.noise.corrupt)
+        return changes
+
+    @property
+    def code_layer(self) -> int:
+        return len(self.encoder.config["layer_units"]) - 2
+
+    def tied_layers(self) -> list[tuple[Linear, Linear]]:
+        """Return the layers of the encoder with those of the decoder that mirror them."""
+        if not self.config["tied_weights"]:
+            return []
+        encoder, decoder = (
+            [module for module in stack if isinstance(module, Linear)]
+            for stack in (self.encoder, self.decoder)
+        )
+        return list(zip(encoder, reversed(decoder), strict=True))
