@@ -157,6 +157,8 @@ def _reason_to_train_alone(job: Job) -> str:
         return "dtype='bfloat16' is not written for stacks"
     if estimator.warm_start and hasattr(estimator, "module_"):
         return "warm_start=True goes on with an earlier network"
+    if type(estimator).__name__ == "AutoencoderTransformer" and (own := estimator._own_features()):
+        return f"{own} is not written for stacks"
     others = sorted(job.fit_params.keys() - {"sample_weight"})
     if others:
         return f"fit was given {', '.join(others)}"

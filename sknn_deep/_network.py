@@ -269,10 +269,13 @@ class Network(_PicklesAsArrays):
         From which dropout, noise and the like draw while training.
     code_layer : int or None
         Number of the dense layer whose output is the code.
+    needs_autograd : bool
+        Whether the closed form of the gradient does not cover the network.
     """
 
     generator: torch.Generator | None = None
     code_layer: int | None = None
+    needs_autograd: bool = False
 
     def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
         """Return what happens to a batch before the first layer, in training.
@@ -542,8 +545,9 @@ class MLP(Network):
 class Code(RandomModule):
     """The code of a variational autoencoder: a normal distribution for each row [1]_.
 
-    Input (batch, units) of the last hidden layer, with the means (batch, n_components) that
-    the encoder's last layer makes of it; output a draw while training, else the means.
+    Its mean is what the encoder's last layer makes of the hidden layer before. Input
+    (batch, units) of that hidden layer, output (batch, n_components): the logarithm of the
+    variance.
 
     References
     ----------
@@ -560,13 +564,36 @@ class Code(RandomModule):
         super().__init__()
         self.log_variance = Linear(n_units, n_components, dtype=dtype, device=device)
 
-    def forward(self, hidden: Tensor, mean: Tensor) -> Tensor:
-        return self.draw(mean, self.log_variance(hidden)) if self.training else mean
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.log_variance(hidden)
 
     def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Return a draw, differentiable with respect to mean and variance."""
         normal = torch.empty_like(mean).normal_(generator=self.generator)
         return mean + normal * (0.5 * log_variance).exp()
+
+
+class Contraction(RandomModule):
+    r"""An estimate of the squared Frobenius norm of an encoder's Jacobian, over its units [1]_.
+
+    With a vector :math:`v` of random signs, :math:`\lVert J^\top v \rVert^2` has the norm
+    as its expectation [2]_: one backward pass in the place of one for each unit. All rows of
+    a batch have the same signs.
+
+    References
+    ----------
+    .. [1] S. Rifai, P. Vincent, X. Muller, X. Glorot, Y. Bengio (2011). Contractive
+       auto-encoders: explicit invariance during feature extraction. ICML.
+    .. [2] M. Hutchinson (1990). A stochastic estimator of the trace of the influence matrix
+       for Laplacian smoothing splines. Communications in Statistics 19(2).
+    """
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        """Return the estimate for each row of x, shape (batch,), with a tape of its own."""
+        signs = torch.empty_like(code[0], requires_grad=False)
+        signs = signs.random_(0, 2, generator=self.generator).mul_(2).sub_(1)
+        (gradient,) = torch.autograd.grad((code @ signs).sum(), x, create_graph=True)
+        return gradient.square().sum(dim=1) / code.shape[1]
 
 
 class Autoencoder(Network):
@@ -587,6 +614,8 @@ class Autoencoder(Network):
         Whether the matrices of the decoder are those of the encoder, transposed.
     variational : bool, default=False
         Whether the code is drawn from a distribution while training (:class:`Code`).
+    contractive : bool, default=False
+        Whether the loss asks for the Jacobian of the encoder (:class:`Contraction`).
     device : torch.device, default=None
 
     Examples
@@ -610,6 +639,7 @@ class Autoencoder(Network):
         allow_nan: bool = False,
         tied_weights: bool = False,
         variational: bool = False,
+        contractive: bool = False,
         device: torch.device | None = None,
     ):
         super().__init__()
@@ -625,19 +655,29 @@ class Autoencoder(Network):
             "allow_nan": allow_nan,
             "tied_weights": tied_weights,
             "variational": variational,
+            "contractive": contractive,
         }
+        self.contraction = Contraction() if contractive else None
         self.noise = None if noise is None else Noise(*noise, units[0], **options)
         self.register_buffer("fill", torch.zeros(units[0], **options) if allow_nan else None)
         self.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.code is None or not self.training:
+            return self.decoder(self.encoder(self.corrupted(x)))
+        return self.decoder(self.code.draw(*self.distribution(self.corrupted(x))))
+
+    def corrupted(self, x: Tensor) -> Tensor:
+        """Return what the encoder reads: without missing values, and noisy while training."""
         x = self.filled(x)
-        if self.noise is not None:
-            x = self.noise(x)
+        return x if self.noise is None else self.noise(x)
+
+    def distribution(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the means of the codes and, of a variational code, the log variances."""
         if self.code is None:
-            return self.decoder(self.encoder(x))
+            return self.encoder(x), None
         hidden = self.encoder[:-1](x)
-        return self.decoder(self.code(hidden, self.encoder[-1](hidden)))
+        return self.encoder[-1](hidden), self.code(hidden)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes of rows, without noise."""
@@ -654,6 +694,10 @@ class Autoencoder(Network):
         if self.noise is not None:
             changes.append(self.noise.corrupt)
         return changes
+
+    @property
+    def needs_autograd(self) -> bool:
+        return self.code is not None or self.contraction is not None
 
     @property
     def code_layer(self) -> int:
