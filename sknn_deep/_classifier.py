@@ -180,6 +180,15 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         Share of each target that is spread evenly over the classes, in [0, 1). A little
         (0.1) makes the probabilities of a large network less extreme.
 
+    init_from : AutoencoderTransformer or None, default=None
+        A fitted autoencoder from whose encoder training starts, for few labels beside many
+        rows without: ``hidden_layer_sizes`` must begin with the encoder's, and the weights of
+        its code are taken, too, where a layer of as many units follows. Activation and
+        normalisation must be the encoder's. The layers behind are drawn as usual. For
+        searches, cross-validation and whatever else clones, pass
+        ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
+        other estimators.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)

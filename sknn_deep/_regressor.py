@@ -171,6 +171,15 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
         Residual, in units of the target, at which ``loss="huber"`` turns from square to
         linear.
 
+    init_from : AutoencoderTransformer or None, default=None
+        A fitted autoencoder from whose encoder training starts, for few labels beside many
+        rows without: ``hidden_layer_sizes`` must begin with the encoder's, and the weights of
+        its code are taken, too, where a layer of as many units follows. Activation and
+        normalisation must be the encoder's. The layers behind are drawn as usual. For
+        searches, cross-validation and whatever else clones, pass
+        ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
+        other estimators.
+
     Attributes
     ----------
     coefs_ : list of ndarray of shape (n_in, n_out)
