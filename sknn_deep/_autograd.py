@@ -73,7 +73,10 @@ class AutogradBackprop(Backprop):
                 loss.gradient(raw, target, scale, delta)
             parameters = [p for p in network.parameters() if p.requires_grad]
             parameters += [decoder.weight for _, decoder in network.tied_layers()]
-            gradients = torch.autograd.grad([output, total], parameters, [delta, None])
+            # a loss without penalties leaves nothing on the tape but the output
+            ends = [(output, delta)] + [(total, None)] * total.requires_grad
+            outputs, deltas = zip(*ends, strict=True)
+            gradients = torch.autograd.grad(outputs, parameters, deltas)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad.copy_(gradient)
         penalty.copy_(total.detach())
