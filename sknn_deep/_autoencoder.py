@@ -242,7 +242,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     order_code : bool, default=False
         Whether ``fit`` turns the code, when the network is trained, to its principal axes:
-        its units are then uncorrelated with mean 0, and their variance falls, as PCA's
+        its units are then uncorrelated with mean 0, and their variance falls, as with PCA's
         components. The reconstructions stay the same. ``partial_fit`` does not turn it.
 
     Attributes
@@ -265,8 +265,9 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     explained_variance_ : ndarray of shape (`n_components`,)
         What each unit of the code adds to the variance of the features that is explained, with
         the units before it known and those after it at their mean; on up to 2,000 rows of
-        the training data. For a linear code with ``order_code=True`` the same as PCA's. Set
-        by ``fit`` only.
+        the training data. A unit that only makes sense with later ones may be negative.
+        With ``order_code=True`` a linear autoencoder with tied weights has PCA's. Set by
+        ``fit`` only.
 
     explained_variance_ratio_ : ndarray of shape (`n_components`,)
         As shares of the variance of the features; their sum is ``score`` of those rows.
@@ -750,7 +751,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             vars(self).pop("_optimizer", None)
             vars(self).pop("_optimizer_state", None)
         self.code_std_ = np.sqrt(moments.covariance.diagonal().clip(0)).astype(self.mean_.dtype)
-        is_dead = self.code_std_ <= _DEAD * self.code_std_.max()
+        # of rows that are all the same the code has no other than rounding's variance
+        is_dead = (self.code_std_ <= _DEAD * self.code_std_.max()) | (not moments.do_vary)
         self.n_dead_units_ = int(is_dead.sum())
         if incremental:
             for name in ("explained_variance_", "explained_variance_ratio_"):

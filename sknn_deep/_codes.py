@@ -120,7 +120,8 @@ def explained_variance(
     """Return how much of the features' variance each unit of the code adds to those before it.
 
     Unit by unit the code is filled in, the units to come being at their mean, and decoded;
-    what the squared error falls by is the unit's own. For PCA these are the eigenvalues.
+    what the squared error falls by is the unit's own. Of PCA's code these are the eigenvalues
+    of the covariance.
 
     Parameters
     ----------
