@@ -6,11 +6,16 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from sknn_deep._base import BaseDeepNetwork
+from sknn_deep._batches import dense
 from sknn_deep._device import torch_dtype
-from sknn_deep._network import MLP, Network
+from sknn_deep._network import MLP, Linear, Network
 from sknn_deep._validation import HasMethods
+
+# Enough rows to tell by how much the outputs of a layer vary.
+_MAX_ROWS = 2000
 
 
 @dataclass(eq=False, repr=False)
@@ -42,10 +47,17 @@ class BaseDeepMLP(BaseDeepNetwork):
             return
         encoder, hidden = self._source_layers(), self.module_.stages()[:-1]
         self._check_source(encoder)
+        shared = []
         for source, own in zip(encoder, hidden, strict=False):
-            for part, own_part in zip(source[:2], own[:2], strict=True):  # matrix, normalisation
-                if part is not None and source[0].out_features == own[0].out_features:
-                    own_part.load_state_dict(part.state_dict())
+            if source[0].out_features == own[0].out_features:
+                shared.append(own[0])
+                for part, own_part in zip(source[:2], own[:2], strict=True):  # and normalisation
+                    if part is not None:
+                        own_part.load_state_dict(part.state_dict())
+        if self.normalization is None:
+            step = -(-samples.X.shape[0] // _MAX_ROWS)
+            flat = self.module_.flat
+            _scale_outputs(self.module_, shared, dense(samples.X[::step], flat.device, flat.dtype))
 
     def _source_layers(self) -> list[tuple]:
         """Return the stages of the encoder that ``init_from`` has learned, the code's last."""
@@ -113,3 +125,30 @@ class BaseDeepMLP(BaseDeepNetwork):
         hidden = self.module_.config["activations"]
         last = hidden[-1] if hidden else self.activation
         return [*hidden, last]
+
+
+def _scale_outputs(network: MLP, layers: list[Linear], x: Tensor) -> None:
+    """Divide layers by the standard deviation of their outputs, so that it is one [1]_.
+
+    An encoder's outputs vary several times as much as those of a network that is drawn, and the
+    first steps with a usual learning rate would then lose what it has learned.
+
+    Parameters
+    ----------
+    network : MLP
+    layers : list of Linear
+        The first dense layers of the network.
+    x : Tensor of shape (n_rows, n_features)
+
+    References
+    ----------
+    .. [1] D. Mishkin, J. Matas (2016). All you need is a good init. ICLR.
+    """
+    with torch.no_grad():
+        for module in network.layers:
+            if module in layers:
+                deviation = module(x).var(dim=0, correction=0).mean().sqrt()
+                if deviation > 0:
+                    module.weight.div_(deviation)
+                    module.bias.div_(deviation)
+            x = module(x)

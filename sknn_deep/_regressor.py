@@ -175,7 +175,9 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
         A fitted autoencoder from whose encoder training starts, for few labels beside many
         rows without: ``hidden_layer_sizes`` must begin with the encoder's, and the weights of
         its code are taken, too, where a layer of as many units follows. Activation and
-        normalisation must be the encoder's. The layers behind are drawn as usual. For
+        normalisation must be the encoder's. Without normalisation each layer is scaled so
+        that its outputs have a standard deviation of one, which the usual learning rates
+        suit. The layers behind are drawn as always. For
         searches, cross-validation and whatever else clones, pass
         ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
         other estimators.
