@@ -170,16 +170,6 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
         registered with ``set_callbacks``.
 
-    class_weight : dict, "balanced" or None, default=None
-        Weight of each class in the loss: a dict ``{class: weight}``, where a class that is
-        not named weighs 1, or "balanced" for weights inversely proportional to the class
-        frequencies in the training data. Multiplies ``sample_weight``; scores go by
-        ``sample_weight`` alone.
-
-    label_smoothing : float, default=0.0
-        Share of each target that is spread evenly over the classes, in [0, 1). A little
-        (0.1) makes the probabilities of a large network less extreme.
-
     init_from : AutoencoderTransformer or None, default=None
         A fitted autoencoder from whose encoder training starts, for few labels beside many
         rows without: ``hidden_layer_sizes`` must begin with the encoder's, and the weights of
@@ -190,6 +180,16 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         searches, cross-validation and whatever else clones, pass
         ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
         other estimators.
+
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss: a dict ``{class: weight}``, where a class that is
+        not named weighs 1, or "balanced" for weights inversely proportional to the class
+        frequencies in the training data. Multiplies ``sample_weight``; scores go by
+        ``sample_weight`` alone.
+
+    label_smoothing : float, default=0.0
+        Share of each target that is spread evenly over the classes, in [0, 1). A little
+        (0.1) makes the probabilities of a large network less extreme.
 
     Attributes
     ----------

@@ -164,13 +164,6 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
         registered with ``set_callbacks``.
 
-    quantile : float, default=0.5
-        Level that ``loss="quantile"`` estimates, in (0, 1).
-
-    huber_delta : float, default=1.0
-        Residual, in units of the target, at which ``loss="huber"`` turns from square to
-        linear.
-
     init_from : AutoencoderTransformer or None, default=None
         A fitted autoencoder from whose encoder training starts, for few labels beside many
         rows without: ``hidden_layer_sizes`` must begin with the encoder's, and the weights of
@@ -181,6 +174,13 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
         searches, cross-validation and whatever else clones, pass
         ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
         other estimators.
+
+    quantile : float, default=0.5
+        Level that ``loss="quantile"`` estimates, in (0, 1).
+
+    huber_delta : float, default=1.0
+        Residual, in units of the target, at which ``loss="huber"`` turns from square to
+        linear.
 
     Attributes
     ----------
