@@ -41,8 +41,8 @@ options = {
 }
 LEVEL = 0.4
 models = {
-    "trained with noise": AutoencoderTransformer(**options, noise=LEVEL).fit(X),
-    "trained without": AutoencoderTransformer(**options).fit(X),
+    "with noise": AutoencoderTransformer(**options, noise=LEVEL).fit(X),
+    "without noise": AutoencoderTransformer(**options).fit(X),
     "PCA": PCA(16).fit(X),
 }
 
