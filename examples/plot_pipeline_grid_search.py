@@ -4,6 +4,8 @@ A pipeline, and a grid search over its network
 
 The network is a step like any other: scaling is learned inside each fold, and a grid search varies
 the sizes of the hidden layers and the learning rate together, since the one depends on the other.
+``FusedGridSearchCV`` gives the answer of scikit-learn's ``GridSearchCV``, and trains the networks
+of one shape at once.
 
 The digits are scikit-learn's; with ``DATA=mnist`` in the environment they are 10,000 of MNIST's.
 """
@@ -12,12 +14,12 @@ import os
 
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
-from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from sknn_deep import DeepMLPClassifier
 from sknn_deep.datasets import fetch_mnist
+from sknn_deep.model_selection import FusedGridSearchCV
 from sknn_deep.plotting import SearchSurfaceDisplay
 
 if os.environ.get("DATA") == "mnist":
@@ -40,7 +42,7 @@ grid = {
     ],
     "deepmlpclassifier__learning_rate_init": [0.001, 0.003, 0.01, 0.03, 0.1],
 }  # fmt: skip
-search = GridSearchCV(pipeline, grid, cv=3).fit(X, y)
+search = FusedGridSearchCV(pipeline, grid, cv=3).fit(X, y)
 print(search.best_params_, f"{search.best_score_:.3f}")
 
 SearchSurfaceDisplay.from_estimator(search, vmin=0.85)

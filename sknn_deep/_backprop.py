@@ -199,7 +199,7 @@ class Backprop:
         self._product_dtype, self._pace = product_dtype, pace or Pace(1)
         # the last batch may be shorter than the others, or longer: each length has its buffers
         self._passes: dict[int, list[_Pass]] = {}
-        self._workspaces: dict[tuple[int, int, int], Workspace] = {}
+        self._workspaces: dict[tuple, Workspace] = {}
         # what happens to a batch before the first layer, by each network of the stack
         self._changes = [
             tuple(functions)
@@ -214,7 +214,7 @@ class Backprop:
     def workspace(self, chunk: Chunk) -> "Workspace":
         """Return the programs of a chunk's batches, bound to its buffers."""
         # a workspace holds its chunk's tensors, so that no others can come to lie there
-        key = (chunk.X.data_ptr(), chunk.X.shape[-2], len(chunk.parts))
+        key = (chunk.X.data_ptr(), chunk.X.shape[-2], len(chunk.parts), chunk.scale is None)
         if key not in self._workspaces:
             self._workspaces[key] = Workspace(self, chunk)
         return self._workspaces[key]

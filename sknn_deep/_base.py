@@ -6,6 +6,7 @@ Think twice before adding anything here: what only one estimator needs belongs t
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -135,6 +136,12 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     # "allow-nan" for an estimator that knows what to do with missing values
     _ensure_all_finite: ClassVar = True
 
+    @classmethod
+    @cache
+    def _get_param_names(cls) -> list[str]:
+        # scikit-learn reads the signature anew in every call of get_params, fit and clone
+        return super()._get_param_names()
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "module_")
 
@@ -175,7 +182,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _train(self, given, incremental: bool, held_out):
         """Validate, train, check: what ``_fit`` does once torch's modes are set."""
         random_state, batches, validation = self._take_in(given, incremental, held_out)
-        callbacks = [] if incremental else self._sklearn_callbacks(given)
+        n_epochs = 0 if self.solver == "lbfgs" else self.max_iter
+        callbacks = [] if incremental else self._sklearn_callbacks(given, n_epochs)
         try:
             if self.solver == "lbfgs":
                 self._fit_lbfgs(batches, callbacks)
@@ -189,12 +197,14 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self._after_training(batches, incremental)
         return self
 
-    def _begin_fit(self, X, y, sample_weight) -> Training:
+    def _begin_fit(
+        self, X, y, sample_weight=None, X_val=None, y_val=None, sample_weight_val=None
+    ) -> Training:
         """Do what ``fit`` does before the first epoch, for networks trained as a stack."""
         self._validate_params()
-        self._check_combinations(False, (None, None, None))
-        given = (X, y, sample_weight)
-        random_state, *sets = self._take_in(given, False, (None, None, None))
+        held_out = (X_val, y_val, sample_weight_val)
+        self._check_combinations(False, held_out)
+        random_state, *sets = self._take_in((X, y, sample_weight), False, held_out)
         return self._training(*sets, random_state)
 
     def _end_fit(self, training: Training) -> None:
@@ -202,8 +212,6 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         training.end()
         self._end_training()
         self._take_over(training)
-        self._optimizer_state = self._get_optimizer_state()
-        del self._optimizer  # its state lies among those of the stack
         self._check_weights()
         self._after_training(training.batches, incremental=False)
 
@@ -242,7 +250,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         device = resolve_device(self.device)
         dtypes = accepted_dtypes(self.dtype, device)
         if not first_pass:
-            dtypes = [numpy_dtype(self.module_.flat.dtype)]
+            dtypes = [self._network_dtype]
         X, y, targets = self._validate_training_data(X, y, dtypes, incremental, first_pass)
         given_weight = check_sample_weight(sample_weight, X)
         weight = self._weigh_classes(y, given_weight, learn=True)
@@ -330,6 +338,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         raise TypeError(f"callbacks holds {callback!r}, which is no skorch callback; {remedy}.")
 
     @property
+    def _network_dtype(self) -> type:
+        """NumPy's name of the type in which the fitted network computes."""
+        return numpy_dtype(self.module_.flat.dtype)
+
+    @property
     def _needs_y(self) -> bool:
         return get_tags(self).target_tags.required
 
@@ -375,12 +388,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         """Return parameters, beside the network's own, that may not change between calls."""
         return {"dtype": self.dtype, "solver": self.solver}
 
-    def _sklearn_callbacks(self, given) -> list[SklearnCallbacks]:
+    def _sklearn_callbacks(self, given, n_epochs: int) -> list[SklearnCallbacks]:
         """Return the bridge to the callbacks set with ``set_callbacks``, if any are."""
         if not getattr(self, "_skl_callbacks", None):
             return []
-        max_iter = 0 if self.solver == "lbfgs" else self.max_iter
-        return [SklearnCallbacks(self, max_iter, *given)]
+        return [SklearnCallbacks(self, n_epochs, *given)]
 
     def _fit_lbfgs(self, chunk: Chunk, callbacks: list[SklearnCallbacks]) -> None:
         for callback in callbacks:
@@ -522,7 +534,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         return None
 
     def _validate_held_out(self, X, y, sample_weight) -> Samples:
-        X, y, targets = self._validate_held_out_data(X, y, numpy_dtype(self.module_.flat.dtype))
+        X, y, targets = self._validate_held_out_data(X, y, self._network_dtype)
         given_weight = check_sample_weight(sample_weight, X)
         weight = self._weigh_classes(y, given_weight, learn=False)
         return Samples(X, y, targets, weight, given_weight)
@@ -667,7 +679,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             self,
             X,
             accept_sparse="csr",
-            dtype=numpy_dtype(self.module_.flat.dtype),
+            dtype=self._network_dtype,
             order="C",
             reset=False,
             ensure_all_finite=self._ensure_all_finite,

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import torch
 from sknn_deep._device import on_device, resolve_device
 from sknn_deep._stack import Stack
 from sknn_deep._training import Training
-from sknn_deep._validation import safe_indexing
+from sknn_deep._validation import num_samples, safe_indexing
 
 # What may differ between the networks of a stack.
 _FREE_PARAMETERS = {
@@ -31,10 +32,10 @@ _FREE_PARAMETERS = {
     "validation_fraction", "beta_1", "beta_2", "epsilon", "n_iter_no_change", "max_fun",
     "dropout", "weight_decay", "max_grad_norm", "scoring", "class_weight", "warm_start",
 }  # fmt: skip
-# A stack's activations should stay in a core's cache: beyond it, its networks are faster one
-# after the other.
-_CACHE_BYTES = 2**20
-_MAX_NETWORKS = 128
+# On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
+# is large, they are faster one after the other.
+_CPU_STACK_BYTES = 2**23
+_FEWEST_ON_CPU, _MOST_ON_CPU = 4, 128
 # Share of an accelerator's free memory that a stack may take.
 _MEMORY_SHARE = 0.5
 
@@ -128,19 +129,28 @@ def stacks(jobs: list[Job], n_groups: int) -> list[list[Job]]:
 
 def _work(job: Job) -> float:
     """Return about how many multiply-adds a fit takes at most."""
-    estimator, n_features = job.estimator, np.shape(job.X)[1]
-    hidden = np.atleast_1d(getattr(estimator, "hidden_layer_sizes", 1))
-    n_rows = len(job.X) if job.rows is None else len(job.rows)
-    widths = np.array([n_features, *hidden, 1], dtype=float)
-    return n_rows * float(widths[:-1] @ widths[1:]) * getattr(estimator, "max_iter", 1)
+    estimator = job.estimator
+    try:
+        hidden = np.atleast_1d(getattr(estimator, "hidden_layer_sizes", 1))
+        n_rows = num_samples(job.X if job.rows is None else job.rows)
+        widths = np.array([np.prod(np.shape(job.X)[1:]), *hidden, 1], dtype=float)
+        n_epochs = getattr(estimator, "max_iter", 1) * getattr(estimator, "n_networks", 1)
+        work = n_rows * float(widths[:-1] @ widths[1:]) * n_epochs
+    except (TypeError, ValueError):
+        return 1.0  # what is no number is refused by the fit
+    return max(work, 1.0)
 
 
 def _alike(jobs: Iterable[Job]) -> list[list[Job]]:
     """Group jobs whose networks may be one stack; those that train alone have a reason."""
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
-        job.reason = _reason_to_train_alone(job)
-        key = "alone" if job.reason else _shape_of(job)
+        try:
+            job.reason = _reason_to_train_alone(job)
+            key = "alone" if job.reason else _shape_of(job)
+        except (TypeError, ValueError):
+            # its own fit says which
+            job.reason, key = "a parameter is not valid", "alone"
         groups.setdefault(key, []).append(job)
     return list(groups.values())
 
@@ -149,6 +159,8 @@ def _reason_to_train_alone(job: Job) -> str:
     estimator, weight = job.estimator, job.fit_params.get("sample_weight")
     if type(estimator).__module__.partition(".")[0] != __package__:
         return f"{type(estimator).__name__} may train in a way of its own"
+    if getattr(estimator, "n_networks", 1) != 1:
+        return f"n_networks={estimator.n_networks} is a stack of its own"
     if estimator.solver not in ("sgd", "adam"):
         return f"solver={estimator.solver!r} is not written for stacks"
     if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
@@ -157,9 +169,10 @@ def _reason_to_train_alone(job: Job) -> str:
         return "dtype='bfloat16' is not written for stacks"
     if estimator.warm_start and hasattr(estimator, "module_"):
         return "warm_start=True goes on with an earlier network"
-    if type(estimator).__name__ == "AutoencoderTransformer" and (own := estimator._own_features()):
+    own = estimator._own_features() if hasattr(estimator, "_own_features") else ""
+    if own:
         return f"{own} is not written for stacks"
-    others = sorted(job.fit_params.keys() - {"sample_weight"})
+    others = sorted(job.fit_params.keys() - signature(estimator.fit).parameters.keys())
     if others:
         return f"fit was given {', '.join(others)}"
     if weight is not None and not np.all(np.asarray(weight, dtype=float) > 0):
@@ -239,11 +252,10 @@ def _prepare(jobs: list[Job], taken: dict, done: Callable[[Job], None]) -> list[
         if key not in taken:
             taken[key] = job.take()
         try:
-            weight = job.fit_params.get("sample_weight")
-            training = job.estimator._begin_fit(*taken[key], weight)
+            training = job.estimator._begin_fit(*taken[key], **job.fit_params)
             fits.append(_Fit(job, training))
         except Exception as error:
-            job.error = error
+            job.error, job.reason = error, "it failed before the first epoch"
         job.seconds += time.perf_counter() - start
         if job.error is not None:
             done(job)
@@ -251,7 +263,7 @@ def _prepare(jobs: list[Job], taken: dict, done: Callable[[Job], None]) -> list[
 
 
 def _stack_size(training: Training, max_memory: int | None) -> int:
-    """Return how many networks to train at once."""
+    """Return how many networks like this one to train at once."""
     network, batches = training.network, training.batches
     n_rows = max(part.stop - part.start for part in batches.slices)
     n_units = sum(layer.out_features for layer in network.linear_layers())
@@ -259,14 +271,12 @@ def _stack_size(training: Training, max_memory: int | None) -> int:
     n_numbers = n_rows * (batches.n_features + 3 * n_units) + 4 * network.flat.numel()
     n_bytes = n_numbers * network.flat.element_size()
     if network.flat.device.type == "cpu":
-        fitting = min(_CACHE_BYTES // n_bytes, _MAX_NETWORKS)
-        memory = np.inf
-    else:
-        free, _ = torch.cuda.mem_get_info(network.flat.device)
-        fitting, memory = np.inf, _MEMORY_SHARE * free
-    if max_memory is not None:
-        memory = max_memory
-    return int(max(1, min(fitting, memory // n_bytes)))
+        limit = _CPU_STACK_BYTES if max_memory is None else min(max_memory, _CPU_STACK_BYTES)
+        fitting = min(limit // n_bytes, _MOST_ON_CPU)
+        return fitting if fitting >= _FEWEST_ON_CPU else 1
+    free, _ = torch.cuda.mem_get_info(network.flat.device)
+    limit = _MEMORY_SHARE * free if max_memory is None else max_memory
+    return max(1, int(limit // n_bytes))
 
 
 def _fit_prepared(fits: list[_Fit], max_memory: int | None, done: Callable[[Job], None]) -> None:
@@ -283,7 +293,7 @@ def _fit_prepared(fits: list[_Fit], max_memory: int | None, done: Callable[[Job]
 
 def _train_in_halves(group: list[_Fit], max_memory: int | None, done) -> None:
     """Begin anew with stacks of half the size, where the device's memory was too small."""
-    jobs = [fit.job for fit in group if fit.job.estimator is not None]
+    jobs = [fit.job for fit in group if not fit.training.is_done and fit.job.error is None]
     if len(jobs) == 1:
         _fit_alone(jobs[0], done)
         return
@@ -301,7 +311,11 @@ def _train(fits: list[_Fit], done: Callable[[Job], None]) -> None:
     """Train a stack until its last network stops; those that stop before leave it."""
     for fit in fits:
         fit.job.fused = len(fits) > 1
-        fit.job.reason = "" if fit.job.fused else "no other network has its shape"
+        fit.job.reason = (
+            ""
+            if fit.job.fused
+            else "no other network has its shape, or it is too large to gain by a stack"
+        )
         fit.training.begin()
     while fits:
         trainer = Stack([fit.training for fit in fits]) if len(fits) > 1 else _Alone(fits[0])

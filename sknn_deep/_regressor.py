@@ -13,13 +13,13 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
+from sknn_deep._ensemble import BaseDeepEnsemble, mean
 from sknn_deep._losses import REGRESSION_LOSSES, Loss, regression_loss
-from sknn_deep._mlp import BaseDeepMLP
 from sknn_deep._validation import Interval, StrOptions, fit_context
 
 
 @dataclass(eq=False, repr=False)
-class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
+class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
     """Multilayer perceptron regressor: scikit-learn's, on torch.
 
     Everything that works with scikit-learn's ``MLPRegressor`` works here after a change of
@@ -175,6 +175,13 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
         ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
         other estimators.
 
+    n_networks : int, default=1
+        Networks to train, each from a seed of its own that is drawn from ``random_state``.
+        More than one are a deep ensemble [5]_: its prediction is the mean of theirs, more
+        accurate than that of one network, and ``predict(X, return_std=True)`` tells how far
+        they disagree. 5 to 10 are usual. They take at most as long as so many fits, and less
+        where they are small and trained as one stack.
+
     quantile : float, default=0.5
         Level that ``loss="quantile"`` estimates, in (0, 1).
 
@@ -237,6 +244,12 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     device_ : str
         Where the network is.
 
+    estimators_ : list of DeepMLPRegressor
+        The networks of an ensemble, each as a separate fit with its seed gives it. Only with
+        ``n_networks`` above 1. The ensemble itself has ``n_iter_`` (the most of any network),
+        ``n_outputs_``, ``out_activation_``, ``n_features_in_`` and ``feature_names_in_``;
+        every other attribute belongs to a network, such as ``estimators_[0].loss_curve_``.
+
     n_features_in_ : int
         Number of features seen during ``fit``.
 
@@ -262,6 +275,8 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     .. [2] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
     .. [3] P. Huber (1964). Robust estimation of a location parameter. Ann. Math. Stat. 35.
     .. [4] R. Koenker, G. Bassett (1978). Regression quantiles. Econometrica 46.
+    .. [5] B. Lakshminarayanan, A. Pritzel, C. Blundell (2017). Simple and scalable predictive
+       uncertainty estimation using deep ensembles. NeurIPS.
 
     Examples
     --------
@@ -275,6 +290,14 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     ... ).fit(X_train, y_train)
     >>> regressor.score(X_test, y_test) > 0.9
     True
+
+    Far from the data several networks disagree:
+
+    >>> ensemble = regressor.set_params(n_networks=5).fit(X_train, y_train)
+    >>> y_pred, std = ensemble.predict(X_test, return_std=True)
+    >>> _, std_far = ensemble.predict(5 * X_test, return_std=True)
+    >>> bool(std.mean() < std_far.mean())
+    True
     """
 
     loss: str = "squared_error"
@@ -284,7 +307,7 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     huber_delta: float = field(default=1.0, kw_only=True)
 
     _parameter_constraints: ClassVar[dict] = {
-        **BaseDeepMLP._parameter_constraints,
+        **BaseDeepEnsemble._parameter_constraints,
         "loss": [StrOptions(set(REGRESSION_LOSSES))],
         "quantile": [Interval(Real, 0, 1, closed="neither")],
         "huber_delta": [Interval(Real, 0, None, closed="neither")],
@@ -355,20 +378,36 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X, *, return_std=False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Predict the targets.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
+        return_std : bool, default=False
+            Whether to return, too, how far the networks of an ensemble disagree. Needs
+            ``n_networks`` of 2 or more.
+
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            In the network's floating-point type.
+            In the network's floating-point type; the mean over the networks of an
+            ensemble.
+
+        std : ndarray of the shape of y
+            Standard deviation over the networks (of these, not an estimate for more:
+            ``ddof=0``). Only with ``return_std=True``.
         """
         X = self._validate_input(X)
-        return self._values(self._map_rows(self.module_, X))
+        if return_std and not hasattr(self, "estimators_"):
+            raise ValueError(
+                "return_std=True needs several networks to compare, but one was fitted; "
+                "fit an ensemble, such as with n_networks=5."
+            )
+        predictions = [self._values(raw) for raw in self._map_networks(lambda raw: raw, X)]
+        y = mean(predictions)
+        return (y, np.std(predictions, axis=0)) if return_std else y
 
     def _values(self, raw: np.ndarray) -> np.ndarray:
         """Return the prediction that belongs to the raw output."""

@@ -39,14 +39,21 @@ class NetworkSummary:
         Name of the estimator.
     layers : list of Layer
         From the input to the output.
+    n_networks : int
+        How many such networks there are: more than one in an ensemble.
     """
 
     title: str
     layers: list[Layer]
+    n_networks: int = 1
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that training changes, in all layers."""
+        """Numbers that training changes, in all layers of all networks."""
+        return self.n_networks * self._n_parameters_of_one
+
+    @property
+    def _n_parameters_of_one(self) -> int:
         return sum(layer.n_parameters for layer in self.layers)
 
     def __repr__(self) -> str:
@@ -76,7 +83,8 @@ class NetworkSummary:
         ]
 
     def _total(self) -> tuple[str, str, str]:
-        return "total", "", f"{self.n_parameters:,}"
+        product = f"{self.n_networks} × {self._n_parameters_of_one:,}"
+        return "total", product if self.n_networks > 1 else "", f"{self.n_parameters:,}"
 
 
 def _html_row(tag: str, cells: tuple[str, str, str]) -> str:
@@ -110,7 +118,8 @@ def summary(estimator, n_features=None, *, n_classes=None, n_outputs=None) -> Ne
     -------
     summary : NetworkSummary
         Prints as text and shows as a table in a notebook; ``summary.n_parameters`` is the
-        total, ``summary.layers`` the lines.
+        total, ``summary.layers`` the lines. Of an ensemble it shows one network, and their
+        number before the total.
 
     Raises
     ------
@@ -144,7 +153,8 @@ def summary(estimator, n_features=None, *, n_classes=None, n_outputs=None) -> Ne
         )
     if n_features is not None:
         config, activation = estimator._planned_network(n_features, n_classes, n_outputs)
-        return NetworkSummary(title, network_layers(config, activation))
+        n_networks = getattr(estimator, "n_networks", 1)
+        return NetworkSummary(title, network_layers(config, activation), n_networks)
     if n_classes is not None or n_outputs is not None:
         raise ValueError(
             f"n_classes={n_classes} and n_outputs={n_outputs} describe a network that is yet to "
@@ -153,8 +163,9 @@ def summary(estimator, n_features=None, *, n_classes=None, n_outputs=None) -> Ne
     check_is_fitted(
         estimator, msg="This %(name)s is not fitted yet: call fit, or pass n_features to summary."
     )
-    layers = network_layers(estimator.module_.config, estimator.out_activation_)
-    return NetworkSummary(title, layers)
+    networks = getattr(estimator, "estimators_", [estimator])
+    layers = network_layers(networks[0].module_.config, estimator.out_activation_)
+    return NetworkSummary(title, layers, len(networks))
 
 
 def network_layers(config: dict[str, Any], out_activation: str) -> list[Layer]:

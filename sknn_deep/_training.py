@@ -176,10 +176,10 @@ class Training:
             while not self.is_done:
                 self.end_epoch(self._train_epoch(engine, self.begin_epoch()))
         except KeyboardInterrupt:
+            self.network.eval()
             warnings.warn("Training interrupted by user.", stacklevel=2)
         finally:
             engine.close()
-            self.network.eval()
             if self._history and "train_loss" not in self._history[-1]:
                 self._history.pop()  # the epoch that was not finished
         self.end()

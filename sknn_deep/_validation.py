@@ -32,7 +32,7 @@ from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.optimize import _check_optimize_result
-from sklearn.utils.validation import _check_method_params, _check_sample_weight
+from sklearn.utils.validation import _check_method_params, _check_sample_weight, _num_samples
 
 __all__ = [
     "HasMethods",
@@ -53,6 +53,7 @@ __all__ = [
     "lbfgs_verbosity",
     "manual_routing",
     "normalize_score_results",
+    "num_samples",
     "routing_enabled",
     "rows_of",
     "safe_indexing",
@@ -72,6 +73,7 @@ fit_context = _fit_context
 insert_error_scores = _insert_error_scores
 manual_routing = _manual_routing
 normalize_score_results = _normalize_score_results
+num_samples = _num_samples
 routing_enabled = _routing_enabled
 safe_indexing = _safe_indexing
 safe_split = _safe_split

@@ -130,7 +130,8 @@ class LossCurveDisplay:
         if not hasattr(estimator, "loss_curve_"):
             raise ValueError(
                 f"{type(estimator).__name__} has no loss_curve_; pass a network that was trained "
-                "in epochs (solver='lbfgs' has none), such as pipeline[-1]."
+                "in epochs (solver='lbfgs' has none), such as pipeline[-1] or "
+                "ensemble.estimators_[0]."
             )
         validation_loss = getattr(estimator, "validation_loss_curve_", None)
         display = cls(
@@ -555,7 +556,7 @@ class EmbeddingDisplay:
                 f"n_images={n_images} but there are no images; pass image_shape to "
                 "from_estimator, or images to from_embedding."
             )
-        ax = _axes(self, ax, (7.2, 6))
+        ax = _axes(self, ax, (6 + self._legend_width() * legend, 6))
         n_samples = len(self.embedding)
         order = np.random.RandomState(0).permutation(n_samples)
         if self.y is not None and self.classes_ is None:
@@ -663,8 +664,18 @@ class EmbeddingDisplay:
             loc="center left",
             bbox_to_anchor=(1, 0.5),
             frameon=False,
-            ncols=-(-len(colors) // 20),
+            handletextpad=0.2,
+            ncols=_n_columns(len(colors)),
         )
+
+    def _legend_width(self):
+        """Return about how many inches the legend takes beside the map."""
+        if self.y is None:
+            return 0
+        if self.classes_ is None:
+            return 1.2
+        longest = max(len(str(name)) for name in self.classes_)
+        return _n_columns(len(self.classes_)) * (0.5 + 0.085 * longest)
 
     def _annotate(self):
         embedding, y = np.asarray(self.embedding), np.asarray(self.y)
@@ -1080,6 +1091,11 @@ def _class_colors(n_classes):
     return [mpl.colors.to_hex(scale(0.1 + 0.85 * i / (n_classes - 1))) for i in range(n_classes)]
 
 
+def _n_columns(n_classes):
+    """Return in how many columns a legend has at most 20 rows."""
+    return -(-n_classes // 20)
+
+
 def _spread(points, n_points):
     """Return the rows of up to n_points points, each near the middle of a cell of a grid."""
     n_cells = max(isqrt(n_points), 1)
@@ -1100,8 +1116,8 @@ def _first_weights(estimator):
     if hasattr(estimator, "module_"):
         return estimator.module_.linear_layers()[0].weight.detach().cpu().numpy()
     raise TypeError(
-        f"{type(estimator).__name__} has no layers; pass a network, such as pipeline[-1] or "
-        "search.best_estimator_."
+        f"{type(estimator).__name__} has no layers; pass a network, such as pipeline[-1], "
+        "search.best_estimator_ or ensemble.estimators_[0]."
     )
 
 

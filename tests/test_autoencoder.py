@@ -769,6 +769,15 @@ def test_searches_keep_a_frozen_source(search, pretrained):
     )
 
 
+def test_the_networks_of_an_ensemble_start_from_one_source(pretrained):
+    ensemble = _classifier(init_from=pretrained.autoencoder, n_networks=2, max_iter=1)
+    ensemble.set_params(learning_rate_init=1e-12).fit(pretrained.X, pretrained.y)
+    first, second = (network.module_.stages() for network in ensemble.estimators_)
+    for number in range(3):
+        torch.testing.assert_close(first[number][0].weight, second[number][0].weight)
+    assert not torch.equal(first[3][0].weight, second[3][0].weight)
+
+
 def test_a_frozen_source_is_the_same_start(pretrained):
     source = pretrained.autoencoder
     networks = [

@@ -193,6 +193,7 @@ def test_the_combinations_leave_nothing_out():
 @parametrize_with_checks(
     [
         *_small(OTHERS),
+        *_small([{"n_networks": 3}], [DeepMLPClassifier, DeepMLPRegressor]),
         *_small(
             [
                 {"n_components": 1},

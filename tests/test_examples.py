@@ -72,7 +72,7 @@ def test_page_prints_and_draws_what_it_shows(name, scratch, request):
     text = PAGES[name].read_text("utf-8")
     checker, options = _get_checker(), get_optionflags(request.config)
     namespace = {"__name__": "__main__"}
-    if "to_html(" in text:
+    if "to_html(" in "".join(_code_blocks(text)):
         pytest.importorskip("plotly")
     with sklearn.config_context():
         for block, shown in zip(_code_blocks(text), _shown_output(text), strict=True):

@@ -18,6 +18,7 @@ FLOORS = [
     {"_training"},
     {"_base", "_stack"},
     {"_mlp", "_autoencoder", "_fused"},
+    {"_ensemble"},
     {"_classifier", "_regressor"},
     {"_trials"},
     {"_evaluation"},

@@ -1,0 +1,459 @@
+"""Networks fitted as a stack: each comes out as from its own ``fit``."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import make_classification
+from sklearn.exceptions import ConvergenceWarning
+from skorch.callbacks import Callback
+
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _fused
+from sknn_deep._fused import Job, fit_jobs, stacks
+from sknn_deep._optimizers import Adam
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+N_JOBS, N_ROWS = 5, 103  # batches of 20 and a short one
+X, y = make_classification(
+    120, 8, n_informative=6, n_classes=3, n_clusters_per_class=1, random_state=0
+)
+Y = np.column_stack([y == 0, y > 1]).astype(int)
+WEIGHT = np.random.RandomState(0).uniform(0.5, 2.0, len(X))
+FOLDS = [np.random.RandomState(i).permutation(len(X))[:N_ROWS] for i in range(N_JOBS)]
+# some batches end with one row, some with two
+UNEVEN = [rows[: N_ROWS - 2 + i % 2] for i, rows in enumerate(FOLDS)]
+SHARED = {"batch_size": 20, "max_iter": 4}
+RATES = [0.001, 0.01, 0.01, 0.003, 0.001]
+
+
+def _classifier(i, **params):
+    params = {
+        "hidden_layer_sizes": (9, 5),
+        "random_state": i,
+        "learning_rate_init": RATES[i],
+    } | params
+    return DeepMLPClassifier(**SHARED | params)
+
+
+def _regressor(i, **params):
+    params = {
+        "hidden_layer_sizes": (9,),
+        "random_state": i,
+        "learning_rate_init": RATES[i],
+    } | params
+    return DeepMLPRegressor(**SHARED | params)
+
+
+def _autoencoder(i, **params):
+    return AutoencoderTransformer(3, (7,), random_state=i, **SHARED | params)
+
+
+TOLERANCES = [0.0, 0.01, 0.1, 0.2, 1.0]
+SCHEDULES = ["constant", "invscaling", "adaptive", "cosine", "one_cycle"]
+CASES = {
+    "adam": (lambda i: _classifier(i, alpha=10.0**-i), y),
+    "moments": (lambda i: _classifier(i, beta_1=0.9 - 0.1 * i, epsilon=10.0 ** -(i + 4)), y),
+    "momentum": (lambda i: _classifier(i, solver="sgd", momentum=0.2 * i, alpha=0.1 * i), y),
+    "nesterov": (lambda i: _classifier(i, solver="sgd", nesterovs_momentum=i % 2 == 0), y),
+    "schedules": (lambda i: _classifier(i, solver="sgd", learning_rate=SCHEDULES[i]), y),
+    "annealing adam": (lambda i: _classifier(i, learning_rate=SCHEDULES[3 + i % 2]), y),
+    "epochs": (lambda i: _classifier(i, max_iter=2 + i), y),
+    "weight decay": (lambda i: _classifier(i, weight_decay=0.1 * i), y),
+    "clipping": (lambda i: _classifier(i, max_grad_norm=[None, 0.1, 0.5, 1.0, None][i]), y),
+    "early stopping": (
+        lambda i: _classifier(i, early_stopping=True, n_iter_no_change=1, max_iter=30), y
+    ),
+    "tolerance": (
+        lambda i: _classifier(i, tol=TOLERANCES[i], n_iter_no_change=1, max_iter=12), y
+    ),
+    "in order": (lambda i: _classifier(i, shuffle=i % 2 == 0), y),
+    "dropout": (lambda i: _classifier(i, dropout=0.1 + 0.1 * i), y),
+    "batch normalisation": (lambda i: _classifier(i, normalization="batch"), y),
+    "layer normalisation": (lambda i: _classifier(i, normalization="layer", activation="gelu"), y),
+    "labels": (_classifier, Y),
+    "two classes": (_classifier, y > 0),
+    "class weights": (lambda i: _classifier(i, class_weight=[None, "balanced"][i % 2]), y),
+    "smoothed": (lambda i: _classifier(i, label_smoothing=0.1), y),
+    "regression": (lambda i: _regressor(i, activation="tanh"), y.astype(float)),
+    "outputs": (lambda i: _regressor(i, loss="huber"), Y.astype(float)),
+    "deviance": (lambda i: _regressor(i, loss="poisson"), y.astype(float)),
+    "linear": (lambda i: _regressor(i, hidden_layer_sizes=()), y.astype(float)),
+    "autoencoder": (_autoencoder, None),
+    "bounded autoencoder": (lambda i: _autoencoder(i, output_activation="softplus"), None),
+}  # fmt: skip
+
+
+def _jobs(make, targets, data=X, folds=UNEVEN, weight=None):
+    fit_params = [{} if weight is None else {"sample_weight": weight[rows]} for rows in folds]
+    return [Job(make(i), data, targets, folds[i], fit_params[i]) for i in range(len(folds))]
+
+
+def _fitted_alone(job):
+    data = [part for part in job.take() if part is not None]
+    return clone(job.estimator).fit(*data, **job.fit_params)
+
+
+def _assert_same(actual, expected, rtol=1e-9, atol=1e-11):
+    assert_allclose(actual.module_.flat, expected.module_.flat, rtol=rtol, atol=atol)
+    for name in ("loss_curve_", "validation_scores_", "validation_loss_curve_"):
+        if getattr(expected, name, None) is None:  # no epochs, or no validation set
+            assert getattr(actual, name, None) is None
+        else:
+            assert_allclose(getattr(actual, name), getattr(expected, name), rtol=rtol, atol=atol)
+    for name in ("n_iter_", "t_", "best_iter_", "n_features_in_", "out_activation_"):
+        assert getattr(actual, name) == getattr(expected, name)
+
+
+@pytest.mark.parametrize("folds", [FOLDS, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("case", CASES)
+def test_each_network_comes_out_as_from_its_own_fit(case, folds):
+    make, targets = CASES[case]
+    jobs = _jobs(make, targets, folds=folds)
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.error is None
+        assert job.fused, job.reason
+        assert job.reason == ""
+        assert job.seconds > 0
+        # running statistics are sums of squares, which round elsewhere
+        _assert_same(job.estimator, alone, rtol=1e-6 if "batch norm" in case else 1e-9)
+
+
+def test_validation_sets_are_each_networks_own():
+    jobs = _jobs(lambda i: _classifier(i, n_iter_no_change=1, max_iter=30), y)
+    for i, job in enumerate(jobs):
+        job.fit_params = {"X_val": X[i : i + 9], "y_val": y[i : i + 9]}
+    jobs[0].fit_params["sample_weight_val"] = np.arange(9.0)
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused, job.reason
+        _assert_same(job.estimator, alone)
+
+
+def test_what_fit_does_not_take_is_the_error_of_its_own_job():
+    jobs = _jobs(_autoencoder, None)
+    jobs[1].fit_params = {"X_val": X, "y_val": y}
+    fit_jobs(jobs)
+    assert jobs[1].reason == "fit was given y_val"
+    assert re.search("unexpected keyword argument 'y_val'", str(jobs[1].error))
+
+
+@pytest.mark.parametrize("case", ["adam", "labels", "regression", "autoencoder"])
+def test_weighted_samples_count_as_in_a_fit_of_its_own(case):
+    jobs = _jobs(*CASES[case], weight=WEIGHT)
+    expected = [_fitted_alone(job) for job in jobs]
+    unweighted = [_fitted_alone(job) for job in _jobs(*CASES[case])]
+    fit_jobs(jobs)
+    for job, alone, other in zip(jobs, expected, unweighted, strict=True):
+        assert job.fused
+        _assert_same(job.estimator, alone)
+        assert not np.allclose(job.estimator.loss_curve_, other.loss_curve_)
+
+
+@pytest.mark.parametrize("some", [True, False], ids=["some", "all"])
+def test_networks_with_and_without_weights_are_one_stack(some):
+    jobs = _jobs(_classifier, y)
+    for job in jobs[:: 2 if some else 1]:
+        job.fit_params = {"sample_weight": WEIGHT[job.rows]}
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused
+        _assert_same(job.estimator, alone)
+
+
+@pytest.mark.parametrize(
+    "convert", [sp.csr_matrix, lambda rows: rows.astype(np.float32), np.asfortranarray]
+)
+def test_data_of_any_kind_are_those_of_a_fit_of_its_own(convert):
+    jobs = _jobs(_classifier, y, data=convert(X))
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused
+        assert job.estimator.module_.flat.dtype == alone.module_.flat.dtype
+        _assert_same(job.estimator, alone, rtol=1e-3, atol=1e-6)
+
+
+def test_gathering_batch_by_batch_changes_nothing(monkeypatch):
+    monkeypatch.setattr("sknn_deep._batches._GATHER_BYTES", {"cpu": 1})
+    jobs = _jobs(*CASES["adam"])
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        _assert_same(job.estimator, alone)
+
+
+def test_batch_that_lacks_a_row_in_some_folds_is_none_of_the_full_ones(monkeypatch):
+    """Gathered one by one, full batches and the filled-up one have the same shape."""
+    monkeypatch.setattr("sknn_deep._batches._GATHER_BYTES", {"cpu": 1})
+    jobs = _jobs(_classifier, y, folds=[rows[: 100 - i % 2] for i, rows in enumerate(FOLDS)])
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused
+        _assert_same(job.estimator, alone)
+
+
+def test_neighbours_with_the_same_rate_are_moved_by_one_call(monkeypatch):
+    moved, original = [], Adam.kernel_for
+
+    def kernel_for(self, flat, gradient, state):
+        moved.append(len(flat))
+        return original(self, flat, gradient, state)
+
+    monkeypatch.setattr(Adam, "kernel_for", kernel_for)
+    fit_jobs(_jobs(lambda i: _classifier(i, max_iter=1), y))
+    assert sorted(moved) == [1, 2, 2]
+
+
+# --------------------------------------------------------------------------------------
+# what is left behind
+
+
+def test_fitted_network_keeps_no_memory_of_the_stack():
+    jobs = _jobs(_classifier, y)
+    fit_jobs(jobs)
+    for job in jobs:
+        flat = job.estimator.module_.flat
+        assert flat.untyped_storage().nbytes() == flat.numel() * flat.element_size()
+        for layer in job.estimator.module_.linear_layers():
+            assert layer.weight.data_ptr() >= flat.data_ptr()
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_training_goes_on_after_a_stack_as_after_a_fit_of_its_own(solver):
+    jobs = _jobs(lambda i: _classifier(i, solver=solver), y)
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        again = pickle.loads(pickle.dumps(job.estimator))
+        for estimator in (job.estimator, again, alone):
+            estimator.partial_fit(X, y)
+        _assert_same(job.estimator, alone)
+        _assert_same(again, alone)
+
+
+def test_threads_and_global_random_state_are_left_as_they_were(two_threads):
+    np.random.seed(3)
+    torch.manual_seed(3)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    fit_jobs(_jobs(*CASES["dropout"]))
+    assert_array_equal(np.random.get_state()[1], before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert torch.get_num_threads() == 2
+
+
+# --------------------------------------------------------------------------------------
+# what fails, and what is trained alone
+
+
+def test_network_that_diverges_leaves_the_others_alone():
+    jobs = _jobs(
+        lambda i: _regressor(i, solver="sgd", learning_rate_init=1e6 if i == 2 else 0.001),
+        100.0 * y,
+    )
+    others = [job for i, job in enumerate(jobs) if i != 2]
+    expected = [_fitted_alone(job) for job in others]
+    fit_jobs(jobs)
+    assert isinstance(jobs[2].error, ValueError)
+    assert "non-finite parameter weights" in str(jobs[2].error)
+    for job, alone in zip(others, expected, strict=True):
+        assert job.error is None
+        _assert_same(job.estimator, alone)
+
+
+def test_scoring_that_fails_is_the_error_of_its_own_job():
+    def failing(estimator, rows, labels):
+        raise ValueError("no score today")
+
+    jobs = _jobs(
+        lambda i: _classifier(i, early_stopping=True, scoring=failing if i == 1 else None), y
+    )
+    fit_jobs(jobs)
+    assert [job.error is not None for job in jobs] == [False, True, False, False, False]
+    assert "no score today" in str(jobs[1].error)
+
+
+def test_what_is_refused_before_the_first_epoch_is_the_error_of_its_own_job():
+    jobs = _jobs(lambda i: _classifier(i, max_iter=-1 if i == 0 else 4), y)
+    fit_jobs(jobs)
+    assert re.search("max_iter.*Got -1", str(jobs[0].error))
+    assert not jobs[0].fused
+    assert jobs[0].reason
+    assert all(job.fused and job.error is None for job in jobs[1:])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"max_iter": "a"}, {"hidden_layer_sizes": "a"}, {"dropout": "a"}, {"n_networks": "a"}],
+    ids=lambda params: next(iter(params)),
+)
+def test_what_is_no_number_is_the_error_of_its_own_job(params):
+    jobs = _jobs(lambda i: _classifier(i, **(params if i == 1 else {})), y)
+    assert sum(len(group) for group in stacks(jobs, 2)) == len(jobs)
+    fit_jobs(jobs)
+    (name,) = params
+    assert name in str(jobs[1].error)
+    assert [job.error is None for job in jobs] == [True, False, True, True, True]
+    assert bool(jobs[1].reason) != jobs[1].fused
+
+
+class Silent(Callback):
+    """A callback that does nothing."""
+
+
+class Subclass(DeepMLPClassifier):
+    """A user's own estimator."""
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda i: _classifier(i, solver="lbfgs"), "solver='lbfgs'"),
+        (lambda i: _classifier(i, solver="adamw"), "solver='adamw'"),
+        (lambda i: _classifier(i, callbacks=[Silent()]), "callbacks"),
+        (lambda i: _classifier(i, dtype="bfloat16"), "bfloat16"),
+        (lambda i: Subclass((5,), max_iter=2), "Subclass"),
+    ],
+    ids=["lbfgs", "adamw", "callbacks", "bfloat16", "subclass"],
+)
+def test_what_stacks_do_not_know_is_fitted_alone_and_says_why(make, reason):
+    jobs = _jobs(make, y)[:2]
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert not job.fused
+        assert reason in job.reason
+        if job.estimator.random_state is not None:
+            _assert_same(job.estimator, alone)
+
+
+@pytest.mark.parametrize(
+    ("fit_params", "reason"),
+    [
+        ({"sample_weight": np.r_[0.0, np.ones(N_ROWS - 1)]}, "weights are all zero"),
+    ],
+    ids=["weight of zero"],
+)
+def test_what_fit_is_given_may_be_a_reason_to_train_alone(fit_params, reason):
+    jobs = _jobs(_classifier, y, folds=FOLDS)
+    jobs[1].fit_params = fit_params
+    alone = _fitted_alone(jobs[1])
+    fit_jobs(jobs)
+    assert [job.fused for job in jobs] == [True, False, True, True, True]
+    assert reason in jobs[1].reason
+    _assert_same(jobs[1].estimator, alone)
+
+
+def test_networks_of_other_shapes_are_other_stacks():
+    jobs = _jobs(
+        lambda i: _classifier(i, hidden_layer_sizes=[(9,), (5,), (9,), (5,), (4, 4)][i]), y
+    )
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    assert [job.fused for job in jobs] == [True] * 4 + [False]
+    for job, alone in zip(jobs, expected, strict=True):
+        _assert_same(job.estimator, alone)
+
+
+def test_folds_without_one_of_the_classes_are_other_stacks():
+    folds = [np.flatnonzero(y < 2 + (i > 2))[:60] for i in range(N_JOBS)]
+    jobs = _jobs(_classifier, y, folds=folds)
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused
+        _assert_same(job.estimator, alone)
+
+
+def test_stack_takes_no_more_memory_than_allowed(monkeypatch):
+    sizes = []
+    original = _fused.Stack.__init__
+    monkeypatch.setattr(
+        _fused.Stack,
+        "__init__",
+        lambda self, trainings: sizes.append(len(trainings)) or original(self, trainings),
+    )
+    jobs = [job for _ in range(4) for job in _jobs(lambda i: _classifier(i, max_iter=1), y)]
+    fit_jobs(jobs, max_stack_memory=60_000)
+    assert 4 <= max(sizes) < len(jobs)
+    assert sum(sizes) <= len(jobs)
+    sizes.clear()
+    fit_jobs(_jobs(_classifier, y), max_stack_memory=1)
+    assert sizes == []
+
+
+def test_stack_that_does_not_fit_the_device_is_trained_in_halves(monkeypatch):
+    sizes = []
+    original = _fused.Stack.__init__
+
+    def too_small(self, trainings):
+        sizes.append(len(trainings))
+        if len(trainings) > 2:
+            raise torch.OutOfMemoryError("no room")
+        original(self, trainings)
+
+    monkeypatch.setattr(_fused.Stack, "__init__", too_small)
+    jobs = _jobs(_classifier, y)
+    expected = [_fitted_alone(job) for job in jobs]
+    with pytest.warns(UserWarning, match="does not fit into the memory of the device") as seen:
+        fit_jobs(jobs)
+    starts = [str(warning.message)[:21] for warning in seen if warning.category is UserWarning]
+    assert starts == ["A stack of 5 networks", "A stack of 3 networks"]
+    assert sizes == [5, 2, 3, 2]
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.error is None
+        _assert_same(job.estimator, alone)
+
+
+# --------------------------------------------------------------------------------------
+# the order of events, and the work of several processes
+
+
+def test_every_job_is_done_once_and_as_soon_as_its_network_has_stopped():
+    done = []
+    jobs = _jobs(lambda i: _classifier(i, max_iter=[3, 1, 2, 1, 3][i]), y)
+    fit_jobs(jobs, done=done.append)
+    assert [job.estimator.n_iter_ for job in done] == [1, 1, 2, 3, 3]
+    assert {id(job) for job in done} == {id(job) for job in jobs}
+
+
+def test_error_of_the_caller_ends_the_training():
+    def stop(job):
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        fit_jobs(_jobs(_classifier, y), done=stop)
+
+
+def test_warnings_are_those_of_separate_fits():
+    with pytest.warns(ConvergenceWarning) as seen:
+        fit_jobs(_jobs(lambda i: _classifier(i, max_iter=2), y))
+    assert (
+        len([warning for warning in seen if "Maximum iterations (2)" in str(warning.message)])
+        == N_JOBS
+    )
+
+
+@pytest.mark.parametrize("n_groups", [1, 2, 3, 50])
+def test_jobs_are_divided_without_loss_into_groups_of_about_the_same_work(n_groups):
+    jobs = [
+        Job(_classifier(0, hidden_layer_sizes=(width,)), X, y, rows)
+        for width in (5, 20) for rows in FOLDS
+    ]  # fmt: skip
+    groups = stacks(jobs, n_groups)
+    assert sorted(id(job) for group in groups for job in group) == sorted(map(id, jobs))
+    assert 0 < len(groups) <= n_groups
+    assert all(groups)
+    if n_groups == 2:
+        works = [sum(job.estimator.hidden_layer_sizes[0] for job in group) for group in groups]
+        assert max(works) < 1.5 * min(works)
