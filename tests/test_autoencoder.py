@@ -22,7 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, summary
 from sknn_deep._fused import Job, fit_jobs
 from sknn_deep.model_selection import FusedGridSearchCV
 
@@ -576,6 +576,14 @@ def test_the_halves_are_torch_modules_that_do_what_the_methods_do(name, images):
     np.testing.assert_allclose(rows, network.inverse_transform(codes), rtol=1e-7)
     half = pickle.loads(pickle.dumps(network.decoder_))
     torch.testing.assert_close(half(codes), rows)
+
+
+@every_variant
+def test_summary_counts_what_training_changes(name, images):
+    network = _autoencoder(**VARIANTS[name], hidden_layer_sizes=(24, 12), max_iter=1)
+    planned = summary(network, n_features=64)
+    network.partial_fit(images)
+    assert summary(network).n_parameters == planned.n_parameters == network.module_.flat.numel()
 
 
 # what goes together
