@@ -1,12 +1,16 @@
 """Quality on real data: ``python -m benchmarks.quality [NAME ...]``.
 
-Trains the recipes of the README and prints their test figures as a Markdown table.
+Trains the recipes of the README and prints their test figures as a Markdown table. Of a code
+three figures count: the error of the reconstruction, the accuracy of five nearest neighbours
+among the codes of the training set, and the trustworthiness of the neighbourhoods, each beside
+PCA's at the same dimension. ``codes_of_32`` and ``codes_of_2`` print those alone.
 
 How the recipes came about: MNIST's classifier was picked among twelve by accuracy on
 10,000 held-out training images, after an earlier recipe had come close to its bound on the
 test set; California housing's regressor among some twenty-five by the error on the
 validation rows, with the test error printed beside it. The figures are therefore those of
-recipes whose test error had been seen, and may be a little optimistic.
+recipes whose test error had been seen, and may be a little optimistic. The autoencoders'
+recipes were picked among some thirty by their three figures on 10,000 held-out training images.
 """
 
 import argparse
@@ -16,6 +20,8 @@ import warnings
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.manifold import trustworthiness
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
@@ -43,14 +49,15 @@ def recipe_classifier():
     return _mnist_accuracy(classifier)
 
 
-def autoencoder_32():
-    """784-128-64-32-64-128-784, twenty epochs, one-cycle."""
-    return _mnist_error(AutoencoderTransformer(32, (128, 64), **_AUTOENCODER))
+def codes_of_32():
+    """784-128-64-32-64-128-784, twenty epochs, one-cycle, noise."""
+    options = {**_AUTOENCODER, "batch_size": 64, "noise": 0.2}
+    return _mnist_codes(AutoencoderTransformer(32, (128, 64), **options))
 
 
-def autoencoder_2():
+def codes_of_2():
     """784-128-32-8-2-8-32-128-784, twenty epochs, one-cycle."""
-    return _mnist_error(AutoencoderTransformer(2, (128, 32, 8), **_AUTOENCODER))
+    return _mnist_codes(AutoencoderTransformer(2, (128, 32, 8), **_AUTOENCODER))
 
 
 def california_housing():
@@ -76,41 +83,57 @@ def california_housing():
     )
     regressor.fit(X[train], y[train], X_val=X[valid], y_val=y[valid])
     error = np.sqrt(np.mean((regressor.predict(X[test]) - y[test]) ** 2)) * train_y.std()
-    return "root mean squared error", error, "–"
+    return [("root mean squared error", error, "–")]
 
 
 _AUTOENCODER = {
     "batch_size": 128,
     "max_iter": 20,
     "learning_rate": "one_cycle",
-    "learning_rate_init": 3e-3,
+    "learning_rate_init": 1e-2,
     "random_state": 0,
 }
-RECIPES = [plain_classifier, recipe_classifier, autoencoder_32, autoencoder_2, california_housing]
+RECIPES = [plain_classifier, recipe_classifier, codes_of_32, codes_of_2, california_housing]
 # What each figure has to reach: accuracies at least, errors at most.
 BOUNDS = {
-    "plain_classifier": (">=", 0.976),
-    "recipe_classifier": (">=", 0.983),
-    "autoencoder_32": ("<=", 0.0095),
-    "autoencoder_2": ("<=", 0.0385),
-    "california_housing": ("<=", 0.50),
+    "plain_classifier": [(">=", 0.976)],
+    "recipe_classifier": [(">=", 0.983)],
+    "codes_of_32": [("<=", 0.0090), (">=", 0.975), (">=", 0.996)],
+    "codes_of_2": [("<=", 0.0385), (">=", 0.75), (">=", None)],
+    "california_housing": [("<=", 0.50)],
 }
 
 
 def _mnist_accuracy(classifier):
     mnist = fetch_mnist()
     classifier.set_params(random_state=0).fit(mnist.X_train, mnist.y_train)
-    return "accuracy", classifier.score(mnist.X_test, mnist.y_test), "–"
+    return [("accuracy", classifier.score(mnist.X_test, mnist.y_test), "–")]
 
 
-def _mnist_error(autoencoder):
+def _mnist_codes(autoencoder):
     mnist = fetch_mnist()
-    autoencoder.fit(mnist.X_train)
-    pca = PCA(autoencoder.n_components, random_state=0).fit(mnist.X_train)
-    reconstruction = pca.inverse_transform(pca.transform(mnist.X_test))
-    pca_error = np.mean((reconstruction - mnist.X_test) ** 2)
-    error = autoencoder.reconstruction_error(mnist.X_test).mean()
-    return "mean squared error", error, f"PCA {pca_error:.5f}"
+    pca = PCA(autoencoder.n_components, random_state=0)
+    ours, theirs = (_code_figures(model, mnist) for model in (autoencoder, pca))
+    return [(name, ours[name], f"PCA {theirs[name]:.5f}") for name in ours]
+
+
+def _code_figures(model, mnist):
+    """Fit a transformer and return the figures of its code of the test set."""
+    codes = model.fit_transform(mnist.X_train), model.transform(mnist.X_test)
+    neighbours = KNeighborsClassifier(5).fit(codes[0], mnist.y_train)
+    n_rows = 3000  # the trustworthiness takes all their distances
+    return {
+        "mean squared error": np.mean((model.inverse_transform(codes[1]) - mnist.X_test) ** 2),
+        "accuracy of 5 nearest neighbours": neighbours.score(codes[1], mnist.y_test),
+        "trustworthiness (3,000 rows, k = 12)": trustworthiness(
+            mnist.X_test[:n_rows], codes[1][:n_rows], n_neighbors=12
+        ),
+    }
+
+
+def keeps(value, sign, bound):
+    """Tell whether a figure reaches its bound, if it has one."""
+    return bound is None or (value >= bound if sign == ">=" else value <= bound)
 
 
 def main():
@@ -127,14 +150,16 @@ def main():
         if name not in chosen:
             continue
         start = time.perf_counter()
-        measure, value, comparison = recipe()
+        figures = recipe()
         seconds = f"{time.perf_counter() - start:.0f}"
-        sign, bound = BOUNDS[name]
-        if not (value >= bound if sign == ">=" else value <= bound):
-            missed.append(name)
         what = recipe.__doc__.rstrip(".")
-        cells = (what, measure, f"{value:.5f}", f"{sign} {bound}", comparison, seconds)
-        print("|", " | ".join(cells), "|", flush=True)
+        for figure, (sign, bound) in zip(figures, BOUNDS[name], strict=True):
+            measure, value, comparison = figure
+            if not keeps(value, sign, bound):
+                missed.append(f"{name} ({measure})")
+            wanted = "–" if bound is None else f"{sign} {bound}"
+            cells = (what, measure, f"{value:.5f}", wanted, comparison, seconds)
+            print("|", " | ".join(cells), "|", flush=True)
     if missed:
         raise SystemExit(f"missed their bounds: {', '.join(missed)}")
 

@@ -200,6 +200,16 @@ class Backprop:
         # the last batch may be shorter than the others, or longer: each length has its buffers
         self._passes: dict[int, list[_Pass]] = {}
         self._workspaces: dict[tuple, Workspace] = {}
+        # what happens to a batch before the first layer, by each network of the stack
+        self._changes = [
+            tuple(functions)
+            for functions in zip(*(network.input_changes() for network in networks), strict=True)
+        ]
+        self._changed: dict[tuple, Tensor] = {}
+        self._code_layer = networks[0].code_layer
+        self._add_tied_gradients = [
+            network.add_tied_gradients for network in networks if network.tied_layers()
+        ]
 
     def workspace(self, chunk: Chunk) -> "Workspace":
         """Return the programs of a chunk's batches, bound to its buffers."""
@@ -214,7 +224,9 @@ class Backprop:
         weight = self._layers[-1].weight
         return empty_matrix((n_batches, *weight.shape[:-2], n_rows, weight.shape[-2]), like=weight)
 
-    def program(self, X: Tensor, target: Tensor, scale: Tensor, raw: Tensor) -> Program:
+    def program(
+        self, X: Tensor, target: Tensor, scale: Tensor, raw: Tensor, penalty: Tensor
+    ) -> Program:
         """Return the kernels that write the output of a batch, and the gradient of its loss.
 
         Parameters
@@ -226,10 +238,12 @@ class Backprop:
             Factor of each sample's loss: its weight over the sum of the weights.
         raw : Tensor of shape (batch, n_outputs)
             Where the output is written.
+        penalty : Tensor of shape ()
+            Where the penalty of the code is written, if the loss has one.
         """
         passes = self._passes_for(X.shape[-2])
-        kernels: Program = []
-        inputs, saved = [X], []
+        kernels, first_input = self._take_in(X)
+        inputs, saved = [first_input], []
         for layer in passes:
             out = raw if layer is passes[-1] else None
             forward, output, for_backward = layer.forward(inputs[-1], out)
@@ -240,10 +254,39 @@ class Backprop:
         gradient = partial(self.loss.gradient, raw, target, scale, delta)
         kernels.append(self._pace.threaded(gradient, n_elements=delta.numel()))
         for i in range(len(passes) - 1, -1, -1):
-            kernels += passes[i].backward(inputs[i], saved[i])
+            if i == self._code_layer and self.loss.penalty is not None:
+                kernels.append(self._sparsify(inputs[i + 1], scale, passes[i].delta, penalty))
+            is_merged = self.loss.is_merged and passes[i] is passes[-1]
+            kernels += passes[i].backward(inputs[i], saved[i], is_merged)
             if i > 0:
                 kernels += passes[i].delta_of_input(passes[i - 1].delta)
-        return kernels
+        return kernels + self._add_tied_gradients
+
+    def _take_in(self, X: Tensor) -> tuple[Program, Tensor]:
+        """Return what the first layer reads in the place of a batch, and the kernels for it."""
+        kernels: Program = []
+        for change in self._changes:
+            # each length has one buffer for it, which all batches share
+            key = (change, X.shape[-2])
+            if key not in self._changed:
+                self._changed[key] = torch.empty(X.shape, dtype=X.dtype, device=X.device)
+            out = self._changed[key]
+            kernels += [
+                partial(function, *rows)
+                for function, *rows in zip(change, _rows(X), _rows(out), strict=True)
+            ]
+            X = out
+        return kernels, X
+
+    def _sparsify(self, code: Tensor, scale: Tensor, delta: Tensor, penalty: Tensor) -> Kernel:
+        """Return what adds the gradient of the code's absolute values, and writes their mean."""
+        factor = self.loss.penalty.sparsity / code.shape[-1]
+
+        def kernel() -> None:
+            delta.add_(torch.sign(code).mul_(scale), alpha=factor)
+            torch.sum(code.abs().mul_(scale), dim=(-2, -1), out=penalty).mul_(factor)
+
+        return kernel
 
     def _passes_for(self, n_rows: int) -> "list[_Pass]":
         if n_rows not in self._passes:
@@ -270,6 +313,7 @@ class Workspace:
     def __init__(self, backprop: Backprop, chunk: Chunk):
         self._chunk, self.programs, self.raws = chunk, [], []
         self._backprop, self._batches = backprop, []
+        self._penalties = chunk.X.new_zeros((len(chunk.parts), *chunk.X.shape[:-2]))
         lengths = [part.stop - part.start for part in chunk.parts]
         n_alike = len(lengths) if lengths[-1] == lengths[0] else len(lengths) - 1
         # all batches but the last have one length
@@ -300,7 +344,7 @@ class Workspace:
             scale = batches_of(chunk.scale.expand(shape), -2)
         for i, part in enumerate(parts):
             own_scale = scale[i].squeeze() if chunk.scale is None else scale[i]
-            batch = (target[i], own_scale, raw[i])
+            batch = (target[i], own_scale, raw[i], self._penalties[len(self.raws)])
             self.programs.append(backprop.program(chunk.X[..., part, :], *batch))
             self.raws.append(raw[i])
             self._batches.append(batch)
@@ -323,13 +367,13 @@ class Workspace:
             (per_sample(group.raw, group.target) * group.scale.squeeze(-1)).sum(dim=-1)
             for group in self._groups
         ]
-        return torch.cat(losses).movedim(0, -1)
+        return torch.cat(losses).add_(self._penalties).movedim(0, -1)
 
     def loss(self, number: int) -> Tensor:
         """Return the mean loss of one batch."""
-        target, scale, raw = self._batches[number]
+        target, scale, raw, penalty = self._batches[number]
         losses = self._backprop.loss.per_sample(raw, target)
-        return (losses * (scale.squeeze(-1) if scale.ndim else scale)).sum(dim=-1)
+        return (losses * (scale.squeeze(-1) if scale.ndim else scale)).sum(dim=-1) + penalty
 
 
 class _Group(NamedTuple):
@@ -414,13 +458,17 @@ class _Pass:
             kernels.append(partial(torch.mul, a, self._mask, out=self._kept))
         return kernels
 
-    def backward(self, x: Tensor, saved: Tensor) -> Program:
-        """Return the kernels that take delta back to the pre-activation, and the gradients'."""
-        return self._once(self._differentiate, saved) + self._once(self._gradients, x)
+    def backward(self, x: Tensor, saved: Tensor, is_merged: bool = False) -> Program:
+        """Return the kernels that take delta back to the pre-activation, and the gradients'.
 
-    def _differentiate(self, saved: Tensor) -> Program:
+        With ``is_merged`` delta is with respect to the pre-activation already.
+        """
+        differentiate = self._once(self._differentiate, saved, is_merged)
+        return differentiate + self._once(self._gradients, x)
+
+    def _differentiate(self, saved: Tensor, is_merged: bool) -> Program:
         delta = self.delta
-        kernels = self._activation.backward(delta, saved)
+        kernels = [] if is_merged else self._activation.backward(delta, saved)
         if self._mask is not None:
             kernels.insert(0, partial(delta.mul_, self._mask))
         if self._norms:

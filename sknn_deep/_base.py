@@ -134,6 +134,9 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         "callbacks": [list, tuple, None],
     }
 
+    # "allow-nan" for an estimator that knows what to do with missing values
+    _ensure_all_finite: ClassVar = True
+
     @classmethod
     @cache
     def _get_param_names(cls) -> list[str]:
@@ -192,6 +195,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         finally:
             self._end_training()
         self._check_weights()
+        self._after_training(batches, incremental)
         return self
 
     def _begin_fit(
@@ -211,6 +215,10 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self._end_training()
         self._take_over(training)
         self._check_weights()
+        self._after_training(training.batches, incremental=False)
+
+    def _after_training(self, batches: Batches | Chunk, incremental: bool) -> None:
+        """Look at what a network has learned from its training data."""
 
     def _take_in(self, given, incremental: bool, held_out):
         """Validate the data and make the network ready; where that fails, nothing is lost."""
@@ -253,9 +261,9 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             self._start(samples, random_state, device)
         else:
             self._resume(X, device, incremental)
-        if self.module_.has_dropout:
+        if self.module_.is_random:
             # drawn only where it is used: without dropout scikit-learn's draws follow
-            self.module_.set_generator(seeded_generator(random_state, device))
+            self.module_.set_generator(seeded_generator(random_state, device, self.t_))
         return samples
 
     def _arrange(
@@ -304,7 +312,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _check_lbfgs(self, has_validation_set: bool) -> None:
         for name, given, reason in (
             ("callbacks", self.callbacks, "there are no epochs to call them in"),
-            ("dropout", any(np.ravel(self.dropout) != 0), "it needs a deterministic loss"),
+            *((name, given, "it needs a deterministic loss") for name, given in self._chances()),
             ("X_val", has_validation_set, "it does not stop early"),
             ("dtype='bfloat16'", self.dtype == "bfloat16", "it needs exact gradients"),
         ):
@@ -313,6 +321,10 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
                     f"solver='lbfgs' does not support {name}: {reason}. "
                     "Choose a stochastic solver such as 'adam'."
                 )
+
+    def _chances(self) -> list[tuple[str, bool]]:
+        """Return the parameters by which the loss is random, and whether they are in use."""
+        return [("dropout", any(np.ravel(self.dropout) != 0))]
 
     def _check_callback(self, callback) -> None:
         if isinstance(callback, tuple) and len(callback) == 2:  # skorch's (name, callback)
@@ -672,6 +684,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             dtype=self._network_dtype,
             order="C",
             reset=False,
+            ensure_all_finite=self._ensure_all_finite,
         )
 
     def _map_rows(self, function, X) -> np.ndarray:

@@ -102,9 +102,14 @@ def accepted_dtypes(dtype: str, device: torch.device) -> list[type]:
     return [np.float64] if dtype == "float64" else [np.float32]
 
 
-def seeded_generator(random_state: np.random.RandomState, device: torch.device) -> torch.Generator:
-    """Return a torch generator of its own, seeded by one draw from ``random_state``."""
-    seed = int(random_state.randint(np.iinfo(np.int32).max))
+def seeded_generator(
+    random_state: np.random.RandomState, device: torch.device, offset: int = 0
+) -> torch.Generator:
+    """Return a torch generator of its own, seeded by one draw from ``random_state``.
+
+    The offset tells the calls of ``partial_fit`` apart, which all begin with the same state.
+    """
+    seed = int(random_state.randint(np.iinfo(np.int32).max)) + offset
     return torch.Generator(device=device).manual_seed(seed)
 
 

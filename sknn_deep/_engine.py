@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknn_deep._backprop import Backprop, Program, Workspace
+from sknn_deep._autograd import backprop_for
+from sknn_deep._backprop import Program, Workspace
 from sknn_deep._batches import Batches, Chunk
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
@@ -95,7 +96,7 @@ class Engine:
         self._alpha, self._weight_decay = alpha, weight_decay
         self._max_grad_norm = max_grad_norm
         self.pace = Pace.of(network.flat.device)
-        self._backprop = Backprop([network], loss, product_dtype, self.pace)
+        self._backprop = backprop_for([network], loss, product_dtype, self.pace)
         self._graphs: dict[tuple, _Graph] = {}
         self._stream = torch.cuda.Stream() if network.flat.device.type == "cuda" else None
         self._frozen: list[tuple[Tensor, Tensor]] = []
@@ -110,7 +111,7 @@ class Engine:
             lambda penalty: add_scaled_(weights.grad, weights, penalty),
             n_elements=weights.numel(),
         )
-        self._has_modes = network.has_dropout or network.has_normalization
+        self._has_modes = network.is_random or network.has_normalization
 
     def train_epoch(self, batches: Batches, rates: Sequence[float] | None = None) -> EpochLosses:
         """Take a step along each batch of a set.
@@ -177,7 +178,7 @@ class Engine:
         )
         if not plain:
             squared_norms = self._steps(work, chunk, rates)
-        elif chunk.X.device.type == "cuda":
+        elif chunk.X.device.type == "cuda" and not self._network.needs_autograd:
             # all that a graph holds fast
             key = (work, *self._optimizer.constants())
             if key not in self._graphs:

@@ -156,8 +156,10 @@ class BaseDeepEnsemble(BaseDeepMLP):
         seeds = check_random_state(self.random_state).randint(
             np.iinfo(np.int32).max, size=self.n_networks
         )
+        # a clone's init_from would not be fitted
+        params = {"n_networks": 1, "init_from": self.init_from}
         return [
-            clone(self).set_params(n_networks=1, random_state=int(seed)).set_callbacks()
+            clone(self).set_params(**params, random_state=int(seed)).set_callbacks()
             for seed in seeds
         ]
 

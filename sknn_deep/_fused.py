@@ -170,6 +170,9 @@ def _reason_to_train_alone(job: Job) -> str:
         return "dtype='bfloat16' is not written for stacks"
     if estimator.warm_start and hasattr(estimator, "module_"):
         return "warm_start=True goes on with an earlier network"
+    own = estimator._own_features() if hasattr(estimator, "_own_features") else ""
+    if own:
+        return f"{own} is not written for stacks"
     others = sorted(job.fit_params.keys() - signature(estimator.fit).parameters.keys())
     if others:
         return f"fit was given {', '.join(others)}"
@@ -238,7 +241,7 @@ class _Fit:
         ]
         # a row that stands in for a missing one counts in no sum, but normalisation would see it
         # and dropout would draw for it
-        is_exact = network.has_normalization or network.has_dropout
+        is_exact = network.has_normalization or network.is_random
         last = len(batches) if is_exact else batches.n_batches
         return str(layers), network.flat.dtype, network.flat.device, batches.slices[0].stop, last
 

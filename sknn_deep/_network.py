@@ -5,7 +5,7 @@ their gradients of another: an optimiser step, the L2 penalty and the norm of th
 are single operations whatever the depth.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from sknn_deep._layers import Code, Contraction, Dropout, Linear, Noise, RandomModule
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
@@ -28,74 +30,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
 }
 NORMALIZATIONS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
-
-
-class Linear(nn.Linear):
-    """A dense layer whose construction draws no random numbers.
-
-    ``nn.Linear`` draws from torch's global generator; here ``Network.initialize`` sets
-    the weights. Input (batch, in_features), output (batch, out_features).
-    """
-
-    def reset_parameters(self) -> None:
-        pass
-
-    def glorot_uniform_(self, random_state: np.random.RandomState, gain: float) -> None:
-        """Draw weights and bias uniformly in ±sqrt(gain / (fan_in + fan_out)).
-
-        The draws and their order are scikit-learn's: the matrix of shape (fan_in,
-        fan_out), then the bias. With a gain of 6 it is Glorot and Bengio's
-        initialisation [1]_; scikit-learn takes 2 for the logistic function.
-
-        References
-        ----------
-        .. [1] X. Glorot, Y. Bengio (2010). Understanding the difficulty of training deep
-           feedforward neural networks. AISTATS.
-        """
-        bound = np.sqrt(gain / (self.in_features + self.out_features))
-        weight = random_state.uniform(-bound, bound, (self.in_features, self.out_features))
-        bias = random_state.uniform(-bound, bound, self.out_features)
-        with torch.no_grad():
-            self.weight.copy_(torch.from_numpy(weight.T))
-            self.bias.copy_(torch.from_numpy(bias))
-
-
-class Dropout(nn.Module):
-    """Inverted dropout with a generator of its own [1]_.
-
-    ``nn.Dropout`` draws from torch's global generator. Input and output (batch, units).
-
-    References
-    ----------
-    .. [1] N. Srivastava et al. (2014). Dropout: a simple way to prevent neural networks
-       from overfitting. JMLR 15.
-    """
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.p = p
-        self.generator: torch.Generator | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.draw_(torch.empty_like(x)) if self.training else x
-
-    def draw_(self, mask: Tensor) -> Tensor:
-        """Fill a mask: 0 with probability p, else 1 / (1 - p).
-
-        On a CPU 16 random bits decide on each unit, which is several times as fast as torch's
-        ``bernoulli_``; p is then rounded to a multiple of 2**-16.
-        """
-        if mask.device.type != "cpu":
-            return mask.bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p)
-        n_dropped = min(round(self.p * 2**16), 2**16 - 1)
-        words = torch.empty(-(-mask.numel() // 4), dtype=torch.int64, device="cpu")
-        words.random_(-(2**63), None, generator=self.generator)  # all 64 bits
-        bits = words.view(torch.int16)[: mask.numel()].view(mask.shape)
-        torch.ge(bits, n_dropped - 2**15, out=mask)
-        return mask.mul_(mask.new_tensor(1 / (1 - n_dropped / 2**16)))
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
 
 
 class _PicklesAsArrays(nn.Module):
@@ -197,10 +131,23 @@ class Network(_PicklesAsArrays):
     width : int
         Units of the widest layer, input and output included.
     generator : Generator or None
-        From which the dropout layers draw while training.
+        From which dropout, noise and the like draw while training.
+    code_layer : int or None
+        Number of the dense layer whose output is the code.
+    needs_autograd : bool
+        Whether the closed form of the gradient does not cover the network.
     """
 
     generator: torch.Generator | None = None
+    code_layer: int | None = None
+    needs_autograd: bool = False
+
+    def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
+        """Return what happens to a batch before the first layer, in training.
+
+        Each is called with a batch and a buffer of its shape to write to.
+        """
+        return []
 
     def flatten(self) -> None:
         """Make every parameter a view of the flat buffer, every gradient of the other."""
@@ -210,8 +157,26 @@ class Network(_PicklesAsArrays):
     def _ordered_parameters(self) -> list[nn.Parameter]:
         """Return the parameters in their order in the flat buffer: weight matrices first."""
         matrices = [layer.weight for layer in self.linear_layers()]
+        tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
         in_matrices = {id(matrix) for matrix in matrices}
-        return matrices + [p for p in self.parameters() if id(p) not in in_matrices]
+        others = [p for p in self.parameters() if id(p) not in in_matrices]
+        return [matrix for matrix in matrices if id(matrix) not in tied] + others
+
+    def tied_layers(self) -> list[tuple[Linear, Linear]]:
+        """Return pairs of layers of which the second's matrix is the first's, transposed."""
+        return []
+
+    def named_parameters(self, *args, **kwargs) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters with their names; a matrix that two layers share once."""
+        tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
+        for name, param in super().named_parameters(*args, **kwargs):
+            if id(param) not in tied:
+                yield name, param
+
+    def add_tied_gradients(self) -> None:
+        """Add the gradients of tied matrices to those of the matrices that they are."""
+        for encoder, decoder in self.tied_layers():
+            encoder.weight.grad.add_(decoder.weight.grad.mT)
 
     def view_of(self, flat: Tensor, gradient: Tensor) -> None:
         """Make the parameters views of a flat buffer, which holds them already."""
@@ -224,6 +189,10 @@ class Network(_PicklesAsArrays):
             start = part.stop
             if param.ndim == 2:
                 n_weights, self.width = start, max(self.width, *param.shape)
+        for encoder, decoder in self.tied_layers():
+            decoder.weight.data = encoder.weight.data.mT
+            # its own, by row whatever the order of the matrix itself
+            self._gradients.append((decoder.weight, flat.new_zeros(decoder.weight.shape)))
         self.flat, self.weights = flat, flat[:n_weights]
         self._gradients += [(self.flat, gradient), (self.weights, gradient[:n_weights])]
         self.attach_gradients()
@@ -242,6 +211,8 @@ class Network(_PicklesAsArrays):
         """Set the gradients to zero; they stay views, whatever ``set_to_none`` asks."""
         self.attach_gradients()
         self.flat.grad.zero_()
+        for _, decoder in self.tied_layers():
+            decoder.weight.grad.zero_()
 
     def _apply(self, fn, recurse=True):
         # .to(), .double() and their kin replace the parameters one by one
@@ -271,7 +242,9 @@ class Network(_PicklesAsArrays):
 
     def hidden_matrices_and_others(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the weight matrices but the last, and all other parameters."""
+        tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
         matrices = [layer.weight for layer in self.linear_layers()[:-1]]
+        matrices = [matrix for matrix in matrices if id(matrix) not in tied]
         hidden = {id(matrix) for matrix in matrices}
         return matrices, [p for p in self.parameters() if id(p) not in hidden]
 
@@ -285,15 +258,16 @@ class Network(_PicklesAsArrays):
             layer.glorot_uniform_(random_state, gain=2.0 if name == "logistic" else 6.0)
 
     def set_generator(self, generator: torch.Generator | None) -> None:
-        """Let all dropout layers draw from one generator."""
+        """Let dropout, noise and all else that is random draw from one generator."""
         self.generator = generator
         for module in self.modules():
-            if isinstance(module, Dropout):
+            if isinstance(module, RandomModule):
                 module.generator = generator
 
     @property
-    def has_dropout(self) -> bool:
-        return any(isinstance(module, Dropout) for module in self.modules())
+    def is_random(self) -> bool:
+        """Whether training draws random numbers, by dropout or another module."""
+        return any(isinstance(module, RandomModule) for module in self.modules())
 
     @property
     def has_normalization(self) -> bool:
@@ -436,12 +410,23 @@ class MLP(Network):
 class Autoencoder(Network):
     """An encoder to a code and a decoder back from it.
 
-    Input and output (batch, n_features); ``encoder`` gives (batch, n_components).
+    Input and output (batch, n_features); ``encode`` gives (batch, n_components). NaN in the
+    input is replaced by ``fill`` where the network has it.
 
     Parameters
     ----------
     encoder, decoder : dict
         The arguments of their :class:`DenseStack`, without the device.
+    noise : tuple of (str, float), default=None
+        Kind and amount of a :class:`Noise`.
+    allow_nan : bool, default=False
+        Whether there is a buffer ``fill`` of shape (n_features,) for missing values.
+    tied_weights : bool, default=False
+        Whether the matrices of the decoder are those of the encoder, transposed.
+    variational : bool, default=False
+        Whether the code is drawn from a distribution while training (:class:`Code`).
+    contractive : bool, default=False
+        Whether the loss asks for the Jacobian of the encoder (:class:`Contraction`).
     device : torch.device, default=None
 
     Examples
@@ -453,7 +438,7 @@ class Autoencoder(Network):
     ...     encoder={"layer_units": (784, 64, 2), **options},
     ...     decoder={"layer_units": (2, 64, 784), **options},
     ... )
-    >>> network(torch.zeros(5, 784)).shape, network.encoder(torch.zeros(5, 784)).shape
+    >>> network(torch.zeros(5, 784)).shape, network.encode(torch.zeros(5, 784)).shape
     (torch.Size([5, 784]), torch.Size([5, 2]))
     """
 
@@ -461,13 +446,80 @@ class Autoencoder(Network):
         self,
         encoder: dict[str, Any],
         decoder: dict[str, Any],
+        noise: tuple[str, float] | None = None,
+        allow_nan: bool = False,
+        tied_weights: bool = False,
+        variational: bool = False,
+        contractive: bool = False,
         device: torch.device | None = None,
     ):
         super().__init__()
         self.encoder = DenseStack(**encoder, device=device)
+        options = {"dtype": self.encoder.config["dtype"], "device": device}
+        units = self.encoder.config["layer_units"]
+        self.code = Code(*units[-2:], **options) if variational else None
         self.decoder = DenseStack(**decoder, device=device)
-        self.config = {"encoder": self.encoder.config, "decoder": self.decoder.config}
+        self.config = {
+            "encoder": self.encoder.config,
+            "decoder": self.decoder.config,
+            "noise": noise,
+            "allow_nan": allow_nan,
+            "tied_weights": tied_weights,
+            "variational": variational,
+            "contractive": contractive,
+        }
+        self.contraction = Contraction() if contractive else None
+        self.noise = None if noise is None else Noise(*noise, units[0], **options)
+        self.register_buffer("fill", torch.zeros(units[0], **options) if allow_nan else None)
         self.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encoder(x))
+        if self.code is None or not self.training:
+            return self.decoder(self.encoder(self.corrupted(x)))
+        return self.decoder(self.code.draw(*self.distribution(self.corrupted(x))))
+
+    def corrupted(self, x: Tensor) -> Tensor:
+        """Return what the encoder reads: without missing values, and noisy while training."""
+        x = self.filled(x)
+        return x if self.noise is None else self.noise(x)
+
+    def distribution(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the means of the codes and, of a variational code, the log variances."""
+        if self.code is None:
+            return self.encoder(x), None
+        hidden = self.encoder[:-1](x)
+        return self.encoder[-1](hidden), self.code(hidden)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the codes of rows, without noise."""
+        return self.encoder(self.filled(x))
+
+    def filled(self, x: Tensor) -> Tensor:
+        """Return rows without missing values."""
+        return x if self.fill is None else torch.where(x.isnan(), self.fill, x)
+
+    def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
+        changes: list[Callable[[Tensor, Tensor], object]] = []
+        if self.fill is not None:
+            changes.append(lambda x, out: torch.where(x.isnan(), self.fill, x, out=out))
+        if self.noise is not None:
+            changes.append(self.noise.corrupt)
+        return changes
+
+    @property
+    def needs_autograd(self) -> bool:
+        return self.code is not None or self.contraction is not None
+
+    @property
+    def code_layer(self) -> int:
+        return len(self.encoder.config["layer_units"]) - 2
+
+    def tied_layers(self) -> list[tuple[Linear, Linear]]:
+        """Return the layers of the encoder with those of the decoder that mirror them."""
+        if not self.config["tied_weights"]:
+            return []
+        encoder, decoder = (
+            [module for module in stack if isinstance(module, Linear)]
+            for stack in (self.encoder, self.decoder)
+        )
+        return list(zip(encoder, reversed(decoder), strict=True))

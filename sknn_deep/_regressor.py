@@ -164,6 +164,17 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
         registered with ``set_callbacks``.
 
+    init_from : AutoencoderTransformer or None, default=None
+        A fitted autoencoder from whose encoder training starts, for few labels beside many
+        rows without: ``hidden_layer_sizes`` must begin with the encoder's, and the weights of
+        its code are taken, too, where a layer of as many units follows. Activation and
+        normalisation must be the encoder's. Without normalisation each layer is scaled so
+        that its outputs have a standard deviation of one, which the usual learning rates
+        suit. The layers behind are drawn as always. For
+        searches, cross-validation and whatever else clones, pass
+        ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
+        other estimators.
+
     n_networks : int, default=1
         Networks to train, each from a seed of its own that is drawn from ``random_state``.
         More than one are a deep ensemble [5]_: its prediction is the mean of theirs, more

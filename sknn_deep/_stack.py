@@ -101,7 +101,7 @@ class Stack:
         self._device = self._flat.device
         self._pace = Pace.of(self._device)
         self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace)
-        self._has_modes = networks[0].has_dropout or networks[0].has_normalization
+        self._has_modes = networks[0].is_random or networks[0].has_normalization
         self._read_parameters()
         self._lay_out()
         self._n_steps = 0

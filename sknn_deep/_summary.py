@@ -180,8 +180,12 @@ def network_layers(config: dict[str, Any], out_activation: str) -> list[Layer]:
     """
     if "encoder" in config:
         encoder, decoder = config["encoder"], config["decoder"]
-        code = _stack_layers("encoder", "code", encoder, encoder["out_activation"])
-        layers = code + _stack_layers("decoder", "output", decoder, out_activation)
+        layers = _stack_layers("encoder", "code", encoder, encoder["out_activation"])
+        if config["variational"]:
+            mean = layers.pop()  # a second layer beside it has the variances
+            layers.append(Layer(f"{mean.name}, drawn", mean.units, 2 * mean.n_parameters))
+        is_tied = config["tied_weights"]
+        layers += _stack_layers("decoder", "output", decoder, out_activation, is_tied)
         n_features = encoder["layer_units"][0]
     else:
         layers = _stack_layers("hidden", "output", config, out_activation)
@@ -190,9 +194,16 @@ def network_layers(config: dict[str, Any], out_activation: str) -> list[Layer]:
 
 
 def _stack_layers(
-    hidden_name: str, last_name: str, config: dict[str, Any], out_activation: str
+    hidden_name: str,
+    last_name: str,
+    config: dict[str, Any],
+    out_activation: str,
+    is_tied: bool = False,
 ) -> list[Layer]:
-    """Return the layers of one stack: dense, normalised, activated, dropped, and so on."""
+    """Return the layers of one stack: dense, normalised, activated, dropped, and so on.
+
+    The matrices of tied layers are counted where they come first.
+    """
     normalization, layers = config["normalization"], []
     *hidden, last = pairwise(config["layer_units"])
     options = zip(hidden, config["activations"], config["dropout"], strict=True)
@@ -202,6 +213,7 @@ def _stack_layers(
             parts.append(f"dropout {dropout:g}")
         n_scales = 2 * n_out if normalization else 0  # a scale and a shift for each unit
         name = f"{hidden_name} {i}: {', '.join(parts)}"
-        layers.append(Layer(name, n_out, (n_in + 1) * n_out + n_scales))
+        layers.append(Layer(name, n_out, n_in * n_out * (not is_tied) + n_out + n_scales))
     n_in, n_out = last
-    return [*layers, Layer(f"{last_name}: dense, {out_activation}", n_out, (n_in + 1) * n_out)]
+    n_parameters = n_in * n_out * (not is_tied) + n_out
+    return [*layers, Layer(f"{last_name}: dense, {out_activation}", n_out, n_parameters)]

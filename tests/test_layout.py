@@ -10,9 +10,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sknn_deep"
 
 FLOORS = [
-    {"_device", "_threads", "_validation", "_summary", "_embedding_page"},
+    {"_device", "_threads", "_validation", "_summary", "_embedding_page", "_columns", "_layers"},
     {"_network", "_batches", "_losses"},
-    {"_optimizers", "_backprop"},
+    {"_optimizers", "_backprop", "_codes"},
+    {"_autograd"},
     {"_engine", "_lbfgs", "_net", "callbacks"},
     {"_training"},
     {"_base", "_stack"},

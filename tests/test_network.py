@@ -430,7 +430,7 @@ def test_one_generator_serves_all_layers_and_can_be_taken_away():
     ("rates", "expected"), [([0.0, 0.0], False), ([0.0, 0.1], True), ([0.5, 0.5], True)]
 )
 def test_a_network_knows_whether_it_drops_units(rates, expected):
-    assert _mlp(dropout=rates).has_dropout is expected
+    assert _mlp(dropout=rates).is_random is expected
 
 
 # --------------------------------------------------------------------------------------
