@@ -285,7 +285,7 @@ _INFINITELY_MANY = torch.tensor(math.inf)
 
 
 def add_scaled_(target: Tensor, source: Tensor, factor: float | Tensor) -> Tensor:
-    """Add a tensor times a factor, a number or a tensor of shape (), in place."""
+    """Add a tensor times a factor, a number or a tensor that broadcasts, in place."""
     if isinstance(factor, Tensor):
         return target.addcmul_(source, factor)
     return target.add_(source, alpha=factor)

@@ -87,8 +87,8 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
 
     max_stack_memory : int, default=None
         Bytes that a stack in training may take; what does not fit is trained in several
-        stacks. None is a share of the memory that the device has. Lower it when memory runs
-        out.
+        stacks. None is half of what a GPU has free. On a CPU stacks never take more than what
+        stays near the cores, some mebibytes. Lower it when memory runs out.
 
     Attributes
     ----------
@@ -268,8 +268,8 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
 
     max_stack_memory : int, default=None
         Bytes that a stack in training may take; what does not fit is trained in several
-        stacks. None is a share of the memory that the device has. Lower it when memory runs
-        out.
+        stacks. None is half of what a GPU has free. On a CPU stacks never take more than what
+        stays near the cores, some mebibytes. Lower it when memory runs out.
 
     Attributes
     ----------
@@ -472,7 +472,9 @@ def cross_validate(
         The score of a fit that fails; "raise" raises its error.
 
     max_stack_memory : int, default=None
-        Bytes that a stack in training may take; None is a share of what the device has.
+        Bytes that a stack in training may take; what does not fit is trained in several
+        stacks. None is half of what a GPU has free. On a CPU stacks never take more than what
+        stays near the cores, some mebibytes. Lower it when memory runs out.
 
     Returns
     -------

@@ -437,7 +437,7 @@ def test_buffers_of_a_stack_take_about_what_was_reckoned(n_outputs, hidden):
             storage = item.untyped_storage()
             buffers[storage.data_ptr()] = storage.nbytes()
     # what is gathered for several batches at once has a limit of its own
-    assert 0 < sum(buffers.values()) < 2 * reckoned + 2**20
+    assert 0 < sum(buffers.values()) < 2 * reckoned + 4 * 2**20
 
 
 class Room:
