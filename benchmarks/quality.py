@@ -61,7 +61,7 @@ def codes_of_2():
 
 
 def california_housing():
-    """8-256-256-256-1, sixty epochs, standard scaling, the published split."""
+    """Three of 8-256-256-256-1, sixty epochs, standard scaling, the published split."""
     housing = fetch_california_housing()
     scaler = StandardScaler().fit(housing.data[housing.train_index])
     X = scaler.transform(housing.data).astype(np.float32)
@@ -76,6 +76,7 @@ def california_housing():
         learning_rate="one_cycle",
         learning_rate_init=5e-3,
         n_iter_no_change=np.inf,
+        n_networks=3,  # one alone is at its bound: the seed and rounding move it across
         random_state=0,
     )
     train, valid, test = (
