@@ -10,8 +10,8 @@ from torch import Tensor
 from sknn_deep._batches import Chunk
 from sknn_deep._network import Autoencoder, Linear
 
-# Enough rows for two digits of what a unit explains, at a decoder's pass for each unit.
-_MAX_ROWS = 2000
+# Enough rows for three digits of the moments.
+_MOST_MOMENT_ROWS = 10_000
 
 
 class CodeMoments(NamedTuple):
@@ -36,7 +36,14 @@ class CodeMoments(NamedTuple):
     do_vary: bool
 
 
-def code_moments(network: Autoencoder, chunks: Iterable[Chunk], n_samples: int) -> CodeMoments:
+def code_moments(
+    network: Autoencoder,
+    chunks: Iterable[Chunk],
+    n_samples: int,
+    *,
+    n_kept: int,
+    reads_all: bool,
+) -> CodeMoments:
     """Encode a training set, chunk by chunk, and sum it up in double precision.
 
     Parameters
@@ -46,10 +53,20 @@ def code_moments(network: Autoencoder, chunks: Iterable[Chunk], n_samples: int) 
     chunks : iterable of Chunk
     n_samples : int
         How many rows come.
+    n_kept : int
+        About how many rows to keep.
+    reads_all : bool
+        Whether all rows are read; else, where they are many, those that come first.
     """
-    step, start, do_vary = -(-n_samples // _MAX_ROWS), None, False
+    if not reads_all:
+        n_samples = min(n_samples, _MOST_MOMENT_ROWS)
+    step, start, do_vary = -(-n_samples // n_kept), None, False
+    n_read = 0
     rows, weights, total, first, second = [], [], 0.0, 0.0, 0.0
     for chunk in chunks:
+        if n_read >= n_samples:
+            break
+        n_read += len(chunk.X)
         with torch.no_grad():
             codes = network.encode(chunk.X).cpu().double().numpy()
         weight = _row_weights(chunk)
