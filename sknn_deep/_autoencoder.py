@@ -257,8 +257,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Mean of the training data, the reconstruction that ``score`` compares with.
 
     code_std_ : ndarray of shape (`n_components`,)
-        Standard deviation of each unit of the code over the training data, at most
-        10,000 rows of it unless ``order_code=True`` or ``shuffle=False``.
+        Standard deviation of each unit of the code over the training data; over 1,000 to
+        10,000 rows of more, unless ``order_code=True`` or ``shuffle=False``.
 
     n_dead_units_ : int
         Units of the code that have the same value for every row. ``fit`` warns of them.
@@ -745,14 +745,13 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Describe the code: how its units vary, and what they explain."""
         is_set = isinstance(batches, Batches)
         chunks, n_samples = (batches, len(batches)) if is_set else ([batches], len(batches.X))
-        moments = code_moments(
-            self.module_,
-            chunks,
-            n_samples,
-            n_kept=self._n_rows_to_decode(n_samples),
-            # what comes first is a fair sample if it was shuffled
-            reads_all=self.order_code or not (is_set and self.shuffle),
-        )
+        n_trained = n_samples * max(self.n_iter_, 1)
+        # what comes first is a fair sample if it was shuffled
+        n_rows = n_samples
+        if is_set and self.shuffle and not self.order_code:
+            n_rows = min(n_samples, int(np.clip(n_trained // 20, 1000, 10_000)))
+        n_kept = self._n_rows_to_decode(n_trained)
+        moments = code_moments(self.module_, chunks, n_rows=n_rows, n_kept=n_kept)
         if self.order_code and not incremental:
             moments = turn_to_principal_axes(self.module_, moments)
             # its moments are those of the weights before
@@ -772,13 +771,12 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.explained_variance_ = explained
         self.explained_variance_ratio_ = explained / variance if variance > 0 else explained * 0
 
-    def _n_rows_to_decode(self, n_samples: int) -> int:
+    def _n_rows_to_decode(self, n_trained: int) -> int:
         """Return on how many rows to tell what each unit explains.
 
         Each unit is a pass of the decoder over them; together they shall take no more than about a
         twentieth of the training.
         """
-        n_trained = n_samples * max(self.n_iter_, 1)
         return int(np.clip(n_trained // (20 * self.n_components), 100, 2000))
 
     def _warn_of_dead_units(self, units: np.ndarray) -> None:

@@ -10,9 +10,6 @@ from torch import Tensor
 from sknn_deep._batches import Chunk
 from sknn_deep._network import Autoencoder, Linear
 
-# Enough rows for three digits of the moments.
-_MOST_MOMENT_ROWS = 10_000
-
 
 class CodeMoments(NamedTuple):
     """The codes of a training set, summed up.
@@ -39,10 +36,9 @@ class CodeMoments(NamedTuple):
 def code_moments(
     network: Autoencoder,
     chunks: Iterable[Chunk],
-    n_samples: int,
     *,
+    n_rows: int,
     n_kept: int,
-    reads_all: bool,
 ) -> CodeMoments:
     """Encode a training set, chunk by chunk, and sum it up in double precision.
 
@@ -51,20 +47,15 @@ def code_moments(
     network : Autoencoder
         In evaluation mode.
     chunks : iterable of Chunk
-    n_samples : int
-        How many rows come.
+    n_rows : int
+        How many of the rows to read at least, from the first.
     n_kept : int
         About how many rows to keep.
-    reads_all : bool
-        Whether all rows are read; else, where they are many, those that come first.
     """
-    if not reads_all:
-        n_samples = min(n_samples, _MOST_MOMENT_ROWS)
-    step, start, do_vary = -(-n_samples // n_kept), None, False
-    n_read = 0
+    step, start, do_vary, n_read = -(-n_rows // n_kept), None, False, 0
     rows, weights, total, first, second = [], [], 0.0, 0.0, 0.0
     for chunk in chunks:
-        if n_read >= n_samples:
+        if n_read >= n_rows:
             break
         n_read += len(chunk.X)
         with torch.no_grad():
