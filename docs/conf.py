@@ -15,6 +15,9 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
+# inherited docstrings of scikit-learn refer to its glossary
+suppress_warnings = ["ref.term"]
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings have them
 numpydoc_show_class_members = False  # autodoc shows them

@@ -74,8 +74,8 @@ class CodePenalty:
 
     .. math::
         \frac{s}{k} \sum_j |h_j(x)|
-        + \frac{c}{k} \Big\lVert \frac{\partial h(x)}{\partial x} \Big\rVert_F^2
-        + \frac{\beta}{d} D_{KL}\big(q(h|x) \,\Vert\, N(0, I)\big)
+        + \frac{c}{k} \left\lVert \frac{\partial h(x)}{\partial x} \right\rVert_F^2
+        + \frac{\beta}{d} D_{KL}\left(q(h|x) \,\Vert\, N(0, I)\right)
 
     with a weight for sparsity [1]_, for the contraction of the encoder [2]_ and, where the
     code is a distribution, for its divergence from the prior [3]_, which is divided by the
