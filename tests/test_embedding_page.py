@@ -141,7 +141,12 @@ def test_double_click_on_a_class_shows_it_alone_and_another_shows_all(page):
 
 def test_wheel_zooms_and_a_drag_moves(page):
     def limits():
-        return page.view.evaluate("map._fullLayout.xaxis.range")
+        """Return the limits of the map once they have come to rest: a busy machine lags behind."""
+        before, now = None, page.view.evaluate("map._fullLayout.xaxis.range")
+        while now != before:
+            page.view.wait_for_timeout(300)
+            before, now = now, page.view.evaluate("map._fullLayout.xaxis.range")
+        return now
 
     low, high = limits()
     page.view.mouse.move(500, 400)
