@@ -49,9 +49,9 @@ _LOWEST_LOGIT = {
 }
 _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in _LOWEST_LOGIT}
 
-# A product of so few multiply-adds takes NumPy, whose calls cost less, half of torch's time;
-# OpenBLAS computes it on one thread. A sum of the rows is such a product by a vector, which
-# OpenBLAS spreads over threads sooner.
+# A product of so few multiply-adds takes NumPy, whose calls cost less, less time than torch, and
+# OpenBLAS computes it on one thread (``python -m benchmarks.kernels``). A sum of the rows is such
+# a product by a vector, which OpenBLAS spreads over threads sooner.
 _SMALL_PRODUCT, _SMALL_SUM, _SMALL_TENSOR = 2**18, 9000, 2**12
 
 Kernel = Callable[[], object]
@@ -105,7 +105,7 @@ def _derivative(name: str, *constants, in_place: bool | None = None) -> Callable
 def _step(delta: Tensor, a: Tensor) -> Program:
     if delta.numel() > _SMALL_TENSOR:
         return [partial(aten.threshold_backward.grad_input, delta, a, 0, grad_input=delta)]
-    sign = torch.empty_like(a)  # two calls, but of the kind that costs a third
+    sign = torch.empty_like(a)  # two calls, but they cost less than one of this kind
     return [partial(torch.sign, a, out=sign), partial(delta.mul_, sign)]
 
 
@@ -420,7 +420,7 @@ class _Pass:
         self._small_limit = _SMALL_PRODUCT if suits_numpy else 0
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
         new = partial(empty_matrix, shape, like=layer.weight)
-        self.delta, self._ones = new(), layer.weight.new_ones((*shape[:-2], 1, n_rows))
+        self.delta = new()
         self._z = new()
         self._y = new() if layer.norms else self._z
         self._a = self._y if self._activation.in_place else new()
@@ -479,13 +479,18 @@ class _Pass:
         return [self._elementwise(kernel) for kernel in kernels]
 
     def _gradients(self, x: Tensor) -> Program:
-        delta, sums = self.delta, self._layer.bias_grad.unsqueeze(-2)
-        # a sum over the batch, which for small layers takes half the time as a product
-        is_small = 0 < delta.numel() <= _SMALL_SUM and self._small_limit > 0
-        return [
-            *self._product("gradient", x, self._layer.weight_grad),
-            self._multiply(self._ones, delta, sums, is_small),
-        ]
+        return [*self._product("gradient", x, self._layer.weight_grad), self._sum_of_rows()]
+
+    def _sum_of_rows(self) -> Kernel:
+        """Return what writes the gradient of the bias."""
+        delta, sums = self.delta, self._layer.bias_grad
+        if self._is_stack:
+            # its rows lie apart, which a batched product would take one by one
+            return self._elementwise(partial(torch.sum, delta, dim=-2, out=sums))
+        # for one small layer a sum takes longer than a product with ones
+        is_small = self._small_limit > 0 and delta.numel() <= _SMALL_SUM
+        ones = delta.new_ones((1, delta.shape[0]))
+        return self._multiply(ones, delta, sums.unsqueeze(0), is_small)
 
     def delta_of_input(self, out: Tensor) -> Program:
         """Return the kernels that write the gradient with respect to the layer's input."""
@@ -500,7 +505,7 @@ class _Pass:
         }[name]
         if self._product_dtype is not None:
             return self._product_of_casts(name, left, right, out)
-        # OpenBLAS takes twice torch's time for the few rows of a narrow output by column
+        # OpenBLAS is slower than MKL with the few rows of a narrow output by column
         limit = self._small_limit // (4 if name == "forward" else 1)
         is_small = self._work <= limit
         if is_small or not self._wants_buffer(out):

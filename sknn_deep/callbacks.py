@@ -35,7 +35,6 @@ class SklearnCallbacks(Callback):
     """
 
     def __init__(self, estimator, max_iter: int, X, y, sample_weight=None):
-        self._estimator = estimator
         metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
         self._task: dict[str, Any] = {
             "estimator": estimator, "X": X, "y": y, "metadata": metadata,
