@@ -45,6 +45,25 @@ def pairs() -> dict[str, tuple]:
         lambda: torch.sum(rows, dim=0, out=total[0]),
         lambda: torch.mm(ones, rows, out=total),
     )
+    total_k = torch.empty(60, 500)[:, :32]  # as the biases of 60 networks lie in one buffer
+    rows_k, ones_k = torch.rand(60, 32, 32), torch.ones(60, 1, 32)
+    found["60 sums of 32 rows of 32: product with ones / sum"] = (
+        lambda: torch.bmm(ones_k, rows_k, out=total_k.unsqueeze(1)),
+        lambda: torch.sum(rows_k, dim=1, out=total_k),
+    )
+    for size, n_in, n_out in ((32, 10, 32), (32, 32, 3)):
+        factors = torch.rand(size, n_in), torch.rand(n_in, n_out)
+        product = torch.empty(size, n_out)
+        arrays = *(factor.numpy() for factor in factors), product.numpy()
+        found[f"product {size}x{n_in} by {n_in}x{n_out}: torch / NumPy"] = (
+            lambda factors=factors, product=product: torch.mm(*factors, out=product),
+            lambda arrays=arrays: np.dot(*arrays),
+        )
+    delta, a, sign = torch.rand(32, 32), torch.rand(32, 32), torch.empty(32, 32)
+    found["derivative of 32x32 relu units: threshold_backward / sign, mul_"] = (
+        lambda: torch.ops.aten.threshold_backward.grad_input(delta, a, 0, grad_input=delta),
+        lambda: delta.mul_(torch.sign(a, out=sign)),
+    )
     return found
 
 
