@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -48,6 +48,15 @@ from sknn_deep._validation import (
     check_sample_weight,
 )
 from sknn_deep.callbacks import SklearnCallbacks
+
+
+class Validated(NamedTuple):
+    """Training data as an estimator validated them, and what it learned there."""
+
+    X: Any
+    y: np.ndarray | None
+    targets: np.ndarray | None
+    learned: dict[str, Any]
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -134,6 +143,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         "callbacks": [list, tuple, None],
     }
 
+    # the attributes that are set where training data are validated
+    _learned_from_data: ClassVar[tuple[str, ...]] = (
+        "n_features_in_", "feature_names_in_", "n_outputs_", "out_activation_",
+    )  # fmt: skip
+
     # "allow-nan" for an estimator that knows what to do with missing values
     _ensure_all_finite: ClassVar = True
 
@@ -199,15 +213,32 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         return self
 
     def _begin_fit(
-        self, X, y, sample_weight=None, X_val=None, y_val=None, sample_weight_val=None
+        self,
+        X,
+        y,
+        sample_weight=None,
+        X_val=None,
+        y_val=None,
+        sample_weight_val=None,
+        *,
+        validated: "Validated | None" = None,
     ) -> Training:
-        """Do what ``fit`` does before the first epoch, for networks trained as a stack."""
+        """Do what ``fit`` does before the first epoch, for networks trained as a stack.
+
+        ``validated`` holds X and y as another one with the same parameters validated them.
+        """
         if not get_config()["skip_parameter_validation"]:
             self._validate_params()
         held_out = (X_val, y_val, sample_weight_val)
         self._check_combinations(False, held_out)
-        random_state, *sets = self._take_in((X, y, sample_weight), False, held_out)
+        random_state, *sets = self._take_in((X, y, sample_weight), False, held_out, validated)
         return self._training(*sets, random_state)
+
+    def _validated_data(self, training: Training) -> "Validated":
+        """Return the data that a training began with, for others."""
+        samples, own = training.batches.samples, vars(self)
+        learned = {name: own[name] for name in self._learned_from_data if name in own}
+        return Validated(samples.X, samples.y, samples.targets, learned)
 
     def _end_fit(self, training: Training) -> None:
         """Do what ``fit`` does after the last epoch."""
@@ -220,12 +251,12 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _after_training(self, batches: Batches | Chunk, incremental: bool) -> None:
         """Look at what a network has learned from its training data."""
 
-    def _take_in(self, given, incremental: bool, held_out):
+    def _take_in(self, given, incremental: bool, held_out, validated=None):
         """Validate the data and make the network ready; where that fails, nothing is lost."""
         before = dict(vars(self))
         try:
             random_state = check_random_state(self.random_state)
-            samples = self._prepare(*given, random_state, incremental)
+            samples = self._prepare(*given, random_state, incremental, validated)
             return random_state, *self._arrange(samples, held_out, random_state)
         except BaseException:
             # what was fitted before is fitted still
@@ -246,14 +277,20 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
                 f"(StandardScaler) or lower learning_rate_init={self.learning_rate_init}."
             )
 
-    def _prepare(self, X, y, sample_weight, random_state, incremental: bool) -> Samples:
+    def _prepare(
+        self, X, y, sample_weight, random_state, incremental: bool, validated=None
+    ) -> Samples:
         """Validate the data and make the network ready, a new one or that of the last call."""
         first_pass = not hasattr(self, "module_") or not (self.warm_start or incremental)
         device = resolve_device(self.device)
         dtypes = accepted_dtypes(self.dtype, device)
         if not first_pass:
             dtypes = [self._network_dtype]
-        X, y, targets = self._validate_training_data(X, y, dtypes, incremental, first_pass)
+        if validated is None:
+            X, y, targets = self._validate_training_data(X, y, dtypes, incremental, first_pass)
+        else:
+            X, y, targets, learned = validated
+            vars(self).update(learned)
         given_weight = check_sample_weight(sample_weight, X)
         weight = self._weigh_classes(y, given_weight, learn=True)
         samples = Samples(X, y, targets, weight, given_weight)

@@ -10,7 +10,7 @@ gather by gather from pinned memory.
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -171,16 +171,21 @@ class Batches:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all batches in the present order, those gathered together as one chunk."""
-        self.start_epoch()
+        now = self.start_epoch()
+        index = torch.from_numpy(now).to(self._device)
         buffers = self._buffers
         for piece in self._pieces:
             start, stop = piece[0].start, piece[-1].stop
             n_rows = stop - start
-            X = self._gather(slice(start, stop))
-            target = X
-            if buffers.target is not None:
-                target = buffers.target[:n_rows]
-                self._gather_targets(slice(start, stop), target)
+            X, target = buffers.X[:n_rows], buffers.target
+            if target is not None:
+                target = target[:n_rows]
+            if buffers.transfer is None:
+                self.fill(now[start:stop], index[start:stop], X, target)
+            else:
+                X = buffers.transfer(n_rows, partial(self._take, now[start:stop]))
+                if target is not None:
+                    torch.index_select(self._targets, 0, index[start:stop], out=target)
             parts = [slice(part.start - start, part.stop - start) for part in piece]
             weight_sums, scale = [float(part.stop - part.start) for part in parts], None
             if buffers.scale is not None:
@@ -188,25 +193,36 @@ class Batches:
                 scale, weight_sums = buffers.scale[:n_rows], sums.tolist()
                 # from pageable memory: it is copied aside before this returns, and nothing waits
                 scale.copy_(torch.from_numpy(factors).unsqueeze(1), non_blocking=True)
-            yield Chunk(X, target, scale, parts, weight_sums)
+            yield Chunk(X, X if target is None else target, scale, parts, weight_sums)
 
-    def start_epoch(self) -> None:
-        """Bring the present order to where rows are gathered."""
+    def start_epoch(self) -> np.ndarray:
+        """Begin an epoch in the present order; return its rows of ``samples``."""
         self._now = self._order if self._rows is None else self._rows[self._order]
-        self._index = torch.from_numpy(self._now).to(self._device)
+        return self._now
 
-    def fill(self, part: slice, X: Tensor, target: Tensor | None) -> None:
-        """Gather some rows of the epoch's order into buffers of their length."""
+    def fill(self, rows: np.ndarray, index: Tensor, X: Tensor, target: Tensor | None) -> None:
+        """Gather rows of ``samples``, whether they are of this set or not.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+        index : Tensor
+            The same on the device.
+        X : Tensor of shape (len(rows), n_features)
+            Where the features are written.
+        target : Tensor of shape (len(rows), n_outputs) or (len(rows),), or None
+            Where the targets are written.
+        """
         if self._resident is not None:
-            torch.index_select(self._resident, 0, self._index[part], out=X)
+            torch.index_select(self._resident, 0, index, out=X)
         elif self._device.type == "cpu":
-            self._take(self._now[part], X)
+            self._take(rows, X)
         else:
             staged = torch.empty_like(X, device="cpu")
-            self._take(self._now[part], staged)
+            self._take(rows, staged)
             X.copy_(staged)
         if target is not None:
-            self._gather_targets(part, target)
+            torch.index_select(self._targets, 0, index, out=target)
 
     def new_target(self, shape: Sequence[int]) -> Tensor | None:
         """Return a buffer for the targets of rows; None where they are the features."""
@@ -233,17 +249,6 @@ class Batches:
         weight = self.weight[self._now[part]]
         sums = np.add.reduceat(weight, [batch.start for batch in batches])
         return weight / np.repeat(np.where(sums > 0, sums, 1.0), lengths), sums
-
-    def _gather(self, part: slice) -> Tensor:
-        out, n_rows = self._buffers.X, part.stop - part.start
-        if self._buffers.transfer is not None:
-            rows = self._now[part]
-            return self._buffers.transfer(n_rows, lambda staged: self._take(rows, staged))
-        self.fill(part, out[:n_rows], None)
-        return out[:n_rows]
-
-    def _gather_targets(self, part: slice, out: Tensor) -> None:
-        torch.index_select(self._targets, 0, self._index[part], out=out)
 
     def _take(self, rows: np.ndarray, out: Tensor) -> None:
         X = self.samples.X

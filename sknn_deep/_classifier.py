@@ -326,6 +326,10 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
 
+    _learned_from_data: ClassVar[tuple[str, ...]] = (
+        *BaseDeepEnsemble._learned_from_data, "classes_", "_label_binarizer",
+    )  # fmt: skip
+
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
     def fit(

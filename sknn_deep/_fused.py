@@ -16,13 +16,14 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 
+from sknn_deep._base import Validated
 from sknn_deep._device import on_device, resolve_device
 from sknn_deep._engine import EpochLosses
 from sknn_deep._stack import Stack, stack_size
@@ -173,11 +174,16 @@ def _reason_to_train_alone(job: Job) -> str:
     own = estimator._own_features() if hasattr(estimator, "_own_features") else ""
     if own:
         return f"{own} is not written for stacks"
-    others = sorted(job.fit_params.keys() - signature(estimator.fit).parameters.keys())
+    others = sorted(job.fit_params.keys() - _arguments_of_fit(type(estimator)))
     if others:
         return f"fit was given {', '.join(others)}"
     device = resolve_device(estimator.device)
     return "" if device.type in ("cpu", "cuda") else f"stacks are not written for {device.type!r}"
+
+
+@cache
+def _arguments_of_fit(estimator: type) -> frozenset[str]:
+    return frozenset(signature(estimator.fit).parameters)
 
 
 def _shape_of(job: Job) -> tuple:
@@ -289,10 +295,10 @@ def _fold(job: Job) -> tuple[int, int, int]:
 
 
 class _Data:
-    """The rows of folds, cut and converted once for all their jobs."""
+    """The rows of folds, cut and validated once for all their jobs."""
 
     def __init__(self):
-        self._of: dict[tuple, tuple] = {}
+        self._of: dict[tuple, Validated] = {}
 
     def keep_for(self, jobs: list[Job]) -> None:
         """Forget the data of other jobs."""
@@ -303,16 +309,9 @@ class _Data:
         """Do what comes before the first epoch."""
         key, estimator = _fold(job), job.estimator
         if key in self._of:
-            X, y, names = self._of[key]
-            training = estimator._begin_fit(X, y, **job.fit_params)
-            if names is not None:
-                estimator.feature_names_in_ = names
-            return training
-        X, y = job.take()
-        training = estimator._begin_fit(X, y, **job.fit_params)
-        # the array that became of X, which the others need not make again
-        names = getattr(estimator, "feature_names_in_", None)
-        self._of[key] = training.batches.samples.X, y, names
+            return estimator._begin_fit(None, None, **job.fit_params, validated=self._of[key])
+        training = estimator._begin_fit(*job.take(), **job.fit_params)
+        self._of[key] = estimator._validated_data(training)
         return training
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sknn_deep._backprop import Backprop, Workspace
-from sknn_deep._batches import Chunk, n_together
+from sknn_deep._batches import Batches, Chunk, n_together
 from sknn_deep._engine import (
     STEPS_BETWEEN_FLUSHES,
     EpochLosses,
@@ -130,13 +130,14 @@ class Stack:
         self._parts = [
             slice(stop - length, stop) for stop, length in zip(stops, longest, strict=True)
         ]
-        n_rows = max(int(longest[piece].sum()) for piece in self._pieces)
-        # rows beyond the end of a shorter batch stay what they were: they weigh nothing
-        self._X = self._flat.new_zeros((len(sets), n_rows, sets[0].n_features))
-        self._target = sets[0].new_target((len(sets), n_rows))
+        # what a shorter last batch lacks is filled up with zeros, which weigh nothing
+        self._order = np.zeros((len(sets), stops[-1]), dtype=np.intp)
+        # neighbours with the same data, whose rows are gathered by one call
+        of_same_data = groupby(range(len(sets)), key=lambda k: _data_of(sets[k]))
+        members = [list(ks) for _, ks in of_same_data]
+        self._sources = [slice(ks[0], ks[-1] + 1) for ks in members]
         self._has_weights = any(batches.weight is not None for batches in sets)
-        self._scale = self._flat.new_zeros((len(sets), n_rows, 1))
-        self._views: dict[int, list[tuple[slice, Tensor, Tensor | None]]] = {}
+        self._buffers: dict[int, tuple[Tensor, Tensor | None, Tensor]] = {}
 
     def train_epoch(self, rates: dict[int, list[float] | None]) -> dict[int, EpochLosses]:
         """Take a step along each batch, every network along its own.
@@ -153,10 +154,12 @@ class Stack:
         moves = self._moves(rates)
         results = self._flat.new_empty((2, *self._lengths.shape))
         sums = self._lengths.astype(np.float64)
-        for training in self._live.values():
-            training.batches.start_epoch()
+        for k, training in self._live.items():
+            rows = training.batches.start_epoch()
+            self._order[k, : len(rows)] = rows
             if self._has_modes:
                 training.network.train()
+        self._index = torch.from_numpy(self._order).to(self._device)
         with one_thread(), np.errstate(over="ignore", invalid="ignore"):
             self._pace.resume()
             for piece in self._pieces:
@@ -202,31 +205,48 @@ class Stack:
         """Bring the rows of some batches together, and write the sums of their weights."""
         parts = self._parts[piece]
         start, stop = parts[0].start, parts[-1].stop
+        X, target, scale = self._buffers_for(stop - start)
+        for source in self._sources:
+            own_target = None if target is None else target[source]
+            self._fill(source, slice(start, stop), X[source], own_target)
         parts = [slice(part.start - start, part.stop - start) for part in parts]
-        X, target = self._X[:, : stop - start], self._target
-        if target is not None:
-            target = target[:, : stop - start]
         is_even = not self._has_weights
         is_even = is_even and (self._lengths[:, piece] == self._lengths[0, piece]).all()
-        if start not in self._views:
-            self._views[start] = [self._view(k, start, stop) for k in range(len(self._trainings))]
-        for k, training in self._live.items():
-            rows, *buffers = self._views[start][k]
-            training.batches.fill(rows, *buffers)
-            if not is_even:
-                n_rows = rows.stop - rows.start
+        if is_even:
+            scale = None
+        else:
+            for k, training in self._live.items():
+                n_rows = min(stop, len(training.batches)) - start
                 own_parts = [slice(part.start, min(part.stop, n_rows)) for part in parts]
-                scale, sums[k, piece] = training.batches.weigh(rows, own_parts)
-                self._scale[k, :n_rows, 0] = torch.from_numpy(scale)
-                self._scale[k, n_rows:, 0] = 0.0
-        scale = None if is_even else self._scale[:, : stop - start]
+                rows = slice(start, start + n_rows)
+                factors, sums[k, piece] = training.batches.weigh(rows, own_parts)
+                scale[k, :n_rows, 0] = torch.from_numpy(factors)
+                for buffer in (X, target, scale):
+                    if buffer is not None:
+                        buffer[k, n_rows:] = 0
         return Chunk(X, X if target is None else target, scale, parts, [])
 
-    def _view(self, k: int, start: int, stop: int) -> tuple[slice, Tensor, Tensor | None]:
-        """Return the rows of a network in a piece, and where they are gathered."""
-        rows = slice(start, min(stop, len(self._trainings[k].batches)))
-        n_rows = rows.stop - rows.start
-        return rows, self._X[k, :n_rows], None if self._target is None else self._target[k, :n_rows]
+    def _buffers_for(self, n_rows: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return where so many rows of each network are gathered: features, targets, factors."""
+        if n_rows not in self._buffers:
+            shape = (len(self._trainings), n_rows)
+            batches = self._trainings[0].batches
+            X = self._flat.new_empty((*shape, batches.n_features))
+            scale = self._flat.new_zeros((*shape, 1))
+            self._buffers[n_rows] = X, batches.new_target(shape), scale
+        return self._buffers[n_rows]
+
+    def _fill(self, source: slice, part: slice, X: Tensor, target: Tensor | None) -> None:
+        """Gather a part of the epoch's rows for networks with the same data."""
+        rows, index = self._order[source, part].ravel(), self._index[source, part].reshape(-1)
+        gathered = target
+        if target is not None:
+            by_column = not target.is_contiguous()
+            gathered = target.new_empty(target.shape) if by_column else target
+            gathered = gathered.flatten(0, 1)
+        self._trainings[source.start].batches.fill(rows, index, X.flatten(0, 1), gathered)
+        if target is not None and by_column:
+            target.copy_(gathered.view(target.shape))
 
     def _factors(self, piece: slice, sums: np.ndarray, rates, moves) -> Iterator[Factors]:
         """Yield what a step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
@@ -306,6 +326,11 @@ class Stack:
                     move.kernel(factor)
                 self._pace.step_done()
         return torch.stack(squared_norms)
+
+
+def _data_of(batches: Batches) -> tuple[int, int]:
+    """Return what sets have in common whose rows come from the same arrays."""
+    return id(batches.samples.X), id(batches.samples.targets)
 
 
 @dataclass
