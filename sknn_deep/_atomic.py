@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import glob
 import os
 import secrets
 from collections.abc import Callable
@@ -23,7 +24,7 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"path={os.fspath(path)!r} is a directory; name a file.")
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f"{_prefix(target)}{secrets.token_hex(8)}.tmp")
     with open(temporary, "xb") as file:  # with the permissions that the process gives new files
         try:
             write(file)
@@ -38,6 +39,17 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
             temporary.unlink()
             raise
     _sync_directory(target.parent)
+
+
+def remove_temporaries(path: str | os.PathLike) -> None:
+    """Remove what processes that were killed in :func:`atomic_write` have left of new files."""
+    target = Path(os.path.realpath(path))
+    for temporary in target.parent.glob(f"{glob.escape(_prefix(target))}{'[0-9a-f]' * 16}.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name[:100]}."
 
 
 def _sync_directory(directory: Path) -> None:
