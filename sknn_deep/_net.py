@@ -117,12 +117,12 @@ class Net(NeuralNet):
     def load_callback_states(self, states: dict[str, Any]) -> None:
         """Undo :meth:`callback_states`, once the callbacks know that the training begins."""
         for name, callback in self.callbacks_:
-            if hasattr(callback, "load_state_dict"):
+            if _has_state(callback):
                 callback.load_state_dict(states[name])
                 continue
             for attribute, value in states[name].items():
                 present = getattr(callback, attribute, None)
-                if hasattr(present, "load_state_dict"):
+                if _has_state(present):
                     present.load_state_dict(value)
                 else:
                     setattr(callback, attribute, value)
@@ -173,13 +173,18 @@ def record_batch(history: History, loss: float, size: int) -> None:
 
 def _state_of(callback: Callback) -> dict[str, Any]:
     """Return a callback's state: by skorch's convention it is in names that end so: ``misses_``."""
-    if hasattr(callback, "state_dict"):
+    if _has_state(callback):
         return callback.state_dict()
     return {
-        name: value.state_dict() if hasattr(value, "state_dict") else value
+        name: value.state_dict() if _has_state(value) else value
         for name, value in vars(callback).items()
-        if name.endswith("_") and (hasattr(value, "state_dict") or is_plain(value))
+        if name.endswith("_") and (_has_state(value) or is_plain(value))
     }
+
+
+def _has_state(value) -> bool:
+    """Return whether an object, such as a scheduler of torch, gives and takes its state."""
+    return hasattr(value, "load_state_dict") and not isinstance(value, type)
 
 
 class _Constant:

@@ -473,6 +473,23 @@ def copied_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return _convert(optimizer.state_dict(), Tensor, Tensor.clone)
 
 
+def load_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Put an optimiser into a state, so that it goes on with the same bits.
+
+    torch's ``load_state_dict`` gives every tensor the type of the parameters, among them those that
+    an optimiser keeps in another, such as NAdam its product of momenta.
+    """
+    optimizer.load_state_dict(state_dict)
+    parts = getattr(optimizer, "parts", [optimizer])
+    for part, saved in zip(parts, state_dict.get("parts", [state_dict]), strict=True):
+        params = [param for group in part.param_groups for param in group["params"]]
+        for number, values in saved["state"].items():
+            present = part.state[params[number]]
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.dtype != present[name].dtype:
+                    present[name] = value.to(present[name].device, copy=True)
+
+
 def to_arrays(state: Any) -> Any:
     """Return an optimiser's ``state_dict`` with NumPy arrays in place of its tensors."""
     return _convert(state, Tensor, lambda tensor: tensor.detach().cpu().numpy())

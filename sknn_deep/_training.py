@@ -36,6 +36,7 @@ from sknn_deep._optimizers import (
     ANNEALING_SCHEDULES,
     annealed_rate,
     copied_state,
+    load_state,
     set_learning_rate,
 )
 
@@ -192,7 +193,7 @@ class Before:
         if estimator.history_ is not None:
             del estimator.history_[self._n_rows :]
         if self._optimizer is not None:
-            estimator._optimizer.load_state_dict(self._optimizer)
+            load_state(estimator._optimizer, self._optimizer)
 
 
 class Training:
@@ -356,7 +357,7 @@ class Training:
         """Go on with a state of :meth:`state_dict`, which was read from a file."""
         self._progress.load(state["progress"])
         self.network.restore(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, state["optimizer"])
         engine.n_steps = state["n_steps"]
         load_random_state_dict(self._random_state, state["random_state"])
         if state["generator"] is not None:
