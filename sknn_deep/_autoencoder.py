@@ -753,7 +753,12 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         n_kept = self._n_rows_to_decode(n_trained)
         moments = code_moments(self.module_, chunks, n_rows=n_rows, n_kept=n_kept)
         if self.order_code and not incremental:
-            moments = turn_to_principal_axes(self.module_, moments)
+            snapshot = self.module_.snapshot()
+            try:
+                moments = turn_to_principal_axes(self.module_, moments)
+            except BaseException:  # half a rotation is none
+                self.module_.restore(snapshot)
+                raise
             # its moments are those of the weights before
             vars(self).pop("_optimizer", None)
             vars(self).pop("_optimizer_state", None)

@@ -5,6 +5,7 @@ Think twice before adding anything here: what only one estimator needs belongs t
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
@@ -25,6 +26,7 @@ from skorch.history import History
 
 from sknn_deep import _batches, _optimizers
 from sknn_deep._batches import Batches, Chunk, Samples, check_weight, dense, whole
+from sknn_deep._checkpoint import CheckpointFile, described_call
 from sknn_deep._device import (
     accepted_dtypes,
     numpy_dtype,
@@ -33,13 +35,22 @@ from sknn_deep._device import (
     seeded_generator,
 )
 from sknn_deep._engine import Engine
+from sknn_deep._interruption import is_one_of_many
 from sknn_deep._lbfgs import fit_lbfgs
 from sknn_deep._losses import Loss
 from sknn_deep._net import Net
 from sknn_deep._network import ACTIVATIONS, NORMALIZATIONS, Network
 from sknn_deep._optimizers import DEFAULT_WEIGHT_DECAY, STOCHASTIC_SOLVERS
 from sknn_deep._summary import summary
-from sknn_deep._training import Progress, Training, Validation
+from sknn_deep._threads import fixed_threads
+from sknn_deep._training import (
+    Before,
+    DivergenceError,
+    Progress,
+    Training,
+    Validation,
+    divergence_message,
+)
 from sknn_deep._validation import (
     Interval,
     Options,
@@ -47,7 +58,7 @@ from sknn_deep._validation import (
     accepts_sample_weight,
     check_sample_weight,
 )
-from sknn_deep.callbacks import SklearnCallbacks
+from sknn_deep.callbacks import SklearnCallbacks, TrainingCheckpoint
 
 
 class Validated(NamedTuple):
@@ -196,20 +207,28 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _train(self, given, incremental: bool, held_out):
         """Validate, train, check: what ``_fit`` does once torch's modes are set."""
-        random_state, batches, validation = self._take_in(given, incremental, held_out)
-        n_epochs = 0 if self.solver == "lbfgs" else self.max_iter
-        callbacks = [] if incremental else self._sklearn_callbacks(given, n_epochs)
-        try:
-            if self.solver == "lbfgs":
-                self._fit_lbfgs(batches, callbacks)
-            else:
-                training = self._training(batches, validation, random_state, incremental, callbacks)
-                training.run(self._engine(training))
-                self._take_over(training)
-        finally:
-            self._end_training()
-        self._check_weights()
-        self._after_training(batches, incremental)
+        checkpoint = self._open_checkpoint(incremental)
+        before = Before(self, goes_on=incremental or self.warm_start)
+        with nullcontext() if checkpoint is None else fixed_threads(checkpoint.n_threads):
+            with before.restored_after(BaseException):
+                random_state, *sets = self._take_in(given, incremental, held_out, checkpoint)
+                n_epochs = 0 if self.solver == "lbfgs" else self.max_iter
+                callbacks = [] if incremental else self._sklearn_callbacks(given, n_epochs)
+                if self.solver != "lbfgs":
+                    training = self._training(*sets, random_state, incremental, callbacks)
+                    training.begin()
+            # after these there is nothing to keep; after the user's own errors there is
+            with before.restored_after(KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError):
+                try:
+                    if self.solver == "lbfgs":
+                        self._fit_lbfgs(sets[0], callbacks)
+                    else:
+                        training.run(self._engine(training), checkpoint)
+                finally:
+                    if self.solver != "lbfgs":
+                        self._take_over(training)
+                    self._end_training()
+            self._after_training(sets[0], incremental)
         return self
 
     def _begin_fit(
@@ -221,7 +240,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         y_val=None,
         sample_weight_val=None,
         *,
-        validated: "Validated | None" = None,
+        validated: Validated | None = None,
     ) -> Training:
         """Do what ``fit`` does before the first epoch, for networks trained as a stack.
 
@@ -231,10 +250,13 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             self._validate_params()
         held_out = (X_val, y_val, sample_weight_val)
         self._check_combinations(False, held_out)
-        random_state, *sets = self._take_in((X, y, sample_weight), False, held_out, validated)
-        return self._training(*sets, random_state)
+        with Before(self, goes_on=False).restored_after(BaseException):
+            random_state, *sets = self._take_in(
+                (X, y, sample_weight), False, held_out, validated=validated
+            )
+            return self._training(*sets, random_state)
 
-    def _validated_data(self, training: Training) -> "Validated":
+    def _validated_data(self, training: Training) -> Validated:
         """Return the data that a training began with, for others."""
         samples, own = training.batches.samples, vars(self)
         learned = {name: own[name] for name in self._learned_from_data if name in own}
@@ -242,40 +264,92 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _end_fit(self, training: Training) -> None:
         """Do what ``fit`` does after the last epoch."""
-        training.end()
-        self._end_training()
-        self._take_over(training)
-        self._check_weights()
+        try:
+            training.end()
+        finally:
+            self._take_over(training)
+            self._end_training()
         self._after_training(training.batches, incremental=False)
 
     def _after_training(self, batches: Batches | Chunk, incremental: bool) -> None:
         """Look at what a network has learned from its training data."""
 
-    def _take_in(self, given, incremental: bool, held_out, validated=None):
-        """Validate the data and make the network ready; where that fails, nothing is lost."""
-        before = dict(vars(self))
-        try:
-            random_state = check_random_state(self.random_state)
+    def _take_in(
+        self,
+        given,
+        incremental: bool,
+        held_out,
+        checkpoint: CheckpointFile | None = None,
+        validated: Validated | None = None,
+    ):
+        """Validate the data and make the network ready.
+
+        Returns
+        -------
+        random_state : RandomState
+        batches : Batches, or with L-BFGS a Chunk
+        validation : Validation or None
+        """
+        random_state = check_random_state(self.random_state)
+        if checkpoint is None:
             samples = self._prepare(*given, random_state, incremental, validated)
-            return random_state, *self._arrange(samples, held_out, random_state)
-        except BaseException:
-            # what was fitted before is fitted still
-            vars(self).clear()
-            vars(self).update(before)
-            raise
+            return random_state, *self._arrange(samples, held_out, random_state)[:2]
+        first = checkpoint.first_random_state(random_state)
+        samples = self._prepare(*given, first, incremental)
+        *sets, held_out_samples = self._arrange(samples, held_out, first)
+        checkpoint.belongs_to(self._described_call(samples, held_out_samples))
+        # the user's own generator goes on, too, where it is to be reproduced
+        is_own = isinstance(self.random_state, np.random.RandomState)
+        return random_state if is_own else first, *sets
 
     def _end_training(self) -> None:
         self.module_.eval()
         self.module_.set_generator(None)
         self._progress.stop_watching()
 
-    def _check_weights(self) -> None:
-        if not self.module_.flat.isfinite().all():
+    def _open_checkpoint(self, incremental: bool) -> CheckpointFile | None:
+        """Return the file in which the training is kept, where the user wants one."""
+        checkpoints = [
+            callback
+            for callback in map(_unnamed, self.callbacks or [])
+            if isinstance(callback, TrainingCheckpoint)
+        ]
+        if not checkpoints:
+            return None
+        if incremental:
             raise ValueError(
-                "Solver produced non-finite parameter weights. The input data may contain large "
-                "values and need to be preprocessed, or the step is too large: scale the input "
-                f"(StandardScaler) or lower learning_rate_init={self.learning_rate_init}."
+                "partial_fit does not support TrainingCheckpoint: it trains one epoch on data that "
+                "the next call does not have. Set callbacks=None, or call fit."
             )
+        if len(checkpoints) > 1:
+            raise ValueError(
+                f"callbacks holds {len(checkpoints)} of TrainingCheckpoint; pass one of them."
+            )
+        return checkpoints[0].open()
+
+    def _other_callbacks(self) -> list:
+        """Return the callbacks that skorch's net tells of the training."""
+        return [
+            callback
+            for callback in self.callbacks or []
+            if not isinstance(_unnamed(callback), TrainingCheckpoint)
+        ]
+
+    def _described_call(self, samples: Samples, held_out: Samples | None) -> dict[str, Any]:
+        """Return what tells this call of ``fit`` from another."""
+        data = {"X": samples.X, "y": samples.y, "sample_weight": samples.given_weight}
+        if held_out is not None:
+            named = {"X_val": held_out.X, "y_val": held_out.y}
+            data |= {**named, "sample_weight_val": held_out.given_weight}
+        if self.warm_start and self.n_iter_:
+            learned = [tensor.cpu().numpy().ravel() for tensor in self.module_.snapshot()]
+            data["the network that warm_start goes on with"] = np.concatenate(learned)
+        callbacks = [
+            [type(callback), {} if isinstance(callback, type) else callback.get_params(deep=False)]
+            for callback in map(_unnamed, self._other_callbacks())
+        ]
+        device = str(self.module_.flat.device)
+        return described_call(self, data, device=device, callbacks=callbacks)
 
     def _prepare(
         self, X, y, sample_weight, random_state, incremental: bool, validated=None
@@ -305,22 +379,23 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _arrange(
         self, samples: Samples, held_out, random_state
-    ) -> tuple[Batches | Chunk, Validation | None]:
-        """Return the batches to train on, and the validation set where there is one."""
+    ) -> tuple[Batches | Chunk, Validation | None, Samples | None]:
+        """Return the batches to train on, the validation set, and that of the user, if any."""
         n_samples = samples.X.shape[0]
         if self.solver == "lbfgs":
             self._check_enough_rows(n_samples)
             flat = self.module_.flat
-            return whole(samples, device=flat.device, dtype=flat.dtype), None
-        rows, validation = None, None
+            return whole(samples, device=flat.device, dtype=flat.dtype), None, None
+        rows, validation, own_set = None, None, None
         if held_out[0] is not None:
-            validation = self._validation(self._validate_held_out(*held_out))
+            own_set = self._validate_held_out(*held_out)
+            validation = self._validation(own_set)
         elif self.early_stopping:
             rows, held_out_rows = self._split(samples, random_state)
             validation = self._validation(samples.take(held_out_rows))
             n_samples = len(rows)
         batches = self._make_batches(samples, rows, self._clipped_batch_size(n_samples))
-        return batches, validation
+        return batches, validation, own_set
 
     def _check_combinations(self, incremental: bool, held_out) -> None:
         """Refuse parameters and arguments that are valid one by one but not together."""
@@ -364,9 +439,10 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         return [("dropout", any(np.ravel(self.dropout) != 0))]
 
     def _check_callback(self, callback) -> None:
-        if isinstance(callback, tuple) and len(callback) == 2:  # skorch's (name, callback)
-            callback = callback[1]
+        callback = _unnamed(callback)
         is_class = isinstance(callback, type) and issubclass(callback, Callback)
+        if is_class and issubclass(callback, TrainingCheckpoint):
+            raise TypeError("callbacks holds the class TrainingCheckpoint; pass an instance.")
         if is_class or isinstance(callback, Callback):
             return
         remedy = (
@@ -436,7 +512,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _fit_lbfgs(self, chunk: Chunk, callbacks: list[SklearnCallbacks]) -> None:
         for callback in callbacks:
             callback.on_train_begin(None)
-        self.loss_, self.n_iter_ = fit_lbfgs(
+        self.loss_, self.n_iter_, self.interrupted_ = fit_lbfgs(
             self.module_,
             self._make_loss(),
             chunk,
@@ -449,6 +525,15 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self.best_iter_ = self.n_iter_
         for callback in callbacks:
             callback.on_train_end(None)
+        if not self.module_.flat.isfinite().all():
+            raise DivergenceError(
+                f"{divergence_message('parameter weights')} Scale the input (StandardScaler) and "
+                "large targets."
+            )
+        if self.interrupted_:
+            if is_one_of_many():
+                raise KeyboardInterrupt
+            warnings.warn("Training interrupted by user.", stacklevel=2)
 
     def _training(
         self,
@@ -470,12 +555,13 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             "optimizer": self._make_optimizer(incremental),
             "history": self.history_,
         }
-        callbacks, net = [*sklearn_callbacks, *(self.callbacks or [])], None
-        if callbacks:
+        own, net = self._other_callbacks(), None
+        if own or sklearn_callbacks:
             net = Net(
                 network,
                 **parts,
-                callbacks=callbacks,
+                callbacks=[*sklearn_callbacks, *own],
+                records_batches=bool(own),
                 verbose=int(self.verbose),
                 scored=self._without_feature_names(),
             )
@@ -508,7 +594,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _take_over(self, training: Training) -> None:
         """Set what a finished training has come to."""
-        self.n_iter_ = training.n_iter
+        self.n_iter_, self.interrupted_ = training.n_iter, training.interrupted
         self._publish(self._progress)
 
     def _publish(self, progress: Progress) -> None:
@@ -639,7 +725,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         )
         state = vars(self).pop("_optimizer_state", None)
         if incremental and state is not None:
-            self._optimizer.load_state_dict(_optimizers.to_tensors(state))
+            _optimizers.load_state(self._optimizer, _optimizers.to_tensors(state))
         return self._optimizer
 
     def _weight_decay(self) -> float:
@@ -773,6 +859,12 @@ def _evaluate_loss(
     totals, weight_sums, outputs = zip(*parts, strict=True)
     value = sum(totals) / sum(weight_sums) * loss.reported_scale
     return value, np.concatenate(outputs) if keep else None
+
+
+def _unnamed(callback):
+    """Return a callback without the name that skorch lets go with it."""
+    is_pair = isinstance(callback, tuple) and len(callback) == 2
+    return callback[1] if is_pair else callback
 
 
 def _flat_items(config: dict[str, Any]) -> dict[str, Any]:

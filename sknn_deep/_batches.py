@@ -99,6 +99,8 @@ class Batches:
 
     Attributes
     ----------
+    order : ndarray of int, shape (n_rows,)
+        The present order of the rows of this set.
     slices : list of slice
         The rows of each batch, in the present order.
     n_batches : int
@@ -118,7 +120,7 @@ class Batches:
         self.samples, self._rows, self._device, self._dtype = samples, rows, device, dtype
         n_samples = X.shape[0] if rows is None else len(rows)
         check_weight(weight if rows is None or weight is None else weight[rows])
-        self._order = np.arange(n_samples)
+        self.order = np.arange(n_samples)
         self.slices = batch_slices(n_samples, batch_size, min_batch_size)
         self.n_batches = len(self.slices)
         self._targets = None if targets is None else _to_device(targets, device, dtype)
@@ -142,7 +144,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self._order)
+        return len(self.order)
 
     @property
     def n_features(self) -> int:
@@ -167,7 +169,7 @@ class Batches:
 
     def shuffle(self, random_state: np.random.RandomState) -> None:
         """Permute the present order, as scikit-learn's MLP does before each epoch."""
-        random_state.shuffle(self._order)
+        random_state.shuffle(self.order)
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all batches in the present order, those gathered together as one chunk."""
@@ -197,7 +199,7 @@ class Batches:
 
     def start_epoch(self) -> np.ndarray:
         """Begin an epoch in the present order; return its rows of ``samples``."""
-        self._now = self._order if self._rows is None else self._rows[self._order]
+        self._now = self.order if self._rows is None else self._rows[self.order]
         return self._now
 
     def fill(self, rows: np.ndarray, index: Tensor, X: Tensor, target: Tensor | None) -> None:

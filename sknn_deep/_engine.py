@@ -79,6 +79,8 @@ class Engine:
         used, and ``batch_ends(X, target, loss, raw)`` with the reported loss.
     in_optimizer : bool
         Whether an error that came out of ``train`` is the optimiser's.
+    n_steps : int
+        Steps begun, over all epochs.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class Engine:
         self._frozen: list[tuple[Tensor, Tensor]] = []
         self._none = network.flat.new_zeros(())
         self._asks_for_loss = type(optimizer) not in _SIMPLE_OPTIMIZERS
-        self._n_steps = 0
+        self.n_steps = 0
         self._has_slow_denormals = network.flat.device.type == "cpu"
         self.listener: Any = None
         self.in_optimizer = False
@@ -234,10 +236,10 @@ class Engine:
         return torch.stack(squared_norms)
 
     def _flush_now_and_then(self) -> None:
-        if self._n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._has_slow_denormals:
+        if self.n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._has_slow_denormals:
             self._network.zero_negligible()
             zero_negligible_state(self._optimizer)
-        self._n_steps += 1
+        self.n_steps += 1
 
     def _steps(self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None) -> Tensor:
         """Take a chunk's steps whatever the optimiser, and tell the listener of each."""

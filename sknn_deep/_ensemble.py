@@ -131,7 +131,8 @@ class BaseDeepEnsemble(BaseDeepMLP):
             if hasattr(self, "classes_"):
                 fit_params["classes"] = self.classes_
             for network in networks:
-                network.partial_fit(X, y, **fit_params)
+                if network.partial_fit(X, y, **fit_params).interrupted_:
+                    raise KeyboardInterrupt  # the others are not trained
             return self._adopt(networks)
         fit_params |= self._validated_held_out(*held_out, dtype=X.dtype)
         callbacks = self._sklearn_callbacks(given, n_epochs=0)
@@ -187,6 +188,7 @@ class BaseDeepEnsemble(BaseDeepMLP):
                 network.feature_names_in_ = self.feature_names_in_
         self.estimators_ = networks
         self.n_iter_ = max(network.n_iter_ for network in networks)
+        self.interrupted_ = False
         return self
 
     def _map_networks(self, function: Callable[[Tensor], Tensor], X) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ from sknn_deep._base import Validated
 from sknn_deep._device import on_device, resolve_device
 from sknn_deep._engine import EpochLosses
 from sknn_deep._stack import Stack, stack_size
-from sknn_deep._training import Training
+from sknn_deep._training import Before, Training
 from sknn_deep._validation import num_samples, safe_indexing
 
 # What may differ between the networks of a stack.
@@ -218,20 +218,22 @@ class _Fit:
 
     def __init__(self, job: Job, begin: Callable[[], Training]):
         self.job, self.training = job, None
-        self._before = dict(vars(job.estimator))
+        self._before = Before(job.estimator, goes_on=False)
         random_state = job.estimator.random_state
         has_state = isinstance(random_state, np.random.RandomState)
         self._random = random_state.get_state() if has_state else None
         self.training = begin()
 
+    def go_back(self) -> None:
+        """Give the estimator back what it had before its fit."""
+        self._before.restore()
+
     def undo(self) -> None:
-        """Make the estimator what it was before it was begun."""
+        """Make the estimator what it was before it was begun, and its generator."""
         self.training = None
-        estimator = self.job.estimator
-        vars(estimator).clear()
-        vars(estimator).update(self._before)
+        self.go_back()
         if self._random is not None:
-            estimator.random_state.set_state(self._random)
+            self.job.estimator.random_state.set_state(self._random)
 
     @property
     def has_stopped(self) -> bool:
@@ -457,6 +459,7 @@ def _finish(fit: _Fit) -> None:
             estimator._end_training()
     except Exception as error:
         fit.job.error = error
+        fit.go_back()
     fit.job.seconds += time.perf_counter() - start
 
 

@@ -22,7 +22,7 @@ def fit_lbfgs(
     max_iter: int,
     max_fun: int,
     verbose: bool,
-) -> tuple[float, int]:
+) -> tuple[float, int, bool]:
     """Minimise the loss over the whole set with SciPy's L-BFGS-B [1]_.
 
     Parameters
@@ -40,6 +40,8 @@ def fit_lbfgs(
     loss : float
         The loss at the optimum, penalty included, on the scale that is reported.
     n_iter : int
+    interrupted : bool
+        Whether the user interrupted; the network then holds the last iterate.
 
     References
     ----------
@@ -64,19 +66,33 @@ def fit_lbfgs(
         value = work.loss(0).item() + 0.5 * rate * torch.dot(weights, weights).item()
         return value, network.flat.grad.cpu().numpy().astype(np.float64)
 
+    latest = scipy.optimize.OptimizeResult(nit=0)
+
+    def keep(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+        x, fun = intermediate_result.x.copy(), intermediate_result.fun
+        latest.update(x=x, fun=fun, nit=latest.nit + 1)
+
+    interrupted = False
     network.train()
-    result = scipy.optimize.minimize(
-        loss_and_gradient,
-        network.flat.cpu().numpy().astype(np.float64),
-        method="L-BFGS-B",
-        jac=True,
-        options={
-            "maxfun": max_fun, "maxiter": max_iter, "gtol": tol, **lbfgs_verbosity(verbose),
-        },
-    )  # fmt: skip
+    try:
+        result = scipy.optimize.minimize(
+            loss_and_gradient,
+            network.flat.cpu().numpy().astype(np.float64),
+            method="L-BFGS-B",
+            jac=True,
+            callback=keep,
+            options={
+                "maxfun": max_fun, "maxiter": max_iter, "gtol": tol, **lbfgs_verbosity(verbose),
+            },
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        if latest.nit == 0:
+            raise
+        result, interrupted = latest, True
     network.flat.copy_(torch.from_numpy(result.x))
     network.learn_statistics(chunk.X)
     network.eval()
     penalty = 0.5 * rate * torch.dot(network.weights, network.weights).item()
     reported = (result.fun - penalty) * loss.reported_scale + penalty
-    return float(reported), int(check_optimize_result("lbfgs", result, max_iter))
+    n_iter = latest.nit if interrupted else check_optimize_result("lbfgs", result, max_iter)
+    return float(reported), int(n_iter), interrupted

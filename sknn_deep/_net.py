@@ -4,12 +4,16 @@ The contract is skorch's: ``net.history``, ``net.module_``, ``net.optimizer_`` a
 notifications. A fit without callbacks needs none of it and makes no net.
 """
 
+from typing import Any
+
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochScoring, LRScheduler
 from skorch.history import History
 from torch import Tensor
 
+from sknn_deep._checkpoint import as_pairs, is_plain
+from sknn_deep._interruption import is_raised
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
 
@@ -26,6 +30,8 @@ class Net(NeuralNet):
     history : History
         Written to by the training.
     callbacks : list of skorch callbacks
+    records_batches : bool
+        Whether the history shall hold the loss of each batch.
     verbose : int
     scored : estimator
         Through which skorch's scoring callbacks predict.
@@ -34,6 +40,8 @@ class Net(NeuralNet):
     ----------
     hears_batches : bool
         Whether a callback does anything with the events of single batches.
+    records_batches : bool
+        Whether the losses of an epoch's batches are to be written to the history after it.
     """
 
     def __init__(
@@ -44,6 +52,7 @@ class Net(NeuralNet):
         optimizer: torch.optim.Optimizer,
         history: History,
         callbacks: list,
+        records_batches: bool,
         verbose: int,
         scored,
     ):
@@ -63,6 +72,8 @@ class Net(NeuralNet):
         self.device = str(network.flat.device)
         self.history_ = history
         self.hears_batches = any(_listens_to_batches(callback) for _, callback in self.callbacks_)
+        # else they are recorded as they come
+        self.records_batches = records_batches and not self.hears_batches
 
     @property
     def _default_callbacks(self):
@@ -93,9 +104,28 @@ class Net(NeuralNet):
         for _, callback in self.callbacks_:
             try:
                 callback.on_epoch_end(self, **datasets)
-            except KeyboardInterrupt:  # skorch's callbacks ask in this way
+            except KeyboardInterrupt as error:  # skorch's callbacks ask in this way
+                if not is_raised(error):
+                    raise  # the user's Ctrl-C came while the callback ran
                 stop = True
         return stop
+
+    def callback_states(self) -> dict[str, Any]:
+        """Return what each callback has learned, by name, as far as a checkpoint can hold it."""
+        return {name: as_pairs(_state_of(callback)) for name, callback in self.callbacks_}
+
+    def load_callback_states(self, states: dict[str, Any]) -> None:
+        """Undo :meth:`callback_states`, once the callbacks know that the training begins."""
+        for name, callback in self.callbacks_:
+            if _has_state(callback):
+                callback.load_state_dict(states[name])
+                continue
+            for attribute, value in states[name].items():
+                present = getattr(callback, attribute, None)
+                if _has_state(present):
+                    present.load_state_dict(value)
+                else:
+                    setattr(callback, attribute, value)
 
     # skorch's events of single batches, as the engine's listener
 
@@ -139,6 +169,22 @@ def record_batch(history: History, loss: float, size: int) -> None:
     history.new_batch()
     history.record_batch("train_loss", loss)
     history.record_batch("train_batch_size", size)
+
+
+def _state_of(callback: Callback) -> dict[str, Any]:
+    """Return a callback's state: by skorch's convention it is in names that end so: ``misses_``."""
+    if _has_state(callback):
+        return callback.state_dict()
+    return {
+        name: value.state_dict() if _has_state(value) else value
+        for name, value in vars(callback).items()
+        if name.endswith("_") and (_has_state(value) or is_plain(value))
+    }
+
+
+def _has_state(value) -> bool:
+    """Return whether an object, such as a scheduler of torch, gives and takes its state."""
+    return hasattr(value, "load_state_dict") and not isinstance(value, type)
 
 
 class _Constant:

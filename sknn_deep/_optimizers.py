@@ -27,11 +27,14 @@ STOCHASTIC_SOLVERS = ("sgd", "adam", *TORCH_OPTIMIZERS, "muon")
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.01}
 ANNEALING_SCHEDULES = ("cosine", "one_cycle")
 
-# torch wraps this method so that its first call imports torch._dynamo, which takes longer
-# than most fits, in every process. The optimisers here are never compiled.
-_light_add_param_group = getattr(
-    torch.optim.Optimizer.add_param_group, "__wrapped__", torch.optim.Optimizer.add_param_group
-)
+
+def _light(method: Callable) -> Callable:
+    """Return a method of torch's optimiser without what torch has wrapped around it.
+
+    The first call of the wrapper imports ``torch._dynamo``, which takes longer than most fits, in
+    every process. The optimisers here are never compiled.
+    """
+    return getattr(method, "__wrapped__", method)
 
 
 Move = Callable[[float | Tensor], None]
@@ -52,7 +55,9 @@ class FlatOptimizer(torch.optim.Optimizer):
     """
 
     buffers: tuple[str, ...]
-    add_param_group = _light_add_param_group
+    add_param_group = _light(torch.optim.Optimizer.add_param_group)
+    state_dict = _light(torch.optim.Optimizer.state_dict)
+    load_state_dict = _light(torch.optim.Optimizer.load_state_dict)
     _opt_called = True  # a scheduler of torch asks; it does not hear of ``kernel``
 
     def __init__(self, flat: Tensor, **defaults: Any):
@@ -461,6 +466,28 @@ def zero_negligible_moments(moments: Tensor) -> None:
     """Set elements to zero that are on their way to denormal numbers."""
     limit = torch.finfo(moments.dtype).tiny ** 0.75
     torch.ops.aten.hardshrink.out(moments, limit, out=moments)
+
+
+def copied_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimiser's ``state_dict`` with tensors of its own."""
+    return _convert(optimizer.state_dict(), Tensor, Tensor.clone)
+
+
+def load_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Put an optimiser into a state, so that it goes on with the same bits.
+
+    torch's ``load_state_dict`` gives every tensor the type of the parameters, among them those that
+    an optimiser keeps in another, such as NAdam its product of momenta.
+    """
+    optimizer.load_state_dict(state_dict)
+    parts = getattr(optimizer, "parts", [optimizer])
+    for part, saved in zip(parts, state_dict.get("parts", [state_dict]), strict=True):
+        params = [param for group in part.param_groups for param in group["params"]]
+        for number, values in saved["state"].items():
+            present = part.state[params[number]]
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.dtype != present[name].dtype:
+                    present[name] = value.to(present[name].device, copy=True)
 
 
 def to_arrays(state: Any) -> Any:

@@ -22,14 +22,25 @@ _TRIAL, _SETTLING, _BETWEEN_TRIALS, _FIRST_TRIAL = 0.03, 0.01, 1.0, 0.25
 _CLEARLY_FASTER = 0.9
 
 # OpenMP's threads do not survive a fork: a child that asked for them would wait for ever.
+_is_forked = False
+
+
+def _after_fork() -> None:
+    global _is_forked
+    _is_forked = True
+    torch.set_num_threads(1)
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+    os.register_at_fork(after_in_child=_after_fork)
 
 # torch keeps a number for each Python thread, and hands the last one that was set to threads
 # that ask for the first time. While a block is entered anywhere, that may be the block's 1.
 _lock = threading.Lock()
 _n_entered = 0
 _n_outside = 1
+# What ``fixed_threads`` has set, for each Python thread.
+_fixed = threading.local()
 
 
 def allowed_threads() -> int:
@@ -37,6 +48,9 @@ def allowed_threads() -> int:
 
     It is what ``OMP_NUM_THREADS``, ``threadpoolctl`` or joblib's workers set.
     """
+    fixed = getattr(_fixed, "n_threads", None)
+    if fixed is not None:
+        return fixed
     n_threads = torch.get_num_threads()
     return _n_outside if n_threads == 1 and _n_entered else n_threads
 
@@ -45,18 +59,49 @@ def allowed_threads() -> int:
 def one_thread() -> Iterator[None]:
     """Run torch on one thread, and give it its threads back afterwards."""
     global _n_entered, _n_outside
-    with _lock:
-        before = allowed_threads()
-        if _n_entered == 0:
-            _n_outside = before
-        _n_entered += 1
+    has_entered = False
+    try:  # an interruption may come at any call
+        with _lock:
+            before = allowed_threads()
+            if _n_entered == 0:
+                _n_outside = before
+            _n_entered += 1
+            has_entered = True
         torch.set_num_threads(1)
-    try:
         yield
     finally:
-        with _lock:
-            _n_entered -= 1
-            torch.set_num_threads(before)
+        if has_entered:
+            with _lock:
+                _n_entered -= 1
+                torch.set_num_threads(before)
+
+
+@contextmanager
+def fixed_threads(n_threads: int) -> Iterator[None]:
+    """Let what this Python thread computes take exactly so many threads, whatever the clock says.
+
+    The same numbers then come out each time: how many threads a product is divided over decides
+    on its last digit.
+
+    Raises
+    ------
+    RuntimeError
+        In a forked process that has fewer.
+    """
+    outside, before = allowed_threads(), getattr(_fixed, "n_threads", None)
+    if _is_forked and n_threads > outside:
+        raise RuntimeError(
+            f"The training ran on {n_threads} threads, but this process was forked and has "
+            f"{outside}: OpenMP's threads do not survive a fork. Go on in a process that was not "
+            "forked, such as one that multiprocessing spawns."
+        )
+    try:
+        _fixed.n_threads = n_threads
+        torch.set_num_threads(n_threads)
+        yield
+    finally:
+        _fixed.n_threads = before
+        torch.set_num_threads(outside)
 
 
 def worthwhile_threads(multiply_adds: int) -> int:
@@ -75,6 +120,8 @@ class Pace:
     ----------
     n_threads : int
         The most threads to use.
+    is_fixed : bool, default=False
+        Use them always: nothing is tried.
 
     Attributes
     ----------
@@ -82,9 +129,10 @@ class Pace:
         What large kernels use just now.
     """
 
-    def __init__(self, n_threads: int):
+    def __init__(self, n_threads: int, is_fixed: bool = False):
         self.n_threads = n_threads
         self.several = n_threads > 1
+        self._is_settled = is_fixed or n_threads == 1
         self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
         self._next_trial = time.perf_counter() + _FIRST_TRIAL
         self._measured, self._n_steps = -_SETTLING, 0
@@ -93,7 +141,8 @@ class Pace:
     @classmethod
     def of(cls, device: torch.device) -> "Pace":
         """Return one for work on a device; on a CPU it may use the threads allowed."""
-        return cls(allowed_threads() if device.type == "cpu" else 1)
+        is_fixed = getattr(_fixed, "n_threads", None) is not None
+        return cls(allowed_threads() if device.type == "cpu" else 1, is_fixed)
 
     def pause(self) -> None:
         """Stop the clock, at the end of an epoch."""
@@ -105,7 +154,7 @@ class Pace:
 
     def step_done(self) -> None:
         """Count a step, and change the number of threads where it is time to."""
-        if self.n_threads == 1:
+        if self._is_settled:
             return
         now = time.perf_counter()
         if now < self._since:

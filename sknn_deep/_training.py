@@ -8,8 +8,10 @@ score, and decides when to stop.
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +21,41 @@ from skorch.history import History
 from torch import Tensor
 
 from sknn_deep._batches import Batches
+from sknn_deep._checkpoint import (
+    CheckpointFile,
+    as_pairs,
+    load_random_state_dict,
+    random_state_dict,
+)
 from sknn_deep._engine import Engine, EpochLosses
+from sknn_deep._interruption import is_one_of_many
 from sknn_deep._losses import Loss
 from sknn_deep._net import Net, record_batch
 from sknn_deep._network import Network
-from sknn_deep._optimizers import ANNEALING_SCHEDULES, annealed_rate, set_learning_rate
+from sknn_deep._optimizers import (
+    ANNEALING_SCHEDULES,
+    annealed_rate,
+    copied_state,
+    load_state,
+    set_learning_rate,
+)
 
 # Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
 _SMALLEST_ADAPTIVE_RATE = 1e-6
+# What ``sklearn.callback`` sets when a fit begins, and takes away when it is left.
+_CALLBACK_STATE = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
+
+
+class DivergenceError(ValueError):
+    """Training has come to weights, or to a loss, that are no numbers."""
+
+
+def divergence_message(what: str) -> str:
+    """Return what has happened, in scikit-learn's words."""
+    return (
+        f"Solver produced non-finite {what}. The input data may contain large values and need to "
+        "be preprocessed."
+    )
 
 
 @dataclass
@@ -73,6 +102,28 @@ class Progress:
         """Forget the snapshot, which the network has been restored to."""
         self.watching, self.best_snapshot = False, None
 
+    def load(self, values: dict[str, Any]) -> None:
+        """Take over all values, the curves into the lists that there are."""
+        curves = ("loss_curve", "validation_scores", "validation_loss_curve")
+        present = {name: getattr(self, name) for name in curves}
+        vars(self).update(values)
+        for name, curve in present.items():
+            if curve is not None:
+                curve[:] = values[name]
+                setattr(self, name, curve)
+
+    def mark(self) -> tuple[dict[str, Any], int, int]:
+        """Return what :meth:`back_to` goes back to."""
+        return dict(vars(self)), len(self.loss_curve), len(self.validation_scores or ())
+
+    def back_to(self, mark: tuple[dict[str, Any], int, int]) -> None:
+        """Be again what this was at a mark, in the same lists."""
+        values, n_losses, n_scores = mark
+        vars(self).update(values)
+        del self.loss_curve[n_losses:]
+        if self.validation_scores is not None:
+            del self.validation_scores[n_scores:], self.validation_loss_curve[n_scores:]
+
     def add_loss(self, loss: float, tol: float) -> None:
         """Judge an epoch by its training loss."""
         if self.best_loss is None:
@@ -87,12 +138,62 @@ class Progress:
         self.validation_scores.append(score)
         self._count(score < self.best_validation_score + tol)
         if np.isfinite(score) and score > self.best_validation_score:
+            self.best_snapshot = network.snapshot()
             self.best_validation_score = score
             self.best_iter = len(self.loss_curve)
-            self.best_snapshot = network.snapshot()
 
     def _count(self, without_improvement: bool) -> None:
         self.no_improvement_count = self.no_improvement_count + 1 if without_improvement else 0
+
+
+class Before:
+    """What an estimator was before a call, to go back to where the call comes to nothing.
+
+    Parameters
+    ----------
+    estimator : estimator
+    goes_on : bool
+        Whether the call goes on with the network of an earlier one, in its place.
+    """
+
+    def __init__(self, estimator, goes_on: bool):
+        self._estimator, self._attributes = estimator, dict(vars(estimator))
+        self._network = self._attributes.get("module_") if goes_on else None
+        if self._network is None:
+            return
+        self._snapshot, self._progress = self._network.snapshot(), estimator._progress.mark()
+        self._n_rows = len(estimator.history_ or ())
+        optimizer = self._attributes.get("_optimizer")
+        self._optimizer = None if optimizer is None else copied_state(optimizer)
+
+    @contextmanager
+    def restored_after(self, *errors: type[BaseException]) -> Iterator[None]:
+        """Go back to it where a block raises one of these."""
+        try:
+            yield
+        except errors:
+            self.restore()
+            raise
+
+    def restore(self) -> None:
+        """Make the estimator what it was."""
+        estimator = self._estimator
+        present = {name: vars(estimator).get(name) for name in _CALLBACK_STATE}
+        vars(estimator).clear()
+        vars(estimator).update(self._attributes)
+        vars(estimator).update(
+            (name, value) for name, value in present.items() if value is not None
+        )
+        if self._network is None:
+            return
+        self._network.restore(self._snapshot)
+        self._network.eval()
+        self._network.set_generator(None)
+        estimator._progress.back_to(self._progress)
+        if estimator.history_ is not None:
+            del estimator.history_[self._n_rows :]
+        if self._optimizer is not None:
+            load_state(estimator._optimizer, self._optimizer)
 
 
 class Training:
@@ -124,6 +225,8 @@ class Training:
     ----------
     is_done : bool
         Whether the stopping rule, a callback or ``max_iter`` says that it is enough.
+    interrupted : bool
+        Whether the user did.
     """
 
     def __init__(
@@ -144,10 +247,11 @@ class Training:
     ):
         self.estimator, self.network, self.loss = estimator, network, loss
         self.optimizer, self.penalties = optimizer, penalties
-        self.batches, self.net, self.is_done = batches, net, False
+        self.batches, self.net = batches, net
+        self.is_done = self.interrupted = self._has_diverged = self._reached_max_iter = False
         self._validation, self._random_state = validation, random_state
         self._progress, self._history, self._incremental = progress, history, incremental
-        self._records_batches = bool(estimator.callbacks) and not net.hears_batches
+        self._records_batches = net is not None and net.records_batches
         self._max_iter = 1 if incremental else estimator.max_iter
         self._n_epochs_before = len(progress.loss_curve)
         self._first_epoch = 0 if incremental else self._n_epochs_before
@@ -158,31 +262,54 @@ class Training:
             self._datasets["dataset_train"] = Dataset(*self._data.values(), length=len(batches))
             if validation is not None:
                 self._datasets["dataset_valid"] = validation.dataset
-        self._smallest = {
-            name: min((row[name] for row in history if name in row), default=np.inf)
-            for name in ("train_loss", "valid_loss")
-        }
+        self._smallest = self._smallest_losses()
 
     @property
     def n_iter(self) -> int:
         """The number of epochs trained."""
         return len(self._progress.loss_curve) - self._n_epochs_before
 
-    def run(self, engine: Engine) -> None:
-        """Train to the end with an engine."""
+    def run(self, engine: Engine, checkpoint: CheckpointFile | None = None) -> None:
+        """Train to the end, having begun.
+
+        Parameters
+        ----------
+        engine : Engine
+        checkpoint : CheckpointFile, default=None
+            Where the training goes on from, and where it is kept.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If the user interrupts before the first step, or one of many fits.
+        """
         engine.listener = self.net if self.net is not None and self.net.hears_batches else None
+        if checkpoint is not None:
+            self._go_on_from(checkpoint, engine)
+        n_steps = engine.n_steps
+        self._mark_epoch()
         try:
-            self.begin()
             while not self.is_done:
                 self.end_epoch(self._train_epoch(engine, self.begin_epoch()))
-        except KeyboardInterrupt:
+                self._mark_epoch()
+                if checkpoint is not None:
+                    self._keep(checkpoint, engine)
+        except BaseException as error:
             self.network.eval()
-            warnings.warn("Training interrupted by user.", stacklevel=2)
+            self._forget_epoch()
+            is_first = engine.n_steps == n_steps and not self.n_iter
+            if not isinstance(error, KeyboardInterrupt) or is_first or is_one_of_many():
+                raise
+            self.interrupted = True
         finally:
             engine.close()
-            if self._history and "train_loss" not in self._history[-1]:
-                self._history.pop()  # the epoch that was not finished
-        self.end()
+        try:
+            self.end()
+        except KeyboardInterrupt:  # so late that nothing shall be lost
+            if is_one_of_many():
+                raise
+            self.interrupted = True
+            self.end()
 
     def begin(self) -> None:
         """Announce the training."""
@@ -196,6 +323,53 @@ class Training:
         if self.estimator.shuffle:
             self.batches.shuffle(self._random_state)
         return self._annealed_rates()
+
+    def state_dict(self, engine: Engine) -> dict[str, Any]:
+        """Return what the epochs to come go by, between two of them.
+
+        Parameters
+        ----------
+        engine : Engine
+            What has trained so far.
+
+        Returns
+        -------
+        state : dict
+            Numbers, texts, arrays and tensors in nested dicts and lists.
+        """
+        generator = self.network.generator
+        return {
+            "progress": dict(vars(self._progress)),
+            "network": self.network.snapshot(),
+            "optimizer": as_pairs(self.optimizer.state_dict()),
+            "n_steps": engine.n_steps,
+            "random_state": random_state_dict(self._random_state),
+            "generator": None if generator is None else generator.get_state(),
+            "order": self.batches.order if self.estimator.shuffle else None,
+            "history": list(self._history),
+            "callbacks": {} if self.net is None else self.net.callback_states(),
+            "is_done": self.is_done,
+            "has_diverged": self._has_diverged,
+            "reached_max_iter": self._reached_max_iter,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], engine: Engine) -> None:
+        """Go on with a state of :meth:`state_dict`, which was read from a file."""
+        self._progress.load(state["progress"])
+        self.network.restore(state["network"])
+        load_state(self.optimizer, state["optimizer"])
+        engine.n_steps = state["n_steps"]
+        load_random_state_dict(self._random_state, state["random_state"])
+        if state["generator"] is not None:
+            self.network.generator.set_state(state["generator"])
+        if state["order"] is not None:
+            self.batches.order[:] = state["order"]
+        self._history[:] = state["history"]
+        if self.net is not None:
+            self.net.load_callback_states(state["callbacks"])
+        self.is_done, self._has_diverged = state["is_done"], state["has_diverged"]
+        self._reached_max_iter = state["reached_max_iter"]
+        self._smallest = self._smallest_losses()
 
     def end_epoch(self, losses: EpochLosses) -> None:
         """Judge an epoch; see whether it was the last."""
@@ -214,15 +388,20 @@ class Training:
         self._record(loss, time.perf_counter() - self._start)
         self._end_of_epoch_rate()
         self.is_done = self._should_stop(loss)
-        if not self.is_done and self.n_iter == self._max_iter:
-            self.is_done = True
-            self._warn_unless_converged()
+        if not self.is_done and self.n_iter >= self._max_iter:
+            self.is_done = self._reached_max_iter = True
 
     def end(self) -> None:
         """Put the best weights back, where a validation set found them; announce the end."""
-        if self._validation is not None:
-            self._restore_best()
+        has_best = self._progress.best_snapshot is not None
+        if has_best:
+            self.network.restore(self._progress.best_snapshot)
         self._notify("on_train_end", **self._data)
+        is_finite = bool(self.network.flat.isfinite().all())
+        if not is_finite or (self._has_diverged and not has_best):
+            what = "loss" if is_finite else "parameter weights"
+            raise DivergenceError(f"{divergence_message(what)} {self._divergence()}")
+        self._warn_of_the_end(has_best)
 
     def _train_epoch(self, engine: Engine, rates: list[float] | None) -> EpochLosses:
         try:
@@ -237,27 +416,45 @@ class Training:
             ) from error
 
     def _should_stop(self, loss: float) -> bool:
+        self._has_diverged = not math.isfinite(loss)
         if self.net is not None and self.net.end_epoch(self._datasets):
             return True
-        if not math.isfinite(loss) and not self.network.flat.isfinite().all():
-            self._warn_of_divergence(loss)
-            return True
-        return self._has_stagnated()
+        return self._has_diverged or self._has_stagnated()
 
     def _notify(self, event: str, **kwargs) -> None:
         if self.net is not None:
             self.net.notify(event, **kwargs)
 
-    def _restore_best(self) -> None:
-        if self._progress.best_snapshot is not None:
-            self.network.restore(self._progress.best_snapshot)
-        elif self._progress.validation_scores and self.network.flat.isfinite().all():
-            warnings.warn(
-                "The validation score was never a finite number, so the weights of the last epoch "
-                f"are kept. Check scoring={self.estimator.scoring!r} and the validation set.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+    def _go_on_from(self, checkpoint: CheckpointFile, engine: Engine) -> None:
+        """Go on from a checkpoint; where there is none, make the first."""
+        state = checkpoint.take_state()
+        if state is None:
+            checkpoint.save(self.state_dict(engine))
+        else:
+            self.load_state_dict(state, engine)
+
+    def _keep(self, checkpoint: CheckpointFile, engine: Engine) -> None:
+        """Keep the state after an epoch, unless it is one that nobody wants to go on from."""
+        is_due = self.is_done or self.n_iter % checkpoint.every == 0
+        has_best = self._progress.best_snapshot is not None
+        if is_due and (has_best or self.network.flat.isfinite().all()):
+            checkpoint.save(self.state_dict(engine))
+
+    def _mark_epoch(self) -> None:
+        """Remember that all epochs so far are finished."""
+        self._mark = self._progress.mark(), len(self._history)
+
+    def _forget_epoch(self) -> None:
+        """Take an epoch that was not finished out of the records."""
+        progress, n_rows = self._mark
+        self._progress.back_to(progress)
+        del self._history[n_rows:]
+
+    def _smallest_losses(self) -> dict[str, float]:
+        return {
+            name: min((row[name] for row in self._history if name in row), default=np.inf)
+            for name in ("train_loss", "valid_loss")
+        }
 
     def _record_batches(self, losses: EpochLosses) -> None:
         for loss, size, weight_sum in zip(
@@ -339,12 +536,34 @@ class Training:
                 stacklevel=2,
             )
 
-    def _warn_of_divergence(self, loss: float) -> None:
-        if self._progress.best_snapshot is not None:
+    def _warn_of_the_end(self, has_best: bool) -> None:
+        """Warn where the training has not ended as it should."""
+        progress = self._progress
+        if self.interrupted:
+            warnings.warn("Training interrupted by user.", stacklevel=3)
+        elif self._reached_max_iter:
+            self._warn_unless_converged()
+        elif self._has_diverged:
             warnings.warn(
-                f"Training diverged in iteration {self.n_iter} (loss={loss}); the weights of the "
-                f"best validation score (epoch {self._progress.best_iter}) are kept. Scale "
-                f"the input or lower learning_rate_init={self.estimator.learning_rate_init}.",
+                f"Training diverged in iteration {self.n_iter}; the weights of the best "
+                f"validation score (epoch {progress.best_iter}) are kept. {self._divergence()}",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
+        if progress.validation_scores and progress.watching and not has_best:
+            warnings.warn(
+                "The validation score was never a finite number, so the weights of the last epoch "
+                f"are kept. Check scoring={self.estimator.scoring!r} and the validation set.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def _divergence(self) -> str:
+        """Return where the training has diverged, and what to do."""
+        loss = self._progress.loss_curve[-1] if self._progress.loss_curve else np.nan
+        rate = self.optimizer.param_groups[0]["lr"]
+        return (
+            f"The loss was {loss:g} in epoch {self.n_iter}, at a learning rate of {rate:g}: scale "
+            "the input (StandardScaler) and large targets, lower "
+            f"learning_rate_init={self.estimator.learning_rate_init}, or set max_grad_norm."
+        )

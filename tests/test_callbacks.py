@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.optimize
 import skorch.callbacks
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -814,17 +813,6 @@ def test_epoch_that_was_broken_off_leaves_no_row_in_the_history(event, digits):
     classifier = quick_classifier()
     break_off(classifier, event, digits.X, digits.y)
     assert [row.get("train_loss") for row in classifier.history_] == classifier.loss_curve_
-
-
-def test_interrupted_lbfgs_leaves_a_network_that_predicts(network, digits, monkeypatch):
-    def interrupted(function, start, **options):
-        function(start)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(scipy.optimize, "minimize", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        network.set_params(solver="lbfgs", normalization="batch").fit(digits.X, digits.y)
-    assert not network.module_.training
 
 
 class Collector(skorch.callbacks.Callback):

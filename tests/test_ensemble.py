@@ -255,7 +255,7 @@ def test_ensemble_is_better_than_one_network_on_average(digits):
 def test_an_ensemble_has_what_its_networks_share(make, digits):
     ensemble = make().fit(pd.DataFrame(digits.X).add_prefix("pixel "), digits.y)
     shared = {"estimators_", "n_iter_", "n_outputs_", "out_activation_"}
-    shared |= {"n_features_in_", "feature_names_in_"}
+    shared |= {"n_features_in_", "feature_names_in_", "interrupted_"}
     assert fitted(ensemble) == shared | ({"classes_"} if make is classifier else set())
     assert ensemble.n_iter_ == 4
     for network in ensemble.estimators_:

@@ -10,8 +10,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sknn_deep"
 
 FLOORS = [
-    {"_device", "_threads", "_validation", "_summary", "_embedding_page", "_columns", "_layers"},
-    {"_network", "_batches", "_losses"},
+    {
+        "_device",
+        "_threads",
+        "_validation",
+        "_summary",
+        "_embedding_page",
+        "_columns",
+        "_layers",
+        "_atomic",
+        "_interruption",
+    },
+    {"_network", "_batches", "_losses", "_checkpoint"},
     {"_optimizers", "_backprop", "_codes"},
     {"_autograd"},
     {"_engine", "_lbfgs", "_net", "callbacks"},

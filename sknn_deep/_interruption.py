@@ -1,0 +1,41 @@
+"""What an interruption by the user means: whom it comes from, and whom it is for."""
+
+import dis
+import sys
+
+# Their calls of ``fit`` are some of many, which the user means to stop as well.
+_CALLERS_OF_MANY = (
+    "joblib",
+    "sklearn.model_selection",
+    "sknn_deep._evaluation",
+    "sknn_deep._fused",
+    "sknn_deep._search",
+)
+_RAISE = dis.opmap["RAISE_VARARGS"]
+
+
+def is_one_of_many() -> bool:
+    """Return whether the present call is of a search, a cross-validation or joblib's.
+
+    They know nothing of a fit that returns early: the exception has to reach them. Nothing but
+    the call stack tells, so it is looked at when the exception is there.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if any(f"{name}.".startswith(f"{caller}.") for caller in _CALLERS_OF_MANY):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def is_raised(error: BaseException) -> bool:
+    """Return whether a ``raise`` statement made an exception, as skorch's callbacks do to stop.
+
+    The interpreter raises a ``KeyboardInterrupt`` of its own, for Ctrl-C, at any other instruction.
+    """
+    traceback = error.__traceback__
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    code, position = traceback.tb_frame.f_code.co_code, traceback.tb_lasti
+    return code[position : position + 1] == bytes([_RAISE])
