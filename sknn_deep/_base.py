@@ -4,8 +4,8 @@ Think twice before adding anything here: what only one estimator needs belongs t
 """
 
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
@@ -28,7 +28,9 @@ from sknn_deep import _batches, _optimizers
 from sknn_deep._batches import Batches, Chunk, Samples, check_weight, dense, whole
 from sknn_deep._checkpoint import CheckpointFile, described_call
 from sknn_deep._device import (
+    OutOfMemoryError,
     accepted_dtypes,
+    is_out_of_memory,
     numpy_dtype,
     on_device,
     resolve_device,
@@ -41,7 +43,7 @@ from sknn_deep._losses import Loss
 from sknn_deep._net import Net
 from sknn_deep._network import ACTIVATIONS, NORMALIZATIONS, Network
 from sknn_deep._optimizers import DEFAULT_WEIGHT_DECAY, STOCHASTIC_SOLVERS
-from sknn_deep._summary import summary
+from sknn_deep._summary import network_layers, summary
 from sknn_deep._threads import fixed_threads
 from sknn_deep._training import (
     Before,
@@ -57,6 +59,7 @@ from sknn_deep._validation import (
     StrOptions,
     accepts_sample_weight,
     check_sample_weight,
+    num_samples,
 )
 from sknn_deep.callbacks import SklearnCallbacks, TrainingCheckpoint
 
@@ -199,11 +202,17 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         held_out : (X_val, y_val, sample_weight_val)
             The user's validation set, or Nones.
         """
-        self._check_combinations(incremental, held_out)
-        device = resolve_device(self.device)
-        # the caller may have switched gradients off
-        with torch.inference_mode(False), torch.enable_grad(), on_device(device):
-            return self._train((X, y, sample_weight), incremental, held_out)
+        try:
+            self._check_combinations(incremental, held_out)
+            device = resolve_device(self.device)
+            # the caller may have switched gradients off
+            with torch.inference_mode(False), torch.enable_grad(), on_device(device):
+                return self._train((X, y, sample_weight), incremental, held_out)
+        except (TypeError, ValueError):
+            # scikit-learn validates the parameters in the first call of partial_fit only
+            if incremental:
+                self._validate_params()
+            raise
 
     def _train(self, given, incremental: bool, held_out):
         """Validate, train, check: what ``_fit`` does once torch's modes are set."""
@@ -220,16 +229,56 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             # after these there is nothing to keep; after the user's own errors there is
             with before.restored_after(KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError):
                 try:
-                    if self.solver == "lbfgs":
-                        self._fit_lbfgs(sets[0], callbacks)
-                    else:
-                        training.run(self._engine(training), checkpoint)
+                    with self._memory_explained(num_samples(given[0])):
+                        if self.solver == "lbfgs":
+                            self._fit_lbfgs(sets[0], callbacks)
+                        else:
+                            training.run(self._engine(training), checkpoint)
                 finally:
                     if self.solver != "lbfgs":
                         self._take_over(training)
                     self._end_training()
             self._after_training(sets[0], incremental)
         return self
+
+    @contextmanager
+    def _memory_explained(self, n_samples: int) -> Iterator[None]:
+        """Say of a training that runs out of memory what it needs, and what to change."""
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error) or isinstance(error, OutOfMemoryError):
+                raise
+            raise OutOfMemoryError(self._memory_needed(n_samples, error)) from error
+
+    def _memory_needed(self, n_samples: int, error: Exception) -> str:
+        config = self._network_config(np.empty((0, self.n_features_in_)))
+        layers = network_layers(config, self.out_activation_)
+        itemsize = config.get("encoder", config)["dtype"].itemsize
+        n_parameters = sum(layer.n_parameters for layer in layers)
+        n_rows, takes_batches = n_samples, self.solver != "lbfgs"
+        if takes_batches:
+            n_rows = min(n_samples, 200 if self.batch_size == "auto" else self.batch_size)
+        # weights, gradients, two moments; pre-activations, activations and their gradients
+        of_network = 4 * n_parameters * itemsize
+        of_batch = 3 * n_rows * sum(layer.units for layer in layers) * itemsize
+        remedies = [f"lower hidden_layer_sizes={self.hidden_layer_sizes!r}"]
+        fewer_rows = f"choose a batch_size below {n_rows}"
+        if not takes_batches:
+            fewer_rows = "choose solver='adam', which takes the rows in batches"
+        remedies.insert(0 if of_batch > of_network else 1, fewer_rows)
+        if itemsize == 8:
+            remedies.append("choose dtype='float32'")
+        device = resolve_device(self.device)
+        if device.type != "cpu":
+            remedies.append("train with device='cpu'")
+        return (
+            f"Training on device='{device}' ran out of memory. It takes about "
+            f"{(of_network + of_batch) / 1e9:.3g} GB: {of_network / 1e9:.3g} GB for a network of "
+            f"{n_parameters:,} parameters with gradients and the optimiser's state, and "
+            f"{of_batch / 1e9:.3g} GB for {n_rows:,} rows at once. To take less, "
+            f"{', or '.join(remedies)}. The first that did not fit: {str(error).splitlines()[0]}"
+        )
 
     def _begin_fit(
         self,
@@ -368,10 +417,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         given_weight = check_sample_weight(sample_weight, X)
         weight = self._weigh_classes(y, given_weight, learn=True)
         samples = Samples(X, y, targets, weight, given_weight)
-        if first_pass:
-            self._start(samples, random_state, device)
-        else:
-            self._resume(X, device, incremental)
+        with self._memory_explained(X.shape[0]):
+            if first_pass:
+                self._start(samples, random_state, device)
+            else:
+                self._resume(X, device, incremental)
         if self.module_.is_random:
             # drawn only where it is used: without dropout scikit-learn's draws follow
             self.module_.set_generator(seeded_generator(random_state, device, self.t_))
@@ -385,7 +435,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         if self.solver == "lbfgs":
             self._check_enough_rows(n_samples)
             flat = self.module_.flat
-            return whole(samples, device=flat.device, dtype=flat.dtype), None, None
+            with self._memory_explained(n_samples):
+                return whole(samples, device=flat.device, dtype=flat.dtype), None, None
         rows, validation, own_set = None, None, None
         if held_out[0] is not None:
             own_set = self._validate_held_out(*held_out)
@@ -394,8 +445,9 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             rows, held_out_rows = self._split(samples, random_state)
             validation = self._validation(samples.take(held_out_rows))
             n_samples = len(rows)
-        batches = self._make_batches(samples, rows, self._clipped_batch_size(n_samples))
-        return batches, validation, own_set
+        batch_size = self._clipped_batch_size(n_samples)
+        with self._memory_explained(n_samples):
+            return self._make_batches(samples, rows, batch_size), validation, own_set
 
     def _check_combinations(self, incremental: bool, held_out) -> None:
         """Refuse parameters and arguments that are valid one by one but not together."""

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from sknn_deep._device import empty_matrix
+from sknn_deep._device import OutOfMemoryError, empty_matrix
 from sknn_deep._threads import one_thread, worthwhile_threads
 
 # Activations of one prediction chunk stay below this, in bytes.
@@ -356,7 +356,8 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
 
     On a CPU the parts are spread over threads. Each takes part after part and none waits
     for another, as torch's own threads do in each operation: a core that another process
-    holds costs its share and no more.
+    holds costs its share and no more. Where the memory of a device is too small for a part,
+    that and those after it are halved.
 
     Parameters
     ----------
@@ -371,20 +372,45 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
         with torch.inference_mode():
             return function(part)
 
+    def apply_or_halve(rows: int) -> list[Any]:
+        results, start = [], 0
+        while start < n_samples:
+            n_rows = min(rows, n_samples - start)
+            try:
+                results.append(apply(slice(start, start + n_rows)))
+                start += n_rows
+                continue
+            except torch.OutOfMemoryError as error:
+                if n_rows == 1:
+                    raise OutOfMemoryError(_too_small_for_a_row(flat.device, error)) from error
+            # outside of the block, which holds the tensors of the attempt
+            rows = n_rows // 2
+            if flat.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return results
+
     flat = network.flat
     work = n_samples * network.weights.numel()
     n_threads = worthwhile_threads(work) if flat.device.type == "cpu" else 1
     rows = chunk_rows(network.width, flat.dtype)
     if n_threads > 1:
         rows = min(rows, -(-n_samples // (4 * n_threads)))
-    parts = batch_slices(n_samples, rows)
     with one_thread():
         if n_threads == 1:
-            return [apply(part) for part in parts]
+            return apply_or_halve(rows)
+        parts = batch_slices(n_samples, rows)
         with ThreadPoolExecutor(
             n_threads, initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
             return list(pool.map(apply, parts))
+
+
+def _too_small_for_a_row(device: torch.device, error: Exception) -> str:
+    return (
+        f"The memory of device='{device}' is too small to predict a single row "
+        f"({str(error).splitlines()[0]}). Free memory there, or pickle the estimator and load it "
+        "where there is more."
+    )
 
 
 def dense(X, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -12,6 +12,21 @@ from torch import Tensor
 _NARROW = 32
 
 
+class OutOfMemoryError(torch.OutOfMemoryError, MemoryError):
+    """Training or prediction needs more memory than the device has.
+
+    Both ``except MemoryError`` and ``except torch.OutOfMemoryError`` catch it.
+    """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error is want of memory, on whichever device, by torch or NumPy."""
+    # torch has no class of its own for want of the host's memory
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 def is_narrow(n_rows: int, n_columns: int) -> bool:
     """Return whether a matrix is stored by column, because its rows are short."""
     return n_columns < min(_NARROW, n_rows)

@@ -27,6 +27,7 @@ from sknn_deep._checkpoint import (
     load_random_state_dict,
     random_state_dict,
 )
+from sknn_deep._device import is_out_of_memory
 from sknn_deep._engine import Engine, EpochLosses
 from sknn_deep._interruption import is_one_of_many
 from sknn_deep._losses import Loss
@@ -407,7 +408,7 @@ class Training:
         try:
             return engine.train_epoch(self.batches, rates)
         except (AssertionError, RuntimeError) as error:
-            if not engine.in_optimizer or isinstance(error, torch.OutOfMemoryError):
+            if not engine.in_optimizer or is_out_of_memory(error):
                 raise
             estimator = self.estimator
             raise ValueError(
