@@ -10,7 +10,16 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sknn_deep"
 
 FLOORS = [
-    {"_device", "_threads", "_validation", "_summary", "_embedding_page", "_columns", "_layers"},
+    {
+        "_device",
+        "_threads",
+        "_validation",
+        "_summary",
+        "_embedding_page",
+        "_columns",
+        "_layers",
+        "_atomic",
+    },
     {"_network", "_batches", "_losses"},
     {"_optimizers", "_backprop", "_codes"},
     {"_autograd"},

@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that it has its old content or the new, whatever happens in between.
+
+    The bytes go to a new file in the same directory, which takes the old one's place once
+    they are on the disk. Where that fails, the new file is removed and the old one stays. A
+    symbolic link is followed: what it points to is replaced.
+
+    Parameters
+    ----------
+    path : str or path-like
+    write : callable
+        Called with a binary file, open for writing.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"path={os.fspath(path)!r} is a directory; name a file.")
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
+    with open(temporary, "xb") as file:  # with the permissions that the process gives new files
+        try:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            if target.exists():
+                os.chmod(temporary, target.stat().st_mode & 0o777)
+            file.close()  # Windows replaces no file that is open
+            os.replace(temporary, target)
+        except BaseException:
+            file.close()
+            temporary.unlink()
+            raise
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Put a directory's new entry on the disk, where the system lets a directory be opened."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
