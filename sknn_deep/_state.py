@@ -397,7 +397,8 @@ def _check_trained(estimator: BaseDeepNetwork, state: dict[str, Any], where: str
     check(fixed == set(estimator._fixed_parameters()), f"{where}._fixed", fixed, "as it is now")
     snapshot = state["_progress"].best_snapshot
     if snapshot is not None:
-        shapes = [getattr(tensor, "shape", None) for tensor in snapshot]
+        is_list = isinstance(snapshot, list)
+        shapes = [getattr(tensor, "shape", None) for tensor in snapshot] if is_list else None
         own = [tensor.shape for tensor in network.snapshot()]
         check(shapes == own, f"{where}._progress.best_snapshot", shapes, f"of the shapes {own}")
     if "_optimizer_state" in state:
