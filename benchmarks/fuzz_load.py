@@ -11,7 +11,6 @@ the run stops and names a file with the input. Needs ``pip install 'sknn_deep[fu
 """
 
 import argparse
-import atexit
 import hashlib
 import io
 import json
@@ -70,10 +69,9 @@ def main():
     warnings.simplefilter("ignore")
     argv = [
         sys.argv[0], f"-runs={options.runs}", f"-seed={options.seed}", "-max_len=131072",
-        "-rss_limit_mb=2048", "-timeout=60", "-print_final_stats=1", "-reload=0",
+        "-rss_limit_mb=2048", "-timeout=60", "-print_final_stats=1", "-reload=0", "-mutate_depth=1",
         f"-artifact_prefix={options.corpus}/", str(options.corpus),
     ]  # fmt: skip
-    atexit.register(lambda: print(", ".join(f"{n} {what}" for what, n in _COUNTS.items())))
     atheris.Setup(argv, check, custom_mutator=mutate)
     atheris.Fuzz()
 
@@ -134,6 +132,8 @@ def dumps(estimator) -> bytes:
 
 def check(data: bytes) -> None:
     """Load one input; raise for anything but a valid estimator or a ValueError."""
+    if sum(_COUNTS.values()) % 10_000 == 9_999:
+        print(", ".join(f"{number} {what}" for what, number in _COUNTS.items()), flush=True)
     start = time.process_time()
     try:
         estimator = persistence.loads(data, [])
@@ -207,7 +207,7 @@ def join(header: dict, document, tensors: bytes) -> bytes:
 
 def changed(value, rng: random.Random):
     """Return JSON with one part changed, removed, doubled or moved."""
-    places = list(walk(value))
+    places = list(walk(value)) if isinstance(value, dict | list) else []
     if not places:
         return rng.choice(_VALUES)
     container, key = rng.choice(places)
