@@ -610,7 +610,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         )
         state = vars(self).pop("_optimizer_state", None)
         if incremental and state is not None:
-            self._optimizer.load_state_dict(_optimizers.to_tensors(state))
+            _optimizers.load_arrays(self._optimizer, state)
         return self._optimizer
 
     def _weight_decay(self) -> float:

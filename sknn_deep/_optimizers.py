@@ -473,6 +473,20 @@ def to_tensors(state: Any) -> Any:
     return _convert(state, np.ndarray, lambda array: torch.from_numpy(array.copy()))
 
 
+def load_arrays(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on with a state that :func:`to_arrays` has made."""
+    optimizer.load_state_dict(to_tensors(state))
+    # torch has given single numbers the type of the weights, and would go on with other digits
+    parts = getattr(optimizer, "parts", [optimizer])
+    for part, part_state in zip(parts, state.get("parts", [state]), strict=True):
+        params = [param for group in part.param_groups for param in group["params"]]
+        for number, moments in part_state["state"].items():
+            loaded = part.state[params[number]]
+            for name, value in moments.items():
+                if isinstance(value, np.ndarray) and value.ndim == 0:
+                    loaded[name] = loaded[name].to(torch.from_numpy(value).dtype)
+
+
 def _convert(value: Any, kind: type, convert: Callable) -> Any:
     if isinstance(value, kind):
         return convert(value)

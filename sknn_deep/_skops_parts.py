@@ -78,7 +78,9 @@ def dump(value: BaseEstimator, encode_ours: Callable[[Any], int | None], where: 
     value = _replaced(value, replace, {})
     try:
         blob = _without_compression(skops_io.dumps(value))
-        types_of_ours = {name for name in _untrusted(blob, _TRUSTED) if name.startswith("sknn_deep.")}
+        types_of_ours = {
+            name for name in _untrusted(blob, _TRUSTED) if name.startswith("sknn_deep.")
+        }
     except Exception as error:  # of any type, for what skops does not know
         raise TypeError(f"{where} has a part that skops does not store: {error!r}.") from error
     if types_of_ours:

@@ -20,6 +20,7 @@ from skorch.history import History
 from sknn_deep._autoencoder import AutoencoderTransformer
 from sknn_deep._base import BaseDeepNetwork
 from sknn_deep._classifier import DeepMLPClassifier
+from sknn_deep._device import numpy_dtype
 from sknn_deep._network import ACTIVATIONS, MLP, NORMALIZATIONS, Autoencoder, Network, rebuild
 from sknn_deep._optimizers import SGD, TORCH_OPTIMIZERS, Adam
 from sknn_deep._regressor import DeepMLPRegressor
@@ -84,6 +85,7 @@ def make_estimator(
     _check(estimator, state, where)
     vars(estimator).update(state)
     if "best_loss_" in state:
+        _check_names(state, {"_progress"}, where)
         for name in _CURVES:
             setattr(estimator, f"{name}_", getattr(estimator._progress, name))
     return estimator
@@ -422,7 +424,7 @@ def _check_reconstruction(network: Network, state: dict[str, Any], where: str) -
     activation = network.config["decoder"]["out_activation"]
     name = state["out_activation_"]
     check(name == activation, f"{where}.out_activation_", name, repr(activation))
-    dtype = network.flat.cpu().numpy().dtype
+    dtype = np.dtype(numpy_dtype(network.flat.dtype))
     check(state["mean_"].dtype == dtype, f"{where}.mean_", state["mean_"].dtype, f"of {dtype}")
     n_components = network.config["decoder"]["layer_units"][0]
     for name, length in (

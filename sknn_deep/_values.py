@@ -71,10 +71,9 @@ class Encoder:
         if type(value) is tuple:
             return "tuple", [self.encode(item, f"{name}.{i}") for i, item in enumerate(value)]
         if type(value) is dict:
-            items = enumerate(value.items())
             return "dict", [
-                [self.encode(key, f"{name}.{i}.key"), self.encode(item, f"{name}.{i}")]
-                for i, (key, item) in items
+                [self.encode(key, f"{name}.key"), self.encode(item, f"{name}.{_as_name(key, i)}")]
+                for i, (key, item) in enumerate(value.items())
             ]
         if isinstance(value, np.generic) and value.dtype.kind in _STORED_KINDS:
             return "number", self._tensor(np.asarray(value), name)
@@ -100,6 +99,8 @@ class Encoder:
         return other
 
     def _tensor(self, array: np.ndarray, name: str) -> str:
+        while name in self.tensors:
+            name += "_"
         self.tensors[name] = array
         return name
 
@@ -133,13 +134,17 @@ class Encoder:
         return [self.encode(value, f"{name}.{i}") for i, value in enumerate(values)]
 
     def _encode_random_state(self, random_state: np.random.RandomState, name: str) -> Any:
-        kind, key, position, has_normal, normal = random_state.get_state()
-        if kind != "MT19937":
+        state = random_state.get_state(legacy=False)
+        if state["bit_generator"] != "MT19937":
             raise TypeError(
-                f"{name}={random_state!r} draws from {kind}; only MT19937 can be stored"
+                f"{name}={random_state!r} draws from {state['bit_generator']}, and only MT19937 "
+                "can be stored"
             )
-        key = self._tensor(key, name)
-        return {"key": key, "position": position, "normal": normal if has_normal else None}
+        return {
+            "key": self._tensor(state["state"]["key"], name),
+            "position": state["state"]["pos"],
+            "normal": state["gauss"] if state["has_gauss"] else None,
+        }
 
 
 class Decoder:
@@ -323,6 +328,10 @@ def check_list(value: Any, where: str) -> list:
 def check_keys(value: Any, keys: set[str], where: str) -> None:
     """Raise a ValueError unless a value is a JSON object with these keys."""
     check(isinstance(value, dict) and set(value) == keys, where, value, f"{sorted(keys)} by name")
+
+
+def _as_name(key: Any, number: int) -> str:
+    return key if isinstance(key, str) and key.isidentifier() else str(number)
 
 
 def _has_names(row: dict) -> bool:

@@ -252,6 +252,7 @@ class _Reader:
     def put_together(self, document: dict[str, Any]) -> BaseEstimator:
         """Return the estimator that a document and the tensors stand for."""
         check_keys(document, {"written_by", "estimators", "root"}, "its document")
+        check(isinstance(document["written_by"], str), "its writer", document["written_by"], "text")
         for number, entry in enumerate(check_list(document["estimators"], "its estimators")):
             where = f"its estimator {number}"
             check_keys(entry, {"class", "parameters", "state"}, where)
@@ -300,8 +301,10 @@ class _Reader:
             config = self._decoder.decode(content["config"], where)
             return make_network(content["class"], config, arrays, where)
         if kind == "progress":
-            check_keys(content, set(progress_fields()), where)
-            return Progress(**self._decode_items(content, where))
+            fields = self._decode_items(content, where)
+            unknown = set(fields) - set(progress_fields())
+            check(not unknown, where, unknown, "without fields that no progress has")
+            return Progress(**fields)
         check(kind == "binarizer", where, kind, "a kind of value")
         check_keys(content, _BINARIZER_FIELDS, where)
         binarizer = LabelBinarizer()
