@@ -4,6 +4,14 @@ from sknn_deep._autoencoder import AutoencoderTransformer
 from sknn_deep._classifier import DeepMLPClassifier
 from sknn_deep._regressor import DeepMLPRegressor
 from sknn_deep._summary import summary
+from sknn_deep.persistence import load, save
 
-__all__ = ["AutoencoderTransformer", "DeepMLPClassifier", "DeepMLPRegressor", "summary"]
+__all__ = [
+    "AutoencoderTransformer",
+    "DeepMLPClassifier",
+    "DeepMLPRegressor",
+    "load",
+    "save",
+    "summary",
+]
 __version__ = "0.1.0"

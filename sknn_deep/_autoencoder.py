@@ -760,8 +760,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 self.module_.restore(snapshot)
                 raise
             # its moments are those of the weights before
-            vars(self).pop("_optimizer", None)
-            vars(self).pop("_optimizer_state", None)
+            self._forget_optimizer()
         self.code_std_ = np.sqrt(moments.covariance.diagonal().clip(0)).astype(self.mean_.dtype)
         # of rows that are all the same the code has no other than rounding's variance
         is_dead = (self.code_std_ <= _DEAD * self.code_std_.max()) | (not moments.do_vary)

@@ -528,6 +528,9 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self._progress = Progress()
         self.history_ = None
         self._fixed = self._fixed_parameters()
+        self._forget_optimizer()
+
+    def _forget_optimizer(self) -> None:
         for name in ("_optimizer", "_optimizer_state"):
             vars(self).pop(name, None)
 
@@ -546,10 +549,15 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
                 f"present parameters and data ask for another one ({', '.join(changes)}). Set "
                 "warm_start=False, or make a new estimator."
             )
+        if not incremental:
+            self._fixed = {**self._fixed, "solver": self.solver}
+            self._forget_optimizer()
         if self.module_.flat.device != device:
             self.module_.to(device)
-            self._optimizer_state = self._get_optimizer_state()
-            vars(self).pop("_optimizer", None)
+            state = self._get_optimizer_state()
+            self._forget_optimizer()
+            if state is not None:
+                self._optimizer_state = state
 
     def _fixed_parameters(self) -> dict[str, Any]:
         """Return parameters, beside the network's own, that may not change between calls."""

@@ -41,14 +41,21 @@ class _PicklesAsArrays(nn.Module):
 
     config: dict[str, Any]
 
+    def learned(self) -> dict[str, Tensor]:
+        """Return parameters and buffers by name; a matrix that two layers share stands once."""
+        named = [*self.named_parameters(), *self.named_buffers()]
+        return {name: tensor.detach() for name, tensor in named}
+
     def __reduce__(self):
-        state = {name: value.cpu().numpy() for name, value in self.state_dict().items()}
-        return _rebuild, (type(self), self.config, state)
+        state = {name: tensor.cpu().numpy() for name, tensor in self.learned().items()}
+        return rebuild, (type(self), self.config, state)
 
 
-def _rebuild(cls: type[nn.Module], config: dict[str, Any], state: dict[str, np.ndarray]):
+def rebuild(cls: type[nn.Module], config: dict[str, Any], state: dict[str, np.ndarray]):
+    """Return a module with what it had learned, on the CPU."""
     module = cls(**config)
-    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
+    for name, tensor in module.learned().items():
+        tensor.copy_(torch.from_numpy(np.require(state[name], requirements="W")))
     return module.eval()
 
 
