@@ -56,6 +56,18 @@ def write(file: BinaryIO, document: dict[str, Any], tensors: dict[str, np.ndarra
     file.write(blob[start + len(_NO_SUM) :])
 
 
+def check_beginning(file: BinaryIO, size: int) -> None:
+    """Refuse a file of another kind before all of it is read; afterwards it is at its start.
+
+    Raises
+    ------
+    ValueError
+        If the file does not begin as :func:`write` lets it.
+    """
+    _document(_header(file.read(_LENGTH_BYTES + _MAX_HEADER), size))
+    file.seek(0)
+
+
 def read(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the document and the tensors of a file's content.
 
@@ -64,7 +76,7 @@ def read(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     ValueError
         If the content is not what :func:`write` has written, byte for byte.
     """
-    header = _header(data)
+    header = _header(data, len(data))
     document = _document(header)
     number = document.pop("format", None)
     if type(number) is not int or number < 1:
@@ -101,14 +113,14 @@ def _refuse_constant(name: str):
     raise ValueError(f"its JSON holds {name}, which is none.")
 
 
-def _header(data: bytes) -> bytes:
-    if len(data) < _LENGTH_BYTES:
-        raise ValueError(f"it is {len(data)} bytes long, which is too short.")
+def _header(data: bytes, size: int) -> bytes:
+    if size < _LENGTH_BYTES:
+        raise ValueError(f"it is {size} bytes long, which is too short.")
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
-    if length > min(_MAX_HEADER, len(data) - _LENGTH_BYTES):
+    if length > min(_MAX_HEADER, size - _LENGTH_BYTES):
         raise ValueError(
             f"it is no safetensors file, or cut off: its first bytes announce a header of {length} "
-            f"bytes, and {len(data) - _LENGTH_BYTES} follow."
+            f"bytes, and {size - _LENGTH_BYTES} follow."
         )
     return data[_LENGTH_BYTES : _LENGTH_BYTES + length]
 

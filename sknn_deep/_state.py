@@ -384,7 +384,8 @@ def _check_trained(estimator: BaseDeepNetwork, state: dict[str, Any], where: str
     layers = network.stages()
     n_inputs, n_outputs = layers[0][0].in_features, layers[-1][0].out_features
     check(n_inputs == n_features, f"{where}.module_", n_inputs, f"a network of {n_features} inputs")
-    check(len(layers) + 1 == state["n_layers_"], f"{where}.n_layers_", state["n_layers_"], "right")
+    n_layers = len(layers) + 1
+    check(state["n_layers_"] == n_layers, f"{where}.n_layers_", state["n_layers_"], str(n_layers))
     _check_finite(network, where)
     if isinstance(estimator, AutoencoderTransformer):
         _check_reconstruction(network, state, where)
@@ -395,8 +396,8 @@ def _check_trained(estimator: BaseDeepNetwork, state: dict[str, Any], where: str
         if isinstance(estimator, DeepMLPRegressor):
             name = state["out_activation_"]
             check(name in ("identity", "exp"), f"{where}.out_activation_", name, "identity or exp")
-    fixed = set(state["_fixed"])
-    check(fixed == set(estimator._fixed_parameters()), f"{where}._fixed", fixed, "as it is now")
+    fixed, expected = sorted(state["_fixed"]), sorted(estimator._fixed_parameters())
+    check(fixed == expected, f"{where}._fixed", fixed, f"values of {expected}")
     snapshot = state["_progress"].best_snapshot
     if snapshot is not None:
         is_list = isinstance(snapshot, list)

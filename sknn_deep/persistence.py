@@ -72,7 +72,8 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     A loaded estimator predicts the same bits, and goes on with ``partial_fit`` or
     ``warm_start=True`` as the saved one would have: the state of the optimiser, of a
     ``RandomState`` given as ``random_state`` and of the stopping rule are in the file.
-    Attributes that you have added are not: save refuses them.
+    Attributes that you have added are not: save refuses them. A ``RandomState`` that several
+    estimators share comes back as one for each.
 
     References
     ----------
@@ -147,11 +148,13 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str | type] = ()) -> Base
     if isinstance(trusted, str | bool):
         raise TypeError(f"trusted must list types or their names, got {trusted!r}.")
     trusted = list(trusted)
-    with open(path, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError(f"{os.fspath(path)!r} cannot be loaded: it is no regular file.")
-        data = file.read()
     try:
+        with open(path, "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("it is no regular file.")
+            _container.check_beginning(file, about.st_size)
+            data = file.read()
         return loads(data, trusted)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)!r} cannot be loaded: {error}") from error

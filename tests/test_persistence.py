@@ -24,6 +24,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import loguniform, randint
 from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.callback import ProgressBar
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.ensemble import VotingClassifier
 from sklearn.frozen import FrozenEstimator
@@ -44,9 +45,15 @@ from skorch.callbacks import EpochScoring
 from torch import nn
 
 import sknn_deep
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, load, save
+from sknn_deep import (
+    AutoencoderTransformer,
+    DeepMLPClassifier,
+    DeepMLPRegressor,
+    _skops_parts,
+    load,
+    save,
+)
 from sknn_deep._training import Progress
-from sknn_deep.callbacks import SklearnCallbacks
 from sknn_deep.model_selection import FusedGridSearchCV, FusedRandomizedSearchCV
 
 pytestmark = [
@@ -537,13 +544,10 @@ def test_what_no_file_can_hold_is_named(params, message, path):
 
 
 def test_scikit_learn_callbacks_are_refused(path):
-    from sklearn.callback import ProgressBar
-
     with pytest.raises(
         TypeError, match=re.escape("call set_callbacks() without any before saving")
     ):
         save(DeepMLPClassifier().set_callbacks(ProgressBar()), path)
-    assert SklearnCallbacks
     save(DeepMLPClassifier().set_callbacks(ProgressBar()).set_callbacks(), path)
 
 
@@ -774,6 +778,19 @@ def test_what_is_no_regular_file_is_refused():
         load(os.devnull)
 
 
+def test_a_large_file_of_another_kind_is_not_read(path):
+    with path.open("wb") as file:
+        file.write(_pickle())
+        file.truncate(2**40)  # takes no place on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="no safetensors file"):
+            load(path)
+        assert tracemalloc.get_traced_memory()[1] < 1e8, "bytes"
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("name", ["classifier", "autoencoder"])
 def test_every_truncation_is_refused(name, saved):
     data = saved[name]
@@ -954,6 +971,12 @@ FORGERIES = {
 def test_forged_documents_are_refused(name, saved, path):
     change, reason = FORGERIES[name]
     assert re.search(reason, refusal(forged(saved["classifier"], change), path))
+
+
+def test_a_loss_without_a_training_is_refused(path):
+    save(network(), path)
+    data = forged(path.read_bytes(), _with("state", "best_loss_", 0.5))
+    assert "without anything missing, got ['_progress']" in refusal(data, path)
 
 
 def test_absurd_parameters_allocate_nothing(saved, path):
@@ -1167,8 +1190,6 @@ def test_forged_archives_are_refused(name, saved, path):
     ids=lambda value: "" if isinstance(value, str) else value[0],
 )
 def test_forged_placeholders_are_refused(placeholder, reason, path, monkeypatch):
-    from sknn_deep import _skops_parts
-
     # what save would write if it knew such a kind
     monkeypatch.setattr(
         _skops_parts,
