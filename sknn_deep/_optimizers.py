@@ -476,8 +476,8 @@ def copied_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def load_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
     """Put an optimiser into a state, so that it goes on with the same bits.
 
-    torch's ``load_state_dict`` gives every tensor the type of the parameters, among them those that
-    an optimiser keeps in another, such as NAdam its product of momenta.
+    torch's ``load_state_dict`` gives every tensor the type of the parameters, single numbers too,
+    such as NAdam's product of momenta, which an optimiser keeps in another.
     """
     optimizer.load_state_dict(state_dict)
     parts = getattr(optimizer, "parts", [optimizer])
@@ -486,7 +486,7 @@ def load_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> 
         for number, values in saved["state"].items():
             present = part.state[params[number]]
             for name, value in values.items():
-                if isinstance(value, Tensor) and value.dtype != present[name].dtype:
+                if isinstance(value, Tensor) and value.ndim == 0:
                     present[name] = value.to(present[name].device, copy=True)
 
 

@@ -268,6 +268,7 @@ _COMMON: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n_layers_": (_is_count, "an integer"),
     "t_": (_is_count, "an integer"),
     "best_iter_": (_is_count, "an integer"),
+    "interrupted_": (lambda value: isinstance(value, bool), "a boolean"),
     "loss_": (_is_score, "a number"),
     "best_loss_": (_is_score, "a number"),
     "best_validation_score_": (_is_score, "a number"),

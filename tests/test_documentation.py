@@ -55,7 +55,8 @@ def _public_methods():
         f"{class_.__name__}.{name}": method
         for class_ in _public_classes().values()
         for name, method in inspect.getmembers(class_, inspect.isroutine)
-        if not name.startswith("_") and method.__module__.startswith("sknn_deep")
+        # methods that a class has from C, such as an exception's, name no module
+        if not name.startswith("_") and getattr(method, "__module__", "").startswith("sknn_deep")
     }
 
 
