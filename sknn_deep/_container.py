@@ -64,7 +64,7 @@ def check_beginning(file: BinaryIO, size: int) -> None:
     ValueError
         If the file does not begin as :func:`write` lets it.
     """
-    _document(_header(file.read(_LENGTH_BYTES + _MAX_HEADER), size))
+    _document(_header(file.read(min(size, _LENGTH_BYTES + _MAX_HEADER)), size))
     file.seek(0)
 
 
