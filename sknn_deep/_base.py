@@ -481,10 +481,12 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self.best_iter_ = self.n_iter_
         for callback in callbacks:
             callback.on_train_end(None)
-        if not self.module_.flat.isfinite().all():
+        is_finite = self.module_.flat.isfinite().all()
+        if not is_finite or not np.isfinite(self.loss_):
+            what = "loss" if is_finite else "parameter weights"
             raise DivergenceError(
-                f"{divergence_message('parameter weights')} Scale the input (StandardScaler) and "
-                "large targets."
+                f"{divergence_message(what)} The loss was {self.loss_:g}: scale the input "
+                "(StandardScaler) and large targets."
             )
         if self.interrupted_:
             if is_one_of_many():
