@@ -627,6 +627,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         network, loss, scoring = self.module_, self._make_loss(), self._validation_scoring()
         check_weight(samples.weight)
 
+        # a network that diverges has a score that is no number, and the training judges that
+        @np.errstate(over="ignore", invalid="ignore")
         def evaluate() -> tuple[float, float]:
             value, raw = _evaluate_loss(network, loss, samples, keep=scoring is None)
             if scoring == "loss":
