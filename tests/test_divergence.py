@@ -130,7 +130,7 @@ def test_partial_fit_that_diverges_changes_nothing(kind, solver):
             learn(network, "partial_fit", X, Y)
         if disturbed:
             with pytest.raises(ValueError, match=NON_FINITE):
-                learn(network, "partial_fit", np.sign(X) * 1e308, Y)
+                learn(network, "partial_fit", np.full_like(X, 1e308), Y)
         for _ in range(2):
             learn(network, "partial_fit", X, Y)
         calls[disturbed] = network
