@@ -685,7 +685,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         )
         state = vars(self).pop("_optimizer_state", None)
         if incremental and state is not None:
-            _optimizers.load_state(self._optimizer, _optimizers.to_tensors(state))
+            _optimizers.load_state(self._optimizer, _optimizers.to_tensors(state), has_moved=True)
         return self._optimizer
 
     def _weight_decay(self) -> float:

@@ -103,6 +103,15 @@ def test_training_goes_on_after_the_last_epoch_that_was_kept(path, monkeypatch):
     assert len(epochs) == 3 + 6
 
 
+def test_steps_are_counted_on(path, monkeypatch):
+    # now and then, by their number, negligible weights are set to zero
+    close, n_steps = Engine.close, []
+    monkeypatch.setattr(Engine, "close", lambda self: n_steps.append(self.n_steps) or close(self))
+    break_off(monkeypatch, classifier(path), X, Y)
+    classifier(path).fit(X, Y)
+    assert n_steps == [3 * 4, 6 * 4]
+
+
 def test_training_that_has_ended_is_not_repeated(path, monkeypatch):
     first = classifier(path, early_stopping=True).fit(X, Y)
     monkeypatch.setattr(Engine, "train_epoch", None)

@@ -746,8 +746,8 @@ def test_diverged_weights_are_refused_in_words_that_begin_the_same():
     X, y = _data("regression")
     expected = _refusal(lambda: theirs.fit(X, y))
     actual = _refusal(lambda: ours.fit(X, y))
-    assert actual[0] is expected[0]
-    assert actual[1].startswith(expected[1].rstrip("."))
+    assert issubclass(actual[0], expected[0])
+    assert actual[1].startswith(expected[1])
 
 
 # --------------------------------------------------------------------------------------
