@@ -219,7 +219,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
                 else:
                     self._take_over(training)
                 raise
-            self._take_over(training)
+            try:
+                self._take_over(training)
+            except KeyboardInterrupt:  # so late that nothing shall be lost
+                self._take_over(training)
+                raise
             self._after_training(sets[0], incremental)
         return self
 
