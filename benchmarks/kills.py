@@ -111,7 +111,7 @@ CASES: dict[str, Callable[..., Any]] = {
             *(callbacks or []),
             LRScheduler("StepLR", step_size=3, gamma=0.5),
             EpochScoring("accuracy", on_train=True, use_caching=False),
-            EarlyStopping(monitor="train_loss", patience=2, threshold=0.1),
+            EarlyStopping(monitor="train_loss", patience=7, threshold=0.5),
         ]
     ).fit(X[:N_ROWS], y[:N_ROWS]),
     "sparse, labels are words": lambda X, y, weight, callbacks: _classifier(

@@ -63,6 +63,9 @@ from sknn_deep._validation import (
 )
 from sknn_deep.callbacks import SklearnCallbacks, TrainingCheckpoint
 
+# What ends a training so that there is nothing to keep of it.
+_LEAVE_NOTHING = (KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError)
+
 
 class Validated(NamedTuple):
     """Training data as an estimator validated them, and what it learned there."""
@@ -219,25 +222,32 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         checkpoint = self._open_checkpoint(incremental)
         before = Before(self, goes_on=incremental or self.warm_start)
         with nullcontext() if checkpoint is None else fixed_threads(checkpoint.n_threads):
-            with before.restored_after(BaseException):
+            with before.restored_on_error():
                 random_state, *sets = self._take_in(given, incremental, held_out, checkpoint)
                 n_epochs = 0 if self.solver == "lbfgs" else self.max_iter
                 callbacks = [] if incremental else self._sklearn_callbacks(given, n_epochs)
+                training = None
                 if self.solver != "lbfgs":
                     training = self._training(*sets, random_state, incremental, callbacks)
                     training.begin()
-            # after these there is nothing to keep; after the user's own errors there is
-            with before.restored_after(KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError):
-                try:
-                    with self._memory_explained(num_samples(given[0])):
-                        if self.solver == "lbfgs":
-                            self._fit_lbfgs(sets[0], callbacks)
-                        else:
-                            training.run(self._engine(training), checkpoint)
-                finally:
-                    if self.solver != "lbfgs":
-                        self._take_over(training)
-                    self._end_training()
+            try:
+                with self._memory_explained(num_samples(given[0])):
+                    if training is None:
+                        self._fit_lbfgs(sets[0], callbacks)
+                    else:
+                        training.run(self._engine(training), checkpoint)
+            except BaseException as error:
+                # after an error of the user's own code there are the epochs before it to keep
+                if training is None or not training.n_iter or isinstance(error, _LEAVE_NOTHING):
+                    before.restore()
+                else:
+                    self._take_over(training)
+                raise
+            try:
+                self._take_over(training)
+            except KeyboardInterrupt:  # so late that nothing shall be lost
+                self._take_over(training)
+                raise
             self._after_training(sets[0], incremental)
         return self
 
@@ -299,7 +309,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             self._validate_params()
         held_out = (X_val, y_val, sample_weight_val)
         self._check_combinations(False, held_out)
-        with Before(self, goes_on=False).restored_after(BaseException):
+        with Before(self, goes_on=False).restored_on_error():
             random_state, *sets = self._take_in(
                 (X, y, sample_weight), False, held_out, validated=validated
             )
@@ -317,7 +327,6 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             training.end()
         finally:
             self._take_over(training)
-            self._end_training()
         self._after_training(training.batches, incremental=False)
 
     def _after_training(self, batches: Batches | Chunk, incremental: bool) -> None:
@@ -350,11 +359,6 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         # the user's own generator goes on, too, where it is to be reproduced
         is_own = isinstance(self.random_state, np.random.RandomState)
         return random_state if is_own else first, *sets
-
-    def _end_training(self) -> None:
-        self.module_.eval()
-        self.module_.set_generator(None)
-        self._progress.stop_watching()
 
     def _open_checkpoint(self, incremental: bool) -> CheckpointFile | None:
         """Return the file in which the training is kept, where the user wants one."""
@@ -585,10 +589,12 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self.best_iter_ = self.n_iter_
         for callback in callbacks:
             callback.on_train_end(None)
-        if not self.module_.flat.isfinite().all():
+        is_finite = self.module_.flat.isfinite().all()
+        if not is_finite or not np.isfinite(self.loss_):
+            what = "loss" if is_finite else "parameter weights"
             raise DivergenceError(
-                f"{divergence_message('parameter weights')} Scale the input (StandardScaler) and "
-                "large targets."
+                f"{divergence_message(what)} The loss was {self.loss_:g}: scale the input "
+                "(StandardScaler) and large targets."
             )
         if self.interrupted_:
             if is_one_of_many():
@@ -652,10 +658,14 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             product_dtype=torch.bfloat16 if self.dtype == "bfloat16" else None,
         )
 
-    def _take_over(self, training: Training) -> None:
-        """Set what a finished training has come to."""
-        self.n_iter_, self.interrupted_ = training.n_iter, training.interrupted
-        self._publish(self._progress)
+    def _take_over(self, training: Training | None) -> None:
+        """Let go of what only a training needs, and set what it has come to; None is L-BFGS's."""
+        self.module_.eval()
+        self.module_.set_generator(None)
+        self._progress.stop_watching()
+        if training is not None:
+            self.n_iter_, self.interrupted_ = training.n_iter, training.interrupted
+            self._publish(self._progress)
 
     def _publish(self, progress: Progress) -> None:
         """Set scikit-learn's fitted attributes from the progress of the training."""
@@ -729,6 +739,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         network, loss, scoring = self.module_, self._make_loss(), self._validation_scoring()
         check_weight(samples.weight)
 
+        # a network that diverges has a score that is no number, and the training judges that
+        @np.errstate(over="ignore", invalid="ignore")
         def evaluate() -> tuple[float, float]:
             value, raw = _evaluate_loss(network, loss, samples, keep=scoring is None)
             if scoring == "loss":
@@ -785,7 +797,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         )
         state = vars(self).pop("_optimizer_state", None)
         if incremental and state is not None:
-            _optimizers.load_state(self._optimizer, _optimizers.to_tensors(state))
+            _optimizers.load_state(self._optimizer, _optimizers.to_tensors(state), has_moved=True)
         return self._optimizer
 
     def _weight_decay(self) -> float:

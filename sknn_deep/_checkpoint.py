@@ -151,7 +151,7 @@ def write_state(path: str, state: dict[str, Any]) -> None:
             value, kind = value.detach().cpu().numpy(), "$tensor"
         if not isinstance(value, np.ndarray) or value.dtype.hasobject:
             raise TypeError(f"a checkpoint holds no {type(value).__name__}, such as {value!r}")
-        arrays[name] = value
+        arrays[name] = np.asarray(value, order="C")  # safetensors takes the memory as it lies
         return {kind: name}
 
     text = json.dumps(state, default=stand_in)
@@ -213,7 +213,7 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _bytes_of(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return np.asarray(array, order="C").reshape(-1).view(np.uint8)
 
 
 def as_pairs(value: Any) -> Any:

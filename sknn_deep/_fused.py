@@ -456,7 +456,7 @@ def _finish(fit: _Fit) -> None:
         if fit.job.error is None:
             estimator._end_fit(training)
         else:
-            estimator._end_training()
+            estimator._take_over(training)
     except Exception as error:
         fit.job.error = error
         fit.go_back()

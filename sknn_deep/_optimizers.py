@@ -473,11 +473,20 @@ def copied_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return _convert(optimizer.state_dict(), Tensor, Tensor.clone)
 
 
-def load_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+def load_state(
+    optimizer: torch.optim.Optimizer, state_dict: dict[str, Any], *, has_moved: bool = False
+) -> None:
     """Put an optimiser into a state, so that it goes on with the same bits.
 
-    torch's ``load_state_dict`` gives every tensor the type of the parameters, single numbers too,
-    such as NAdam's product of momenta, which an optimiser keeps in another.
+    torch's ``load_state_dict`` gives every tensor the type of the parameters, among them those that
+    an optimiser keeps in another, such as NAdam its product of momenta.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    state_dict : dict
+    has_moved : bool, default=False
+        Whether the parameters may be of another type than they were; the moments then take it.
     """
     optimizer.load_state_dict(state_dict)
     parts = getattr(optimizer, "parts", [optimizer])
@@ -486,7 +495,9 @@ def load_state(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> 
         for number, values in saved["state"].items():
             present = part.state[params[number]]
             for name, value in values.items():
-                if isinstance(value, Tensor) and value.ndim == 0:
+                if not isinstance(value, Tensor) or (has_moved and value.ndim > 0):
+                    continue
+                if value.dtype != present[name].dtype:
                     present[name] = value.to(present[name].device, copy=True)
 
 

@@ -229,6 +229,9 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
     n_iter_ : int
         Epochs of the last call, or L-BFGS iterations.
 
+    interrupted_ : bool
+        Whether Ctrl-C ended the last call early.
+
     t_ : int
         Training samples seen, over all epochs.
 
@@ -349,7 +352,10 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
         Raises
         ------
         ValueError
-            If the input is invalid, or training ends with weights that are not finite.
+            If the input is invalid, or the training diverges: to a loss or weights that are not
+            finite, without best weights to keep. What was fitted before is fitted still.
+        KeyboardInterrupt
+            If the user interrupts before the first step, or within a search.
         """
         return self._fit(X, y, sample_weight, held_out=(X_val, y_val, sample_weight_val))
 

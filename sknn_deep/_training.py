@@ -168,11 +168,11 @@ class Before:
         self._optimizer = None if optimizer is None else copied_state(optimizer)
 
     @contextmanager
-    def restored_after(self, *errors: type[BaseException]) -> Iterator[None]:
-        """Go back to it where a block raises one of these."""
+    def restored_on_error(self) -> Iterator[None]:
+        """Go back to it where a block raises."""
         try:
             yield
-        except errors:
+        except BaseException:
             self.restore()
             raise
 

@@ -766,11 +766,11 @@ def test_interruption_counts_the_epochs_that_were_finished(digits):
     assert classifier.n_iter_ == len(classifier.loss_curve_) == 1
 
 
-def failing(event):
-    """Return a skorch callback that raises at an event from the second epoch on."""
+def failing(event, from_epoch=2):
+    """Return a skorch callback that raises at an event from an epoch on."""
 
     def fail(self, net, **kwargs):
-        if len(net.history) >= 2:
+        if len(net.history) >= from_epoch:
             raise RuntimeError("this callback gives up")
 
     return type("Failing", (skorch.callbacks.Callback,), {event: fail})()
@@ -787,6 +787,20 @@ def break_off(network, event, X, y):
 FAILURES = pytest.mark.parametrize(
     "event", ["on_batch_begin", "on_grad_computed", "on_batch_end", "on_epoch_end", "on_train_end"]
 )
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("event", ["on_train_begin", "on_batch_begin", "on_epoch_end"])
+def test_error_in_the_first_epoch_leaves_the_fit_before(event, method, network, digits):
+    network.fit(digits.X, digits.y)
+    predict = getattr(network, "predict_proba", getattr(network, "predict", None))
+    predict = predict or network.transform
+    before = predict(digits.X_test)
+    broken = failing(event, from_epoch=0 if method == "fit" else 4)
+    with pytest.raises(RuntimeError, match="this callback gives up"):
+        getattr(network.set_params(callbacks=[broken]), method)(2 * digits.X, digits.y)
+    assert_array_equal(predict(digits.X_test), before)
+    assert len(network.loss_curve_) == len(network.history_) == network.n_iter_ == 4
 
 
 @FAILURES

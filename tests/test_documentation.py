@@ -67,6 +67,7 @@ def _public_classes():
         for module in PUBLIC_MODULES
         for name in getattr(module, "__all__", [])
         if inspect.isclass(getattr(module, name))
+        if not issubclass(getattr(module, name), BaseException)  # those have no signature
     }
 
 
