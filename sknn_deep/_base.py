@@ -18,14 +18,22 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.callback import CallbackSupportMixin, FitCallback
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, get_tags
+from sklearn.utils import assert_all_finite, check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
 from skorch.dataset import Dataset
 from skorch.history import History
 
 from sknn_deep import _batches, _optimizers
-from sknn_deep._batches import Batches, Chunk, Samples, check_weight, dense, whole
+from sknn_deep._batches import (
+    Batches,
+    Chunk,
+    Samples,
+    check_weight,
+    chunk_rows,
+    dense,
+    whole,
+)
 from sknn_deep._checkpoint import CheckpointFile, described_call
 from sknn_deep._device import (
     OutOfMemoryError,
@@ -40,6 +48,7 @@ from sknn_deep._engine import Engine
 from sknn_deep._interruption import is_one_of_many
 from sknn_deep._lbfgs import fit_lbfgs
 from sknn_deep._losses import Loss
+from sknn_deep._mapped import Mapped, is_large_map
 from sknn_deep._net import Net
 from sknn_deep._network import ACTIVATIONS, NORMALIZATIONS, Network
 from sknn_deep._optimizers import DEFAULT_WEIGHT_DECAY, STOCHASTIC_SOLVERS
@@ -808,15 +817,38 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _validate_input(self, X):
         """Return X for prediction, in the network's floating-point type."""
         check_is_fitted(self)
-        return validate_data(
-            self,
-            X,
-            accept_sparse="csr",
-            dtype=self._network_dtype,
-            order="C",
-            reset=False,
-            ensure_all_finite=self._ensure_all_finite,
-        )
+        return self._validate_rows(X, dtypes=[self._network_dtype], reset=False)
+
+    def _validate_rows(self, X, *y, dtypes: list[type], reset: bool, **options):
+        """Return X, and y where it is given, as arrays; a large memory map stays in its file.
+
+        Parameters
+        ----------
+        X, *y
+            As given by the user.
+        dtypes : list of type
+            Those that X may have; others become the first.
+        reset : bool
+        **options
+            As of ``validate_data``.
+        """
+        options |= {"accept_sparse": "csr", "order": "C", "reset": reset}
+        if not is_large_map(X):
+            options["ensure_all_finite"] = self._ensure_all_finite
+            return _native(validate_data(self, X, *y, dtype=dtypes, **options))
+        # what would read all of it is done piece by piece
+        validated = validate_data(self, X, *y, dtype=None, ensure_all_finite=False, **options)
+        array, *rest = validated if y else (validated,)
+        rows = Mapped(array, array.dtype if array.dtype in dtypes else dtypes[0])
+        if not get_config()["assume_finite"]:
+            for part in _batches.batch_slices(len(rows), chunk_rows(rows.shape[1], rows.dtype)):
+                assert_all_finite(
+                    rows[part],
+                    allow_nan=self._ensure_all_finite == "allow-nan",
+                    estimator_name=type(self).__name__,
+                    input_name="X",
+                )
+        return (rows, *rest) if y else rows
 
     def _map_rows(self, function, X) -> np.ndarray:
         """Apply a part of the network to the rows of validated X, chunk by chunk.
@@ -867,6 +899,16 @@ def _evaluate_loss(
     totals, weight_sums, outputs = zip(*parts, strict=True)
     value = sum(totals) / sum(weight_sums) * loss.reported_scale
     return value, np.concatenate(outputs) if keep else None
+
+
+def _native(validated):
+    """Return what was validated, X in the byte order of the machine, as torch needs it.
+
+    Of arrays scikit-learn converts the order with the type, but not of DataFrames.
+    """
+    if isinstance(validated, tuple):
+        return _native(validated[0]), *validated[1:]
+    return validated.astype(validated.dtype.newbyteorder("="), copy=False)
 
 
 def _unnamed(callback):

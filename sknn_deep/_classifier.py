@@ -14,7 +14,6 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
-from sklearn.utils.validation import validate_data
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -506,16 +505,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
         return X, y, self._encode(y, X.dtype)
 
     def _validate_pair(self, X, y, dtypes, reset):
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            multi_output=True,
-            dtype=dtypes,
-            order="C",
-            reset=reset,
-        )
+        X, y = self._validate_rows(X, y, dtypes=dtypes, reset=reset, multi_output=True)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return X, y

@@ -73,7 +73,7 @@ EXPECTED_WARNINGS = (
 OTHER_WORDS = (
     "is not fitted yet", "feature names", "features", "has no attribute", "partial_fit",
     "Classification metrics can't handle a mix", "Mix of label input types",
-    "could not convert string to float",
+    "could not convert string to float", "Expected 2D array",
 )  # fmt: skip
 
 
