@@ -594,7 +594,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         score : float
             At most 1; 0 is what reconstructing the mean would give. NaN for data that do
-            not vary about the mean.
+            not vary about the mean, or whose squares are too large for the network's type.
         """
         X = self._validate_input(X)
         sample_weight = check_sample_weight(sample_weight, X)
@@ -607,7 +607,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         both = self._map_rows(errors, X).astype(np.float64)
         residual, spread = np.average(both, axis=0, weights=sample_weight)
-        return float(1 - residual / spread) if spread > 0 else np.nan
+        with np.errstate(invalid="ignore"):
+            return float(1 - residual / spread) if spread > 0 else np.nan
 
     @property
     def _n_features_out(self) -> int:

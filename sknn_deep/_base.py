@@ -224,7 +224,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             # after these there is nothing to keep; after the user's own errors there is
             with before.restored_after(KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError):
                 try:
-                    with self._memory_explained(num_samples(given[0])):
+                    with self._memory_explained(num_samples(given[0]), self._network_dtype):
                         if self.solver == "lbfgs":
                             self._fit_lbfgs(sets[0], callbacks)
                         else:
@@ -237,17 +237,17 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         return self
 
     @contextmanager
-    def _memory_explained(self, n_samples: int) -> Iterator[None]:
+    def _memory_explained(self, n_samples: int, dtype: np.dtype | type) -> Iterator[None]:
         """Say of a training that runs out of memory what it needs, and what to change."""
         try:
             yield
         except Exception as error:
             if not is_out_of_memory(error) or isinstance(error, OutOfMemoryError):
                 raise
-            raise OutOfMemoryError(self._memory_needed(n_samples, error)) from error
+            raise OutOfMemoryError(self._memory_needed(n_samples, dtype, error)) from error
 
-    def _memory_needed(self, n_samples: int, error: Exception) -> str:
-        config = self._network_config(np.empty((0, self.n_features_in_)))
+    def _memory_needed(self, n_samples: int, dtype: np.dtype | type, error: Exception) -> str:
+        config = self._network_config(np.empty((0, self.n_features_in_), dtype))
         layers = network_layers(config, self.out_activation_)
         itemsize = config.get("encoder", config)["dtype"].itemsize
         n_parameters = sum(layer.n_parameters for layer in layers)
@@ -382,7 +382,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         given_weight = check_sample_weight(sample_weight, X)
         weight = self._weigh_classes(y, given_weight, learn=True)
         samples = Samples(X, y, targets, weight, given_weight)
-        with self._memory_explained(X.shape[0]):
+        with self._memory_explained(X.shape[0], X.dtype):
             if first_pass:
                 self._start(samples, random_state, device)
             else:
@@ -400,7 +400,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         if self.solver == "lbfgs":
             self._check_enough_rows(n_samples)
             flat = self.module_.flat
-            with self._memory_explained(n_samples):
+            with self._memory_explained(n_samples, self._network_dtype):
                 return whole(samples, device=flat.device, dtype=flat.dtype), None, None
         rows, validation, own_set = None, None, None
         if held_out[0] is not None:
@@ -411,7 +411,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             validation = self._validation(samples.take(held_out_rows))
             n_samples = len(rows)
         batch_size = self._clipped_batch_size(n_samples)
-        with self._memory_explained(n_samples):
+        with self._memory_explained(n_samples, self._network_dtype):
             return self._make_batches(samples, rows, batch_size), validation, own_set
 
     def _check_combinations(self, incremental: bool, held_out) -> None:

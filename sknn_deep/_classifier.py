@@ -397,10 +397,18 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
                 "all the labels. Compute the weights with "
                 "sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
             )
-        if check_partial_fit_first_call(self, classes):
-            multilabel = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
-        return self._fit(X, y, sample_weight, incremental=True)
+        before = dict(vars(self))
+        try:
+            if check_partial_fit_first_call(self, classes):
+                multilabel = type_of_target(y).startswith("multilabel")
+                self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
+            return self._fit(X, y, sample_weight, incremental=True)
+        except BaseException:
+            if not self.__sklearn_is_fitted__():
+                # the classes of a call that came to nothing bind no other
+                vars(self).clear()
+                vars(self).update(before)
+            raise
 
     def predict(self, X) -> np.ndarray:
         """Predict the class labels.
