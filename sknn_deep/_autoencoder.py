@@ -14,7 +14,7 @@ from sklearn.callback import with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sknn_deep._base import BaseDeepNetwork
@@ -600,7 +600,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         score : float
             At most 1; 0 is what reconstructing the mean would give. NaN for data that do
-            not vary about the mean.
+            not vary about the mean, or whose squares are too large for the network's type.
         """
         X = self._validate_input(X)
         sample_weight = check_sample_weight(sample_weight, X)
@@ -613,7 +613,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         both = self._map_rows(errors, X).astype(np.float64)
         residual, spread = np.average(both, axis=0, weights=sample_weight)
-        return float(1 - residual / spread) if spread > 0 else np.nan
+        with np.errstate(invalid="ignore"):
+            return float(1 - residual / spread) if spread > 0 else np.nan
 
     @property
     def _n_features_out(self) -> int:
@@ -694,17 +695,9 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 self.out_activation_ = "logistic" if low >= 0 and high <= 1 else "identity"
         return X, None, None
 
-    def _validate_features(self, X, dtype, reset: bool):
+    def _validate_features(self, X, dtypes: list[type], reset: bool):
         """Return rows to train on or to validate with."""
-        X = validate_data(
-            self,
-            X,
-            accept_sparse="csr",
-            dtype=dtype,
-            order="C",
-            reset=reset,
-            ensure_all_finite=self._ensure_all_finite,
-        )
+        X = self._validate_rows(X, dtypes=dtypes, reset=reset)
         if self.loss == "log_loss":
             low, high = limits(X)
             if low < 0 or high > 1:
@@ -805,7 +798,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         )
 
     def _validate_held_out_data(self, X, y, dtype):
-        return self._validate_features(X, dtype, reset=False), None, None
+        return self._validate_features(X, [dtype], reset=False), None, None
 
     def _network_config(self, X) -> dict[str, Any]:
         """Return the arguments of :class:`Autoencoder`."""

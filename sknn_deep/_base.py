@@ -18,14 +18,22 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.callback import CallbackSupportMixin, FitCallback
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, get_tags
+from sklearn.utils import assert_all_finite, check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
 from skorch.dataset import Dataset
 from skorch.history import History
 
 from sknn_deep import _batches, _optimizers
-from sknn_deep._batches import Batches, Chunk, Samples, check_weight, dense, whole
+from sknn_deep._batches import (
+    Batches,
+    Chunk,
+    Samples,
+    check_weight,
+    chunk_rows,
+    dense,
+    whole,
+)
 from sknn_deep._checkpoint import CheckpointFile, described_call
 from sknn_deep._device import (
     OutOfMemoryError,
@@ -40,6 +48,7 @@ from sknn_deep._engine import Engine
 from sknn_deep._interruption import is_one_of_many
 from sknn_deep._lbfgs import fit_lbfgs
 from sknn_deep._losses import Loss
+from sknn_deep._mapped import Mapped, is_large_map
 from sknn_deep._net import Net
 from sknn_deep._network import ACTIVATIONS, NORMALIZATIONS, Network
 from sknn_deep._optimizers import DEFAULT_WEIGHT_DECAY, STOCHASTIC_SOLVERS
@@ -231,7 +240,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
                     training = self._training(*sets, random_state, incremental, callbacks)
                     training.begin()
             try:
-                with self._memory_explained(num_samples(given[0])):
+                with self._memory_explained(num_samples(given[0]), self._network_dtype):
                     if training is None:
                         self._fit_lbfgs(sets[0], callbacks)
                     else:
@@ -252,17 +261,17 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         return self
 
     @contextmanager
-    def _memory_explained(self, n_samples: int) -> Iterator[None]:
+    def _memory_explained(self, n_samples: int, dtype: np.dtype | type) -> Iterator[None]:
         """Say of a training that runs out of memory what it needs, and what to change."""
         try:
             yield
         except Exception as error:
             if not is_out_of_memory(error) or isinstance(error, OutOfMemoryError):
                 raise
-            raise OutOfMemoryError(self._memory_needed(n_samples, error)) from error
+            raise OutOfMemoryError(self._memory_needed(n_samples, dtype, error)) from error
 
-    def _memory_needed(self, n_samples: int, error: Exception) -> str:
-        config = self._network_config(np.empty((0, self.n_features_in_)))
+    def _memory_needed(self, n_samples: int, dtype: np.dtype | type, error: Exception) -> str:
+        config = self._network_config(np.empty((0, self.n_features_in_), dtype))
         layers = network_layers(config, self.out_activation_)
         itemsize = config.get("encoder", config)["dtype"].itemsize
         n_parameters = sum(layer.n_parameters for layer in layers)
@@ -421,7 +430,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         given_weight = check_sample_weight(sample_weight, X)
         weight = self._weigh_classes(y, given_weight, learn=True)
         samples = Samples(X, y, targets, weight, given_weight)
-        with self._memory_explained(X.shape[0]):
+        with self._memory_explained(X.shape[0], X.dtype):
             if first_pass:
                 self._start(samples, random_state, device)
             else:
@@ -439,7 +448,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         if self.solver == "lbfgs":
             self._check_enough_rows(n_samples)
             flat = self.module_.flat
-            with self._memory_explained(n_samples):
+            with self._memory_explained(n_samples, self._network_dtype):
                 return whole(samples, device=flat.device, dtype=flat.dtype), None, None
         rows, validation, own_set = None, None, None
         if held_out[0] is not None:
@@ -450,7 +459,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             validation = self._validation(samples.take(held_out_rows))
             n_samples = len(rows)
         batch_size = self._clipped_batch_size(n_samples)
-        with self._memory_explained(n_samples):
+        with self._memory_explained(n_samples, self._network_dtype):
             return self._make_batches(samples, rows, batch_size), validation, own_set
 
     def _check_combinations(self, incremental: bool, held_out) -> None:
@@ -872,15 +881,38 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _validate_input(self, X):
         """Return X for prediction, in the network's floating-point type."""
         check_is_fitted(self)
-        return validate_data(
-            self,
-            X,
-            accept_sparse="csr",
-            dtype=self._network_dtype,
-            order="C",
-            reset=False,
-            ensure_all_finite=self._ensure_all_finite,
-        )
+        return self._validate_rows(X, dtypes=[self._network_dtype], reset=False)
+
+    def _validate_rows(self, X, *y, dtypes: list[type], reset: bool, **options):
+        """Return X, and y where it is given, as arrays; a large memory map stays in its file.
+
+        Parameters
+        ----------
+        X, *y
+            As given by the user.
+        dtypes : list of type
+            Those that X may have; others become the first.
+        reset : bool
+        **options
+            As of ``validate_data``.
+        """
+        options |= {"accept_sparse": "csr", "order": "C", "reset": reset}
+        if not is_large_map(X):
+            options["ensure_all_finite"] = self._ensure_all_finite
+            return _native(validate_data(self, X, *y, dtype=dtypes, **options))
+        # what would read all of it is done piece by piece
+        validated = validate_data(self, X, *y, dtype=None, ensure_all_finite=False, **options)
+        array, *rest = validated if y else (validated,)
+        rows = Mapped(array, array.dtype if array.dtype in dtypes else dtypes[0])
+        if not get_config()["assume_finite"]:
+            for part in _batches.batch_slices(len(rows), chunk_rows(rows.shape[1], rows.dtype)):
+                assert_all_finite(
+                    rows[part],
+                    allow_nan=self._ensure_all_finite == "allow-nan",
+                    estimator_name=type(self).__name__,
+                    input_name="X",
+                )
+        return (rows, *rest) if y else rows
 
     def _map_rows(self, function, X) -> np.ndarray:
         """Apply a part of the network to the rows of validated X, chunk by chunk.
@@ -931,6 +963,16 @@ def _evaluate_loss(
     totals, weight_sums, outputs = zip(*parts, strict=True)
     value = sum(totals) / sum(weight_sums) * loss.reported_scale
     return value, np.concatenate(outputs) if keep else None
+
+
+def _native(validated):
+    """Return what was validated, X in the byte order of the machine, as torch needs it.
+
+    Of arrays scikit-learn converts the order with the type, but not of DataFrames.
+    """
+    if isinstance(validated, tuple):
+        return _native(validated[0]), *validated[1:]
+    return validated.astype(validated.dtype.newbyteorder("="), copy=False)
 
 
 def _unnamed(callback):

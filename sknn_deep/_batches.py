@@ -22,7 +22,7 @@ from torch import Tensor
 from sknn_deep._device import OutOfMemoryError, empty_matrix
 from sknn_deep._threads import one_thread, worthwhile_threads
 
-# Activations of one prediction chunk stay below this, in bytes.
+# A layer's activations of all rows that are predicted at a time stay below this, in bytes.
 _CHUNK_BYTES = 32 * 2**20
 # Small batches are gathered together up to this size: on a CPU it stays in the cache.
 _GATHER_BYTES = {"cpu": 2**20, "cuda": 2**26}
@@ -392,7 +392,7 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
     flat = network.flat
     work = n_samples * network.weights.numel()
     n_threads = worthwhile_threads(work) if flat.device.type == "cpu" else 1
-    rows = chunk_rows(network.width, flat.dtype)
+    rows = max(1, chunk_rows(network.width, flat.dtype) // n_threads)
     if n_threads > 1:
         rows = min(rows, -(-n_samples // (4 * n_threads)))
     with one_thread():
@@ -415,7 +415,7 @@ def _too_small_for_a_row(device: torch.device, error: Exception) -> str:
 
 def dense(X, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return rows, an array or a CSR matrix, as a tensor."""
-    return _to_device(X.toarray() if sp.issparse(X) else X, device, dtype)
+    return _to_device(X.toarray() if sp.issparse(X) else np.asarray(X), device, dtype)
 
 
 def _to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:

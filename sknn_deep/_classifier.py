@@ -14,7 +14,6 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
-from sklearn.utils.validation import validate_data
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -408,10 +407,18 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
                 "all the labels. Compute the weights with "
                 "sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
             )
-        if check_partial_fit_first_call(self, classes):
-            multilabel = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
-        return self._fit(X, y, sample_weight, incremental=True)
+        before = dict(vars(self))
+        try:
+            if check_partial_fit_first_call(self, classes):
+                multilabel = type_of_target(y).startswith("multilabel")
+                self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
+            return self._fit(X, y, sample_weight, incremental=True)
+        except BaseException:
+            if not self.__sklearn_is_fitted__():
+                # the classes of a call that came to nothing bind no other
+                vars(self).clear()
+                vars(self).update(before)
+            raise
 
     def predict(self, X) -> np.ndarray:
         """Predict the class labels.
@@ -516,16 +523,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
         return X, y, self._encode(y, X.dtype)
 
     def _validate_pair(self, X, y, dtypes, reset):
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            multi_output=True,
-            dtype=dtypes,
-            order="C",
-            reset=reset,
-        )
+        X, y = self._validate_rows(X, y, dtypes=dtypes, reset=reset, multi_output=True)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return X, y

@@ -25,6 +25,7 @@ from torch import Tensor
 from sknn_deep._device import accepted_dtypes, resolve_device
 from sknn_deep._fused import Job, fit_jobs
 from sknn_deep._mlp import BaseDeepMLP
+from sknn_deep._training import Before
 from sknn_deep._validation import Interval, check_sample_weight
 
 # What a fit leaves behind beside the attributes whose names end in an underscore.
@@ -83,9 +84,13 @@ class BaseDeepEnsemble(BaseDeepMLP):
         options = {"incremental": incremental, "held_out": held_out}
         if self.n_networks == 1 and not hasattr(self, "estimators_"):
             return super()._fit(X, y, sample_weight, **options)
-        before = self._learned()
+        before, networks_before = self._learned(), []
+        goes_on = incremental or self.warm_start
+        if goes_on:
+            networks = before.get("estimators_", [])
+            networks_before = [Before(network, goes_on=True) for network in networks]
         try:
-            if incremental or self.warm_start:
+            if goes_on:
                 self._check_same_number()
             else:
                 self._forget()
@@ -96,6 +101,8 @@ class BaseDeepEnsemble(BaseDeepMLP):
             # what was fitted before is fitted still
             self._forget()
             vars(self).update(before)
+            for network in networks_before:
+                network.restore()
             raise
 
     def _learned(self) -> dict[str, Any]:

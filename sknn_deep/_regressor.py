@@ -11,7 +11,6 @@ from sklearn.callback import with_callbacks
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
 
 from sknn_deep._ensemble import BaseDeepEnsemble, mean
 from sknn_deep._losses import REGRESSION_LOSSES, Loss, regression_loss
@@ -456,16 +455,8 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
         return X, y, targets
 
     def _validate_triple(self, X, y, dtypes, reset):
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            multi_output=True,
-            y_numeric=True,
-            dtype=dtypes,
-            order="C",
-            reset=reset,
+        X, y = self._validate_rows(
+            X, y, dtypes=dtypes, reset=reset, multi_output=True, y_numeric=True
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)

@@ -17,6 +17,7 @@ FLOORS = [
         "_summary",
         "_embedding_page",
         "_columns",
+        "_mapped",
         "_layers",
         "_atomic",
         "_interruption",

@@ -73,7 +73,7 @@ EXPECTED_WARNINGS = (
 OTHER_WORDS = (
     "is not fitted yet", "feature names", "features", "has no attribute", "partial_fit",
     "Classification metrics can't handle a mix", "Mix of label input types",
-    "could not convert string to float",
+    "could not convert string to float", "Expected 2D array",
 )  # fmt: skip
 
 
@@ -314,6 +314,9 @@ class _expected_warnings(warnings.catch_warnings):
         warnings.simplefilter("ignore", ConvergenceWarning)
         for expected in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", expected, UserWarning)
+        # of scikit-learn's check of infinite numbers in half precision, and of its scores
+        warnings.filterwarnings("ignore", "invalid value encountered in reduce", RuntimeWarning)
+        warnings.filterwarnings("ignore", "overflow encountered in square", RuntimeWarning)
 
 
 def run(max_examples, n_steps, **options):

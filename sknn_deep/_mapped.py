@@ -1,0 +1,127 @@
+"""Large arrays that live in a file: read piece by piece, and let go of.
+
+What has been read of a memory map counts as the process' memory until another one wants it,
+so that an epoch over a file takes as much memory as the file is long. The pages can be handed
+back: they stay in the system's cache as long as there is room, and the next access finds them
+there.
+"""
+
+import mmap
+import weakref
+
+import numpy as np
+
+# Maps of fewer bytes may stay in memory as a whole.
+_LARGE = 2**28
+# By so many bytes of files the process may grow before the pages are handed back. It is looked
+# at after so many rows, or after reading so many bytes at a stretch: to reach one row, Linux maps
+# all that its cache holds in one piece around it, up to two mebibytes.
+_HELD, _ROWS_AT_ONCE, _BYTES_AT_ONCE = 2**25, 16, 2**23
+# Bytes of files that were in the process' memory after the pages of a map were handed back.
+_resident_before: "weakref.WeakKeyDictionary[mmap.mmap, int]" = weakref.WeakKeyDictionary()
+
+
+class Mapped:
+    """Rows of a large memory map, converted where they are read.
+
+    Behaves as the array does where the package asks: ``shape``, slices of rows, ``take``.
+    Rows chosen by an array of numbers are not copied, but read when they are asked for.
+
+    Parameters
+    ----------
+    array : ndarray of shape (n_rows, n_features)
+        A view of the map, with contiguous rows.
+    dtype : dtype
+        Of what is read.
+    rows : ndarray of int, default=None
+        The rows of the array that there are; None for all.
+    """
+
+    ndim = 2
+
+    def __init__(self, array: np.ndarray, dtype: np.dtype | type, rows: np.ndarray | None = None):
+        self._array, self.dtype, self._rows = array, np.dtype(dtype), rows
+        self._map = map_of(array)
+        n_rows = len(array) if rows is None else len(rows)
+        self.shape = (n_rows, array.shape[1])
+        self.size = n_rows * array.shape[1]
+        self._bytes_of_a_row = array.shape[1] * array.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key) -> "np.ndarray | Mapped":
+        """Return a copy of some rows for a slice, and a choice of them for their numbers."""
+        if not isinstance(key, slice):
+            return Mapped(self._array, self.dtype, self._numbers(key))
+        start, stop, step = key.indices(len(self))
+        n_rows = len(range(start, stop, step))
+        out = np.empty((n_rows, self.shape[1]), self.dtype)
+        if step != 1 or self._rows is not None:
+            return self.take(np.arange(start, stop, step), out=out)
+        at_once = max(1, _BYTES_AT_ONCE // self._bytes_of_a_row)
+        for piece in _pieces(n_rows, at_once):
+            out[piece] = self._array[start + piece.start : start + piece.stop]
+            self._hand_back()
+        return out
+
+    def take(self, rows: np.ndarray, axis: int = 0, *, out: np.ndarray, mode: str = "clip"):
+        """Gather rows into a buffer, as ``numpy.take`` does."""
+        rows = self._numbers(rows)
+        for piece in _pieces(len(rows), _ROWS_AT_ONCE):
+            if self._array.dtype == out.dtype:
+                self._array.take(rows[piece], axis=axis, out=out[piece], mode=mode)
+            else:
+                out[piece] = self._array[rows[piece]]
+            self._hand_back()
+        return out
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        array = self._array if self._rows is None else self._array[self._rows]
+        return np.asarray(array, dtype=self.dtype if dtype is None else dtype)
+
+    def _numbers(self, rows: np.ndarray) -> np.ndarray:
+        return rows if self._rows is None else self._rows[rows]
+
+    def _hand_back(self) -> None:
+        """Hand the pages that were read back, if they are many."""
+        resident = _resident()
+        if resident is None or resident - _resident_before.get(self._map, 0) > _HELD:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            _resident_before[self._map] = _resident() or 0
+
+
+def _resident() -> int | None:
+    """Return how many bytes of files are in this process' memory, where the system says it."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[2]) * mmap.PAGESIZE
+    except OSError:
+        return None
+
+
+def _pieces(n_rows: int, at_once: int) -> list[slice]:
+    return [slice(i, min(i + at_once, n_rows)) for i in range(0, n_rows, at_once)]
+
+
+def map_of(array) -> mmap.mmap | None:
+    """Return the memory map that an array is a view of, if its pages can be handed back.
+
+    Those of a private copy (``mode="c"``) hold what was written to them, and nothing else does.
+    """
+    mode = None
+    while array is not None and not isinstance(array, mmap.mmap):
+        mode = getattr(array, "mode", mode)
+        array = getattr(array, "base", None)
+    is_kept = mode in ("r", "r+", "w+") and hasattr(mmap, "MADV_DONTNEED")
+    return array if is_kept else None
+
+
+def is_large_map(X) -> bool:
+    """Return whether rows are to be read piece by piece, because they are in a large file."""
+    if isinstance(X, Mapped):
+        return True
+    if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "biuf":
+        return False
+    map_ = map_of(X)
+    return map_ is not None and len(map_) >= _LARGE and X.flags.c_contiguous
