@@ -22,8 +22,9 @@ from torch import Tensor
 from sknn_deep._device import OutOfMemoryError, empty_matrix
 from sknn_deep._threads import one_thread, worthwhile_threads
 
-# A layer's activations of all rows that are predicted at a time stay below this, in bytes.
-_CHUNK_BYTES = 32 * 2**20
+# A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
+# on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
+_CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**25}
 # Small batches are gathered together up to this size: on a CPU it stays in the cache.
 _GATHER_BYTES = {"cpu": 2**20, "cuda": 2**26}
 _MAX_TOGETHER = 64
@@ -346,9 +347,10 @@ def check_weight(weight: np.ndarray | None) -> None:
         )
 
 
-def chunk_rows(width: int, dtype: torch.dtype) -> int:
+def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cpu") -> int:
     """Return how many rows of so many units a chunk may have."""
-    return max(1, _CHUNK_BYTES // (width * dtype.itemsize))
+    n_bytes = _CHUNK_BYTES.get(device_type, _CHUNK_BYTES["cpu"])
+    return max(1, n_bytes // (width * dtype.itemsize))
 
 
 def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list[Any]:
@@ -392,7 +394,7 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
     flat = network.flat
     work = n_samples * network.weights.numel()
     n_threads = worthwhile_threads(work) if flat.device.type == "cpu" else 1
-    rows = max(1, chunk_rows(network.width, flat.dtype) // n_threads)
+    rows = chunk_rows(network.width, flat.dtype, flat.device.type)
     if n_threads > 1:
         rows = min(rows, -(-n_samples // (4 * n_threads)))
     with one_thread():
@@ -438,7 +440,7 @@ def _resident_features(X, device: torch.device, dtype: torch.dtype) -> Tensor | 
     if n_bytes > _RESIDENT_SHARE * free:
         return None
     resident = torch.empty(X.shape, dtype=dtype, device=device)
-    for part in batch_slices(X.shape[0], chunk_rows(X.shape[1], dtype)):
+    for part in batch_slices(X.shape[0], chunk_rows(X.shape[1], dtype, device.type)):
         resident[part] = _to_device(X[part], device, dtype)
     resident.source = X  # lives as long, so that no other array can have its id
     _residents[key] = resident

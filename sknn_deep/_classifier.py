@@ -534,6 +534,13 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
             return
+        was_multilabel = self._label_binarizer.y_type_.startswith("multilabel")
+        if (y.ndim == 2) != was_multilabel:
+            kinds = {True: "columns of labels (multilabel)", False: "one label a row"}
+            raise ValueError(
+                f"`y` has {kinds[not was_multilabel]}, but the network was fitted to "
+                f"{kinds[was_multilabel]}. Call fit with warm_start=False to begin anew."
+            )
         classes = unique_labels(y)
         if self.warm_start:
             if set(classes) != set(self.classes_):
@@ -555,6 +562,8 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
         return indices if len(self.classes_) > 2 else indices.astype(dtype)[:, np.newaxis]
 
     def _weigh_classes(self, y, sample_weight, learn: bool):
+        if learn:
+            vars(self).pop("_class_weights", None)  # those of other classes
         if self.class_weight is None:
             return sample_weight
         if y.ndim == 2:

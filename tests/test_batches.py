@@ -380,7 +380,7 @@ def test_functions_of_parts_need_no_gradient(spread):
 
 @pytest.mark.parametrize("n_bytes", [1, 6 * 8 * 10, 6 * 8 * 10 + 7, 6 * 8 * 53])
 def test_activations_of_a_part_stay_in_bounds(n_bytes, monkeypatch):
-    monkeypatch.setattr(_batches, "_CHUNK_BYTES", n_bytes)
+    monkeypatch.setattr(_batches, "_CHUNK_BYTES", {"cpu": n_bytes})
     network = _network().double()
     parts = map_parts(lambda part: part.stop - part.start, N_ROWS, network)
     assert sum(parts) == N_ROWS

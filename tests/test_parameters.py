@@ -908,6 +908,19 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("multilabel_first", [False, True])
+def test_one_label_a_row_and_several_are_told_apart(multilabel_first, method, digits):
+    X, of_one = digits.X[:200], digits.y[:200] % 3
+    of_several = np.eye(3, dtype=int)[of_one]
+    first, then = (of_several, of_one) if multilabel_first else (of_one, of_several)
+    network = classifier(warm_start=True).fit(X, first)
+    before = network.predict_proba(X)
+    with pytest.raises(ValueError, match="warm_start=False to begin anew"):
+        getattr(network, method)(X, then)
+    assert_array_equal(network.predict_proba(X), before)
+
+
 @pytest.mark.parametrize("pickled", [False, True], ids=["", "pickled"])
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 @pytest.mark.parametrize(("make", "name", "before", "after"), CHANGES.values(), ids=CHANGES)
@@ -991,13 +1004,13 @@ def test_chunks_predict_what_the_whole_predicts(make, method, sparse, digits, mo
     network = make().fit(digits.X, digits.y)
     X = sp.csr_array(digits.X_test) if sparse else digits.X_test
     whole = getattr(network, method)(X)
-    monkeypatch.setattr(_batches, "_CHUNK_BYTES", 8 * 64 * 7)  # seven rows of 64 doubles
+    monkeypatch.setattr(_batches, "_CHUNK_BYTES", {"cpu": 8 * 64 * 7})  # seven rows of 64 doubles
     assert_allclose(getattr(network, method)(X), whole, rtol=1e-10, atol=1e-12)
 
 
 def test_validation_set_is_judged_in_chunks_as_in_whole(digits, monkeypatch):
     whole = classifier().fit(digits.X, digits.y, **held_out_of(digits))
-    monkeypatch.setattr(_batches, "_CHUNK_BYTES", 8 * 64 * 7)
+    monkeypatch.setattr(_batches, "_CHUNK_BYTES", {"cpu": 8 * 64 * 7})
     chunks = classifier().fit(digits.X, digits.y, **held_out_of(digits))
     assert_allclose(chunks.validation_loss_curve_, whole.validation_loss_curve_, rtol=1e-10)
     assert chunks.validation_scores_ == whole.validation_scores_

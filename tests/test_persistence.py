@@ -366,6 +366,12 @@ def test_a_warm_start_with_lbfgs_leaves_no_state_of_an_optimizer(path):
     assert_same(network, reloaded(network, path))
 
 
+def test_class_weights_of_an_earlier_fit_are_gone(path):
+    network = DeepMLPClassifier(**QUICK, class_weight="balanced").fit(X, np.zeros(len(X)))
+    network.set_params(class_weight=None).fit(X, LABELS)
+    assert_same(network, reloaded(network, path))
+
+
 # Pipelines and searches
 
 GRID = {"alpha": [1e-4, 1e-2]}
