@@ -875,6 +875,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.allow_nan
+        # tags are asked for before parameters are validated: this may be anything
         kept = {"auto": ["float64", "float32"], "float64": ["float64"]}
-        tags.transformer_tags.preserves_dtype = kept.get(self.dtype, ["float32"])
+        tags.transformer_tags.preserves_dtype = kept.get(str(self.dtype), ["float32"])
         return tags

@@ -5,6 +5,7 @@ import io
 import itertools
 import pickle
 import re
+import warnings
 from contextlib import redirect_stdout
 from types import SimpleNamespace
 
@@ -664,6 +665,40 @@ def test_fits_that_fail_get_the_error_score(scoring, error_score, return_train_s
         results.append((search, sorted(str(each.category) for each in warned)))
     assert_same_search(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
+
+
+# Most parameters refuse most of these.
+ODD = (-1, 0, 0.5, 1.0, 2.5, np.nan, "no such", None, (), [-1], {"no": 1})
+# What draws anew each time.
+UNLIKE = {"random_state": (None,)}
+
+
+def _parameters_of(*makers):
+    """Return an estimator, a parameter and what it is by default, for all of them."""
+    return [
+        pytest.param(make, name, value, id=f"{make.__name__}-{name}")
+        for make in makers
+        for name, value in make(max_iter=1).get_params().items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "default"), _parameters_of(classifier, regressor, autoencoder)
+)
+def test_whatever_value_a_parameter_has_both_searches_fail_alike(make, name, default):
+    X, y = classes() if make is classifier else numbers()
+    odd = [value for value in ODD if value not in UNLIKE.get(name, ())]
+    results, reasons = [], []
+    for cls in (theirs.GridSearchCV, FusedGridSearchCV):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            search = cls(make(max_iter=1), {name: [default, *odd]}, cv=2, refit=False)
+            search.fit(X, None if make is autoencoder else y)
+        results.append(search.cv_results_)
+        told = [str(each.message) for each in caught if each.category is FitFailedWarning]
+        reasons.append(sorted(re.findall(r"^\w*(?:Error|Exception): .*", "".join(told), re.M)))
+    assert_same_results(*results)
+    assert reasons[0] == reasons[1]
 
 
 @pytest.mark.parametrize("n_broken", [1, 2])
