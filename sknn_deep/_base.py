@@ -253,12 +253,21 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
                     self._take_over(training)
                 raise
             try:
-                self._take_over(training)
+                self._finish(training, sets[0], incremental)
             except KeyboardInterrupt:  # so late that nothing shall be lost
-                self._take_over(training)
-                raise
-            self._after_training(sets[0], incremental)
+                self._finish(training, sets[0], incremental)
+                if is_one_of_many():
+                    raise
+                self.interrupted_ = True
+                warnings.warn("Training interrupted by user.", stacklevel=2)
         return self
+
+    def _finish(
+        self, training: Training | None, batches: Batches | Chunk, incremental: bool
+    ) -> None:
+        """Do what comes after the training, here and in subclasses."""
+        self._take_over(training)
+        self._after_training(batches, incremental)
 
     @contextmanager
     def _memory_explained(self, n_samples: int, dtype: np.dtype | type) -> Iterator[None]:
@@ -598,7 +607,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self.best_iter_ = self.n_iter_
         for callback in callbacks:
             callback.on_train_end(None)
-        is_finite = self.module_.flat.isfinite().all()
+        is_finite = self.module_.is_finite()
         if not is_finite or not np.isfinite(self.loss_):
             what = "loss" if is_finite else "parameter weights"
             raise DivergenceError(

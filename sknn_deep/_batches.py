@@ -339,8 +339,18 @@ def whole(samples: Samples, *, device: torch.device, dtype: torch.dtype) -> Chun
 
 
 def check_weight(weight: np.ndarray | None) -> None:
-    """Refuse weights of which none is positive."""
-    if weight is not None and not weight.any():
+    """Refuse weights of which none is positive, or whose sum is no number."""
+    if weight is None:
+        return
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not np.isfinite(total):
+        raise ValueError(
+            f"The sum of the {len(weight)} sample weights is too large for {weight.dtype}, the "
+            f"largest weight is {weight.max():g}; divide them all by a number, which changes "
+            "nothing but the strength of alpha."
+        )
+    if not weight.any():
         raise ValueError(
             f"All sample weights of the {len(weight)} rows to train on or to validate with are "
             "zero; give some rows a positive weight."

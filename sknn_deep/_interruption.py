@@ -1,6 +1,7 @@
 """What an interruption by the user means: whom it comes from, and whom it is for."""
 
 import dis
+import signal
 import sys
 
 # Their calls of ``fit`` are some of many, which the user means to stop as well.
@@ -33,9 +34,11 @@ def is_raised(error: BaseException) -> bool:
     """Return whether a ``raise`` statement made an exception, as skorch's callbacks do to stop.
 
     The interpreter raises a ``KeyboardInterrupt`` of its own, for Ctrl-C, at any other instruction.
+    A ``raise`` in a handler of the signal is Ctrl-C, too.
     """
     traceback = error.__traceback__
-    while traceback.tb_next is not None:
+    handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
+    while traceback.tb_next is not None and traceback.tb_frame.f_code is not handler:
         traceback = traceback.tb_next
-    code, position = traceback.tb_frame.f_code.co_code, traceback.tb_lasti
-    return code[position : position + 1] == bytes([_RAISE])
+    code, position = traceback.tb_frame.f_code, traceback.tb_lasti
+    return code is not handler and code.co_code[position : position + 1] == bytes([_RAISE])

@@ -274,11 +274,15 @@ class Network(_PicklesAsArrays):
     @property
     def is_random(self) -> bool:
         """Whether training draws random numbers, by dropout or another module."""
-        return any(isinstance(module, RandomModule) for module in self.modules())
+        return self._has(RandomModule)
 
     @property
     def has_normalization(self) -> bool:
-        return any(isinstance(module, tuple(NORMALIZATIONS.values())) for module in self.modules())
+        return self._has(*NORMALIZATIONS.values())
+
+    def _has(self, *kinds: type) -> bool:
+        # no generator: an interruption while one is closed would be lost
+        return True in [isinstance(module, kinds) for module in self.modules()]
 
     def zero_negligible(self) -> None:
         """Set weights to zero whose square would be a denormal number."""
@@ -296,15 +300,22 @@ class Network(_PicklesAsArrays):
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
+    def is_finite(self) -> bool:
+        """Return whether all learned state are numbers, the running statistics too."""
+        return False not in [bool(tensor.isfinite().all()) for tensor in self._state()]
+
     def snapshot(self) -> list[Tensor]:
         """Return a copy of all learned state: the flat buffer and the running statistics."""
-        return [self.flat.clone(), *(buffer.clone() for buffer in self.buffers())]
+        return [tensor.clone() for tensor in self._state()]
 
     def restore(self, snapshot: Iterable[Tensor]) -> None:
         """Put a snapshot back in place."""
         with torch.no_grad():
-            for tensor, saved in zip([self.flat, *self.buffers()], snapshot, strict=True):
+            for tensor, saved in zip(self._state(), snapshot, strict=True):
                 tensor.copy_(saved)
+
+    def _state(self) -> list[Tensor]:
+        return [self.flat, *self.buffers()]
 
 
 def zero_negligible(weights: Tensor) -> None:

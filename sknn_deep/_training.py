@@ -398,7 +398,7 @@ class Training:
         if has_best:
             self.network.restore(self._progress.best_snapshot)
         self._notify("on_train_end", **self._data)
-        is_finite = bool(self.network.flat.isfinite().all())
+        is_finite = self.network.is_finite()
         if not is_finite or (self._has_diverged and not has_best):
             what = "loss" if is_finite else "parameter weights"
             raise DivergenceError(f"{divergence_message(what)} {self._divergence()}")
@@ -438,7 +438,7 @@ class Training:
         """Keep the state after an epoch, unless it is one that nobody wants to go on from."""
         is_due = self.is_done or self.n_iter % checkpoint.every == 0
         has_best = self._progress.best_snapshot is not None
-        if is_due and (has_best or self.network.flat.isfinite().all()):
+        if is_due and (has_best or self.network.is_finite()):
             checkpoint.save(self.state_dict(engine))
 
     def _mark_epoch(self) -> None:

@@ -323,6 +323,13 @@ def test_the_whole_without_weights_or_targets():
     assert chunk.weight_sums == [float(N_ROWS)]
 
 
+@pytest.mark.parametrize("rows", [None, np.arange(10)], ids=["all", "subset"])
+def test_weights_whose_sum_is_no_number_are_refused(rows):
+    n_rows = N_ROWS if rows is None else 10
+    with pytest.raises(ValueError, match=f"sum of the {n_rows} sample weights is too large"):
+        _make(weight=np.full(N_ROWS, 1e308), rows=rows)
+
+
 def test_the_whole_without_any_weight_is_refused():
     with pytest.raises(ValueError, match="All sample weights of the 53 rows"):
         whole(Samples(VALUES, None, None, np.zeros(N_ROWS)), device=CPU, dtype=torch.float64)

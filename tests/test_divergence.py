@@ -59,6 +59,34 @@ def test_exploding_inputs_are_told(kind, solver, dtype):
         kind(**PARAMS, solver=solver).fit(HUGE[dtype], Y)
 
 
+# These have a square in the network's type, but no variance.
+LARGE = {
+    "float32": (1e25 * (1 + np.abs(X))).astype(np.float32),
+    "float64": 1e160 * (1 + np.abs(X)),
+}
+
+
+@pytest.mark.parametrize("dtype", LARGE)
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd", "adam"])
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_what_normalisation_hides_is_told_or_harmless(normalization, solver, dtype):
+    regressor = DeepMLPRegressor(**PARAMS, solver=solver, normalization=normalization)
+    try:
+        regressor.fit(LARGE[dtype], X[:, 0])
+    except ValueError as error:
+        assert re.match(NON_FINITE, str(error))  # noqa: PT017
+    else:
+        assert np.isfinite(regressor.predict(LARGE[dtype])).all()
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+def test_running_statistics_that_are_no_numbers_are_told(solver):
+    regressor = DeepMLPRegressor(**PARAMS, solver=solver, normalization="batch")
+    with pytest.raises(ValueError, match=NON_FINITE):
+        regressor.fit(LARGE["float64"], X[:, 0])
+    assert not hasattr(regressor, "module_")
+
+
 @pytest.mark.parametrize("dtype", HUGE)
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 def test_classifier_of_exploding_inputs_is_told_or_finite(solver, dtype):

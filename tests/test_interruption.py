@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 import sknn_deep
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _threads
+from sknn_deep._codes import code_moments
 from sknn_deep.callbacks import StopTraining
 from sknn_deep.model_selection import FusedGridSearchCV, cross_validate
 
@@ -179,6 +180,39 @@ class OnceAtTheEnd(skorch.callbacks.Callback):
         if not hasattr(self, "pressed_"):
             self.pressed_ = True
             press_ctrl_c()
+
+
+def test_interruption_while_the_code_is_described(monkeypatch):
+    pressed = []
+
+    def moments(*args, **kwargs):
+        if not pressed:
+            pressed.append(True)
+            press_ctrl_c()
+        return code_moments(*args, **kwargs)
+
+    monkeypatch.setattr("sknn_deep._autoencoder.code_moments", moments)
+    with pytest.warns(UserWarning, match=INTERRUPTED):
+        network = autoencoder().fit(X)
+    assert pressed
+    assert network.interrupted_
+    assert_array_equal(network.code_std_, autoencoder().fit(X).code_std_)
+
+
+def test_a_handler_of_the_user_s_own_is_ctrl_c_too():
+    def handler(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        network = classifier(callbacks=[CtrlC("on_batch_end", epoch=3)])
+        with pytest.warns(UserWarning, match=INTERRUPTED):
+            network.fit(X, Y)
+        assert network.interrupted_
+        with pytest.raises(KeyboardInterrupt):
+            GridSearchCV(network, {"alpha": [0.0]}, cv=2).fit(X, Y)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_partial_fit_is_interrupted_likewise(make):
