@@ -84,12 +84,8 @@ class BaseDeepEnsemble(BaseDeepMLP):
         options = {"incremental": incremental, "held_out": held_out}
         if self.n_networks == 1 and not hasattr(self, "estimators_"):
             return super()._fit(X, y, sample_weight, **options)
-        before, networks_before = self._learned(), []
         goes_on = incremental or self.warm_start
-        if goes_on:
-            networks = before.get("estimators_", [])
-            networks_before = [Before(network, goes_on=True) for network in networks]
-        try:
+        with Before(self, goes_on).restored_on_error():
             if goes_on:
                 self._check_same_number()
             else:
@@ -97,25 +93,12 @@ class BaseDeepEnsemble(BaseDeepMLP):
             if self.n_networks == 1:
                 return super()._fit(X, y, sample_weight, **options)
             return self._fit_networks((X, y, sample_weight), **options)
-        except BaseException:
-            # what was fitted before is fitted still
-            self._forget()
-            vars(self).update(before)
-            for network in networks_before:
-                network.restore()
-            raise
-
-    def _learned(self) -> dict[str, Any]:
-        """Return what earlier calls have learned: no parameter, callback or metadata request."""
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if name in _PRIVATE_STATE or _is_fitted_attribute(name)
-        }
 
     def _forget(self) -> None:
-        for name in self._learned():
-            delattr(self, name)
+        """Delete what earlier calls have learned: no parameter, callback or metadata request."""
+        for name in list(vars(self)):
+            if name in _PRIVATE_STATE or _is_fitted_attribute(name):
+                delattr(self, name)
 
     def _check_same_number(self) -> None:
         """Refuse to go on with an ensemble of another size."""

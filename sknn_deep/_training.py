@@ -160,6 +160,8 @@ class Before:
     def __init__(self, estimator, goes_on: bool):
         self._estimator, self._attributes = estimator, dict(vars(estimator))
         self._network = self._attributes.get("module_") if goes_on else None
+        members = self._attributes.get("estimators_", []) if goes_on else []
+        self._members = [Before(member, goes_on) for member in members]
         if self._network is None:
             return
         self._snapshot, self._progress = self._network.snapshot(), estimator._progress.mark()
@@ -185,6 +187,8 @@ class Before:
         vars(estimator).update(
             (name, value) for name, value in present.items() if value is not None
         )
+        for member in self._members:
+            member.restore()
         if self._network is None:
             return
         self._network.restore(self._snapshot)
