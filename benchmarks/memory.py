@@ -1,5 +1,8 @@
 """Memory that a fit takes beyond its data: ``python -m benchmarks.memory``.
 
+With ``--mapped`` the data are a float32 memory map of 4 GB, or as many as are given, of random
+numbers in a file of the temporary folder, and a figure is the peak of all that the process holds.
+
 Each fit runs in a fresh process on MNIST as a float32 array of 188 MB. A figure is the peak of
 resident memory during ``fit`` less what was resident before: copies of the data, batches, the
 network. Before stands a fit of a few rows, so that what libraries load at their first use is
@@ -9,9 +12,12 @@ The peak is Linux's ``VmHWM``, reset before the fit through ``/proc/self/clear_r
 ``getrusage``'s would start from the parent's.
 """
 
+import argparse
 import sys
+import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import chdir
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +28,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness
 from benchmarks.contenders import Work, in_process
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep.callbacks import TrainingCheckpoint
 
 WORKS = {
     "classifier": Work((784, 128, 64, 10), 200, 1),
@@ -29,6 +37,23 @@ WORKS = {
 }
 EPOCHS = (1, 5)
 N_FEW = 400
+
+CLASSES = {
+    "classifier": DeepMLPClassifier,
+    "regressor": DeepMLPRegressor,
+    "autoencoder": AutoencoderTransformer,
+}
+# Fits of a memory map: what is fitted, and with which parameters.
+ON_A_MAP = {
+    "classifier": ("classifier", {}),
+    "classifier, in order": ("classifier", {"shuffle": False}),
+    "classifier, early stopping": ("classifier", {"early_stopping": True, "scoring": "accuracy"}),
+    "classifier, checkpoint": ("classifier", {"callbacks": [TrainingCheckpoint("checkpoint")]}),
+    "regressor": ("regressor", {}),
+    "autoencoder": ("autoencoder", {}),
+    "autoencoder, in order": ("autoencoder", {"shuffle": False}),
+}
+SHARED_ON_A_MAP = {"hidden_layer_sizes": (32,), "batch_size": 512, "max_iter": 1, "device": "cpu"}
 
 
 def resident(field: str) -> float:
@@ -53,6 +78,39 @@ def peak_of_fit(name: str, work: Work, folder: Path, n_threads: int) -> float:
     return resident("VmHWM") - before
 
 
+def write_map(path: Path, n_bytes: float, n_features: int, *, is_sparse: bool = False) -> None:
+    """Write random numbers in [0, 1) as float32; with holes between few rows of them, if sparse."""
+    shape = (int(n_bytes / 4 / n_features), n_features)
+    X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    rng, at_once = np.random.default_rng(0), 4096
+    for start in range(0, len(X), len(X) // 16 if is_sparse else at_once):
+        rows = X[start : start + (16 if is_sparse else at_once)]
+        rows[:] = rng.random(rows.shape, dtype=np.float32)
+
+
+def peaks_on_a_map(case: str, path: Path) -> dict[str, float]:
+    """Return the resident memory of this process in MB at its peak, and the seconds.
+
+    ``before`` a map is opened, in an epoch of ``fit``, and while all rows are predicted.
+    """
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    kind, params = ON_A_MAP[case]
+    network = CLASSES[kind](**SHARED_ON_A_MAP, random_state=0).set_params(**params)
+    X = np.load(path, mmap_mode="r")
+    y = np.arange(len(X)) % 10
+    found = {"before": resident("VmRSS")}
+    for name, run in (
+        ("fit", lambda: network.fit(X, y)),
+        ("predict", lambda: getattr(network, "transform", getattr(network, "predict", None))(X)),
+    ):
+        Path("/proc/self/clear_refs").write_text("5")
+        start = time.perf_counter()
+        run()
+        found[f"{name}, s"] = time.perf_counter() - start
+        found[name] = resident("VmHWM")
+    return found
+
+
 def in_fresh_process(function, *arguments):
     """Return what a function answers in a process of its own, which imports anew."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
@@ -61,29 +119,54 @@ def in_fresh_process(function, *arguments):
 
 def main():
     """Measure every fit and print the megabytes."""
-    arguments = harness.parser(__doc__, rounds=3).parse_args()
+    options = harness.parser(__doc__, rounds=3)
+    options.add_argument(
+        "--mapped",
+        type=float,
+        nargs="?",
+        const=4.0,
+        metavar="GB",
+        help="measure fits of a memory map of so many gigabytes (default: 4) instead",
+    )
+    arguments = options.parse_args()
     if sys.platform != "linux":
         raise SystemExit("The peak is read from /proc, which only Linux has.")
-    rows, results = [], {}
+    measure = measure_fits if arguments.mapped is None else measure_fits_on_a_map
     with TemporaryDirectory() as folder:
-        for kind, work in WORKS.items():
-            data = work.data()
-            np.save(Path(folder, "X.npy"), data.X)
-            np.save(Path(folder, "y.npy"), data.y)
-            for n_epochs in EPOCHS:
-                task = (replace(work, epochs=n_epochs), Path(folder), arguments.threads)
-                peaks = results[f"{kind}, {n_epochs}"] = {
-                    name: [
-                        in_fresh_process(peak_of_fit, name, *task) for _ in range(arguments.rounds)
-                    ]
-                    for name in in_process(work)
-                }
-                cells = [f"{np.median(megabytes):.0f}" for megabytes in peaks.values()]
-                rows.append([f"{kind}, {work}", f"{n_epochs}", *cells])
+        header, rows, results = measure(Path(folder), arguments)
     harness.print_machine()
-    header = ["MB beyond the data", "epochs", *in_process(WORKS["classifier"])]
     harness.print_table(header, rows)
     harness.save(arguments.json, results)
+
+
+def measure_fits(folder: Path, arguments: argparse.Namespace):
+    """Return the table of what fits take beyond their data, and all figures."""
+    rows, results = [], {}
+    for kind, work in WORKS.items():
+        data = work.data()
+        np.save(folder / "X.npy", data.X)
+        np.save(folder / "y.npy", data.y)
+        for n_epochs in EPOCHS:
+            task = (replace(work, epochs=n_epochs), folder, arguments.threads)
+            peaks = results[f"{kind}, {n_epochs}"] = {
+                name: [in_fresh_process(peak_of_fit, name, *task) for _ in range(arguments.rounds)]
+                for name in in_process(work)
+            }
+            cells = [f"{np.median(megabytes):.0f}" for megabytes in peaks.values()]
+            rows.append([f"{kind}, {work}", f"{n_epochs}", *cells])
+    return ["MB beyond the data", "epochs", *in_process(WORKS["classifier"])], rows, results
+
+
+def measure_fits_on_a_map(folder: Path, arguments: argparse.Namespace):
+    """Return the table of what processes hold that fit a memory map, and all figures."""
+    write_map(folder / "X.npy", arguments.mapped * 1e9, n_features=1024)
+    with chdir(folder):  # where the checkpoint is written
+        results = {
+            case: in_fresh_process(peaks_on_a_map, case, folder / "X.npy") for case in ON_A_MAP
+        }
+    header = [f"MB at the peak, {arguments.mapped:g} GB mapped", *results["classifier"]]
+    rows = [[case, *(f"{value:.0f}" for value in each.values())] for case, each in results.items()]
+    return header, rows, results
 
 
 if __name__ == "__main__":

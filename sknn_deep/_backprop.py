@@ -311,20 +311,23 @@ class Workspace:
     """
 
     def __init__(self, backprop: Backprop, chunk: Chunk):
+        # without the gradient itself, which holds its workspaces: what refers to each other stays
+        # in memory until Python looks for such circles, and that may be many fits later
         self._chunk, self.programs, self.raws = chunk, [], []
-        self._backprop, self._batches = backprop, []
+        self._loss, self._batches = backprop.loss, []
         self._penalties = chunk.X.new_zeros((len(chunk.parts), *chunk.X.shape[:-2]))
         lengths = [part.stop - part.start for part in chunk.parts]
         n_alike = len(lengths) if lengths[-1] == lengths[0] else len(lengths) - 1
         # all batches but the last have one length
         groups = [slice(0, n_alike), slice(n_alike, len(lengths))]
         self._groups = [
-            self._group(chunk, chunk.parts[group]) for group in groups if chunk.parts[group]
+            self._group(backprop, chunk, chunk.parts[group])
+            for group in groups
+            if chunk.parts[group]
         ]
 
-    def _group(self, chunk: Chunk, parts: list[slice]) -> "_Group":
+    def _group(self, backprop: Backprop, chunk: Chunk, parts: list[slice]) -> "_Group":
         """Add the programs of batches of one length."""
-        backprop, loss = self._backprop, self._backprop.loss
         length, n_batches = parts[0].stop - parts[0].start, len(parts)
         raw = backprop.empty_output(n_batches, length)
 
@@ -334,7 +337,7 @@ class Workspace:
 
         has_labels = chunk.target.ndim < chunk.X.ndim
         labels = target = batches_of(chunk.target, -1 if has_labels else -2)
-        if loss.encode is not None:
+        if self._loss.encode is not None:
             target = backprop.empty_output(n_batches, length)
         if chunk.scale is None:
             # a factor that all rows share costs less than one of each
@@ -352,17 +355,16 @@ class Workspace:
 
     def load(self) -> None:
         """Make the present targets of the chunk's buffers what the loss takes."""
-        loss = self._backprop.loss
-        if loss.encode is not None:
+        if self._loss.encode is not None:
             for group in self._groups:
-                loss.encode(group.labels, group.target)
+                self._loss.encode(group.labels, group.target)
 
     def losses(self) -> Tensor:
         """Return the mean loss of every batch, each before its own step.
 
         Its shape is (n_batches,), for a stack (n_networks, n_batches).
         """
-        per_sample = self._backprop.loss.per_sample
+        per_sample = self._loss.per_sample
         losses = [
             (per_sample(group.raw, group.target) * group.scale.squeeze(-1)).sum(dim=-1)
             for group in self._groups
@@ -372,7 +374,7 @@ class Workspace:
     def loss(self, number: int) -> Tensor:
         """Return the mean loss of one batch."""
         target, scale, raw, penalty = self._batches[number]
-        losses = self._backprop.loss.per_sample(raw, target)
+        losses = self._loss.per_sample(raw, target)
         return (losses * (scale.squeeze(-1) if scale.ndim else scale)).sum(dim=-1) + penalty
 
 
@@ -549,7 +551,7 @@ class _Pass:
     def _once(self, build: Callable[..., Program], *args) -> Program:
         """Return what a method builds of tensors, from the time before if it is the same."""
         # they are kept beside it, so that no other can get the name
-        key = (build, *map(id, args))
+        key = (build.__name__, *map(id, args))
         if key not in self._built:
             self._built[key] = (build(*args), args)
         return self._built[key][0]

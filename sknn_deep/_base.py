@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
+from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,7 +31,6 @@ from sknn_deep._batches import (
     Chunk,
     Samples,
     check_weight,
-    chunk_rows,
     dense,
     whole,
 )
@@ -780,8 +780,11 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         weights = {}
         if samples.given_weight is not None and accepts_sample_weight(scorer):
             weights["sample_weight"] = samples.given_weight
+        X = samples.X
+        if isinstance(X, Mapped) and callable(scoring):
+            X = np.asarray(X)  # the user's own code may do anything with it
         try:
-            return float(scorer(self._without_feature_names(), samples.X, samples.y, **weights))
+            return float(scorer(self._without_feature_names(), X, samples.y, **weights))
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"scoring={scoring!r} failed on the validation set: {error}. Pass a scorer that "
@@ -906,6 +909,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             As of ``validate_data``.
         """
         options |= {"accept_sparse": "csr", "order": "C", "reset": reset}
+        if isinstance(X, Mapped):  # rows of the training's own, that a scorer has passed on
+            return (X, *y) if y else X
         if not is_large_map(X):
             options["ensure_all_finite"] = self._ensure_all_finite
             return _native(validate_data(self, X, *y, dtype=dtypes, **options))
@@ -914,9 +919,9 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         array, *rest = validated if y else (validated,)
         rows = Mapped(array, array.dtype if array.dtype in dtypes else dtypes[0])
         if not get_config()["assume_finite"]:
-            for part in _batches.batch_slices(len(rows), chunk_rows(rows.shape[1], rows.dtype)):
+            for piece in rows.pieces():
                 assert_all_finite(
-                    rows[part],
+                    piece,
                     allow_nan=self._ensure_all_finite == "allow-nan",
                     estimator_name=type(self).__name__,
                     input_name="X",
@@ -936,13 +941,22 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         -------
         output : ndarray with n_samples rows
         """
-        flat = self.module_.flat
-        pieces = _batches.map_parts(
-            lambda part: function(dense(X[part], flat.device, flat.dtype)).cpu().numpy(),
-            X.shape[0],
-            self.module_,
-        )
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        flat, n_samples = self.module_.flat, X.shape[0]
+        outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known
+        lock = Lock()
+
+        def apply(part: slice) -> None:
+            rows = function(dense(X[part], flat.device, flat.dtype)).cpu().numpy()
+            if len(rows) == n_samples:
+                outputs.append(rows)
+                return
+            with lock:
+                if not outputs:
+                    outputs.append(np.empty((n_samples, *rows.shape[1:]), rows.dtype))
+            outputs[0][part] = rows
+
+        _batches.map_parts(apply, n_samples, self.module_)
+        return outputs[0]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from sknn_deep._atomic import atomic_write, remove_temporaries
+from sknn_deep._mapped import Mapped
 from sknn_deep._threads import allowed_threads
 
 _FORMAT = "1"
@@ -302,10 +303,11 @@ def _digest(value: Any) -> str | None:
     """Return type, shape and a hash of the numbers of an array or a CSR matrix."""
     if value is None:
         return None
+    kind = ""
     if sp.issparse(value):
         parts, kind = (value.data, value.indices, value.indptr), "sparse "
     else:
-        parts, kind = (np.asarray(value),), ""
+        parts = value.pieces() if isinstance(value, Mapped) else (np.asarray(value),)
     digest = hashlib.sha256()
     for part in parts:
         if part.dtype.hasobject:

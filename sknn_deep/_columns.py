@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import scipy.sparse as sp
 
-_ROWS = 4096
+# Rows that are looked at together, and how many numbers they are at most.
+_ROWS, _NUMBERS = 4096, 2**22
 
 
 def column_means(X, weight: np.ndarray | None, allow_nan: bool = False) -> np.ndarray:
@@ -41,8 +42,9 @@ def _means_of_known(X, weight: np.ndarray) -> np.ndarray:
 
 def _parts(X, *others: np.ndarray) -> Iterator:
     """Yield rows, and what belongs to them, so few that copies of them are small."""
-    for start in range(0, X.shape[0], _ROWS):
-        part = slice(start, start + _ROWS)
+    n_rows = max(1, min(_ROWS, _NUMBERS // X.shape[1]))
+    for start in range(0, X.shape[0], n_rows):
+        part = slice(start, start + n_rows)
         yield (X[part], *(other[part] for other in others)) if others else X[part]
 
 

@@ -8,6 +8,7 @@ there.
 
 import mmap
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -75,6 +76,11 @@ class Mapped:
                 out[piece] = self._array[rows[piece]]
             self._hand_back()
         return out
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Yield copies of all rows in turn, some at a time."""
+        for piece in _pieces(len(self), max(1, _BYTES_AT_ONCE // self._bytes_of_a_row)):
+            yield self[piece]
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         array = self._array if self._rows is None else self._array[self._rows]

@@ -24,16 +24,6 @@ _CLEARLY_FASTER = 0.9
 # OpenMP's threads do not survive a fork: a child that asked for them would wait for ever.
 _is_forked = False
 
-
-def _after_fork() -> None:
-    global _is_forked
-    _is_forked = True
-    torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
 # torch keeps a number for each Python thread, and hands the last one that was set to threads
 # that ask for the first time. While a block is entered anywhere, that may be the block's 1.
 _lock = threading.Lock()
@@ -41,6 +31,18 @@ _n_entered = 0
 _n_outside = 1
 # What ``fixed_threads`` has set, for each Python thread.
 _fixed = threading.local()
+
+
+def _after_fork() -> None:
+    # of the threads that were in a block only the one that forked goes on here
+    global _is_forked, _lock, _n_entered, _n_outside, _fixed
+    _is_forked = True
+    _lock, _n_entered, _n_outside, _fixed = threading.Lock(), 0, 1, threading.local()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def allowed_threads() -> int:
@@ -59,9 +61,9 @@ def allowed_threads() -> int:
 def one_thread() -> Iterator[None]:
     """Run torch on one thread, and give it its threads back afterwards."""
     global _n_entered, _n_outside
-    has_entered = False
+    has_entered, lock = False, _lock
     try:  # an interruption may come at any call
-        with _lock:
+        with lock:
             before = allowed_threads()
             if _n_entered == 0:
                 _n_outside = before
@@ -70,8 +72,9 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(1)
         yield
     finally:
-        if has_entered:
-            with _lock:
+        # a fork in between has given the child another lock, and one thread for ever
+        if has_entered and lock is _lock:
+            with lock:
                 _n_entered -= 1
                 torch.set_num_threads(before)
 
@@ -95,13 +98,15 @@ def fixed_threads(n_threads: int) -> Iterator[None]:
             f"{outside}: OpenMP's threads do not survive a fork. Go on in a process that was not "
             "forked, such as one that multiprocessing spawns."
         )
+    fixed = _fixed
     try:
-        _fixed.n_threads = n_threads
+        fixed.n_threads = n_threads
         torch.set_num_threads(n_threads)
         yield
     finally:
-        _fixed.n_threads = before
-        torch.set_num_threads(outside)
+        if fixed is _fixed:  # else the process was forked, and has one thread for ever
+            fixed.n_threads = before
+            torch.set_num_threads(outside)
 
 
 def worthwhile_threads(multiply_adds: int) -> int:

@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from contextlib import chdir
 
 import pytest
+
+from benchmarks.memory import in_fresh_process, peaks_on_a_map, write_map
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,3 +45,23 @@ def test_a_fit_takes_little_memory_beside_its_data(kind, n_epochs):
     command = [sys.executable, "-c", PEAK_OF_A_FIT, kind, str(n_epochs)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert float(answer.stdout) < 60, "megabytes; the data take 179"
+
+
+@pytest.mark.parametrize(
+    ("case", "gigabytes"),
+    [
+        ("classifier", 4),
+        ("classifier, early stopping", 0.6),
+        ("classifier, checkpoint", 0.6),
+        ("autoencoder", 0.6),
+    ],
+)
+def test_a_large_memory_map_is_learned_from_in_little_memory(case, gigabytes, tmp_path):
+    # with holes, which take no room on the disk where the file system can
+    write_map(tmp_path / "X.npy", gigabytes * 1e9, n_features=8192, is_sparse=True)
+    with chdir(tmp_path):
+        peaks = in_fresh_process(peaks_on_a_map, case, tmp_path / "X.npy")
+    (tmp_path / "X.npy").unlink()
+    assert peaks["before"] + 1000 * gigabytes > 600, "the file would not fit"
+    assert peaks["fit"] < 600, "megabytes of all that the process holds"
+    assert peaks["predict"] < 600
