@@ -10,6 +10,9 @@ from torch import Tensor
 from sknn_deep._batches import Chunk
 from sknn_deep._network import Autoencoder, Linear
 
+# Small pieces that are kept would divide the memory in between, so that there is always more of it.
+_PIECES = 32
+
 
 class CodeMoments(NamedTuple):
     """The codes of a training set, summed up.
@@ -70,7 +73,9 @@ def code_moments(
         first += weight @ codes
         second += (weight[:, np.newaxis] * codes).T @ codes
         rows.append(chunk.X[::step].clone())
-        weights.append(weight[::step])
+        weights.append(weight[::step].copy())
+        if len(rows) == _PIECES:
+            rows = [torch.cat(rows)]
     mean = first / total
     kept = torch.from_numpy(np.concatenate(weights)).to(rows[0].device, rows[0].dtype)
     covariance = second / total - np.outer(mean, mean)
