@@ -1,0 +1,144 @@
+"""Where the time of a training goes: ``python -m benchmarks.shares``.
+
+For the works of ``benchmarks.train`` and ``benchmarks.search`` (there in one process) the table
+tells which share of a whole ``fit`` goes to the matrix products, to the other kernels of the
+steps, to the optimiser, to gathering rows, and to all that is left: validation, the epochs' own
+costs, scoring. The columns after them compare with scikit-learn's classifier or regressor: as it
+is, and as it would be if all but our products took no time, which no change around the products
+can exceed. The products are timed within the training, call by call, where the data of a step
+compete for the cache; each call that is timed costs about a quarter of a microsecond more, which
+counts to what surrounds it.
+"""
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from benchmarks import harness, search, train
+from benchmarks.contenders import ours, scikit_learn
+from sknn_deep._backprop import _Pass
+from sknn_deep._batches import Batches
+from sknn_deep._engine import Engine
+from sknn_deep._optimizers import Adam
+from sknn_deep._stack import Stack
+
+PARTS = ["products", "other kernels", "optimiser", "gathering", "the rest"]
+Seconds = Counter[str]
+
+
+def timed(seconds: Seconds, name: str, function: Callable) -> Callable:
+    """Return a function that also adds its time to a part's."""
+
+    def run(*args):
+        start = time.perf_counter()
+        answer = function(*args)
+        seconds[name] += time.perf_counter() - start
+        return answer
+
+    return run
+
+
+@contextmanager
+def watched(seconds: Seconds) -> Iterator[None]:
+    """Add up the time of the parts of each training within a block."""
+
+    def result_timed(name: str, build: Callable) -> Callable:
+        return lambda *args, **kwargs: timed(seconds, name, build(*args, **kwargs))
+
+    with ExitStack() as stack:
+        for owner, name, wrapper in (
+            (_Pass, "_multiply", result_timed("products", _Pass._multiply)),
+            (Adam, "kernel_for", result_timed("optimiser", Adam.kernel_for)),
+            (Batches, "fill", timed(seconds, "gathering", Batches.fill)),
+            (Engine, "plain_steps", timed(seconds, "steps", Engine.plain_steps)),
+            (Stack, "_take_steps", timed(seconds, "steps", Stack._take_steps)),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, wrapper))
+        yield
+
+
+def shares_of(run: Callable[[], object]) -> Callable[[], Seconds]:
+    """Return a contender that answers with the seconds of each part."""
+
+    def measure() -> Seconds:
+        seconds: Seconds = Counter()
+        start = time.perf_counter()
+        with watched(seconds):
+            run()
+        whole = time.perf_counter() - start
+        steps = seconds.pop("steps")
+        seconds["other kernels"] = steps - seconds["products"] - seconds["optimiser"]
+        seconds["the rest"] = whole - steps - seconds["gathering"]
+        return seconds
+
+    return measure
+
+
+def trainings(key: str) -> tuple[str, dict[str, Callable]]:
+    """Return a work of ``benchmarks.train``, and who trains it."""
+    work = train.WORKS[key]
+    data = work.data()
+    X, y = data.X, data.y
+    return f"fit: {work}", {"ours": ours(work, X, y), "scikit-learn": scikit_learn(work, X, y)}
+
+
+def searches(key: str) -> tuple[str, dict[str, Callable]]:
+    """Return a work of ``benchmarks.search``, and who searches, in this process."""
+    work = search.WORKS[key]
+    X, y = work.data()
+    found = search.searches(work, n_jobs=1)
+    names = {"ours": "sknn_deep", "scikit-learn": "MLPClassifier"}
+    runs = {name: lambda other=other: found[other].fit(X, y) for name, other in names.items()}
+    return f"search: {work}", runs
+
+
+def row(title: str, answers: dict[str, list[Any]], n_threads: int) -> list[str]:
+    """Return a line of the table."""
+    parts = {part: np.median([seconds[part] for seconds in answers["ours"]]) for part in PARTS}
+    whole = np.median([sum(seconds.values()) for seconds in answers["ours"]])
+    theirs = np.median(answers["scikit-learn"])
+    percents = [f"{100 * parts[part] / sum(parts.values()):.0f} %" for part in PARTS]
+    ratios = [f"{theirs / whole:.2f}", f"{theirs / parts['products']:.2f}"]
+    return [title, f"{n_threads}", *percents, *ratios]
+
+
+def main():
+    """Time every work and print the shares."""
+    options = harness.parser(__doc__, rounds=3)
+    plain = [key for key, work in train.WORKS.items() if not work.options]
+    known = [f"fit-{key}" for key in plain] + [f"search-{key}" for key in search.WORKS]
+    options.add_argument("works", nargs="*", help=f"among {known}; default: all")
+    arguments = options.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+    rows, results = [], {}
+    for name in arguments.works or known:
+        kind, _, key = name.partition("-")
+        title, runs = {"fit": trainings, "search": searches}[kind](key)
+        # the networks of a search are trained on one thread each, as by each of its processes
+        n_threads = train.threads(train.WORKS[key], arguments) if kind == "fit" else 1
+        with harness.limited_threads(n_threads):
+            results[name] = harness.alternate(
+                {"ours": shares_of(runs["ours"])}
+                | {"scikit-learn": harness.timed(runs["scikit-learn"])},
+                arguments.rounds,
+            )
+        rows.append(row(title, results[name], n_threads))
+    harness.print_machine()
+    header = ["work", "threads", *PARTS, "scikit-learn / ours", "scikit-learn / our products"]
+    harness.print_table(header, rows)
+    harness.save(arguments.json, results)
+
+
+if __name__ == "__main__":
+    main()
