@@ -36,7 +36,7 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
             os.replace(temporary, target)
         except BaseException:
             file.close()
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
             raise
     _sync_directory(target.parent)
 
