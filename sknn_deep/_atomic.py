@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import glob
+import hashlib
 import os
 import secrets
 from collections.abc import Callable
@@ -20,11 +21,30 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
     path : str or path-like
     write : callable
         Called with a binary file, open for writing.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written. The error names ``path``.
+    ValueError
+        If there is a pipe, a device or the like.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"path={os.fspath(path)!r} is a directory; name a file.")
+    if target.exists() and not target.is_file():
+        raise ValueError(f"path={os.fspath(path)!r} is no regular file; name another.")
     temporary = target.with_name(f"{_prefix(target)}{secrets.token_hex(8)}.tmp")
+    try:
+        _write_and_replace(temporary, target, write)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+    _sync_directory(target.parent)
+
+
+def _write_and_replace(temporary: Path, target: Path, write: Callable[[BinaryIO], object]) -> None:
     with open(temporary, "xb") as file:  # with the permissions that the process gives new files
         try:
             write(file)
@@ -36,9 +56,8 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
             os.replace(temporary, target)
         except BaseException:
             file.close()
-            temporary.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)  # it may have been moved when Ctrl-C came
             raise
-    _sync_directory(target.parent)
 
 
 def remove_temporaries(path: str | os.PathLike) -> None:
@@ -49,7 +68,8 @@ def remove_temporaries(path: str | os.PathLike) -> None:
 
 
 def _prefix(target: Path) -> str:
-    return f".{target.name[:100]}."
+    # a name of any length leaves room for more, and another name has another beginning
+    return f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}."
 
 
 def _sync_directory(directory: Path) -> None:

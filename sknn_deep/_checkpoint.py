@@ -176,9 +176,10 @@ def read_state(path: str) -> dict[str, Any] | None:
         about = os.stat(path)
     except FileNotFoundError:
         return None
+    if not stat.S_ISREG(about.st_mode):  # a pipe would never end
+        what = "a directory" if stat.S_ISDIR(about.st_mode) else "no regular file"
+        raise ValueError(f"No training can be kept in {path!r}: it is {what}. Name a file.")
     try:
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError("it is no regular file.")  # a pipe would never end
         with open(path, "rb") as file:
             _container.check_beginning(file, about.st_size)
             document, tensors = _container.read(file.read())

@@ -127,12 +127,17 @@ class Net(NeuralNet):
             if _has_state(callback):
                 callback.load_state_dict(states[name])
                 continue
-            for attribute, value in states[name].items():
+            for attribute, value in states[name]["values"].items():
+                setattr(callback, attribute, value)
+            for attribute, state in states[name]["states"].items():
                 present = getattr(callback, attribute, None)
-                if _has_state(present):
-                    present.load_state_dict(value)
-                else:
-                    setattr(callback, attribute, value)
+                if not _has_state(present):
+                    raise ValueError(
+                        f"The callback {name!r} has no {attribute} that could take back its state "
+                        "from the checkpoint. Make it in on_train_begin, or give the callback "
+                        "state_dict and load_state_dict."
+                    )
+                present.load_state_dict(state)
 
     # skorch's events of single batches, as the engine's listener
 
@@ -183,11 +188,12 @@ def _state_of(callback: Callback, name: str) -> dict[str, Any]:
     if _has_state(callback):
         return callback.state_dict()
     is_of_skorch = type(callback).__module__.startswith("skorch.")
-    state = {}
+    values, states = {}, {}
     for attribute, value in vars(callback).items():
         if not attribute.endswith("_"):
             continue
-        value = value.state_dict() if _has_state(value) else value
+        has_state = _has_state(value)
+        value = value.state_dict() if has_state else value
         try:
             check_can_be_kept(value, attribute)
         except (TypeError, RecursionError) as error:
@@ -198,8 +204,8 @@ def _state_of(callback: Callback, name: str) -> dict[str, Any]:
                 "Give the callback state_dict and load_state_dict, or the attribute a name "
                 "without an underscore at its end if the callback does not need it to go on."
             ) from error
-        state[attribute] = value
-    return state
+        (states if has_state else values)[attribute] = value
+    return {"values": values, "states": states}
 
 
 def _has_state(value) -> bool:
