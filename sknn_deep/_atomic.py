@@ -1,6 +1,5 @@
 """Files that are written whole or not at all."""
 
-import glob
 import hashlib
 import os
 import secrets
@@ -45,25 +44,24 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
 
 
 def _write_and_replace(temporary: Path, target: Path, write: Callable[[BinaryIO], object]) -> None:
-    with open(temporary, "xb") as file:  # with the permissions that the process gives new files
-        try:
+    try:
+        with open(temporary, "xb") as file:  # with the permissions that the process gives new files
             write(file)
             file.flush()
             os.fsync(file.fileno())
-            if target.exists():
-                os.chmod(temporary, target.stat().st_mode & 0o777)
-            file.close()  # Windows replaces no file that is open
-            os.replace(temporary, target)
-        except BaseException:
-            file.close()
-            temporary.unlink(missing_ok=True)  # it may have been moved when Ctrl-C came
-            raise
+        # closed: Windows replaces no file that is open
+        if target.exists():
+            os.chmod(temporary, target.stat().st_mode & 0o777)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # it has moved already where Ctrl-C came late
+        raise
 
 
 def remove_temporaries(path: str | os.PathLike) -> None:
     """Remove what processes that were killed in :func:`atomic_write` have left of new files."""
     target = Path(os.path.realpath(path))
-    for temporary in target.parent.glob(f"{glob.escape(_prefix(target))}{'[0-9a-f]' * 16}.tmp"):
+    for temporary in target.parent.glob(f"{_prefix(target)}{'[0-9a-f]' * 16}.tmp"):
         temporary.unlink(missing_ok=True)
 
 
