@@ -250,7 +250,7 @@ def _described(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
-        return value
+        return value if value == value else "nan"  # which is not equal to itself
     if isinstance(value, list | tuple):
         return [_described(item) for item in value]
     if isinstance(value, dict):
