@@ -28,7 +28,7 @@ import scipy.sparse as sp
 import torch
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
-from skorch.callbacks import EarlyStopping, EpochScoring, LRScheduler
+from skorch.callbacks import EarlyStopping, EpochScoring, Freezer, LRScheduler, Unfreezer
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep.callbacks import TrainingCheckpoint
@@ -113,6 +113,14 @@ CASES: dict[str, Callable[..., Any]] = {
             EpochScoring("accuracy", on_train=True, use_caching=False),
             EarlyStopping(monitor="train_loss", patience=7, threshold=0.5),
         ]
+    ).fit(X[:N_ROWS], y[:N_ROWS]),
+    "frozen layers": lambda X, y, weight, callbacks: _classifier(
+        hidden_layer_sizes=(16, 8),
+        callbacks=[*(callbacks or []), Freezer("*weight", at=2), Unfreezer("*weight", at=6)],
+    ).fit(X[:N_ROWS], y[:N_ROWS]),
+    "begun from an autoencoder": lambda X, y, weight, callbacks: _classifier(
+        hidden_layer_sizes=(16, 4), callbacks=callbacks,
+        init_from=_autoencoder(max_iter=2).fit(X[:N_ROWS]),
     ).fit(X[:N_ROWS], y[:N_ROWS]),
     "sparse, labels are words": lambda X, y, weight, callbacks: _classifier(
         shuffle=False, callbacks=callbacks
@@ -309,7 +317,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     random, end = np.random.default_rng(arguments.seed), time.time() + 60 * arguments.minutes
-    n_trainings, mismatches = Counter(), []
+    n_trainings, mismatches, said = Counter(), [], time.time()
     with tempfile.TemporaryDirectory() as directory:
         killer = Killer(Path(directory), arguments.seed)
         while time.time() < end:
@@ -322,11 +330,21 @@ def main() -> None:
             if found:
                 mismatches.append((case, stages.tolist(), found))
                 print("MISMATCH", *mismatches[-1], flush=True)
-    print(f"trainings {n_trainings.total()}, kills {killer.kills.total()}, ", end="")
-    print(f"mismatches {len(mismatches)}")
+            if time.time() > said + 60:
+                said = time.time()
+                _say(n_trainings, killer, mismatches)
+    _say(n_trainings, killer, mismatches)
     for what in (killer.kills, n_trainings):
         print(", ".join(f"{name}: {number}" for name, number in sorted(what.items())))
     sys.exit(bool(mismatches))
+
+
+def _say(n_trainings: Counter, killer: Killer, mismatches: list) -> None:
+    print(
+        f"trainings {n_trainings.total()}, kills {killer.kills.total()}, "
+        f"mismatches {len(mismatches)}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

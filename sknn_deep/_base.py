@@ -415,10 +415,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         if self.warm_start and self.n_iter_:
             learned = [tensor.cpu().numpy().ravel() for tensor in self.module_.snapshot()]
             data["the network that warm_start goes on with"] = np.concatenate(learned)
-        callbacks = [
-            [type(callback), {} if isinstance(callback, type) else callback.get_params(deep=False)]
-            for callback in map(_unnamed, self._other_callbacks())
-        ]
+        callbacks = [_description(callback) for callback in self._other_callbacks()]
         device = str(self.module_.flat.device)
         return described_call(self, data, device=device, callbacks=callbacks)
 
@@ -1000,8 +997,20 @@ def _native(validated):
 
 def _unnamed(callback):
     """Return a callback without the name that skorch lets go with it."""
-    is_pair = isinstance(callback, tuple) and len(callback) == 2
-    return callback[1] if is_pair else callback
+    return callback[1] if _is_named(callback) else callback
+
+
+def _is_named(callback) -> bool:
+    return isinstance(callback, tuple) and len(callback) == 2
+
+
+def _description(callback) -> list:
+    """Return the name that a callback was given, its class, and its parameters."""
+    name = [callback[0]] if _is_named(callback) else []
+    callback = _unnamed(callback)
+    if isinstance(callback, type):
+        return [*name, callback]
+    return [*name, type(callback), callback.get_params(deep=False)]
 
 
 def _flat_items(config: dict[str, Any]) -> dict[str, Any]:

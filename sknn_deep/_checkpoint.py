@@ -1,29 +1,37 @@
 """The file from which a training goes on, and the call of ``fit`` that it belongs to.
 
-The file is a safetensors container: arrays, and one JSON text beside them. Reading it
-executes nothing.
+The file is a container of the kind that a saved estimator has. Its JSON is a tensor, too: with a
+long history it is longer than a header may be.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import stat
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import joblib
 import numpy as np
 import scipy.sparse as sp
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
-from torch import Tensor
 
+from sknn_deep import _container
 from sknn_deep._atomic import atomic_write, remove_temporaries
-from sknn_deep._mapped import Mapped
 from sknn_deep._threads import allowed_threads
+from sknn_deep._values import Decoder, Encoder
 
-_FORMAT = "1"
-_TEXT = "state"  # the name of the JSON text among the arrays, which have numbers
+_TEXT = "json"  # the name of the tensor that holds it
+# What the states of torch's modules and schedulers, and of callbacks, are made of beside values
+# that a saved estimator has, and what each is made from.
+_CONTAINERS = {
+    "counter": (Counter, dict),
+    "ordered": (OrderedDict, dict),
+    "set": (set, list),
+    "frozenset": (frozenset, list),
+}
+# Of an array so many bytes are hashed at once.
+_BYTES_AT_ONCE = 2**23
 
 
 class CheckpointFile:
@@ -48,7 +56,8 @@ class CheckpointFile:
     """
 
     def __init__(self, path: str | os.PathLike, every: int):
-        self._path, self.every = os.fspath(path), every
+        # a callback may change the directory
+        self._path, self.every = os.path.abspath(path), every
         self._seen = self._identity()
         self._saved = read_state(self._path)
         self.n_threads = self._saved["n_threads"] if self._saved else allowed_threads()
@@ -61,10 +70,12 @@ class CheckpointFile:
         leaves the present generator alone.
         """
         if self._saved is None:
-            self._first = random_state_dict(present)
+            self._first = present.get_state(legacy=False)
             return present
         self._first = self._saved["first_random_state"]
-        return load_random_state_dict(np.random.RandomState(0), self._first)
+        random_state = np.random.RandomState(0)
+        random_state.set_state(self._first)
+        return random_state
 
     def belongs_to(self, call: dict[str, Any]) -> None:
         """Refuse to go on where the checkpoint is of another call.
@@ -74,10 +85,10 @@ class CheckpointFile:
         call : dict
             As of :func:`described_call`.
         """
-        self._call = call
+        self._call = json.loads(json.dumps(call))  # as plain values
         if self._saved is None:
             return
-        found = _differences(self._saved["call"], json.loads(json.dumps(call)))
+        found = _differences(self._saved["call"], self._call)
         if found:
             raise ValueError(
                 f"The checkpoint {self._path!r} is of another training: {'; '.join(found)}. Pass "
@@ -105,23 +116,24 @@ class CheckpointFile:
                 f"Another training has written to the checkpoint {self._path!r} while this one "
                 "ran; give each a path of its own."
             )
-        kept = (
-            "no checkpoint was written before" if self._seen is None else "the one before is kept"
-        )
+        state = {
+            "call": self._call,
+            "first_random_state": self._first,
+            "n_threads": self.n_threads,
+            "training": state,
+        }
         try:
-            write_state(
-                self._path,
-                {
-                    "call": self._call,
-                    "first_random_state": self._first,
-                    "n_threads": self.n_threads,
-                    "training": state,
-                },
-            )
-        except TypeError as error:
-            raise ValueError(f"TrainingCheckpoint cannot keep this training: {error}.") from error
+            write_state(self._path, state)
+        except (TypeError, RecursionError) as error:
+            raise ValueError(
+                f"TrainingCheckpoint cannot keep this training: {error}. It keeps numbers, texts, "
+                "arrays and tensors, and dicts, lists, tuples and sets of them."
+            ) from error
         except OSError as error:
-            message = f"the checkpoint could not be written ({error.strerror}); {kept}"
+            kept = "no checkpoint was written before"
+            if self._seen is not None:
+                kept = "the one before is kept" if self._identity() else "the one before is gone"
+            message = f"the checkpoint could not be written ({error.strerror or error}); {kept}"
             raise OSError(error.errno, message, self._path) from error
         self._seen = self._identity()
 
@@ -135,31 +147,18 @@ class CheckpointFile:
 
 
 def write_state(path: str, state: dict[str, Any]) -> None:
-    """Write numbers, texts, arrays and tensors, in nested dicts and lists, to a file.
+    """Write what :class:`Encoder` knows, by names that are identifiers, to a file.
 
     Raises
     ------
     TypeError
-        If there is anything else among them.
+        If there is anything else among it.
     """
-    arrays: dict[str, np.ndarray] = {}
-
-    def stand_in(value: Any) -> Any:
-        if isinstance(value, np.generic):
-            return value.item()
-        name, kind = str(len(arrays)), "$array"
-        if isinstance(value, Tensor):
-            value, kind = value.detach().cpu().numpy(), "$tensor"
-        if not isinstance(value, np.ndarray) or value.dtype.hasobject:
-            raise TypeError(f"a checkpoint holds no {type(value).__name__}, such as {value!r}")
-        arrays[name] = np.asarray(value, order="C")  # safetensors takes the memory as it lies
-        return {kind: name}
-
-    text = json.dumps(state, default=stand_in)
-    arrays[_TEXT] = np.frombuffer(text.encode(), dtype=np.uint8)
-    metadata = {"sknn_deep checkpoint": _FORMAT, "sha256": _checksum(arrays)}
-    content = save(arrays, metadata)
-    atomic_write(path, lambda file: file.write(content))
+    encoder = _encoder()
+    coded = {name: encoder.encode(value, name) for name, value in state.items()}
+    text = np.frombuffer(_container.to_json(coded).encode(), np.uint8)
+    tensors = {**encoder.tensors, _TEXT: text}
+    atomic_write(path, lambda file: _container.write(file, {"checkpoint": _TEXT}, tensors))
 
 
 def read_state(path: str) -> dict[str, Any] | None:
@@ -174,81 +173,52 @@ def read_state(path: str) -> dict[str, Any] | None:
     """
     remove_temporaries(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = os.stat(path)
     except FileNotFoundError:
         return None
-    except SafetensorError as error:
-        raise ValueError(_damaged(path, str(error))) from error
-    found = metadata.get("sknn_deep checkpoint")
-    if found != _FORMAT:
-        reason = "it is no checkpoint" if found is None else f"its format is {found}, not {_FORMAT}"
-        raise ValueError(_damaged(path, reason))
-    if metadata.get("sha256") != _checksum(arrays):
-        raise ValueError(_damaged(path, "its checksum is wrong"))
-
-    def restored(value: dict[str, Any]) -> Any:
-        if "$array" in value:
-            return arrays[value["$array"]]
-        if "$tensor" in value:
-            return torch.from_numpy(arrays[value["$tensor"]])
-        return dict(value["$pairs"]) if "$pairs" in value else value
-
-    return json.loads(arrays.pop(_TEXT).tobytes(), object_hook=restored)
-
-
-def _damaged(path: str, reason: str) -> str:
-    return (
-        f"The file {path!r} cannot be read as a checkpoint of a training: {reason}. Delete it to "
-        "train anew, or name another path."
-    )
+    if not stat.S_ISREG(about.st_mode):  # a pipe would never end
+        what = "a directory" if stat.S_ISDIR(about.st_mode) else "no regular file"
+        raise ValueError(f"No training can be kept in {path!r}: it is {what}. Name a file.")
+    try:
+        with open(path, "rb") as file:
+            _container.check_beginning(file, about.st_size)
+            document, tensors = _container.read(file.read())
+        if list(document) != ["checkpoint"]:
+            raise ValueError("it is a saved estimator.")
+        decoder = _decoder(tensors)
+        coded = _container.from_json(decoder.array(document["checkpoint"], "its text").tobytes())
+        return {name: decoder.decode(value, name) for name, value in coded.items()}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"The file {path!r} cannot be read as a checkpoint of a training: {error} Delete it to "
+            "train anew, or name another path."
+        ) from error
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-        digest.update(_bytes_of(array))
-    return digest.hexdigest()
+def check_can_be_kept(value: Any, name: str) -> None:
+    """Raise a TypeError that names a value, or its part, if no checkpoint can hold it."""
+    _encoder().encode(value, name)
 
 
-def _bytes_of(array: np.ndarray) -> np.ndarray:
-    return np.asarray(array, order="C").reshape(-1).view(np.uint8)
+def _encoder() -> Encoder:
+    def encode_other(value: Any, name: str) -> tuple[str, Any] | None:
+        for kind, (container, plain) in _CONTAINERS.items():
+            if type(value) is container:
+                return kind, encoder.encode(plain(value), name)
+        return None
+
+    encoder = Encoder(encode_other)
+    return encoder
 
 
-def as_pairs(value: Any) -> Any:
-    """Return nested containers whose dicts survive JSON, which knows no keys but texts."""
-    if isinstance(value, dict):
-        items = [(key, as_pairs(item)) for key, item in value.items()]
-        return dict(items) if all(isinstance(key, str) for key in value) else {"$pairs": items}
-    if isinstance(value, list | tuple):
-        return [as_pairs(item) for item in value]
-    return value
+def _decoder(tensors: dict[str, np.ndarray]) -> Decoder:
+    def decode_other(kind: str, content: Any, where: str) -> Any:
+        if kind not in _CONTAINERS:
+            raise ValueError(f"{where} is of the unknown kind {kind!r}.")
+        return _CONTAINERS[kind][0](decoder.decode(content, where))
 
-
-def is_plain(value: Any) -> bool:
-    """Return whether a checkpoint can hold a value."""
-    if isinstance(value, dict):
-        return all(is_plain(item) for pair in value.items() for item in pair)
-    if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
-    if isinstance(value, np.ndarray):
-        return not value.dtype.hasobject
-    return value is None or isinstance(value, bool | int | float | str | np.generic | Tensor)
-
-
-def random_state_dict(random_state: np.random.RandomState) -> dict[str, Any]:
-    """Return the state of NumPy's generator."""
-    return random_state.get_state(legacy=False)
-
-
-def load_random_state_dict(
-    random_state: np.random.RandomState, state: dict[str, Any]
-) -> np.random.RandomState:
-    """Put a generator into a state that was read, and return it."""
-    random_state.set_state(state)
-    return random_state
+    decoder = Decoder(tensors, decode_other)
+    return decoder
 
 
 def described_call(estimator, data: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -267,11 +237,7 @@ def described_call(estimator, data: dict[str, Any], **more: Any) -> dict[str, An
     call : dict
         ``parameters``, as JSON knows them, and ``data``, as digests.
     """
-    parameters = estimator.get_params(deep=False)
-    # they decide on what is printed, and where
-    for name in ("verbose", "callbacks"):
-        parameters.pop(name)
-    parameters |= more
+    parameters = _parameters(estimator) | more
     return {
         "estimator": type(estimator).__name__,
         "parameters": {name: _described(value) for name, value in parameters.items()},
@@ -284,7 +250,7 @@ def _described(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
-        return value
+        return value if value == value else "nan"  # which is not equal to itself
     if isinstance(value, list | tuple):
         return [_described(item) for item in value]
     if isinstance(value, dict):
@@ -293,28 +259,59 @@ def _described(value: Any) -> Any:
         return "RandomState"  # the checkpoint has its state
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "get_params") and hasattr(value, "fit"):
+        return _described_estimator(value)
     try:
         return f"{type(value).__qualname__} {joblib.hash(value)}"
     except Exception:  # what does not pickle
         return type(value).__qualname__
 
 
+def _parameters(estimator) -> dict[str, Any]:
+    """Return the parameters but those that decide on what is printed, and where."""
+    parameters = estimator.get_params(deep=False)
+    return {
+        name: value for name, value in parameters.items() if name not in ("verbose", "callbacks")
+    }
+
+
+def _described_estimator(estimator) -> list:
+    """Return what tells an estimator from others: of what it has learned the weights alone.
+
+    Its history holds durations, which are others each time it is fitted.
+    """
+    learned = estimator.module_.snapshot() if hasattr(estimator, "module_") else []
+    weights = [_digest(tensor.cpu().numpy()) for tensor in learned]
+    return [type(estimator).__qualname__, _described(_parameters(estimator)), weights]
+
+
 def _digest(value: Any) -> str | None:
     """Return type, shape and a hash of the numbers of an array or a CSR matrix."""
     if value is None:
         return None
-    kind = ""
     if sp.issparse(value):
         parts, kind = (value.data, value.indices, value.indptr), "sparse "
     else:
-        parts = value.pieces() if isinstance(value, Mapped) else (np.asarray(value),)
+        parts, kind = (value,), ""
     digest = hashlib.sha256()
     for part in parts:
         if part.dtype.hasobject:
             digest.update(joblib.hash(part.tolist()).encode())
         else:
-            digest.update(_bytes_of(part))
+            for rows in _slices(part):
+                digest.update(np.asarray(rows, order="C").reshape(-1).view(np.uint8))
     return f"{kind}{value.dtype} of shape {value.shape}, sha256 {digest.hexdigest()}"
+
+
+def _slices(array: Any) -> Iterator[Any]:
+    """Yield an array's rows, some at a time: those of a large file shall not be there at once."""
+    if array.ndim == 0:
+        yield array
+        return
+    n_rows = len(array)
+    at_once = max(1, _BYTES_AT_ONCE * n_rows // max(1, array.size * array.dtype.itemsize))
+    for start in range(0, n_rows, at_once):
+        yield array[start : start + at_once]
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

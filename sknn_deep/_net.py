@@ -12,7 +12,7 @@ from skorch.callbacks import Callback, EpochScoring, LRScheduler
 from skorch.history import History
 from torch import Tensor
 
-from sknn_deep._checkpoint import as_pairs, is_plain
+from sknn_deep._checkpoint import check_can_be_kept
 from sknn_deep._interruption import is_raised
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
@@ -111,8 +111,15 @@ class Net(NeuralNet):
         return stop
 
     def callback_states(self) -> dict[str, Any]:
-        """Return what each callback has learned, by name, as far as a checkpoint can hold it."""
-        return {name: as_pairs(_state_of(callback)) for name, callback in self.callbacks_}
+        """Return what each callback has learned, by name.
+
+        Raises
+        ------
+        ValueError
+            If a checkpoint cannot hold it. What skorch's own callbacks have that it cannot, such
+            as a progress bar, they make anew.
+        """
+        return {name: _state_of(callback, name) for name, callback in self.callbacks_}
 
     def load_callback_states(self, states: dict[str, Any]) -> None:
         """Undo :meth:`callback_states`, once the callbacks know that the training begins."""
@@ -120,12 +127,17 @@ class Net(NeuralNet):
             if _has_state(callback):
                 callback.load_state_dict(states[name])
                 continue
-            for attribute, value in states[name].items():
+            for attribute, value in states[name]["values"].items():
+                setattr(callback, attribute, value)
+            for attribute, state in states[name]["states"].items():
                 present = getattr(callback, attribute, None)
-                if _has_state(present):
-                    present.load_state_dict(value)
-                else:
-                    setattr(callback, attribute, value)
+                if not _has_state(present):
+                    raise ValueError(
+                        f"The callback {name!r} has no {attribute} that could take back its state "
+                        "from the checkpoint. Make it in on_train_begin, or give the callback "
+                        "state_dict and load_state_dict."
+                    )
+                present.load_state_dict(state)
 
     # skorch's events of single batches, as the engine's listener
 
@@ -171,15 +183,29 @@ def record_batch(history: History, loss: float, size: int) -> None:
     history.record_batch("train_batch_size", size)
 
 
-def _state_of(callback: Callback) -> dict[str, Any]:
+def _state_of(callback: Callback, name: str) -> dict[str, Any]:
     """Return a callback's state: by skorch's convention it is in names that end so: ``misses_``."""
     if _has_state(callback):
         return callback.state_dict()
-    return {
-        name: value.state_dict() if _has_state(value) else value
-        for name, value in vars(callback).items()
-        if name.endswith("_") and (_has_state(value) or is_plain(value))
-    }
+    is_of_skorch = type(callback).__module__.startswith("skorch.")
+    values, states = {}, {}
+    for attribute, value in vars(callback).items():
+        if not attribute.endswith("_"):
+            continue
+        has_state = _has_state(value)
+        value = value.state_dict() if has_state else value
+        try:
+            check_can_be_kept(value, attribute)
+        except (TypeError, RecursionError) as error:
+            if is_of_skorch:
+                continue
+            raise ValueError(
+                f"TrainingCheckpoint cannot keep what the callback {name!r} has learned: {error}. "
+                "Give the callback state_dict and load_state_dict, or the attribute a name "
+                "without an underscore at its end if the callback does not need it to go on."
+            ) from error
+        (states if has_state else values)[attribute] = value
+    return {"values": values, "states": states}
 
 
 def _has_state(value) -> bool:

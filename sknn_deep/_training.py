@@ -5,6 +5,7 @@ An epoch itself is trained by an :class:`Engine`, or for a stack of networks by 
 score, and decides when to stop.
 """
 
+import itertools
 import math
 import time
 import warnings
@@ -21,12 +22,7 @@ from skorch.history import History
 from torch import Tensor
 
 from sknn_deep._batches import Batches
-from sknn_deep._checkpoint import (
-    CheckpointFile,
-    as_pairs,
-    load_random_state_dict,
-    random_state_dict,
-)
+from sknn_deep._checkpoint import CheckpointFile
 from sknn_deep._device import is_out_of_memory
 from sknn_deep._engine import Engine, EpochLosses
 from sknn_deep._interruption import is_one_of_many
@@ -340,18 +336,21 @@ class Training:
         Returns
         -------
         state : dict
-            Numbers, texts, arrays and tensors in nested dicts and lists.
+            Numbers, texts, arrays and tensors in nested containers.
         """
         generator = self.network.generator
         return {
             "progress": dict(vars(self._progress)),
             "network": self.network.snapshot(),
-            "optimizer": as_pairs(self.optimizer.state_dict()),
+            "requires_grad": [param.requires_grad for param in self.network.parameters()],
+            "optimizer": self.optimizer.state_dict(),
             "n_steps": engine.n_steps,
-            "random_state": random_state_dict(self._random_state),
+            "random_state": self._random_state.get_state(legacy=False),
             "generator": None if generator is None else generator.get_state(),
             "order": self.batches.order if self.estimator.shuffle else None,
-            "history": list(self._history),
+            # one long list of batches is kept by column
+            "history": [{**row, "batches": len(row["batches"])} for row in self._history],
+            "batches": [batch for row in self._history for batch in row["batches"]],
             "callbacks": {} if self.net is None else self.net.callback_states(),
             "is_done": self.is_done,
             "has_diverged": self._has_diverged,
@@ -360,20 +359,28 @@ class Training:
 
     def load_state_dict(self, state: dict[str, Any], engine: Engine) -> None:
         """Go on with a state of :meth:`state_dict`, which was read from a file."""
-        self._progress.load(state["progress"])
         self.network.restore(state["network"])
+        for param, requires_grad in zip(
+            self.network.parameters(), state["requires_grad"], strict=True
+        ):
+            param.requires_grad_(requires_grad)
         load_state(self.optimizer, state["optimizer"])
         engine.n_steps = state["n_steps"]
-        load_random_state_dict(self._random_state, state["random_state"])
+        self._random_state.set_state(state["random_state"])
         if state["generator"] is not None:
             self.network.generator.set_state(state["generator"])
         if state["order"] is not None:
             self.batches.order[:] = state["order"]
-        self._history[:] = state["history"]
+        batches = iter(state["batches"])
+        self._history[:] = [
+            {**row, "batches": list(itertools.islice(batches, row["batches"]))}
+            for row in state["history"]
+        ]
         if self.net is not None:
             self.net.load_callback_states(state["callbacks"])
         self.is_done, self._has_diverged = state["is_done"], state["has_diverged"]
         self._reached_max_iter = state["reached_max_iter"]
+        self._progress.load(state["progress"])  # last: an epoch that it counts is here as a whole
         self._smallest = self._smallest_losses()
 
     def end_epoch(self, losses: EpochLosses) -> None:

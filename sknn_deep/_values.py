@@ -22,6 +22,10 @@ _MAX_CHARACTERS = 2**24
 
 _STORED_KINDS = "biuf"
 _TORCH_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_TENSOR_DTYPES = {
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.float16, torch.float32, torch.float64,
+}  # fmt: skip
 _OPTIMIZERS = {
     name: member
     for name, member in vars(torch.optim).items()
@@ -70,16 +74,16 @@ class Encoder:
     def _encode_kind(self, value: Any, name: str) -> tuple[str, Any]:
         if type(value) is tuple:
             return "tuple", [self.encode(item, f"{name}.{i}") for i, item in enumerate(value)]
-        if type(value) is dict:
+        if type(value) is dict and all(isinstance(key, _KEYS) for key in value):
             return "dict", [
                 [self.encode(key, f"{name}.key"), self.encode(item, f"{name}.{_as_name(key, i)}")]
                 for i, (key, item) in enumerate(value.items())
             ]
-        if isinstance(value, np.generic) and value.dtype.kind in _STORED_KINDS:
+        if isinstance(value, np.generic) and _is_stored(value.dtype):
             return "number", self._tensor(np.asarray(value), name)
         if type(value) is np.ndarray:
             return self._encode_array(value, name)
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and value.dtype in _TENSOR_DTYPES:
             return "torch", self._tensor(value.detach().cpu().numpy(), name)
         if isinstance(value, History):
             return "history", self._encode_list(list(value), name)
@@ -105,17 +109,20 @@ class Encoder:
         return name
 
     def _encode_array(self, array: np.ndarray, name: str) -> tuple[str, Any]:
-        if array.dtype.kind in _STORED_KINDS and array.dtype.itemsize <= 8:
+        if _is_stored(array.dtype):
             return "array", self._tensor(
                 array.astype(array.dtype.newbyteorder("="), copy=False), name
             )
-        if array.dtype.kind == "U" or array.dtype == object:
+        items = array.ravel().tolist()
+        is_labels = array.dtype.kind in "UO" and all(isinstance(item, _LABELS) for item in items)
+        if is_labels and array.ndim <= 2:
             dtype = "O" if array.dtype == object else array.dtype.newbyteorder("<").str
-            items = [
-                self.encode(item, f"{name}.{i}") for i, item in enumerate(array.ravel().tolist())
-            ]
+            items = [self.encode(item, f"{name}.{i}") for i, item in enumerate(items)]
             return "strings", {"dtype": dtype, "shape": list(array.shape), "items": items}
-        raise TypeError(f"{name} is an array of the type {array.dtype}, which no file can hold")
+        raise TypeError(
+            f"{name} is an array of the type {array.dtype} and the shape {array.shape}, which no "
+            "file can hold"
+        )
 
     def _encode_list(self, values: list, name: str) -> Any:
         """Return JSON for a list; many numbers as a tensor, many alike dictionaries by column."""
@@ -125,7 +132,9 @@ class Encoder:
                 return {"floats": self._tensor(np.array(values), name)}
             if types == {int} and max(map(abs, values)) < 2**63:
                 return {"integers": self._tensor(np.array(values, np.int64), name)}
-            if types == {dict} and len(set(map(tuple, values))) == 1 and _has_names(values[0]):
+            if len(types) == 1 and _is_number_type(*types):
+                return {"numbers": self._tensor(np.array(values), name)}
+            if types == {dict} and len(set(map(tuple, values))) == 1 and _is_row(values[0]):
                 columns = {
                     key: self._encode_list([row[key] for row in values], f"{name}.{key}")
                     for key in values[0]
@@ -223,7 +232,8 @@ class Decoder:
 
     def _decode_torch(self, content, where: str) -> torch.Tensor:
         array = self.array(content, where)
-        check(array.dtype.kind in "bif", where, array.dtype, "a type that torch has")
+        is_known = array.dtype.kind in "bif" or array.dtype == np.uint8
+        check(is_known, where, array.dtype, "a type that torch has")
         return torch.from_numpy(array)
 
     def _decode_floats(self, content, where: str) -> list[float]:
@@ -231,6 +241,11 @@ class Decoder:
 
     def _decode_integers(self, content, where: str) -> list[int]:
         return self._numbers(content, where, np.int64)
+
+    def _decode_numbers(self, content, where: str) -> list[np.generic]:
+        array = self.array(content, where)
+        check(array.ndim == 1, where, array.shape, "a vector")
+        return list(array)
 
     def _numbers(self, name, where: str, dtype: type) -> list:
         array = self.array(name, where)
@@ -332,6 +347,18 @@ def check_keys(value: Any, keys: set[str], where: str) -> None:
 
 def _as_name(key: Any, number: int) -> str:
     return key if isinstance(key, str) and key.isidentifier() else str(number)
+
+
+def _is_stored(dtype: np.dtype) -> bool:
+    return dtype.kind in _STORED_KINDS and dtype.itemsize <= 8
+
+
+def _is_number_type(type_: type) -> bool:
+    return issubclass(type_, np.bool_ | np.number) and _is_stored(np.dtype(type_))
+
+
+def _is_row(value: dict) -> bool:
+    return bool(value) and _has_names(value)
 
 
 def _has_names(row: dict) -> bool:

@@ -29,25 +29,28 @@ class TrainingCheckpoint(Callback):
     Parameters
     ----------
     path : str or path-like
-        The file. It belongs to one training: another call finds it and is refused.
+        The file. It belongs to one training: another call finds it and is refused. A relative
+        path is of the directory in which ``fit`` begins.
 
     every : int, default=1
         Epochs between two checkpoints. The last epoch is always kept. Raise it where writing
         takes a noticeable part of an epoch: the file has three to four times the size of the
-        weights and, with ``shuffle``, eight bytes for each row.
+        weights and, with ``shuffle``, eight bytes for each row. It grows with the history: by
+        some tens of bytes for each epoch, and with other callbacks for each batch.
 
     Notes
     -----
     A checkpoint holds the weights and the best ones so far, the state of the optimiser with its
-    learning rate, of the stopping rule and of all random generators, the order of the rows and the
-    history. It is written to a new file, which takes the place of the one before once it is on
-    the disk. Reading it executes nothing.
+    learning rate, of the stopping rule and of all random generators, which parameters are frozen,
+    the order of the rows and the history. It is written to a new file, which takes the place of
+    the one before once it is on the disk. Reading it executes nothing.
 
     The file names the call that it belongs to: the parameters but ``verbose``, and hashes (SHA-256)
     of the data. Where one differs, ``fit`` raises a ``ValueError`` that names it. So in a
     search the fits of the other folds are refused: give every training a path of its own.
     Of ``random_state`` as None or as a ``RandomState`` the state is taken from the
-    checkpoint.
+    checkpoint. Functions and classes are compared by name only, what does not pickle by its
+    type, and an estimator such as ``init_from`` by its parameters and weights.
 
     A training that has ended leaves its file behind, and the same call of ``fit`` then returns at
     once with what came out. Delete the file, or name another, to train anew. Ctrl-C leaves
@@ -57,8 +60,9 @@ class TrainingCheckpoint(Callback):
     try whether fewer are faster, because the last digits depend on their number.
 
     Other callbacks go on with what they have learned, by skorch's convention the attributes
-    whose names end in an underscore, as far as these are numbers, texts, arrays or
-    have ``state_dict`` and ``load_state_dict``.
+    whose names end in an underscore: numbers, texts, arrays, containers of them, and what has
+    ``state_dict`` and ``load_state_dict``. Where such an attribute is anything else, ``fit`` raises
+    a ``ValueError`` that names it; skorch's own callbacks make theirs anew.
 
     It is for ``fit`` with a stochastic solver and one network: ``partial_fit``, ``solver="lbfgs"``
     and ``n_networks`` above 1 refuse it.
@@ -83,6 +87,9 @@ class TrainingCheckpoint(Callback):
         self.path = path
         self.every = every
 
+    def __repr__(self):
+        return f"TrainingCheckpoint(path={self.path!r}, every={self.every!r})"
+
     def open(self) -> CheckpointFile:
         """Return the file, read.
 
@@ -93,6 +100,8 @@ class TrainingCheckpoint(Callback):
         """
         if not isinstance(self.path, str | os.PathLike):
             raise TypeError(f"TrainingCheckpoint needs the path of a file, got path={self.path!r}.")
+        if not os.fspath(self.path):
+            raise ValueError("TrainingCheckpoint needs the path of a file, got path=''.")
         is_number = isinstance(self.every, Integral) and not isinstance(self.every, bool)
         if not is_number or self.every < 1:
             raise ValueError(

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from sknn_deep._atomic import atomic_write
+from sknn_deep._atomic import atomic_write, remove_temporaries
 
 
 @pytest.fixture
@@ -90,6 +90,61 @@ def test_a_directory_is_refused(tmp_path):
         atomic_write(tmp_path, lambda file: None)
 
 
-def test_a_missing_directory_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        atomic_write(tmp_path / "nowhere" / "file.bin", lambda file: None)
+def test_a_pipe_is_refused(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=re.escape(f"path={str(path)!r} is no regular file")):
+        atomic_write(path, lambda file: file.write(b"new"))
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+def test_a_device_is_refused():
+    with pytest.raises(ValueError, match=re.escape("path='/dev/null' is no regular file")):
+        atomic_write("/dev/null", lambda file: file.write(b"new"))
+
+
+def _full(file):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("nowhere/file.bin", None), ("file.bin/below", None), ("file.bin", _full), ("ä" * 128, None)],
+    ids=["no directory", "below a file", "full disk", "name too long"],
+)
+def test_an_error_names_the_path_and_no_temporary_file(name, write, path):
+    target = str(path.parent / name)
+    with pytest.raises(OSError, match=re.escape(f"{target!r}")) as raised:
+        atomic_write(target, write or (lambda file: file.write(b"new")))
+    assert raised.value.filename == target
+    assert ".tmp" not in str(raised.value)
+    assert _names(path.parent) == ["file.bin"]
+
+
+def test_ctrl_c_after_the_file_has_moved_is_ctrl_c(path, monkeypatch):
+    replace = os.replace
+
+    def interrupted(*args):
+        replace(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(path, lambda file: file.write(b"new"))
+    assert path.read_bytes() == b"new"
+    assert _names(path.parent) == ["file.bin"]
+
+
+@pytest.mark.parametrize("letter", ["e", "ä"])
+def test_long_names_that_begin_alike_have_temporaries_of_their_own(letter, tmp_path):
+    one, other = (tmp_path / f"{letter * 120}_{number}" for number in (1, 2))
+
+    def write(file):
+        remove_temporaries(other)
+        assert len(_names(tmp_path)) == 1
+        remove_temporaries(one)
+        assert _names(tmp_path) == []
+        file.write(b"new")
+
+    with pytest.raises(FileNotFoundError):  # what was written is gone
+        atomic_write(one, write)

@@ -4,6 +4,7 @@ import contextlib
 import dis
 import os
 import re
+import secrets
 import signal
 import sys
 import threading
@@ -24,8 +25,9 @@ from sklearn.preprocessing import StandardScaler
 
 import sknn_deep
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _threads
+from sknn_deep._atomic import atomic_write
 from sknn_deep._codes import code_moments
-from sknn_deep.callbacks import StopTraining
+from sknn_deep.callbacks import StopTraining, TrainingCheckpoint
 from sknn_deep.model_selection import FusedGridSearchCV, cross_validate
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
@@ -410,15 +412,34 @@ class Interrupter:
 
 def interrupted_at(n, network):
     """Fit, interrupted at the n-th point; return how that ended and how many points there were."""
+    was_raised, n_points = call_interrupted_at(n, network.fit, X, Y)
+    if was_raised:
+        return "raised", n_points
+    return "kept" if network.interrupted_ else "finished", n_points
+
+
+def call_interrupted_at(n, function, *args):
+    """Return whether ``KeyboardInterrupt`` came of it, and how many points there were."""
     interrupter, before = Interrupter(n), sys.gettrace()
     sys.settrace(interrupter)
     try:
-        network.fit(X, Y)
+        function(*args)
     except KeyboardInterrupt:
-        return "raised", interrupter.n_seen
+        return True, interrupter.n_seen
     finally:
         sys.settrace(before)
-    return "kept" if network.interrupted_ else "finished", interrupter.n_seen
+    return False, interrupter.n_seen
+
+
+class AnotherFile(TrainingCheckpoint):
+    """Keeps each training in a file of its own, in the present directory."""
+
+    def __init__(self):
+        super().__init__(None)
+
+    def open(self):
+        self.path = secrets.token_hex(8)
+        return super().open()
 
 
 MOMENTS = {
@@ -428,15 +449,24 @@ MOMENTS = {
     "regressor": lambda **params: regressor(max_iter=2, solver="sgd", **params),
     "autoencoder": lambda **params: autoencoder(max_iter=2, order_code=True, noise=0.1, **params),
     "lbfgs": lambda **params: regressor(max_iter=3, solver="lbfgs", **params),
+    "checkpoint": lambda **params: classifier(
+        max_iter=2, callbacks=[AnotherFile(), skorch.callbacks.Freezer("0.*")], **params
+    ),
 }
+# The interpreter itself does so when it closes a generator that nobody exhausted.
+SWALLOWED = "ignore:Exception ignored in. <generator:pytest.PytestUnraisableExceptionWarning"
+ONLY_CPYTHON = pytest.mark.skipif(
+    sys.implementation.name != "cpython", reason="it is about its interpreter"
+)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="it is about its interpreter")
-@pytest.mark.filterwarnings("ignore:Training interrupted", "ignore:lbfgs failed")
+@ONLY_CPYTHON
+@pytest.mark.filterwarnings("ignore:Training interrupted", "ignore:lbfgs failed", SWALLOWED)
 @pytest.mark.parametrize("before", ["nothing", "a fit", "a warm start"])
 @pytest.mark.parametrize("make", MOMENTS.values(), ids=MOMENTS)
-def test_interruption_at_any_moment(make, before):
+def test_interruption_at_any_moment(make, before, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     expected = predict(make().fit(X, Y))
     fitted = None if before == "nothing" else make(warm_start=before == "a warm start").fit(X, Y)
     _, n_points = interrupted_at(0, make())
@@ -463,3 +493,40 @@ def test_interruption_at_any_moment(make, before):
     assert_array_equal(predict(make().fit(X, Y)), expected)  # nothing of it has remained
     assert outcomes["raised"] > 0
     assert outcomes["kept"] > 0
+
+
+@pytest.mark.slow
+@ONLY_CPYTHON
+@pytest.mark.filterwarnings("ignore:Training interrupted", SWALLOWED)
+def test_checkpointed_training_that_is_interrupted_at_any_moment_goes_on(tmp_path):
+    def make(name):
+        return classifier(dropout=0.2, callbacks=[TrainingCheckpoint(tmp_path / name)])
+
+    expected = make("expected").fit(X, Y)
+    _, n_points = interrupted_at(0, make("counted"))
+    for n in range(1, n_points, n_points // 30):
+        for k in range(2):  # and while it goes on from what the first has left
+            interrupted_at(n // (k + 1), make(str(n)))
+        network = make(str(n)).fit(X, Y)
+        assert_array_equal(predict(network), predict(expected))
+        assert network.loss_curve_ == expected.loss_curve_
+        assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+
+
+@ONLY_CPYTHON
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <_io:pytest.PytestUnraisableExceptionWarning"
+)
+def test_write_that_is_interrupted_at_any_moment_leaves_one_whole_file(tmp_path):
+    def write(file):
+        file.write(b"new")
+
+    path, contents = tmp_path / "file", Counter()
+    _, n_points = call_interrupted_at(0, atomic_write, path, write)
+    for n in range(1, n_points + 1):
+        path.write_bytes(b"old")
+        was_raised, _ = call_interrupted_at(n, atomic_write, path, write)
+        assert was_raised
+        assert os.listdir(tmp_path) == [path.name]
+        contents[path.read_bytes()] += 1
+    assert set(contents) == {b"old", b"new"}
