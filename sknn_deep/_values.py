@@ -17,8 +17,8 @@ from skorch.history import History
 # Longer lists of numbers are tensors.
 _SHORT = 32
 
-# Of an array of strings, whose type may be wider than its strings.
-_MAX_CHARACTERS = 2**24
+# By how many characters the types of a file's arrays of strings may be wider than their strings.
+_MAX_PADDING = 2**20
 
 _STORED_KINDS = "biuf"
 _TORCH_DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -49,6 +49,7 @@ class Encoder:
     def __init__(self, encode_other: Callable[[Any, str], tuple[str, Any] | None]):
         self.tensors: dict[str, np.ndarray] = {}
         self._encode_other = encode_other
+        self._padding = _Padding()
 
     def encode(self, value: Any, name: str) -> Any:
         """Return JSON for a value.
@@ -111,6 +112,11 @@ class Encoder:
             )
         if array.dtype.kind == "U" or array.dtype == object:
             dtype = "O" if array.dtype == object else array.dtype.newbyteorder("<").str
+            if dtype != "O" and not self._padding.take(dtype, array.ravel().tolist()):
+                raise TypeError(
+                    f"{name} is an array of the type {array.dtype}, so much wider than its strings "
+                    "that no file can hold it"
+                )
             items = [
                 self.encode(item, f"{name}.{i}") for i, item in enumerate(array.ravel().tolist())
             ]
@@ -167,6 +173,7 @@ class Decoder:
         self, tensors: dict[str, np.ndarray], decode_other: Callable[[str, Any, str], Any]
     ):
         self._tensors, self._decode_other = tensors, decode_other
+        self._padding = _Padding()
         self.unused = set(tensors)
 
     def decode(self, coded: Any, where: str) -> Any:
@@ -268,10 +275,8 @@ class Decoder:
             array[:] = items
             return array.reshape(shape)
         check(all(isinstance(item, str) for item in items), where, items, "strings")
-        longest = max(map(len, items), default=0)
-        width = int(dtype[2:]) if isinstance(dtype, str) and _is_width(dtype) else -1
-        is_wide = width >= longest and width * len(items) <= max(_MAX_CHARACTERS, longest)
-        check(is_wide, where, dtype, f"the type of {longest} characters")
+        is_width = isinstance(dtype, str) and _is_width(dtype) and self._padding.take(dtype, items)
+        check(is_width, where, dtype, "a type as wide as its strings")
         return np.array(items, dtype=dtype).reshape(shape)
 
     def _decode_random_state(self, content, where: str) -> np.random.RandomState:
@@ -352,5 +357,20 @@ def _is_history_row(row: dict) -> bool:
 _LOSSES = {"train_loss", "valid_loss"}
 
 
+class _Padding:
+    """The memory of arrays of strings that holds none: limited for a file as a whole."""
+
+    def __init__(self):
+        self._n_left = _MAX_PADDING
+
+    def take(self, dtype: str, strings: list[str]) -> bool:
+        """Return whether strings fit the width of a type, and what that leaves empty is left."""
+        width = int(dtype[2:])
+        # an array of none has memory for one
+        self._n_left -= width * max(1, len(strings)) - sum(map(len, strings))
+        return self._n_left >= 0 and all(len(string) <= width for string in strings)
+
+
 def _is_width(dtype: str) -> bool:
-    return dtype[:2] == "<U" and dtype[2:].isdecimal() and len(dtype) < 12
+    is_number = dtype[2:].isascii() and dtype[2:].isdecimal()
+    return dtype[:2] == "<U" and is_number and len(dtype) < 12
