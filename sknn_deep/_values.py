@@ -8,6 +8,7 @@ import inspect
 import math
 import reprlib
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from skorch.history import History
 # Longer lists of numbers are tensors.
 _SHORT = 32
 
-# By how many characters the types of a file's arrays of strings may be wider than their strings.
+# An array of strings has the width of its longest, or more. A file's may take so many times the
+# characters that there are; what is above that is limited for the file as a whole.
+_MAX_WIDTH = 8
 _MAX_PADDING = 2**20
 
 _STORED_KINDS = "biuf"
@@ -111,17 +114,28 @@ class Encoder:
                 array.astype(array.dtype.newbyteorder("="), copy=False), name
             )
         if array.dtype.kind == "U" or array.dtype == object:
-            dtype = "O" if array.dtype == object else array.dtype.newbyteorder("<").str
-            if dtype != "O" and not self._padding.take(dtype, array.ravel().tolist()):
-                raise TypeError(
-                    f"{name} is an array of the type {array.dtype}, so much wider than its strings "
-                    "that no file can hold it"
-                )
-            items = [
-                self.encode(item, f"{name}.{i}") for i, item in enumerate(array.ravel().tolist())
-            ]
-            return "strings", {"dtype": dtype, "shape": list(array.shape), "items": items}
+            return "strings", self._encode_strings(array, name)
         raise TypeError(f"{name} is an array of the type {array.dtype}, which no file can hold")
+
+    def _encode_strings(self, array: np.ndarray, name: str) -> dict[str, Any]:
+        """Return JSON for an array of strings and other labels; many strings as two tensors."""
+        items = array.ravel().tolist()
+        dtype = "O" if array.dtype == object else array.dtype.newbyteorder("<").str
+        if dtype != "O" and not self._padding.take(dtype, items):
+            raise TypeError(
+                f"{name} is an array of the type {array.dtype}, which is so much wider than its "
+                "strings that no file can hold it"
+            )
+        if len(items) >= _SHORT and set(map(type, items)) == {str}:
+            text = "".join(items).encode("utf-8", "surrogatepass")
+            lengths = np.array([len(item) for item in items], np.int64)
+            coded = {
+                "text": self._tensor(np.frombuffer(text, np.uint8), f"{name}.text"),
+                "lengths": self._tensor(lengths, f"{name}.lengths"),
+            }
+        else:
+            coded = [self.encode(item, f"{name}.{i}") for i, item in enumerate(items)]
+        return {"dtype": dtype, "shape": list(array.shape), "items": coded}
 
     def _encode_list(self, values: list, name: str) -> Any:
         """Return JSON for a list; many numbers as a tensor, many alike dictionaries by column."""
@@ -265,7 +279,7 @@ class Decoder:
     def _decode_strings(self, content, where: str) -> np.ndarray:
         check_keys(content, {"dtype", "shape", "items"}, where)
         dtype, shape = content["dtype"], content["shape"]
-        items = self.decode(check_list(content["items"], where), where)
+        items = self._items(content["items"], where)
         check(all(isinstance(item, _LABELS) for item in items), where, items, "strings or numbers")
         shape = check_list(shape, where)
         is_shape = all(type(n) is int and n >= 0 for n in shape) and math.prod(shape) == len(items)
@@ -278,6 +292,19 @@ class Decoder:
         is_width = isinstance(dtype, str) and _is_width(dtype) and self._padding.take(dtype, items)
         check(is_width, where, dtype, "a type as wide as its strings")
         return np.array(items, dtype=dtype).reshape(shape)
+
+    def _items(self, content, where: str) -> list:
+        if isinstance(content, list):
+            return self.decode(content, where)
+        check_keys(content, {"text", "lengths"}, where)
+        text = self.array(content["text"], where)
+        check(text.dtype == np.uint8, where, text.dtype, "a tensor of bytes")
+        text = text.tobytes().decode("utf-8", "surrogatepass")
+        lengths = self._numbers(content["lengths"], where, np.int64)
+        fits = min(lengths, default=0) >= 0 and sum(lengths) == len(text)
+        check(fits, where, lengths, f"the lengths of {len(text)} characters")
+        ends = list(accumulate(lengths))
+        return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
     def _decode_random_state(self, content, where: str) -> np.random.RandomState:
         check_keys(content, {"key", "position", "normal"}, where)
@@ -358,17 +385,17 @@ _LOSSES = {"train_loss", "valid_loss"}
 
 
 class _Padding:
-    """The memory of arrays of strings that holds none: limited for a file as a whole."""
+    """What arrays of strings may be wider than their strings, in a file as a whole."""
 
     def __init__(self):
         self._n_left = _MAX_PADDING
 
     def take(self, dtype: str, strings: list[str]) -> bool:
-        """Return whether strings fit the width of a type, and what that leaves empty is left."""
-        width = int(dtype[2:])
-        # an array of none has memory for one
-        self._n_left -= width * max(1, len(strings)) - sum(map(len, strings))
-        return self._n_left >= 0 and all(len(string) <= width for string in strings)
+        """Return whether strings fit a type, and its width what the file may still take."""
+        width, lengths = int(dtype[2:]), list(map(len, strings))
+        n_characters = width * max(1, len(strings))  # an array of none has memory for one
+        self._n_left -= max(0, n_characters - _MAX_WIDTH * sum(lengths))
+        return self._n_left >= 0 and max(lengths, default=0) <= width
 
 
 def _is_width(dtype: str) -> bool:
