@@ -72,6 +72,11 @@ from sknn_deep._validation import (
 )
 from sknn_deep.callbacks import SklearnCallbacks, TrainingCheckpoint
 
+# What trainings by batches publish, and those by L-BFGS do not.
+_PUBLISHED = (
+    "loss_curve_", "best_loss_", "validation_scores_", "validation_loss_curve_",
+    "best_validation_score_",
+)  # fmt: skip
 # What ends a training so that there is nothing to keep of it.
 _LEAVE_NOTHING = (KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError)
 
@@ -547,6 +552,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self._progress = Progress()
         self.history_ = None
         self._fixed = self._fixed_parameters()
+        for name in _PUBLISHED:
+            vars(self).pop(name, None)
         self._forget_optimizer()
 
     def _forget_optimizer(self) -> None:

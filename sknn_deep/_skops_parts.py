@@ -41,6 +41,7 @@ _TRUSTED = [
     "sklearn.metrics._scorer._PassthroughScorer",
     "sklearn.utils._bunch.Bunch",
     *(f"sklearn.model_selection._split.{name}" for name in _SPLITTERS),
+    "sklearn.model_selection._split._CVIterableWrapper",  # a list of splits
 ]
 
 

@@ -8,6 +8,7 @@ import inspect
 import math
 import reprlib
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from skorch.history import History
 # Longer lists of numbers are tensors.
 _SHORT = 32
 
-# Of an array of strings, whose type may be wider than its strings.
-_MAX_CHARACTERS = 2**24
+# An array of strings has the width of its longest, or more. A file's may take so many times the
+# characters that there are; what is above that is limited for the file as a whole.
+_MAX_WIDTH = 8
+_MAX_PADDING = 2**20
 
 _STORED_KINDS = "biuf"
 _TORCH_DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -53,6 +56,7 @@ class Encoder:
     def __init__(self, encode_other: Callable[[Any, str], tuple[str, Any] | None]):
         self.tensors: dict[str, np.ndarray] = {}
         self._encode_other = encode_other
+        self._padding = _Padding()
 
     def encode(self, value: Any, name: str) -> Any:
         """Return JSON for a value.
@@ -116,13 +120,30 @@ class Encoder:
         items = array.ravel().tolist()
         is_labels = array.dtype.kind in "UO" and all(isinstance(item, _LABELS) for item in items)
         if is_labels and array.ndim <= 2:
-            dtype = "O" if array.dtype == object else array.dtype.newbyteorder("<").str
-            items = [self.encode(item, f"{name}.{i}") for i, item in enumerate(items)]
-            return "strings", {"dtype": dtype, "shape": list(array.shape), "items": items}
+            return "strings", self._encode_strings(array, items, name)
         raise TypeError(
             f"{name} is an array of the type {array.dtype} and the shape {array.shape}, which no "
             "file can hold"
         )
+
+    def _encode_strings(self, array: np.ndarray, items: list, name: str) -> dict[str, Any]:
+        """Return JSON for an array of strings and other labels; many strings as two tensors."""
+        dtype = "O" if array.dtype == object else array.dtype.newbyteorder("<").str
+        if dtype != "O" and not self._padding.take(dtype, items):
+            raise TypeError(
+                f"{name} is an array of the type {array.dtype}, which is so much wider than its "
+                "strings that no file can hold it"
+            )
+        if len(items) >= _SHORT and set(map(type, items)) == {str}:
+            text = "".join(items).encode("utf-8", "surrogatepass")
+            lengths = np.array([len(item) for item in items], np.int64)
+            coded = {
+                "text": self._tensor(np.frombuffer(text, np.uint8), f"{name}.text"),
+                "lengths": self._tensor(lengths, f"{name}.lengths"),
+            }
+        else:
+            coded = [self.encode(item, f"{name}.{i}") for i, item in enumerate(items)]
+        return {"dtype": dtype, "shape": list(array.shape), "items": coded}
 
     def _encode_list(self, values: list, name: str) -> Any:
         """Return JSON for a list; many numbers as a tensor, many alike dictionaries by column."""
@@ -176,6 +197,7 @@ class Decoder:
         self, tensors: dict[str, np.ndarray], decode_other: Callable[[str, Any, str], Any]
     ):
         self._tensors, self._decode_other = tensors, decode_other
+        self._padding = _Padding()
         self.unused = set(tensors)
 
     def decode(self, coded: Any, where: str) -> Any:
@@ -273,7 +295,7 @@ class Decoder:
     def _decode_strings(self, content, where: str) -> np.ndarray:
         check_keys(content, {"dtype", "shape", "items"}, where)
         dtype, shape = content["dtype"], content["shape"]
-        items = self.decode(check_list(content["items"], where), where)
+        items = self._items(content["items"], where)
         check(all(isinstance(item, _LABELS) for item in items), where, items, "strings or numbers")
         shape = check_list(shape, where)
         is_shape = all(type(n) is int and n >= 0 for n in shape) and math.prod(shape) == len(items)
@@ -283,11 +305,22 @@ class Decoder:
             array[:] = items
             return array.reshape(shape)
         check(all(isinstance(item, str) for item in items), where, items, "strings")
-        longest = max(map(len, items), default=0)
-        width = int(dtype[2:]) if isinstance(dtype, str) and _is_width(dtype) else -1
-        is_wide = width >= longest and width * len(items) <= max(_MAX_CHARACTERS, longest)
-        check(is_wide, where, dtype, f"the type of {longest} characters")
+        is_width = isinstance(dtype, str) and _is_width(dtype) and self._padding.take(dtype, items)
+        check(is_width, where, dtype, "a type as wide as its strings")
         return np.array(items, dtype=dtype).reshape(shape)
+
+    def _items(self, content, where: str) -> list:
+        if isinstance(content, list):
+            return self.decode(content, where)
+        check_keys(content, {"text", "lengths"}, where)
+        text = self.array(content["text"], where)
+        check(text.dtype == np.uint8, where, text.dtype, "a tensor of bytes")
+        text = text.tobytes().decode("utf-8", "surrogatepass")
+        lengths = self._numbers(content["lengths"], where, np.int64)
+        fits = min(lengths, default=0) >= 0 and sum(lengths) == len(text)
+        check(fits, where, lengths, f"the lengths of {len(text)} characters")
+        ends = list(accumulate(lengths))
+        return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
     def _decode_random_state(self, content, where: str) -> np.random.RandomState:
         check_keys(content, {"key", "position", "normal"}, where)
@@ -379,5 +412,20 @@ def _is_history_row(row: dict) -> bool:
 _LOSSES = {"train_loss", "valid_loss"}
 
 
+class _Padding:
+    """What arrays of strings may be wider than their strings, in a file as a whole."""
+
+    def __init__(self):
+        self._n_left = _MAX_PADDING
+
+    def take(self, dtype: str, strings: list[str]) -> bool:
+        """Return whether strings fit a type, and its width what the file may still take."""
+        width, lengths = int(dtype[2:]), list(map(len, strings))
+        n_characters = width * max(1, len(strings))  # an array of none has memory for one
+        self._n_left -= max(0, n_characters - _MAX_WIDTH * sum(lengths))
+        return self._n_left >= 0 and max(lengths, default=0) <= width
+
+
 def _is_width(dtype: str) -> bool:
-    return dtype[:2] == "<U" and dtype[2:].isdecimal() and len(dtype) < 12
+    is_number = dtype[2:].isascii() and dtype[2:].isdecimal()
+    return dtype[:2] == "<U" and is_number and len(dtype) < 12

@@ -153,16 +153,20 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str | type] = ()) -> Base
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise ValueError("it is no regular file.")
-            _container.check_beginning(file, about.st_size)
-            data = file.read()
-        return loads(data, trusted)
+            content = _container.read_file(file, about.st_size)
+        return _put_together(*content, trusted)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)!r} cannot be loaded: {error}") from error
 
 
 def loads(data: bytes, trusted: list[str | type]) -> BaseEstimator:
     """Return the estimator that a file's content stands for; as :func:`load`."""
-    document, tensors = _container.read(data)
+    return _put_together(*_container.read(data), trusted)
+
+
+def _put_together(
+    document: dict[str, Any], tensors: dict[str, np.ndarray], trusted: list[str | type]
+) -> BaseEstimator:
     try:
         return _Reader(tensors, trusted).put_together(document)
     except RecursionError as error:
@@ -212,19 +216,25 @@ class _Writer:
         encoded = {}
         for name, value in items.items():
             try:
-                encoded[name] = self._encoder.encode(value, f"{prefix}.{name}")
+                encoded[name] = self._encode_item(name, value, prefix)
             except TypeError as error:
                 remedy = _REMEDIES.get(name, "set it to what a file can hold")
                 raise TypeError(f"{where} cannot be saved: {error}; {remedy}.") from error
         return encoded
 
+    def _encode_item(self, name: str, value: Any, prefix: str) -> Any:
+        """Return JSON for a parameter or an attribute; only these refer to other estimators."""
+        if name == "estimators_":
+            return [{"estimator": self._number_of(network)} for network in value]
+        if isinstance(value, BaseDeepNetwork):
+            return {"estimator": self._number_of(value)}
+        if type(value) is FrozenEstimator and isinstance(value.estimator, BaseDeepNetwork):
+            return {"frozen": self._number_of(value.estimator)}
+        return self._encoder.encode(value, f"{prefix}.{name}")
+
     def _encode_other(self, value: Any, name: str) -> tuple[str, Any] | None:
         """Encode what parameters and attributes of ours may hold beside plain values."""
         encode = self._encoder.encode
-        if isinstance(value, BaseDeepNetwork):
-            return "estimator", self._number_of(value)
-        if type(value) is FrozenEstimator and isinstance(value.estimator, BaseDeepNetwork):
-            return "frozen", self._number_of(value.estimator)
         if isinstance(value, Network):
             arrays = {key: tensor.cpu().numpy() for key, tensor in value.learned().items()}
             return "network", {
@@ -250,19 +260,16 @@ class _Reader:
     def __init__(self, tensors: dict[str, np.ndarray], trusted: list[str | type]):
         self._decoder = Decoder(tensors, self._decode_other)
         self._trusted = trusted
-        self._estimators: list[BaseDeepNetwork] = []
+        self._entries: list[Any] = []
+        self._estimators: dict[int, BaseDeepNetwork] = {}
+        self._n_before = 0
 
     def put_together(self, document: dict[str, Any]) -> BaseEstimator:
         """Return the estimator that a document and the tensors stand for."""
         check_keys(document, {"written_by", "estimators", "root"}, "its document")
         check(isinstance(document["written_by"], str), "its writer", document["written_by"], "text")
-        for number, entry in enumerate(check_list(document["estimators"], "its estimators")):
-            where = f"its estimator {number}"
-            check_keys(entry, {"class", "parameters", "state"}, where)
-            parameters, state = (
-                self._decode_items(entry[key], where) for key in ("parameters", "state")
-            )
-            self._estimators.append(make_estimator(entry["class"], parameters, state, where))
+        self._entries = check_list(document["estimators"], "its estimators")
+        self._n_before = len(self._entries)
         root = document["root"]
         is_root = isinstance(root, dict) and list(root) in (["estimator"], ["skops"])
         check(is_root, "its root", root, "one of our estimators or a part of scikit-learn's")
@@ -274,14 +281,52 @@ class _Reader:
             check(blob.dtype == np.uint8, "its root", blob.dtype, "a tensor of bytes")
             where = "its part of scikit-learn's"
             estimator = _skops_parts.load(blob.tobytes(), self._estimator, self._trusted, where)
+        unused = sorted(set(range(len(self._entries))) - set(self._estimators))
+        check(not unused, "it", unused, "without estimators that nothing refers to")
         unused = sorted(self._decoder.unused)
         check(not unused, "it", unused, "without tensors that belong nowhere")
         return estimator
 
     def _estimator(self, number: Any, where: str) -> BaseDeepNetwork:
-        is_known = type(number) is int and 0 <= number < len(self._estimators)
+        """Return an estimator, made where it is first referred to."""
+        is_known = type(number) is int and 0 <= number < self._n_before
         check(is_known, where, number, "the number of an estimator before it")
+        if number not in self._estimators:
+            n_before, self._n_before = self._n_before, number
+            self._estimators[number] = self._make(self._entries[number], f"its estimator {number}")
+            self._n_before = n_before
         return self._estimators[number]
+
+    def _make(self, entry: Any, where: str) -> BaseDeepNetwork:
+        check_keys(entry, {"class", "parameters", "state"}, where)
+        for key in ("parameters", "state"):
+            check(isinstance(entry[key], dict), where, entry[key], "values by name")
+        parameters, state = (
+            {
+                name: self._decode_item(name, coded, f"{where}.{name}")
+                for name, coded in entry[key].items()
+            }
+            for key in ("parameters", "state")
+        )
+        return make_estimator(entry["class"], parameters, state, where)
+
+    def _decode_item(self, name: str, coded: Any, where: str) -> Any:
+        """Undo :meth:`_Writer._encode_item`."""
+        if name == "estimators_":
+            return self._decode_networks(coded, where)
+        kind = next(iter(coded)) if isinstance(coded, dict) and len(coded) == 1 else None
+        if kind == "estimator":
+            return self._estimator(coded[kind], where)
+        if kind == "frozen":
+            return FrozenEstimator(self._estimator(coded[kind], where))
+        return self._decoder.decode(coded, where)
+
+    def _decode_networks(self, coded: Any, where: str) -> list[BaseDeepNetwork]:
+        for reference in check_list(coded, where):
+            check_keys(reference, {"estimator"}, where)
+        networks = [self._estimator(reference["estimator"], where) for reference in coded]
+        check(len(set(map(id, networks))) == len(networks), where, coded, "each network once")
+        return networks
 
     def _decode_items(self, items: Any, where: str) -> dict[str, Any]:
         check(isinstance(items, dict), where, items, "values by name")
@@ -290,10 +335,6 @@ class _Reader:
         }
 
     def _decode_other(self, kind: str, content: Any, where: str) -> Any:
-        if kind == "estimator":
-            return self._estimator(content, where)
-        if kind == "frozen":
-            return FrozenEstimator(self._estimator(content, where))
         if kind == "requests":
             return _skops_parts.decode_requests(content, where)
         if kind == "network":

@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.validation import check_is_fitted
+from test_persistence import assert_same
 from test_properties import COMMON, OWN, _in, _mostly, _names_what_is_wrong, targets, weights
 
 from sknn_deep import (
@@ -229,7 +230,9 @@ class Interface(RuleBasedStateMachine):
             message = self._call(save, self.estimator, path)
             assert [file.name for file in Path(folder).iterdir()] == [path.name] * (message is None)
             if message is None:
-                self._go_on_with(load(path))
+                loaded = load(path)
+                assert_same(loaded.__getstate__(), self.estimator.__getstate__())
+                self._go_on_with(loaded)
 
     def _go_on_with(self, twin):
         assert type(twin) is type(self.estimator)
