@@ -181,8 +181,7 @@ def read_state(path: str) -> dict[str, Any] | None:
         raise ValueError(f"No training can be kept in {path!r}: it is {what}. Name a file.")
     try:
         with open(path, "rb") as file:
-            _container.check_beginning(file, about.st_size)
-            document, tensors = _container.read(file.read())
+            document, tensors = _container.read_file(file, about.st_size)
         if list(document) != ["checkpoint"]:
             raise ValueError("it is a saved estimator.")
         decoder = _decoder(tensors)
