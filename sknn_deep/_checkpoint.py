@@ -187,7 +187,7 @@ def read_state(path: str) -> dict[str, Any] | None:
         decoder = _decoder(tensors)
         coded = _container.from_json(decoder.array(document["checkpoint"], "its text").tobytes())
         return {name: decoder.decode(value, name) for name, value in coded.items()}
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"The file {path!r} cannot be read as a checkpoint of a training: {error} Delete it to "
             "train anew, or name another path."
