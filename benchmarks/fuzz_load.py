@@ -23,6 +23,7 @@ from pathlib import Path
 
 import atheris
 import numpy as np
+import pandas as pd
 
 with atheris.instrument_imports(
     include=[
@@ -49,8 +50,8 @@ _NO_SUM = b"0" * 64
 _VALUES = [
     None, True, False, 0, 1, -1, 2, 3, 624, 625, 2**31, 2**63, 2**64, 10**400, 0.5, -0.5, 1e308,
     "", "nan", "inf", "adam", "softmax", "logistic", "../../etc/passwd", "\ud800", "MLP",
-    "<U1000000", "Autoencoder", "DeepMLPClassifier", "os.system", [], [[]], [1, 2], [2**40] * 4,
-    {}, {"tuple": []}, {"tuple": [3, 2, 1]}, {"tuple": [10**9, 10**9]}, {"dict": []},
+    "<U1000000", "<U500000", "Autoencoder", "DeepMLPClassifier", "os.system", [], [[]], [1, 2],
+    [2**40] * 4, {}, {"tuple": []}, {"tuple": [3, 2, 1]}, {"tuple": [10**9, 10**9]}, {"dict": []},
     {"float": "nan"}, {"estimator": 0}, {"frozen": 0}, {"optimizer": "SGD"}, {"device": "cuda:7"},
     {"dtype": "float64"}, {"text": "x"},
 ]  # fmt: skip
@@ -110,6 +111,9 @@ def seeds() -> dict[str, bytes]:
                 **{**small, "max_iter": 40}, solver="nadam", n_iter_no_change=100
             ).fit(X, y),
             "autoencoder": auto.fit(X),
+            "autoencoder_names": AutoencoderTransformer(**small, n_components=1).fit(
+                pd.DataFrame(rng.uniform(size=(12, 33)), columns=[f"é{i}" for i in range(33)])
+            ),
             "autoencoder_variational": AutoencoderTransformer(
                 **small, n_components=1, variational=True, noise=0.1, noise_kind="salt_pepper"
             ).fit(X.astype(np.float32)),

@@ -340,7 +340,7 @@ def _check_schema(schema: Any, where: str) -> None:
 def _count_nodes(state: Any, counts: dict[Any, int]) -> int:
     """Return how many nodes a walk over the tree meets that does not remember where it was."""
     if isinstance(state, list):
-        return sum(_count_nodes(part, counts) for part in state)
+        return 1 + sum(_count_nodes(part, counts) for part in state)
     if not isinstance(state, dict):
         return 0
     number = state.get("__id__")

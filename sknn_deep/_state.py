@@ -245,6 +245,7 @@ def _is_fixed(value: Any) -> bool:
     solvers = (str, type)
     return (
         isinstance(value, dict)
+        and all(isinstance(name, str) for name in value)
         and isinstance(value.get("dtype"), str)
         and isinstance(value.get("solver"), solvers)
         and all(isinstance(item, bool | str | type) for item in value.values())

@@ -1084,6 +1084,10 @@ FORGERIES = {
         _with("state", "history_", {"history": {"table": [["a", [1]], ["b", [1, 2]]]}}),
         "columns of one length",
     ),
+    "fixed parameters without names": (
+        _with("state", "_fixed", {"dict": [["dtype", "auto"], ["solver", "adam"], [None, "x"]]}),
+        "parameters that a network was fitted with",
+    ),
     "no optimiser's state": (_with("state", "_optimizer_state", {"dict": []}), "by name"),
     "requests of no method": (
         _with("state", "_metadata_request", {"requests": {"owner": "x", "requests": {"eval": {}}}}),
@@ -1317,6 +1321,15 @@ ARCHIVES = {
         "without compression",
     ),
     "billion laughs": (_laughs, "at most 1000000 nodes"),
+    "a million lists": (
+        lambda members: _schema(
+            members,
+            lambda schema: schema.update(
+                a={"content": [[]] * 1000, "__id__": -1}, b=[{"__id__": -1}] * 1000
+            ),
+        ),
+        "at most 1000000 nodes",
+    ),
     "absurd array": (_npy, "cannot be read by skops|no archive"),
     "old protocol": (
         lambda members: _schema(members, lambda schema: schema.update(protocol=0)),
