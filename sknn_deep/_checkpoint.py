@@ -1,7 +1,7 @@
 """The file from which a training goes on, and the call of ``fit`` that it belongs to.
 
-The file is a container of the kind that a saved estimator has. Its JSON is a tensor, too: with a
-long history it is longer than a header may be.
+The file is a container of the kind that a saved estimator has. A header is limited and a history
+is not, so the JSON is a tensor, and single numbers are put together in one for each type.
 """
 
 import hashlib
@@ -156,8 +156,9 @@ def write_state(path: str, state: dict[str, Any]) -> None:
     """
     encoder = _encoder()
     coded = {name: encoder.encode(value, name) for name, value in state.items()}
-    text = np.frombuffer(_container.to_json(coded).encode(), np.uint8)
-    tensors = {**encoder.tensors, _TEXT: text}
+    tensors, singles = _put_together(encoder.tensors)
+    text = _container.to_json({"state": coded, "singles": singles})
+    tensors[_TEXT] = np.frombuffer(text.encode(), np.uint8)
     atomic_write(path, lambda file: _container.write(file, {"checkpoint": _TEXT}, tensors))
 
 
@@ -184,10 +185,10 @@ def read_state(path: str) -> dict[str, Any] | None:
             document, tensors = _container.read_file(file, about.st_size)
         if list(document) != ["checkpoint"]:
             raise ValueError("it is a saved estimator.")
-        decoder = _decoder(tensors)
-        coded = _container.from_json(decoder.array(document["checkpoint"], "its text").tobytes())
-        return {name: decoder.decode(value, name) for name, value in coded.items()}
-    except (TypeError, ValueError, RecursionError) as error:
+        text = _container.from_json(tensors.pop(document["checkpoint"]).tobytes())
+        decoder = _decoder(_take_apart(tensors, text["singles"]))
+        return {name: decoder.decode(value, name) for name, value in text["state"].items()}
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"The file {path!r} cannot be read as a checkpoint of a training: {error} Delete it to "
             "train anew, or name another path."
@@ -197,6 +198,31 @@ def read_state(path: str) -> dict[str, Any] | None:
 def check_can_be_kept(value: Any, name: str) -> None:
     """Raise a TypeError that names a value, or its part, if no checkpoint can hold it."""
     _encoder().encode(value, name)
+
+
+def _put_together(
+    tensors: dict[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Return tensors with those that hold one number in one of each type, and their names by it."""
+    singles: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim == 0:
+            singles.setdefault(tensor.dtype.name, []).append(name)
+    others = {name: tensor for name, tensor in tensors.items() if tensor.ndim > 0}
+    for type_name, names in singles.items():
+        others[f"{_TEXT}.{type_name}"] = np.array([tensors[name] for name in names])
+    return others, singles
+
+
+def _take_apart(
+    tensors: dict[str, np.ndarray], singles: dict[str, list[str]]
+) -> dict[str, np.ndarray]:
+    """Undo :func:`_put_together`."""
+    for type_name, names in singles.items():
+        together = tensors.pop(f"{_TEXT}.{type_name}")
+        numbers = (part.reshape(()).copy() for part in np.split(together, len(together)))
+        tensors |= dict(zip(names, numbers, strict=True))
+    return tensors
 
 
 def _encoder() -> Encoder:
