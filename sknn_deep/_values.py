@@ -289,7 +289,9 @@ class Decoder:
         check(isinstance(rows, list), where, rows, "a list")
         for row in rows:
             check(isinstance(row, dict) and _has_names(row), where, row, "a row by name")
-            check(_is_history_row(row), where, row, "numbers, and a list of rows named 'batches'")
+            check(
+                _is_history_row(row), where, row, "losses that are numbers, and rows as 'batches'"
+            )
         return History(rows)
 
     def _decode_strings(self, content, where: str) -> np.ndarray:
@@ -399,11 +401,10 @@ def _has_names(row: dict) -> bool:
 
 
 def _is_history_row(row: dict) -> bool:
-    plain = (int, float, str, np.generic, type(None))
+    """Return whether a row has what this package reads of it; callbacks record what they like."""
     batches = row.get("batches", [])
     return (
-        all(isinstance(value, plain) for key, value in row.items() if key != "batches")
-        and all(isinstance(row[key], int | float | np.number) for key in _LOSSES & row.keys())
+        all(isinstance(row[key], int | float | np.number) for key in _LOSSES & row.keys())
         and isinstance(batches, list)
         and all(isinstance(batch, dict) and _has_names(batch) for batch in batches)
     )

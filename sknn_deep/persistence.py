@@ -266,6 +266,11 @@ class _Reader:
 
     def put_together(self, document: dict[str, Any]) -> BaseEstimator:
         """Return the estimator that a document and the tensors stand for."""
+        if list(document) == ["checkpoint"]:
+            raise ValueError(
+                "it is the checkpoint of a training: the call of fit that wrote it, with "
+                "TrainingCheckpoint, goes on from it."
+            )
         check_keys(document, {"written_by", "estimators", "root"}, "its document")
         check(isinstance(document["written_by"], str), "its writer", document["written_by"], "text")
         self._entries = check_list(document["estimators"], "its estimators")

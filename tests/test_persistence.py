@@ -41,7 +41,7 @@ from sklearn.preprocessing import (
 )
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.metadata_routing import MetadataRequest
-from skorch.callbacks import EpochScoring
+from skorch.callbacks import Callback, EpochScoring
 from torch import nn
 
 import sknn_deep
@@ -56,6 +56,7 @@ from sknn_deep import (
 )
 from sknn_deep._training import Progress
 from sknn_deep._values import Decoder, Encoder
+from sknn_deep.callbacks import TrainingCheckpoint
 from sknn_deep.model_selection import FusedGridSearchCV, FusedRandomizedSearchCV
 
 pytestmark = [
@@ -305,6 +306,26 @@ def test_a_training_that_is_under_way_comes_back(path):
     network._progress.watch_validation(network.module_)
     assert network._progress.best_snapshot
     assert_same(network, reloaded(network, path))
+
+
+class Recorder(Callback):
+    """Records what is no number."""
+
+    def on_epoch_end(self, net, **kwargs):
+        net.history.record("accuracies", {0: 0.5, "all": (0.25, [np.float32(1)])})
+
+
+def test_what_callbacks_have_recorded_comes_back(path):
+    network = DeepMLPClassifier(**QUICK, callbacks=[Recorder()]).fit(X, LABELS)
+    loaded = reloaded(network.set_params(callbacks=None), path)
+    assert loaded.history_[-1, "accuracies"] == {0: 0.5, "all": (0.25, [np.float32(1)])}
+    assert_same(network, loaded)
+
+
+def test_a_checkpoint_is_no_estimator(path):
+    DeepMLPClassifier(**QUICK, callbacks=[TrainingCheckpoint(path)]).fit(X, LABELS)
+    with pytest.raises(ValueError, match="it is the checkpoint of a training"):
+        sknn_deep.load(path)
 
 
 def test_the_history_of_batches_comes_back(path):
@@ -1078,7 +1099,7 @@ FORGERIES = {
     "history of text": (_with("state", "history_", {"history": ["x"]}), "a row by name"),
     "losses of text": (
         _with("state", "history_", {"history": [{"dict": [["train_loss", "x"]]}]}),
-        "numbers, and a list of rows",
+        "losses that are numbers, and rows",
     ),
     "ragged table": (
         _with("state", "history_", {"history": {"table": [["a", [1]], ["b", [1, 2]]]}}),
