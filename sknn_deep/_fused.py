@@ -39,6 +39,8 @@ _FREE_PARAMETERS = {
 }  # fmt: skip
 # A stack is made anew for those that go on when so many of its networks are left.
 _SHARE_TO_GO_ON = 0.75
+# Beside its multiply-adds a network's step in a stack, and its fit, take as long as so many.
+_WORK_OF_STEP, _WORK_OF_FIT = 100_000, 20_000_000
 
 
 @dataclass(eq=False)
@@ -130,14 +132,17 @@ def stacks(jobs: list[Job], n_groups: int) -> list[list[Job]]:
 
 
 def _work(job: Job) -> float:
-    """Return about how many multiply-adds a fit takes at most."""
+    """Return about how long a fit takes at most, counted in multiply-adds of its products."""
     estimator = job.estimator
     try:
         hidden = np.atleast_1d(getattr(estimator, "hidden_layer_sizes", 1))
         n_rows = num_samples(job.X if job.rows is None else job.rows)
+        batch_size = getattr(estimator, "batch_size", "auto")
+        batch_size = min(200 if batch_size == "auto" else max(1, batch_size), n_rows)
         widths = np.array([np.prod(np.shape(job.X)[1:]), *hidden, 1], dtype=float)
         n_epochs = getattr(estimator, "max_iter", 1) * getattr(estimator, "n_networks", 1)
-        work = float(n_rows * n_epochs * (widths[:-1] @ widths[1:]))
+        of_epoch = n_rows * (widths[:-1] @ widths[1:]) + n_rows / batch_size * _WORK_OF_STEP
+        work = float(n_epochs * of_epoch) + _WORK_OF_FIT
     except (TypeError, ValueError):
         return 1.0  # what is no number is refused by the fit
     return max(work, 1.0) if np.isfinite(work) else 1.0

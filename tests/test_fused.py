@@ -562,10 +562,10 @@ def test_warnings_are_those_of_separate_fits():
     )
 
 
-def _wide_and_narrow():
+def _wide_and_narrow(widths=(5, 20)):
     return [
         Job(_classifier(0, hidden_layer_sizes=(width,)), X, y, rows)
-        for width in (5, 20)
+        for width in widths
         for rows in FOLDS
     ]
 
@@ -579,13 +579,18 @@ def test_jobs_are_divided_without_loss(n_groups):
     assert all(groups)
 
 
-def test_jobs_are_divided_into_groups_of_about_the_same_work():
+def test_large_jobs_are_divided_by_their_multiply_adds():
     works = [
         sum(job.estimator.hidden_layer_sizes[0] for job in group)
-        for group in stacks(_wide_and_narrow(), 2)
+        for group in stacks(_wide_and_narrow((10**6, 4 * 10**6)), 2)
     ]
     assert len(works) == 2
     assert max(works) < 1.5 * min(works)
+
+
+def test_small_jobs_are_divided_by_their_number():
+    first, second = stacks(_wide_and_narrow(), 2)
+    assert abs(len(first) - len(second)) <= 1
 
 
 def test_stack_is_made_anew_only_when_a_quarter_has_left(sizes):
