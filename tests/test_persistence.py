@@ -56,7 +56,6 @@ from sknn_deep import (
 )
 from sknn_deep._training import Progress
 from sknn_deep._values import Decoder, Encoder
-from sknn_deep.callbacks import TrainingCheckpoint
 from sknn_deep.model_selection import FusedGridSearchCV, FusedRandomizedSearchCV
 
 pytestmark = [
@@ -320,12 +319,6 @@ def test_what_callbacks_have_recorded_comes_back(path):
     loaded = reloaded(network.set_params(callbacks=None), path)
     assert loaded.history_[-1, "accuracies"] == {0: 0.5, "all": (0.25, [np.float32(1)])}
     assert_same(network, loaded)
-
-
-def test_a_checkpoint_is_no_estimator(path):
-    DeepMLPClassifier(**QUICK, callbacks=[TrainingCheckpoint(path)]).fit(X, LABELS)
-    with pytest.raises(ValueError, match="it is the checkpoint of a training"):
-        sknn_deep.load(path)
 
 
 def test_the_history_of_batches_comes_back(path):
