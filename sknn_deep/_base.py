@@ -26,14 +26,7 @@ from skorch.dataset import Dataset
 from skorch.history import History
 
 from sknn_deep import _batches, _optimizers
-from sknn_deep._batches import (
-    Batches,
-    Chunk,
-    Samples,
-    check_weight,
-    dense,
-    whole,
-)
+from sknn_deep._batches import Batches, Chunk, Samples, check_weight, dense, whole
 from sknn_deep._checkpoint import CheckpointFile, described_call
 from sknn_deep._device import (
     OutOfMemoryError,
@@ -72,10 +65,10 @@ from sknn_deep._validation import (
 )
 from sknn_deep.callbacks import SklearnCallbacks, TrainingCheckpoint
 
-# What trainings by batches publish, and those by L-BFGS do not.
+# What trainings by batches publish of their progress, and those by L-BFGS do not.
 _PUBLISHED = (
-    "loss_curve_", "best_loss_", "validation_scores_", "validation_loss_curve_",
-    "best_validation_score_",
+    "loss_curve", "best_loss", "validation_scores", "validation_loss_curve",
+    "best_validation_score",
 )  # fmt: skip
 # What ends a training so that there is nothing to keep of it.
 _LEAVE_NOTHING = (KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError)
@@ -553,7 +546,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         self.history_ = None
         self._fixed = self._fixed_parameters()
         for name in _PUBLISHED:
-            vars(self).pop(name, None)
+            vars(self).pop(f"{name}_", None)
         self._forget_optimizer()
 
     def _forget_optimizer(self) -> None:
@@ -691,11 +684,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _publish(self, progress: Progress) -> None:
         """Set scikit-learn's fitted attributes from the progress of the training."""
-        self.loss_curve_ = progress.loss_curve
-        self.best_loss_ = progress.best_loss
-        self.validation_scores_ = progress.validation_scores
-        self.validation_loss_curve_ = progress.validation_loss_curve
-        self.best_validation_score_ = progress.best_validation_score
+        for name in _PUBLISHED:
+            setattr(self, f"{name}_", getattr(progress, name))
         self.best_iter_ = progress.best_iter
         self.t_ = progress.n_samples_seen
         if progress.loss_curve:

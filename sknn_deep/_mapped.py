@@ -125,8 +125,6 @@ def map_of(array) -> mmap.mmap | None:
 
 def is_large_map(X) -> bool:
     """Return whether rows are to be read piece by piece, because they are in a large file."""
-    if isinstance(X, Mapped):
-        return True
     if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "biuf":
         return False
     map_ = map_of(X)
