@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import skorch.callbacks
 import torch
+from conftest import Explode
 from numpy.testing import assert_array_equal
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -876,15 +877,6 @@ def test_checkpoint_of_our_own_optimisers_does_not_import_dynamo(path):
 
 
 # Divergence
-
-
-class Explode(torch.optim.SGD):
-    """Takes larger and larger steps."""
-
-    def step(self, closure):
-        loss = super().step(closure)
-        self.param_groups[0]["lr"] *= 1e6
-        return loss
 
 
 def test_training_that_diverges_keeps_the_checkpoint_before(path):

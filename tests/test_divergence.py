@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import Explode
 from numpy.testing import assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 
@@ -187,15 +188,6 @@ def test_extreme_weights_are_told(kind, solver):
     with pytest.raises(ValueError, match=NON_FINITE):
         network.fit(X, Y)
     assert all((coef == 1e200).all() for coef in network.coefs_)
-
-
-class Explode(torch.optim.SGD):
-    """Takes larger and larger steps."""
-
-    def step(self, closure):
-        loss = super().step(closure)
-        self.param_groups[0]["lr"] *= 1e4
-        return loss
 
 
 def test_early_stopping_keeps_the_best_weights_and_says_so(kind):
