@@ -23,8 +23,7 @@ FORMAT = 1
 _KEY = "sknn_deep"
 _NO_SUM = "0" * 64
 _LENGTH_BYTES = 8
-# What is long is in tensors; a search over 1,000 networks takes 0.8 of it. Python takes up to about
-# a second for so many values, and a hundred times the memory.
+# What is long is in tensors; the rest becomes Python's objects, which take many times its bytes.
 _MAX_HEADER = 2**20
 
 _DTYPES = {
