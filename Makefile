@@ -11,7 +11,7 @@ PIP = $(PYTHON) -m pip --python $(VENV)/bin/python
 RUN = $(VENV)/bin/python
 
 # Each worker computes on one thread: two that use every core wait for each other.
-TEST = SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -n $(WORKERS)
+TEST = SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast lint docs clean

@@ -93,6 +93,7 @@ def images():
 # every variant with all that a fit can be
 
 
+@pytest.mark.slow
 @every_variant
 def test_variant_learns_to_reconstruct(name, images):
     network = _autoencoder(**VARIANTS[name], max_iter=40).fit(images)
@@ -117,6 +118,7 @@ def test_variant_transforms_without_drawing(name, images):
     np.testing.assert_array_equal(network.transform(images), network.transform(images))
 
 
+@pytest.mark.slow
 @every_variant
 def test_variant_survives_pickling_and_cloning(name, images):
     network = _autoencoder(**VARIANTS[name]).fit(images)
@@ -129,6 +131,7 @@ def test_variant_survives_pickling_and_cloning(name, images):
     np.testing.assert_array_equal(copy.transform(images), network.transform(images))
 
 
+@pytest.mark.slow
 @every_variant
 def test_variant_goes_on_in_partial_fit(name, images):
     network = _autoencoder(**VARIANTS[name], max_iter=40)
@@ -204,6 +207,7 @@ def test_variant_runs_skorch_callbacks(name, images):
     np.testing.assert_allclose(heard.loss_curve_, network.loss_curve_, rtol=1e-9)
 
 
+@pytest.mark.slow
 @every_variant
 def test_variant_trains_with_an_optimiser_of_torch(name, images):
     network = _autoencoder(**VARIANTS[name], solver=torch.optim.Adam).fit(images)
@@ -218,6 +222,7 @@ def test_variant_without_chance_trains_with_lbfgs(name, images):
         assert network.fit(images).loss_ < _autoencoder(**VARIANTS[name]).fit(images).loss_ * 1.3
 
 
+@pytest.mark.slow
 @every_variant
 def test_variant_comes_out_of_a_fused_search_as_it_would_alone(name, images):
     jobs = [Job(_autoencoder(**VARIANTS[name], alpha=alpha), images, None) for alpha in (0.1, 1.0)]
@@ -688,6 +693,7 @@ def _classifier(**params):
     return DeepMLPClassifier(**{**QUICK_START, **options, **params})
 
 
+@pytest.mark.slow
 def test_starting_from_an_autoencoder_helps_with_few_labels(pretrained):
     gains = []
     for seed in range(5):  # each time another hundred labels

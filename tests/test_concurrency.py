@@ -88,6 +88,7 @@ def one_torch_thread(torch_threads):
 # threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), METHODS)
 def test_eight_threads_predict_what_one_does(name, method, digits, one_torch_thread):
     network = clone(NETWORKS[name]).fit(digits.X, digits.y)
@@ -321,6 +322,7 @@ def _use(network, X, y, folder):
     joblib.load(folder / "dumped")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_thread_and_no_file_is_left_behind(name, digits, tmp_path, two_threads):
     X = np.tile(digits.X, (3, 1))
@@ -388,6 +390,7 @@ CIRCLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CIRCLES)
 def test_the_buffers_of_a_fit_are_freed_without_the_garbage_collector(name, digits):
     """It runs after so many new objects, however large they are, and could come too late."""

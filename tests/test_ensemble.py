@@ -532,6 +532,7 @@ def test_ensemble_trains_alone_in_a_fused_search(digits):
     assert set(search.not_fused_reasons_[1]) == {"n_networks=3 is a stack of its own"}
 
 
+@pytest.mark.slow
 def test_a_stack_does_not_wait_for_imports():
     # torch's own state_dict() imports torch._dynamo, which takes seconds
     code = """

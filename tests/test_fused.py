@@ -422,6 +422,7 @@ def test_stack_takes_no_more_memory_than_allowed(sizes):
     assert sizes == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_outputs", [1, 300])
 @pytest.mark.parametrize("hidden", [(9,), (300,), ()], ids=str)
 def test_buffers_of_a_stack_take_about_what_was_reckoned(hidden, n_outputs):
@@ -473,6 +474,7 @@ class Room:
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warm_start", [False, True])
 @pytest.mark.parametrize("where", ["__init__", "train_epoch"])
 def test_stack_that_does_not_fit_the_device_is_freed_and_trained_in_halves(

@@ -682,6 +682,7 @@ def _parameters_of(*makers):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "name", "default"), _parameters_of(classifier, regressor, autoencoder)
 )

@@ -573,6 +573,7 @@ class DenormalCounter(skorch.callbacks.Callback):
         self.count = sum(int(((t != 0) & (t.abs() < smallest)).sum()) for t in tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 def test_moments_of_a_feature_that_falls_silent_do_not_become_denormal(solver, digits):
     counter = DenormalCounter()

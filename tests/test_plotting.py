@@ -117,6 +117,7 @@ def test_displays_draw_on_given_axes(classifier, autoencoder, pca, digits):
         assert right.has_data()
 
 
+@pytest.mark.slow
 def test_importing_the_displays_imports_neither_matplotlib_nor_plotly():
     code = (
         "import sys, sknn_deep, sknn_deep.plotting;"

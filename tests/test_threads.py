@@ -250,6 +250,7 @@ def test_an_idle_number_of_threads_above_the_limit_is_restored(digits, four_thre
 # the same numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"solver": "sgd"}, {"normalization": "batch"}], ids=str)
 def test_one_thread_and_two_agree_to_rounding(params, kind, digits, asked_for, two_threads):
     on_two = kind(**{**LARGE, **params}).fit(digits.X, digits.y)
@@ -297,6 +298,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize("fits_first", [False, True], ids=["torch first", "fit first"])
