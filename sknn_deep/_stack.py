@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sknn_deep._backprop import Backprop, Workspace
-from sknn_deep._batches import Batches, Chunk, n_together
+from sknn_deep._batches import Batches, Chunk, Samples, n_together
 from sknn_deep._engine import (
     STEPS_BETWEEN_FLUSHES,
     EpochLosses,
@@ -37,6 +37,8 @@ _CPU_BYTES = 2**23
 _FEWEST_ON_CPU, _MOST_NETWORKS = 4, 128
 # Share of a GPU's free memory that a stack may take.
 _MEMORY_SHARE = 0.5
+# Sets that take fewer bytes together are copied into one, so that one call gathers rows of all.
+_JOINED_BYTES = 2**23
 
 Factors = tuple[Tensor, Tensor, list]
 
@@ -130,14 +132,24 @@ class Stack:
         self._parts = [
             slice(stop - length, stop) for stop, length in zip(stops, longest, strict=True)
         ]
-        # what a shorter last batch lacks is filled up with zeros, which weigh nothing
         self._order = np.zeros((len(sets), stops[-1]), dtype=np.intp)
-        # neighbours with the same data, whose rows are gathered by one call
-        of_same_data = groupby(range(len(sets)), key=lambda k: _data_of(sets[k]))
-        members = [list(ks) for _, ks in of_same_data]
-        self._sources = [slice(ks[0], ks[-1] + 1) for ks in members]
+        self._sources, self._offsets = _sources(sets, self._device, self._flat.dtype)
         self._has_weights = any(batches.weight is not None for batches in sets)
+        # all batches have one length but the last: what it lacks in a network weighs nothing
+        is_even = (self._lengths[:, -1] == longest[-1]).all()
+        self._last_scale = None if is_even else self._scale_of(self._pieces[-1])
         self._buffers: dict[int, tuple[Tensor, Tensor | None, Tensor]] = {}
+
+    def _scale_of(self, piece: slice) -> Tensor:
+        """Return the factor of each row in the loss of its batch, where no row has a weight."""
+        lengths = self._lengths[:, piece]
+        rows = np.arange(lengths.max())
+        start, stop = self._parts[piece][0].start, self._parts[piece][-1].stop
+        scale = np.zeros((len(lengths), stop - start, 1))
+        for part, own in zip(self._parts[piece], lengths.T, strict=True):
+            is_own = rows[: part.stop - part.start] < own[:, np.newaxis]
+            scale[:, part.start - start : part.stop - start, 0] = is_own / own[:, np.newaxis]
+        return torch.from_numpy(scale).to(self._flat.dtype).to(self._device)
 
     def train_epoch(self, rates: dict[int, list[float] | None]) -> dict[int, EpochLosses]:
         """Take a step along each batch, every network along its own.
@@ -156,7 +168,9 @@ class Stack:
         sums = self._lengths.astype(np.float64)
         for k, training in self._live.items():
             rows = training.batches.start_epoch()
-            self._order[k, : len(rows)] = rows
+            order = self._order[k]
+            np.add(rows, self._offsets[k], out=order[: len(rows)])
+            order[len(rows) :] = order[0]  # weighs nothing
             if self._has_modes:
                 training.network.train()
         self._index = torch.from_numpy(self._order).to(self._device)
@@ -206,24 +220,20 @@ class Stack:
         parts = self._parts[piece]
         start, stop = parts[0].start, parts[-1].stop
         X, target, scale = self._buffers_for(stop - start)
-        for source in self._sources:
-            own_target = None if target is None else target[source]
-            self._fill(source, slice(start, stop), X[source], own_target)
+        for members, source in self._sources:
+            own_target = None if target is None else target[members]
+            self._fill(members, source, slice(start, stop), X[members], own_target)
         parts = [slice(part.start - start, part.stop - start) for part in parts]
-        is_even = not self._has_weights
-        is_even = is_even and (self._lengths[:, piece] == self._lengths[0, piece]).all()
-        if is_even:
-            scale = None
-        else:
+        if self._has_weights:
             for k, training in self._live.items():
                 n_rows = min(stop, len(training.batches)) - start
                 own_parts = [slice(part.start, min(part.stop, n_rows)) for part in parts]
                 rows = slice(start, start + n_rows)
                 factors, sums[k, piece] = training.batches.weigh(rows, own_parts)
                 scale[k, :n_rows, 0] = torch.from_numpy(factors)
-                for buffer in (X, target, scale):
-                    if buffer is not None:
-                        buffer[k, n_rows:] = 0
+                scale[k, n_rows:] = 0
+        else:
+            scale = self._last_scale if stop == self._order.shape[1] else None
         return Chunk(X, X if target is None else target, scale, parts, [])
 
     def _buffers_for(self, n_rows: int) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -236,15 +246,17 @@ class Stack:
             self._buffers[n_rows] = X, batches.new_target(shape), scale
         return self._buffers[n_rows]
 
-    def _fill(self, source: slice, part: slice, X: Tensor, target: Tensor | None) -> None:
-        """Gather a part of the epoch's rows for networks with the same data."""
-        rows, index = self._order[source, part].ravel(), self._index[source, part].reshape(-1)
+    def _fill(
+        self, members: slice, source: Batches, part: slice, X: Tensor, target: Tensor | None
+    ) -> None:
+        """Gather a part of the epoch's rows for networks whose data are in one place."""
+        rows, index = self._order[members, part].ravel(), self._index[members, part].reshape(-1)
         gathered = target
         if target is not None:
             by_column = not target.is_contiguous()
             gathered = target.new_empty(target.shape) if by_column else target
             gathered = gathered.flatten(0, 1)
-        self._trainings[source.start].batches.fill(rows, index, X.flatten(0, 1), gathered)
+        source.fill(rows, index, X.flatten(0, 1), gathered)
         if target is not None and by_column:
             target.copy_(gathered.view(target.shape))
 
@@ -328,9 +340,36 @@ class Stack:
         return torch.stack(norms).square_()
 
 
-def _data_of(batches: Batches) -> tuple[int, int]:
-    """Return what sets have in common whose rows come from the same arrays."""
-    return id(batches.samples.X), id(batches.samples.targets)
+def _sources(
+    sets: list[Batches], device: torch.device, dtype: torch.dtype
+) -> tuple[list[tuple[slice, Batches]], np.ndarray]:
+    """Return what gathers the rows of which networks, and where the rows of each network begin.
+
+    Returns
+    -------
+    sources : list of (slice, Batches)
+        Neighbours in the stack whose rows one call gathers.
+    offsets : ndarray of int, length K
+        What is added to a row's number in its own set.
+    """
+    keys = [(id(batches.samples.X), id(batches.samples.targets)) for batches in sets]
+    distinct = dict(zip(keys, sets, strict=True))
+    samples = [batches.samples for batches in distinct.values()]
+    n_bytes = sum(own.X.nbytes if type(own.X) is np.ndarray else np.inf for own in samples)
+    if len(samples) > 1 and n_bytes <= _JOINED_BYTES:
+        n_rows = [own.X.shape[0] for own in samples]
+        X, targets = (
+            None if parts[0] is None else np.concatenate(parts)
+            for parts in ([own.X for own in samples], [own.targets for own in samples])
+        )
+        joined = Batches(
+            Samples(X, None, targets, None), batch_size=sum(n_rows), device=device, dtype=dtype
+        )
+        starts = dict(zip(distinct, np.cumsum([0, *n_rows[:-1]]), strict=True))
+        return [(slice(len(sets)), joined)], np.array([starts[key] for key in keys])
+    groups = [list(ks) for _, ks in groupby(range(len(sets)), key=keys.__getitem__)]
+    sources = [(slice(ks[0], ks[-1] + 1), sets[ks[0]]) for ks in groups]
+    return sources, np.zeros(len(sets), dtype=np.intp)
 
 
 @dataclass
