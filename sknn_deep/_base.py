@@ -62,6 +62,7 @@ from sknn_deep._validation import (
     accepts_sample_weight,
     check_sample_weight,
     num_samples,
+    validate_parameter_constraints,
 )
 from sknn_deep.callbacks import SklearnCallbacks, TrainingCheckpoint
 
@@ -180,6 +181,18 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _get_param_names(cls) -> list[str]:
         # scikit-learn reads the signature anew in every call of get_params, fit and clone
         return super()._get_param_names()
+
+    @classmethod
+    @cache
+    def _defaults(cls) -> dict[str, Any]:
+        """Return the parameters as a new estimator has them."""
+        return cls().get_params(deep=False)
+
+    def _validate_params(self) -> None:
+        # the defaults are valid, and most parameters are left at theirs
+        defaults, params = self._defaults(), self.get_params(deep=False)
+        chosen = {name: value for name, value in params.items() if value is not defaults[name]}
+        validate_parameter_constraints(self._parameter_constraints, chosen, type(self).__name__)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "module_")
@@ -886,8 +899,29 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     def _validate_input(self, X):
         """Return X for prediction, in the network's floating-point type."""
+        if self._is_as_in_fit(X):  # what is left to validate of a common array
+            assert_all_finite(
+                X,
+                allow_nan=self._ensure_all_finite == "allow-nan",
+                estimator_name=type(self).__name__,
+                input_name="X",
+            )
+            return X
         check_is_fitted(self)
         return self._validate_rows(X, dtypes=[self._network_dtype], reset=False)
+
+    def _is_as_in_fit(self, X) -> bool:
+        """Return whether X is an array in memory that the fitted network can read as it is."""
+        return (
+            type(X) is np.ndarray
+            and X.ndim == 2
+            and X.flags.c_contiguous
+            and self.__sklearn_is_fitted__()
+            and X.dtype == self._network_dtype
+            and len(X) > 0
+            and X.shape[1] == self.n_features_in_
+            and not hasattr(self, "feature_names_in_")
+        )
 
     def _validate_rows(self, X, *y, dtypes: list[type], reset: bool, **options):
         """Return X, and y where it is given, as arrays; a large memory map stays in its file.

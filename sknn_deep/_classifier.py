@@ -467,6 +467,27 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
         """
         return log_mean_exp(self._map_networks(self._log_probabilities, self._validate_input(X)))
 
+    def score(self, X, y, sample_weight=None) -> float:
+        """Return the accuracy of the predicted labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Test data.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            True labels.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            The share of the rows that are predicted right; of several labels, the share of
+            the rows of which all are.
+        """
+        return _accuracy(y, self.predict(X), sample_weight)
+
     def _probabilities(self, raw: Tensor) -> Tensor:
         if self.out_activation_ == "softmax":
             return torch.softmax(raw, dim=1)
@@ -606,11 +627,23 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
     def _default_score(self, raw: np.ndarray, y, sample_weight) -> float:
         if not np.isfinite(raw).all():
             return np.nan
-        if y.ndim == 1:  # accuracy_score would look at the kind of the labels in every epoch
-            return float(np.average(self._labels(raw) == y, weights=sample_weight))
-        return float(accuracy_score(y, self._labels(raw), sample_weight=sample_weight))
+        return _accuracy(y, self._labels(raw), sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _accuracy(y, labels: np.ndarray, sample_weight) -> float:
+    """Return scikit-learn's accuracy.
+
+    It looks at the kind of the labels first, which takes longer than a small network's
+    predictions: that is left out where they are of one kind.
+    """
+    is_plain = (
+        type(y) is np.ndarray and y.dtype.kind in "biuU" and y.dtype.kind == labels.dtype.kind
+    )
+    if sample_weight is None and is_plain and y.ndim == 1 and y.shape == labels.shape:
+        return float(np.mean(labels == y))
+    return float(accuracy_score(y, labels, sample_weight=sample_weight))

@@ -158,8 +158,17 @@ class Network(_PicklesAsArrays):
 
     def flatten(self) -> None:
         """Make every parameter a view of the flat buffer, every gradient of the other."""
-        flat = torch.cat([param.detach().reshape(-1) for param in self._ordered_parameters()])
+        self._in_order = self._ordered_parameters()
+        self._sizes = [param.numel() for param in self._in_order]
+        matrices = [param for param in self._in_order if param.ndim == 2]
+        self._n_weights = sum(self._sizes[: len(matrices)])
+        self.width = max(max(matrix.shape) for matrix in matrices)
+        flat = torch.cat([param.detach().reshape(-1) for param in self._in_order])
         self.view_of(flat, torch.zeros_like(flat))
+
+    def leave_shared_buffer(self) -> None:
+        """Have buffers of its own again, after :func:`share_buffer`."""
+        self.view_of(self.flat.clone(), torch.zeros_like(self.flat))
 
     def _ordered_parameters(self) -> list[nn.Parameter]:
         """Return the parameters in their order in the flat buffer: weight matrices first."""
@@ -187,21 +196,18 @@ class Network(_PicklesAsArrays):
 
     def view_of(self, flat: Tensor, gradient: Tensor) -> None:
         """Make the parameters views of a flat buffer, which holds them already."""
-        start = n_weights = self.width = 0
         self._gradients = []
-        for param in self._ordered_parameters():
-            part = slice(start, start + param.numel())
-            param.data = flat[part].view(param.shape)
-            self._gradients.append((param, gradient[part].view(param.shape)))
-            start = part.stop
-            if param.ndim == 2:
-                n_weights, self.width = start, max(self.width, *param.shape)
+        parts = zip(flat.split(self._sizes), gradient.split(self._sizes), strict=True)
+        for param, (own, own_gradient) in zip(self._in_order, parts, strict=True):
+            param.data = own.view(param.shape)
+            self._gradients.append((param, own_gradient.view(param.shape)))
         for encoder, decoder in self.tied_layers():
             decoder.weight.data = encoder.weight.data.mT
             # its own, by row whatever the order of the matrix itself
             self._gradients.append((decoder.weight, flat.new_zeros(decoder.weight.shape)))
-        self.flat, self.weights = flat, flat[:n_weights]
-        self._gradients += [(self.flat, gradient), (self.weights, gradient[:n_weights])]
+        self.flat, self.weights = flat, flat[: self._n_weights]
+        of_weights = gradient[: self._n_weights]
+        self._gradients += [(self.flat, gradient), (self.weights, of_weights)]
         self.attach_gradients()
 
     def attach_gradients(self) -> None:

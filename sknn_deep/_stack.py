@@ -206,7 +206,7 @@ class Stack:
         Its row of the buffers goes on being trained, on the rows that it saw last, and is nobody's.
         """
         training = self._live.pop(k)
-        training.network.flatten()
+        training.network.leave_shared_buffer()
         state = {name: torch.empty_like(training.network.flat) for name in self._state}
         training.optimizer.move_to(training.network.flat, state)
 

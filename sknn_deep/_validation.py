@@ -25,6 +25,7 @@ from sklearn.utils._param_validation import (
     Interval,
     Options,
     StrOptions,
+    validate_parameter_constraints,
     validate_params,
 )
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
@@ -59,6 +60,7 @@ __all__ = [
     "safe_indexing",
     "safe_split",
     "score_or_error",
+    "validate_parameter_constraints",
     "validate_params",
     "warn_or_raise_about_fit_failures",
 ]
