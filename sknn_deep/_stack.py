@@ -106,6 +106,9 @@ class Stack:
         self._has_modes = networks[0].is_random or networks[0].has_normalization
         self._read_parameters()
         self._lay_out()
+        # what the optimisers went by in the last epoch, and what moved the weights then
+        self._present: dict[int, tuple] = {}
+        self._last_moves: list[_Moves] = []
         self._n_steps = 0
 
     def _read_parameters(self) -> None:
@@ -269,15 +272,15 @@ class Stack:
             lrs[k] = training.optimizer.param_groups[0]["lr"] if rate is None else rate[piece]
         decays = 1 - lrs * self._decays[:, np.newaxis]
         penalties = self._alphas[:, np.newaxis] / sums[:, piece]
-        table = torch.from_numpy(np.array([penalties, decays, lrs])).unsqueeze(-1)
+        table = torch.from_numpy(np.array([penalties, decays, lrs]).swapaxes(1, 2)[..., np.newaxis])
         table = table.to(self._flat.dtype).to(self._device)
-        for i in range(n_steps):
-            factors = [
-                move.optimizers[0].next_bias()
-                * (lrs[move.first, i] if self._shares_rate else table[2, move.rows, i])
-                for move in moves
+        shared = [lrs[move.first].tolist() if self._shares_rate else None for move in moves]
+        for i, (penalty, decay, own) in enumerate(zip(*map(torch.unbind, table), strict=True)):
+            by_move = [
+                move.optimizers[0].next_bias() * (own[move.rows] if rate is None else rate[i])
+                for move, rate in zip(moves, shared, strict=True)
             ]
-            yield table[0, :, i], table[1, :, i], factors
+            yield penalty, decay, by_move
 
     @property
     def _shares_rate(self) -> bool:
@@ -295,8 +298,11 @@ class Stack:
             rate = (optimizer.param_groups[0]["lr"], *(rates[k] or ()))
             return *optimizer.numbers(), *(rate if self._shares_rate else ())
 
+        present = {k: numbers(k) for k in self._live}
+        if present == self._present:
+            return self._last_moves
         moves = []
-        for _, members in groupby(self._live, key=numbers):
+        for _, members in groupby(self._live, key=present.__getitem__):
             members = list(members)
             rows = slice(members[0], members[-1] + 1)
             optimizers = [self._live[k].optimizer for k in members]
@@ -304,6 +310,7 @@ class Stack:
             kernel = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
             kernel = self._pace.threaded(kernel, n_elements=4 * self._flat[rows].numel())
             moves.append(_Moves(rows, members[0], optimizers, kernel))
+        self._present, self._last_moves = present, moves
         return moves
 
     def _take_steps(
