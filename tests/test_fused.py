@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _fused, _stack
+from sknn_deep._batches import Batches
 from sknn_deep._fused import Job, fit_jobs, stacks
 from sknn_deep._optimizers import Adam
 
@@ -205,6 +206,29 @@ def test_batch_that_lacks_a_row_in_some_folds_is_none_of_the_full_ones(monkeypat
     for job, alone in zip(jobs, expected, strict=True):
         assert job.fused
         _assert_same(job.estimator, alone)
+
+
+@pytest.mark.parametrize("case", ["adam", "outputs", "autoencoder", "early stopping"])
+def test_small_sets_are_gathered_by_one_call_and_large_ones_by_one_each(case, monkeypatch):
+    gathered, original = [], Batches.fill
+
+    def fill(self, rows, index, X, target):
+        gathered.append(len(rows))
+        original(self, rows, index, X, target)
+
+    monkeypatch.setattr(Batches, "fill", fill)
+    n_calls = []
+    for n_bytes in (_stack._JOINED_BYTES, 0):
+        monkeypatch.setattr(_stack, "_JOINED_BYTES", n_bytes)
+        jobs = _jobs(*CASES[case])
+        expected = [_fitted_alone(job) for job in jobs]
+        gathered.clear()
+        fit_jobs(jobs)
+        n_calls.append(len(gathered))
+        for job, alone in zip(jobs, expected, strict=True):
+            assert job.fused, job.reason
+            _assert_same(job.estimator, alone)
+    assert n_calls[1] > 2 * n_calls[0]
 
 
 def test_neighbours_with_the_same_rate_are_moved_by_one_call(monkeypatch):

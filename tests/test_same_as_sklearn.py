@@ -8,6 +8,7 @@ import re
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from sklearn.datasets import (
@@ -19,6 +20,7 @@ from sklearn.datasets import (
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
+from sklearn.metrics import accuracy_score
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import scale
 from sklearn.utils._param_validation import StrOptions, make_constraint
@@ -861,3 +863,55 @@ def test_fitted_classes_and_features_are_the_same(task):
     if hasattr(theirs, "classes_"):
         np.testing.assert_array_equal(ours.classes_, theirs.classes_)
         assert ours.classes_.dtype == theirs.classes_.dtype
+
+
+LABELS = {
+    "numbers": lambda y: y,
+    "texts": lambda y: np.array(["zero", "one", "two", "three"])[y],
+    "two texts": lambda y: np.array(["no", "yes"])[y % 2],
+    "booleans": lambda y: y > 1,
+    "objects": lambda y: np.array(["zero", "one", "two", "three"], dtype=object)[y],
+    "unsigned": lambda y: y.astype(np.uint8),
+    "floats": lambda y: y.astype(float),
+    "a list": lambda y: y.tolist(),
+    "a series": lambda y: pd.Series(y),
+    "a column": lambda y: y[:, np.newaxis],
+    "several labels": lambda y: np.column_stack([y == 0, y > 1]).astype(int),
+}
+
+
+@pytest.mark.parametrize("is_weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("kind", LABELS)
+@converging_or_not
+def test_score_is_scikit_learns_accuracy(kind, is_weighted):
+    X, y = load_digits(n_class=4, return_X_y=True)
+    labels = LABELS[kind](y)
+    train, test = slice(60), slice(60, 160)
+    weight = np.linspace(0.5, 2, 100) if is_weighted else None
+    flat = np.ravel(labels) if kind == "a column" else labels
+    network = DeepMLPClassifier(max_iter=3, random_state=0).fit(X[train], flat[train])
+    score = network.score(X[test], labels[test], sample_weight=weight)
+    predicted = network.predict(X[test])
+    assert score == accuracy_score(flat[test], predicted, sample_weight=weight)
+    assert type(score) is float
+    assert 0 < score < 1
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.zeros(9, dtype=int), "inconsistent numbers of samples"),
+        (np.linspace(0, 1, 10), "a mix of continuous and binary"),
+        (np.full(10, "yes"), "[Mm]ix"),
+        (np.zeros((10, 2), dtype=int), "a mix of multilabel-indicator and binary"),
+    ],
+    ids=["too few", "continuous", "another kind", "columns"],
+)
+@converging_or_not
+def test_score_refuses_what_scikit_learns_accuracy_refuses(y, message):
+    X = np.random.RandomState(0).rand(10, 3)
+    network = DeepMLPClassifier(max_iter=1).fit(X, [0, 1] * 5)
+    with pytest.raises((TypeError, ValueError), match=message):
+        accuracy_score(y, network.predict(X))
+    with pytest.raises((TypeError, ValueError), match=message):
+        network.score(X, y)
