@@ -49,10 +49,12 @@ _LOWEST_LOGIT = {
 }
 _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in _LOWEST_LOGIT}
 
-# A product of so few multiply-adds takes NumPy, whose calls cost less, less time than torch, and
-# OpenBLAS computes it on one thread (``python -m benchmarks.kernels``). A sum of the rows is such
-# a product by a vector, which OpenBLAS spreads over threads sooner.
-_SMALL_PRODUCT, _SMALL_SUM, _SMALL_TENSOR = 2**18, 9000, 2**12
+# A product of so few multiply-adds is NumPy's even where its library's threads cannot be set:
+# OpenBLAS computes it on one.
+_SMALL_PRODUCT = 2**18
+# With so few rows a stack's outputs take MKL less time than OpenBLAS, unless they are narrow.
+_FEW_ROWS = 64
+_SMALL_TENSOR = 2**12
 
 Kernel = Callable[[], object]
 Program = list[Kernel]
@@ -415,11 +417,10 @@ class _Pass:
         self._product_dtype, self._pace = product_dtype, pace
         self._casts: dict[str, list[Tensor]] = {}
         self._built: dict[tuple, Program] = {}
-        self._work = n_rows * layer.weight.numel()
-        # NumPy knows neither stacks nor bfloat16 nor devices
-        suits_numpy = not self._is_stack and product_dtype is None
-        suits_numpy = suits_numpy and layer.weight.device.type == "cpu"
-        self._small_limit = _SMALL_PRODUCT if suits_numpy else 0
+        self._work = n_rows * math.prod(layer.weight.shape[-2:])
+        # NumPy knows neither bfloat16 nor devices
+        suits_numpy = product_dtype is None and layer.weight.device.type == "cpu"
+        self._by_numpy = suits_numpy and (pace.by_numpy or self._work <= _SMALL_PRODUCT)
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
         new = partial(empty_matrix, shape, like=layer.weight)
         self.delta = new()
@@ -486,13 +487,12 @@ class _Pass:
     def _sum_of_rows(self) -> Kernel:
         """Return what writes the gradient of the bias."""
         delta, sums = self.delta, self._layer.bias_grad
-        if self._is_stack:
-            # its rows lie apart, which a batched product would take one by one
-            return self._elementwise(partial(torch.sum, delta, dim=-2, out=sums))
-        # for one small layer a sum takes longer than a product with ones
-        is_small = self._small_limit > 0 and delta.numel() <= _SMALL_SUM
-        ones = delta.new_ones((1, delta.shape[0]))
-        return self._multiply(ones, delta, sums.unsqueeze(0), is_small)
+        ones = delta.new_ones((1, delta.shape[-2]))
+        if not self._by_numpy and self._is_stack:
+            # its rows lie apart, which a batched product of torch would take one by one
+            return partial(torch.sum, delta, dim=-2, out=sums)
+        # a sum takes longer than a product with ones
+        return self._multiply(ones, delta, sums.unsqueeze(-2), self._by_numpy)
 
     def delta_of_input(self, out: Tensor) -> Program:
         """Return the kernels that write the gradient with respect to the layer's input."""
@@ -507,13 +507,13 @@ class _Pass:
         }[name]
         if self._product_dtype is not None:
             return self._product_of_casts(name, left, right, out)
-        # OpenBLAS is slower than MKL with the few rows of a narrow output by column
-        limit = self._small_limit // (4 if name == "forward" else 1)
-        is_small = self._work <= limit
-        if is_small or not self._wants_buffer(out):
-            return [self._multiply(left, right, out, is_small)]
+        n_rows, n_columns = out.shape[-2:]
+        suits_mkl = n_rows <= _FEW_ROWS and not is_narrow(n_rows, n_columns)
+        by_numpy = self._by_numpy and not (self._is_stack and name == "forward" and suits_mkl)
+        if by_numpy or not self._wants_buffer(out):
+            return [self._multiply(left, right, out, by_numpy)]
         buffer = empty_matrix(out.shape, like=out)
-        return [self._multiply(left, right, buffer, is_small=False), partial(out.copy_, buffer)]
+        return [self._multiply(left, right, buffer, by_numpy=False), partial(out.copy_, buffer)]
 
     def _wants_buffer(self, out: Tensor) -> bool:
         """Return whether a product is faster into a buffer: by column where it is narrow."""
@@ -530,20 +530,24 @@ class _Pass:
         return [
             partial(factors[0].copy_, left),
             partial(factors[1].copy_, right),
-            self._multiply(*factors, product, is_small=False),
+            self._multiply(*factors, product, by_numpy=False),
             partial(out.copy_, product),
         ]
 
-    def _multiply(self, left: Tensor, right: Tensor, out: Tensor, is_small: bool) -> Kernel:
-        """Return a product as a kernel: a small one by NumPy."""
+    def _multiply(self, left: Tensor, right: Tensor, out: Tensor, by_numpy: bool) -> Kernel:
+        """Return a product as a kernel, of NumPy or of torch."""
         # a product by column is the transposed product by row, which is all that NumPy knows
         # and what torch computes in one call for a stack
-        if (is_small or self._is_stack) and not out.is_contiguous():
+        if (by_numpy or self._is_stack) and out.stride(-1) != 1:
             left, right, out = right.mT, left.mT, out.mT
-        if is_small:
+        if not by_numpy:
+            product = partial(self._matmul, left, right, out=out)
+            return self._pace.threaded(product, multiply_adds=self._work)
+        if not self._is_stack:
             return partial(np.dot, left.numpy(), right.numpy(), out.numpy())
-        product = partial(self._matmul, left, right, out=out)
-        return self._pace.threaded(product, multiply_adds=self._work)
+        if left.shape[-1] == 1:  # NumPy would take it element by element
+            return partial(torch.mul, left, right, out=out)
+        return partial(np.matmul, left.numpy(), right.numpy(), out.numpy())
 
     def _elementwise(self, kernel: Kernel) -> Kernel:
         return self._pace.threaded(kernel, n_elements=self.delta.numel())

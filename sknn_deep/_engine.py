@@ -22,7 +22,7 @@ from sknn_deep._optimizers import (
     set_learning_rate,
     zero_negligible_state,
 )
-from sknn_deep._threads import Pace, one_thread
+from sknn_deep._threads import Pace
 
 # Often enough that neither weights nor moments decay to denormal numbers in between.
 STEPS_BETWEEN_FLUSHES = 16
@@ -97,7 +97,9 @@ class Engine:
         self._network, self._loss, self._optimizer = network, loss, optimizer
         self._alpha, self._weight_decay = alpha, weight_decay
         self._max_grad_norm = max_grad_norm
-        self.pace = Pace.of(network.flat.device)
+        # autograd's products, and those of bfloat16, are torch's
+        by_numpy = product_dtype is None and not network.needs_autograd
+        self.pace = Pace.of(network.flat.device, by_numpy)
         self._backprop = backprop_for([network], loss, product_dtype, self.pace)
         self._graphs: dict[tuple, _Graph] = {}
         self._stream = torch.cuda.Stream() if network.flat.device.type == "cuda" else None
@@ -131,14 +133,12 @@ class Engine:
         if self._has_modes:
             self._network.train()
         self.freeze()
-        with one_thread():
-            self.pace.resume()
+        with self.pace.running():
             for chunk in batches:
                 done = slice(len(sizes), len(sizes) + len(chunk.parts))
                 results[0, done], results[1, done] = self.train(chunk, rates and rates[done])
                 sizes += [part.stop - part.start for part in chunk.parts]
                 weight_sums += chunk.weight_sums
-            self.pace.pause()
         if self._has_modes:
             self._network.eval()
         # the one time in an epoch that the host waits for the device

@@ -28,7 +28,7 @@ from sknn_deep._optimizers import (
     set_learning_rate,
     zero_negligible_moments,
 )
-from sknn_deep._threads import Pace, one_thread
+from sknn_deep._threads import Pace
 from sknn_deep._training import Training
 
 # On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
@@ -177,8 +177,7 @@ class Stack:
             if self._has_modes:
                 training.network.train()
         self._index = torch.from_numpy(self._order).to(self._device)
-        with one_thread(), np.errstate(over="ignore", invalid="ignore"):
-            self._pace.resume()
+        with self._pace.running(), np.errstate(over="ignore", invalid="ignore"):
             for piece in self._pieces:
                 chunk = self._gather(piece, sums)
                 work = self._backprop.workspace(chunk)
@@ -186,7 +185,6 @@ class Stack:
                 factors = list(self._factors(piece, sums, rates, moves))
                 results[1, :, piece] = self._take_steps(work, moves, factors).mT
                 results[0, :, piece] = work.losses()
-            self._pace.pause()
         self._write_back(rates, moves)
         penalties = self._alphas[:, np.newaxis] / sums
         values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)

@@ -1,4 +1,11 @@
-"""How many threads torch computes on: one, but for large kernels where more are faster."""
+"""How many threads a training computes on: one, but for large products where more are faster.
+
+On a CPU the products are NumPy's, and so are the threads: those of its library for linear algebra
+(OpenBLAS in the packages from PyPI), while torch stays on one. The threads of torch's OpenMP wait
+for each other at the end of each operation, and where another process holds a core that takes as
+long as the scheduler's turns. Where that library is none that threadpoolctl knows, large products
+are torch's, on its threads.
+"""
 
 import math
 import os
@@ -6,8 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
+from threadpoolctl import LibController, ThreadpoolController
 
 # Fewer multiply-adds than this take about as long as waking a second thread.
 _WORK_WORTH_THREADS = 1_500_000
@@ -31,13 +40,18 @@ _n_entered = 0
 _n_outside = 1
 # What ``fixed_threads`` has set, for each Python thread.
 _fixed = threading.local()
+# Held by the one Python thread that may set how many threads NumPy's products take; how many they
+# took before.
+_deciding = threading.Lock()
+_numpys_outside: int | None = None
 
 
 def _after_fork() -> None:
     # of the threads that were in a block only the one that forked goes on here
-    global _is_forked, _lock, _n_entered, _n_outside, _fixed
+    global _is_forked, _lock, _n_entered, _n_outside, _fixed, _deciding, _numpys_outside
     _is_forked = True
     _lock, _n_entered, _n_outside, _fixed = threading.Lock(), 0, 1, threading.local()
+    _deciding, _numpys_outside = threading.Lock(), None
     torch.set_num_threads(1)
 
 
@@ -109,13 +123,59 @@ def fixed_threads(n_threads: int) -> Iterator[None]:
             torch.set_num_threads(outside)
 
 
+@cache
+def _numpys_libraries() -> ThreadpoolController:
+    """Return what sets the threads of NumPy's products, found once in a process."""
+    known = ThreadpoolController().select(user_api="blas")
+    own = [lib.filepath for lib in known.lib_controllers if "numpy" in lib.filepath.lower()]
+    # a library that NumPy and SciPy share lies elsewhere
+    return known.select(filepath=own) if own else known
+
+
+def _libraries() -> list[LibController]:
+    return _numpys_libraries().lib_controllers
+
+
+def allowed_numpy_threads() -> int:
+    """Return how many threads products may take: as torch may, and as NumPy's library may."""
+    outside = _numpys_outside  # while a training has set another number
+    numpys = [lib.num_threads for lib in _libraries()] if outside is None else [outside]
+    return min([allowed_threads(), *numpys])
+
+
+@contextmanager
+def _numpy_threads(n_threads: int) -> Iterator[Callable[[int], None]]:
+    """Let NumPy's products take so many threads; give the block what sets another number.
+
+    Their number is one for the whole process. Of several Python threads that train at once, the
+    first decides, until it is done.
+    """
+    global _numpys_outside
+    numbers, deciding = {lib.num_threads for lib in _libraries()}, _deciding
+    if numbers == {n_threads} == {1} or not deciding.acquire(blocking=False):
+        yield lambda n_threads: None
+        return
+    try:
+        _numpys_outside = min(numbers)
+        with _numpys_libraries().limit(limits=n_threads):
+            yield _set_numpy_threads
+    finally:
+        _numpys_outside = None
+        deciding.release()
+
+
+def _set_numpy_threads(n_threads: int) -> None:
+    for lib in _libraries():
+        lib.set_num_threads(n_threads)
+
+
 def worthwhile_threads(multiply_adds: int) -> int:
     """Return how many threads to spread independent work over, at most those allowed."""
     return min(allowed_threads(), max(1, multiply_adds // _WORK_OF_A_THREAD))
 
 
 class Pace:
-    """Decides whether large kernels run on one thread or on several.
+    """Decides whether large products run on one thread or on several.
 
     Several threads wait for the last of them: where another process holds a core, a
     product can take many times longer than on one thread. So both are tried for a moment,
@@ -127,27 +187,56 @@ class Pace:
         The most threads to use.
     is_fixed : bool, default=False
         Use them always: nothing is tried.
+    by_numpy : bool, default=False
+        Whether the products are NumPy's. Then all kernels of torch run on one thread.
 
     Attributes
     ----------
     several : bool
-        What large kernels use just now.
+        What large products use just now.
     """
 
-    def __init__(self, n_threads: int, is_fixed: bool = False):
-        self.n_threads = n_threads
+    def __init__(self, n_threads: int, is_fixed: bool = False, by_numpy: bool = False):
+        self.n_threads, self.by_numpy = n_threads, by_numpy
         self.several = n_threads > 1
         self._is_settled = is_fixed or n_threads == 1
         self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
         self._next_trial = time.perf_counter() + _FIRST_TRIAL
         self._measured, self._n_steps = -_SETTLING, 0
+        self._set_threads: Callable[[int], None] = lambda n_threads: None
         self.resume()
 
     @classmethod
-    def of(cls, device: torch.device) -> "Pace":
-        """Return one for work on a device; on a CPU it may use the threads allowed."""
+    def of(cls, device: torch.device, by_numpy: bool = True) -> "Pace":
+        """Return one for work on a device; on a CPU it may use the threads allowed.
+
+        Parameters
+        ----------
+        device : torch.device
+        by_numpy : bool, default=True
+            Whether NumPy can compute the products, if it is told on how many threads.
+        """
+        if device.type != "cpu":
+            return cls(1)
         is_fixed = getattr(_fixed, "n_threads", None) is not None
-        return cls(allowed_threads() if device.type == "cpu" else 1, is_fixed)
+        by_numpy = by_numpy and bool(_libraries())
+        n_threads = allowed_threads()
+        if by_numpy and not is_fixed:
+            n_threads = allowed_numpy_threads()
+        return cls(n_threads, is_fixed, by_numpy)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let the clock, and the threads, go by this pace within a block."""
+        with one_thread():
+            if not self.by_numpy:
+                self.resume()
+                yield
+            else:
+                with _numpy_threads(self.n_threads if self.several else 1) as self._set_threads:
+                    self.resume()
+                    yield
+            self.pause()
 
     def pause(self) -> None:
         """Stop the clock, at the end of an epoch."""
@@ -172,15 +261,18 @@ class Pace:
         if now > self._next_trial:
             chosen = not self.several
             self._next_trial = now + _BETWEEN_TRIALS
-        self._since = now if chosen == self.several else now + _SETTLING
-        self.several, self._n_steps = chosen, 0
+        self._since, self._n_steps = now, 0
+        if chosen != self.several:
+            self._since += _SETTLING
+            self.several = chosen
+            self._set_threads(self.n_threads if chosen else 1)
 
     def threaded(
         self, kernel: Callable[..., object], *, multiply_adds: int = 0, n_elements: int = 0
     ) -> Callable[..., object]:
-        """Return a kernel that runs on several threads when it is large and they are faster."""
+        """Return a kernel of torch on several threads when it is large and they are faster."""
         work = multiply_adds + n_elements * _ELEMENT_WORK
-        if self.n_threads == 1 or work < _WORK_WORTH_THREADS:
+        if self.by_numpy or self.n_threads == 1 or work < _WORK_WORTH_THREADS:
             return kernel
 
         def run(*args) -> None:
