@@ -50,8 +50,8 @@ _LOWEST_LOGIT = {
 _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in _LOWEST_LOGIT}
 
 # A product of so few multiply-adds is NumPy's even where its library's threads cannot be set:
-# OpenBLAS computes it on one.
-_SMALL_PRODUCT = 2**18
+# OpenBLAS computes it on one. A sum of rows is a product by a vector, which it spreads sooner.
+_SMALL_PRODUCT, _SMALL_SUM = 2**18, 9000
 # With so few rows a stack's outputs take MKL less time than OpenBLAS, unless they are narrow.
 _FEW_ROWS = 64
 _SMALL_TENSOR = 2**12
@@ -418,9 +418,14 @@ class _Pass:
         self._casts: dict[str, list[Tensor]] = {}
         self._built: dict[tuple, Program] = {}
         self._work = n_rows * math.prod(layer.weight.shape[-2:])
-        # NumPy knows neither bfloat16 nor devices
+        self._whole_work = n_rows * layer.weight.numel()
+        if self._is_stack:
+            prefers_numpy = not pace.spreads(multiply_adds=self._whole_work)
+        else:
+            prefers_numpy = pace.by_numpy or self._work <= _SMALL_PRODUCT
+        # which knows neither bfloat16 nor devices
         suits_numpy = product_dtype is None and layer.weight.device.type == "cpu"
-        self._by_numpy = suits_numpy and (pace.by_numpy or self._work <= _SMALL_PRODUCT)
+        self._by_numpy = prefers_numpy and suits_numpy
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
         new = partial(empty_matrix, shape, like=layer.weight)
         self.delta = new()
@@ -487,12 +492,13 @@ class _Pass:
     def _sum_of_rows(self) -> Kernel:
         """Return what writes the gradient of the bias."""
         delta, sums = self.delta, self._layer.bias_grad
-        ones = delta.new_ones((1, delta.shape[-2]))
-        if not self._by_numpy and self._is_stack:
-            # its rows lie apart, which a batched product of torch would take one by one
-            return partial(torch.sum, delta, dim=-2, out=sums)
         # a sum takes longer than a product with ones
-        return self._multiply(ones, delta, sums.unsqueeze(-2), self._by_numpy)
+        by_numpy = self._by_numpy and math.prod(delta.shape[-2:]) <= _SMALL_SUM
+        if self._is_stack and not by_numpy:
+            # its rows lie apart, which a batched product of torch would take one by one
+            return self._elementwise(partial(torch.sum, delta, dim=-2, out=sums))
+        ones = delta.new_ones((1, delta.shape[-2]))
+        return self._multiply(ones, delta, sums.unsqueeze(-2), by_numpy)
 
     def delta_of_input(self, out: Tensor) -> Program:
         """Return the kernels that write the gradient with respect to the layer's input."""
@@ -542,8 +548,9 @@ class _Pass:
             left, right, out = right.mT, left.mT, out.mT
         if not by_numpy:
             product = partial(self._matmul, left, right, out=out)
-            return self._pace.threaded(product, multiply_adds=self._work)
+            return self._pace.threaded(product, multiply_adds=self._whole_work)
         if not self._is_stack:
+            self._pace.meet(self._work)
             return partial(np.dot, left.numpy(), right.numpy(), out.numpy())
         if left.shape[-1] == 1:  # NumPy would take it element by element
             return partial(torch.mul, left, right, out=out)

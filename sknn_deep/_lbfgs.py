@@ -48,7 +48,7 @@ def fit_lbfgs(
     .. [1] R. H. Byrd, P. Lu, J. Nocedal, C. Zhu (1995). A limited memory algorithm for
        bound constrained optimization. SIAM J. Sci. Comput. 16(5).
     """
-    pace = Pace.of(network.flat.device)
+    pace = Pace.of(network.flat.device, by_numpy=True)
     work = Backprop([network], loss, pace=pace).workspace(chunk)
     work.load()
     (program,) = work.programs

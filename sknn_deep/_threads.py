@@ -1,10 +1,8 @@
 """How many threads a training computes on: one, but for large products where more are faster.
 
-On a CPU the products are NumPy's, and so are the threads: those of its library for linear algebra
-(OpenBLAS in the packages from PyPI), while torch stays on one. The threads of torch's OpenMP wait
-for each other at the end of each operation, and where another process holds a core that takes as
-long as the scheduler's turns. Where that library is none that threadpoolctl knows, large products
-are torch's, on its threads.
+On a CPU the products of a single network are NumPy's, and so are the threads: those of its library
+for linear algebra (OpenBLAS in the packages from PyPI), while torch stays on one. Where that is a
+library that threadpoolctl does not know, and in stacks, large kernels are torch's, on its threads.
 """
 
 import math
@@ -144,24 +142,38 @@ def allowed_numpy_threads() -> int:
 
 
 @contextmanager
-def _numpy_threads(n_threads: int) -> Iterator[Callable[[int], None]]:
+def _numpy_threads(n_threads: int, most: int) -> Iterator[Callable[[int], None]]:
     """Let NumPy's products take so many threads; give the block what sets another number.
 
     Their number is one for the whole process. Of several Python threads that train at once, the
     first decides, until it is done.
+
+    Parameters
+    ----------
+    n_threads : int
+    most : int
+        The largest number that the block will set.
     """
     global _numpys_outside
-    numbers, deciding = {lib.num_threads for lib in _libraries()}, _deciding
-    if numbers == {n_threads} == {1} or not deciding.acquire(blocking=False):
-        yield lambda n_threads: None
-        return
+    numbers = {lib.num_threads for lib in _libraries()}
+    is_so = not numbers or numbers == {most} == {1}
+    is_deciding, deciding = False, _deciding
     try:
+        is_deciding = not is_so and deciding.acquire(blocking=False)
+        if not is_deciding:
+            yield _leave_numpy_threads
+            return
         _numpys_outside = min(numbers)
         with _numpys_libraries().limit(limits=n_threads):
             yield _set_numpy_threads
     finally:
-        _numpys_outside = None
-        deciding.release()
+        if is_deciding and deciding is _deciding:  # else the process was forked in between
+            _numpys_outside = None
+            deciding.release()
+
+
+def _leave_numpy_threads(n_threads: int) -> None:
+    """Set nothing: the number is right, unknown, or somebody else's."""
 
 
 def _set_numpy_threads(n_threads: int) -> None:
@@ -175,7 +187,7 @@ def worthwhile_threads(multiply_adds: int) -> int:
 
 
 class Pace:
-    """Decides whether large products run on one thread or on several.
+    """Decides whether large kernels run on one thread or on several.
 
     Several threads wait for the last of them: where another process holds a core, a
     product can take many times longer than on one thread. So both are tried for a moment,
@@ -188,54 +200,53 @@ class Pace:
     is_fixed : bool, default=False
         Use them always: nothing is tried.
     by_numpy : bool, default=False
-        Whether the products are NumPy's. Then all kernels of torch run on one thread.
+        Whether the threads are those of NumPy's products; all kernels of torch then run on one.
 
     Attributes
     ----------
     several : bool
-        What large products use just now.
+        What large kernels use just now.
     """
 
     def __init__(self, n_threads: int, is_fixed: bool = False, by_numpy: bool = False):
         self.n_threads, self.by_numpy = n_threads, by_numpy
         self.several = n_threads > 1
         self._is_settled = is_fixed or n_threads == 1
+        self._has_large_products = False
+        self._set_numpy_threads = _leave_numpy_threads
         self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
         self._next_trial = time.perf_counter() + _FIRST_TRIAL
         self._measured, self._n_steps = -_SETTLING, 0
-        self._set_threads: Callable[[int], None] = lambda n_threads: None
         self.resume()
 
     @classmethod
-    def of(cls, device: torch.device, by_numpy: bool = True) -> "Pace":
+    def of(cls, device: torch.device, by_numpy: bool = False) -> "Pace":
         """Return one for work on a device; on a CPU it may use the threads allowed.
 
         Parameters
         ----------
         device : torch.device
-        by_numpy : bool, default=True
-            Whether NumPy can compute the products, if it is told on how many threads.
+        by_numpy : bool, default=False
+            Whether NumPy shall compute the products, if it can be told on how many threads.
         """
         if device.type != "cpu":
             return cls(1)
         is_fixed = getattr(_fixed, "n_threads", None) is not None
         by_numpy = by_numpy and bool(_libraries())
-        n_threads = allowed_threads()
-        if by_numpy and not is_fixed:
-            n_threads = allowed_numpy_threads()
+        n_threads = allowed_numpy_threads() if by_numpy and not is_fixed else allowed_threads()
         return cls(n_threads, is_fixed, by_numpy)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let the clock, and the threads, go by this pace within a block."""
-        with one_thread():
-            if not self.by_numpy:
-                self.resume()
+        """Let the clock, and all threads, go by this pace within a block."""
+        most = self.n_threads if self.by_numpy else 1
+        with one_thread(), _numpy_threads(self._n_of_numpy(), most) as set_threads:
+            self._set_numpy_threads = set_threads
+            self.resume()
+            try:
                 yield
-            else:
-                with _numpy_threads(self.n_threads if self.several else 1) as self._set_threads:
-                    self.resume()
-                    yield
+            finally:
+                self._set_numpy_threads = _leave_numpy_threads
             self.pause()
 
     def pause(self) -> None:
@@ -248,7 +259,7 @@ class Pace:
 
     def step_done(self) -> None:
         """Count a step, and change the number of threads where it is time to."""
-        if self._is_settled:
+        if self._is_settled or (self.by_numpy and not self._has_large_products):
             return
         now = time.perf_counter()
         if now < self._since:
@@ -265,14 +276,29 @@ class Pace:
         if chosen != self.several:
             self._since += _SETTLING
             self.several = chosen
-            self._set_threads(self.n_threads if chosen else 1)
+            self._set_numpy_threads(self._n_of_numpy())
 
-    def threaded(
-        self, kernel: Callable[..., object], *, multiply_adds: int = 0, n_elements: int = 0
-    ) -> Callable[..., object]:
-        """Return a kernel of torch on several threads when it is large and they are faster."""
+    def meet(self, multiply_adds: int) -> None:
+        """Hear of a product that NumPy will compute: the first large one gives it the threads."""
+        if multiply_adds >= _WORK_WORTH_THREADS and not self._has_large_products:
+            self._has_large_products = True
+            self._set_numpy_threads(self._n_of_numpy())
+
+    def _n_of_numpy(self) -> int:
+        is_wanted = self.by_numpy and self.several and self._has_large_products
+        return self.n_threads if is_wanted else 1
+
+    def spreads(self, *, multiply_adds: int = 0, n_elements: int = 0) -> bool:
+        """Return whether a kernel of torch is so large that it may take several threads."""
         work = multiply_adds + n_elements * _ELEMENT_WORK
-        if self.by_numpy or self.n_threads == 1 or work < _WORK_WORTH_THREADS:
+        return not self.by_numpy and self.n_threads > 1 and work >= _WORK_WORTH_THREADS
+
+    def threaded(self, kernel: Callable[..., object], **work: int) -> Callable[..., object]:
+        """Return a kernel of torch, on several threads when it is large and they are faster.
+
+        ``work`` is as of :meth:`spreads`.
+        """
+        if not self.spreads(**work):
             return kernel
 
         def run(*args) -> None:

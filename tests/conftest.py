@@ -1,5 +1,6 @@
 """Data, containers and the real data sets that several files of tests share."""
 
+import contextlib
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import torch
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
+from threadpoolctl import threadpool_limits
 
 from sknn_deep.datasets import fetch_california_housing, fetch_mnist
 
@@ -124,13 +126,19 @@ def scratch(tmp_path, monkeypatch):
 
 @pytest.fixture
 def torch_threads():
-    """Offer what sets the number of torch's threads; give them back afterwards."""
+    """Offer what sets the number of threads, torch's and NumPy's; give them back afterwards."""
     before = torch.get_num_threads()
-    yield torch.set_num_threads
+    with threadpool_limits(), contextlib.ExitStack() as stack:
+
+        def set_threads(n_threads):
+            torch.set_num_threads(n_threads)
+            stack.enter_context(threadpool_limits(n_threads, user_api="blas"))
+
+        yield set_threads
     torch.set_num_threads(before)
 
 
 @pytest.fixture
 def two_threads(torch_threads):
-    """Give torch two threads, so that a change to one would be seen."""
+    """Give torch and NumPy two threads, so that a change to one would be seen."""
     torch_threads(2)

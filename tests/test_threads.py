@@ -1,5 +1,6 @@
 """Threads: when several are used, that they are given back, and forks and workers around them."""
 
+import math
 import multiprocessing
 import os
 import subprocess
@@ -8,6 +9,7 @@ import threading
 from types import SimpleNamespace
 
 import joblib
+import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -53,6 +55,36 @@ def asked_for(monkeypatch):
         torch, "set_num_threads", lambda number: numbers.append(number) or set_num_threads(number)
     )
     return numbers
+
+
+def threads():
+    """Return the numbers of threads that torch and NumPy have just now."""
+    numpys = {lib.num_threads for lib in _threads._libraries()}
+    return torch.get_num_threads(), *numpys
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """Note the numbers of threads on which large products of NumPy and of torch are computed."""
+    found = []
+
+    def noted(multiply):
+        def run(left, right, *out, **options):
+            if np.ndim(right) == 2 and math.prod(left.shape) * right.shape[1] > 1_500_000:
+                found.append(threads())
+            return multiply(left, right, *out, **options)
+
+        return run
+
+    monkeypatch.setattr(np, "dot", noted(np.dot))
+    monkeypatch.setattr(torch, "mm", noted(torch.mm))
+    return found
+
+
+@pytest.fixture
+def unknown_library(monkeypatch):
+    """Let NumPy's products be those of a library that threadpoolctl does not know."""
+    monkeypatch.setattr(_threads, "_libraries", list)
 
 
 # --------------------------------------------------------------------------------------
@@ -148,6 +180,11 @@ def test_only_large_kernels_touch_the_threads(work, is_large, asked_for, two_thr
     assert asked_for == ([1, 4, 1, 2, 1, 2] if is_large else [1, 2, 1, 2])
 
 
+def test_kernels_of_torch_take_one_thread_where_numpys_take_several():
+    pace, kernel = Pace(4, by_numpy=True), object()
+    assert pace.threaded(kernel, n_elements=10**9) is kernel
+
+
 def test_kernels_pass_their_arguments_on():
     for n_elements in (1, 10**9):
         calls = []
@@ -202,26 +239,55 @@ def test_estimators_give_the_threads_back(method, kind, digits, four_threads):
 
 @pytest.mark.parametrize("solver", ["adam", "sgd", "adamw", "lbfgs", torch.optim.SGD], ids=str)
 def test_a_network_that_uses_several_threads_gives_them_back(
-    solver, kind, digits, asked_for, two_threads
+    solver, kind, digits, used, two_threads
 ):
-    asked_for.clear()
     network = kind(**{**LARGE, "solver": solver})
     network.fit(digits.X, digits.y)
-    assert 2 in asked_for[:-1], "several threads were never used"
-    assert torch.get_num_threads() == 2
+    assert (1, 2) in used, "the threads of NumPy were never used"
+    assert {torch_threads for torch_threads, _ in used} == {1}
+    assert threads() == (2, 2)
     output(network, digits.X)
+    assert threads() == (2, 2)
+
+
+def test_a_network_uses_torchs_threads_where_numpys_are_unknown(
+    kind, digits, used, two_threads, unknown_library
+):
+    network = kind(**LARGE).fit(digits.X, digits.y)
+    assert (2,) in used, "several threads were never used"
     assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert_allclose(network.loss_curve_, kind(**LARGE).fit(digits.X, digits.y).loss_curve_)
 
 
-def test_a_kernel_that_fails_gives_the_threads_back(digits, monkeypatch, two_threads):
+def test_the_threads_of_a_small_network_stay_idle(kind, digits, monkeypatch, two_threads):
+    found, dot = set(), np.dot
+
+    def noted(left, right, *out):
+        if out:  # a product of a training
+            found.add(threads())
+        return dot(left, right, *out)
+
+    monkeypatch.setattr(np, "dot", noted)
+    kind(**QUICK).fit(digits.X, digits.y)
+    assert found == {(1, 1)}
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_kernel_that_fails_gives_the_threads_back(
+    library, digits, monkeypatch, request, two_threads
+):
     def fail(*args, **options):
-        assert torch.get_num_threads() == 2
+        assert threads() == ((1, 2) if library == "numpy" else (2,))
         raise RuntimeError("this product fails")
 
-    monkeypatch.setattr(torch, "mm", fail)
+    if library == "torch":
+        request.getfixturevalue("unknown_library")
+    monkeypatch.setattr(*((np, "dot") if library == "numpy" else (torch, "mm")), fail)
     with pytest.raises(RuntimeError, match="this product fails"):
         DeepMLPClassifier(**{**LARGE, "hidden_layer_sizes": (512,)}).fit(digits.X, digits.y)
-    assert torch.get_num_threads() == 2
+    assert threads()[0] == 2
+    assert threads()[1:] in ((2,), ())
 
 
 # --------------------------------------------------------------------------------------
@@ -229,14 +295,24 @@ def test_a_kernel_that_fails_gives_the_threads_back(digits, monkeypatch, two_thr
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_a_limit_of_threadpoolctl_is_never_exceeded(solver, kind, digits, asked_for, two_threads):
-    asked_for.clear()
-    with threadpool_limits(1):
+@pytest.mark.parametrize("user_api", [None, "blas", "openmp"], ids=str)
+def test_a_limit_of_threadpoolctl_is_never_exceeded(
+    user_api, solver, kind, digits, used, two_threads
+):
+    with threadpool_limits(1, user_api=user_api):
+        limited = threads()
         network = kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y)
         output(network, digits.X)
-    assert asked_for
-    assert set(asked_for) == {1}
-    assert torch.get_num_threads() == 2
+        assert threads() == limited
+    assert set(used) == {(1, 1)}
+    assert threads() == (2, 2)
+
+
+def test_a_limit_of_torch_holds_for_numpy_too(kind, digits, used, two_threads):
+    torch.set_num_threads(1)
+    kind(**LARGE).fit(digits.X, digits.y)
+    assert set(used) == {(1, 1)}
+    assert threads() == (1, 2)
 
 
 def test_an_idle_number_of_threads_above_the_limit_is_restored(digits, four_threads):
@@ -252,9 +328,9 @@ def test_an_idle_number_of_threads_above_the_limit_is_restored(digits, four_thre
 
 @pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"solver": "sgd"}, {"normalization": "batch"}], ids=str)
-def test_one_thread_and_two_agree_to_rounding(params, kind, digits, asked_for, two_threads):
+def test_one_thread_and_two_agree_to_rounding(params, kind, digits, used, two_threads):
     on_two = kind(**{**LARGE, **params}).fit(digits.X, digits.y)
-    assert 2 in asked_for[:-1], "several threads were never used"
+    assert (1, 2) in used, "several threads were never used"
     torch.set_num_threads(1)
     on_one = kind(**{**LARGE, **params}).fit(digits.X, digits.y)
     torch.set_num_threads(2)
@@ -309,9 +385,9 @@ def test_a_fit_in_a_fork_of_a_process_with_threads_finishes(solver, fits_first):
 
 def _fit_and_output(X, y, seed):
     """Return what a fit of a worker predicts, and its number of threads before and after."""
-    before = torch.get_num_threads()
+    before = threads()
     network = DeepMLPClassifier(**{**LARGE, "random_state": seed})
-    return network.fit(X, y).predict_proba(X), before, torch.get_num_threads()
+    return network.fit(X, y).predict_proba(X), before, threads()
 
 
 @pytest.mark.slow
@@ -350,16 +426,14 @@ def test_threads_of_python_learn_side_by_side(digits, two_threads):
         start.wait(timeout=60)
         found[seed] = _fit_and_output(digits.X, digits.y, seed)
 
-    threads = [threading.Thread(target=fit, args=(seed,)) for seed in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    workers = [threading.Thread(target=fit, args=(seed,)) for seed in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
     for seed in range(2):
-        probabilities, before, after = found[seed]
-        assert_allclose(probabilities, expected[seed], rtol=1e-6, atol=1e-8)
-        assert after == before
-    assert torch.get_num_threads() == 2
+        assert_allclose(found[seed][0], expected[seed], rtol=1e-6, atol=1e-8)
+    assert threads() == (2, 2)
 
 
 def test_the_same_seed_gives_the_same_network_on_two_threads(kind, digits, two_threads):
