@@ -122,16 +122,11 @@ def fixed_threads(n_threads: int) -> Iterator[None]:
 
 
 @cache
-def _numpys_libraries() -> ThreadpoolController:
-    """Return what sets the threads of NumPy's products, found once in a process."""
-    known = ThreadpoolController().select(user_api="blas")
-    own = [lib.filepath for lib in known.lib_controllers if "numpy" in lib.filepath.lower()]
-    # a library that NumPy and SciPy share lies elsewhere
-    return known.select(filepath=own) if own else known
-
-
 def _libraries() -> list[LibController]:
-    return _numpys_libraries().lib_controllers
+    """Return what sets the threads of NumPy's products, found once in a process."""
+    known = ThreadpoolController().select(user_api="blas").lib_controllers
+    # a library that NumPy and SciPy share lies elsewhere
+    return [lib for lib in known if "numpy" in lib.filepath.lower()] or known
 
 
 def allowed_numpy_threads() -> int:
@@ -155,19 +150,23 @@ def _numpy_threads(n_threads: int, most: int) -> Iterator[Callable[[int], None]]
         The largest number that the block will set.
     """
     global _numpys_outside
-    numbers = {lib.num_threads for lib in _libraries()}
-    is_so = not numbers or numbers == {most} == {1}
+    before = [lib.num_threads for lib in _libraries()]
+    is_right = all(number == most == 1 for number in before)
     is_deciding, deciding = False, _deciding
     try:
-        is_deciding = not is_so and deciding.acquire(blocking=False)
+        is_deciding = not is_right and deciding.acquire(blocking=False)
         if not is_deciding:
             yield _leave_numpy_threads
             return
-        _numpys_outside = min(numbers)
-        with _numpys_libraries().limit(limits=n_threads):
-            yield _set_numpy_threads
+        _numpys_outside = min(before)
+        _set_numpy_threads(n_threads)
+        yield _set_numpy_threads
     finally:
         if is_deciding and deciding is _deciding:  # else the process was forked in between
+            for lib, number in zip(_libraries(), before, strict=True):
+                lib.set_num_threads(number)
+                if hasattr(lib, "clear_controlling_thread"):  # else no limit of others would hold
+                    lib.clear_controlling_thread()
             _numpys_outside = None
             deciding.release()
 

@@ -231,6 +231,24 @@ def test_small_sets_are_gathered_by_one_call_and_large_ones_by_one_each(case, mo
     assert n_calls[1] > 2 * n_calls[0]
 
 
+@pytest.mark.parametrize("case", ["adam", "two classes", "outputs", "autoencoder"])
+def test_large_stack_on_several_threads_comes_out_the_same(case, monkeypatch, two_threads):
+    """Its products are torch's then, not NumPy's."""
+    jobs = _jobs(*CASES[case])
+    expected = [_fitted_alone(job) for job in jobs]
+    threads, bmm = set(), torch.bmm
+    monkeypatch.setattr(
+        torch, "bmm", lambda *args, **out: threads.add(torch.get_num_threads()) or bmm(*args, **out)
+    )
+    monkeypatch.setattr("sknn_deep._threads._WORK_WORTH_THREADS", 1)
+    fit_jobs(jobs)
+    assert 2 in threads
+    assert torch.get_num_threads() == 2
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused, job.reason
+        _assert_same(job.estimator, alone)
+
+
 def test_neighbours_with_the_same_rate_are_moved_by_one_call(monkeypatch):
     moved, original = [], Adam.kernel_for
 
