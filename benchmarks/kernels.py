@@ -5,6 +5,7 @@ training steps of 784-128-64-10 while a second process keeps a core busy.
 """
 
 import contextlib
+import math
 import subprocess
 import sys
 import warnings
@@ -18,16 +19,55 @@ from benchmarks.contenders import Work, in_process
 from sknn_deep._network import Dropout
 
 
+def by_torch_and_numpy(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> tuple:
+    """Return a product, or those of a stack, as the two compute it."""
+    multiply, numpys = (torch.bmm, np.matmul) if out.ndim == 3 else (torch.mm, np.dot)
+    arrays = left.numpy(), right.numpy(), out.numpy()
+    return (lambda: multiply(left, right, out=out)), (lambda: numpys(*arrays))
+
+
+def in_one_buffer(n_networks: int, *shape: int) -> torch.Tensor:
+    """Return the parameters of a stack's layer, whose networks lie in the rows of one buffer."""
+    n_parameters = math.prod(shape)
+    return torch.rand(n_networks, 2 * n_parameters)[:, :n_parameters].unflatten(1, shape)
+
+
+def products() -> dict[str, tuple]:
+    """Return products by torch, which were replaced, and by NumPy."""
+    found = {}
+    for rows, n_in, n_out in ((32, 10, 32), (32, 32, 3), (200, 784, 128), (2048, 784, 128)):
+        x, weight, delta = torch.rand(rows, n_in), torch.rand(n_out, n_in), torch.rand(rows, n_out)
+        found[f"product {rows}x{n_in} by {n_in}x{n_out}: torch / NumPy"] = by_torch_and_numpy(
+            x, weight.mT, torch.empty(rows, n_out)
+        )
+        found[f"product {n_out}x{rows} by {rows}x{n_in}: torch / NumPy"] = by_torch_and_numpy(
+            delta.mT, x, torch.empty(n_out, n_in)
+        )
+    for k, rows, n_in, n_out in ((60, 32, 10, 32), (20, 32, 128, 128), (20, 200, 64, 100)):
+        x, delta = torch.rand(k, rows, n_in), torch.rand(k, rows, n_out)
+        weight = in_one_buffer(k, n_out, n_in)
+        found[f"{k} products {n_out}x{rows} by {rows}x{n_in}: torch / NumPy"] = by_torch_and_numpy(
+            delta.mT, x, in_one_buffer(k, n_out, n_in)
+        )
+        found[f"{k} products {rows}x{n_out} by {n_out}x{n_in}: torch / NumPy"] = by_torch_and_numpy(
+            delta, weight, torch.empty(k, rows, n_in)
+        )
+    # the one that torch keeps: a stack's outputs of few rows
+    x, weight = torch.rand(20, 32, 128), in_one_buffer(20, 128, 128)
+    torchs, numpys = by_torch_and_numpy(x, weight.mT, torch.empty(20, 32, 128))
+    found["20 products 32x128 by 128x128, transposed: NumPy / torch"] = numpys, torchs
+    rows_k, ones_k = torch.rand(60, 32, 32), torch.ones(60, 1, 32)
+    sums = in_one_buffer(60, 1, 32)
+    found["60 sums of 32 rows of 32: sum / product with ones by NumPy"] = (
+        lambda: torch.sum(rows_k, dim=1, keepdim=True, out=sums),
+        by_torch_and_numpy(ones_k, rows_k, sums)[1],
+    )
+    return found
+
+
 def pairs() -> dict[str, tuple]:
     """Return two functions for each choice: what was replaced, and what is used."""
-    found = {}
-    for rows, n_in, n_out in ((200, 100, 10), (2048, 64, 10), (200, 64, 3)):
-        x, weight_t = torch.rand(rows, n_in), torch.rand(n_out, n_in).mT
-        by_row, by_column = torch.empty(rows, n_out), torch.empty(n_out, rows).mT
-        found[f"product {rows}x{n_in} by {n_in}x{n_out}: by row / by column"] = (
-            lambda x=x, w=weight_t, out=by_row: torch.mm(x, w, out=out),
-            lambda x=x, w=weight_t, out=by_column: torch.mm(x, w, out=out),
-        )
+    found = products()
     raw, out = torch.randn(200, 10), torch.empty(200, 10)
     raw_t, out_t = raw.mT.contiguous(), torch.empty(10, 200)
     found["softmax of 200x10: last dimension / first"] = (
@@ -45,20 +85,6 @@ def pairs() -> dict[str, tuple]:
         lambda: torch.sum(rows, dim=0, out=total[0]),
         lambda: torch.mm(ones, rows, out=total),
     )
-    total_k = torch.empty(60, 500)[:, :32]  # as the biases of 60 networks lie in one buffer
-    rows_k, ones_k = torch.rand(60, 32, 32), torch.ones(60, 1, 32)
-    found["60 sums of 32 rows of 32: product with ones / sum"] = (
-        lambda: torch.bmm(ones_k, rows_k, out=total_k.unsqueeze(1)),
-        lambda: torch.sum(rows_k, dim=1, out=total_k),
-    )
-    for size, n_in, n_out in ((32, 10, 32), (32, 32, 3)):
-        factors = torch.rand(size, n_in), torch.rand(n_in, n_out)
-        product = torch.empty(size, n_out)
-        arrays = *(factor.numpy() for factor in factors), product.numpy()
-        found[f"product {size}x{n_in} by {n_in}x{n_out}: torch / NumPy"] = (
-            lambda factors=factors, product=product: torch.mm(*factors, out=product),
-            lambda arrays=arrays: np.dot(*arrays),
-        )
     delta, a, sign = torch.rand(32, 32), torch.rand(32, 32), torch.empty(32, 32)
     found["derivative of 32x32 relu units: threshold_backward / sign, mul_"] = (
         lambda: torch.ops.aten.threshold_backward.grad_input(delta, a, 0, grad_input=delta),
