@@ -36,7 +36,7 @@ from sknn_deep._batches import Chunk
 from sknn_deep._device import empty_matrix, is_narrow
 from sknn_deep._losses import Loss
 from sknn_deep._network import DenseLayer, Network, dense_layers
-from sknn_deep._threads import Pace
+from sknn_deep._threads import Pace, numpy_threads
 
 aten = torch.ops.aten
 _SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale, as in torch.nn.SELU
@@ -49,8 +49,8 @@ _LOWEST_LOGIT = {
 }
 _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in _LOWEST_LOGIT}
 
-# A product of so few multiply-adds is NumPy's even where its library's threads cannot be set:
-# OpenBLAS computes it on one. A sum of rows is a product by a vector, which it spreads sooner.
+# A product of so few multiply-adds OpenBLAS computes on one thread, however many it may take. A sum
+# of rows is a product by a vector, which it spreads sooner.
 _SMALL_PRODUCT, _SMALL_SUM = 2**18, 9000
 # With so few rows a stack's outputs take MKL less time than OpenBLAS, unless they are narrow.
 _FEW_ROWS = 64
@@ -417,15 +417,10 @@ class _Pass:
         self._product_dtype, self._pace = product_dtype, pace
         self._casts: dict[str, list[Tensor]] = {}
         self._built: dict[tuple, Program] = {}
-        self._work = n_rows * math.prod(layer.weight.shape[-2:])
-        self._whole_work = n_rows * layer.weight.numel()
-        if self._is_stack:
-            prefers_numpy = not pace.spreads(multiply_adds=self._whole_work)
-        else:
-            prefers_numpy = pace.by_numpy or self._work <= _SMALL_PRODUCT
-        # which knows neither bfloat16 nor devices
+        self._work = n_rows * layer.weight.numel()
+        # NumPy knows neither bfloat16 nor devices
         suits_numpy = product_dtype is None and layer.weight.device.type == "cpu"
-        self._by_numpy = prefers_numpy and suits_numpy
+        self._by_numpy = suits_numpy and self._prefers_numpy()
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
         new = partial(empty_matrix, shape, like=layer.weight)
         self.delta = new()
@@ -435,6 +430,15 @@ class _Pass:
         self._mask, self._kept = (new(), new()) if layer.dropout else (None, None)
         parts = zip(_rows(self._z), _rows(self._y), strict=True) if layer.norms else ()
         self._norms = [_Norm(norm, *part) for norm, part in zip(layer.norms, parts, strict=True)]
+
+    def _prefers_numpy(self) -> bool:
+        """Return whether products are NumPy's, if it knows how to compute them."""
+        pace, is_large = self._pace, self._pace.spreads(multiply_adds=self._work)
+        if self._is_stack:  # NumPy goes from network to network
+            is_small = self._work <= _SMALL_PRODUCT * len(self._layer.weight)
+            return not is_large and (is_small or numpy_threads() == 1)
+        is_small = self._work <= _SMALL_PRODUCT
+        return is_small or (pace.by_numpy and (is_large or pace.n_threads == 1))
 
     def forward(self, x: Tensor, out: Tensor | None) -> tuple[Program, Tensor, Tensor]:
         """Return the kernels from an input of shape (batch, in_features), and two results.
@@ -546,12 +550,13 @@ class _Pass:
         # and what torch computes in one call for a stack
         if (by_numpy or self._is_stack) and out.stride(-1) != 1:
             left, right, out = right.mT, left.mT, out.mT
+        by_torch = partial(self._matmul, left, right, out=out)
         if not by_numpy:
-            product = partial(self._matmul, left, right, out=out)
-            return self._pace.threaded(product, multiply_adds=self._whole_work)
+            return self._pace.threaded(by_torch, multiply_adds=self._work)
         if not self._is_stack:
-            self._pace.meet(self._work)
-            return partial(np.dot, left.numpy(), right.numpy(), out.numpy())
+            product = partial(np.dot, left.numpy(), right.numpy(), out.numpy())
+            is_large = self._pace.spreads(multiply_adds=self._work)
+            return self._pace.faster(product, by_torch) if is_large else product
         if left.shape[-1] == 1:  # NumPy would take it element by element
             return partial(torch.mul, left, right, out=out)
         return partial(np.matmul, left.numpy(), right.numpy(), out.numpy())

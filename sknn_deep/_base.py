@@ -3,6 +3,7 @@
 Think twice before adding anything here: what only one estimator needs belongs to it.
 """
 
+import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -184,14 +185,24 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 
     @classmethod
     @cache
-    def _defaults(cls) -> dict[str, Any]:
-        """Return the parameters as a new estimator has them."""
-        return cls().get_params(deep=False)
+    def _valid_defaults(cls) -> dict[str, Any]:
+        """Return the defaults of the parameters, but for those that a subclass forbids."""
+        signature = inspect.signature(cls.__init__)
+        defaults = {name: signature.parameters[name].default for name in cls._get_param_names()}
+        for name, value in list(defaults.items()):
+            try:
+                validate_parameter_constraints(
+                    cls._parameter_constraints, {name: value}, cls.__name__
+                )
+            except ValueError:
+                del defaults[name]
+        return defaults
 
     def _validate_params(self) -> None:
-        # the defaults are valid, and most parameters are left at theirs
-        defaults, params = self._defaults(), self.get_params(deep=False)
-        chosen = {name: value for name, value in params.items() if value is not defaults[name]}
+        # most parameters are left at their defaults
+        valid, missing = self._valid_defaults(), object()
+        params = self.get_params(deep=False).items()
+        chosen = {name: value for name, value in params if value is not valid.get(name, missing)}
         validate_parameter_constraints(self._parameter_constraints, chosen, type(self).__name__)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -921,6 +932,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             and len(X) > 0
             and X.shape[1] == self.n_features_in_
             and not hasattr(self, "feature_names_in_")
+            and not is_large_map(X)
         )
 
     def _validate_rows(self, X, *y, dtypes: list[type], reset: bool, **options):

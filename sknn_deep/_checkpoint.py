@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 from sknn_deep import _container
 from sknn_deep._atomic import atomic_write, remove_temporaries
-from sknn_deep._threads import allowed_numpy_threads
+from sknn_deep._threads import allowed_threads
 from sknn_deep._values import Decoder, Encoder
 
 _TEXT = "json"  # the name of the tensor that holds it
@@ -60,7 +60,7 @@ class CheckpointFile:
         self._path, self.every = os.path.abspath(path), every
         self._seen = self._identity()
         self._saved = read_state(self._path)
-        self.n_threads = self._saved["n_threads"] if self._saved else allowed_numpy_threads()
+        self.n_threads = self._saved["n_threads"] if self._saved else allowed_threads()
         self._call: dict[str, Any] = {}
 
     def first_random_state(self, present: np.random.RandomState) -> np.random.RandomState:

@@ -627,7 +627,9 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
     def _default_score(self, raw: np.ndarray, y, sample_weight) -> float:
         if not np.isfinite(raw).all():
             return np.nan
-        return _accuracy(y, self._labels(raw), sample_weight)
+        if y.ndim == 1:  # accuracy_score would look at the kind of the labels in every epoch
+            return float(np.average(self._labels(raw) == y, weights=sample_weight))
+        return float(accuracy_score(y, self._labels(raw), sample_weight=sample_weight))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

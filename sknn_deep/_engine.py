@@ -22,7 +22,7 @@ from sknn_deep._optimizers import (
     set_learning_rate,
     zero_negligible_state,
 )
-from sknn_deep._threads import Pace
+from sknn_deep._threads import Pace, one_thread
 
 # Often enough that neither weights nor moments decay to denormal numbers in between.
 STEPS_BETWEEN_FLUSHES = 16
@@ -97,9 +97,7 @@ class Engine:
         self._network, self._loss, self._optimizer = network, loss, optimizer
         self._alpha, self._weight_decay = alpha, weight_decay
         self._max_grad_norm = max_grad_norm
-        # autograd's products, and those of bfloat16, are torch's
-        by_numpy = product_dtype is None and not network.needs_autograd
-        self.pace = Pace.of(network.flat.device, by_numpy)
+        self.pace = Pace.of(network.flat.device, by_numpy=product_dtype is None)
         self._backprop = backprop_for([network], loss, product_dtype, self.pace)
         self._graphs: dict[tuple, _Graph] = {}
         self._stream = torch.cuda.Stream() if network.flat.device.type == "cuda" else None
@@ -133,12 +131,14 @@ class Engine:
         if self._has_modes:
             self._network.train()
         self.freeze()
-        with self.pace.running():
+        with one_thread():
+            self.pace.resume()
             for chunk in batches:
                 done = slice(len(sizes), len(sizes) + len(chunk.parts))
                 results[0, done], results[1, done] = self.train(chunk, rates and rates[done])
                 sizes += [part.stop - part.start for part in chunk.parts]
                 weight_sums += chunk.weight_sums
+            self.pace.pause()
         if self._has_modes:
             self._network.eval()
         # the one time in an epoch that the host waits for the device
@@ -152,7 +152,7 @@ class Engine:
         self._frozen = [(parameter, parameter.clone()) for parameter in parameters]
 
     # diverged weights are an error once the training has ended, or restored to the best
-    @np.errstate(over="ignore", invalid="ignore")
+    @np.errstate(all="ignore")
     def train(self, chunk: Chunk, rates: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
         """Take a step along each batch of a chunk.
 

@@ -8,7 +8,7 @@ from sknn_deep._backprop import Backprop
 from sknn_deep._batches import Chunk
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
-from sknn_deep._threads import Pace
+from sknn_deep._threads import Pace, one_thread
 from sknn_deep._validation import check_optimize_result, lbfgs_verbosity
 
 
@@ -54,10 +54,10 @@ def fit_lbfgs(
     (program,) = work.programs
     rate = alpha / chunk.weight_sums[0]
 
-    @np.errstate(over="ignore", invalid="ignore")
+    @np.errstate(all="ignore")
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         network.flat.copy_(torch.from_numpy(flat))
-        with pace.running():
+        with one_thread():
             for kernel in program:
                 kernel()
             pace.step_done()

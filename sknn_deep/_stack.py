@@ -28,7 +28,7 @@ from sknn_deep._optimizers import (
     set_learning_rate,
     zero_negligible_moments,
 )
-from sknn_deep._threads import Pace
+from sknn_deep._threads import Pace, one_thread
 from sknn_deep._training import Training
 
 # On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
@@ -141,7 +141,7 @@ class Stack:
         # all batches have one length but the last: what it lacks in a network weighs nothing
         is_even = (self._lengths[:, -1] == longest[-1]).all()
         self._last_scale = None if is_even else self._scale_of(self._pieces[-1])
-        self._buffers: dict[int, tuple[Tensor, Tensor | None, Tensor]] = {}
+        self._buffers: dict[int, tuple[Tensor, Tensor | None, Tensor | None]] = {}
 
     def _scale_of(self, piece: slice) -> Tensor:
         """Return the factor of each row in the loss of its batch, where no row has a weight."""
@@ -177,7 +177,8 @@ class Stack:
             if self._has_modes:
                 training.network.train()
         self._index = torch.from_numpy(self._order).to(self._device)
-        with self._pace.running(), np.errstate(over="ignore", invalid="ignore"):
+        with one_thread(), np.errstate(all="ignore"):
+            self._pace.resume()
             for piece in self._pieces:
                 chunk = self._gather(piece, sums)
                 work = self._backprop.workspace(chunk)
@@ -185,6 +186,7 @@ class Stack:
                 factors = list(self._factors(piece, sums, rates, moves))
                 results[1, :, piece] = self._take_steps(work, moves, factors).mT
                 results[0, :, piece] = work.losses()
+            self._pace.pause()
         self._write_back(rates, moves)
         penalties = self._alphas[:, np.newaxis] / sums
         values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)
@@ -237,13 +239,13 @@ class Stack:
             scale = self._last_scale if stop == self._order.shape[1] else None
         return Chunk(X, X if target is None else target, scale, parts, [])
 
-    def _buffers_for(self, n_rows: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return where so many rows of each network are gathered: features, targets, factors."""
+    def _buffers_for(self, n_rows: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return where so many rows of each network are gathered: features, targets, weights."""
         if n_rows not in self._buffers:
             shape = (len(self._trainings), n_rows)
             batches = self._trainings[0].batches
             X = self._flat.new_empty((*shape, batches.n_features))
-            scale = self._flat.new_zeros((*shape, 1))
+            scale = self._flat.new_zeros((*shape, 1)) if self._has_weights else None
             self._buffers[n_rows] = X, batches.new_target(shape), scale
         return self._buffers[n_rows]
 
@@ -360,8 +362,9 @@ def _sources(
     keys = [(id(batches.samples.X), id(batches.samples.targets)) for batches in sets]
     distinct = dict(zip(keys, sets, strict=True))
     samples = [batches.samples for batches in distinct.values()]
-    n_bytes = sum(own.X.nbytes if type(own.X) is np.ndarray else np.inf for own in samples)
-    if len(samples) > 1 and n_bytes <= _JOINED_BYTES:
+    in_memory = all(type(own.X) is np.ndarray for own in samples)
+    arrays = [array for own in samples for array in (own.X, own.targets) if array is not None]
+    if len(samples) > 1 and in_memory and sum(a.nbytes for a in arrays) <= _JOINED_BYTES:
         n_rows = [own.X.shape[0] for own in samples]
         X, targets = (
             None if parts[0] is None else np.concatenate(parts)

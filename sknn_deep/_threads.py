@@ -1,9 +1,4 @@
-"""How many threads a training computes on: one, but for large products where more are faster.
-
-On a CPU the products of a single network are NumPy's, and so are the threads: those of its library
-for linear algebra (OpenBLAS in the packages from PyPI), while torch stays on one. Where that is a
-library that threadpoolctl does not know, and in stacks, large kernels are torch's, on its threads.
-"""
+"""How many threads a training computes on: one, but for large kernels where more are faster."""
 
 import math
 import os
@@ -13,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import numpy as np
 import torch
 from threadpoolctl import LibController, ThreadpoolController
 
@@ -38,18 +34,13 @@ _n_entered = 0
 _n_outside = 1
 # What ``fixed_threads`` has set, for each Python thread.
 _fixed = threading.local()
-# Held by the one Python thread that may set how many threads NumPy's products take; how many they
-# took before.
-_deciding = threading.Lock()
-_numpys_outside: int | None = None
 
 
 def _after_fork() -> None:
     # of the threads that were in a block only the one that forked goes on here
-    global _is_forked, _lock, _n_entered, _n_outside, _fixed, _deciding, _numpys_outside
+    global _is_forked, _lock, _n_entered, _n_outside, _fixed
     _is_forked = True
     _lock, _n_entered, _n_outside, _fixed = threading.Lock(), 0, 1, threading.local()
-    _deciding, _numpys_outside = threading.Lock(), None
     torch.set_num_threads(1)
 
 
@@ -122,62 +113,22 @@ def fixed_threads(n_threads: int) -> Iterator[None]:
 
 
 @cache
-def _libraries() -> list[LibController]:
-    """Return what sets the threads of NumPy's products, found once in a process."""
-    known = ThreadpoolController().select(user_api="blas").lib_controllers
-    # a library that NumPy and SciPy share lies elsewhere
-    return [lib for lib in known if "numpy" in lib.filepath.lower()] or known
+def _numpys_libraries() -> list[LibController]:
+    """Return the libraries that may compute NumPy's products, if their threads are their own.
 
-
-def allowed_numpy_threads() -> int:
-    """Return how many threads products may take: as torch may, and as NumPy's library may."""
-    outside = _numpys_outside  # while a training has set another number
-    numpys = [lib.num_threads for lib in _libraries()] if outside is None else [outside]
-    return min([allowed_threads(), *numpys])
-
-
-@contextmanager
-def _numpy_threads(n_threads: int, most: int) -> Iterator[Callable[[int], None]]:
-    """Let NumPy's products take so many threads; give the block what sets another number.
-
-    Their number is one for the whole process. Of several Python threads that train at once, the
-    first decides, until it is done.
-
-    Parameters
-    ----------
-    n_threads : int
-    most : int
-        The largest number that the block will set.
+    They are found once in a process. Threads of OpenMP are torch's, too, so that their number
+    inside of ``one_thread`` is one.
     """
-    global _numpys_outside
-    before = [lib.num_threads for lib in _libraries()]
-    is_right = all(number == most == 1 for number in before)
-    is_deciding, deciding = False, _deciding
-    try:
-        is_deciding = not is_right and deciding.acquire(blocking=False)
-        if not is_deciding:
-            yield _leave_numpy_threads
-            return
-        _numpys_outside = min(before)
-        _set_numpy_threads(n_threads)
-        yield _set_numpy_threads
-    finally:
-        if is_deciding and deciding is _deciding:  # else the process was forked in between
-            for lib, number in zip(_libraries(), before, strict=True):
-                lib.set_num_threads(number)
-                if hasattr(lib, "clear_controlling_thread"):  # else no limit of others would hold
-                    lib.clear_controlling_thread()
-            _numpys_outside = None
-            deciding.release()
+    name = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
+    if "openblas" not in name:
+        return []
+    known = ThreadpoolController().select(internal_api="openblas").lib_controllers
+    return known if all(lib.threading_layer == "pthreads" for lib in known) else []
 
 
-def _leave_numpy_threads(n_threads: int) -> None:
-    """Set nothing: the number is right, unknown, or somebody else's."""
-
-
-def _set_numpy_threads(n_threads: int) -> None:
-    for lib in _libraries():
-        lib.set_num_threads(n_threads)
+def numpy_threads() -> int | None:
+    """Return how many threads NumPy's large products take; None where that is not known."""
+    return min((lib.num_threads for lib in _numpys_libraries()), default=None)
 
 
 def worthwhile_threads(multiply_adds: int) -> int:
@@ -199,7 +150,8 @@ class Pace:
     is_fixed : bool, default=False
         Use them always: nothing is tried.
     by_numpy : bool, default=False
-        Whether the threads are those of NumPy's products; all kernels of torch then run on one.
+        Whether the threads are those of NumPy's products, which cannot be told to take fewer.
+        Torch then stays on one.
 
     Attributes
     ----------
@@ -211,8 +163,6 @@ class Pace:
         self.n_threads, self.by_numpy = n_threads, by_numpy
         self.several = n_threads > 1
         self._is_settled = is_fixed or n_threads == 1
-        self._has_large_products = False
-        self._set_numpy_threads = _leave_numpy_threads
         self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
         self._next_trial = time.perf_counter() + _FIRST_TRIAL
         self._measured, self._n_steps = -_SETTLING, 0
@@ -226,27 +176,15 @@ class Pace:
         ----------
         device : torch.device
         by_numpy : bool, default=False
-            Whether NumPy shall compute the products, if it can be told on how many threads.
+            Whether NumPy may compute the products, if it is allowed as many threads as torch.
         """
         if device.type != "cpu":
             return cls(1)
+        n_threads = allowed_threads()
         is_fixed = getattr(_fixed, "n_threads", None) is not None
-        by_numpy = by_numpy and bool(_libraries())
-        n_threads = allowed_numpy_threads() if by_numpy and not is_fixed else allowed_threads()
+        # what is fixed shall not depend on what NumPy's library happens to be allowed
+        by_numpy = by_numpy and not is_fixed and numpy_threads() == n_threads
         return cls(n_threads, is_fixed, by_numpy)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Let the clock, and all threads, go by this pace within a block."""
-        most = self.n_threads if self.by_numpy else 1
-        with one_thread(), _numpy_threads(self._n_of_numpy(), most) as set_threads:
-            self._set_numpy_threads = set_threads
-            self.resume()
-            try:
-                yield
-            finally:
-                self._set_numpy_threads = _leave_numpy_threads
-            self.pause()
 
     def pause(self) -> None:
         """Stop the clock, at the end of an epoch."""
@@ -258,7 +196,7 @@ class Pace:
 
     def step_done(self) -> None:
         """Count a step, and change the number of threads where it is time to."""
-        if self._is_settled or (self.by_numpy and not self._has_large_products):
+        if self._is_settled:
             return
         now = time.perf_counter()
         if now < self._since:
@@ -271,33 +209,20 @@ class Pace:
         if now > self._next_trial:
             chosen = not self.several
             self._next_trial = now + _BETWEEN_TRIALS
-        self._since, self._n_steps = now, 0
-        if chosen != self.several:
-            self._since += _SETTLING
-            self.several = chosen
-            self._set_numpy_threads(self._n_of_numpy())
-
-    def meet(self, multiply_adds: int) -> None:
-        """Hear of a product that NumPy will compute: the first large one gives it the threads."""
-        if multiply_adds >= _WORK_WORTH_THREADS and not self._has_large_products:
-            self._has_large_products = True
-            self._set_numpy_threads(self._n_of_numpy())
-
-    def _n_of_numpy(self) -> int:
-        is_wanted = self.by_numpy and self.several and self._has_large_products
-        return self.n_threads if is_wanted else 1
+        self._since = now if chosen == self.several else now + _SETTLING
+        self.several, self._n_steps = chosen, 0
 
     def spreads(self, *, multiply_adds: int = 0, n_elements: int = 0) -> bool:
-        """Return whether a kernel of torch is so large that it may take several threads."""
+        """Return whether a kernel is so large that it may take several threads."""
         work = multiply_adds + n_elements * _ELEMENT_WORK
-        return not self.by_numpy and self.n_threads > 1 and work >= _WORK_WORTH_THREADS
+        return self.n_threads > 1 and work >= _WORK_WORTH_THREADS
 
     def threaded(self, kernel: Callable[..., object], **work: int) -> Callable[..., object]:
         """Return a kernel of torch, on several threads when it is large and they are faster.
 
         ``work`` is as of :meth:`spreads`.
         """
-        if not self.spreads(**work):
+        if self.by_numpy or not self.spreads(**work):
             return kernel
 
         def run(*args) -> None:
@@ -307,5 +232,16 @@ class Pace:
             torch.set_num_threads(self.n_threads)
             kernel(*args)
             torch.set_num_threads(1)
+
+        return run
+
+    def faster(self, by_numpy: Callable[[], object], by_torch: Callable[[], object]) -> Callable:
+        """Return a large product that NumPy computes on several threads, or torch on one."""
+
+        def run() -> None:
+            if self.several:
+                by_numpy()
+            else:
+                by_torch()
 
         return run

@@ -87,7 +87,7 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     >>> import sknn_deep
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
-    >>> classifier = sknn_deep.DeepMLPClassifier(solver="lbfgs", random_state=4).fit(X, y)
+    >>> classifier = sknn_deep.DeepMLPClassifier(learning_rate="one_cycle").fit(X, y)
     >>> path = Path(tempfile.mkdtemp(), "iris.safetensors")
     >>> sknn_deep.save(classifier, path)
     >>> loaded = sknn_deep.load(path)

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils._param_validation import InvalidParameterError, StrOptions
 from skorch.callbacks import EpochTimer
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
@@ -1023,3 +1023,54 @@ def test_wide_sparse_indices_are_accepted(kind, data):
     sparse.indptr = sparse.indptr.astype(np.int64)
     expected = kind(**QUICK).fit(X, y)
     assert_allclose(kind(**QUICK).fit(sparse, y).module_.flat, expected.module_.flat, rtol=1e-10)
+
+
+# --------------------------------------------------------------------------------------
+# the short way of what needs no conversion
+
+
+def _subclassed(base, **constraints):
+    """Return a subclass with a required parameter, and other constraints."""
+
+    class Own(base):
+        _parameter_constraints = {**base._parameter_constraints, **constraints}
+
+        def __init__(self, width, *, max_iter=2, solver="adam", random_state=None):
+            super().__init__(max_iter=max_iter, solver=solver, random_state=random_state)
+            self.width = width
+
+    return Own
+
+
+def test_subclass_with_a_required_parameter_is_fitted(data):
+    X, y = data
+    own = _subclassed(DeepMLPClassifier)(3).fit(X, y)
+    assert own.n_iter_ == 2
+
+
+def test_default_that_a_subclass_forbids_is_refused(data):
+    own = _subclassed(DeepMLPClassifier, solver=[StrOptions({"sgd"})])
+    with pytest.raises(ValueError, match="The 'solver' parameter of Own must be a str among"):
+        own(3).fit(*data)
+    own(3, solver="sgd").fit(*data)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("convert", [np.asarray, np.asfortranarray], ids=["by row", "by column"])
+def test_input_that_is_no_number_is_refused_in_prediction(convert, value, kind, data):
+    X, y = data
+    network = kind(**QUICK).fit(X, y)
+    name = "transform" if kind is AutoencoderTransformer else "predict"
+    X = convert(np.array(X[:4], dtype=network.module_.flat.numpy().dtype))
+    X[2, 1] = value
+    with pytest.raises(ValueError, match="Input X contains (NaN|infinity)"):
+        getattr(network, name)(X)
+
+
+def test_array_without_names_is_warned_of_whatever_its_type(kind, data):
+    X, y = data
+    frame = pd.DataFrame(X, columns=[f"pixel {i}" for i in range(X.shape[1])])
+    network = kind(**QUICK).fit(frame, y)
+    name = "transform" if kind is AutoencoderTransformer else "predict"
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        getattr(network, name)(np.array(X, dtype=network.module_.flat.numpy().dtype))

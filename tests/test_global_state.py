@@ -41,7 +41,7 @@ def _state():
         "numpy": (kind, keys.tobytes(), *rest),
         "torch": torch.get_rng_state().numpy().tobytes(),
         "threads": torch.get_num_threads(),
-        "threads of NumPy": [lib.num_threads for lib in _threads._libraries()],
+        "threads of NumPy": _threads.numpy_threads(),
         "threads between operations": torch.get_num_interop_threads(),
         "default dtype": torch.get_default_dtype(),
         "gradients": torch.is_grad_enabled(),

@@ -57,34 +57,34 @@ def asked_for(monkeypatch):
     return numbers
 
 
-def threads():
-    """Return the numbers of threads that torch and NumPy have just now."""
-    numpys = {lib.num_threads for lib in _threads._libraries()}
-    return torch.get_num_threads(), *numpys
-
-
 @pytest.fixture
 def used(monkeypatch):
-    """Note the numbers of threads on which large products of NumPy and of torch are computed."""
+    """Note who computes the products that are not small, and on how many threads."""
     found = []
 
-    def noted(multiply):
+    def noted(name, multiply, n_threads):
         def run(left, right, *out, **options):
-            if np.ndim(right) == 2 and math.prod(left.shape) * right.shape[1] > 1_500_000:
-                found.append(threads())
+            is_matrix = np.ndim(right) == 2 and left.shape[0] > 1  # else it is a sum of rows
+            if is_matrix and math.prod(left.shape) * right.shape[1] > 2**18:
+                found.append((name, torch.get_num_threads(), n_threads()))
             return multiply(left, right, *out, **options)
 
         return run
 
-    monkeypatch.setattr(np, "dot", noted(np.dot))
-    monkeypatch.setattr(torch, "mm", noted(torch.mm))
+    monkeypatch.setattr(np, "dot", noted("NumPy", np.dot, _threads.numpy_threads))
+    monkeypatch.setattr(torch, "mm", noted("torch", torch.mm, torch.get_num_threads))
     return found
+
+
+def of_torch(used):
+    """Return the numbers of threads on which torch computed products."""
+    return {n_threads for name, _, n_threads in used if name == "torch"}
 
 
 @pytest.fixture
 def unknown_library(monkeypatch):
-    """Let NumPy's products be those of a library that threadpoolctl does not know."""
-    monkeypatch.setattr(_threads, "_libraries", list)
+    """Let NumPy's products be those of a library that is not known."""
+    monkeypatch.setattr(_threads, "_numpys_libraries", list)
 
 
 # --------------------------------------------------------------------------------------
@@ -183,6 +183,11 @@ def test_only_large_kernels_touch_the_threads(work, is_large, asked_for, two_thr
 def test_kernels_of_torch_take_one_thread_where_numpys_take_several():
     pace, kernel = Pace(4, by_numpy=True), object()
     assert pace.threaded(kernel, n_elements=10**9) is kernel
+    ran = []
+    product = pace.faster(lambda: ran.append("NumPy"), lambda: ran.append("torch"))
+    for pace.several in (True, False, True):
+        product()
+    assert ran == ["NumPy", "torch", "NumPy"]
 
 
 def test_kernels_pass_their_arguments_on():
@@ -238,39 +243,44 @@ def test_estimators_give_the_threads_back(method, kind, digits, four_threads):
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd", "adamw", "lbfgs", torch.optim.SGD], ids=str)
-def test_a_network_that_uses_several_threads_gives_them_back(
-    solver, kind, digits, used, two_threads
-):
-    network = kind(**{**LARGE, "solver": solver})
-    network.fit(digits.X, digits.y)
-    assert (1, 2) in used, "the threads of NumPy were never used"
-    assert {torch_threads for torch_threads, _ in used} == {1}
-    assert threads() == (2, 2)
-    output(network, digits.X)
-    assert threads() == (2, 2)
-
-
-def test_a_network_uses_torchs_threads_where_numpys_are_unknown(
-    kind, digits, used, two_threads, unknown_library
-):
-    network = kind(**LARGE).fit(digits.X, digits.y)
-    assert (2,) in used, "several threads were never used"
+def test_large_products_take_the_threads_of_numpy(solver, kind, digits, used, two_threads):
+    network = kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y)
+    assert ("NumPy", 1, 2) in used, "several threads were never used"
+    assert of_torch(used) <= {1}
     assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
-    assert_allclose(network.loss_curve_, kind(**LARGE).fit(digits.X, digits.y).loss_curve_)
+    output(network, digits.X)
+    assert (torch.get_num_threads(), _threads.numpy_threads()) == (2, 2)
 
 
-def test_the_threads_of_a_small_network_stay_idle(kind, digits, monkeypatch, two_threads):
-    found, dot = set(), np.dot
+@pytest.mark.parametrize("solver", ["adam", "sgd", "adamw", "lbfgs", torch.optim.SGD], ids=str)
+def test_a_network_that_uses_the_threads_of_torch_gives_them_back(
+    solver, kind, digits, used, two_threads, unknown_library
+):
+    network = kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y)
+    assert 2 in of_torch(used), "several threads were never used"
+    assert torch.get_num_threads() == 2
+    output(network, digits.X)
+    assert torch.get_num_threads() == 2
 
-    def noted(left, right, *out):
-        if out:  # a product of a training
-            found.add(threads())
-        return dot(left, right, *out)
 
-    monkeypatch.setattr(np, "dot", noted)
-    kind(**QUICK).fit(digits.X, digits.y)
-    assert found == {(1, 1)}
+def test_products_are_torchs_on_one_thread_while_several_are_slower(
+    digits, used, monkeypatch, two_threads
+):
+    never = property(lambda self: False, lambda self, several: None)
+    monkeypatch.setattr(Pace, "several", never, raising=False)
+    DeepMLPClassifier(**LARGE).fit(digits.X, digits.y)
+    assert {(name, n_threads) for name, _, n_threads in used} == {("torch", 1)}
+
+
+def test_a_medium_network_stays_on_one_thread(kind, digits, used, two_threads):
+    kind(**{**QUICK, "hidden_layer_sizes": (100,)}).fit(digits.X, digits.y)
+    assert {(name, n_threads) for name, _, n_threads in used} == {("torch", 1)}
+
+
+def test_on_one_thread_all_products_are_numpys(kind, digits, used, torch_threads):
+    torch_threads(1)
+    kind(**LARGE).fit(digits.X, digits.y)
+    assert set(used) == {("NumPy", 1, 1)}
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
@@ -278,7 +288,7 @@ def test_a_kernel_that_fails_gives_the_threads_back(
     library, digits, monkeypatch, request, two_threads
 ):
     def fail(*args, **options):
-        assert threads() == ((1, 2) if library == "numpy" else (2,))
+        assert torch.get_num_threads() == (1 if library == "numpy" else 2)
         raise RuntimeError("this product fails")
 
     if library == "torch":
@@ -286,8 +296,7 @@ def test_a_kernel_that_fails_gives_the_threads_back(
     monkeypatch.setattr(*((np, "dot") if library == "numpy" else (torch, "mm")), fail)
     with pytest.raises(RuntimeError, match="this product fails"):
         DeepMLPClassifier(**{**LARGE, "hidden_layer_sizes": (512,)}).fit(digits.X, digits.y)
-    assert threads()[0] == 2
-    assert threads()[1:] in ((2,), ())
+    assert torch.get_num_threads() == 2
 
 
 # --------------------------------------------------------------------------------------
@@ -295,24 +304,29 @@ def test_a_kernel_that_fails_gives_the_threads_back(
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-@pytest.mark.parametrize("user_api", [None, "blas", "openmp"], ids=str)
+@pytest.mark.parametrize(
+    ("user_api", "expected"),
+    [(None, ("NumPy", 1)), ("blas", ("torch", 2)), ("openmp", ("torch", 1))],
+    ids=["all", "NumPy's", "torch's"],
+)
 def test_a_limit_of_threadpoolctl_is_never_exceeded(
-    user_api, solver, kind, digits, used, two_threads
+    user_api, expected, solver, kind, digits, used, two_threads
 ):
     with threadpool_limits(1, user_api=user_api):
-        limited = threads()
+        limited = torch.get_num_threads(), _threads.numpy_threads()
         network = kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y)
         output(network, digits.X)
-        assert threads() == limited
-    assert set(used) == {(1, 1)}
-    assert threads() == (2, 2)
+        assert (torch.get_num_threads(), _threads.numpy_threads()) == limited
+    names = {name for name, _, _ in used}
+    assert names == {expected[0]}
+    assert max(n_threads for _, _, n_threads in used) == expected[1]
+    assert (torch.get_num_threads(), _threads.numpy_threads()) == (2, 2)
 
 
-def test_a_limit_of_torch_holds_for_numpy_too(kind, digits, used, two_threads):
+def test_a_limit_of_torch_holds_for_products(kind, digits, used, two_threads):
     torch.set_num_threads(1)
     kind(**LARGE).fit(digits.X, digits.y)
-    assert set(used) == {(1, 1)}
-    assert threads() == (1, 2)
+    assert {(name, n_threads) for name, _, n_threads in used} == {("torch", 1)}
 
 
 def test_an_idle_number_of_threads_above_the_limit_is_restored(digits, four_threads):
@@ -330,7 +344,7 @@ def test_an_idle_number_of_threads_above_the_limit_is_restored(digits, four_thre
 @pytest.mark.parametrize("params", [{}, {"solver": "sgd"}, {"normalization": "batch"}], ids=str)
 def test_one_thread_and_two_agree_to_rounding(params, kind, digits, used, two_threads):
     on_two = kind(**{**LARGE, **params}).fit(digits.X, digits.y)
-    assert (1, 2) in used, "several threads were never used"
+    assert ("NumPy", 1, 2) in used, "several threads were never used"
     torch.set_num_threads(1)
     on_one = kind(**{**LARGE, **params}).fit(digits.X, digits.y)
     torch.set_num_threads(2)
@@ -385,9 +399,9 @@ def test_a_fit_in_a_fork_of_a_process_with_threads_finishes(solver, fits_first):
 
 def _fit_and_output(X, y, seed):
     """Return what a fit of a worker predicts, and its number of threads before and after."""
-    before = threads()
+    before = torch.get_num_threads()
     network = DeepMLPClassifier(**{**LARGE, "random_state": seed})
-    return network.fit(X, y).predict_proba(X), before, threads()
+    return network.fit(X, y).predict_proba(X), before, torch.get_num_threads()
 
 
 @pytest.mark.slow
@@ -433,7 +447,7 @@ def test_threads_of_python_learn_side_by_side(digits, two_threads):
         worker.join()
     for seed in range(2):
         assert_allclose(found[seed][0], expected[seed], rtol=1e-6, atol=1e-8)
-    assert threads() == (2, 2)
+    assert (torch.get_num_threads(), _threads.numpy_threads()) == (2, 2)
 
 
 def test_the_same_seed_gives_the_same_network_on_two_threads(kind, digits, two_threads):
