@@ -231,6 +231,17 @@ def test_small_sets_are_gathered_by_one_call_and_large_ones_by_one_each(case, mo
     assert n_calls[1] > 2 * n_calls[0]
 
 
+def test_targets_count_to_the_size_of_a_set(monkeypatch):
+    gathered, original = [], Batches.fill
+    monkeypatch.setattr(
+        Batches, "fill", lambda self, *rows: gathered.append(len(self)) or original(self, *rows)
+    )
+    jobs = _jobs(*CASES["outputs"], folds=FOLDS)
+    monkeypatch.setattr(_stack, "_JOINED_BYTES", N_JOBS * X[FOLDS[0]].nbytes)
+    fit_jobs(jobs)
+    assert set(gathered) == {N_ROWS}
+
+
 @pytest.mark.parametrize("case", ["adam", "two classes", "outputs", "autoencoder"])
 def test_large_stack_on_several_threads_comes_out_the_same(case, monkeypatch, two_threads):
     """Its products are torch's then, not NumPy's."""

@@ -290,3 +290,16 @@ def test_metrics_take_the_predictions_for_a_map(mapped):
     X = mapped(VALUES)
     assert classifier.score(X, LABELS) == accuracy_score(LABELS, classifier.predict(X))
     assert regressor.score(X, WEIGHT) == r2_score(WEIGHT, regressor.predict(X))
+
+
+@pytest.mark.parametrize("view", [lambda X: X, np.asarray], ids=["map", "as an array"])
+def test_predictions_for_a_map_in_the_networks_own_type_hand_its_pages_back(
+    view, mapped, handed_back
+):
+    network = AutoencoderTransformer(2, **QUICK).fit(VALUES)
+    rows = view(mapped(VALUES))
+    assert rows.dtype == network.module_.flat.numpy().dtype
+    handed_back.clear()
+    codes = network.transform(rows)
+    assert len(handed_back) > 0
+    assert_array_equal(codes, network.transform(VALUES))
