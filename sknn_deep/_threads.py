@@ -119,8 +119,8 @@ def _numpys_libraries() -> list[LibController]:
     They are found once in a process. Threads of OpenMP are torch's, too, so that their number
     inside of ``one_thread`` is one.
     """
-    name = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
-    if "openblas" not in name:
+    built_with = np.show_config(mode="dicts").get("Build Dependencies", {})
+    if "openblas" not in built_with.get("blas", {}).get("name", ""):
         return []
     known = ThreadpoolController().select(internal_api="openblas").lib_controllers
     return known if all(lib.threading_layer == "pthreads" for lib in known) else []
