@@ -2,7 +2,8 @@
 
 The same grid, folds, data, epochs and number of processes for all; every network runs all its
 epochs with Adam. A figure is a whole call of ``fit`` without the refit. The processes are
-started, and have imported what they need, in the round that is not counted.
+started, and have imported what they need, in the round that is not counted, and each search waits
+until they have tidied up after the one before.
 
 Two differences are left. skorch's networks get the penalty as Adam's ``weight_decay``, on the
 biases too, and their two classes have two outputs. The best score says that all searched.
@@ -28,6 +29,8 @@ from benchmarks.contenders import Work, torch_module
 from sknn_deep import DeepMLPClassifier
 from sknn_deep.model_selection import FusedGridSearchCV
 
+# joblib's workers collect garbage when a task is done and its result is sent.
+SECONDS_TO_TIDY_UP = 0.5
 RATES = np.logspace(-4, -1, 6).tolist()
 PENALTIES = [1e-5, 1e-4, 1e-3, 1e-2]
 SHAPES = [(width,) * depth for width in (32, 64, 128) for depth in (1, 2)]
@@ -129,6 +132,7 @@ def judged(search, X: np.ndarray, y: np.ndarray) -> Callable[[], tuple[float, fl
     """Return a contender that searches and answers with its seconds and its best score."""
 
     def measure() -> tuple[float, float]:
+        time.sleep(SECONDS_TO_TIDY_UP)
         start = time.perf_counter()
         search.fit(X, y)
         return time.perf_counter() - start, float(search.best_score_)
