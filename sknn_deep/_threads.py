@@ -235,7 +235,9 @@ class Pace:
 
         return run
 
-    def faster(self, by_numpy: Callable[[], object], by_torch: Callable[[], object]) -> Callable:
+    def faster(
+        self, by_numpy: Callable[[], object], by_torch: Callable[[], object]
+    ) -> Callable[[], None]:
         """Return a large product that NumPy computes on several threads, or torch on one."""
 
         def run() -> None:

@@ -128,7 +128,7 @@ def scratch(tmp_path, monkeypatch):
 def torch_threads():
     """Offer what sets the number of threads, torch's and NumPy's; give them back afterwards."""
     before = torch.get_num_threads()
-    with threadpool_limits(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
 
         def set_threads(n_threads):
             torch.set_num_threads(n_threads)
