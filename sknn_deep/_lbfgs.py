@@ -58,9 +58,11 @@ def fit_lbfgs(
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         network.flat.copy_(torch.from_numpy(flat))
         with one_thread():
+            pace.resume()
             for kernel in program:
                 kernel()
             pace.step_done()
+            pace.pause()
         weights = network.weights
         weights.grad.add_(weights, alpha=rate)
         value = work.loss(0).item() + 0.5 * rate * torch.dot(weights, weights).item()

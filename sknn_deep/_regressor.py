@@ -79,7 +79,8 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation split, the permutations and the dropout
         masks. An int gives the same network every time, whatever happens to the global
-        random states; None draws from NumPy's, as in scikit-learn.
+        random states (a large one to rounding, where other processes compete for the
+        cores); None draws from NumPy's, as in scikit-learn.
 
     tol : float, default=0.0001
         Smallest improvement of the training loss (of the

@@ -18,9 +18,12 @@ _WORK_WORTH_THREADS = 1_500_000
 _WORK_OF_A_THREAD = 100_000_000
 # An element that is read and written takes as long as so many multiply-adds of a product.
 _ELEMENT_WORK = 16
-# Seconds: how long a number of threads is tried, after how long a wait for idle threads to
-# fall asleep, how long the better one is then used, and how long all are at first.
-_TRIAL, _SETTLING, _BETWEEN_TRIALS, _FIRST_TRIAL = 0.03, 0.01, 1.0, 0.25
+# Seconds: how long a number of threads is tried, how long idle threads take to fall asleep
+# before one is, and how long the better number is then used.
+_TRIAL, _SETTLING, _BETWEEN_TRIALS = 0.03, 0.01, 1.0
+# Threads that get this share of their cores' time are alone on them: as waiting threads spin,
+# they get .93 or more where they are, and .7 to .8 where two share their cores with a third.
+_ALONE = 0.85
 # One thread must take less than this share of the time of several: a trial is short and noisy.
 _CLEARLY_FASTER = 0.9
 
@@ -140,15 +143,16 @@ class Pace:
     """Decides whether large kernels run on one thread or on several.
 
     Several threads wait for the last of them: where another process holds a core, a
-    product can take many times longer than on one thread. So both are tried for a moment,
-    now and then again, and in between the one with the faster steps is used.
+    product can take many times longer than on one thread. Such a process shows in the
+    processor's time that this one gets. Only then are both tried for a moment, now and then
+    again, and in between the one with the faster steps is used.
 
     Parameters
     ----------
     n_threads : int
         The most threads to use.
     is_fixed : bool, default=False
-        Use them always: nothing is tried.
+        Use them always, whatever else the machine does.
     by_numpy : bool, default=False
         Whether the threads are those of NumPy's products, which cannot be told to take fewer.
         Torch then stays on one.
@@ -164,13 +168,16 @@ class Pace:
         self.several = n_threads > 1
         self._is_settled = is_fixed or n_threads == 1
         self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
-        self._next_trial = time.perf_counter() + _FIRST_TRIAL
-        self._measured, self._n_steps = -_SETTLING, 0
-        self.resume()
+        self._next_trial = -math.inf
+        self._has_begun = False
+        self._measured = self._used = 0.0
 
     @classmethod
     def of(cls, device: torch.device, by_numpy: bool = False) -> "Pace":
         """Return one for work on a device; on a CPU it may use the threads allowed.
+
+        Their number is fixed within ``fixed_threads``, and where the user has asked for the same
+        bits each time by ``torch.use_deterministic_algorithms(True)``.
 
         Parameters
         ----------
@@ -181,36 +188,55 @@ class Pace:
         if device.type != "cpu":
             return cls(1)
         n_threads = allowed_threads()
-        is_fixed = getattr(_fixed, "n_threads", None) is not None
+        is_asked = torch.are_deterministic_algorithms_enabled()
+        is_fixed = is_asked or getattr(_fixed, "n_threads", None) is not None
         # what is fixed shall not depend on what NumPy's library happens to be allowed
         by_numpy = by_numpy and not is_fixed and numpy_threads() == n_threads
         return cls(n_threads, is_fixed, by_numpy)
 
     def pause(self) -> None:
-        """Stop the clock, at the end of an epoch."""
+        """Stop the clocks, at the end of an epoch."""
         self._measured = time.perf_counter() - self._since
+        self._used = time.process_time() - self._used_since
 
     def resume(self) -> None:
-        """Let the clock go on."""
+        """Let the clocks go on."""
         self._since = time.perf_counter() - self._measured
+        self._used_since = time.process_time() - self._used
 
     def step_done(self) -> None:
         """Count a step, and change the number of threads where it is time to."""
         if self._is_settled:
             return
         now = time.perf_counter()
+        if not self._has_begun:  # the first step prepares what the others use
+            self._has_begun = True
+            self._begin(now)
+            return
         if now < self._since:
             return
         self._n_steps += 1
         if now - self._since < _TRIAL:
             return
         self._seconds[self.several] = (now - self._since) / self._n_steps
-        chosen = self._seconds[False] >= _CLEARLY_FASTER * self._seconds[True]
+        chosen = self._choose(now)
+        settles = self.several and not chosen
+        self.several = chosen
+        self._begin(now + _SETTLING if settles else now)
+
+    def _begin(self, start: float) -> None:
+        """Measure the steps from a time on."""
+        self._since, self._used_since, self._n_steps = start, time.process_time(), 0
+
+    def _choose(self, now: float) -> bool:
+        """Return whether large kernels go on with several threads, at the end of a trial."""
+        used, available = time.process_time() - self._used_since, now - self._since
+        if self.several and _n_entered <= 1 and used >= _ALONE * self.n_threads * available:
+            return True
         if now > self._next_trial:
-            chosen = not self.several
             self._next_trial = now + _BETWEEN_TRIALS
-        self._since = now if chosen == self.several else now + _SETTLING
-        self.several, self._n_steps = chosen, 0
+            return not self.several
+        return self._seconds[False] >= _CLEARLY_FASTER * self._seconds[True]
 
     def spreads(self, *, multiply_adds: int = 0, n_elements: int = 0) -> bool:
         """Return whether a kernel is so large that it may take several threads."""

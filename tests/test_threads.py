@@ -93,13 +93,17 @@ def unknown_library(monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Offer a clock that stands until its ``now`` is moved."""
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(_threads, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    """Offer clocks of time and of processor's time that stand until they are moved."""
+    clock = SimpleNamespace(now=100.0, used=10.0)
+    clocks = {"perf_counter": lambda: clock.now, "process_time": lambda: clock.used}
+    monkeypatch.setattr(_threads, "time", SimpleNamespace(**clocks))
     return clock
 
 
-def _run(pace, clock, seconds_of_a_step, duration):
+ALONE, SHARED = 0.95, 0.75  # of the time of its cores a process gets
+
+
+def _run(pace, clock, seconds_of_a_step, duration, share=SHARED):
     """Take steps for a while; return the shares of time on one thread and on several."""
     spent, end = {False: 0.0, True: 0.0}, clock.now + duration
     pace.resume()
@@ -107,13 +111,15 @@ def _run(pace, clock, seconds_of_a_step, duration):
         seconds = seconds_of_a_step[pace.several]
         spent[pace.several] += seconds
         clock.now += seconds
+        clock.used += seconds * (share * pace.n_threads if pace.several else 1)
         pace.step_done()
+    pace.pause()
     return {several: spent[several] / duration for several in spent}
 
 
 @pytest.mark.parametrize("step", [1e-4, 5e-3, 0.08])
 @pytest.mark.parametrize("faster", [False, True], ids=["one thread", "several"])
-def test_the_faster_number_of_threads_is_kept(faster, step, clock):
+def test_where_others_compute_the_faster_number_of_threads_is_kept(faster, step, clock):
     pace = Pace(2)
     seconds = {faster: step, not faster: 1.5 * step}
     first = _run(pace, clock, seconds, 0.9)
@@ -139,14 +145,59 @@ def test_the_other_number_of_threads_is_tried_again_after_a_while(
     assert _run(pace, clock, changed, 20.0)[not faster] > 0.8
 
 
-def test_a_pause_does_not_count(clock):
+@pytest.mark.parametrize("step", [1e-4, 5e-3, 0.08])
+def test_a_process_that_is_alone_tries_nothing(step, clock):
+    """What it learns is then the same each time, to the last bit."""
+    assert _run(Pace(2), clock, {True: step, False: step / 2}, 20.0, ALONE)[False] == 0
+
+
+def test_several_threads_are_kept_once_the_process_is_alone_again(clock):
+    pace, seconds = Pace(2), {True: 3e-3, False: 1e-3}
+    assert _run(pace, clock, seconds, 5.0)[False] > 0.8
+    seconds[True] = 5e-4
+    _run(pace, clock, seconds, 1.5, ALONE)
+    assert _run(pace, clock, seconds, 20.0, ALONE)[False] == 0
+
+
+def test_preparing_the_first_step_does_not_look_like_others_that_compute(clock):
+    pace = Pace(2)
+    _run(pace, clock, {True: 0.5, False: 0.5}, 0.4, share=0.5)
+    assert _run(pace, clock, {True: 1e-3, False: 1e-3}, 5.0, ALONE)[False] == 0
+
+
+def test_fits_side_by_side_in_one_process_are_not_alone(clock):
+    """Each sees the processor's time of both."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def fit():
+        with one_thread():
+            inside.set()
+            leave.wait(timeout=30)
+
+    other = threading.Thread(target=fit)
+    other.start()
+    inside.wait(timeout=30)
+    seconds = {True: 3e-3, False: 1e-3}
+    with one_thread():
+        beside_another = _run(Pace(2), clock, seconds, 5.0, ALONE)
+    leave.set()
+    other.join()
+    with one_thread():
+        alone = _run(Pace(2), clock, seconds, 5.0, ALONE)
+    assert beside_another[False] > 0.8
+    assert alone[False] == 0
+
+
+@pytest.mark.parametrize("share", [ALONE, SHARED], ids=["alone", "with others"])
+def test_a_pause_does_not_count(share, clock):
     pace = Pace(2)
     seconds = {False: 2e-3, True: 1e-3}
-    _run(pace, clock, seconds, 0.9)
+    _run(pace, clock, seconds, 0.9, share)
     for _ in range(5):
         clock.now += 30.0  # a callback, a validation set
-        shares = _run(pace, clock, seconds, 0.5)
-        assert shares[True] > 0.7
+        clock.used += 10.0
+        shares = _run(pace, clock, seconds, 0.5, share)
+        assert shares[True] > (0.7 if share == SHARED else 0.99)
         assert pace.several
 
 
@@ -450,9 +501,54 @@ def test_threads_of_python_learn_side_by_side(digits, two_threads):
     assert (torch.get_num_threads(), _threads.numpy_threads()) == (2, 2)
 
 
-def test_the_same_seed_gives_the_same_network_on_two_threads(kind, digits, two_threads):
-    first, second = (kind(**LARGE).fit(digits.X, digits.y) for _ in range(2))
-    assert_array_equal(first.module_.flat, second.module_.flat)
+@pytest.fixture
+def deterministic():
+    """Ask torch for algorithms that give the same bits each time."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def capricious_clock(monkeypatch):
+    """Let a pace change its number of threads at random, as a clock on a busy machine may."""
+    choose = np.random.RandomState(0).randint
+
+    def step_done(pace):
+        if not pace._is_settled:
+            pace.several = bool(choose(2))
+
+    monkeypatch.setattr(Pace, "step_done", step_done)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_deterministic_algorithms_give_the_same_bits_whatever_the_clock(
+    solver, kind, digits, used, two_threads, deterministic, capricious_clock
+):
+    networks = [kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y) for _ in range(2)]
+    assert ("torch", 2, 2) in used, "several threads were never used"
+    assert {name for name, _, _ in used} == {"torch"}
+    assert_array_equal(networks[0].module_.flat, networks[1].module_.flat)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_the_same_seed_gives_the_same_bits_where_no_other_process_computes(
+    solver, kind, digits, used, two_threads, monkeypatch
+):
+    monkeypatch.setattr(_threads, "_ALONE", 0.0)  # whatever else this machine does
+    networks = [kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y) for _ in range(2)]
+    assert ("NumPy", 1, 2) in used, "several threads were never used"
+    assert_array_equal(networks[0].module_.flat, networks[1].module_.flat)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_the_clock_changes_no_more_than_rounding(
+    solver, kind, digits, used, two_threads, capricious_clock
+):
+    networks = [kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y) for _ in range(2)]
+    assert {("NumPy", 1, 2), ("torch", 1, 1)} <= set(used)
+    outputs = [output(network, digits.X) for network in networks]
+    assert_allclose(*outputs, rtol=1e-6, atol=1e-8)
 
 
 def test_threads_come_back_to_all_that_fit_side_by_side(two_threads):
