@@ -20,7 +20,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.callback import CallbackSupportMixin, FitCallback
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import train_test_split
-from sklearn.utils import assert_all_finite, check_random_state, get_tags
+from sklearn.utils import assert_all_finite, get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
 from skorch.dataset import Dataset
@@ -61,6 +61,7 @@ from sknn_deep._validation import (
     Options,
     StrOptions,
     accepts_sample_weight,
+    check_random_state,
     check_sample_weight,
     num_samples,
     validate_parameter_constraints,

@@ -37,6 +37,11 @@ _FREE_PARAMETERS = {
     "validation_fraction", "beta_1", "beta_2", "epsilon", "n_iter_no_change", "max_fun",
     "dropout", "weight_decay", "max_grad_norm", "scoring", "class_weight", "warm_start",
 }  # fmt: skip
+# What the optimisers of a stack may differ in.
+_NUMBERS = (
+    "learning_rate_init", "learning_rate", "momentum", "nesterovs_momentum", "beta_1", "beta_2",
+    "epsilon",
+)  # fmt: skip
 # A stack is made anew for those that go on when so many of its networks are left.
 _SHARE_TO_GO_ON = 0.75
 # Beside its multiply-adds a network's step in a stack, and its fit, take as long as so many.
@@ -258,21 +263,11 @@ class _Fit:
         last = len(batches) if is_exact else batches.n_batches
         return str(layers), network.flat.dtype, network.flat.device, batches.slices[0].stop, last
 
-    @property
-    def numbers(self) -> str:
-        """What neighbours share that are moved by one call."""
-        optimizer, estimator = self.training.optimizer, self.job.estimator
-        return repr((optimizer.numbers(), estimator.learning_rate_init, estimator.learning_rate))
-
 
 def _fit_alike(jobs: list[Job], max_memory: int | None, done: Callable[[Job], None]) -> None:
     """Fit jobs of one shape in stacks that fit into the cache, or the device's memory."""
     device = resolve_device(jobs[0].estimator.device)
-    # fold by fold, so that the data of few are held at once, and rows are seldom filled up
-    folds: dict[tuple, list[Job]] = {}
-    for job in jobs:
-        folds.setdefault(_fold(job), []).append(job)
-    waiting = [job for fold in folds.values() for job in fold]
+    waiting = _in_order(jobs)
     data, most = _Data(), None
     while waiting:
         data.keep_for(waiting)
@@ -294,6 +289,21 @@ def _fit_alike(jobs: list[Job], max_memory: int | None, done: Callable[[Job], No
                 continue
             for fit in unfinished:
                 _fit_alone(fit.job, done, "its stack failed")
+
+
+def _in_order(jobs: list[Job]) -> list[Job]:
+    """Sort jobs of one shape so that stacks can be cut from the list.
+
+    Folds come one after the other, so that the data of few are held at once, and near, and rows
+    are seldom filled up; within them those are neighbours whose weights one call moves.
+    """
+    places = {fold: place for place, fold in enumerate(dict.fromkeys(map(_fold, jobs)))}
+    return sorted(jobs, key=lambda job: (places[_fold(job)], _numbers(job.estimator)))
+
+
+def _numbers(estimator) -> str:
+    """Return what the networks of a stack share that one call moves."""
+    return repr([getattr(estimator, name) for name in _NUMBERS])
 
 
 def _fold(job: Job) -> tuple[int, int, int]:
@@ -388,7 +398,7 @@ def _train_and_tell(
         Whether that was for want of memory.
     """
     is_memory = False
-    stopped = _train(sorted(group, key=lambda fit: fit.numbers))
+    stopped = _train(sorted(group, key=lambda fit: _numbers(fit.job.estimator)))
     while True:
         try:
             with torch.inference_mode(False), torch.enable_grad(), on_device(device):

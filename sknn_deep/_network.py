@@ -196,18 +196,20 @@ class Network(_PicklesAsArrays):
 
     def view_of(self, flat: Tensor, gradient: Tensor) -> None:
         """Make the parameters views of a flat buffer, which holds them already."""
-        self._gradients = []
+        gradients = []
         parts = zip(flat.split(self._sizes), gradient.split(self._sizes), strict=True)
         for param, (own, own_gradient) in zip(self._in_order, parts, strict=True):
-            param.data = own.view(param.shape)
-            self._gradients.append((param, own_gradient.view(param.shape)))
+            if param.ndim > 1:
+                own, own_gradient = own.view(param.shape), own_gradient.view(param.shape)
+            param.data = own
+            gradients.append((param, own_gradient))
         for encoder, decoder in self.tied_layers():
             decoder.weight.data = encoder.weight.data.mT
             # its own, by row whatever the order of the matrix itself
-            self._gradients.append((decoder.weight, flat.new_zeros(decoder.weight.shape)))
-        self.flat, self.weights = flat, flat[: self._n_weights]
-        of_weights = gradient[: self._n_weights]
-        self._gradients += [(self.flat, gradient), (self.weights, of_weights)]
+            gradients.append((decoder.weight, flat.new_zeros(decoder.weight.shape)))
+        weights, of_weights = flat[: self._n_weights], gradient[: self._n_weights]
+        self.flat, self.weights = flat, weights
+        self._gradients = [*gradients, (flat, gradient), (weights, of_weights)]
         self.attach_gradients()
 
     def attach_gradients(self) -> None:

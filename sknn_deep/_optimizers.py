@@ -43,7 +43,7 @@ Move = Callable[[float | Tensor], None]
 class FlatOptimizer(torch.optim.Optimizer):
     """Base of the optimisers written here, which move one flat buffer.
 
-    A subclass names its ``buffers`` and provides ``numbers``, ``next_bias`` and
+    A subclass names its ``buffers`` and provides ``numbers``, ``next_biases`` and
     ``kernel_for``.
 
     Parameters
@@ -74,7 +74,8 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def next_factor(self) -> float:
         """Count a step; return its factor: the learning rate times the optimiser's own."""
-        return self.param_groups[0]["lr"] * self.next_bias()
+        (bias,) = self.next_biases(1)
+        return self.param_groups[0]["lr"] * bias
 
     def kernel(self) -> Move:
         """Return what moves the weights by their gradient, given a factor."""
@@ -149,9 +150,9 @@ class SGD(FlatOptimizer):
         (group,) = self.param_groups
         return group["momentum"], group["nesterov"]
 
-    def next_bias(self) -> float:
-        """Count a step; return its factor at a learning rate of one."""
-        return 1.0
+    def next_biases(self, n_steps: int) -> list[float]:
+        """Count steps; return the factor of each at a learning rate of one."""
+        return [1.0] * n_steps
 
     def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
         """Return what moves these weights as this optimiser would, given a factor."""
@@ -192,13 +193,15 @@ class Adam(FlatOptimizer):
         (group,) = self.param_groups
         return *group["betas"], group["eps"]
 
-    def next_bias(self) -> float:
-        """Count a step; return the correction of the moments' bias."""
+    def next_biases(self, n_steps: int) -> list[float]:
+        """Count steps; return the correction of the moments' bias in each."""
         (group,) = self.param_groups
         state = self.state[group["params"][0]]
-        state["step"] = step = state.get("step", 0) + 1
+        first = state.get("step", 0) + 1
+        state["step"] = first + n_steps - 1
         beta_1, beta_2 = group["betas"]
-        return math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+        steps = range(first, first + n_steps)
+        return [math.sqrt(1 - beta_2**step) / (1 - beta_1**step) for step in steps]
 
     def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
         """Return what moves these weights as this optimiser would, given a factor."""

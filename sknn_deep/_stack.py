@@ -40,7 +40,7 @@ _MEMORY_SHARE = 0.5
 # Sets that take fewer bytes together are copied into one, so that one call gathers rows of all.
 _JOINED_BYTES = 2**23
 
-Factors = tuple[Tensor, Tensor, list]
+Factors = tuple[Tensor, Tensor, tuple]
 
 
 def stack_size(training: Training, max_memory: int | None) -> int:
@@ -109,6 +109,7 @@ class Stack:
         # what the optimisers went by in the last epoch, and what moved the weights then
         self._present: dict[int, tuple] = {}
         self._last_moves: list[_Moves] = []
+        self._is_behind = False
         self._n_steps = 0
 
     def _read_parameters(self) -> None:
@@ -187,27 +188,30 @@ class Stack:
                 results[1, :, piece] = self._take_steps(work, moves, factors).mT
                 results[0, :, piece] = work.losses()
             self._pace.pause()
-        self._write_back(rates, moves)
-        penalties = self._alphas[:, np.newaxis] / sums
-        values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)
-        return {k: EpochLosses(values[k], self._lengths[k], sums[k]) for k in self._live}
-
-    def _write_back(self, rates: dict[int, list[float] | None], moves: "list[_Moves]") -> None:
-        """Bring networks and optimisers to the state that they have after an epoch alone."""
-        for move in moves:
-            for optimizer in move.optimizers[1:]:
-                optimizer.catch_up(move.optimizers[0])
+        self._is_behind = True
         for k, training in self._live.items():
             if self._has_modes:
                 training.network.eval()
             if rates[k] is not None:
                 set_learning_rate(training.optimizer, rates[k][-1])
+        penalties = self._alphas[:, np.newaxis] / sums
+        values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)
+        return {k: EpochLosses(values[k], self._lengths[k], sums[k]) for k in self._live}
+
+    def _catch_up(self) -> None:
+        """Let all optimisers count the steps that one of those moved together has counted."""
+        if self._is_behind:
+            for move in self._last_moves:
+                for optimizer in move.optimizers[1:]:
+                    optimizer.catch_up(move.optimizers[0])
+        self._is_behind = False
 
     def release(self, k: int) -> None:
         """Let a network, and its optimiser, have memory of its own again.
 
         Its row of the buffers goes on being trained, on the rows that it saw last, and is nobody's.
         """
+        self._catch_up()
         training = self._live.pop(k)
         training.network.leave_shared_buffer()
         state = {name: torch.empty_like(training.network.flat) for name in self._state}
@@ -274,13 +278,15 @@ class Stack:
         penalties = self._alphas[:, np.newaxis] / sums[:, piece]
         table = torch.from_numpy(np.array([penalties, decays, lrs]).swapaxes(1, 2)[..., np.newaxis])
         table = table.to(self._flat.dtype).to(self._device)
-        shared = [lrs[move.first].tolist() if self._shares_rate else None for move in moves]
-        for i, (penalty, decay, own) in enumerate(zip(*map(torch.unbind, table), strict=True)):
-            by_move = [
-                move.optimizers[0].next_bias() * (own[move.rows] if rate is None else rate[i])
-                for move, rate in zip(moves, shared, strict=True)
-            ]
-            yield penalty, decay, by_move
+        by_move = []
+        for move in moves:
+            biases = move.optimizers[0].next_biases(n_steps)
+            if self._shares_rate:
+                by_move.append((lrs[move.first] * biases).tolist())
+            else:
+                of_rows = [rate[move.rows] for rate in table[2]]
+                by_move.append([bias * rate for bias, rate in zip(biases, of_rows, strict=True)])
+        yield from zip(*table[:2].unbind(), zip(*by_move, strict=True), strict=True)
 
     @property
     def _shares_rate(self) -> bool:
@@ -301,6 +307,7 @@ class Stack:
         present = {k: numbers(k) for k in self._live}
         if present == self._present:
             return self._last_moves
+        self._catch_up()
         moves = []
         for _, members in groupby(self._live, key=present.__getitem__):
             members = list(members)

@@ -320,7 +320,8 @@ class Training:
         """Shuffle; return the learning rate of each batch, where a schedule sets it."""
         self._start = time.perf_counter()
         self._history.append({"batches": [], "epoch": len(self._history) + 1})
-        self._notify("on_epoch_begin", **self._datasets)
+        if self.net is not None:
+            self.net.notify("on_epoch_begin", **self._datasets)
         if self.estimator.shuffle:
             self.batches.shuffle(self._random_state)
         return self._annealed_rates()
@@ -391,7 +392,8 @@ class Training:
         loss = float(np.dot(losses.values, losses.sizes)) / len(self.batches)
         progress.n_samples_seen += len(self.batches)
         progress.loss_curve.append(loss)
-        self._say(f"Iteration {self.n_iter}, loss = {loss:.8f}")
+        if estimator.verbose:
+            self._say(f"Iteration {self.n_iter}, loss = {loss:.8f}")
         if self._validation is None:
             progress.add_loss(loss, estimator.tol)
         else:
@@ -526,14 +528,17 @@ class Training:
         """Write the epoch into skorch's history, under skorch's names."""
         progress = self._progress
         row = next(reversed(self._history))  # history[-1] would copy all rows
-        losses = {"train_loss": loss}
+        self._record_loss(row, "train_loss", loss)
         if progress.watching:
-            losses["valid_loss"] = progress.validation_loss_curve[-1]
             row["valid_score"] = progress.validation_scores[-1]
-        for name, value in losses.items():
-            row[name], row[f"{name}_best"] = value, value < self._smallest[name]
-            self._smallest[name] = min(value, self._smallest[name])
+            self._record_loss(row, "valid_loss", progress.validation_loss_curve[-1])
         row["dur"] = seconds
+
+    def _record_loss(self, row: dict[str, Any], name: str, value: float) -> None:
+        is_best = value < self._smallest[name]
+        row[name], row[f"{name}_best"] = value, is_best
+        if is_best:
+            self._smallest[name] = value
 
     def _say(self, line: str) -> None:
         if self.estimator.verbose:

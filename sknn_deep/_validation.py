@@ -5,8 +5,11 @@ here, so that a release which moves one of them is mended in one place.
 """
 
 from inspect import signature
+from numbers import Integral
 
 import numpy as np
+import sklearn.utils
+from numpy.random.bit_generator import ISeedSequence
 from sklearn.base import _fit_context
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection._validation import (
@@ -81,6 +84,28 @@ safe_indexing = _safe_indexing
 safe_split = _safe_split
 score_or_error = _score
 warn_or_raise_about_fit_failures = _warn_or_raise_about_fit_failures
+
+
+class _NoEntropy(ISeedSequence):
+    """Stands for the system's entropy where a seed comes next."""
+
+    def generate_state(self, n_words, dtype=np.uint32):
+        return np.zeros(n_words, dtype)
+
+
+_NO_ENTROPY = _NoEntropy()
+
+
+def check_random_state(seed):
+    """Return what scikit-learn's function of this name does, for an int in half the time.
+
+    ``RandomState(seed)`` first fills its state from the system's entropy, and then by the seed.
+    """
+    if not isinstance(seed, Integral):
+        return sklearn.utils.check_random_state(seed)
+    random_state = np.random.RandomState(np.random.MT19937(_NO_ENTROPY))
+    random_state.seed(seed)
+    return random_state
 
 
 def check_sample_weight(sample_weight, X):
