@@ -54,6 +54,8 @@ _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in _LOWEST_LOGIT}
 _SMALL_PRODUCT, _SMALL_SUM = 2**18, 9000
 # With so few rows a stack's outputs take MKL less time than OpenBLAS, unless they are narrow.
 _FEW_ROWS = 64
+# Outputs of so many units take OpenBLAS twice as long where it gets more rows at once than these.
+_BLOCK_UNITS, _BLOCK_ROWS = range(5, 17), range(50, 101)
 _SMALL_TENSOR = 2**12
 
 Kernel = Callable[[], object]
@@ -520,6 +522,8 @@ class _Pass:
         n_rows, n_columns = out.shape[-2:]
         suits_mkl = n_rows <= _FEW_ROWS and not is_narrow(n_rows, n_columns)
         by_numpy = self._by_numpy and not (self._is_stack and name == "forward" and suits_mkl)
+        if by_numpy and name == "forward" and not self._pace.spreads(multiply_adds=self._work):
+            return [self._multiply(*_in_blocks(left, right, out), by_numpy)]
         if by_numpy or not self._wants_buffer(out):
             return [self._multiply(left, right, out, by_numpy)]
         buffer = empty_matrix(out.shape, like=out)
@@ -553,7 +557,7 @@ class _Pass:
         by_torch = partial(self._matmul, left, right, out=out)
         if not by_numpy:
             return self._pace.threaded(by_torch, multiply_adds=self._work)
-        if not self._is_stack:
+        if out.ndim == 2:
             product = partial(np.dot, left.numpy(), right.numpy(), out.numpy())
             is_large = self._pace.spreads(multiply_adds=self._work)
             return self._pace.faster(product, by_torch) if is_large else product
@@ -571,6 +575,18 @@ class _Pass:
         if key not in self._built:
             self._built[key] = (build(*args), args)
         return self._built[key][0]
+
+
+def _in_blocks(left: Tensor, right: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a product as those of blocks of its rows, all of one length, where that is faster."""
+    n_rows, n_columns = out.shape[-2:]
+    if n_columns not in _BLOCK_UNITS or n_rows in _BLOCK_ROWS:
+        return left, right, out
+    for length in reversed(_BLOCK_ROWS):
+        if n_rows % length == 0:
+            blocks = (n_rows // length, length)
+            return left.unflatten(-2, blocks), right.unsqueeze(-3), out.unflatten(-2, blocks)
+    return left, right, out
 
 
 class _Norm:
