@@ -54,8 +54,9 @@ _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in _LOWEST_LOGIT}
 _SMALL_PRODUCT, _SMALL_SUM = 2**18, 9000
 # With so few rows a stack's outputs take MKL less time than OpenBLAS, unless they are narrow.
 _FEW_ROWS = 64
-# Outputs of so many units take OpenBLAS twice as long where it gets more rows at once than these.
-_BLOCK_UNITS, _BLOCK_ROWS = range(5, 17), range(50, 101)
+# OpenBLAS packs the factors of products of more multiply-adds than this, unless one is transposed,
+# and of outputs of so many units for more rows than that; without it they take less time.
+_UNPACKED_PRODUCT, _BLOCK_COLUMNS, _BLOCK_ROWS = 10**6, range(5, 17), 100
 _SMALL_TENSOR = 2**12
 
 Kernel = Callable[[], object]
@@ -521,12 +522,15 @@ class _Pass:
             return self._product_of_casts(name, left, right, out)
         n_rows, n_columns = out.shape[-2:]
         suits_mkl = n_rows <= _FEW_ROWS and not is_narrow(n_rows, n_columns)
-        by_numpy = self._by_numpy and not (self._is_stack and name == "forward" and suits_mkl)
-        if by_numpy and name == "forward" and not self._pace.spreads(multiply_adds=self._work):
+        is_turned = right.stride(-1) != 1
+        by_numpy = self._by_numpy and not (self._is_stack and is_turned and suits_mkl)
+        if by_numpy and name != "gradient" and not self._pace.spreads(multiply_adds=self._work):
             return [self._multiply(*_in_blocks(left, right, out), by_numpy)]
         if by_numpy or not self._wants_buffer(out):
             return [self._multiply(left, right, out, by_numpy)]
         buffer = empty_matrix(out.shape, like=out)
+        if out.stride(-1) != 1 and not is_narrow(*out.shape[-2:]):
+            buffer = out.new_empty(out.mT.shape).mT
         return [self._multiply(left, right, buffer, by_numpy=False), partial(out.copy_, buffer)]
 
     def _wants_buffer(self, out: Tensor) -> bool:
@@ -580,9 +584,13 @@ class _Pass:
 def _in_blocks(left: Tensor, right: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return a product as those of blocks of its rows, all of one length, where that is faster."""
     n_rows, n_columns = out.shape[-2:]
-    if n_columns not in _BLOCK_UNITS or n_rows in _BLOCK_ROWS:
-        return left, right, out
-    for length in reversed(_BLOCK_ROWS):
+    longest = n_rows
+    if n_columns in _BLOCK_COLUMNS:
+        longest = _BLOCK_ROWS
+    elif right.stride(-1) == 1:
+        longest = _UNPACKED_PRODUCT // (right.shape[-2] * n_columns)
+    lengths = range(longest, _BLOCK_ROWS // 2, -1) if longest < n_rows else ()
+    for length in lengths:
         if n_rows % length == 0:
             blocks = (n_rows // length, length)
             return left.unflatten(-2, blocks), right.unsqueeze(-3), out.unflatten(-2, blocks)

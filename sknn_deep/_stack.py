@@ -21,7 +21,7 @@ from sknn_deep._engine import (
     EpochLosses,
     reported_losses,
 )
-from sknn_deep._network import share_buffer, zero_negligible
+from sknn_deep._network import share_buffer, turn_first, zero_negligible
 from sknn_deep._optimizers import (
     FlatOptimizer,
     Move,
@@ -100,6 +100,8 @@ class Stack:
         for k, training in enumerate(trainings):
             rows = {name: buffer[k] for name, buffer in self._state.items()}
             training.optimizer.move_to(training.network.flat, rows)
+        for buffer in self._state.values():
+            turn_first(buffer, networks[0].first_shape)
         self._device = self._flat.device
         self._pace = Pace.of(self._device)
         self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace)
@@ -216,6 +218,8 @@ class Stack:
         training.network.leave_shared_buffer()
         state = {name: torch.empty_like(training.network.flat) for name in self._state}
         training.optimizer.move_to(training.network.flat, state)
+        for buffer in state.values():
+            turn_first(buffer, training.network.first_shape[::-1])
 
     def close(self) -> None:
         """Release all that are left."""

@@ -47,6 +47,11 @@ def _chunk(weighted=False, missing=False, lengths=(N_ROWS,), n_networks=None):
     return Chunk(X, X, scale.unsqueeze(1), parts, [weight[part].sum().item() for part in parts])
 
 
+def _gradient(network):
+    """Return a copy of the gradient in the order of the network's own buffer."""
+    return torch.cat([param.grad.reshape(-1) for param in network._in_order])
+
+
 def _evaluate(backprop, networks, chunk, seed=3):
     """Return losses and gradients of the batches, with the same random numbers each time."""
     for k, network in enumerate(networks):
@@ -58,7 +63,7 @@ def _evaluate(backprop, networks, chunk, seed=3):
             network.flat.grad.fill_(np.nan)  # every entry must be written
         for kernel in program:
             kernel()
-        gradients.append([network.flat.grad.clone() for network in networks])
+        gradients.append([_gradient(network) for network in networks])
     return SimpleNamespace(losses=work.losses(), gradients=gradients, work=work)
 
 

@@ -59,6 +59,11 @@ def _chunk(loss_name, lengths=(N_ROWS,), weighted=False, n_networks=None, dtype=
     return Chunk(X, target, scale.unsqueeze(1), parts, [total.item() for total in sums])
 
 
+def _gradient(network):
+    """Return a copy of the gradient in the order of the network's own buffer."""
+    return torch.cat([param.grad.reshape(-1) for param in network._in_order])
+
+
 def _closed_form(networks, loss, chunk, **options):
     """Return loss, output and gradient of every batch."""
     work = Backprop(networks, loss, **options).workspace(chunk)
@@ -69,7 +74,7 @@ def _closed_form(networks, loss, chunk, **options):
             network.flat.grad.fill_(np.nan)  # every entry must be written
         for kernel in program:
             kernel()
-        gradients.append([network.flat.grad.clone() for network in networks])
+        gradients.append([_gradient(network) for network in networks])
     return SimpleNamespace(losses=work.losses(), raws=work.raws, gradients=gradients, work=work)
 
 
@@ -167,6 +172,25 @@ def test_networks_that_share_a_buffer_are_views_of_its_rows():
         flat[k] += 1
         torch.testing.assert_close(network.layers[0].weight.detach(), before[k] + 1)
         assert network.flat.grad.data_ptr() == gradient[k].data_ptr()
+
+
+def test_a_network_in_a_shared_buffer_gives_and_takes_snapshots_of_its_own_order():
+    networks = [_network("relu", (7, 40), normalization="batch", seed=seed) for seed in range(3)]
+    before = [network.snapshot() for network in networks]
+    share_buffer(networks)
+    assert not torch.equal(networks[0].flat, before[0][0]), "the first matrix lies by column"
+    for network, own in zip(networks, before, strict=True):
+        torch.testing.assert_close(network.snapshot(), own, rtol=0, atol=0)
+    for network, others in zip(networks, before[::-1], strict=True):
+        network.restore(others)
+    for network, own in zip(networks, before[::-1], strict=True):
+        torch.testing.assert_close(network.snapshot(), own, rtol=0, atol=0)
+        weight = own[0][: 7 * N_FEATURES].view(7, N_FEATURES)
+        torch.testing.assert_close(network.layers[0].weight.detach(), weight, rtol=0, atol=0)
+    for network, own in zip(networks, before[::-1], strict=True):
+        network.leave_shared_buffer()
+        torch.testing.assert_close(network.flat, own[0], rtol=0, atol=0)
+        assert network.layers[0].weight.is_contiguous()
 
 
 @pytest.mark.parametrize("loss_name", LOSSES)
