@@ -56,6 +56,20 @@ def products() -> dict[str, tuple]:
     x, weight = torch.rand(20, 32, 128), in_one_buffer(20, 128, 128)
     torchs, numpys = by_torch_and_numpy(x, weight.mT, torch.empty(20, 32, 128))
     found["20 products 32x128 by 128x128, transposed: NumPy / torch"] = numpys, torchs
+    # the first layer of a stack, whose matrix lies by column there
+    x, weight, turned = torch.rand(20, 32, 30), in_one_buffer(20, 64, 30), in_one_buffer(20, 30, 64)
+    found["20 products 32x30 by 30x64: transposed by torch / as they lie by NumPy"] = (
+        by_torch_and_numpy(x, weight.mT, torch.empty(20, 32, 64))[0],
+        by_torch_and_numpy(x, turned, torch.empty(20, 32, 64))[1],
+    )
+    x, weight, out = torch.rand(10, 200, 100), in_one_buffer(10, 10, 100), torch.empty(10, 10, 200)
+    blocks = (weight.unsqueeze(1), x.unflatten(1, (2, 100)).mT, out.unflatten(2, (2, 100)))
+    left, right, out_of_blocks = (tensor.numpy() for tensor in blocks)
+    out_of_blocks = out_of_blocks.swapaxes(1, 2)
+    found["10 products 10x100 by 100x200: whole / in blocks of 100 columns, by NumPy"] = (
+        by_torch_and_numpy(weight, x.mT, out)[1],
+        lambda: np.matmul(left, right, out_of_blocks),
+    )
     rows_k, ones_k = torch.rand(60, 32, 32), torch.ones(60, 1, 32)
     sums = in_one_buffer(60, 1, 32)
     found["60 sums of 32 rows of 32: sum / product with ones by NumPy"] = (
