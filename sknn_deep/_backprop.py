@@ -341,9 +341,12 @@ class Workspace:
             return rows.unflatten(dim, (n_batches, length)).movedim(dim - 1, 0)
 
         has_labels = chunk.target.ndim < chunk.X.ndim
-        labels = target = batches_of(chunk.target, -1 if has_labels else -2)
+        labels = target = encoded = batches_of(chunk.target, -1 if has_labels else -2)
         if self._loss.encode is not None:
-            target = backprop.empty_output(n_batches, length)
+            encoded = target = backprop.empty_output(n_batches, length)
+            if labels.ndim == 3 and labels.stride(1) == 0:  # the networks of a stack share them
+                encoded = empty_matrix((n_batches, 1, *target.shape[2:]), like=target)
+                labels, target = labels[:, :1], encoded.expand_as(target)
         if chunk.scale is None:
             # a factor that all rows share costs less than one of each
             scale = raw.new_full((n_batches,) + (1,) * (raw.ndim - 1), 1 / length)
@@ -356,13 +359,13 @@ class Workspace:
             self.programs.append(backprop.program(chunk.X[..., part, :], *batch))
             self.raws.append(raw[i])
             self._batches.append(batch)
-        return _Group(raw, labels, target, scale)
+        return _Group(raw, labels, encoded, target, scale)
 
     def load(self) -> None:
         """Make the present targets of the chunk's buffers what the loss takes."""
         if self._loss.encode is not None:
             for group in self._groups:
-                self._loss.encode(group.labels, group.target)
+                self._loss.encode(group.labels, group.encoded)
 
     def losses(self) -> Tensor:
         """Return the mean loss of every batch, each before its own step.
@@ -388,6 +391,7 @@ class _Group(NamedTuple):
 
     raw: Tensor
     labels: Tensor
+    encoded: Tensor
     target: Tensor
     scale: Tensor
 

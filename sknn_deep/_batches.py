@@ -172,6 +172,11 @@ class Batches:
         """Permute the present order, as scikit-learn's MLP does before each epoch."""
         random_state.shuffle(self.order)
 
+    def order_key(self) -> tuple:
+        """Return what is equal for sets of the same rows in the same order."""
+        rows = None if self._rows is None else self._rows.tobytes()
+        return id(self.samples.X), id(self.samples.targets), rows, self.order.tobytes()
+
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all batches in the present order, those gathered together as one chunk."""
         now = self.start_epoch()

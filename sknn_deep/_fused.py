@@ -8,9 +8,12 @@ References
 ----------
 .. [1] S. Wang et al. (2021). Horizontally fused training array: an effective hardware
    utilization squeezer for training novel deep learning models. MLSys.
+.. [2] S. F. Hummel, E. Schonberg, L. E. Flynn (1992). Factoring: a method for scheduling
+   parallel loops. Communications of the ACM 35(8).
 """
 
 import gc
+import math
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -18,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from inspect import signature
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -44,8 +48,15 @@ _NUMBERS = (
 )  # fmt: skip
 # A stack is made anew for those that go on when so many of its networks are left.
 _SHARE_TO_GO_ON = 0.75
-# Beside its multiply-adds a network's step in a stack, and its fit, take as long as so many.
-_WORK_OF_STEP, _WORK_OF_FIT = 100_000, 20_000_000
+# Beside its multiply-adds a network's step in a stack, its epoch and its fit take as long as
+# so many.
+_WORK_OF_STEP, _WORK_OF_EPOCH, _WORK_OF_FIT = 5_000, 250_000, 20_000_000
+# Fewer networks of a fold do not have a stack for themselves.
+_FEWEST_OF_FOLD = 4
+# So much of validated data is kept for the shapes to come.
+_KEPT_BYTES = 2**24
+# A group of about two seconds; joblib's workers may collect garbage after each, for 0.15 s.
+_LEAST_WORK = 2e10
 
 
 @dataclass(eq=False)
@@ -113,31 +124,44 @@ def fit_jobs(
         Called with each job as soon as it is fitted or has failed. It may empty the job, to
         free memory; what it raises ends the training of all.
     """
+    data = _Data()
     for alike in _alike(jobs):
         if alike[0].reason:
             for job in alike:
                 _fit_alone(job, done)
         else:
-            _fit_alike(alike, max_stack_memory, done)
+            _fit_alike(alike, data, max_stack_memory, done)
 
 
-def stacks(jobs: list[Job], n_groups: int) -> list[list[Job]]:
-    """Split jobs into at most ``n_groups`` groups, none empty, to be trained apart.
+def stacks(jobs: list[Job], n_workers: int) -> list[list[Job]]:
+    """Divide jobs into groups, none empty, which workers that are free take one after the other.
 
-    The groups take about the same time, and what can be one stack stays together as far as
-    that allows.
+    What can be one stack stays together as far as that allows. Where the work is long,
+    large groups come first and small ones last, as in factoring [2]_: so no worker waits long
+    for another, whatever stops early and however fast each core is.
     """
-    works = [(job, _work(job)) for alike in _alike(jobs) for job in alike]
-    total, done = sum(work for _, work in works), 0.0
-    groups: list[list[Job]] = [[] for _ in range(n_groups)]
+    alike = [_in_order(group) for group in _alike(jobs)]
+    works = [(job, _work(job)) for group in alike for job in group]
+    stops = np.cumsum(_shares(sum(work for _, work in works), n_workers))
+    groups: list[list[Job]] = [[] for _ in stops]
+    done = 0.0
     for job, work in works:
-        groups[min(int((done + work / 2) / total * n_groups), n_groups - 1)].append(job)
+        groups[np.searchsorted(stops[:-1], done + work / 2)].append(job)
         done += work
     return [group for group in groups if group]
 
 
+def _shares(work: float, n_workers: int) -> list[float]:
+    """Divide work: while it is long half of what is left, and in the end all, in equal parts."""
+    shares = []
+    while work > 2 * n_workers * _LEAST_WORK:
+        work /= 2
+        shares += [work / n_workers] * n_workers
+    return shares + [work / n_workers] * n_workers
+
+
 def _work(job: Job) -> float:
-    """Return about how long a fit takes at most, counted in multiply-adds of its products."""
+    """Return about how long a fit takes at most, counted in multiply-adds of its outputs."""
     estimator = job.estimator
     try:
         hidden = np.atleast_1d(getattr(estimator, "hidden_layer_sizes", 1))
@@ -146,8 +170,8 @@ def _work(job: Job) -> float:
         batch_size = min(200 if batch_size == "auto" else max(1, batch_size), n_rows)
         widths = np.array([np.prod(np.shape(job.X)[1:]), *hidden, 1], dtype=float)
         n_epochs = getattr(estimator, "max_iter", 1) * getattr(estimator, "n_networks", 1)
-        of_epoch = n_rows * (widths[:-1] @ widths[1:]) + n_rows / batch_size * _WORK_OF_STEP
-        work = float(n_epochs * of_epoch) + _WORK_OF_FIT
+        of_steps = n_rows * (widths[:-1] @ widths[1:]) + n_rows / batch_size * _WORK_OF_STEP
+        work = float(n_epochs * (of_steps + _WORK_OF_EPOCH) + _WORK_OF_FIT)
     except (TypeError, ValueError):
         return 1.0  # what is no number is refused by the fit
     return max(work, 1.0) if np.isfinite(work) else 1.0
@@ -264,11 +288,14 @@ class _Fit:
         return str(layers), network.flat.dtype, network.flat.device, batches.slices[0].stop, last
 
 
-def _fit_alike(jobs: list[Job], max_memory: int | None, done: Callable[[Job], None]) -> None:
+def _fit_alike(
+    jobs: list[Job], data: "_Data", max_memory: int | None, done: Callable[[Job], None]
+) -> None:
     """Fit jobs of one shape in stacks that fit into the cache, or the device's memory."""
     device = resolve_device(jobs[0].estimator.device)
     waiting = _in_order(jobs)
-    data, most = _Data(), None
+    data.begin_shape(jobs[0].estimator)
+    most = None
     while waiting:
         data.keep_for(waiting)
         with torch.inference_mode(False), torch.enable_grad(), on_device(device):
@@ -312,24 +339,45 @@ def _fold(job: Job) -> tuple[int, int, int]:
 
 
 class _Data:
-    """The rows of folds, cut and validated once for all their jobs."""
+    """The rows of folds, cut and validated once for all their jobs.
+
+    What is small is kept for the networks of other shapes, too.
+    """
 
     def __init__(self):
-        self._of: dict[tuple, Validated] = {}
+        # with the objects whose names are in the key, so that no others can get these
+        self._of: dict[tuple, tuple[Validated, Any]] = {}
+        self._settings: tuple = ()
+
+    def begin_shape(self, estimator) -> None:
+        """Look at what decides on the validation for the jobs to come."""
+        params = estimator.get_params(deep=False)
+        others = params.keys() - _FREE_PARAMETERS - {"hidden_layer_sizes", "activation"}
+        self._settings = type(estimator), *((name, repr(params[name])) for name in sorted(others))
 
     def keep_for(self, jobs: list[Job]) -> None:
-        """Forget the data of other jobs."""
-        wanted = {_fold(job) for job in jobs}
-        self._of = {key: data for key, data in self._of.items() if key in wanted}
+        """Forget large data of other jobs."""
+        if sum(_bytes_of(data.X) for data, _ in self._of.values()) > _KEPT_BYTES:
+            wanted = {self._key(job) for job in jobs}
+            self._of = {key: data for key, data in self._of.items() if key in wanted}
 
     def begin(self, job: Job) -> Training:
         """Do what comes before the first epoch."""
-        key, estimator = _fold(job), job.estimator
+        key, estimator = self._key(job), job.estimator
         if key in self._of:
-            return estimator._begin_fit(None, None, **job.fit_params, validated=self._of[key])
+            validated, _ = self._of[key]
+            return estimator._begin_fit(None, None, **job.fit_params, validated=validated)
         training = estimator._begin_fit(*job.take(), **job.fit_params)
-        self._of[key] = estimator._validated_data(training)
+        self._of[key] = estimator._validated_data(training), (job.X, job.y, job.rows)
         return training
+
+    def _key(self, job: Job) -> tuple:
+        return *_fold(job), *self._settings
+
+
+def _bytes_of(X) -> float:
+    """Return how much memory rows take, and infinity for what is no array."""
+    return getattr(X, "nbytes", math.inf)
 
 
 def _prepare(
@@ -368,9 +416,22 @@ def _prepare(
             _fit_alone(job, done, "a batch whose weights are all zero would be skipped")
             continue
         if not fits:
-            size = min(stack_size(fit.training, max_memory), most or len(jobs))
+            largest = min(stack_size(fit.training, max_memory), most or len(jobs))
+            size = _even_size(jobs[n_taken:], largest)
         fits.append(fit)
     return fits, len(jobs)
+
+
+def _even_size(jobs: list[Job], largest: int) -> int:
+    """Return how many jobs to take, so that the stacks after this one are no smaller.
+
+    A fold that fills half a stack has it for itself: its rows are gathered once.
+    """
+    fold = _fold(jobs[0])
+    n_jobs = sum(1 for _ in takewhile(lambda job: _fold(job) == fold, jobs))
+    if n_jobs < max(largest / 2, _FEWEST_OF_FOLD):
+        n_jobs = len(jobs)
+    return math.ceil(n_jobs / math.ceil(n_jobs / largest))
 
 
 def _free(device: torch.device, size: int, half: int) -> None:

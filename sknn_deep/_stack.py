@@ -6,9 +6,10 @@ operation on the rows of shared buffers. A network's weights come out as they wo
 to rounding.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from sknn_deep._optimizers import (
     zero_negligible_moments,
 )
 from sknn_deep._threads import Pace, one_thread
-from sknn_deep._training import Training
+from sknn_deep._training import SharedOrder, Training
 
 # On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
 # is large, they are faster one after the other.
@@ -107,11 +108,15 @@ class Stack:
         self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace)
         self._has_modes = networks[0].is_random or networks[0].has_normalization
         self._read_parameters()
+        self._orders = _orders(trainings)
         self._lay_out()
         # what the optimisers went by in the last epoch, and what moved the weights then
         self._present: dict[int, tuple] = {}
         self._last_moves: list[_Moves] = []
         self._is_behind = False
+        # the factors that stay while nothing changes, and the moves that they belong to
+        self._table: list[tuple[Tensor, ...]] = []
+        self._table_of: list[_Moves] | None = None
         self._n_steps = 0
 
     def _read_parameters(self) -> None:
@@ -138,13 +143,17 @@ class Stack:
         self._parts = [
             slice(stop - length, stop) for stop, length in zip(stops, longest, strict=True)
         ]
-        self._order = np.zeros((len(sets), stops[-1]), dtype=np.intp)
-        self._sources, self._offsets = _sources(sets, self._device, self._flat.dtype)
+        self._rows = np.zeros((len(self._orders), stops[-1]), dtype=np.intp)
+        of_orders = [sets[order.members[0]] for order in self._orders]
+        self._sources, self._offsets = _sources(of_orders, self._device, self._flat.dtype)
+        self._order_of = torch.empty(len(sets), dtype=torch.long, device=self._device)
+        for i, order in enumerate(self._orders):
+            self._order_of[order.members] = i
         self._has_weights = any(batches.weight is not None for batches in sets)
         # all batches have one length but the last: what it lacks in a network weighs nothing
         is_even = (self._lengths[:, -1] == longest[-1]).all()
         self._last_scale = None if is_even else self._scale_of(self._pieces[-1])
-        self._buffers: dict[int, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+        self._buffers: dict[int, _Buffers] = {}
 
     def _scale_of(self, piece: slice) -> Tensor:
         """Return the factor of each row in the loss of its batch, where no row has a weight."""
@@ -172,22 +181,29 @@ class Stack:
         moves = self._moves(rates)
         results = self._flat.new_empty((2, *self._lengths.shape))
         sums = self._lengths.astype(np.float64)
-        for k, training in self._live.items():
-            rows = training.batches.start_epoch()
-            order = self._order[k]
-            np.add(rows, self._offsets[k], out=order[: len(rows)])
-            order[len(rows) :] = order[0]  # weighs nothing
-            if self._has_modes:
+        for i, order in enumerate(self._orders):
+            if order.shared is not None:
+                order.shared.begin_epoch()
+            # one for all, but where each row has a weight of its own in each network
+            for k in order.members if self._has_weights else order.members[:1]:
+                rows = self._trainings[k].batches.start_epoch() + self._offsets[i]
+                self._rows[i, : len(rows)] = rows
+                self._rows[i, len(rows) :] = rows[0]  # weighs nothing
+        if self._has_modes:
+            for training in self._live.values():
                 training.network.train()
-        self._index = torch.from_numpy(self._order).to(self._device)
+        self._index = torch.from_numpy(self._rows).to(self._device)
         with one_thread(), np.errstate(all="ignore"):
             self._pace.resume()
+            by_epoch = not self._has_weights
+            factors = self._factors(slice(None), sums, rates, moves) if by_epoch else []
             for piece in self._pieces:
                 chunk = self._gather(piece, sums)
                 work = self._backprop.workspace(chunk)
                 work.load()
-                factors = list(self._factors(piece, sums, rates, moves))
-                results[1, :, piece] = self._take_steps(work, moves, factors).mT
+                # the sums of weights are known only now
+                own = factors[piece] if by_epoch else self._factors(piece, sums, rates, moves)
+                results[1, :, piece] = self._take_steps(work, moves, own).mT
                 results[0, :, piece] = work.losses()
             self._pace.pause()
         self._is_behind = True
@@ -215,6 +231,9 @@ class Stack:
         """
         self._catch_up()
         training = self._live.pop(k)
+        for order in self._orders:
+            order.members = [member for member in order.members if member != k]
+        training.stop_sharing()
         training.network.leave_shared_buffer()
         state = {name: torch.empty_like(training.network.flat) for name in self._state}
         training.optimizer.move_to(training.network.flat, state)
@@ -230,10 +249,13 @@ class Stack:
         """Bring the rows of some batches together, and write the sums of their weights."""
         parts = self._parts[piece]
         start, stop = parts[0].start, parts[-1].stop
-        X, target, scale = self._buffers_for(stop - start)
-        for members, source in self._sources:
-            own_target = None if target is None else target[members]
-            self._fill(members, source, slice(start, stop), X[members], own_target)
+        buffers = self._buffers_for(stop - start)
+        for orders, source in self._sources:
+            rows = self._rows[orders, start:stop].ravel()
+            index = self._index[orders, start:stop].reshape(-1)
+            source.fill(rows, index, buffers.X.part(orders), buffers.target.part(orders))
+        buffers.X.hand_out()
+        buffers.target.hand_out()
         parts = [slice(part.start - start, part.stop - start) for part in parts]
         if self._has_weights:
             for k, training in self._live.items():
@@ -241,56 +263,52 @@ class Stack:
                 own_parts = [slice(part.start, min(part.stop, n_rows)) for part in parts]
                 rows = slice(start, start + n_rows)
                 factors, sums[k, piece] = training.batches.weigh(rows, own_parts)
-                scale[k, :n_rows, 0] = torch.from_numpy(factors)
-                scale[k, n_rows:] = 0
+                buffers.scale[k, :n_rows, 0] = torch.from_numpy(factors)
+                buffers.scale[k, n_rows:] = 0
+            scale = buffers.scale
         else:
-            scale = self._last_scale if stop == self._order.shape[1] else None
+            scale = self._last_scale if stop == self._rows.shape[1] else None
+        X, target = buffers.X.of_networks, buffers.target.of_networks
         return Chunk(X, X if target is None else target, scale, parts, [])
 
-    def _buffers_for(self, n_rows: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return where so many rows of each network are gathered: features, targets, weights."""
+    def _buffers_for(self, n_rows: int) -> "_Buffers":
+        """Return where so many rows of each network are gathered."""
         if n_rows not in self._buffers:
-            shape = (len(self._trainings), n_rows)
             batches = self._trainings[0].batches
-            X = self._flat.new_empty((*shape, batches.n_features))
-            scale = self._flat.new_zeros((*shape, 1)) if self._has_weights else None
-            self._buffers[n_rows] = X, batches.new_target(shape), scale
+
+            def gathered(new: Callable[[Sequence[int]], Tensor | None]) -> _Gathered:
+                return _Gathered(new, n_rows, self._order_of, len(self._orders))
+
+            scale = None
+            if self._has_weights:
+                scale = self._flat.new_zeros((len(self._trainings), n_rows, 1))
+            X = gathered(lambda shape: self._flat.new_empty((*shape, batches.n_features)))
+            self._buffers[n_rows] = _Buffers(X, gathered(batches.new_target), scale)
         return self._buffers[n_rows]
 
-    def _fill(
-        self, members: slice, source: Batches, part: slice, X: Tensor, target: Tensor | None
-    ) -> None:
-        """Gather a part of the epoch's rows for networks whose data are in one place."""
-        rows, index = self._order[members, part].ravel(), self._index[members, part].reshape(-1)
-        gathered = target
-        if target is not None:
-            by_column = not target.is_contiguous()
-            gathered = target.new_empty(target.shape) if by_column else target
-            gathered = gathered.flatten(0, 1)
-        source.fill(rows, index, X.flatten(0, 1), gathered)
-        if target is not None and by_column:
-            target.copy_(gathered.view(target.shape))
-
-    def _factors(self, piece: slice, sums: np.ndarray, rates, moves) -> Iterator[Factors]:
-        """Yield what a step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
+    def _factors(self, piece: slice, sums: np.ndarray, rates, moves) -> list[Factors]:
+        """Return what each step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
         n_steps = self._lengths[0, piece].size
-        lrs = np.zeros((len(self._trainings), n_steps))
-        for k, training in self._live.items():
-            rate = rates[k]
-            lrs[k] = training.optimizer.param_groups[0]["lr"] if rate is None else rate[piece]
-        decays = 1 - lrs * self._decays[:, np.newaxis]
-        penalties = self._alphas[:, np.newaxis] / sums[:, piece]
-        table = torch.from_numpy(np.array([penalties, decays, lrs]).swapaxes(1, 2)[..., np.newaxis])
-        table = table.to(self._flat.dtype).to(self._device)
+        if moves is not self._table_of or self._has_weights or not self._shares_rate:
+            self._table_of, self._lrs = moves, np.zeros((len(self._trainings), n_steps))
+            for k, training in self._live.items():
+                rate, constant = rates[k], training.optimizer.param_groups[0]["lr"]
+                self._lrs[k] = constant if rate is None else rate[piece]
+            decays = 1 - self._lrs * self._decays[:, np.newaxis]
+            penalties = self._alphas[:, np.newaxis] / sums[:, piece]
+            table = np.array([penalties, decays, self._lrs]).swapaxes(1, 2)[..., np.newaxis]
+            table = torch.from_numpy(table).to(self._flat.dtype).to(self._device)
+            self._table = [rows.unbind() for rows in table]
+        penalties, decays, lrs = self._table
         by_move = []
         for move in moves:
             biases = move.optimizers[0].next_biases(n_steps)
             if self._shares_rate:
-                by_move.append((lrs[move.first] * biases).tolist())
+                by_move.append((self._lrs[move.first] * biases).tolist())
             else:
-                of_rows = [rate[move.rows] for rate in table[2]]
+                of_rows = [rate[move.rows] for rate in lrs]
                 by_move.append([bias * rate for bias, rate in zip(biases, of_rows, strict=True)])
-        yield from zip(*table[:2].unbind(), zip(*by_move, strict=True), strict=True)
+        return list(zip(penalties, decays, zip(*by_move, strict=True), strict=True))
 
     @property
     def _shares_rate(self) -> bool:
@@ -389,6 +407,71 @@ def _sources(
     groups = [list(ks) for _, ks in groupby(range(len(sets)), key=keys.__getitem__)]
     sources = [(slice(ks[0], ks[-1] + 1), sets[ks[0]]) for ks in groups]
     return sources, np.zeros(len(sets), dtype=np.intp)
+
+
+@dataclass
+class _Order:
+    """The networks whose rows come in one order, and who shuffles: None for its only one itself."""
+
+    members: list[int]
+    shared: SharedOrder | None
+
+
+def _orders(trainings: list[Training]) -> list[_Order]:
+    """Group trainings that shuffle alike, and let those of a group share their order."""
+    groups: dict[tuple, list[int]] = {}
+    for k, training in enumerate(trainings):
+        groups.setdefault(training.order_key(), []).append(k)
+    orders = []
+    for members in groups.values():
+        shared = SharedOrder(trainings[members[0]]) if len(members) > 1 else None
+        if shared is not None:
+            for k in members:
+                trainings[k].share(shared)
+        orders.append(_Order(members, shared))
+    return orders
+
+
+class _Gathered:
+    """Rows of a stack, gathered once for each order.
+
+    Attributes
+    ----------
+    of_networks : Tensor of shape (n_networks, n_rows, ...), or None
+        What each network sees; None where ``new`` has nothing for it.
+    """
+
+    def __init__(self, new: Callable, n_rows: int, order_of: Tensor, n_orders: int):
+        n_networks = len(order_of)
+        own = new((1 if n_orders == 1 else n_networks, n_rows))
+        self._own = self._of_orders = self.of_networks = own
+        if own is None:
+            return
+        self._order_of = order_of[: len(own)]
+        self.of_networks = own.expand(n_networks, *own.shape[1:])
+        if len(own) != n_orders or not own.is_contiguous():
+            self._of_orders = own.new_empty((n_orders, *own.shape[1:]))
+
+    def part(self, orders: slice) -> Tensor | None:
+        """Return where rows of some orders are gathered, one order after the other."""
+        return None if self._own is None else self._of_orders[orders].flatten(0, 1)
+
+    def hand_out(self) -> None:
+        """Copy what was gathered to the networks, where they do not see it there."""
+        if self._of_orders is self._own:
+            return
+        if self._own.is_contiguous():
+            torch.index_select(self._of_orders, 0, self._order_of, out=self._own)
+        else:
+            self._own.copy_(self._of_orders.index_select(0, self._order_of))
+
+
+class _Buffers(NamedTuple):
+    """Where some rows of each network are gathered."""
+
+    X: _Gathered
+    target: _Gathered
+    scale: Tensor | None
 
 
 @dataclass

@@ -7,6 +7,7 @@ score, and decides when to stop.
 
 import itertools
 import math
+import numbers
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -197,6 +198,27 @@ class Before:
             load_state(estimator._optimizer, self._optimizer)
 
 
+class SharedOrder:
+    """The order in which several trainings go through the same rows.
+
+    Networks of one seed that are trained on one fold shuffle its rows alike: once is enough.
+
+    Parameters
+    ----------
+    training : Training
+        The first of them, whose generator draws for all.
+    """
+
+    def __init__(self, training: "Training"):
+        self.rows, self.random_state = training.batches.order, training.random_state
+        self._is_shuffled = training.estimator.shuffle
+
+    def begin_epoch(self) -> None:
+        """Shuffle, if the trainings do."""
+        if self._is_shuffled:
+            self.random_state.shuffle(self.rows)
+
+
 class Training:
     """One network's way through its epochs.
 
@@ -249,8 +271,9 @@ class Training:
         self.estimator, self.network, self.loss = estimator, network, loss
         self.optimizer, self.penalties = optimizer, penalties
         self.batches, self.net = batches, net
+        self._order: SharedOrder | None = None
         self.is_done = self.interrupted = self._has_diverged = self._reached_max_iter = False
-        self._validation, self._random_state = validation, random_state
+        self._validation, self.random_state = validation, random_state
         self._progress, self._history, self._incremental = progress, history, incremental
         self._records_batches = net is not None and net.records_batches
         self._max_iter = 1 if incremental else estimator.max_iter
@@ -322,9 +345,31 @@ class Training:
         self._history.append({"batches": [], "epoch": len(self._history) + 1})
         if self.net is not None:
             self.net.notify("on_epoch_begin", **self._datasets)
-        if self.estimator.shuffle:
-            self.batches.shuffle(self._random_state)
+        if self.estimator.shuffle and self._order is None:
+            self.batches.shuffle(self.random_state)
         return self._annealed_rates()
+
+    def order_key(self) -> tuple:
+        """Return what trainings have in common whose rows come in the same order from now on.
+
+        They must be of one shape, so that as much was drawn for each, and have begun together.
+        """
+        shuffle, seed = self.estimator.shuffle, self.estimator.random_state
+        if shuffle and not isinstance(seed, numbers.Integral):
+            return (id(self),)  # draws of one generator depend on who draws before
+        return *self.batches.order_key(), shuffle, seed if shuffle else None
+
+    def share(self, order: SharedOrder) -> None:
+        """Leave it to an order to be shuffled for this training, too."""
+        self._order, self.batches.order = order, order.rows
+
+    def stop_sharing(self) -> None:
+        """Go on, if it does, as if this training had shuffled its rows by itself all the time."""
+        order, self._order = self._order, None
+        if order is not None and not self.is_done:
+            self.batches.order = order.rows.copy()
+            if self.random_state is not order.random_state:
+                self.random_state.set_state(order.random_state.get_state())
 
     def state_dict(self, engine: Engine) -> dict[str, Any]:
         """Return what the epochs to come go by, between two of them.
@@ -346,7 +391,7 @@ class Training:
             "requires_grad": [param.requires_grad for param in self.network.parameters()],
             "optimizer": self.optimizer.state_dict(),
             "n_steps": engine.n_steps,
-            "random_state": self._random_state.get_state(legacy=False),
+            "random_state": self.random_state.get_state(legacy=False),
             "generator": None if generator is None else generator.get_state(),
             "order": self.batches.order if self.estimator.shuffle else None,
             # one long list of batches is kept by column
@@ -367,7 +412,7 @@ class Training:
             param.requires_grad_(requires_grad)
         load_state(self.optimizer, state["optimizer"])
         engine.n_steps = state["n_steps"]
-        self._random_state.set_state(state["random_state"])
+        self.random_state.set_state(state["random_state"])
         if state["generator"] is not None:
             self.network.generator.set_state(state["generator"])
         if state["order"] is not None:

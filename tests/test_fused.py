@@ -5,6 +5,7 @@ import pickle
 import re
 import time
 import weakref
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -129,6 +130,84 @@ def test_each_network_comes_out_as_from_its_own_fit(case, folds):
         assert job.seconds > 0
         # running statistics are sums of squares, which round elsewhere
         _assert_same(job.estimator, alone, rtol=1e-6 if "batch norm" in case else 1e-9)
+
+
+@pytest.mark.parametrize("n_folds", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_networks_of_one_seed_and_fold_come_out_as_from_their_own_fits(case, n_folds):
+    """Their rows, which come in one order, are gathered once."""
+    make, targets = CASES[case]
+    folds = [UNEVEN[i % n_folds] for i in range(N_JOBS)]
+    jobs = _jobs(lambda i: make(i).set_params(random_state=7), targets, folds=folds)
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused, job.reason
+        _assert_same(job.estimator, alone, rtol=1e-6 if "batch norm" in case else 1e-9)
+
+
+@pytest.fixture
+def shuffled(monkeypatch):
+    """The number of rows of every shuffle by a generator of the trainings."""
+    found, original = [], np.random.RandomState
+
+    class Recording(original):
+        def shuffle(self, rows):
+            found.append(len(rows))
+            super().shuffle(rows)
+
+    monkeypatch.setattr(np.random, "RandomState", Recording)
+    return found
+
+
+def test_one_seed_shuffles_a_fold_once_an_epoch(shuffled):
+    def jobs():
+        return [
+            Job(_classifier(i, max_iter=8, random_state=3), X, y, rows)
+            for rows in FOLDS[:2]
+            for i in range(4)
+        ]
+
+    fit_jobs(jobs())
+    assert shuffled == 16 * [N_ROWS]
+    shuffled.clear()
+    fit_jobs([job for job in jobs() if not job.estimator.set_params(shuffle=False)])
+    assert shuffled == []
+
+
+def test_network_whose_company_has_stopped_goes_on_in_its_own_order():
+    """Those of one seed leave the stack one by one; the last is trained by itself."""
+    jobs = [
+        Job(_classifier(i % N_JOBS, max_iter=1 + 2 * (i % 7), random_state=3), X, y, FOLDS[i // 7])
+        for i in range(14)
+    ]
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        _assert_same(job.estimator, alone)
+
+
+def test_networks_that_draw_from_one_generator_shuffle_one_by_one(shuffled):
+    """What each gets depends on who draws before."""
+    generator = np.random.RandomState(3)
+    fit_jobs([Job(_classifier(i, random_state=generator), X, y, FOLDS[0]) for i in range(N_JOBS)])
+    assert len(shuffled) == N_JOBS * SHARED["max_iter"]
+
+
+def test_generators_are_left_as_by_separate_fits():
+    def jobs():
+        generators = [np.random.RandomState(3) for _ in range(N_JOBS)]
+        return [
+            Job(_classifier(i, random_state=generators[i]), X, y, FOLDS[0]) for i in range(N_JOBS)
+        ]
+
+    together, in_turn = jobs(), jobs()
+    fit_jobs(together)
+    for job, other in zip(together, in_turn, strict=True):
+        other.estimator.fit(*other.take())
+        _assert_same(job.estimator, other.estimator)
+        drawn = [one.estimator.random_state.randint(2**31) for one in (job, other)]
+        assert drawn[0] == drawn[1]
 
 
 def test_validation_sets_are_each_networks_own():
@@ -475,6 +554,15 @@ def test_stack_takes_no_more_memory_than_allowed(sizes):
     assert sizes == []
 
 
+def test_fold_that_fills_stacks_has_them_for_itself(sizes, monkeypatch):
+    monkeypatch.setattr(_fused, "stack_size", lambda training, max_memory: 5)
+    fit_jobs([Job(_classifier(i % 4, max_iter=1), X, y, FOLDS[i % 3]) for i in range(24)])
+    assert sizes == 6 * [4]
+    sizes.clear()
+    fit_jobs([Job(_classifier(i % 4, max_iter=1), X, y, FOLDS[i % 3]) for i in range(6)])
+    assert sizes == 2 * [3]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n_outputs", [1, 300])
 @pytest.mark.parametrize("hidden", [(9,), (300,), ()], ids=str)
@@ -625,22 +713,42 @@ def _wide_and_narrow(widths=(5, 20)):
     ]
 
 
-@pytest.mark.parametrize("n_groups", [1, 2, 3, 50])
-def test_jobs_are_divided_without_loss(n_groups):
+@pytest.mark.parametrize("n_workers", [1, 2, 3, 50])
+def test_short_jobs_are_divided_among_the_workers_without_loss(n_workers):
     jobs = _wide_and_narrow()
-    groups = stacks(jobs, n_groups)
+    groups = stacks(jobs, n_workers)
     assert sorted(id(job) for group in groups for job in group) == sorted(map(id, jobs))
-    assert 0 < len(groups) <= n_groups
+    assert 0 < len(groups) <= n_workers
     assert all(groups)
 
 
-def test_large_jobs_are_divided_by_their_multiply_adds():
+def test_jobs_are_divided_by_their_multiply_adds():
     works = [
         sum(job.estimator.hidden_layer_sizes[0] for job in group)
-        for group in stacks(_wide_and_narrow((10**6, 4 * 10**6)), 2)
+        for group in stacks(_wide_and_narrow((20_000, 80_000)), 2)
     ]
     assert len(works) == 2
     assert max(works) < 1.5 * min(works)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+def test_long_work_ends_in_small_groups(n_workers):
+    """A worker that turns out slow, or whose networks stop late, is not waited for long."""
+    jobs = [
+        Job(_classifier(0, hidden_layer_sizes=(5_000_000,)), X, y, FOLDS[i % N_JOBS])
+        for i in range(160)
+    ]
+    groups = stacks(jobs, n_workers)
+    assert sorted(id(job) for group in groups for job in group) == sorted(map(id, jobs))
+    sizes = [len(group) for group in groups]
+    assert all(size <= before + 1 for before, size in pairwise(sizes))
+    assert abs(sizes[0] - 80 / n_workers) <= 1
+    assert sizes[-1] <= 10
+
+
+def test_group_has_few_folds():
+    jobs = [Job(_classifier(i % 3), X, y, FOLDS[i % N_JOBS]) for i in range(30)]
+    assert [len({id(job.rows) for job in group}) for group in stacks(jobs, N_JOBS)] == 5 * [1]
 
 
 def test_small_jobs_are_divided_by_their_number():
@@ -684,6 +792,45 @@ def test_data_are_validated_once_for_all_networks_of_a_fold(kind, monkeypatch):
     _assert_same(jobs[-1].estimator, expected)
     if kind == "frame":
         assert_array_equal(jobs[-1].estimator.feature_names_in_, data.columns)
+
+
+def test_small_data_are_validated_once_for_networks_of_all_shapes(monkeypatch):
+    seen, original = [], DeepMLPClassifier._validate_training_data
+    monkeypatch.setattr(
+        DeepMLPClassifier,
+        "_validate_training_data",
+        lambda self, *data: seen.append(self.dtype) or original(self, *data),
+    )
+
+    def jobs():
+        return [
+            Job(_classifier(i, hidden_layer_sizes=(width,), dtype=dtype), X, y, FOLDS[0])
+            for width in (4, 5)
+            for dtype in ("float32", "float64")
+            for i in range(3)
+        ]
+
+    fit_jobs(jobs())
+    assert sorted(seen) == ["float32", "float64"]
+    seen.clear()
+    monkeypatch.setattr(_fused, "_KEPT_BYTES", 0)
+    fit_jobs(jobs())
+    assert sorted(seen) == ["float32", "float32", "float64", "float64"]
+
+
+def test_data_of_one_job_are_not_those_of_another_in_the_same_place_of_memory():
+    """Where the first is done its data go, and the next may get their place."""
+    expected = [clone(_classifier(0)).fit(X * scale, y).score(X * scale, y) for scale in (1, -3)]
+    jobs = [
+        Job(_classifier(0, hidden_layer_sizes=(9, width)), X * scale, y)
+        for width, scale in ((5, 1), (6, 1), (5, -3), (6, -3))
+    ]
+
+    def forget(job):
+        job.X = job.y = None
+
+    fit_jobs(jobs, done=forget)
+    assert [jobs[0].estimator.score(X, y), jobs[2].estimator.score(-3 * X, y)] == expected
 
 
 def test_classes_of_no_weight_are_a_reason_to_train_alone():
