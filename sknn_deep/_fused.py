@@ -55,8 +55,8 @@ _WORK_OF_STEP, _WORK_OF_EPOCH, _WORK_OF_FIT = 5_000, 250_000, 20_000_000
 _FEWEST_OF_FOLD = 4
 # So much of validated data is kept for the shapes to come.
 _KEPT_BYTES = 2**24
-# A group of about two seconds; joblib's workers may collect garbage after each, for 0.15 s.
-_LEAST_WORK = 2e10
+# A group of about four seconds; joblib's workers may collect garbage after each, for 0.15 s.
+_LEAST_WORK = 4e10
 
 
 @dataclass(eq=False)
@@ -416,19 +416,22 @@ def _prepare(
             _fit_alone(job, done, "a batch whose weights are all zero would be skipped")
             continue
         if not fits:
-            largest = min(stack_size(fit.training, max_memory), most or len(jobs))
-            size = _even_size(jobs[n_taken:], largest)
+            size = _size_of_next(jobs[n_taken:], fit.training, max_memory, most)
         fits.append(fit)
     return fits, len(jobs)
 
 
-def _even_size(jobs: list[Job], largest: int) -> int:
-    """Return how many jobs to take, so that the stacks after this one are no smaller.
+def _size_of_next(
+    jobs: list[Job], training: Training, max_memory: int | None, most: int | None
+) -> int:
+    """Return how many jobs to take for a stack, so that those after it are no smaller.
 
     A fold that fills half a stack has it for itself: its rows are gathered once.
     """
     fold = _fold(jobs[0])
     n_jobs = sum(1 for _ in takewhile(lambda job: _fold(job) == fold, jobs))
+    n_sharing = n_jobs if training.draws_alone else 1
+    largest = min(stack_size(training, max_memory, n_sharing), most or len(jobs))
     if n_jobs < max(largest / 2, _FEWEST_OF_FOLD):
         n_jobs = len(jobs)
     return math.ceil(n_jobs / math.ceil(n_jobs / largest))

@@ -36,6 +36,8 @@ from sknn_deep._training import SharedOrder, Training
 # is large, they are faster one after the other.
 _CPU_BYTES = 2**23
 _FEWEST_ON_CPU, _MOST_NETWORKS = 4, 128
+# Larger networks, too, are faster together where they share the rows that are gathered.
+_SHARING_BYTES = 2**25
 # Share of a GPU's free memory that a stack may take.
 _MEMORY_SHARE = 0.5
 # Sets that take fewer bytes together are copied into one, so that one call gathers rows of all.
@@ -44,7 +46,7 @@ _JOINED_BYTES = 2**23
 Factors = tuple[Tensor, Tensor, tuple]
 
 
-def stack_size(training: Training, max_memory: int | None) -> int:
+def stack_size(training: Training, max_memory: int | None, n_sharing: int = 1) -> int:
     """Return how many networks like this one to train at once.
 
     Parameters
@@ -52,13 +54,17 @@ def stack_size(training: Training, max_memory: int | None) -> int:
     training : Training
     max_memory : int or None
         Bytes; None is half of what a GPU has free.
+    n_sharing : int, default=1
+        How many go through the same rows in the same order.
     """
     n_bytes = _bytes_of(training)
     device = training.network.flat.device
     if device.type == "cpu":
-        limit = _CPU_BYTES if max_memory is None else min(max_memory, _CPU_BYTES)
-        fitting = min(limit // n_bytes, _MOST_NETWORKS)
-        return fitting if fitting >= _FEWEST_ON_CPU else 1
+        for limit in (_CPU_BYTES, _SHARING_BYTES if n_sharing >= _FEWEST_ON_CPU else 0):
+            fitting = (limit if max_memory is None else min(limit, max_memory)) // n_bytes
+            if fitting >= _FEWEST_ON_CPU:
+                return min(fitting, _MOST_NETWORKS)
+        return 1
     if max_memory is None:
         max_memory = _MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
     return max(1, min(int(max_memory // n_bytes), _MOST_NETWORKS))

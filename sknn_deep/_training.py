@@ -349,15 +349,21 @@ class Training:
             self.batches.shuffle(self.random_state)
         return self._annealed_rates()
 
+    @property
+    def draws_alone(self) -> bool:
+        """Whether what is drawn depends on nothing but a seed, or nothing is drawn."""
+        estimator = self.estimator
+        return not estimator.shuffle or isinstance(estimator.random_state, numbers.Integral)
+
     def order_key(self) -> tuple:
         """Return what trainings have in common whose rows come in the same order from now on.
 
         They must be of one shape, so that as much was drawn for each, and have begun together.
         """
-        shuffle, seed = self.estimator.shuffle, self.estimator.random_state
-        if shuffle and not isinstance(seed, numbers.Integral):
+        if not self.draws_alone:
             return (id(self),)  # draws of one generator depend on who draws before
-        return *self.batches.order_key(), shuffle, seed if shuffle else None
+        seed = self.estimator.random_state if self.estimator.shuffle else None
+        return *self.batches.order_key(), seed
 
     def share(self, order: SharedOrder) -> None:
         """Leave it to an order to be shuffled for this training, too."""

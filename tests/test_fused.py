@@ -555,12 +555,28 @@ def test_stack_takes_no_more_memory_than_allowed(sizes):
 
 
 def test_fold_that_fills_stacks_has_them_for_itself(sizes, monkeypatch):
-    monkeypatch.setattr(_fused, "stack_size", lambda training, max_memory: 5)
+    monkeypatch.setattr(_fused, "stack_size", lambda *_: 5)
     fit_jobs([Job(_classifier(i % 4, max_iter=1), X, y, FOLDS[i % 3]) for i in range(24)])
     assert sizes == 6 * [4]
     sizes.clear()
     fit_jobs([Job(_classifier(i % 4, max_iter=1), X, y, FOLDS[i % 3]) for i in range(6)])
     assert sizes == 2 * [3]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [([3] * 6, [6]), ([3] * 3, []), ([None] * 6, [])],
+    ids=["one seed", "few", "no seed"],
+)
+def test_large_networks_are_a_stack_where_they_share_rows(sizes, monkeypatch, seeds, expected):
+    def jobs(seeds):
+        return [Job(_classifier(i % 4, random_state=seed), X, y) for i, seed in enumerate(seeds)]
+
+    monkeypatch.setattr(_stack, "_CPU_BYTES", 1)
+    fit_jobs(jobs(seeds))
+    assert sizes == expected
+    fit_jobs(jobs(seeds), max_stack_memory=1)
+    assert sizes == expected
 
 
 @pytest.mark.slow
