@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from sknn_deep._device import OutOfMemoryError, empty_matrix
-from sknn_deep._threads import one_thread, worthwhile_threads
+from sknn_deep._layers import numpys_products
+from sknn_deep._threads import allowed_threads, numpy_takes, one_thread, worthwhile_threads
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
 # on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
@@ -371,9 +372,9 @@ def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cp
 def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list[Any]:
     """Apply a function to rows part by part, so that the activations stay in bounds.
 
-    On a CPU the parts are spread over threads. Each takes part after part and none waits
-    for another, as torch's own threads do in each operation: a core that another process
-    holds costs its share and no more. Where the memory of a device is too small for a part,
+    On a CPU many rows are spread over threads: those of NumPy's products, if they are as many as
+    torch's. Else each thread takes part after part, and none waits for another, as
+    torch's own threads do in each operation. Where the memory of a device is too small for a part,
     that and those after it are halved.
 
     Parameters
@@ -410,12 +411,11 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
     work = n_samples * network.weights.numel()
     n_threads = worthwhile_threads(work) if flat.device.type == "cpu" else 1
     rows = chunk_rows(network.width, flat.dtype, flat.device.type)
-    if n_threads > 1:
-        rows = min(rows, -(-n_samples // (4 * n_threads)))
-    with one_thread():
-        if n_threads == 1:
+    by_numpy = numpy_takes(1 if n_threads == 1 else allowed_threads())
+    with one_thread(), numpys_products(by_numpy):
+        if by_numpy or n_threads == 1:
             return apply_or_halve(rows)
-        parts = batch_slices(n_samples, rows)
+        parts = batch_slices(n_samples, min(rows, -(-n_samples // (4 * n_threads))))
         with ThreadPoolExecutor(
             n_threads, initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:

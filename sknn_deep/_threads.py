@@ -134,6 +134,17 @@ def numpy_threads() -> int | None:
     return min((lib.num_threads for lib in _numpys_libraries()), default=None)
 
 
+def numpy_takes(n_threads: int) -> bool:
+    """Return whether NumPy computes large products, if asked to, on exactly so many threads."""
+    return not _wants_the_same_bits() and numpy_threads() == n_threads
+
+
+def _wants_the_same_bits() -> bool:
+    """Return whether products may not depend on how many threads NumPy happens to be allowed."""
+    is_fixed = getattr(_fixed, "n_threads", None) is not None
+    return is_fixed or torch.are_deterministic_algorithms_enabled()
+
+
 def worthwhile_threads(multiply_adds: int) -> int:
     """Return how many threads to spread independent work over, at most those allowed."""
     return min(allowed_threads(), max(1, multiply_adds // _WORK_OF_A_THREAD))
@@ -188,9 +199,7 @@ class Pace:
         if device.type != "cpu":
             return cls(1)
         n_threads = allowed_threads()
-        is_asked = torch.are_deterministic_algorithms_enabled()
-        is_fixed = is_asked or getattr(_fixed, "n_threads", None) is not None
-        # what is fixed shall not depend on what NumPy's library happens to be allowed
+        is_fixed = _wants_the_same_bits()
         by_numpy = by_numpy and not is_fixed and numpy_threads() == n_threads
         return cls(n_threads, is_fixed, by_numpy)
 

@@ -341,8 +341,9 @@ def test_the_whole_without_any_weight_is_refused():
 
 @pytest.fixture
 def spread(monkeypatch, two_threads):
-    """Take any work for worth a thread."""
+    """Take any work for worth a thread, of those that are not NumPy's."""
     monkeypatch.setattr(_threads, "_WORK_OF_A_THREAD", 1)
+    monkeypatch.setattr(_threads, "numpy_threads", lambda: None)
 
 
 def _network(width=6):
@@ -371,6 +372,70 @@ def test_parts_are_spread_over_threads_that_do_not_wait_for_each_other(spread):
     idents = map_parts(function, 1001, _network())
     assert len(set(idents)) == 2
     assert threading.get_ident() not in idents
+
+
+@pytest.fixture
+def dots(monkeypatch):
+    """The Python threads that NumPy's products were asked for from."""
+    found, dot = [], np.dot
+    monkeypatch.setattr(
+        np, "dot", lambda *args, **out: found.append(threading.get_ident()) or dot(*args, **out)
+    )
+    return found
+
+
+def _predicted(network):
+    X = torch.from_numpy(np.random.RandomState(0).normal(size=(1001, N_FEATURES)))
+    network.double().flat.copy_(torch.linspace(-1, 1, len(network.flat)))
+    with torch.no_grad():
+        expected = network(X)
+    parts = map_parts(lambda part: network(X[part]), len(X), network)
+    np.testing.assert_allclose(torch.cat(parts), expected, rtol=1e-12, atol=1e-14)
+    return parts
+
+
+def test_products_of_many_rows_are_numpys_where_it_has_as_many_threads(spread, dots, monkeypatch):
+    monkeypatch.setattr(_threads, "numpy_threads", lambda: 2)
+    assert len(_predicted(_network())) == 1
+    assert dots == 2 * [threading.get_ident()]
+    assert torch.get_num_threads() == 2
+    dots.clear()
+    monkeypatch.setattr(_threads, "numpy_threads", lambda: 1)
+    assert len(_predicted(_network())) == 8
+    assert dots == []
+
+
+def test_products_on_one_thread_are_numpys_where_it_has_one(two_threads, dots, monkeypatch):
+    for n_threads, expected in ((1, 2), (2, 0), (None, 0)):
+        monkeypatch.setattr(_threads, "numpy_threads", lambda n_threads=n_threads: n_threads)
+        dots.clear()
+        assert len(_predicted(_network())) == 1
+        assert len(dots) == expected
+
+
+@pytest.mark.parametrize("how", ["checkpoint", "deterministic"])
+def test_products_are_torchs_where_bits_may_not_depend_on_numpy(how, spread, dots, monkeypatch):
+    monkeypatch.setattr(_threads, "numpy_threads", lambda: 2)
+    if how == "checkpoint":
+        with _threads.fixed_threads(2):
+            _predicted(_network())
+    else:
+        torch.use_deterministic_algorithms(True)
+        try:
+            _predicted(_network())
+        finally:
+            torch.use_deterministic_algorithms(False)
+    assert dots == []
+
+
+def test_overflow_in_a_prediction_says_nothing(monkeypatch, dots):
+    monkeypatch.setattr(_threads, "numpy_threads", lambda: 1)
+    network = _network()
+    network.flat.fill_(1e38)
+    X = torch.full((200, N_FEATURES), 1e38)
+    (found,) = map_parts(lambda part: network(X[part]), len(X), network)
+    assert not found.isfinite().any()
+    assert dots
 
 
 def test_each_of_the_threads_computes_on_one(spread):

@@ -366,10 +366,9 @@ def test_a_limit_of_threadpoolctl_is_never_exceeded(
     with threadpool_limits(1, user_api=user_api):
         limited = torch.get_num_threads(), _threads.numpy_threads()
         network = kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y)
+        assert expected[0] in {name for name, _, _ in used}
         output(network, digits.X)
         assert (torch.get_num_threads(), _threads.numpy_threads()) == limited
-    names = {name for name, _, _ in used}
-    assert names == {expected[0]}
     assert max(n_threads for _, _, n_threads in used) == expected[1]
     assert (torch.get_num_threads(), _threads.numpy_threads()) == (2, 2)
 
