@@ -48,8 +48,8 @@ _NUMBERS = (
 )  # fmt: skip
 # A stack is made anew for those that go on when so many of its networks are left.
 _SHARE_TO_GO_ON = 0.75
-# Beside its multiply-adds a network's step in a stack, its epoch and its fit take as long as
-# so many.
+# Beside the multiply-adds of its outputs, a network's step in a stack, its epoch and its fit
+# take as long as so many.
 _WORK_OF_STEP, _WORK_OF_EPOCH, _WORK_OF_FIT = 5_000, 250_000, 20_000_000
 # Fewer networks of a fold do not have a stack for themselves.
 _FEWEST_OF_FOLD = 4

@@ -372,10 +372,12 @@ class Training:
     def stop_sharing(self) -> None:
         """Go on, if it does, as if this training had shuffled its rows by itself all the time."""
         order, self._order = self._order, None
-        if order is not None and not self.is_done:
-            self.batches.order = order.rows.copy()
-            if self.random_state is not order.random_state:
-                self.random_state.set_state(order.random_state.get_state())
+        if order is None:
+            return
+        self.batches.order = order.rows.copy()
+        # that takes long, and who is done draws no more
+        if not self.is_done and self.random_state is not order.random_state:
+            self.random_state.set_state(order.random_state.get_state())
 
     def state_dict(self, engine: Engine) -> dict[str, Any]:
         """Return what the epochs to come go by, between two of them.
