@@ -35,7 +35,7 @@ from torch import Tensor
 from sknn_deep._batches import Chunk
 from sknn_deep._device import empty_matrix, is_narrow
 from sknn_deep._losses import Loss
-from sknn_deep._network import DenseLayer, Network, dense_layers
+from sknn_deep._network import DenseLayer, Network, NormLayer, dense_layers
 from sknn_deep._threads import Pace, numpy_threads
 
 aten = torch.ops.aten
@@ -177,14 +177,16 @@ class Backprop:
     Parameters
     ----------
     networks : sequence of Network, length K
-        Of one shape. Several must lie in the rows of one buffer (``share_buffer``); their
-        tensors then have a leading dimension of K.
+        Of one shape.
     loss : Loss
     product_dtype : torch.dtype, default=None
         In which matrix products are computed, where it is not the weights' own: with
         ``torch.bfloat16`` the weights, the sums and all else stay in single precision [1]_.
     pace : Pace, default=None
         What decides on the threads of large products; None for one thread.
+    buffers : (Tensor, Tensor), default=None
+        Parameters and gradients of several networks, from ``share_buffer``: all tensors then have
+        a leading dimension of K. None for those of a single network.
 
     References
     ----------
@@ -198,8 +200,9 @@ class Backprop:
         loss: Loss,
         product_dtype: torch.dtype | None = None,
         pace: Pace | None = None,
+        buffers: tuple[Tensor, Tensor] | None = None,
     ):
-        self._layers = dense_layers(networks)
+        self._layers = dense_layers(networks, buffers)
         self.loss = loss
         self._product_dtype, self._pace = product_dtype, pace or Pace(1)
         # the last batch may be shorter than the others, or longer: each length has its buffers
@@ -604,11 +607,10 @@ def _in_blocks(left: Tensor, right: Tensor, out: Tensor) -> tuple[Tensor, Tensor
 class _Norm:
     """Batch or layer normalisation of one network, by torch's own kernels."""
 
-    def __init__(self, module: torch.nn.Module, z: Tensor, y: Tensor):
-        self._module, self._z, self._y = module, z, y
-        self._weight, self._bias = module.weight.detach(), module.bias.detach()
-        self._weight_grad, self._bias_grad = module.weight.grad, module.bias.grad
-        self._is_batch = isinstance(module, torch.nn.BatchNorm1d)
+    def __init__(self, layer: NormLayer, z: Tensor, y: Tensor):
+        self._module, self._weight, self._bias, self._weight_grad, self._bias_grad = layer
+        self._z, self._y = z, y
+        self._is_batch = isinstance(self._module, torch.nn.BatchNorm1d)
 
     def forward(self) -> None:
         module, affine = self._module, (self._weight, self._bias)

@@ -493,9 +493,12 @@ def _train(fits: list[_Fit]) -> Iterator[_Fit]:
             # those that have stopped ride along until it pays to move the others together
             while len(live) > _SHARE_TO_GO_ON * len(fits):
                 _train_epoch(live, trainer)
-                for k in [k for k, fit in live.items() if fit.has_stopped]:
-                    trainer.release(k)
-                    fit = live.pop(k)
+                stopped = {k: fit for k, fit in live.items() if fit.has_stopped}
+                if stopped:
+                    with _timed(stopped.values()):
+                        trainer.release(list(stopped))
+                for k, fit in stopped.items():
+                    del live[k]
                     _finish(fit)
                     yield fit
         finally:
@@ -552,7 +555,7 @@ class _Alone:
     def train_epoch(self, rates: dict[int, list[float] | None]) -> dict[int, EpochLosses]:
         return {0: self._engine.train_epoch(self._training.batches, rates[0])}
 
-    def release(self, k: int) -> None:
+    def release(self, numbers: list[int]) -> None:
         """Do nothing: its memory is its own."""
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ are single operations whatever the depth.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -148,7 +148,6 @@ class Network(_PicklesAsArrays):
     generator: torch.Generator | None = None
     code_layer: int | None = None
     needs_autograd: bool = False
-    _is_turned: bool = False
 
     def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
         """Return what happens to a batch before the first layer, in training.
@@ -172,10 +171,25 @@ class Network(_PicklesAsArrays):
         """The shape of the first weight matrix: (out_features, in_features)."""
         return self._in_order[0].shape
 
-    def leave_shared_buffer(self) -> None:
-        """Have buffers of its own again, after :func:`share_buffer`."""
-        flat, *_ = self.snapshot()
-        self.view_of(flat, torch.zeros_like(flat))
+    def views_in(self, buffers: Tensor) -> dict[int, Tensor]:
+        """Return where each parameter lies in the buffers of networks like this one.
+
+        Parameters
+        ----------
+        buffers : Tensor of shape (n_networks, n_parameters)
+            As :func:`share_buffer` returns them.
+
+        Returns
+        -------
+        views : dict of Tensor of shape (n_networks, ...)
+            By the identity of the parameter.
+        """
+        first = self._in_order[0]
+        views = {
+            id(param): rows.unflatten(-1, param.shape if param is not first else param.shape[::-1])
+            for param, rows in zip(self._in_order, buffers.split(self._sizes, dim=-1), strict=True)
+        }
+        return views | {id(first): views[id(first)].mT}
 
     def _ordered_parameters(self) -> list[nn.Parameter]:
         """Return the parameters in their order in the flat buffer: weight matrices first."""
@@ -201,19 +215,12 @@ class Network(_PicklesAsArrays):
         for encoder, decoder in self.tied_layers():
             encoder.weight.grad.add_(decoder.weight.grad.mT)
 
-    def view_of(self, flat: Tensor, gradient: Tensor, is_turned: bool = False) -> None:
-        """Make the parameters views of a flat buffer, which holds them already.
-
-        With ``is_turned`` it holds the first matrix by column (:func:`turn_first`).
-        """
-        self._is_turned = is_turned
+    def view_of(self, flat: Tensor, gradient: Tensor) -> None:
+        """Make the parameters views of a flat buffer, which holds them already."""
         gradients = []
         parts = zip(flat.split(self._sizes), gradient.split(self._sizes), strict=True)
         for param, (own, own_gradient) in zip(self._in_order, parts, strict=True):
-            if is_turned and param is self._in_order[0]:
-                by_column = param.shape[::-1]
-                own, own_gradient = own.view(by_column).mT, own_gradient.view(by_column).mT
-            elif param.ndim > 1:
+            if param.ndim > 1:
                 own, own_gradient = own.view(param.shape), own_gradient.view(param.shape)
             param.data = own
             gradients.append((param, own_gradient))
@@ -328,18 +335,13 @@ class Network(_PicklesAsArrays):
 
     def snapshot(self) -> list[Tensor]:
         """Return a copy of all learned state: the flat buffer and the running statistics."""
-        flat, *buffers = [tensor.clone() for tensor in self._state()]
-        if self._is_turned:
-            turn_first(flat, self.first_shape[::-1])
-        return [flat, *buffers]
+        return [tensor.clone() for tensor in self._state()]
 
     def restore(self, snapshot: Iterable[Tensor]) -> None:
         """Put a snapshot back in place."""
         with torch.no_grad():
             for tensor, saved in zip(self._state(), snapshot, strict=True):
                 tensor.copy_(saved)
-            if self._is_turned:
-                turn_first(self.flat, self.first_shape)
 
     def _state(self) -> list[Tensor]:
         return [self.flat, *self.buffers()]
@@ -355,6 +357,16 @@ def zero_negligible(weights: Tensor) -> None:
     torch.ops.aten.hardshrink.out(weights, limit, out=weights)
 
 
+class NormLayer(NamedTuple):
+    """A module that normalises, and its parameters where they are trained."""
+
+    module: nn.Module
+    weight: Tensor
+    bias: Tensor
+    weight_grad: Tensor
+    bias_grad: Tensor
+
+
 @dataclass(frozen=True)
 class DenseLayer:
     """One layer of a network, or of K networks of one shape.
@@ -365,7 +377,7 @@ class DenseLayer:
         For K networks, these and the following with a leading dimension of K.
     bias, bias_grad : Tensor of shape (out_features,)
     activation : str
-    norms : list of Module, length K or 0
+    norms : list of NormLayer, length K or 0
     dropout : list of Dropout, length K or 0
     """
 
@@ -374,12 +386,12 @@ class DenseLayer:
     weight_grad: Tensor
     bias_grad: Tensor
     activation: str
-    norms: list[nn.Module]
+    norms: list[NormLayer]
     dropout: list[Dropout]
 
 
 def share_buffer(networks: Sequence[Network]) -> tuple[Tensor, Tensor]:
-    """Move networks of one shape into one buffer, so that they can be trained as a stack.
+    """Copy networks of one shape into one buffer, so that they can be trained as a stack.
 
     There the first matrix lies by column: the product of a batch with it then takes OpenBLAS about
     half the time. Those of other layers would gain as much, but their gradients with respect
@@ -388,14 +400,18 @@ def share_buffer(networks: Sequence[Network]) -> tuple[Tensor, Tensor]:
     Returns
     -------
     flat, gradient : Tensor of shape (n_networks, n_parameters)
-        Each network's own buffers are rows of these.
+        A row for each network; the gradient is zero. :func:`rows_of_networks` gives them back.
     """
     flat = torch.stack([network.flat for network in networks])
     turn_first(flat, networks[0].first_shape)
-    gradient = torch.zeros_like(flat)
-    for network, *rows in zip(networks, flat, gradient, strict=True):
-        network.view_of(*rows, is_turned=True)
-    return flat, gradient
+    return flat, torch.zeros_like(flat)
+
+
+def rows_of_networks(buffer: Tensor, numbers: list[int], first_shape: torch.Size) -> Tensor:
+    """Return a copy of some rows of a shared buffer in the order of the networks' own."""
+    rows = buffer[numbers]
+    turn_first(rows, first_shape[::-1])
+    return rows
 
 
 def turn_first(buffers: Tensor, shape: Sequence[int]) -> None:
@@ -404,32 +420,36 @@ def turn_first(buffers: Tensor, shape: Sequence[int]) -> None:
     first.copy_(first.unflatten(-1, shape).mT.reshape(first.shape))
 
 
-def dense_layers(networks: Sequence[Network]) -> list[DenseLayer]:
-    """Return the layers of a network, or those of several whose buffers are rows of one."""
+def dense_layers(
+    networks: Sequence[Network], buffers: tuple[Tensor, Tensor] | None = None
+) -> list[DenseLayer]:
+    """Return the layers of a network, or of several of one shape.
+
+    Parameters
+    ----------
+    networks : sequence of Network, length K
+    buffers : (Tensor, Tensor) or None
+        Parameters and gradients of :func:`share_buffer`; None for the only network's own.
+    """
+    views = [networks[0].views_in(buffer) for buffer in buffers or ()]
+
+    def trained(module: nn.Module) -> list[Tensor]:
+        params = [module.weight, module.bias]
+        if views:
+            return [of_parameters[id(param)] for of_parameters in views for param in params]
+        return [param.detach() for param in params] + [param.grad for param in params]
+
     layers = []
     for stages in zip(*(network.stages() for network in networks), strict=True):
-        linears, norms, names, dropouts = zip(*stages, strict=True)
-        tensors = [
-            _stacked([tensor.detach() for tensor in tensors])
-            for tensors in (
-                [linear.weight for linear in linears],
-                [linear.bias for linear in linears],
-                [linear.weight.grad for linear in linears],
-                [linear.bias.grad for linear in linears],
-            )
-        ]
-        optional = [[part for part in parts if part is not None] for parts in (norms, dropouts)]
-        layers.append(DenseLayer(*tensors, names[0], *optional))
+        linears, modules, names, dropouts = zip(*stages, strict=True)
+        norms = []
+        if modules[0] is not None:
+            tensors = trained(modules[0])
+            rows = [tensors] if buffers is None else zip(*tensors, strict=True)
+            norms = [NormLayer(module, *row) for module, row in zip(modules, rows, strict=True)]
+        dropout = [module for module in dropouts if module is not None]
+        layers.append(DenseLayer(*trained(linears[0]), names[0], norms, dropout))
     return layers
-
-
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """Return tensors that lie in the rows of one buffer as one, without copying."""
-    first = tensors[0]
-    if len(tensors) == 1:
-        return first
-    step = tensors[1].storage_offset() - first.storage_offset()
-    return first.as_strided((len(tensors), *first.shape), (step, *first.stride()))
 
 
 class MLP(Network):

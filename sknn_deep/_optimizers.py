@@ -87,31 +87,28 @@ class FlatOptimizer(torch.optim.Optimizer):
         state = self._ready_state()
         return *self.numbers(), *(state[name].data_ptr() for name in self.buffers)
 
-    def move_to(self, flat: Tensor, state: dict[str, Tensor]) -> None:
-        """Go on with weights, and a state, that now lie elsewhere.
+    def write_state(self, rows: dict[str, Tensor]) -> None:
+        """Write the buffers of the state, if there are any yet, over zeros of the same shape."""
+        for name, buffer in self._state().items():
+            if name in rows:
+                rows[name].copy_(buffer)
 
-        Parameters
-        ----------
-        flat : Tensor of shape (n_parameters,)
-        state : dict of Tensor of shape (n_parameters,)
-            Where each buffer of the state shall lie; it is written.
-        """
-        present = self._ready_state()
-        for name, buffer in state.items():
-            buffer.copy_(present[name])
-        (group,) = self.param_groups
-        self.state.clear()
-        group["params"] = [flat]
-        self.state[flat] = {**present, **state}
+    def read_state(self, rows: dict[str, Tensor]) -> None:
+        """Take over what the buffers of the state have become."""
+        self._state().update(rows)
 
     def catch_up(self, other: "FlatOptimizer") -> None:
         """Count the steps of one that moved this one's weights, too."""
-        counts = {name: n for name, n in other._ready_state().items() if name not in self.buffers}
-        self._ready_state().update(counts)
+        counts = {name: n for name, n in other._state().items() if name not in self.buffers}
+        self._state().update(counts)
+
+    def _state(self) -> dict[str, Any]:
+        ((flat,),) = (group["params"] for group in self.param_groups)
+        return self.state[flat]
 
     def _ready_state(self) -> dict[str, Any]:
         ((flat,),) = (group["params"] for group in self.param_groups)
-        state = self.state[flat]
+        state = self._state()
         for name in self.buffers:
             if name not in state:
                 state[name] = _zeros_like(flat)

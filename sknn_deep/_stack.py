@@ -22,7 +22,7 @@ from sknn_deep._engine import (
     EpochLosses,
     reported_losses,
 )
-from sknn_deep._network import share_buffer, turn_first, zero_negligible
+from sknn_deep._network import rows_of_networks, share_buffer, turn_first, zero_negligible
 from sknn_deep._optimizers import (
     FlatOptimizer,
     Move,
@@ -93,6 +93,7 @@ class Stack:
         Of networks of one shape, with our own optimisers of one kind, the same loss and
         number of batches, whose lengths are the same but for the last. Those that share
         their optimiser's numbers are best next to each other: one call moves them all.
+        Their networks and optimisers are brought up to date as they are released.
     """
 
     def __init__(self, trainings: list[Training]):
@@ -105,13 +106,14 @@ class Stack:
         names = trainings[0].optimizer.buffers
         self._state = {name: torch.zeros_like(self._flat) for name in names}
         for k, training in enumerate(trainings):
-            rows = {name: buffer[k] for name, buffer in self._state.items()}
-            training.optimizer.move_to(training.network.flat, rows)
+            training.optimizer.write_state({name: own[k] for name, own in self._state.items()})
         for buffer in self._state.values():
             turn_first(buffer, networks[0].first_shape)
+        self._first_shape = networks[0].first_shape
         self._device = self._flat.device
         self._pace = Pace.of(self._device)
-        self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace)
+        buffers = self._flat, self._gradient
+        self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace, buffers=buffers)
         self._has_modes = networks[0].is_random or networks[0].has_normalization
         self._read_parameters()
         self._orders = _orders(trainings)
@@ -213,6 +215,9 @@ class Stack:
                 results[0, :, piece] = work.losses()
             self._pace.pause()
         self._is_behind = True
+        validated = [k for k, training in self._live.items() if training.is_validated]
+        if validated:
+            self._write_weights(validated)
         for k, training in self._live.items():
             if self._has_modes:
                 training.network.eval()
@@ -230,26 +235,34 @@ class Stack:
                     optimizer.catch_up(move.optimizers[0])
         self._is_behind = False
 
-    def release(self, k: int) -> None:
-        """Let a network, and its optimiser, have memory of its own again.
+    def release(self, numbers: list[int]) -> None:
+        """Give some networks, and their optimisers, what they have become.
 
-        Its row of the buffers goes on being trained, on the rows that it saw last, and is nobody's.
+        Their rows of the buffers go on being trained, on the rows that they saw last, and are
+        nobody's.
         """
         self._catch_up()
-        training = self._live.pop(k)
+        self._write_weights(numbers)
+        for name, buffer in self._state.items():
+            rows = rows_of_networks(buffer, numbers, self._first_shape)
+            for k, row in zip(numbers, rows, strict=True):
+                # in memory of its own, so that it does not keep that of the others
+                self._trainings[k].optimizer.read_state({name: row.clone()})
+        for k in numbers:
+            self._live.pop(k).stop_sharing()
         for order in self._orders:
-            order.members = [member for member in order.members if member != k]
-        training.stop_sharing()
-        training.network.leave_shared_buffer()
-        state = {name: torch.empty_like(training.network.flat) for name in self._state}
-        training.optimizer.move_to(training.network.flat, state)
-        for buffer in state.values():
-            turn_first(buffer, training.network.first_shape[::-1])
+            order.members = [member for member in order.members if member in self._live]
 
     def close(self) -> None:
         """Release all that are left."""
-        for k in list(self._live):
-            self.release(k)
+        if self._live:
+            self.release(list(self._live))
+
+    def _write_weights(self, numbers: list[int]) -> None:
+        """Bring some networks up to date."""
+        rows = rows_of_networks(self._flat, numbers, self._first_shape)
+        for k, row in zip(numbers, rows, strict=True):
+            self._trainings[k].network.flat.copy_(row)
 
     def _gather(self, piece: slice, sums: np.ndarray) -> Chunk:
         """Bring the rows of some batches together, and write the sums of their weights."""

@@ -350,6 +350,11 @@ class Training:
         return self._annealed_rates()
 
     @property
+    def is_validated(self) -> bool:
+        """Whether the network is evaluated after every epoch."""
+        return self._validation is not None
+
+    @property
     def draws_alone(self) -> bool:
         """Whether what is drawn depends on nothing but a seed, or nothing is drawn."""
         estimator = self.estimator

@@ -10,7 +10,7 @@ from sknn_deep._autograd import AutogradBackprop, backprop_for
 from sknn_deep._backprop import Backprop
 from sknn_deep._batches import Chunk
 from sknn_deep._losses import RECONSTRUCTION_LOSSES, CodePenalty, reconstruction_loss
-from sknn_deep._network import Autoencoder, share_buffer
+from sknn_deep._network import Autoencoder, rows_of_networks, share_buffer
 
 N_FEATURES, N_ROWS, N_COMPONENTS = 6, 9, 3
 NOISE = [("gaussian", 0.3), ("masking", 0.4), ("salt_pepper", 0.4)]
@@ -47,23 +47,22 @@ def _chunk(weighted=False, missing=False, lengths=(N_ROWS,), n_networks=None):
     return Chunk(X, X, scale.unsqueeze(1), parts, [weight[part].sum().item() for part in parts])
 
 
-def _gradient(network):
-    """Return a copy of the gradient in the order of the network's own buffer."""
-    return torch.cat([param.grad.reshape(-1) for param in network._in_order])
-
-
-def _evaluate(backprop, networks, chunk, seed=3):
+def _evaluate(backprop, networks, chunk, seed=3, gradient=None):
     """Return losses and gradients of the batches, with the same random numbers each time."""
     for k, network in enumerate(networks):
         network.generator.manual_seed(seed + k)
     work, gradients = backprop.workspace(chunk), []
     work.load()
+    gradient = networks[0].flat.grad.unsqueeze(0) if gradient is None else gradient
     for program in work.programs:
-        for network in networks:
-            network.flat.grad.fill_(np.nan)  # every entry must be written
+        gradient.fill_(np.nan)  # every entry must be written
         for kernel in program:
             kernel()
-        gradients.append([_gradient(network) for network in networks])
+        in_order = gradient.clone()
+        if len(networks) > 1:
+            numbers = list(range(len(networks)))
+            in_order = rows_of_networks(gradient, numbers, networks[0].first_shape)
+        gradients.append(list(in_order))
     return SimpleNamespace(losses=work.losses(), gradients=gradients, work=work)
 
 
@@ -203,8 +202,9 @@ def test_a_stack_has_the_gradients_of_its_members(name, noise):
     for k, network in enumerate(networks):
         own = chunk._replace(X=chunk.X[k], target=chunk.X[k])
         expected.append(_evaluate(Backprop([network], loss), [network], own, seed=3 + k))
-    share_buffer(networks)
-    ours = _evaluate(Backprop(networks, loss), networks, chunk)
+    flat, gradient = share_buffer(networks)
+    backprop = Backprop(networks, loss, buffers=(flat, gradient))
+    ours = _evaluate(backprop, networks, chunk, gradient=gradient)
     for k in range(3):
         torch.testing.assert_close(ours.losses[k], expected[k].losses, rtol=1e-12, atol=0)
         for number in range(2):

@@ -10,7 +10,7 @@ from sknn_deep._backprop import ACTIVATIONS, Backprop
 from sknn_deep._batches import Chunk
 from sknn_deep._losses import classification_loss, reconstruction_loss, regression_loss
 from sknn_deep._network import ACTIVATIONS as MODULES
-from sknn_deep._network import MLP, Autoencoder, share_buffer
+from sknn_deep._network import MLP, Autoencoder, rows_of_networks, share_buffer
 
 N_FEATURES, N_OUTPUTS, N_ROWS = 6, 4, 9
 LOSSES = {
@@ -59,22 +59,21 @@ def _chunk(loss_name, lengths=(N_ROWS,), weighted=False, n_networks=None, dtype=
     return Chunk(X, target, scale.unsqueeze(1), parts, [total.item() for total in sums])
 
 
-def _gradient(network):
-    """Return a copy of the gradient in the order of the network's own buffer."""
-    return torch.cat([param.grad.reshape(-1) for param in network._in_order])
-
-
-def _closed_form(networks, loss, chunk, **options):
+def _closed_form(networks, loss, chunk, buffers=None, **options):
     """Return loss, output and gradient of every batch."""
-    work = Backprop(networks, loss, **options).workspace(chunk)
+    work = Backprop(networks, loss, buffers=buffers, **options).workspace(chunk)
     work.load()
+    gradient = networks[0].flat.grad.unsqueeze(0) if buffers is None else buffers[1]
     gradients = []
     for program in work.programs:
-        for network in networks:
-            network.flat.grad.fill_(np.nan)  # every entry must be written
+        gradient.fill_(np.nan)  # every entry must be written
         for kernel in program:
             kernel()
-        gradients.append([_gradient(network) for network in networks])
+        in_order = gradient.clone()
+        if buffers is not None:
+            numbers = list(range(len(networks)))
+            in_order = rows_of_networks(gradient, numbers, networks[0].first_shape)
+        gradients.append(list(in_order))
     return SimpleNamespace(losses=work.losses(), raws=work.raws, gradients=gradients, work=work)
 
 
@@ -152,10 +151,8 @@ def test_a_stack_of_networks_has_the_gradients_of_its_members(activation, loss_n
         [_autograd(network, loss, chunk, number, k) for k, network in enumerate(networks)]
         for number in range(2)
     ]
-    flat, gradient = share_buffer(networks)
-    ours = _closed_form(networks, loss, chunk)
+    ours = _closed_form(networks, loss, chunk, share_buffer(networks))
     assert ours.losses.shape == (3, 2)
-    assert flat.shape == gradient.shape == (3, networks[0].flat.numel())
     for number in range(2):
         for k in range(3):
             value, wanted = expected[number][k]
@@ -163,34 +160,19 @@ def test_a_stack_of_networks_has_the_gradients_of_its_members(activation, loss_n
             torch.testing.assert_close(ours.gradients[number][k], wanted, rtol=1e-9, atol=1e-13)
 
 
-def test_networks_that_share_a_buffer_are_views_of_its_rows():
-    networks = [_network("relu", (7, 40), seed=seed) for seed in range(3)]
-    before = [network.layers[0].weight.detach().clone() for network in networks]
-    flat, gradient = share_buffer(networks)
-    for k, network in enumerate(networks):
-        torch.testing.assert_close(network.layers[0].weight.detach(), before[k])
-        flat[k] += 1
-        torch.testing.assert_close(network.layers[0].weight.detach(), before[k] + 1)
-        assert network.flat.grad.data_ptr() == gradient[k].data_ptr()
-
-
-def test_a_network_in_a_shared_buffer_gives_and_takes_snapshots_of_its_own_order():
+def test_a_shared_buffer_gives_networks_back_in_their_own_order():
     networks = [_network("relu", (7, 40), normalization="batch", seed=seed) for seed in range(3)]
-    before = [network.snapshot() for network in networks]
-    share_buffer(networks)
-    assert not torch.equal(networks[0].flat, before[0][0]), "the first matrix lies by column"
+    before = [network.flat.clone() for network in networks]
+    flat, gradient = share_buffer(networks)
+    assert flat.shape == gradient.shape == (3, len(before[0]))
+    assert not gradient.any()
+    assert not torch.equal(flat[0], before[0]), "the first matrix lies by column"
+    rows = rows_of_networks(flat, [2, 0], networks[0].first_shape)
+    torch.testing.assert_close(rows, torch.stack([before[2], before[0]]), rtol=0, atol=0)
+    flat.zero_()
+    torch.testing.assert_close(rows[1], before[0], rtol=0, atol=0)
     for network, own in zip(networks, before, strict=True):
-        torch.testing.assert_close(network.snapshot(), own, rtol=0, atol=0)
-    for network, others in zip(networks, before[::-1], strict=True):
-        network.restore(others)
-    for network, own in zip(networks, before[::-1], strict=True):
-        torch.testing.assert_close(network.snapshot(), own, rtol=0, atol=0)
-        weight = own[0][: 7 * N_FEATURES].view(7, N_FEATURES)
-        torch.testing.assert_close(network.layers[0].weight.detach(), weight, rtol=0, atol=0)
-    for network, own in zip(networks, before[::-1], strict=True):
-        network.leave_shared_buffer()
-        torch.testing.assert_close(network.flat, own[0], rtol=0, atol=0)
-        assert network.layers[0].weight.is_contiguous()
+        torch.testing.assert_close(network.flat, own, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("loss_name", LOSSES)
@@ -231,8 +213,7 @@ def test_members_of_a_stack_draw_their_masks_from_their_own_generators():
         network.set_generator(torch.Generator().manual_seed(k))
         expected.append(_autograd(network, loss, chunk, member=k)[1])
         network.set_generator(torch.Generator().manual_seed(k))
-    share_buffer(networks)
-    (gradients,) = _closed_form(networks, loss, chunk).gradients
+    (gradients,) = _closed_form(networks, loss, chunk, share_buffer(networks)).gradients
     for k in range(2):
         torch.testing.assert_close(gradients[k], expected[k], rtol=1e-10, atol=1e-13)
 

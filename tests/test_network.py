@@ -172,35 +172,30 @@ def test_loading_weights_changes_the_output_in_place():
 
 
 @every_network
-def test_networks_that_share_a_buffer_compute_as_before(make):
+def test_layers_of_a_stack_are_views_of_its_rows(make):
     networks = [make() for _ in range(3)]
     for k, network in enumerate(networks):
-        network.flat.mul_(1 + k)
-    expected = [network.eval()(_rows()).detach() for network in networks]
-    share_buffer(networks)
-    for network, output in zip(networks, expected, strict=True):
-        # the first matrix lies by column there, and its products are rounded in another order
-        np.testing.assert_allclose(network(_rows()).detach(), output, rtol=1e-13, atol=1e-13)
-        _assert_flat(network)
-
-
-@every_network
-def test_layers_of_a_stack_are_views_of_the_members(make):
-    networks = [make() for _ in range(3)]
-    share_buffer(networks)
-    for i, layer in enumerate(dense_layers(networks)):
+        network.flat.copy_(torch.arange(len(network.flat)) + 1000 * k)
+    flat, gradient = share_buffer(networks)
+    gradient.copy_(-flat)
+    layers = dense_layers(networks, (flat, gradient))
+    for i, layer in enumerate(layers):
         for k, network in enumerate(networks):
             linear = network.linear_layers()[i]
-            with torch.no_grad():
-                linear.weight.fill_(k)
-                linear.bias.fill_(k)
-                linear.weight.grad.fill_(-k)
-                linear.bias.grad.fill_(-k)
-            assert torch.all(layer.weight[k] == k)
-            assert torch.all(layer.bias[k] == k)
-            assert torch.all(layer.weight_grad[k] == -k)
-            assert torch.all(layer.bias_grad[k] == -k)
+            parts = [(layer.weight, layer.weight_grad, linear.weight)]
+            parts += [(layer.bias, layer.bias_grad, linear.bias)]
+            if layer.norms:
+                norm = layer.norms[k]
+                assert norm.module in list(network.modules())
+                parts += [([norm.weight] * 3, [norm.weight_grad] * 3, norm.module.weight)]
+                parts += [([norm.bias] * 3, [norm.bias_grad] * 3, norm.module.bias)]
+            for rows, gradients, param in parts:
+                np.testing.assert_array_equal(rows[k], param.detach())
+                np.testing.assert_array_equal(gradients[k], -param.detach())
         assert [len(parts) for parts in (layer.norms, layer.dropout)] in ([0, 0], [3, 0], [0, 3])
+    flat.zero_()
+    gradient.zero_()
+    assert not any(layer.weight.any() or layer.bias_grad.any() for layer in layers)
 
 
 def test_gradients_accumulate_in_the_flat_gradient():
