@@ -362,7 +362,7 @@ class Workspace:
             self.programs.append(backprop.program(chunk.X[..., part, :], *batch))
             self.raws.append(raw[i])
             self._batches.append(batch)
-        return _Group(raw, labels, encoded, target, scale)
+        return _Group(raw, labels, encoded, target, None if chunk.scale is None else scale)
 
     def load(self) -> None:
         """Make the present targets of the chunk's buffers what the loss takes."""
@@ -375,11 +375,13 @@ class Workspace:
 
         Its shape is (n_batches,), for a stack (n_networks, n_batches).
         """
-        per_sample = self._loss.per_sample
-        losses = [
-            (per_sample(group.raw, group.target) * group.scale.squeeze(-1)).sum(dim=-1)
-            for group in self._groups
-        ]
+        losses = []
+        for group in self._groups:
+            of_rows = self._loss.per_sample(group.raw, group.target)
+            if group.scale is None:
+                losses.append(of_rows.mean(dim=-1))
+            else:
+                losses.append((of_rows * group.scale.squeeze(-1)).sum(dim=-1))
         return torch.cat(losses).add_(self._penalties).movedim(0, -1)
 
     def loss(self, number: int) -> Tensor:
@@ -390,13 +392,16 @@ class Workspace:
 
 
 class _Group(NamedTuple):
-    """Some batches of one length: the first dimension is that of the batches."""
+    """Some batches of one length: the first dimension is that of the batches.
+
+    There is no scale where all rows count alike.
+    """
 
     raw: Tensor
     labels: Tensor
     encoded: Tensor
     target: Tensor
-    scale: Tensor
+    scale: Tensor | None
 
 
 class _Pass:

@@ -34,21 +34,24 @@ _recording = threading.Lock()
 
 
 class EpochLosses(NamedTuple):
-    """What an epoch has come to, batch by batch.
+    """What an epoch has come to, and batch by batch where somebody may ask.
 
     Attributes
     ----------
-    values : ndarray of shape (n_batches,)
-        Mean loss of each batch before its step, as ``loss_curve_`` reports it.
+    mean : float
+        Mean loss of all rows, each before the step of its batch, as in ``loss_curve_``.
+    values : sequence of float, length n_batches
+        Mean loss of each batch.
     sizes : sequence of int, length n_batches
         Rows of each batch.
     weight_sums : sequence of float, length n_batches
         Sum of the weights of each batch.
     """
 
-    values: np.ndarray
-    sizes: Sequence[int]
-    weight_sums: Sequence[float]
+    mean: float
+    values: Sequence[float] = ()
+    sizes: Sequence[int] = ()
+    weight_sums: Sequence[float] = ()
 
 
 class Engine:
@@ -144,7 +147,8 @@ class Engine:
         # the one time in an epoch that the host waits for the device
         penalties = np.array(penalty_factors(self._alpha, weight_sums))
         values = reported_losses(results.cpu(), penalties, self._loss)
-        return EpochLosses(values, sizes, weight_sums)
+        mean = float(np.dot(values, sizes)) / sum(sizes)
+        return EpochLosses(mean, values.tolist(), sizes, weight_sums)
 
     def freeze(self) -> None:
         """Keep parameters that want no gradient as they are now."""

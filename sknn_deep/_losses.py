@@ -200,9 +200,11 @@ def reconstruction_loss(
 
 
 def _one_hot(labels: Tensor, out: Tensor, share: float) -> None:
-    n_classes = out.shape[-1]
-    out.fill_(share / n_classes)
-    out.scatter_(-1, labels.unsqueeze(-1), 1 - share + share / n_classes)
+    classes = torch.arange(out.shape[-1], dtype=out.dtype, device=out.device)
+    # a comparison of floating-point numbers takes less time than writing ones here and there
+    torch.eq(labels.unsqueeze(-1).to(out.dtype), classes, out=out)
+    if share:
+        out.mul_(1 - share).add_(share / len(classes))
 
 
 def _cross_entropy(raw: Tensor, target: Tensor) -> Tensor:

@@ -225,7 +225,8 @@ class Stack:
                 set_learning_rate(training.optimizer, rates[k][-1])
         penalties = self._alphas[:, np.newaxis] / sums
         values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)
-        return {k: EpochLosses(values[k], self._lengths[k], sums[k]) for k in self._live}
+        means = (values * self._lengths).sum(axis=1) / self._lengths.sum(axis=1)
+        return {k: EpochLosses(mean) for k, mean in enumerate(means.tolist()) if k in self._live}
 
     def _catch_up(self) -> None:
         """Let all optimisers count the steps that one of those moved together has counted."""
@@ -339,18 +340,20 @@ class Stack:
 
         Rows of released networks in between move along.
         """
-
-        def numbers(k: int) -> tuple:
-            optimizer = self._live[k].optimizer
-            rate = (optimizer.param_groups[0]["lr"], *(rates[k] or ()))
-            return *optimizer.numbers(), *(rate if self._shares_rate else ())
-
-        present = {k: numbers(k) for k in self._live}
+        # all else that an optimiser goes by stays as it is
+        present = {
+            k: (training.optimizer.param_groups[0]["lr"], rates[k]) if self._shares_rate else ()
+            for k, training in self._live.items()
+        }
         if present == self._present:
             return self._last_moves
+
+        def numbers(k: int) -> tuple:
+            return *self._live[k].optimizer.numbers(), *present[k]
+
         self._catch_up()
         moves = []
-        for _, members in groupby(self._live, key=present.__getitem__):
+        for _, members in groupby(self._live, key=numbers):
             members = list(members)
             rows = slice(members[0], members[-1] + 1)
             optimizers = [self._live[k].optimizer for k in members]
@@ -379,7 +382,7 @@ class Stack:
                     kernel()
                 norm = none
                 if has_penalty:
-                    norm = torch.linalg.vector_norm(self._weights, dim=1)  # faster than its square
+                    norm = _squared_norms(self._weights)
                     self._penalized.addcmul_(self._weights, penalty)
                 norms.append(norm)
                 if self._max_norms is not None:
@@ -392,7 +395,15 @@ class Stack:
                 for move, factor in zip(moves, by_move, strict=True):
                     move.kernel(factor)
                 self._pace.step_done()
-        return torch.stack(norms).square_()
+        return torch.stack(norms)
+
+
+def _squared_norms(weights: Tensor) -> Tensor:
+    """Return the sums of squares of rows."""
+    if weights.device.type != "cpu":
+        return weights.square().sum(dim=1)
+    rows = weights.numpy()  # which sums as fast as the memory is read, unlike torch
+    return torch.from_numpy(np.matmul(rows[:, np.newaxis], rows[..., np.newaxis])).view(-1)
 
 
 def _sources(

@@ -447,7 +447,7 @@ class Training:
         progress, estimator = self._progress, self.estimator
         if self._records_batches:
             self._record_batches(losses)
-        loss = float(np.dot(losses.values, losses.sizes)) / len(self.batches)
+        loss = losses.mean
         progress.n_samples_seen += len(self.batches)
         progress.loss_curve.append(loss)
         if estimator.verbose:
@@ -530,7 +530,7 @@ class Training:
 
     def _record_batches(self, losses: EpochLosses) -> None:
         for loss, size, weight_sum in zip(
-            losses.values.tolist(), losses.sizes, losses.weight_sums, strict=True
+            losses.values, losses.sizes, losses.weight_sums, strict=True
         ):
             if weight_sum > 0:  # else the batch was skipped
                 record_batch(self._history, loss, size)
