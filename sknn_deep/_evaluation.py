@@ -16,6 +16,7 @@ from typing import Any
 
 from joblib import effective_n_jobs
 from joblib.logger import short_format_time
+from sklearn.base import clone
 from sklearn.utils import get_tags
 from sklearn.utils.parallel import Parallel, delayed
 
@@ -81,6 +82,10 @@ def _run(trials: list[Trial], X, y, settings: Settings) -> list[dict]:
         job.estimator = job.X = job.y = None  # memory for those that follow
 
     for trial in trials:
+        if not trial.route.names:  # else it has a pipeline of its own
+            trial.estimator = clone(trial.estimator)
+            if trial.job is not None:
+                trial.job.estimator = trial.estimator
         if settings.verbose > 9:
             print(f"{f'{trial.label} START {_described(trial.parameters)}':.<80}")
         if trial.job is not None or trial.failure:

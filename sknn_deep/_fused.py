@@ -179,16 +179,24 @@ def _work(job: Job) -> float:
 
 def _alike(jobs: Iterable[Job]) -> list[list[Job]]:
     """Group jobs whose networks may be one stack; those that train alone have a reason."""
+    known: dict[tuple, tuple[str, Any]] = {}  # the jobs of a candidate may share an estimator
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
-        try:
-            job.reason = _reason_to_train_alone(job)
-            key = "alone" if job.reason else _shape_of(job)
-        except (TypeError, ValueError):
-            # its own fit says which
-            job.reason, key = "a parameter is not valid", "alone"
-        groups.setdefault(key, []).append(job)
+        same = id(job.estimator), id(job.X), *job.fit_params
+        if same not in known:
+            known[same] = _reason_and_shape(job)
+        job.reason, shape = known[same]
+        groups.setdefault("alone" if job.reason else shape, []).append(job)
     return list(groups.values())
+
+
+def _reason_and_shape(job: Job) -> tuple[str, Any]:
+    """Return why a job's network trains alone, or else what those of its stack share."""
+    try:
+        reason = _reason_to_train_alone(job)
+        return reason, None if reason else _shape_of(job)
+    except (TypeError, ValueError):
+        return "a parameter is not valid", None  # its own fit says which
 
 
 def _reason_to_train_alone(job: Job) -> str:

@@ -158,6 +158,8 @@ class Network(_PicklesAsArrays):
 
     def flatten(self) -> None:
         """Make every parameter a view of the flat buffer, every gradient of the other."""
+        # torch's own walk through them takes longer than most of what is done on the way
+        self._within = [module for module in self.modules() if module is not self]
         self._in_order = self._ordered_parameters()
         self._sizes = [param.numel() for param in self._in_order]
         matrices = [param for param in self._in_order if param.ndim == 2]
@@ -258,12 +260,12 @@ class Network(_PicklesAsArrays):
 
     def linear_layers(self) -> list[Linear]:
         """Return the dense layers from input to output."""
-        return [module for module in self.modules() if isinstance(module, Linear)]
+        return [module for module in self._within if isinstance(module, Linear)]
 
     def stages(self) -> "list[tuple[Linear, nn.Module | None, str, Dropout | None]]":
         """Return each dense layer with its normalisation, its activation's name, its dropout."""
         stages = []
-        for stack in self.modules():
+        for stack in self._within:
             if isinstance(stack, DenseStack):
                 config, parts = stack.config, list(stack)
                 names = [*config["activations"], config["out_activation"]]
@@ -296,7 +298,7 @@ class Network(_PicklesAsArrays):
     def set_generator(self, generator: torch.Generator | None) -> None:
         """Let dropout, noise and all else that is random draw from one generator."""
         self.generator = generator
-        for module in self.modules():
+        for module in self._within:
             if isinstance(module, RandomModule):
                 module.generator = generator
 
@@ -311,7 +313,7 @@ class Network(_PicklesAsArrays):
 
     def _has(self, *kinds: type) -> bool:
         # no generator: an interruption while one is closed would be lost
-        return True in [isinstance(module, kinds) for module in self.modules()]
+        return True in [isinstance(module, kinds) for module in self._within]
 
     def zero_negligible(self) -> None:
         """Set weights to zero whose square would be a denormal number."""
@@ -319,7 +321,7 @@ class Network(_PicklesAsArrays):
 
     def learn_statistics(self, X: Tensor) -> None:
         """Set the running statistics of batch normalisation to those of one large batch."""
-        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm1d)]
+        norms = [module for module in self._within if isinstance(module, nn.BatchNorm1d)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.momentum = 1.0

@@ -69,7 +69,8 @@ class Trial:
     Attributes
     ----------
     estimator : estimator
-        With the candidate's parameters set; fitted in the end.
+        With the candidate's parameters set. All trials of a candidate share one, until each
+        takes a clone of it to fit.
     parameters : dict or None
         What was set.
     split : Split
@@ -174,12 +175,12 @@ def make_trials(
     """Return a trial for each candidate and split, the splits of a candidate side by side."""
     trials = []
     for number, parameters in enumerate(candidates, 1):
+        twin = clone(estimator)
+        if parameters is not None:
+            twin = twin.set_params(**clone(parameters, safe=False))
         for split_number, split in enumerate(splits, 1):
-            twin = clone(estimator)
             progress = ""
             if parameters is not None:
-                # values that are estimators are cloned, too: each trial fits its own
-                twin = twin.set_params(**clone(parameters, safe=False))
                 if verbose > 2:
                     progress = f" {split_number}/{len(splits)}"
                 if verbose > 9:
@@ -310,9 +311,10 @@ def _identity(value) -> tuple:
 def _fit_steps(trial: Trial, X, y, error_score) -> Prepared:
     """Fit a pipeline up to its network by its own ``fit``, with a recorder for the network."""
     start = time.perf_counter()
-    _, network = _path_to_last_step(trial.estimator)
+    twin = clone(trial.estimator)
+    _, network = _path_to_last_step(twin)
     recorder = Recorder(network)
-    pipeline = _ending_in(trial.estimator, recorder)
+    pipeline = _ending_in(twin, recorder)
     X_train, y_train = safe_split(trial.estimator, X, y, trial.split.train)
     failure = ""
     try:
@@ -344,6 +346,7 @@ def _adopt(trials: list[Trial], prepared: Prepared) -> None:
             trial.reason = f"a step before the network {what}"
             continue
         _, network = _path_to_last_step(trial.estimator)
+        network = clone(network)
         trial.estimator = _ending_in(prepared.pipeline, network)
         X, y, fit_params = prepared.given
         trial.job = Job(network, X, y, None, fit_params)
