@@ -47,7 +47,7 @@ from sknn_deep._net import Net
 from sknn_deep._network import ACTIVATIONS, NORMALIZATIONS, Network
 from sknn_deep._optimizers import DEFAULT_WEIGHT_DECAY, STOCHASTIC_SOLVERS
 from sknn_deep._summary import network_layers, summary
-from sknn_deep._threads import fixed_threads
+from sknn_deep._threads import fixed_threads, one_thread
 from sknn_deep._training import (
     Before,
     DivergenceError,
@@ -564,8 +564,9 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     ) -> None:
         """Make a new network and forget what was learned before."""
         self.n_iter_, self.t_ = 0, 0
-        self.module_ = self._make_network(samples.X, device)
-        self.module_.initialize(random_state, self._initial_activations())
+        with one_thread():  # to wake several takes longer than they save
+            self.module_ = self._make_network(samples.X, device)
+            self.module_.initialize(random_state, self._initial_activations())
         self.module_.eval()
         self._progress = Progress()
         self.history_ = None
