@@ -27,7 +27,7 @@ from sknn_deep._threads import allowed_threads, numpy_takes, one_thread, worthwh
 # on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
 _CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**25}
 # Small batches are gathered together up to this size: on a CPU it stays in the cache.
-_GATHER_BYTES = {"cpu": 2**20, "cuda": 2**26}
+_GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26}
 _MAX_TOGETHER = 64
 # Share of an accelerator's free memory that the training features may take.
 _RESIDENT_SHARE = 0.5
