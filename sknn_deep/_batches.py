@@ -10,6 +10,7 @@ gather by gather from pinned memory.
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -408,10 +409,8 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
         return results
 
     flat = network.flat
-    work = n_samples * network.weights.numel()
-    n_threads = worthwhile_threads(work) if flat.device.type == "cpu" else 1
     rows = chunk_rows(network.width, flat.dtype, flat.device.type)
-    by_numpy = numpy_takes(1 if n_threads == 1 else allowed_threads())
+    n_threads, by_numpy = _threads_for(network, n_samples)
     with one_thread(), numpys_products(by_numpy):
         if by_numpy or n_threads == 1:
             return apply_or_halve(rows)
@@ -420,6 +419,27 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
             n_threads, initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
             return list(pool.map(apply, parts))
+
+
+@contextmanager
+def few_threads(network, n_samples: int) -> Iterator[None]:
+    """Let a block ask a network for the outputs of so many rows on as many threads as are worth it.
+
+    Where NumPy computes the products all else is torch's on one thread: several would wait until
+    NumPy's have fallen asleep. NumPy does so within ``torch.inference_mode()``.
+    """
+    n_threads, by_numpy = _threads_for(network, n_samples)
+    is_one = by_numpy or n_threads == 1
+    with one_thread() if is_one else nullcontext(), numpys_products(by_numpy):
+        yield
+
+
+def _threads_for(network, n_samples: int) -> tuple[int, bool]:
+    """Return over how many threads to spread rows, and whether NumPy is to compute the products."""
+    if network.flat.device.type != "cpu":
+        return 1, False
+    n_threads = worthwhile_threads(n_samples * network.weights.numel())
+    return n_threads, numpy_takes(1 if n_threads == 1 else allowed_threads())
 
 
 def _too_small_for_a_row(device: torch.device, error: Exception) -> str:

@@ -61,7 +61,7 @@ def code_moments(
         if n_read >= n_rows:
             break
         n_read += len(chunk.X)
-        with torch.no_grad():
+        with torch.inference_mode():
             codes = network.encode(chunk.X).cpu().double().numpy()
         weight = _row_weights(chunk)
         if start is None:
@@ -157,7 +157,7 @@ def explained_variance(
         # what is missing has no error
         return float(weight @ (reconstruction - rows).square().nansum(dim=1))
 
-    with torch.no_grad():
+    with torch.inference_mode():
         codes = network.encode(rows)
         known = torch.from_numpy(moments.mean).to(codes).expand_as(codes).clone()
         errors = [error(torch.from_numpy(mean).to(rows))]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sknn_deep._layers import Code, Contraction, Dropout, Linear, Noise, RandomModule
+from sknn_deep._threads import one_thread
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
@@ -331,14 +332,19 @@ class Network(_PicklesAsArrays):
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
+    # Copies take one thread less time than it takes to wake others.
+
+    @one_thread()
     def is_finite(self) -> bool:
         """Return whether all learned state are numbers, the running statistics too."""
         return False not in [bool(tensor.isfinite().all()) for tensor in self._state()]
 
+    @one_thread()
     def snapshot(self) -> list[Tensor]:
         """Return a copy of all learned state: the flat buffer and the running statistics."""
         return [tensor.clone() for tensor in self._state()]
 
+    @one_thread()
     def restore(self, snapshot: Iterable[Tensor]) -> None:
         """Put a snapshot back in place."""
         with torch.no_grad():

@@ -37,7 +37,6 @@ from sknn_deep._optimizers import (
     load_state,
     set_learning_rate,
 )
-from sknn_deep._threads import one_thread
 
 # Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
 _SMALLEST_ADAPTIVE_RATE = 1e-6
@@ -470,8 +469,7 @@ class Training:
         if has_best:
             self.network.restore(self._progress.best_snapshot)
         self._notify("on_train_end", **self._data)
-        with one_thread():
-            is_finite = self.network.is_finite()
+        is_finite = self.network.is_finite()
         if not is_finite or (self._has_diverged and not has_best):
             what = "loss" if is_finite else "parameter weights"
             raise DivergenceError(f"{divergence_message(what)} {self._divergence()}")
