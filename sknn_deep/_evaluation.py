@@ -82,7 +82,8 @@ def _run(trials: list[Trial], X, y, settings: Settings) -> list[dict]:
         job.estimator = job.X = job.y = None  # memory for those that follow
 
     for trial in trials:
-        if not trial.route.names:  # else it has a pipeline of its own
+        # else it has got a pipeline of its own
+        if trial.job is None or not trial.route.names:
             trial.estimator = clone(trial.estimator)
             if trial.job is not None:
                 trial.job.estimator = trial.estimator

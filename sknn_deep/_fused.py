@@ -69,7 +69,7 @@ class Job:
     Attributes
     ----------
     estimator : DeepMLPClassifier, DeepMLPRegressor or AutoencoderTransformer
-        With all its parameters set; fitted in place.
+        With all its parameters set; fitted in place, so each has its own when they are fitted.
     X, y
         The data, as ``estimator.fit`` takes them. ``y`` may be None.
     rows : ndarray of int, or None
@@ -497,20 +497,20 @@ def _train(fits: list[_Fit]) -> Iterator[_Fit]:
         with _timed(fits):
             trainer = Stack([fit.training for fit in fits]) if len(fits) > 1 else _Alone(fits[0])
         live = dict(enumerate(fits))
-        try:
-            # those that have stopped ride along until it pays to move the others together
-            while len(live) > _SHARE_TO_GO_ON * len(fits):
-                _train_epoch(live, trainer)
-                stopped = {k: fit for k, fit in live.items() if fit.has_stopped}
-                if stopped:
-                    with _timed(stopped.values()):
-                        trainer.release(list(stopped))
-                for k, fit in stopped.items():
-                    del live[k]
-                    _finish(fit)
-                    yield fit
-        finally:
-            trainer.close()
+        # those that have stopped ride along until it pays to move the others together
+        while len(live) > _SHARE_TO_GO_ON * len(fits):
+            _train_epoch(live, trainer)
+            stopped = {k: fit for k, fit in live.items() if fit.has_stopped}
+            if stopped:
+                with _timed(stopped.values()):
+                    trainer.release(list(stopped))
+            for k, fit in stopped.items():
+                del live[k]
+                _finish(fit)
+                yield fit
+        if live:
+            with _timed(live.values()):
+                trainer.release(list(live))
         fits = list(live.values())
 
 
@@ -564,7 +564,5 @@ class _Alone:
         return {0: self._engine.train_epoch(self._training.batches, rates[0])}
 
     def release(self, numbers: list[int]) -> None:
-        """Do nothing: its memory is its own."""
-
-    def close(self) -> None:
+        """Let go of what only training needs: the network's memory is its own."""
         self._engine.close()

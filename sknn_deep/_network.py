@@ -5,6 +5,7 @@ their gradients of another: an optimiser step, the L2 penalty and the norm of th
 are single operations whatever the depth.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -159,7 +160,8 @@ class Network(_PicklesAsArrays):
 
     def flatten(self) -> None:
         """Make every parameter a view of the flat buffer, every gradient of the other."""
-        # torch's own walk through them takes longer than most of what is done on the way
+        # torch's own walk through them takes longer than most of what is done on the way; who
+        # replaces one of them must call this again
         self._within = [module for module in self.modules() if module is not self]
         self._in_order = self._ordered_parameters()
         self._sizes = [param.numel() for param in self._in_order]
@@ -439,6 +441,8 @@ def dense_layers(
     buffers : (Tensor, Tensor) or None
         Parameters and gradients of :func:`share_buffer`; None for the only network's own.
     """
+    if buffers is None and len(networks) > 1:
+        raise ValueError(f"The layers of {len(networks)} networks are those of a shared buffer.")
     views = [networks[0].views_in(buffer) for buffer in buffers or ()]
 
     def trained(module: nn.Module) -> list[Tensor]:
@@ -458,6 +462,13 @@ def dense_layers(
         dropout = [module for module in dropouts if module is not None]
         layers.append(DenseLayer(*trained(linears[0]), names[0], norms, dropout))
     return layers
+
+
+def training_twin(network: Network) -> Network:
+    """Return a copy in training mode that draws from the same generator."""
+    twin = copy.deepcopy(network).to(network.flat.device).train()
+    twin.set_generator(network.generator)
+    return twin
 
 
 class MLP(Network):

@@ -22,14 +22,20 @@ from sknn_deep._engine import (
     EpochLosses,
     reported_losses,
 )
-from sknn_deep._network import rows_of_networks, share_buffer, turn_first, zero_negligible
+from sknn_deep._network import (
+    rows_of_networks,
+    share_buffer,
+    training_twin,
+    turn_first,
+    zero_negligible,
+)
 from sknn_deep._optimizers import (
     FlatOptimizer,
     Move,
     set_learning_rate,
     zero_negligible_moments,
 )
-from sknn_deep._threads import Pace, one_thread
+from sknn_deep._threads import Pace, numpy_takes, one_thread
 from sknn_deep._training import SharedOrder, Training
 
 # On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
@@ -80,8 +86,9 @@ def _bytes_of(training: Training) -> int:
     gathered = longest * (batches.n_features + 2 * n_outputs + 1)
     # pre-activations, activations and gradients; those of a short last batch, too
     passed = min(2, batches.n_batches) * longest * 3 * n_units
-    # weights, gradients and moments, and once more those that the network had before
-    return (gathered + passed + 6 * network.flat.numel()) * network.flat.element_size()
+    # weights, gradients and moments; weights and gradients that the network keeps, and its twin
+    copies = 8 if network.is_random or network.has_normalization else 6
+    return (gathered + passed + copies * network.flat.numel()) * network.flat.element_size()
 
 
 class Stack:
@@ -100,6 +107,11 @@ class Stack:
         self._trainings = trainings
         self._live = dict(enumerate(trainings))
         networks = [training.network for training in trainings]
+        self._has_modes = networks[0].is_random or networks[0].has_normalization
+        if self._has_modes:
+            # a network that has left shall neither count the batches to come nor draw for them
+            networks = [training_twin(network) for network in networks]
+        self._networks = networks
         self._flat, self._gradient = share_buffer(networks)
         n_weights = networks[0].weights.numel()
         self._weights, self._penalized = self._flat[:, :n_weights], self._gradient[:, :n_weights]
@@ -114,7 +126,7 @@ class Stack:
         self._pace = Pace.of(self._device)
         buffers = self._flat, self._gradient
         self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace, buffers=buffers)
-        self._has_modes = networks[0].is_random or networks[0].has_normalization
+        self._norms_by_numpy = self._device.type == "cpu" and numpy_takes(1)
         self._read_parameters()
         self._orders = _orders(trainings)
         self._lay_out()
@@ -190,16 +202,13 @@ class Stack:
         results = self._flat.new_empty((2, *self._lengths.shape))
         sums = self._lengths.astype(np.float64)
         for i, order in enumerate(self._orders):
-            if order.shared is not None:
+            if order.shared is not None and order.members:
                 order.shared.begin_epoch()
             # one for all, but where each row has a weight of its own in each network
             for k in order.members if self._has_weights else order.members[:1]:
                 rows = self._trainings[k].batches.start_epoch() + self._offsets[i]
                 self._rows[i, : len(rows)] = rows
                 self._rows[i, len(rows) :] = rows[0]  # weighs nothing
-        if self._has_modes:
-            for training in self._live.values():
-                training.network.train()
         self._index = torch.from_numpy(self._rows).to(self._device)
         with one_thread(), np.errstate(all="ignore"):
             self._pace.resume()
@@ -219,8 +228,6 @@ class Stack:
         if validated:
             self._write_weights(validated)
         for k, training in self._live.items():
-            if self._has_modes:
-                training.network.eval()
             if rates[k] is not None:
                 set_learning_rate(training.optimizer, rates[k][-1])
         penalties = self._alphas[:, np.newaxis] / sums
@@ -254,16 +261,16 @@ class Stack:
         for order in self._orders:
             order.members = [member for member in order.members if member in self._live]
 
-    def close(self) -> None:
-        """Release all that are left."""
-        if self._live:
-            self.release(list(self._live))
-
     def _write_weights(self, numbers: list[int]) -> None:
         """Bring some networks up to date."""
         rows = rows_of_networks(self._flat, numbers, self._first_shape)
         for k, row in zip(numbers, rows, strict=True):
-            self._trainings[k].network.flat.copy_(row)
+            network = self._trainings[k].network
+            network.flat.copy_(row)
+            if self._has_modes:
+                learned = self._networks[k].buffers()
+                for own, new in zip(network.buffers(), learned, strict=True):
+                    own.copy_(new)
 
     def _gather(self, piece: slice, sums: np.ndarray) -> Chunk:
         """Bring the rows of some batches together, and write the sums of their weights."""
@@ -382,14 +389,14 @@ class Stack:
                     kernel()
                 norm = none
                 if has_penalty:
-                    norm = _squared_norms(self._weights)
+                    norm = self._squared_norms()
                     self._penalized.addcmul_(self._weights, penalty)
                 norms.append(norm)
                 if self._max_norms is not None:
                     lengths = torch.linalg.vector_norm(self._gradient, dim=1, keepdim=True)
-                    factors = (self._max_norms / lengths).clamp_(max=1.0)
+                    shortened = (self._max_norms / lengths).clamp_(max=1.0)
                     # infinity over infinity is no factor for a network that is not clipped
-                    self._gradient.mul_(factors.masked_fill_(self._max_norms.isinf(), 1.0))
+                    self._gradient.mul_(shortened.masked_fill_(self._max_norms.isinf(), 1.0))
                 if has_decay:
                     self._weights.mul_(decay)
                 for move, factor in zip(moves, by_move, strict=True):
@@ -397,13 +404,12 @@ class Stack:
                 self._pace.step_done()
         return torch.stack(norms)
 
-
-def _squared_norms(weights: Tensor) -> Tensor:
-    """Return the sums of squares of rows."""
-    if weights.device.type != "cpu":
-        return weights.square().sum(dim=1)
-    rows = weights.numpy()  # which sums as fast as the memory is read, unlike torch
-    return torch.from_numpy(np.matmul(rows[:, np.newaxis], rows[..., np.newaxis])).view(-1)
+    def _squared_norms(self) -> Tensor:
+        """Return the sum of the squares of each network's weights."""
+        if not self._norms_by_numpy:
+            return torch.linalg.vector_norm(self._weights, dim=1).square_()
+        rows = self._weights.numpy()  # which sums as fast as the memory is read, unlike torch
+        return torch.from_numpy(np.matmul(rows[:, np.newaxis], rows[..., np.newaxis])).view(-1)
 
 
 def _sources(

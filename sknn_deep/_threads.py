@@ -35,15 +35,17 @@ _is_forked = False
 _lock = threading.Lock()
 _n_entered = 0
 _n_outside = 1
-# What ``fixed_threads`` has set, for each Python thread.
-_fixed = threading.local()
+# What ``fixed_threads`` has set, and how many blocks of ``one_thread`` are entered, for each
+# Python thread.
+_fixed, _entered = threading.local(), threading.local()
 
 
 def _after_fork() -> None:
     # of the threads that were in a block only the one that forked goes on here
-    global _is_forked, _lock, _n_entered, _n_outside, _fixed
+    global _is_forked, _lock, _n_entered, _n_outside, _fixed, _entered
     _is_forked = True
-    _lock, _n_entered, _n_outside, _fixed = threading.Lock(), 0, 1, threading.local()
+    _lock, _n_entered, _n_outside = threading.Lock(), 0, 1
+    _fixed, _entered = threading.local(), threading.local()
     torch.set_num_threads(1)
 
 
@@ -65,9 +67,10 @@ def allowed_threads() -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread, and give it its threads back afterwards."""
+    """Run torch on one thread, and give it its threads back after the outermost block."""
     global _n_entered, _n_outside
-    has_entered, lock = False, _lock
+    has_entered, lock, entered = False, _lock, _entered
+    depth = getattr(entered, "depth", 0)
     try:  # an interruption may come at any call
         with lock:
             before = allowed_threads()
@@ -75,6 +78,7 @@ def one_thread() -> Iterator[None]:
                 _n_outside = before
             _n_entered += 1
             has_entered = True
+        entered.depth = depth + 1
         torch.set_num_threads(1)
         yield
     finally:
@@ -82,7 +86,8 @@ def one_thread() -> Iterator[None]:
         if has_entered and lock is _lock:
             with lock:
                 _n_entered -= 1
-                torch.set_num_threads(before)
+                entered.depth = depth
+                torch.set_num_threads(1 if depth else before)
 
 
 @contextmanager
@@ -199,9 +204,8 @@ class Pace:
         if device.type != "cpu":
             return cls(1)
         n_threads = allowed_threads()
-        is_fixed = _wants_the_same_bits()
-        by_numpy = by_numpy and not is_fixed and numpy_threads() == n_threads
-        return cls(n_threads, is_fixed, by_numpy)
+        by_numpy = by_numpy and numpy_takes(n_threads)
+        return cls(n_threads, _wants_the_same_bits(), by_numpy)
 
     def pause(self) -> None:
         """Stop the clocks, at the end of an epoch."""

@@ -380,7 +380,7 @@ class Training:
         if order is None:
             return
         self.batches.order = order.rows.copy()
-        # that takes long, and who is done draws no more
+        # to set a generator's state takes long, and who is done draws no more
         if not self.is_done and self.random_state is not order.random_state:
             self.random_state.set_state(order.random_state.get_state())
 

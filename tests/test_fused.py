@@ -107,6 +107,9 @@ def _fitted_alone(job):
 
 def _assert_same(actual, expected, rtol=1e-9, atol=1e-11):
     assert_allclose(actual.module_.flat, expected.module_.flat, rtol=rtol, atol=atol)
+    buffers = dict(expected.module_.named_buffers())
+    for name, buffer in actual.module_.named_buffers():
+        assert_allclose(buffer, buffers[name], rtol=max(rtol, 1e-7), atol=max(atol, 1e-9))
     for name in ("loss_curve_", "validation_scores_", "validation_loss_curve_"):
         if getattr(expected, name, None) is None:  # no epochs, or no validation set
             assert getattr(actual, name, None) is None
@@ -114,6 +117,26 @@ def _assert_same(actual, expected, rtol=1e-9, atol=1e-11):
             assert_allclose(getattr(actual, name), getattr(expected, name), rtol=rtol, atol=atol)
     for name in ("n_iter_", "t_", "best_iter_", "n_features_in_", "out_activation_"):
         assert getattr(actual, name) == getattr(expected, name)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"normalization": "batch"}, {"dropout": 0.3}, {"noise": 0.2}, {"early_stopping": True}],
+    ids=str,
+)
+def test_a_network_that_has_left_is_not_touched_by_the_epochs_to_come(params):
+    make, targets = (_autoencoder, None) if "noise" in params else (_classifier, y)
+    jobs = _jobs(
+        lambda i: make(i, **params).set_params(max_iter=[1, 8, 8, 8, 8][i]), targets, folds=FOLDS
+    )
+    expected = [_fitted_alone(job) for job in jobs]
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    fit_jobs(jobs)
+    assert torch.equal(torch.get_rng_state(), before), "drawn from the global generator"
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused, job.reason
+        _assert_same(job.estimator, alone, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("folds", [FOLDS, UNEVEN], ids=["even", "uneven"])

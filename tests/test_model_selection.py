@@ -1286,3 +1286,24 @@ def test_everything_public_is_listed():
         "FusedRandomizedSearchCV",
         "cross_validate",
     }
+
+
+class PipelineOfCopies(Pipeline):
+    """Fits copies of its steps, so that no step of its own sees what is handed on."""
+
+    def fit(self, X, y=None, **params):
+        """Fit copies."""
+        twin = Pipeline(copy.deepcopy(self.steps)).fit(X, y, **params)
+        self.steps = twin.steps
+        return self
+
+
+@pytest.mark.parametrize("backend", ["sequential", "threading"])
+def test_folds_of_a_pipeline_that_keeps_its_data_have_estimators_of_their_own(backend):
+    X, y = classes()
+    estimator = PipelineOfCopies([("scale", StandardScaler()), ("mlp", classifier())])
+    expected = theirs.cross_validate(estimator, X, y, cv=4)
+    with joblib.parallel_config(backend, n_jobs=2):
+        actual = cross_validate(estimator, X, y, cv=4, return_estimator=True)
+    assert_allclose(actual["test_score"], expected["test_score"])
+    assert len(set(map(id, actual["estimator"]))) == 4

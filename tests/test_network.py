@@ -198,6 +198,11 @@ def test_layers_of_a_stack_are_views_of_its_rows(make):
     assert not any(layer.weight.any() or layer.bias_grad.any() for layer in layers)
 
 
+def test_layers_of_several_networks_are_those_of_a_shared_buffer():
+    with pytest.raises(ValueError, match="2 networks"):
+        dense_layers([_mlp(), _mlp()])
+
+
 def test_gradients_accumulate_in_the_flat_gradient():
     network = _mlp()
     network(_rows()).sum().backward()

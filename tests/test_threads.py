@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_limits
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _threads
-from sknn_deep._threads import Pace, one_thread, worthwhile_threads
+from sknn_deep._threads import Pace, allowed_threads, one_thread, worthwhile_threads
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
@@ -255,6 +255,15 @@ def test_on_an_accelerator_the_threads_of_the_cpu_are_left_alone(four_threads):
 
 # --------------------------------------------------------------------------------------
 # giving them back
+
+
+def test_only_the_outermost_block_gives_the_threads_back(four_threads):
+    with one_thread():
+        with one_thread():
+            assert allowed_threads() == 4
+        assert torch.get_num_threads() == 1
+        assert allowed_threads() == 4
+    assert torch.get_num_threads() == 4
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
