@@ -1,14 +1,17 @@
 """The choices inside a step, against what they replaced: ``python -m benchmarks.kernels``.
 
-Each row times two ways to compute the same thing on one thread. The last rows time
-training steps of 784-128-64-10 while a second process keeps a core busy.
+Each row times two ways to compute the same thing on one thread. The last rows take several: a
+move of the weights after NumPy's products with them, which tells how far the cores are from each
+other, and training steps of 784-128-64-10 while a second process keeps a core busy.
 """
 
 import contextlib
 import math
 import subprocess
 import sys
+import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,6 +20,8 @@ from sklearn.exceptions import ConvergenceWarning
 from benchmarks import harness
 from benchmarks.contenders import Work, in_process
 from sknn_deep._network import Dropout
+from sknn_deep._optimizers import adam_kernel
+from sknn_deep._threads import one_thread
 
 
 def by_torch_and_numpy(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> tuple:
@@ -118,6 +123,30 @@ def busy_neighbour():
         process.wait()
 
 
+def moves() -> dict[str, Callable[[], float]]:
+    """Return what tells how long Adam takes to move a layer, its weights used before or not."""
+    weights, m, v = torch.rand(3, 128, 784)
+    gradient, x, delta = torch.rand(128, 784), torch.rand(200, 784), torch.rand(200, 128)
+    out = np.empty((200, 128), dtype=np.float32)
+    move = adam_kernel(weights, gradient, m, v, (0.9, 0.999), 1e-8)
+
+    def use() -> None:
+        np.dot(x.numpy(), weights.numpy().T, out)
+        np.dot(delta.numpy().T, x.numpy(), gradient.numpy())
+
+    def seconds(before: Callable[[], object]) -> float:
+        total = 0.0
+        for _ in range(200):
+            before()
+            start = time.perf_counter()
+            with one_thread():
+                move(1e-9)
+            total += time.perf_counter() - start
+        return total / 200
+
+    return {"after": lambda: seconds(use), "alone": lambda: seconds(lambda: None)}
+
+
 def hundred_steps() -> dict:
     """Return runs of 100 steps of one network: ours, and plain torch."""
     work = Work((784, 128, 64, 10), 200, 1, n_samples=20_000)
@@ -140,6 +169,13 @@ def main():
             rows.append([name, harness.duration(seconds["used"]), ratio])
     runs = {name: harness.timed(run) for name, run in hundred_steps().items()}
     with harness.limited_threads(arguments.threads):
+        seconds = results["move"] = harness.alternate(moves(), arguments.rounds)
+        what = (
+            f"Adam's move of 128x784 weights: after products on {arguments.threads} threads / alone"
+        )
+        rows.append(
+            [what, harness.duration(seconds["alone"]), harness.ratio(seconds, "after", "alone")]
+        )
         alone = harness.alternate(runs, arguments.rounds)
         with busy_neighbour():
             beside = harness.alternate(runs, arguments.rounds)

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import scipy.sparse as sp
 
-# Rows that are looked at together, and how many numbers they are at most.
-_ROWS, _NUMBERS = 4096, 2**22
+# Rows that are looked at together, and how many numbers they are at most: copies in double
+# precision stay in the cache.
+_ROWS, _NUMBERS = 4096, 2**18
 
 
 def column_means(X, weight: np.ndarray | None, allow_nan: bool = False) -> np.ndarray:

@@ -229,6 +229,7 @@ class Engine:
         squared_norms = []
         n_elements = 4 * self._network.flat.numel()  # weights, gradients, two moments
         move = self.pace.threaded(self._optimizer.kernel(), n_elements=n_elements)
+        move = self.pace.watched(move, self._network.flat)
         with torch.inference_mode():  # autograd has nothing to note
             for program, (penalty, decay, factor) in zip(work.programs, factors, strict=True):
                 self._flush_now_and_then()

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 import torch
 from threadpoolctl import LibController, ThreadpoolController
+from torch import Tensor
 
 # Fewer multiply-adds than this take about as long as waking a second thread.
 _WORK_WORTH_THREADS = 1_500_000
@@ -24,6 +25,10 @@ _TRIAL, _SETTLING, _BETWEEN_TRIALS = 0.03, 0.01, 1.0
 # Threads that get this share of their cores' time are alone on them: as waiting threads spin,
 # they get .93 or more where they are, and .7 to .8 where two share their cores with a third.
 _ALONE = 0.85
+# Seconds that a pass over the weights takes for each of their bytes, where the cores that have
+# read them are far from each other: .2e-9 where they share a cache, 1e-9 where they do not. It
+# tells nothing of weights that no cache holds.
+_FAR, _MOST_IN_CACHE = 0.6e-9, 2**22
 # One thread must take less than this share of the time of several: a trial is short and noisy.
 _CLEARLY_FASTER = 0.9
 
@@ -160,8 +165,11 @@ class Pace:
 
     Several threads wait for the last of them: where another process holds a core, a
     product can take many times longer than on one thread. Such a process shows in the
-    processor's time that this one gets. Only then are both tried for a moment, now and then
-    again, and in between the one with the faster steps is used.
+    processor's time that this one gets. And they leave the weights in the caches of all cores:
+    where these are far apart, as those of a virtual machine may be, to write the weights takes
+    five times as long as where they share one. That shows in the time of the optimiser. Only
+    where one of the two is seen are both numbers tried for a moment, now and then again, and in
+    between the one with the faster steps is used.
 
     Parameters
     ----------
@@ -187,6 +195,7 @@ class Pace:
         self._next_trial = -math.inf
         self._has_begun = False
         self._measured = self._used = 0.0
+        self._seconds_of_passes = self._bytes_passed = 0.0
 
     @classmethod
     def of(cls, device: torch.device, by_numpy: bool = False) -> "Pace":
@@ -240,11 +249,14 @@ class Pace:
     def _begin(self, start: float) -> None:
         """Measure the steps from a time on."""
         self._since, self._used_since, self._n_steps = start, time.process_time(), 0
+        self._seconds_of_passes = self._bytes_passed = 0.0
 
     def _choose(self, now: float) -> bool:
         """Return whether large kernels go on with several threads, at the end of a trial."""
         used, available = time.process_time() - self._used_since, now - self._since
-        if self.several and _n_entered <= 1 and used >= _ALONE * self.n_threads * available:
+        is_alone = _n_entered <= 1 and used >= _ALONE * self.n_threads * available
+        are_near = self._seconds_of_passes <= _FAR * self._bytes_passed
+        if self.several and is_alone and are_near:
             return True
         if now > self._next_trial:
             self._next_trial = now + _BETWEEN_TRIALS
@@ -271,6 +283,20 @@ class Pace:
             torch.set_num_threads(self.n_threads)
             kernel(*args)
             torch.set_num_threads(1)
+
+        return run
+
+    def watched(self, move: Callable[..., object], weights: Tensor) -> Callable[..., object]:
+        """Return what moves the weights, timed where it tells how far the cores are apart."""
+        n_bytes = weights.numel() * weights.element_size()
+        if self._is_settled or not self.by_numpy or n_bytes > _MOST_IN_CACHE:
+            return move
+
+        def run(*args) -> None:
+            start = time.perf_counter()
+            move(*args)
+            self._seconds_of_passes += time.perf_counter() - start
+            self._bytes_passed += n_bytes
 
         return run
 

@@ -103,14 +103,19 @@ def clock(monkeypatch):
 ALONE, SHARED = 0.95, 0.75  # of the time of its cores a process gets
 
 
-def _run(pace, clock, seconds_of_a_step, duration, share=SHARED):
-    """Take steps for a while; return the shares of time on one thread and on several."""
+def _run(pace, clock, seconds_of_a_step, duration, share=SHARED, move=lambda: None):
+    """Take steps for a while; return the shares of time on one thread and on several.
+
+    Each moves the weights, within its time.
+    """
     spent, end = {False: 0.0, True: 0.0}, clock.now + duration
     pace.resume()
     while clock.now < end:
         seconds = seconds_of_a_step[pace.several]
         spent[pace.several] += seconds
-        clock.now += seconds
+        end_of_step = clock.now + seconds
+        move()
+        clock.now = end_of_step
         clock.used += seconds * (share * pace.n_threads if pace.several else 1)
         pace.step_done()
     pace.pause()
@@ -149,6 +154,55 @@ def test_the_other_number_of_threads_is_tried_again_after_a_while(
 def test_a_process_that_is_alone_tries_nothing(step, clock):
     """What it learns is then the same each time, to the last bit."""
     assert _run(Pace(2), clock, {True: step, False: step / 2}, 20.0, ALONE)[False] == 0
+
+
+def _watched_move(pace, clock, seconds_of_a_byte, n_bytes=400_000):
+    """Return what takes so long to move weights of so many bytes."""
+
+    def move():
+        clock.now += seconds_of_a_byte * n_bytes
+
+    return pace.watched(move, torch.empty(n_bytes // 4))
+
+
+@pytest.mark.parametrize("faster", [False, True], ids=["one thread", "several"])
+def test_where_cores_are_far_from_each_other_the_faster_number_of_threads_is_kept(faster, clock):
+    pace, seconds = Pace(2, by_numpy=True), {faster: 2e-3, not faster: 3e-3}
+    far, near = (
+        _watched_move(pace, clock, seconds_of_a_byte) for seconds_of_a_byte in (1e-9, 2e-10)
+    )
+    first = _run(pace, clock, seconds, 0.9, ALONE, far)
+    assert first[not faster] > 0, "both are tried"
+    assert _run(pace, clock, seconds, 20.0, ALONE, far)[faster] > 0.8
+    _run(pace, clock, seconds, 1.5, ALONE, near)
+    assert _run(pace, clock, seconds, 20.0, ALONE, near)[False] == 0
+
+
+def test_cores_that_share_a_cache_try_nothing(clock):
+    pace, seconds = Pace(2, by_numpy=True), {True: 2e-3, False: 1e-3}
+    near = _watched_move(pace, clock, 2e-10)
+    assert _run(pace, clock, seconds, 20.0, ALONE, near)[False] == 0
+
+
+@pytest.mark.parametrize(
+    ("pace", "n_weights"),
+    [
+        (Pace(1), 10**5),
+        (Pace(2), 10**5),
+        (Pace(2, is_fixed=True, by_numpy=True), 10**5),
+        (Pace(2, by_numpy=True), 10**7),
+    ],
+    ids=["one thread", "threads of torch", "a fixed number", "more weights than a cache holds"],
+)
+def test_moves_that_tell_nothing_of_the_cores_are_not_watched(pace, n_weights):
+    move = object()
+    assert pace.watched(move, torch.empty(n_weights)) is move
+
+
+def test_moves_that_are_watched_get_their_arguments():
+    calls = []
+    Pace(2, by_numpy=True).watched(lambda *args: calls.append(args), torch.empty(10))(0.5)
+    assert calls == [(0.5,)]
 
 
 def test_several_threads_are_kept_once_the_process_is_alone_again(clock):
@@ -545,6 +599,7 @@ def test_the_same_seed_gives_the_same_bits_where_no_other_process_computes(
     solver, kind, digits, used, two_threads, monkeypatch
 ):
     monkeypatch.setattr(_threads, "_ALONE", 0.0)  # whatever else this machine does
+    monkeypatch.setattr(_threads, "_FAR", 1.0)  # and wherever its cores are
     networks = [kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y) for _ in range(2)]
     assert ("NumPy", 1, 2) in used, "several threads were never used"
     assert_array_equal(networks[0].module_.flat, networks[1].module_.flat)
