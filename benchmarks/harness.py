@@ -24,6 +24,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 
+# Threads of a contender's library of products, which spin when they are done, are then asleep.
+SECONDS_BETWEEN = 0.1
+
+
 def alternate(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list]:
     """Return each contender's answer in each round, after a round that is not counted.
 
@@ -32,6 +36,7 @@ def alternate(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str
     answers: dict[str, list] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, measure in contenders.items():
+            time.sleep(SECONDS_BETWEEN)
             answer = measure()
             if number > 0:
                 answers[name].append(answer)

@@ -36,7 +36,7 @@ from sknn_deep._batches import Chunk
 from sknn_deep._device import empty_matrix, is_narrow
 from sknn_deep._losses import Loss
 from sknn_deep._network import DenseLayer, Network, NormLayer, dense_layers
-from sknn_deep._threads import Pace, numpy_threads
+from sknn_deep._threads import Pace, numpy_takes_one_thread
 
 aten = torch.ops.aten
 _SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale, as in torch.nn.SELU
@@ -49,15 +49,19 @@ _LOWEST_LOGIT = {
 }
 _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in _LOWEST_LOGIT}
 
-# A product of so few multiply-adds OpenBLAS computes on one thread, however many it may take. A sum
-# of rows is a product by a vector, which it spreads sooner.
-_SMALL_PRODUCT, _SMALL_SUM = 2**18, 9000
+# A product of so few multiply-adds OpenBLAS computes on one thread, however many it may take, and
+# its call costs less than torch's; where a factor is transposed, as in the forward pass, MKL is
+# faster sooner. A sum of rows is a product by a vector, which OpenBLAS spreads sooner.
+_SMALL_PRODUCT, _SMALL_FORWARD_PRODUCT, _SMALL_SUM = 2**18, 2**16, 9000
+# In a stack the networks' products are so small or large when those of MKL take less time.
+_MEDIUM_PRODUCT = 2**20
 # With so few rows a stack's outputs take MKL less time than OpenBLAS, unless they are narrow.
 _FEW_ROWS = 64
 # OpenBLAS packs the factors of products of more multiply-adds than this, unless one is transposed,
 # and of outputs of so many units for more rows than that; without it they take less time.
 _UNPACKED_PRODUCT, _BLOCK_COLUMNS, _BLOCK_ROWS = 10**6, range(5, 17), 100
-_SMALL_TENSOR = 2**12
+# A tensor of so many elements stays in the cache between two kernels.
+_SMALL_TENSOR = 2**17
 
 Kernel = Callable[[], object]
 Program = list[Kernel]
@@ -227,6 +231,18 @@ class Backprop:
             self._workspaces[key] = Workspace(self, chunk)
         return self._workspaces[key]
 
+    def largest_kernels(self, n_rows: int) -> dict[str, int]:
+        """Return how much the largest kernels of a step along so many rows do.
+
+        Returns
+        -------
+        work : dict
+            "multiply_adds" of the largest product, and "n_elements" of the optimiser's pass over
+            weights, gradients and two moments.
+        """
+        sizes = [layer.weight.numel() for layer in self._layers]
+        return {"multiply_adds": n_rows * max(sizes), "n_elements": 4 * sum(sizes)}
+
     def empty_output(self, n_batches: int, n_rows: int) -> Tensor:
         """Return a buffer for the outputs of some batches of so many rows."""
         weight = self._layers[-1].weight
@@ -259,8 +275,7 @@ class Backprop:
             inputs.append(output)
             saved.append(for_backward)
         delta = passes[-1].delta
-        gradient = partial(self.loss.gradient, raw, target, scale, delta)
-        kernels.append(self._pace.threaded(gradient, n_elements=delta.numel()))
+        kernels.append(partial(self.loss.gradient, raw, target, scale, delta))
         for i in range(len(passes) - 1, -1, -1):
             if i == self._code_layer and self.loss.penalty is not None:
                 kernels.append(self._sparsify(inputs[i + 1], scale, passes[i].delta, penalty))
@@ -377,12 +392,19 @@ class Workspace:
         """
         losses = []
         for group in self._groups:
-            of_rows = self._loss.per_sample(group.raw, group.target)
+            of_rows = self._losses_of_rows(group)
             if group.scale is None:
                 losses.append(of_rows.mean(dim=-1))
             else:
                 losses.append((of_rows * group.scale.squeeze(-1)).sum(dim=-1))
         return torch.cat(losses).add_(self._penalties).movedim(0, -1)
+
+    def _losses_of_rows(self, group: "_Group") -> Tensor:
+        if group.raw[0].numel() <= _SMALL_TENSOR:
+            return self._loss.per_sample(group.raw, group.target)
+        # what is computed on the way for one batch stays in the cache
+        batches = zip(group.raw, group.target, strict=True)
+        return torch.stack([self._loss.per_sample(raw, target) for raw, target in batches])
 
     def loss(self, number: int) -> Tensor:
         """Return the mean loss of one batch."""
@@ -434,8 +456,7 @@ class _Pass:
         self._built: dict[tuple, Program] = {}
         self._work = n_rows * layer.weight.numel()
         # NumPy knows neither bfloat16 nor devices
-        suits_numpy = product_dtype is None and layer.weight.device.type == "cpu"
-        self._by_numpy = suits_numpy and self._prefers_numpy()
+        self._suits_numpy = product_dtype is None and layer.weight.device.type == "cpu"
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
         new = partial(empty_matrix, shape, like=layer.weight)
         self.delta = new()
@@ -445,15 +466,6 @@ class _Pass:
         self._mask, self._kept = (new(), new()) if layer.dropout else (None, None)
         parts = zip(_rows(self._z), _rows(self._y), strict=True) if layer.norms else ()
         self._norms = [_Norm(norm, *part) for norm, part in zip(layer.norms, parts, strict=True)]
-
-    def _prefers_numpy(self) -> bool:
-        """Return whether products are NumPy's, if it knows how to compute them."""
-        pace, is_large = self._pace, self._pace.spreads(multiply_adds=self._work)
-        if self._is_stack:  # NumPy goes from network to network
-            is_small = self._work <= _SMALL_PRODUCT * len(self._layer.weight)
-            return not is_large and (is_small or numpy_threads() == 1)
-        is_small = self._work <= _SMALL_PRODUCT
-        return is_small or (pace.by_numpy and (is_large or pace.n_threads == 1))
 
     def forward(self, x: Tensor, out: Tensor | None) -> tuple[Program, Tensor, Tensor]:
         """Return the kernels from an input of shape (batch, in_features), and two results.
@@ -478,7 +490,6 @@ class _Pass:
         kernels: Program = [partial(z.add_, bias)]
         kernels += [norm.forward for norm in self._norms]
         kernels += self._activation.forward(y, a)
-        kernels = [self._elementwise(kernel) for kernel in kernels]
         if self._mask is not None:
             masks = zip(layer.dropout, _rows(self._mask), strict=True)
             kernels += [partial(dropout.draw_, mask) for dropout, mask in masks]
@@ -503,7 +514,7 @@ class _Pass:
             kernels += [partial(norm.backward, delta_k) for norm, delta_k in norms]
         if self._activation.saturates:
             kernels.append(partial(_shrink, delta, _NEGLIGIBLE[delta.dtype]))
-        return [self._elementwise(kernel) for kernel in kernels]
+        return kernels
 
     def _gradients(self, x: Tensor) -> Program:
         return [*self._product("gradient", x, self._layer.weight_grad), self._sum_of_rows()]
@@ -512,10 +523,10 @@ class _Pass:
         """Return what writes the gradient of the bias."""
         delta, sums = self.delta, self._layer.bias_grad
         # a sum takes longer than a product with ones
-        by_numpy = self._by_numpy and math.prod(delta.shape[-2:]) <= _SMALL_SUM
+        by_numpy = self._suits_numpy and math.prod(delta.shape[-2:]) <= _SMALL_SUM
         if self._is_stack and not by_numpy:
             # its rows lie apart, which a batched product of torch would take one by one
-            return self._elementwise(partial(torch.sum, delta, dim=-2, out=sums))
+            return partial(torch.sum, delta, dim=-2, out=sums)
         ones = delta.new_ones((1, delta.shape[-2]))
         return self._multiply(ones, delta, sums.unsqueeze(-2), by_numpy)
 
@@ -532,18 +543,29 @@ class _Pass:
         }[name]
         if self._product_dtype is not None:
             return self._product_of_casts(name, left, right, out)
-        n_rows, n_columns = out.shape[-2:]
-        suits_mkl = n_rows <= _FEW_ROWS and not is_narrow(n_rows, n_columns)
-        is_turned = right.stride(-1) != 1
-        by_numpy = self._by_numpy and not (self._is_stack and is_turned and suits_mkl)
-        if by_numpy and name != "gradient" and not self._pace.spreads(multiply_adds=self._work):
-            return [self._multiply(*_in_blocks(left, right, out), by_numpy)]
-        if by_numpy or not self._wants_buffer(out):
-            return [self._multiply(left, right, out, by_numpy)]
+        if self._suits_numpy and self._prefers_numpy(name, right, out):
+            if self._is_stack and name != "gradient":
+                left, right, out = _in_blocks(left, right, out)
+            return [self._multiply(left, right, out, by_numpy=True)]
+        if not self._wants_buffer(out):
+            return [self._multiply(left, right, out, by_numpy=False)]
         buffer = empty_matrix(out.shape, like=out)
         if out.stride(-1) != 1 and not is_narrow(*out.shape[-2:]):
             buffer = out.new_empty(out.mT.shape).mT
         return [self._multiply(left, right, buffer, by_numpy=False), partial(out.copy_, buffer)]
+
+    def _prefers_numpy(self, name: str, right: Tensor, out: Tensor) -> bool:
+        """Return whether NumPy takes less time for a product than torch."""
+        if not self._is_stack:
+            limit = _SMALL_FORWARD_PRODUCT if name == "forward" else _SMALL_PRODUCT
+            return self._work <= limit
+        limit = _MEDIUM_PRODUCT if numpy_takes_one_thread() else _SMALL_PRODUCT
+        if self._work > limit * len(out) or self._pace.spreads(multiply_adds=self._work):
+            return False
+        n_rows, n_columns = out.shape[-2:]
+        suits_mkl = n_rows <= _FEW_ROWS and not is_narrow(n_rows, n_columns)
+        is_turned = right.stride(-1) != 1
+        return not (is_turned and suits_mkl)
 
     def _wants_buffer(self, out: Tensor) -> bool:
         """Return whether a product is faster into a buffer: by column where it is narrow."""
@@ -570,19 +592,13 @@ class _Pass:
         # and what torch computes in one call for a stack
         if (by_numpy or self._is_stack) and out.stride(-1) != 1:
             left, right, out = right.mT, left.mT, out.mT
-        by_torch = partial(self._matmul, left, right, out=out)
         if not by_numpy:
-            return self._pace.threaded(by_torch, multiply_adds=self._work)
+            return partial(self._matmul, left, right, out=out)
         if out.ndim == 2:
-            product = partial(np.dot, left.numpy(), right.numpy(), out.numpy())
-            is_large = self._pace.spreads(multiply_adds=self._work)
-            return self._pace.faster(product, by_torch) if is_large else product
+            return partial(np.dot, left.numpy(), right.numpy(), out.numpy())
         if left.shape[-1] == 1:  # NumPy would take it element by element
             return partial(torch.mul, left, right, out=out)
         return partial(np.matmul, left.numpy(), right.numpy(), out.numpy())
-
-    def _elementwise(self, kernel: Kernel) -> Kernel:
-        return self._pace.threaded(kernel, n_elements=self.delta.numel())
 
     def _once(self, build: Callable[..., Program], *args) -> Program:
         """Return what a method builds of tensors, from the time before if it is the same."""

@@ -74,6 +74,8 @@ _PUBLISHED = (
     "best_validation_score",
 )  # fmt: skip
 # What ends a training so that there is nothing to keep of it.
+# To look at fewer with several threads takes as long as with one.
+_MANY_NUMBERS = 2**20
 _LEAVE_NOTHING = (KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError)
 
 
@@ -913,12 +915,13 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _validate_input(self, X):
         """Return X for prediction, in the network's floating-point type."""
         if self._is_as_in_fit(X):  # what is left to validate of a common array
-            assert_all_finite(
-                X,
-                allow_nan=self._ensure_all_finite == "allow-nan",
-                estimator_name=type(self).__name__,
-                input_name="X",
-            )
+            if not _is_finite(X):
+                assert_all_finite(
+                    X,
+                    allow_nan=self._ensure_all_finite == "allow-nan",
+                    estimator_name=type(self).__name__,
+                    input_name="X",
+                )
             return X
         check_is_fitted(self)
         return self._validate_rows(X, dtypes=[self._network_dtype], reset=False)
@@ -954,7 +957,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         if isinstance(X, Mapped):  # rows of the training's own, that a scorer has passed on
             return (X, *y) if y else X
         if not is_large_map(X):
-            options["ensure_all_finite"] = self._ensure_all_finite
+            options["ensure_all_finite"] = False if _is_finite(X) else self._ensure_all_finite
             return _native(validate_data(self, X, *y, dtype=dtypes, **options))
         # what would read all of it is done piece by piece
         validated = validate_data(self, X, *y, dtype=None, ensure_all_finite=False, **options)
@@ -1004,6 +1007,21 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _is_finite(X) -> bool:
+    """Return whether an array is large and, as far as its sum tells, without NaN and infinity.
+
+    The sum is torch's, on its threads. scikit-learn has to look at arrays of which this is not known.
+    """
+    return (
+        type(X) is np.ndarray
+        and X.size >= _MANY_NUMBERS
+        and X.dtype in (np.float32, np.float64)
+        and X.flags.c_contiguous
+        and X.flags.writeable  # torch knows no others
+        and bool(torch.from_numpy(X).sum().isfinite())
+    )
 
 
 def _evaluate_loss(

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from sknn_deep._device import OutOfMemoryError, empty_matrix
-from sknn_deep._layers import numpys_products
-from sknn_deep._threads import allowed_threads, numpy_takes, one_thread, worthwhile_threads
+from sknn_deep._threads import one_thread, worthwhile_threads
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
 # on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
@@ -128,12 +127,17 @@ class Batches:
         self.n_batches = len(self.slices)
         self._targets = None if targets is None else _to_device(targets, device, dtype)
         self._resident = _resident_features(X, device, dtype)
+        self._plain = _plain_features(X) if device.type == "cpu" else None
+
+    @cached_property
+    def longest(self) -> int:
+        """The number of rows of the longest batch."""
+        return max(part.stop - part.start for part in self.slices)
 
     @cached_property
     def _pieces(self) -> list[list[slice]]:
         """The batches that are gathered together."""
-        longest = max(part.stop - part.start for part in self.slices)
-        size = n_together(longest * self.n_features * self._dtype.itemsize, self._device)
+        size = n_together(self.longest * self.n_features * self._dtype.itemsize, self._device)
         return [self.slices[i : i + size] for i in range(0, self.n_batches, size)]
 
     @cached_property
@@ -264,6 +268,8 @@ class Batches:
         X = self.samples.X
         if sp.issparse(X):
             X[rows].toarray(out=out.numpy())
+        elif self._plain is not None:
+            torch.index_select(self._plain, 0, torch.from_numpy(rows), out=out)
         else:
             # with mode="raise" NumPy would fill a buffer of its own first
             X.take(rows, axis=0, out=out.numpy(), mode="clip")
@@ -373,10 +379,9 @@ def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cp
 def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list[Any]:
     """Apply a function to rows part by part, so that the activations stay in bounds.
 
-    On a CPU many rows are spread over threads: those of NumPy's products, if they are as many as
-    torch's. Else each thread takes part after part, and none waits for another, as
-    torch's own threads do in each operation. Where the memory of a device is too small for a part,
-    that and those after it are halved.
+    On a CPU many rows are spread over threads: each takes part after part, and none waits for
+    another, as torch's own threads do in each operation. Where the memory of a device is too
+    small for a part, that and those after it are halved.
 
     Parameters
     ----------
@@ -410,9 +415,9 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
 
     flat = network.flat
     rows = chunk_rows(network.width, flat.dtype, flat.device.type)
-    n_threads, by_numpy = _threads_for(network, n_samples)
-    with one_thread(), numpys_products(by_numpy):
-        if by_numpy or n_threads == 1:
+    n_threads = _threads_for(network, n_samples)
+    with one_thread():
+        if n_threads == 1:
             return apply_or_halve(rows)
         parts = batch_slices(n_samples, min(rows, -(-n_samples // (4 * n_threads))))
         with ThreadPoolExecutor(
@@ -423,23 +428,16 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
 
 @contextmanager
 def few_threads(network, n_samples: int) -> Iterator[None]:
-    """Let a block ask a network for the outputs of so many rows on as many threads as are worth it.
-
-    Where NumPy computes the products all else is torch's on one thread: several would wait until
-    NumPy's have fallen asleep. NumPy does so within ``torch.inference_mode()``.
-    """
-    n_threads, by_numpy = _threads_for(network, n_samples)
-    is_one = by_numpy or n_threads == 1
-    with one_thread() if is_one else nullcontext(), numpys_products(by_numpy):
+    """Let a block ask a network for the outputs of rows, on as many threads as are worth it."""
+    with one_thread() if _threads_for(network, n_samples) == 1 else nullcontext():
         yield
 
 
-def _threads_for(network, n_samples: int) -> tuple[int, bool]:
-    """Return over how many threads to spread rows, and whether NumPy is to compute the products."""
+def _threads_for(network, n_samples: int) -> int:
+    """Return over how many threads to spread rows."""
     if network.flat.device.type != "cpu":
-        return 1, False
-    n_threads = worthwhile_threads(n_samples * network.weights.numel())
-    return n_threads, numpy_takes(1 if n_threads == 1 else allowed_threads())
+        return 1
+    return worthwhile_threads(n_samples * network.weights.numel())
 
 
 def _too_small_for_a_row(device: torch.device, error: Exception) -> str:
@@ -461,6 +459,16 @@ def _to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> T
         array = array.copy()  # torch has no read-only tensors and no negative strides
     tensor = torch.from_numpy(array)
     return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+
+
+def _plain_features(X) -> Tensor | None:
+    """Return an array as a tensor in the same memory, whose rows torch gathers on its threads.
+
+    There is none of an array that is read-only, which torch does not know, or of another kind.
+    """
+    if type(X) is not np.ndarray or not X.flags.c_contiguous or not X.flags.writeable:
+        return None
+    return torch.from_numpy(X)
 
 
 def _resident_features(X, device: torch.device, dtype: torch.dtype) -> Tensor | None:

@@ -62,32 +62,33 @@ def code_moments(
             break
         n_read += len(chunk.X)
         with torch.inference_mode():
-            codes = network.encode(chunk.X).cpu().double().numpy()
+            codes = network.encode(chunk.X).cpu().double()
         weight = _row_weights(chunk)
         if start is None:
             # sums about a point within the data keep their digits
             start, first_row = codes[0], chunk.X[0].clone()
         do_vary = do_vary or bool((chunk.X != first_row).any())
         codes = codes - start
-        total += weight.sum()
+        # by torch: NumPy's threads would spin beside torch's when they are done
+        total += weight.sum().item()
         first += weight @ codes
-        second += (weight[:, np.newaxis] * codes).T @ codes
+        second += (weight.unsqueeze(1) * codes).T @ codes
         rows.append(chunk.X[::step].clone())
-        weights.append(weight[::step].copy())
+        weights.append(weight[::step].clone())
         if len(rows) == _PIECES:
             rows = [torch.cat(rows)]
     mean = first / total
-    kept = torch.from_numpy(np.concatenate(weights)).to(rows[0].device, rows[0].dtype)
-    covariance = second / total - np.outer(mean, mean)
-    return CodeMoments(start + mean, covariance, torch.cat(rows), kept, do_vary)
+    kept = torch.cat(weights).to(rows[0].device, rows[0].dtype)
+    covariance = second / total - torch.outer(mean, mean)
+    return CodeMoments((start + mean).numpy(), covariance.numpy(), torch.cat(rows), kept, do_vary)
 
 
-def _row_weights(chunk: Chunk) -> np.ndarray:
+def _row_weights(chunk: Chunk) -> Tensor:
     if chunk.scale is None:
-        return np.ones(len(chunk.X))
-    lengths = [part.stop - part.start for part in chunk.parts]
-    scale = chunk.scale[:, 0].cpu().double().numpy()
-    return scale * np.repeat(chunk.weight_sums, lengths)
+        return torch.ones(len(chunk.X), dtype=torch.double)
+    lengths = torch.tensor([part.stop - part.start for part in chunk.parts])
+    sums = torch.tensor(chunk.weight_sums, dtype=torch.double)
+    return chunk.scale[:, 0].cpu().double() * sums.repeat_interleave(lengths)
 
 
 def turn_to_principal_axes(network: Autoencoder, moments: CodeMoments) -> CodeMoments:

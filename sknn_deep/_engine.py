@@ -22,7 +22,7 @@ from sknn_deep._optimizers import (
     set_learning_rate,
     zero_negligible_state,
 )
-from sknn_deep._threads import Pace, one_thread
+from sknn_deep._threads import Pace
 
 # Often enough that neither weights nor moments decay to denormal numbers in between.
 STEPS_BETWEEN_FLUSHES = 16
@@ -100,7 +100,7 @@ class Engine:
         self._network, self._loss, self._optimizer = network, loss, optimizer
         self._alpha, self._weight_decay = alpha, weight_decay
         self._max_grad_norm = max_grad_norm
-        self.pace = Pace.of(network.flat.device, by_numpy=product_dtype is None)
+        self.pace = Pace.of(network.flat.device)
         self._backprop = backprop_for([network], loss, product_dtype, self.pace)
         self._graphs: dict[tuple, _Graph] = {}
         self._stream = torch.cuda.Stream() if network.flat.device.type == "cuda" else None
@@ -111,11 +111,6 @@ class Engine:
         self._has_slow_denormals = network.flat.device.type == "cpu"
         self.listener: Any = None
         self.in_optimizer = False
-        weights = network.weights
-        self._penalize = self.pace.threaded(
-            lambda penalty: add_scaled_(weights.grad, weights, penalty),
-            n_elements=weights.numel(),
-        )
         self._has_modes = network.is_random or network.has_normalization
 
     def train_epoch(self, batches: Batches, rates: Sequence[float] | None = None) -> EpochLosses:
@@ -134,14 +129,12 @@ class Engine:
         if self._has_modes:
             self._network.train()
         self.freeze()
-        with one_thread():
-            self.pace.resume()
+        with self.pace.steps(**self._backprop.largest_kernels(batches.longest)):
             for chunk in batches:
                 done = slice(len(sizes), len(sizes) + len(chunk.parts))
                 results[0, done], results[1, done] = self.train(chunk, rates and rates[done])
                 sizes += [part.stop - part.start for part in chunk.parts]
                 weight_sums += chunk.weight_sums
-            self.pace.pause()
         if self._has_modes:
             self._network.eval()
         # the one time in an epoch that the host waits for the device
@@ -227,9 +220,7 @@ class Engine:
             Of the weights before each step.
         """
         squared_norms = []
-        n_elements = 4 * self._network.flat.numel()  # weights, gradients, two moments
-        move = self.pace.threaded(self._optimizer.kernel(), n_elements=n_elements)
-        move = self.pace.watched(move, self._network.flat)
+        move = self.pace.watched(self._optimizer.kernel(), self._network.flat)
         with torch.inference_mode():  # autograd has nothing to note
             for program, (penalty, decay, factor) in zip(work.programs, factors, strict=True):
                 self._flush_now_and_then()
@@ -313,7 +304,7 @@ class Engine:
         squared_norm = self._none
         if self._alpha:
             squared_norm = torch.dot(weights, weights)
-            self._penalize(penalty)
+            add_scaled_(weights.grad, weights, penalty)
         if self._max_grad_norm is not None:
             length = torch.linalg.vector_norm(gradient)
             gradient.mul_((self._max_grad_norm / length).clamp(max=1.0))

@@ -4,29 +4,11 @@ Their construction draws no random numbers, and none touches torch's global gene
 """
 
 import math
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-# For fewer rows it makes little difference whose products they are.
-_MANY_ROWS = 100
-# Whether this Python thread is inside of ``numpys_products``.
-_numpys = threading.local()
-
-
-@contextmanager
-def numpys_products(are_numpys: bool) -> Iterator[None]:
-    """Let NumPy compute the products of predictions that this Python thread makes, or torch."""
-    before = getattr(_numpys, "are_so", False)
-    try:
-        _numpys.are_so = are_numpys
-        yield
-    finally:
-        _numpys.are_so = before
 
 
 class Linear(nn.Linear):
@@ -38,27 +20,6 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         pass
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not (torch.is_inference_mode_enabled() and self._suits_numpy(x)):
-            return super().forward(x)
-        out = x.new_empty((len(x), self.out_features))
-        with np.errstate(all="ignore"):
-            np.dot(x.numpy(), self.weight.detach().numpy().T, out=out.numpy())
-        return out.add_(self.bias)
-
-    def _suits_numpy(self, x: Tensor) -> bool:
-        """Return whether the product is NumPy's, which takes it less time for many rows."""
-        weight = self.weight
-        return (
-            len(x) >= _MANY_ROWS
-            and x.ndim == 2
-            and x.is_cpu
-            and weight.is_cpu
-            and x.dtype == weight.dtype
-            and x.dtype in (torch.float32, torch.float64)
-            and getattr(_numpys, "are_so", False)
-        )
 
     def glorot_uniform_(self, random_state: np.random.RandomState, gain: float) -> None:
         """Draw weights and bias uniformly in ±sqrt(gain / (fan_in + fan_out)).

@@ -8,7 +8,7 @@ from sknn_deep._backprop import Backprop
 from sknn_deep._batches import Chunk
 from sknn_deep._losses import Loss
 from sknn_deep._network import Network
-from sknn_deep._threads import Pace, one_thread
+from sknn_deep._threads import Pace
 from sknn_deep._validation import check_optimize_result, lbfgs_verbosity
 
 
@@ -48,8 +48,10 @@ def fit_lbfgs(
     .. [1] R. H. Byrd, P. Lu, J. Nocedal, C. Zhu (1995). A limited memory algorithm for
        bound constrained optimization. SIAM J. Sci. Comput. 16(5).
     """
-    pace = Pace.of(network.flat.device, by_numpy=True)
-    work = Backprop([network], loss, pace=pace).workspace(chunk)
+    pace = Pace.of(network.flat.device)
+    backprop = Backprop([network], loss, pace=pace)
+    work = backprop.workspace(chunk)
+    largest = backprop.largest_kernels(len(chunk.X))
     work.load()
     (program,) = work.programs
     rate = alpha / chunk.weight_sums[0]
@@ -57,12 +59,10 @@ def fit_lbfgs(
     @np.errstate(all="ignore")
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         network.flat.copy_(torch.from_numpy(flat))
-        with one_thread():
-            pace.resume()
+        with pace.steps(**largest):
             for kernel in program:
                 kernel()
             pace.step_done()
-            pace.pause()
         weights = network.weights
         weights.grad.add_(weights, alpha=rate)
         value = work.loss(0).item() + 0.5 * rate * torch.dot(weights, weights).item()

@@ -35,7 +35,7 @@ from sknn_deep._optimizers import (
     set_learning_rate,
     zero_negligible_moments,
 )
-from sknn_deep._threads import Pace, numpy_takes, one_thread
+from sknn_deep._threads import Pace, numpy_takes_one_thread
 from sknn_deep._training import SharedOrder, Training
 
 # On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
@@ -81,7 +81,7 @@ def _bytes_of(training: Training) -> int:
     network, batches = training.network, training.batches
     layers = network.linear_layers()
     n_units, n_outputs = sum(layer.out_features for layer in layers), layers[-1].out_features
-    longest = max(part.stop - part.start for part in batches.slices)
+    longest = batches.longest
     # gathered rows, outputs, targets and factors of a batch at least
     gathered = longest * (batches.n_features + 2 * n_outputs + 1)
     # pre-activations, activations and gradients; those of a short last batch, too
@@ -126,7 +126,7 @@ class Stack:
         self._pace = Pace.of(self._device)
         buffers = self._flat, self._gradient
         self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace, buffers=buffers)
-        self._norms_by_numpy = self._device.type == "cpu" and numpy_takes(1)
+        self._norms_by_numpy = self._device.type == "cpu" and numpy_takes_one_thread()
         self._read_parameters()
         self._orders = _orders(trainings)
         self._lay_out()
@@ -210,8 +210,8 @@ class Stack:
                 self._rows[i, : len(rows)] = rows
                 self._rows[i, len(rows) :] = rows[0]  # weighs nothing
         self._index = torch.from_numpy(self._rows).to(self._device)
-        with one_thread(), np.errstate(all="ignore"):
-            self._pace.resume()
+        largest = self._backprop.largest_kernels(self._lengths.max())
+        with self._pace.steps(**largest), np.errstate(all="ignore"):
             by_epoch = not self._has_weights
             factors = self._factors(slice(None), sums, rates, moves) if by_epoch else []
             for piece in self._pieces:
@@ -222,7 +222,6 @@ class Stack:
                 own = factors[piece] if by_epoch else self._factors(piece, sums, rates, moves)
                 results[1, :, piece] = self._take_steps(work, moves, own).mT
                 results[0, :, piece] = work.losses()
-            self._pace.pause()
         self._is_behind = True
         validated = [k for k, training in self._live.items() if training.is_validated]
         if validated:
@@ -366,7 +365,6 @@ class Stack:
             optimizers = [self._live[k].optimizer for k in members]
             state = {name: buffer[rows] for name, buffer in self._state.items()}
             kernel = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
-            kernel = self._pace.threaded(kernel, n_elements=4 * self._flat[rows].numel())
             moves.append(_Moves(rows, members[0], optimizers, kernel))
         self._present, self._last_moves = present, moves
         return moves

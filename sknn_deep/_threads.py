@@ -1,4 +1,4 @@
-"""How many threads a training computes on: one, but for large kernels where more are faster."""
+"""How many threads a training computes on: one, or several where its steps are worth it."""
 
 import math
 import os
@@ -76,6 +76,7 @@ def one_thread() -> Iterator[None]:
     global _n_entered, _n_outside
     has_entered, lock, entered = False, _lock, _entered
     depth = getattr(entered, "depth", 0)
+    inside = torch.get_num_threads()  # what steps go on with after a block within them
     try:  # an interruption may come at any call
         with lock:
             before = allowed_threads()
@@ -92,7 +93,7 @@ def one_thread() -> Iterator[None]:
             with lock:
                 _n_entered -= 1
                 entered.depth = depth
-                torch.set_num_threads(1 if depth else before)
+                torch.set_num_threads(inside if depth else before)
 
 
 @contextmanager
@@ -144,9 +145,9 @@ def numpy_threads() -> int | None:
     return min((lib.num_threads for lib in _numpys_libraries()), default=None)
 
 
-def numpy_takes(n_threads: int) -> bool:
-    """Return whether NumPy computes large products, if asked to, on exactly so many threads."""
-    return not _wants_the_same_bits() and numpy_threads() == n_threads
+def numpy_takes_one_thread() -> bool:
+    """Return whether NumPy computes products of any size, if asked to, on one thread."""
+    return not _wants_the_same_bits() and numpy_threads() == 1
 
 
 def _wants_the_same_bits() -> bool:
@@ -161,10 +162,10 @@ def worthwhile_threads(multiply_adds: int) -> int:
 
 
 class Pace:
-    """Decides whether large kernels run on one thread or on several.
+    """Decides whether the steps of a training run on one thread or on several.
 
     Several threads wait for the last of them: where another process holds a core, a
-    product can take many times longer than on one thread. Such a process shows in the
+    step can take many times longer than on one thread. Such a process shows in the
     processor's time that this one gets. And they leave the weights in the caches of all cores:
     where these are far apart, as those of a virtual machine may be, to write the weights takes
     five times as long as where they share one. That shows in the time of the optimiser. Only
@@ -177,20 +178,17 @@ class Pace:
         The most threads to use.
     is_fixed : bool, default=False
         Use them always, whatever else the machine does.
-    by_numpy : bool, default=False
-        Whether the threads are those of NumPy's products, which cannot be told to take fewer.
-        Torch then stays on one.
 
     Attributes
     ----------
     several : bool
-        What large kernels use just now.
+        What steps that are worth it use just now.
     """
 
-    def __init__(self, n_threads: int, is_fixed: bool = False, by_numpy: bool = False):
-        self.n_threads, self.by_numpy = n_threads, by_numpy
+    def __init__(self, n_threads: int, is_fixed: bool = False):
+        self.n_threads = n_threads
         self.several = n_threads > 1
-        self._is_settled = is_fixed or n_threads == 1
+        self._is_fixed, self._is_settled = is_fixed, True
         self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
         self._next_trial = -math.inf
         self._has_begun = False
@@ -198,33 +196,47 @@ class Pace:
         self._seconds_of_passes = self._bytes_passed = 0.0
 
     @classmethod
-    def of(cls, device: torch.device, by_numpy: bool = False) -> "Pace":
+    def of(cls, device: torch.device) -> "Pace":
         """Return one for work on a device; on a CPU it may use the threads allowed.
 
         Their number is fixed within ``fixed_threads``, and where the user has asked for the same
         bits each time by ``torch.use_deterministic_algorithms(True)``.
-
-        Parameters
-        ----------
-        device : torch.device
-        by_numpy : bool, default=False
-            Whether NumPy may compute the products, if it is allowed as many threads as torch.
         """
         if device.type != "cpu":
             return cls(1)
-        n_threads = allowed_threads()
-        by_numpy = by_numpy and numpy_takes(n_threads)
-        return cls(n_threads, _wants_the_same_bits(), by_numpy)
+        return cls(allowed_threads(), _wants_the_same_bits())
 
-    def pause(self) -> None:
-        """Stop the clocks, at the end of an epoch."""
-        self._measured = time.perf_counter() - self._since
-        self._used = time.process_time() - self._used_since
+    def spreads(self, *, multiply_adds: int = 0, n_elements: int = 0) -> bool:
+        """Return whether a kernel is so large that several threads are worth it.
 
-    def resume(self) -> None:
-        """Let the clocks go on."""
-        self._since = time.perf_counter() - self._measured
-        self._used_since = time.process_time() - self._used
+        torch and its library of products decide for each kernel of a step, in the end, how many of
+        the threads that they may use to wake.
+        """
+        work = max(multiply_adds, n_elements * _ELEMENT_WORK)
+        return self.n_threads > 1 and work >= _WORK_WORTH_THREADS
+
+    @contextmanager
+    def steps(self, *, multiply_adds: int, n_elements: int) -> Iterator[None]:
+        """Run a block of steps on one thread, or on several if their largest kernels spread.
+
+        Parameters
+        ----------
+        multiply_adds : int
+            Of the largest product of a step.
+        n_elements : int
+            Of the largest pass over memory.
+        """
+        with one_thread():
+            are_worth_it = self.spreads(multiply_adds=multiply_adds, n_elements=n_elements)
+            self._is_settled = self._is_fixed or not are_worth_it
+            if are_worth_it:
+                self._set_threads()
+                self._since = time.perf_counter() - self._measured
+                self._used_since = time.process_time() - self._used
+            yield
+            if not self._is_settled:  # between two blocks the clocks stand
+                self._measured = time.perf_counter() - self._since
+                self._used = time.process_time() - self._used_since
 
     def step_done(self) -> None:
         """Count a step, and change the number of threads where it is time to."""
@@ -244,7 +256,11 @@ class Pace:
         chosen = self._choose(now)
         settles = self.several and not chosen
         self.several = chosen
+        self._set_threads()
         self._begin(now + _SETTLING if settles else now)
+
+    def _set_threads(self) -> None:
+        torch.set_num_threads(self.n_threads if self.several else 1)
 
     def _begin(self, start: float) -> None:
         """Measure the steps from a time on."""
@@ -252,10 +268,12 @@ class Pace:
         self._seconds_of_passes = self._bytes_passed = 0.0
 
     def _choose(self, now: float) -> bool:
-        """Return whether large kernels go on with several threads, at the end of a trial."""
+        """Return whether to go on with several threads, at the end of a trial."""
         used, available = time.process_time() - self._used_since, now - self._since
         is_alone = _n_entered <= 1 and used >= _ALONE * self.n_threads * available
-        are_near = self._seconds_of_passes <= _FAR * self._bytes_passed
+        # a pass that several threads share
+        seconds = self._seconds_of_passes * self.n_threads
+        are_near = seconds <= _FAR * self._bytes_passed
         if self.several and is_alone and are_near:
             return True
         if now > self._next_trial:
@@ -263,33 +281,10 @@ class Pace:
             return not self.several
         return self._seconds[False] >= _CLEARLY_FASTER * self._seconds[True]
 
-    def spreads(self, *, multiply_adds: int = 0, n_elements: int = 0) -> bool:
-        """Return whether a kernel is so large that it may take several threads."""
-        work = multiply_adds + n_elements * _ELEMENT_WORK
-        return self.n_threads > 1 and work >= _WORK_WORTH_THREADS
-
-    def threaded(self, kernel: Callable[..., object], **work: int) -> Callable[..., object]:
-        """Return a kernel of torch, on several threads when it is large and they are faster.
-
-        ``work`` is as of :meth:`spreads`.
-        """
-        if self.by_numpy or not self.spreads(**work):
-            return kernel
-
-        def run(*args) -> None:
-            if not self.several:
-                kernel(*args)
-                return
-            torch.set_num_threads(self.n_threads)
-            kernel(*args)
-            torch.set_num_threads(1)
-
-        return run
-
     def watched(self, move: Callable[..., object], weights: Tensor) -> Callable[..., object]:
         """Return what moves the weights, timed where it tells how far the cores are apart."""
         n_bytes = weights.numel() * weights.element_size()
-        if self._is_settled or not self.by_numpy or n_bytes > _MOST_IN_CACHE:
+        if self._is_settled or n_bytes > _MOST_IN_CACHE:
             return move
 
         def run(*args) -> None:
@@ -297,18 +292,5 @@ class Pace:
             move(*args)
             self._seconds_of_passes += time.perf_counter() - start
             self._bytes_passed += n_bytes
-
-        return run
-
-    def faster(
-        self, by_numpy: Callable[[], object], by_torch: Callable[[], object]
-    ) -> Callable[[], None]:
-        """Return a large product that NumPy computes on several threads, or torch on one."""
-
-        def run() -> None:
-            if self.several:
-                by_numpy()
-            else:
-                by_torch()
 
         return run
