@@ -632,14 +632,16 @@ class _Norm:
         self._module, self._weight, self._bias, self._weight_grad, self._bias_grad = layer
         self._z, self._y = z, y
         self._is_batch = isinstance(self._module, torch.nn.BatchNorm1d)
+        if self._is_batch:  # a module takes its time to look its buffers up
+            self._n_batches = self._module.num_batches_tracked
+            self._statistics = (self._module.running_mean, self._module.running_var)
 
     def forward(self) -> None:
         module, affine = self._module, (self._weight, self._bias)
         if self._is_batch:
-            module.num_batches_tracked += 1
-            statistics = (module.running_mean, module.running_var)
+            self._n_batches.add_(1)
             normalized, *self._saved = torch.native_batch_norm(
-                self._z, *affine, *statistics, True, module.momentum, module.eps
+                self._z, *affine, *self._statistics, True, module.momentum, module.eps
             )
         else:
             normalized, *self._saved = torch.native_layer_norm(
@@ -650,7 +652,7 @@ class _Norm:
     def backward(self, delta: Tensor) -> None:
         module, wanted = self._module, [True, True, True]
         if self._is_batch:
-            statistics = (module.running_mean, module.running_var, *self._saved)
+            statistics = (*self._statistics, *self._saved)
             gradients = aten.native_batch_norm_backward(
                 delta, self._z, self._weight, *statistics, True, module.eps, wanted
             )

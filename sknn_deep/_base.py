@@ -1012,7 +1012,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
 def _is_finite(X) -> bool:
     """Return whether an array is large and, as far as its sum tells, without NaN and infinity.
 
-    The sum is torch's, on its threads. scikit-learn has to look at arrays of which this is not known.
+    The sum is torch's, on its threads. Where this is not known scikit-learn has to look.
     """
     return (
         type(X) is np.ndarray

@@ -9,7 +9,6 @@ gather by gather from pinned memory.
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from itertools import pairwise
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sknn_deep._device import OutOfMemoryError, empty_matrix
-from sknn_deep._threads import one_thread, worthwhile_threads
+from sknn_deep._threads import are_worthwhile, one_thread
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
 # on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
@@ -379,9 +378,7 @@ def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cp
 def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list[Any]:
     """Apply a function to rows part by part, so that the activations stay in bounds.
 
-    On a CPU many rows are spread over threads: each takes part after part, and none waits for
-    another, as torch's own threads do in each operation. Where the memory of a device is too
-    small for a part, that and those after it are halved.
+    Where the memory of a device is too small for a part, that and those after it are halved.
 
     Parameters
     ----------
@@ -391,17 +388,15 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
     network : Network
         What the function applies.
     """
-
-    def apply(part: slice) -> Any:
-        with torch.inference_mode():
-            return function(part)
-
-    def apply_or_halve(rows: int) -> list[Any]:
-        results, start = [], 0
+    flat, results, start = network.flat, [], 0
+    with few_threads(network, n_samples):
+        # each thread has its own share of a part in its cache
+        rows = chunk_rows(network.width, flat.dtype, flat.device.type) * torch.get_num_threads()
         while start < n_samples:
             n_rows = min(rows, n_samples - start)
             try:
-                results.append(apply(slice(start, start + n_rows)))
+                with torch.inference_mode():
+                    results.append(function(slice(start, start + n_rows)))
                 start += n_rows
                 continue
             except torch.OutOfMemoryError as error:
@@ -411,33 +406,16 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
             rows = n_rows // 2
             if flat.device.type == "cuda":
                 torch.cuda.empty_cache()
-        return results
-
-    flat = network.flat
-    rows = chunk_rows(network.width, flat.dtype, flat.device.type)
-    n_threads = _threads_for(network, n_samples)
-    with one_thread():
-        if n_threads == 1:
-            return apply_or_halve(rows)
-        parts = batch_slices(n_samples, min(rows, -(-n_samples // (4 * n_threads))))
-        with ThreadPoolExecutor(
-            n_threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            return list(pool.map(apply, parts))
+    return results
 
 
 @contextmanager
 def few_threads(network, n_samples: int) -> Iterator[None]:
     """Let a block ask a network for the outputs of rows, on as many threads as are worth it."""
-    with one_thread() if _threads_for(network, n_samples) == 1 else nullcontext():
+    work = n_samples * network.weights.numel()
+    is_worth_it = network.flat.device.type == "cpu" and are_worthwhile(work)
+    with nullcontext() if is_worth_it else one_thread():
         yield
-
-
-def _threads_for(network, n_samples: int) -> int:
-    """Return over how many threads to spread rows."""
-    if network.flat.device.type != "cpu":
-        return 1
-    return worthwhile_threads(n_samples * network.weights.numel())
 
 
 def _too_small_for_a_row(device: torch.device, error: Exception) -> str:

@@ -491,7 +491,8 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
 
     def _probabilities(self, raw: Tensor) -> Tensor:
         if self.out_activation_ == "softmax":
-            return torch.softmax(raw, dim=1)
+            # over a short last dimension it takes three times as long
+            return torch.softmax(raw.mT, dim=0).mT.contiguous()
         if self.n_outputs_ == 1:
             return torch.sigmoid(torch.cat([-raw, raw], dim=1))
         limits = torch.finfo(raw.dtype)
@@ -499,7 +500,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
 
     def _log_probabilities(self, raw: Tensor) -> Tensor:
         if self.out_activation_ == "softmax":
-            return torch.log_softmax(raw, dim=1)
+            return torch.log_softmax(raw.mT, dim=0).mT.contiguous()
         if self.n_outputs_ == 1:
             return F.logsigmoid(torch.cat([-raw, raw], dim=1))
         return F.logsigmoid(raw)

@@ -71,7 +71,7 @@ class Dropout(RandomModule):
             return mask.bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p)
         n_dropped = min(round(self.p * 2**16), 2**16 - 1)
         torch.ge(_draw_bits(mask.shape, self.generator), n_dropped - 2**15, out=mask)
-        return mask.mul_(mask.new_tensor(1 / (1 - n_dropped / 2**16)))
+        return mask.mul_(1 / (1 - n_dropped / 2**16))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

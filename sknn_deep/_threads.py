@@ -15,8 +15,6 @@ from torch import Tensor
 
 # Fewer multiply-adds than this take about as long as waking a second thread.
 _WORK_WORTH_THREADS = 1_500_000
-# Multiply-adds that take a core some milliseconds: worth starting a thread for.
-_WORK_OF_A_THREAD = 100_000_000
 # An element that is read and written takes as long as so many multiply-adds of a product.
 _ELEMENT_WORK = 16
 # Seconds: how long a number of threads is tried, how long idle threads take to fall asleep
@@ -156,9 +154,9 @@ def _wants_the_same_bits() -> bool:
     return is_fixed or torch.are_deterministic_algorithms_enabled()
 
 
-def worthwhile_threads(multiply_adds: int) -> int:
-    """Return how many threads to spread independent work over, at most those allowed."""
-    return min(allowed_threads(), max(1, multiply_adds // _WORK_OF_A_THREAD))
+def are_worthwhile(multiply_adds: int) -> bool:
+    """Return whether several threads take less time for so much work than one."""
+    return multiply_adds >= _WORK_WORTH_THREADS
 
 
 class Pace:
@@ -213,7 +211,7 @@ class Pace:
         the threads that they may use to wake.
         """
         work = max(multiply_adds, n_elements * _ELEMENT_WORK)
-        return self.n_threads > 1 and work >= _WORK_WORTH_THREADS
+        return self.n_threads > 1 and are_worthwhile(work)
 
     @contextmanager
     def steps(self, *, multiply_adds: int, n_elements: int) -> Iterator[None]:
