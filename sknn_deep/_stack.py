@@ -126,7 +126,9 @@ class Stack:
         self._pace = Pace.of(self._device)
         buffers = self._flat, self._gradient
         self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace, buffers=buffers)
-        self._norms_by_numpy = self._device.type == "cpu" and numpy_takes_one_thread()
+        # NumPy sums as fast as the memory is read, unlike torch
+        by_numpy = self._device.type == "cpu" and numpy_takes_one_thread()
+        self._numpys_weights = self._weights.numpy() if by_numpy else None
         self._read_parameters()
         self._orders = _orders(trainings)
         self._lay_out()
@@ -373,11 +375,12 @@ class Stack:
         self, work: Workspace, moves: "list[_Moves]", factors: Iterable[Factors]
     ) -> Tensor:
         """Take a step along each batch; return the squared norms before, (n_batches, K)."""
-        norms = []
-        none = self._flat.new_zeros(len(self._trainings))
+        squared_norms = self._flat.new_zeros((len(work.programs), len(self._trainings)))
         has_penalty, has_decay = self._alphas.any(), self._decays.any()
         with torch.inference_mode():
-            for program, (penalty, decay, by_move) in zip(work.programs, factors, strict=True):
+            for program, squared_norm, (penalty, decay, by_move) in zip(
+                work.programs, squared_norms, factors, strict=True
+            ):
                 if self._n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
                     zero_negligible(self._weights)
                     for buffer in self._state.values():
@@ -385,11 +388,9 @@ class Stack:
                 self._n_steps += 1
                 for kernel in program:
                     kernel()
-                norm = none
                 if has_penalty:
-                    norm = self._squared_norms()
+                    self._write_squared_norms(squared_norm)
                     self._penalized.addcmul_(self._weights, penalty)
-                norms.append(norm)
                 if self._max_norms is not None:
                     lengths = torch.linalg.vector_norm(self._gradient, dim=1, keepdim=True)
                     shortened = (self._max_norms / lengths).clamp_(max=1.0)
@@ -400,14 +401,15 @@ class Stack:
                 for move, factor in zip(moves, by_move, strict=True):
                     move.kernel(factor)
                 self._pace.step_done()
-        return torch.stack(norms)
+        return squared_norms
 
-    def _squared_norms(self) -> Tensor:
-        """Return the sum of the squares of each network's weights."""
-        if not self._norms_by_numpy:
-            return torch.linalg.vector_norm(self._weights, dim=1).square_()
-        rows = self._weights.numpy()  # which sums as fast as the memory is read, unlike torch
-        return torch.from_numpy(np.matmul(rows[:, np.newaxis], rows[..., np.newaxis])).view(-1)
+    def _write_squared_norms(self, out: Tensor) -> None:
+        """Write the sum of the squares of each network's weights."""
+        if self._numpys_weights is None:
+            torch.linalg.vector_norm(self._weights, dim=1, out=out).square_()
+            return
+        rows = self._numpys_weights
+        np.matmul(rows[:, np.newaxis], rows[..., np.newaxis], out=out.numpy()[:, None, None])
 
 
 def _sources(
