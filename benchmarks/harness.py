@@ -23,7 +23,6 @@ import skorch
 import torch
 from threadpoolctl import threadpool_limits
 
-
 # Threads of a contender's library of products, which spin when they are done, are then asleep.
 SECONDS_BETWEEN = 0.1
 

@@ -1,8 +1,8 @@
 """The choices inside a step, against what they replaced: ``python -m benchmarks.kernels``.
 
-Each row times two ways to compute the same thing on one thread. The last rows take several: a
-move of the weights after NumPy's products with them, which tells how far the cores are from each
-other, and training steps of 784-128-64-10 while a second process keeps a core busy.
+Each row times two ways to compute the same thing on one thread. The last rows take several:
+gathering rows, a move of the weights after products with them, which tells how far the cores are
+from each other, and training steps of 784-128-64-10 while a second process keeps a core busy.
 """
 
 import contextlib
@@ -21,7 +21,6 @@ from benchmarks import harness
 from benchmarks.contenders import Work, in_process
 from sknn_deep._network import Dropout
 from sknn_deep._optimizers import adam_kernel
-from sknn_deep._threads import one_thread
 
 
 def by_torch_and_numpy(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> tuple:
@@ -38,25 +37,28 @@ def in_one_buffer(n_networks: int, *shape: int) -> torch.Tensor:
 
 
 def products() -> dict[str, tuple]:
-    """Return products by torch, which were replaced, and by NumPy."""
+    """Return products as they are not computed, and as they are: small ones by NumPy."""
     found = {}
     for rows, n_in, n_out in ((32, 10, 32), (32, 32, 3), (200, 784, 128), (2048, 784, 128)):
         x, weight, delta = torch.rand(rows, n_in), torch.rand(n_out, n_in), torch.rand(rows, n_out)
-        found[f"product {rows}x{n_in} by {n_in}x{n_out}: torch / NumPy"] = by_torch_and_numpy(
+        is_small = rows == 32
+        names, order = ("torch / NumPy", 1) if is_small else ("NumPy / torch", -1)
+        found[f"product {rows}x{n_in} by {n_in}x{n_out}: {names}"] = by_torch_and_numpy(
             x, weight.mT, torch.empty(rows, n_out)
-        )
-        found[f"product {n_out}x{rows} by {rows}x{n_in}: torch / NumPy"] = by_torch_and_numpy(
+        )[::order]
+        found[f"product {n_out}x{rows} by {rows}x{n_in}: {names}"] = by_torch_and_numpy(
             delta.mT, x, torch.empty(n_out, n_in)
-        )
+        )[::order]
     for k, rows, n_in, n_out in ((60, 32, 10, 32), (20, 32, 128, 128), (20, 200, 64, 100)):
         x, delta = torch.rand(k, rows, n_in), torch.rand(k, rows, n_out)
         weight = in_one_buffer(k, n_out, n_in)
-        found[f"{k} products {n_out}x{rows} by {rows}x{n_in}: torch / NumPy"] = by_torch_and_numpy(
+        names, order = ("torch / NumPy", 1) if rows == 32 else ("NumPy / torch", -1)
+        found[f"{k} products {n_out}x{rows} by {rows}x{n_in}: {names}"] = by_torch_and_numpy(
             delta.mT, x, in_one_buffer(k, n_out, n_in)
-        )
-        found[f"{k} products {rows}x{n_out} by {n_out}x{n_in}: torch / NumPy"] = by_torch_and_numpy(
+        )[::order]
+        found[f"{k} products {rows}x{n_out} by {n_out}x{n_in}: {names}"] = by_torch_and_numpy(
             delta, weight, torch.empty(k, rows, n_in)
-        )
+        )[::order]
     # the one that torch keeps: a stack's outputs of few rows
     x, weight = torch.rand(20, 32, 128), in_one_buffer(20, 128, 128)
     torchs, numpys = by_torch_and_numpy(x, weight.mT, torch.empty(20, 32, 128))
@@ -112,6 +114,22 @@ def pairs() -> dict[str, tuple]:
     return found
 
 
+def gathers() -> dict[str, Callable[[], float]]:
+    """Return two ways to gather a batch of images, which lie all over the memory."""
+    images, out = torch.rand(60_000, 784), torch.empty(2048, 784)
+    batches = torch.randperm(len(images))[: 20 * len(out)].view(20, -1)
+
+    def by_numpy() -> None:
+        for rows in batches.numpy():
+            images.numpy().take(rows, axis=0, out=out.numpy(), mode="clip")
+
+    def by_torch() -> None:
+        for rows in batches:
+            torch.index_select(images, 0, rows, out=out)
+
+    return {"take": harness.timed(by_numpy), "index_select": harness.timed(by_torch)}
+
+
 @contextlib.contextmanager
 def busy_neighbour():
     """Keep one core busy from another process."""
@@ -127,20 +145,19 @@ def moves() -> dict[str, Callable[[], float]]:
     """Return what tells how long Adam takes to move a layer, its weights used before or not."""
     weights, m, v = torch.rand(3, 128, 784)
     gradient, x, delta = torch.rand(128, 784), torch.rand(200, 784), torch.rand(200, 128)
-    out = np.empty((200, 128), dtype=np.float32)
+    out = torch.empty(200, 128)
     move = adam_kernel(weights, gradient, m, v, (0.9, 0.999), 1e-8)
 
     def use() -> None:
-        np.dot(x.numpy(), weights.numpy().T, out)
-        np.dot(delta.numpy().T, x.numpy(), gradient.numpy())
+        torch.mm(x, weights.mT, out=out)
+        torch.mm(delta.mT, x, out=gradient)
 
     def seconds(before: Callable[[], object]) -> float:
         total = 0.0
         for _ in range(200):
             before()
             start = time.perf_counter()
-            with one_thread():
-                move(1e-9)
+            move(1e-9)
             total += time.perf_counter() - start
         return total / 200
 
@@ -169,6 +186,10 @@ def main():
             rows.append([name, harness.duration(seconds["used"]), ratio])
     runs = {name: harness.timed(run) for name, run in hundred_steps().items()}
     with harness.limited_threads(arguments.threads):
+        seconds = results["gather"] = harness.alternate(gathers(), arguments.rounds)
+        what = f"20 times 2048 images, {arguments.threads} threads: NumPy's take / index_select"
+        ratio = harness.ratio(seconds, "take", "index_select")
+        rows.append([what, harness.duration(seconds["index_select"]), ratio])
         seconds = results["move"] = harness.alternate(moves(), arguments.rounds)
         what = (
             f"Adam's move of 128x784 weights: after products on {arguments.threads} threads / alone"

@@ -1,6 +1,5 @@
 """Batches: their order, their rows however these lie in memory, their weights; parts of rows."""
 
-import threading
 
 import numpy as np
 import pytest
@@ -339,11 +338,14 @@ def test_the_whole_without_any_weight_is_refused():
 # parts of rows
 
 
+N_FEW = 1001
+
+
 @pytest.fixture
 def spread(monkeypatch, two_threads):
-    """Take any work for worth a thread, of those that are not NumPy's."""
-    monkeypatch.setattr(_threads, "_WORK_OF_A_THREAD", 1)
-    monkeypatch.setattr(_threads, "numpy_threads", lambda: None)
+    """Take any work for worth several threads, and 100 rows for what one of them has at a time."""
+    monkeypatch.setattr(_threads, "_WORK_WORTH_THREADS", 1)
+    monkeypatch.setattr(_batches, "_CHUNK_BYTES", {"cpu": 100 * 6 * 4})
 
 
 def _network(width=6):
@@ -351,102 +353,34 @@ def _network(width=6):
 
 
 def test_parts_cover_all_rows_in_order(spread):
-    parts = map_parts(lambda part: part, 1001, _network())
-    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
-    assert parts[-1].stop == 1001
-    assert len(parts) == 8
+    parts = map_parts(lambda part: part, N_FEW, _network())
+    assert [part.start for part in parts] == list(range(0, N_FEW, 200))
+    assert [part.stop for part in parts] == [*range(200, N_FEW, 200), N_FEW]
 
 
-def test_small_work_is_one_part_on_the_thread_that_asks(two_threads):
-    parts = map_parts(lambda part: (part, threading.get_ident()), 1001, _network())
-    assert parts == [(slice(0, 1001), threading.get_ident())]
-
-
-def test_parts_are_spread_over_threads_that_do_not_wait_for_each_other(spread):
-    both = threading.Barrier(2)
-
-    def function(part):
-        both.wait(timeout=60)  # passes only where two threads are at work at once
-        return threading.get_ident()
-
-    idents = map_parts(function, 1001, _network())
-    assert len(set(idents)) == 2
-    assert threading.get_ident() not in idents
-
-
-@pytest.fixture
-def dots(monkeypatch):
-    """The Python threads that NumPy's products were asked for from."""
-    found, dot = [], np.dot
-    monkeypatch.setattr(
-        np, "dot", lambda *args, **out: found.append(threading.get_ident()) or dot(*args, **out)
-    )
-    return found
-
-
-def _predicted(network):
-    X = torch.from_numpy(np.random.RandomState(0).normal(size=(1001, N_FEATURES)))
-    network.double().flat.copy_(torch.linspace(-1, 1, len(network.flat)))
-    with torch.no_grad():
-        expected = network(X)
-    parts = map_parts(lambda part: network(X[part]), len(X), network)
-    np.testing.assert_allclose(torch.cat(parts), expected, rtol=1e-12, atol=1e-14)
-    return parts
-
-
-def test_products_of_many_rows_are_numpys_where_it_has_as_many_threads(spread, dots, monkeypatch):
-    monkeypatch.setattr(_threads, "numpy_threads", lambda: 2)
-    assert len(_predicted(_network())) == 1
-    assert dots == 2 * [threading.get_ident()]
+def test_small_work_is_one_part_on_one_thread(two_threads):
+    parts = map_parts(lambda part: (part, torch.get_num_threads()), N_FEW, _network())
+    assert parts == [(slice(0, N_FEW), 1)]
     assert torch.get_num_threads() == 2
-    dots.clear()
-    monkeypatch.setattr(_threads, "numpy_threads", lambda: 1)
-    assert len(_predicted(_network())) == 8
-    assert dots == []
 
 
-def test_products_on_one_thread_are_numpys_where_it_has_one(two_threads, dots, monkeypatch):
-    for n_threads, expected in ((1, 2), (2, 0), (None, 0)):
-        monkeypatch.setattr(_threads, "numpy_threads", lambda n_threads=n_threads: n_threads)
-        dots.clear()
-        assert len(_predicted(_network())) == 1
-        assert len(dots) == expected
+def test_parts_are_computed_on_torchs_threads(spread):
+    counts = map_parts(lambda part: torch.get_num_threads(), N_FEW, _network())
+    assert counts == [2] * 6
+    assert torch.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("how", ["checkpoint", "deterministic"])
-def test_products_are_torchs_where_bits_may_not_depend_on_numpy(how, spread, dots, monkeypatch):
-    monkeypatch.setattr(_threads, "numpy_threads", lambda: 2)
-    if how == "checkpoint":
-        with _threads.fixed_threads(2):
-            _predicted(_network())
-    else:
-        torch.use_deterministic_algorithms(True)
-        try:
-            _predicted(_network())
-        finally:
-            torch.use_deterministic_algorithms(False)
-    assert dots == []
-
-
-def test_overflow_in_a_prediction_says_nothing(monkeypatch, dots):
-    monkeypatch.setattr(_threads, "numpy_threads", lambda: 1)
+def test_overflow_in_a_prediction_says_nothing():
     network = _network()
     network.flat.fill_(1e38)
     X = torch.full((200, N_FEATURES), 1e38)
     (found,) = map_parts(lambda part: network(X[part]), len(X), network)
     assert not found.isfinite().any()
-    assert dots
-
-
-def test_each_of_the_threads_computes_on_one(spread):
-    counts = map_parts(lambda part: torch.get_num_threads(), 1001, _network())
-    assert counts == [1] * 8
-    assert torch.get_num_threads() == 2
 
 
 def test_functions_of_parts_need_no_gradient(spread):
-    flags = map_parts(lambda part: torch.is_inference_mode_enabled(), 1001, _network())
-    assert flags == [True] * 8
+    flags = map_parts(lambda part: torch.is_inference_mode_enabled(), N_FEW, _network())
+    assert flags == [True] * 6
     assert not torch.is_inference_mode_enabled()
 
 
@@ -464,5 +398,5 @@ def test_an_error_in_a_part_comes_out_and_the_threads_come_back(spread):
         raise KeyError(part.start)
 
     with pytest.raises(KeyError, match="0"):
-        map_parts(function, 1001, _network())
+        map_parts(function, N_FEW, _network())
     assert torch.get_num_threads() == 2

@@ -847,9 +847,11 @@ def test_threads_are_fixed_within_the_block_only(torch_threads):
         assert (_threads.allowed_threads(), pace.n_threads, pace.several) == (2, 2, True)
         with _threads.one_thread():
             assert _threads.allowed_threads() == 2
-        pace._since = -1e9  # long ago: one that looks at the clock would try the other number
-        pace.step_done()
-        assert pace.several
+        with pace.steps(multiply_adds=10**9, n_elements=0):
+            pace._since = -1e9  # long ago: one that looks at the clock would try the other number
+            pace.step_done()
+            assert pace.several
+            assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == _threads.allowed_threads() == 3
 
 

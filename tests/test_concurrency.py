@@ -102,13 +102,13 @@ def test_eight_threads_predict_what_one_does(name, method, digits, one_torch_thr
 
 
 @pytest.mark.parametrize("container", ["array", "csr", "map"])
-def test_eight_threads_predict_many_rows_by_threads_of_their_own(
+def test_eight_threads_predict_many_rows_on_several_threads_each(
     container, tmp_path, monkeypatch, two_threads
 ):
     X = np.random.RandomState(0).normal(size=(4000, 64))
     network = DeepMLPClassifier(**{**QUICK, "max_iter": 1, "hidden_layer_sizes": (400, 200)})
     network.fit(X[:300], X[:300, 0] > 0)
-    assert _threads.worthwhile_threads(len(X) * network.module_.weights.numel()) == 2
+    assert _threads.are_worthwhile(len(X) * network.module_.weights.numel())
     expected = network.predict_proba(X)
     if container == "csr":
         X = sp.csr_array(X)

@@ -1,6 +1,5 @@
 """Threads: when several are used, that they are given back, and forks and workers around them."""
 
-import math
 import multiprocessing
 import os
 import subprocess
@@ -16,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_limits
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _threads
-from sknn_deep._threads import Pace, allowed_threads, one_thread, worthwhile_threads
+from sknn_deep._threads import Pace, allowed_threads, are_worthwhile, one_thread
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
@@ -28,7 +27,7 @@ NETWORKS = {
     "autoencoder": AutoencoderTransformer,
 }
 QUICK = {"hidden_layer_sizes": (16,), "max_iter": 4, "random_state": 0, "device": "cpu"}
-# 200 rows a batch times 64 * 256 weights: enough for several threads in a product
+# 200 rows a batch times 64 * 256 weights: a product that is worth several threads
 LARGE = {**QUICK, "hidden_layer_sizes": (256, 64), "max_iter": 3}
 
 
@@ -59,32 +58,16 @@ def asked_for(monkeypatch):
 
 @pytest.fixture
 def used(monkeypatch):
-    """Note who computes the products that are not small, and on how many threads."""
-    found = []
+    """Note on how many threads torch computes products, which are all that are not small."""
+    found, multiply = [], torch.mm
 
-    def noted(name, multiply, n_threads):
-        def run(left, right, *out, **options):
-            is_matrix = np.ndim(right) == 2 and left.shape[0] > 1  # else it is a sum of rows
-            if is_matrix and math.prod(left.shape) * right.shape[1] > 2**18:
-                found.append((name, torch.get_num_threads(), n_threads()))
-            return multiply(left, right, *out, **options)
+    def noted(left, right, *, out):
+        if left.shape[0] > 1:  # else it is a sum of rows
+            found.append(torch.get_num_threads())
+        return multiply(left, right, out=out)
 
-        return run
-
-    monkeypatch.setattr(np, "dot", noted("NumPy", np.dot, _threads.numpy_threads))
-    monkeypatch.setattr(torch, "mm", noted("torch", torch.mm, torch.get_num_threads))
+    monkeypatch.setattr(torch, "mm", noted)
     return found
-
-
-def of_torch(used):
-    """Return the numbers of threads on which torch computed products."""
-    return {n_threads for name, _, n_threads in used if name == "torch"}
-
-
-@pytest.fixture
-def unknown_library(monkeypatch):
-    """Let NumPy's products be those of a library that is not known."""
-    monkeypatch.setattr(_threads, "_numpys_libraries", list)
 
 
 # --------------------------------------------------------------------------------------
@@ -101,24 +84,37 @@ def clock(monkeypatch):
 
 
 ALONE, SHARED = 0.95, 0.75  # of the time of its cores a process gets
+WORTH_IT, SMALL = ({"multiply_adds": work, "n_elements": 0} for work in (10**9, 10**4))
+N_WEIGHTS = 10**5
 
 
-def _run(pace, clock, seconds_of_a_step, duration, share=SHARED, move=lambda: None):
+@pytest.fixture(autouse=True)
+def threads_are_given_back():
+    """Give every test torch's threads, and see that it gives them back."""
+    before = torch.get_num_threads()
+    yield
+    assert torch.get_num_threads() == before
+
+
+def _run(pace, clock, seconds_of_a_step, duration, share=SHARED, move=None):
     """Take steps for a while; return the shares of time on one thread and on several.
 
     Each moves the weights, within its time.
     """
     spent, end = {False: 0.0, True: 0.0}, clock.now + duration
-    pace.resume()
-    while clock.now < end:
-        seconds = seconds_of_a_step[pace.several]
-        spent[pace.several] += seconds
-        end_of_step = clock.now + seconds
-        move()
-        clock.now = end_of_step
-        clock.used += seconds * (share * pace.n_threads if pace.several else 1)
-        pace.step_done()
-    pace.pause()
+    with pace.steps(**WORTH_IT):
+        if move is not None:
+            move = pace.watched(move, torch.empty(N_WEIGHTS))
+        while clock.now < end:
+            seconds = seconds_of_a_step[pace.several]
+            assert torch.get_num_threads() == (pace.n_threads if pace.several else 1)
+            spent[pace.several] += seconds
+            end_of_step = clock.now + seconds
+            if move is not None:
+                move()
+            clock.now = end_of_step
+            clock.used += seconds * (share * pace.n_threads if pace.several else 1)
+            pace.step_done()
     return {several: spent[several] / duration for several in spent}
 
 
@@ -156,21 +152,19 @@ def test_a_process_that_is_alone_tries_nothing(step, clock):
     assert _run(Pace(2), clock, {True: step, False: step / 2}, 20.0, ALONE)[False] == 0
 
 
-def _watched_move(pace, clock, seconds_of_a_byte, n_bytes=400_000):
-    """Return what takes so long to move weights of so many bytes."""
+def _move(clock, seconds_of_a_byte):
+    """Return what two threads take so long for to move weights."""
 
     def move():
-        clock.now += seconds_of_a_byte * n_bytes
+        clock.now += seconds_of_a_byte * 4 * N_WEIGHTS / 2
 
-    return pace.watched(move, torch.empty(n_bytes // 4))
+    return move
 
 
 @pytest.mark.parametrize("faster", [False, True], ids=["one thread", "several"])
 def test_where_cores_are_far_from_each_other_the_faster_number_of_threads_is_kept(faster, clock):
-    pace, seconds = Pace(2, by_numpy=True), {faster: 2e-3, not faster: 3e-3}
-    far, near = (
-        _watched_move(pace, clock, seconds_of_a_byte) for seconds_of_a_byte in (1e-9, 2e-10)
-    )
+    pace, seconds = Pace(2), {faster: 2e-3, not faster: 3e-3}
+    far, near = (_move(clock, seconds_of_a_byte) for seconds_of_a_byte in (1e-9, 2e-10))
     first = _run(pace, clock, seconds, 0.9, ALONE, far)
     assert first[not faster] > 0, "both are tried"
     assert _run(pace, clock, seconds, 20.0, ALONE, far)[faster] > 0.8
@@ -179,29 +173,31 @@ def test_where_cores_are_far_from_each_other_the_faster_number_of_threads_is_kep
 
 
 def test_cores_that_share_a_cache_try_nothing(clock):
-    pace, seconds = Pace(2, by_numpy=True), {True: 2e-3, False: 1e-3}
-    near = _watched_move(pace, clock, 2e-10)
+    pace, seconds = Pace(2), {True: 2e-3, False: 1e-3}
+    near = _move(clock, 2e-10)
     assert _run(pace, clock, seconds, 20.0, ALONE, near)[False] == 0
 
 
 @pytest.mark.parametrize(
-    ("pace", "n_weights"),
+    ("pace", "work", "n_weights"),
     [
-        (Pace(1), 10**5),
-        (Pace(2), 10**5),
-        (Pace(2, is_fixed=True, by_numpy=True), 10**5),
-        (Pace(2, by_numpy=True), 10**7),
+        (Pace(1), WORTH_IT, 10**5),
+        (Pace(2), SMALL, 10**5),
+        (Pace(2, is_fixed=True), WORTH_IT, 10**5),
+        (Pace(2), WORTH_IT, 10**7),
     ],
-    ids=["one thread", "threads of torch", "a fixed number", "more weights than a cache holds"],
+    ids=["one thread", "small steps", "a fixed number", "more weights than a cache holds"],
 )
-def test_moves_that_tell_nothing_of_the_cores_are_not_watched(pace, n_weights):
+def test_moves_that_tell_nothing_of_the_cores_are_not_watched(pace, work, n_weights):
     move = object()
-    assert pace.watched(move, torch.empty(n_weights)) is move
+    with pace.steps(**work):
+        assert pace.watched(move, torch.empty(n_weights)) is move
 
 
 def test_moves_that_are_watched_get_their_arguments():
-    calls = []
-    Pace(2, by_numpy=True).watched(lambda *args: calls.append(args), torch.empty(10))(0.5)
+    calls, pace = [], Pace(2)
+    with pace.steps(**WORTH_IT):
+        pace.watched(lambda *args: calls.append(args), torch.empty(10))(0.5)
     assert calls == [(0.5,)]
 
 
@@ -232,12 +228,10 @@ def test_fits_side_by_side_in_one_process_are_not_alone(clock):
     other.start()
     inside.wait(timeout=30)
     seconds = {True: 3e-3, False: 1e-3}
-    with one_thread():
-        beside_another = _run(Pace(2), clock, seconds, 5.0, ALONE)
+    beside_another = _run(Pace(2), clock, seconds, 5.0, ALONE)
     leave.set()
     other.join()
-    with one_thread():
-        alone = _run(Pace(2), clock, seconds, 5.0, ALONE)
+    alone = _run(Pace(2), clock, seconds, 5.0, ALONE)
     assert beside_another[False] > 0.8
     assert alone[False] == 0
 
@@ -255,51 +249,36 @@ def test_a_pause_does_not_count(share, clock):
         assert pace.several
 
 
-def test_one_thread_is_left_alone(clock, asked_for):
-    pace, kernel = Pace(1), object()
+def test_one_thread_is_left_alone(clock):
+    pace = Pace(1)
     assert _run(pace, clock, {False: 1e-3}, 5.0) == {False: pytest.approx(1, abs=0.01), True: 0}
-    assert pace.threaded(kernel, multiply_adds=10**12, n_elements=10**12) is kernel
-    assert asked_for == []
+    assert not pace.spreads(multiply_adds=10**12, n_elements=10**12)
 
 
 @pytest.mark.parametrize(
-    ("work", "is_large"),
+    ("work", "expected"),
     [
-        ({"multiply_adds": 10**4}, False),
-        ({"n_elements": 10**4}, False),
-        ({"multiply_adds": 10**8}, True),
-        ({"n_elements": 10**8}, True),
+        ({"multiply_adds": 10**4, "n_elements": 10**4}, 1),
+        ({"multiply_adds": 10**8, "n_elements": 10**4}, 4),
+        ({"multiply_adds": 10**4, "n_elements": 10**8}, 4),
     ],
     ids=str,
 )
-def test_only_large_kernels_touch_the_threads(work, is_large, asked_for, two_threads):
-    asked_for.clear()
+def test_steps_take_several_threads_if_a_kernel_of_theirs_is_large(work, expected, two_threads):
     pace = Pace(4)
-    ran = []
-    kernel = pace.threaded(lambda: ran.append(torch.get_num_threads()), **work)
-    for several in (True, False):
-        pace.several = several
+    with pace.steps(**work):
+        assert torch.get_num_threads() == expected
+        assert allowed_threads() == (2 if expected == 1 else 4)
+    assert torch.get_num_threads() == 2
+    assert pace.spreads(**work) is (expected > 1)
+
+
+def test_steps_go_on_with_their_threads_after_a_block_on_one(two_threads):
+    """Such as a prediction that a callback asks for."""
+    with Pace(2).steps(**WORTH_IT):
         with one_thread():
-            kernel()
-    assert ran == ([4, 1] if is_large else [1, 1])
-    assert asked_for == ([1, 4, 1, 2, 1, 2] if is_large else [1, 2, 1, 2])
-
-
-def test_kernels_of_torch_take_one_thread_where_numpys_take_several():
-    pace, kernel = Pace(4, by_numpy=True), object()
-    assert pace.threaded(kernel, n_elements=10**9) is kernel
-    ran = []
-    product = pace.faster(lambda: ran.append("NumPy"), lambda: ran.append("torch"))
-    for pace.several in (True, False, True):
-        product()
-    assert ran == ["NumPy", "torch", "NumPy"]
-
-
-def test_kernels_pass_their_arguments_on():
-    for n_elements in (1, 10**9):
-        calls = []
-        Pace(2).threaded(lambda *args, calls=calls: calls.append(args), n_elements=n_elements)(1, 2)
-        assert calls == [(1, 2)]
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
 
 
 def test_on_an_accelerator_the_threads_of_the_cpu_are_left_alone(four_threads):
@@ -332,11 +311,9 @@ def test_one_thread_gives_the_threads_back_after_an_error(error, four_threads):
     assert torch.get_num_threads() == 4
 
 
-@pytest.mark.parametrize(
-    ("work", "expected"), [(0, 1), (10**3, 1), (2 * 10**8, 2), (10**12, 4)], ids=str
-)
-def test_threads_worth_starting_are_at_most_torchs(work, expected, four_threads):
-    assert worthwhile_threads(work) == expected
+@pytest.mark.parametrize(("work", "expected"), [(0, False), (10**5, False), (10**7, True)])
+def test_only_much_work_is_worth_several_threads(work, expected):
+    assert are_worthwhile(work) is expected
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit", "fit refused", "output"])
@@ -357,57 +334,34 @@ def test_estimators_give_the_threads_back(method, kind, digits, four_threads):
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd", "adamw", "lbfgs", torch.optim.SGD], ids=str)
-def test_large_products_take_the_threads_of_numpy(solver, kind, digits, used, two_threads):
+def test_a_large_network_takes_several_threads_and_gives_them_back(
+    solver, kind, digits, used, two_threads
+):
     network = kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y)
-    assert ("NumPy", 1, 2) in used, "several threads were never used"
-    assert of_torch(used) <= {1}
+    assert 2 in used, "several threads were never used"
     assert torch.get_num_threads() == 2
     output(network, digits.X)
     assert (torch.get_num_threads(), _threads.numpy_threads()) == (2, 2)
 
 
-@pytest.mark.parametrize("solver", ["adam", "sgd", "adamw", "lbfgs", torch.optim.SGD], ids=str)
-def test_a_network_that_uses_the_threads_of_torch_gives_them_back(
-    solver, kind, digits, used, two_threads, unknown_library
-):
-    network = kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y)
-    assert 2 in of_torch(used), "several threads were never used"
-    assert torch.get_num_threads() == 2
-    output(network, digits.X)
-    assert torch.get_num_threads() == 2
-
-
-def test_products_are_torchs_on_one_thread_while_several_are_slower(
-    digits, used, monkeypatch, two_threads
-):
+def test_steps_take_one_thread_while_several_are_slower(digits, used, monkeypatch, two_threads):
     never = property(lambda self: False, lambda self, several: None)
     monkeypatch.setattr(Pace, "several", never, raising=False)
     DeepMLPClassifier(**LARGE).fit(digits.X, digits.y)
-    assert {(name, n_threads) for name, _, n_threads in used} == {("torch", 1)}
+    assert set(used) == {1}
 
 
 def test_a_medium_network_stays_on_one_thread(kind, digits, used, two_threads):
     kind(**{**QUICK, "hidden_layer_sizes": (100,)}).fit(digits.X, digits.y)
-    assert {(name, n_threads) for name, _, n_threads in used} == {("torch", 1)}
+    assert set(used) == {1}
 
 
-def test_on_one_thread_all_products_are_numpys(kind, digits, used, torch_threads):
-    torch_threads(1)
-    kind(**LARGE).fit(digits.X, digits.y)
-    assert set(used) == {("NumPy", 1, 1)}
-
-
-@pytest.mark.parametrize("library", ["numpy", "torch"])
-def test_a_kernel_that_fails_gives_the_threads_back(
-    library, digits, monkeypatch, request, two_threads
-):
+def test_a_kernel_that_fails_gives_the_threads_back(digits, monkeypatch, two_threads):
     def fail(*args, **options):
-        assert torch.get_num_threads() == (1 if library == "numpy" else 2)
+        assert torch.get_num_threads() == 2
         raise RuntimeError("this product fails")
 
-    if library == "torch":
-        request.getfixturevalue("unknown_library")
-    monkeypatch.setattr(*((np, "dot") if library == "numpy" else (torch, "mm")), fail)
+    monkeypatch.setattr(torch, "mm", fail)
     with pytest.raises(RuntimeError, match="this product fails"):
         DeepMLPClassifier(**{**LARGE, "hidden_layer_sizes": (512,)}).fit(digits.X, digits.y)
     assert torch.get_num_threads() == 2
@@ -420,7 +374,7 @@ def test_a_kernel_that_fails_gives_the_threads_back(
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize(
     ("user_api", "expected"),
-    [(None, ("NumPy", 1)), ("blas", ("torch", 2)), ("openmp", ("torch", 1))],
+    [(None, 1), ("blas", 2), ("openmp", 1)],
     ids=["all", "NumPy's", "torch's"],
 )
 def test_a_limit_of_threadpoolctl_is_never_exceeded(
@@ -429,17 +383,16 @@ def test_a_limit_of_threadpoolctl_is_never_exceeded(
     with threadpool_limits(1, user_api=user_api):
         limited = torch.get_num_threads(), _threads.numpy_threads()
         network = kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y)
-        assert expected[0] in {name for name, _, _ in used}
         output(network, digits.X)
         assert (torch.get_num_threads(), _threads.numpy_threads()) == limited
-    assert max(n_threads for _, _, n_threads in used) == expected[1]
+    assert max(used) == expected
     assert (torch.get_num_threads(), _threads.numpy_threads()) == (2, 2)
 
 
 def test_a_limit_of_torch_holds_for_products(kind, digits, used, two_threads):
     torch.set_num_threads(1)
     kind(**LARGE).fit(digits.X, digits.y)
-    assert {(name, n_threads) for name, _, n_threads in used} == {("torch", 1)}
+    assert set(used) == {1}
 
 
 def test_an_idle_number_of_threads_above_the_limit_is_restored(digits, four_threads):
@@ -457,7 +410,7 @@ def test_an_idle_number_of_threads_above_the_limit_is_restored(digits, four_thre
 @pytest.mark.parametrize("params", [{}, {"solver": "sgd"}, {"normalization": "batch"}], ids=str)
 def test_one_thread_and_two_agree_to_rounding(params, kind, digits, used, two_threads):
     on_two = kind(**{**LARGE, **params}).fit(digits.X, digits.y)
-    assert ("NumPy", 1, 2) in used, "several threads were never used"
+    assert 2 in used, "several threads were never used"
     torch.set_num_threads(1)
     on_one = kind(**{**LARGE, **params}).fit(digits.X, digits.y)
     torch.set_num_threads(2)
@@ -580,6 +533,7 @@ def capricious_clock(monkeypatch):
     def step_done(pace):
         if not pace._is_settled:
             pace.several = bool(choose(2))
+            pace._set_threads()
 
     monkeypatch.setattr(Pace, "step_done", step_done)
 
@@ -589,8 +543,7 @@ def test_deterministic_algorithms_give_the_same_bits_whatever_the_clock(
     solver, kind, digits, used, two_threads, deterministic, capricious_clock
 ):
     networks = [kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y) for _ in range(2)]
-    assert ("torch", 2, 2) in used, "several threads were never used"
-    assert {name for name, _, _ in used} == {"torch"}
+    assert 2 in used, "several threads were never used"
     assert_array_equal(networks[0].module_.flat, networks[1].module_.flat)
 
 
@@ -601,7 +554,7 @@ def test_the_same_seed_gives_the_same_bits_where_no_other_process_computes(
     monkeypatch.setattr(_threads, "_ALONE", 0.0)  # whatever else this machine does
     monkeypatch.setattr(_threads, "_FAR", 1.0)  # and wherever its cores are
     networks = [kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y) for _ in range(2)]
-    assert ("NumPy", 1, 2) in used, "several threads were never used"
+    assert 2 in used, "several threads were never used"
     assert_array_equal(networks[0].module_.flat, networks[1].module_.flat)
 
 
@@ -610,7 +563,7 @@ def test_the_clock_changes_no_more_than_rounding(
     solver, kind, digits, used, two_threads, capricious_clock
 ):
     networks = [kind(**{**LARGE, "solver": solver}).fit(digits.X, digits.y) for _ in range(2)]
-    assert {("NumPy", 1, 2), ("torch", 1, 1)} <= set(used)
+    assert set(used) == {1, 2}
     outputs = [output(network, digits.X) for network in networks]
     assert_allclose(*outputs, rtol=1e-6, atol=1e-8)
 
