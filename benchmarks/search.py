@@ -69,6 +69,10 @@ BY_SHAPE = {"rates": RATES[1:5], "penalties": [1e-4], "shapes": SHAPES}
 WORKS = {
     "tiny": Search(Work((10, 32, 2), 32, 10, n_samples=2000), 5),
     "cancer": Search(Work((30, 32, 2), 32, 20), 5, **BY_SHAPE, load=load_breast_cancer),
+    # the widest of the shapes alone
+    "cancer-widest": Search(
+        Work((30, 128, 128, 2), 32, 20), 5, RATES[1:5], [1e-4], load=load_breast_cancer
+    ),
     "wine": Search(Work((13, 32, 3), 32, 40), 5, **BY_SHAPE, load=load_wine),
     "digits": Search(Work((64, 100, 10), 200, 20), 5),
     "mnist": Search(Work((784, 128, 64, 10), 200, 1), 3, RATES[1:5], PENALTIES[1:3]),

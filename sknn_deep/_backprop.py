@@ -53,7 +53,8 @@ _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in _LOWEST_LOGIT}
 # its call costs less than torch's; where a factor is transposed, as in the forward pass, MKL is
 # faster sooner. A sum of rows is a product by a vector, which OpenBLAS spreads sooner.
 _SMALL_PRODUCT, _SMALL_FORWARD_PRODUCT, _SMALL_SUM = 2**18, 2**16, 9000
-# In a stack the networks' products are so small or large when those of MKL take less time.
+# Up to so many multiply-adds each NumPy takes no more time than MKL for the products of a stack,
+# where it has one thread.
 _MEDIUM_PRODUCT = 2**20
 # With so few rows a stack's outputs take MKL less time than OpenBLAS, unless they are narrow.
 _FEW_ROWS = 64

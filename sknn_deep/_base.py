@@ -73,9 +73,9 @@ _PUBLISHED = (
     "loss_curve", "best_loss", "validation_scores", "validation_loss_curve",
     "best_validation_score",
 )  # fmt: skip
-# What ends a training so that there is nothing to keep of it.
-# To look at fewer with several threads takes as long as with one.
+# To look at fewer on several threads takes as long as on one.
 _MANY_NUMBERS = 2**20
+# What ends a training so that there is nothing to keep of it.
 _LEAVE_NOTHING = (KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError)
 
 
