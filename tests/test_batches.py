@@ -1,6 +1,5 @@
 """Batches: their order, their rows however these lie in memory, their weights; parts of rows."""
 
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
