@@ -46,6 +46,7 @@ class Work:
     n_samples: int = 60000
     one_thread: bool = False
     options: tuple[str, ...] = ()
+    device: str = "cpu"
 
     def __str__(self) -> str:
         parts = ["-".join(map(str, self.units)), f"batch {self.batch_size}", *self.options]
@@ -99,7 +100,7 @@ def ours(work: Work, X, y) -> Callable[[], Predict]:
         "batch_size": work.batch_size,
         "max_iter": work.epochs,
         "n_iter_no_change": np.inf,
-        "device": "cpu",
+        "device": work.device,
     }
     if work.options:
         settings |= {"dropout": 0.2, "normalization": "batch"}
@@ -140,23 +141,30 @@ def with_skorch(work: Work, X, y) -> Callable[[], Predict]:
 
 def plain_torch(work: Work, X, y) -> Callable[[], Predict]:
     """Return a run of a loop that a careful torch user writes: no DataLoader, fused Adam."""
-    X = torch.from_numpy(X)
-    y = X if work.is_autoencoder else torch.from_numpy(y)
+    X = torch.from_numpy(X).to(work.device)
+    y = X if work.is_autoencoder else torch.from_numpy(y).to(work.device)
 
     def run():
         module, loss = torch_module(work), torch_loss(work)
         optimizer = torch.optim.Adam(module.parameters(), fused=True)
         for _ in range(work.epochs):
-            for rows in torch.randperm(len(X)).split(work.batch_size):
+            for rows in torch.randperm(len(X), device=work.device).split(work.batch_size):
                 optimizer.zero_grad()
                 loss(module(X[rows]), y[rows]).backward()
                 optimizer.step()
         module.eval()
+        wait_for(work.device)
         if work.is_autoencoder:
             return lambda rows: torch_outputs(module, rows).numpy()
         return lambda rows: torch_outputs(module, rows).argmax(1).numpy()
 
     return run
+
+
+def wait_for(device: str) -> None:
+    """Wait until a device is done with all that it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize()
 
 
 def torch_module(work: Work) -> torch.nn.Sequential:
@@ -173,7 +181,8 @@ def torch_module(work: Work) -> torch.nn.Sequential:
         if "dropout 0.2" in work.options:
             layers.append(torch.nn.Dropout(0.2))
     n_after_last = 1 + len(work.options)
-    return torch.nn.Sequential(*layers[:-n_after_last]).to(getattr(torch, work.dtype))
+    module = torch.nn.Sequential(*layers[:-n_after_last])
+    return module.to(work.device, getattr(torch, work.dtype))
 
 
 def torch_loss(work: Work) -> torch.nn.Module:
@@ -182,9 +191,10 @@ def torch_loss(work: Work) -> torch.nn.Module:
 
 
 def torch_outputs(module: torch.nn.Module, rows: np.ndarray) -> torch.Tensor:
-    """Return the outputs of a module for an array."""
+    """Return the outputs of a module for an array, on the CPU."""
+    device = next(module.parameters()).device
     with torch.inference_mode():
-        return module(torch.from_numpy(rows))
+        return module(torch.from_numpy(rows).to(device)).cpu()
 
 
 def skorch_net(work: Work) -> NeuralNetClassifier | NeuralNetRegressor:
@@ -199,6 +209,7 @@ def skorch_net(work: Work) -> NeuralNetClassifier | NeuralNetRegressor:
         max_epochs=work.epochs,
         iterator_train__shuffle=True,
         train_split=None,
+        device=work.device,
         verbose=0,
     )
 

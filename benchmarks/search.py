@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import scale
 from skorch import NeuralNetClassifier
@@ -77,6 +78,15 @@ WORKS = {
     "digits": Search(Work((64, 100, 10), 200, 20), 5),
     "mnist": Search(Work((784, 128, 64, 10), 200, 1), 3, RATES[1:5], PENALTIES[1:3]),
 }
+# for a GPU, with --jobs 1 and --only "one fit"
+LARGE_WORKS = {
+    "mnist-500": Search(
+        Work((784, 128, 64, 10), 200, 1),
+        5,
+        np.logspace(-4, -2, 10).tolist(),
+        np.logspace(-5, -1, 10).tolist(),
+    ),
+}
 
 
 def grid(search: Search, rate: str, penalty: str, shape: str, divisor: int = 1) -> dict[str, Any]:
@@ -100,7 +110,7 @@ def searches(search: Search, n_jobs: int) -> dict[str, Any]:
         "random_state": 0,
     }
     candidates = grid(search, "learning_rate_init", "alpha", "hidden_layer_sizes")
-    ours = DeepMLPClassifier(**network, device="cpu")
+    ours = DeepMLPClassifier(**network, device=work.device)
     net = NeuralNetClassifier(
         dense,
         module__hidden=work.units[1:-1],
@@ -112,6 +122,7 @@ def searches(search: Search, n_jobs: int) -> dict[str, Any]:
         max_epochs=work.epochs,
         iterator_train__shuffle=True,
         train_split=None,
+        device=work.device,
         verbose=0,
     )
     # the penalty of a batch is divided by its rows
@@ -125,6 +136,8 @@ def searches(search: Search, n_jobs: int) -> dict[str, Any]:
 
 
 CONTENDERS = ["MLPClassifier", "DeepMLPClassifier", "skorch"]  # beside sknn_deep
+# On request, how long one of the fits takes by itself.
+ONE_FIT = "one fit"
 
 
 def dense(n_in: int, hidden: tuple[int, ...], n_out: int) -> torch.nn.Sequential:
@@ -144,14 +157,25 @@ def judged(search, X: np.ndarray, y: np.ndarray) -> Callable[[], tuple[float, fl
     return measure
 
 
+def one_fit(search: Search, X: np.ndarray, y: np.ndarray) -> Callable[[], tuple[float, float]]:
+    """Return a contender that fits our network on the first fold, and answers without a score."""
+    network = searches(search, n_jobs=1)["sknn_deep"].estimator
+    rows, _ = next(StratifiedKFold(search.n_splits).split(X, y))
+    seconds = harness.timed(lambda: clone(network).fit(X[rows], y[rows]))
+    return lambda: (seconds(), np.nan)
+
+
 def measure(search: Search, names: list[str], arguments) -> dict[str, dict[str, list]]:
     """Return the seconds and the best score of each contender in each round."""
+    search.work.device = arguments.device
     X, y = search.data()
     runs = {
         name: judged(contender, X, y)
         for name, contender in searches(search, arguments.jobs).items()
         if name in names
     }
+    if ONE_FIT in names:
+        runs[ONE_FIT] = one_fit(search, X, y)
     with harness.limited_threads(arguments.threads):
         answers = harness.alternate(runs, arguments.rounds)
     return {
@@ -168,9 +192,10 @@ def print_tables(results: dict, names: list[str]) -> None:
         seconds = {name: figures["seconds"] for name, figures in result.items()}
         own = harness.duration(seconds["sknn_deep"])
         ratios = [harness.ratio(seconds, name) for name in others]
-        times.append([str(WORKS[key]), f"{WORKS[key].work.epochs}", own, *ratios])
+        search = (WORKS | LARGE_WORKS)[key]
+        times.append([str(search), f"{search.work.epochs}", own, *ratios])
         means = [f"{np.mean(result[name]['score']):.4f}" for name in names]
-        scores.append([str(WORKS[key]), *means])
+        scores.append([str(search), *means])
     header = ["search", "epochs", "FusedGridSearchCV", *(f"{name} / ours" for name in others)]
     harness.print_table(header, times)
     harness.print_table(["best mean accuracy over the folds", *names], scores)
@@ -179,20 +204,27 @@ def print_tables(results: dict, names: list[str]) -> None:
 def main():
     """Time every search and print the ratios."""
     options = harness.parser(__doc__, rounds=5)
-    options.add_argument("works", nargs="*", help=f"among {list(WORKS)}; default: all")
+    known = WORKS | LARGE_WORKS
+    options.add_argument(
+        "works", nargs="*", help=f"among {list(known)}; default: all but {list(LARGE_WORKS)}"
+    )
     options.add_argument("--jobs", type=int, default=2, help="processes for every contender")
     options.add_argument(
         "--only",
         metavar="NAME,...",
         default=",".join(CONTENDERS),
-        help="contenders beside sknn_deep; default: %(default)s",
+        help=f"contenders beside sknn_deep, also {ONE_FIT!r}; default: %(default)s",
+    )
+    options.add_argument(
+        "--device", default="cpu", help="for all but scikit-learn's classifier; default: cpu"
     )
     arguments = options.parse_args()
-    names = ["sknn_deep"] + [name for name in CONTENDERS if name in arguments.only.split(",")]
+    others = [*CONTENDERS, ONE_FIT]
+    names = ["sknn_deep"] + [name for name in others if name in arguments.only.split(",")]
     warnings.simplefilter("ignore", ConvergenceWarning)
     torch.manual_seed(0)
 
-    results = {work: measure(WORKS[work], names, arguments) for work in arguments.works or WORKS}
+    results = {work: measure(known[work], names, arguments) for work in arguments.works or WORKS}
     harness.print_machine(processes=str(arguments.jobs))
     print_tables(results, names)
     harness.save(arguments.json, results, processes=str(arguments.jobs))

@@ -16,6 +16,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +26,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness, keras_worker
-from benchmarks.contenders import Data, Work, in_process
+from benchmarks.contenders import Data, Work, in_process, wait_for
 
 MNIST = (784, 128, 64, 10)
 WORKS = {
@@ -55,12 +57,12 @@ def judged(work: Work, data: Data, run: Callable) -> Callable[[], tuple[float, f
 
 def matrix_products(work: Work) -> Callable[[], None]:
     """Return a run of the matrix products of the training and nothing else."""
-    dtype = getattr(torch, work.dtype)
+    rand = partial(torch.rand, dtype=getattr(torch, work.dtype), device=work.device)
     rows = work.batch_size
     shapes = list(pairwise(work.units))
-    activations = [torch.rand(rows, n, dtype=dtype) for n in work.units]
-    deltas = [torch.rand(rows, n, dtype=dtype) for n in work.units]
-    weights = [torch.rand(n_out, n_in, dtype=dtype) for n_in, n_out in shapes]
+    activations = [rand(rows, n) for n in work.units]
+    deltas = [rand(rows, n) for n in work.units]
+    weights = [rand(n_out, n_in) for n_in, n_out in shapes]
     gradients = [torch.empty_like(weight) for weight in weights]
 
     def run():
@@ -73,13 +75,14 @@ def matrix_products(work: Work) -> Callable[[], None]:
                     torch.mm(deltas[i + 1], weights[i], out=deltas[i])
             for activation in activations[1:]:
                 activation.fill_(0.5)  # keep the products from growing without bound
+        wait_for(work.device)
 
     return run
 
 
 def measure(work: Work, names: list[str], arguments) -> dict[str, dict[str, list]]:
     """Return the seconds and the quality of each contender in each round."""
-    data = work.data()
+    work, data = replace(work, device=arguments.device), work.data()
     runs = {
         name: judged(work, data, contender(work, data.X, data.y))
         for name, contender in in_process(work).items()
@@ -136,6 +139,9 @@ def main():
     """Time every work and print the ratios."""
     options = harness.parser(__doc__)
     options.add_argument("works", nargs="*", help=f"among {list(WORKS)}; default: all")
+    options.add_argument(
+        "--device", default="cpu", help="for all but scikit-learn and Keras; default: cpu"
+    )
     options.add_argument(
         "--only",
         metavar="NAME,...",

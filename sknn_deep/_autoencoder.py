@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sknn_deep._base import BaseDeepNetwork
-from sknn_deep._batches import Batches, few_threads
+from sknn_deep._batches import Batches, applying
 from sknn_deep._codes import code_moments, explained_variance, turn_to_principal_axes
 from sknn_deep._columns import column_limits, column_means, limits
 from sknn_deep._device import numpy_dtype, torch_dtype
@@ -751,7 +751,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         if is_set and self.shuffle and not self.order_code:
             n_rows = min(n_samples, int(np.clip(n_trained // 20, 1000, 10_000)))
         n_kept = self._n_rows_to_decode(n_trained)
-        with few_threads(self.module_, n_rows):
+        with applying(self.module_, n_rows):
             moments = code_moments(self.module_, chunks, n_rows=n_rows, n_kept=n_kept)
         if self.order_code and not incremental:
             snapshot = self.module_.snapshot()
@@ -772,7 +772,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             return
         if moments.do_vary and is_dead.any():
             self._warn_of_dead_units(np.flatnonzero(is_dead))
-        with few_threads(self.module_, n_rows):
+        with applying(self.module_, n_rows):
             explained, variance = explained_variance(self.module_, moments, self.mean_)
         self.explained_variance_ = explained
         self.explained_variance_ratio_ = explained / variance if variance > 0 else explained * 0

@@ -13,20 +13,18 @@ from torch import Tensor
 from sknn_deep._backprop import Backprop, Program
 from sknn_deep._losses import CodePenalty, Loss
 from sknn_deep._network import Autoencoder, Network
-from sknn_deep._threads import Pace
 
 
 def backprop_for(
     networks: Sequence[Network],
     loss: Loss,
     product_dtype: torch.dtype | None = None,
-    pace: Pace | None = None,
 ) -> Backprop:
     """Return the closed form where it covers the networks, else the tape."""
     if networks[0].needs_autograd:
         (network,) = networks
         return AutogradBackprop(network, loss)
-    return Backprop(networks, loss, product_dtype, pace)
+    return Backprop(networks, loss, product_dtype)
 
 
 class AutogradBackprop(Backprop):

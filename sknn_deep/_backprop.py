@@ -58,9 +58,9 @@ _SMALL_PRODUCT, _SMALL_FORWARD_PRODUCT, _SMALL_SUM = 2**18, 2**16, 9000
 _MEDIUM_PRODUCT = 2**20
 # With so few rows a stack's outputs take MKL less time than OpenBLAS, unless they are narrow.
 _FEW_ROWS = 64
-# OpenBLAS packs the factors of products of more multiply-adds than this, unless one is transposed,
-# and of outputs of so many units for more rows than that; without it they take less time.
-_UNPACKED_PRODUCT, _BLOCK_COLUMNS, _BLOCK_ROWS = 10**6, range(5, 17), 100
+# OpenBLAS packs the factors of outputs of so many units for more rows than that; without it they
+# take less time.
+_BLOCK_COLUMNS, _BLOCK_ROWS = range(5, 17), 100
 # A tensor of so many elements stays in the cache between two kernels.
 _SMALL_TENSOR = 2**17
 
@@ -188,7 +188,7 @@ class Backprop:
         In which matrix products are computed, where it is not the weights' own: with
         ``torch.bfloat16`` the weights, the sums and all else stay in single precision [1]_.
     pace : Pace, default=None
-        What decides on the threads of large products; None for one thread.
+        What knows whether a stack's products are worth several threads; None for one thread.
     buffers : (Tensor, Tensor), default=None
         Parameters and gradients of several networks, from ``share_buffer``: all tensors then have
         a leading dimension of K. None for those of a single network.
@@ -561,7 +561,8 @@ class _Pass:
             limit = _SMALL_FORWARD_PRODUCT if name == "forward" else _SMALL_PRODUCT
             return self._work <= limit
         limit = _MEDIUM_PRODUCT if numpy_takes_one_thread() else _SMALL_PRODUCT
-        if self._work > limit * len(out) or self._pace.spreads(multiply_adds=self._work):
+        are_spread = self._pace.threads_for(multiply_adds=self._work) > 1
+        if self._work > limit * len(out) or are_spread:
             return False
         n_rows, n_columns = out.shape[-2:]
         suits_mkl = n_rows <= _FEW_ROWS and not is_narrow(n_rows, n_columns)
@@ -613,16 +614,11 @@ class _Pass:
 def _in_blocks(left: Tensor, right: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return a product as those of blocks of its rows, all of one length, where that is faster."""
     n_rows, n_columns = out.shape[-2:]
-    longest = n_rows
-    if n_columns in _BLOCK_COLUMNS:
-        longest = _BLOCK_ROWS
-    elif right.stride(-1) == 1:
-        longest = _UNPACKED_PRODUCT // (right.shape[-2] * n_columns)
-    lengths = range(longest, _BLOCK_ROWS // 2, -1) if longest < n_rows else ()
-    for length in lengths:
-        if n_rows % length == 0:
-            blocks = (n_rows // length, length)
-            return left.unflatten(-2, blocks), right.unsqueeze(-3), out.unflatten(-2, blocks)
+    if n_columns in _BLOCK_COLUMNS and n_rows > _BLOCK_ROWS:
+        for length in range(_BLOCK_ROWS, _BLOCK_ROWS // 2, -1):
+            if n_rows % length == 0:
+                blocks = (n_rows // length, length)
+                return left.unflatten(-2, blocks), right.unsqueeze(-3), out.unflatten(-2, blocks)
     return left, right, out
 
 

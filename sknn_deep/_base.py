@@ -10,7 +10,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
-from threading import Lock
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -32,6 +31,7 @@ from sknn_deep._checkpoint import CheckpointFile, described_call
 from sknn_deep._device import (
     OutOfMemoryError,
     accepted_dtypes,
+    as_tensor,
     is_out_of_memory,
     numpy_dtype,
     on_device,
@@ -599,12 +599,17 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         if not incremental:
             self._fixed = {**self._fixed, "solver": self.solver}
             self._forget_optimizer()
-        if self.module_.flat.device != device:
-            self.module_.to(device)
-            state = self._get_optimizer_state()
-            self._forget_optimizer()
-            if state is not None:
-                self._optimizer_state = state
+        self._move_to(device)
+
+    def _move_to(self, device: torch.device) -> None:
+        """Move the network, and what its optimiser has come to."""
+        if self.module_.flat.device == device:
+            return
+        self.module_.to(device)
+        state = self._get_optimizer_state()
+        self._forget_optimizer()
+        if state is not None:
+            self._optimizer_state = state
 
     def _fixed_parameters(self) -> dict[str, Any]:
         """Return parameters, beside the network's own, that may not change between calls."""
@@ -915,7 +920,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     def _validate_input(self, X):
         """Return X for prediction, in the network's floating-point type."""
         if self._is_as_in_fit(X):  # what is left to validate of a common array
-            if not _is_finite(X):
+            if not _is_surely_finite(X):
                 assert_all_finite(
                     X,
                     allow_nan=self._ensure_all_finite == "allow-nan",
@@ -957,7 +962,9 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         if isinstance(X, Mapped):  # rows of the training's own, that a scorer has passed on
             return (X, *y) if y else X
         if not is_large_map(X):
-            options["ensure_all_finite"] = False if _is_finite(X) else self._ensure_all_finite
+            # others are looked at once they are converted, which may make numbers infinite
+            is_known = _is_surely_finite(X) and X.dtype in dtypes
+            options["ensure_all_finite"] = False if is_known else self._ensure_all_finite
             return _native(validate_data(self, X, *y, dtype=dtypes, **options))
         # what would read all of it is done piece by piece
         validated = validate_data(self, X, *y, dtype=None, ensure_all_finite=False, **options)
@@ -988,16 +995,14 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         """
         flat, n_samples = self.module_.flat, X.shape[0]
         outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known
-        lock = Lock()
 
         def apply(part: slice) -> None:
             rows = function(dense(X[part], flat.device, flat.dtype)).cpu().numpy()
             if len(rows) == n_samples:
                 outputs.append(rows)
                 return
-            with lock:
-                if not outputs:
-                    outputs.append(np.empty((n_samples, *rows.shape[1:]), rows.dtype))
+            if not outputs:
+                outputs.append(np.empty((n_samples, *rows.shape[1:]), rows.dtype))
             outputs[0][part] = rows
 
         _batches.map_parts(apply, n_samples, self.module_)
@@ -1009,19 +1014,15 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         return tags
 
 
-def _is_finite(X) -> bool:
-    """Return whether an array is large and, as far as its sum tells, without NaN and infinity.
+def _is_surely_finite(X) -> bool:
+    """Return whether a large array is without NaN and infinity, because its sum is.
 
-    The sum is torch's, on its threads. Where this is not known scikit-learn has to look.
+    The sum is torch's, on its threads. Where it does not tell, scikit-learn has to look.
     """
-    return (
-        type(X) is np.ndarray
-        and X.size >= _MANY_NUMBERS
-        and X.dtype in (np.float32, np.float64)
-        and X.flags.c_contiguous
-        and X.flags.writeable  # torch knows no others
-        and bool(torch.from_numpy(X).sum().isfinite())
-    )
+    tensor = as_tensor(X)
+    if tensor is None or tensor.numel() < _MANY_NUMBERS or get_config()["assume_finite"]:
+        return False
+    return bool(tensor.sum().isfinite())
 
 
 def _evaluate_loss(

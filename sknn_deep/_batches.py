@@ -9,7 +9,7 @@ gather by gather from pinned memory.
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -19,12 +19,14 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from sknn_deep._device import OutOfMemoryError, empty_matrix
-from sknn_deep._threads import are_worthwhile, one_thread
+from sknn_deep._device import OutOfMemoryError, as_tensor, empty_matrix
+from sknn_deep._threads import Pace
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
 # on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
 _CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**25}
+# So many threads share the rows of a part at most, whose memory would grow with the cores.
+_MOST_SHARES = 8
 # Small batches are gathered together up to this size: on a CPU it stays in the cache.
 _GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26}
 _MAX_TOGETHER = 64
@@ -126,7 +128,7 @@ class Batches:
         self.n_batches = len(self.slices)
         self._targets = None if targets is None else _to_device(targets, device, dtype)
         self._resident = _resident_features(X, device, dtype)
-        self._plain = _plain_features(X) if device.type == "cpu" else None
+        self._in_memory = as_tensor(X) if device.type == "cpu" else None
 
     @cached_property
     def longest(self) -> int:
@@ -228,6 +230,8 @@ class Batches:
         """
         if self._resident is not None:
             torch.index_select(self._resident, 0, index, out=X)
+        elif self._in_memory is not None:  # on torch's threads
+            torch.index_select(self._in_memory, 0, index, out=X)
         elif self._device.type == "cpu":
             self._take(rows, X)
         else:
@@ -267,8 +271,6 @@ class Batches:
         X = self.samples.X
         if sp.issparse(X):
             X[rows].toarray(out=out.numpy())
-        elif self._plain is not None:
-            torch.index_select(self._plain, 0, torch.from_numpy(rows), out=out)
         else:
             # with mode="raise" NumPy would fill a buffer of its own first
             X.take(rows, axis=0, out=out.numpy(), mode="clip")
@@ -389,15 +391,17 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
         What the function applies.
     """
     flat, results, start = network.flat, [], 0
-    with few_threads(network, n_samples):
+    with applying(network, n_samples) as pace:
         # each thread has its own share of a part in its cache
-        rows = chunk_rows(network.width, flat.dtype, flat.device.type) * torch.get_num_threads()
+        n_together = min(torch.get_num_threads(), _MOST_SHARES)
+        rows = n_together * chunk_rows(network.width, flat.dtype, flat.device.type)
         while start < n_samples:
             n_rows = min(rows, n_samples - start)
             try:
                 with torch.inference_mode():
                     results.append(function(slice(start, start + n_rows)))
                 start += n_rows
+                pace.step_done(n_rows * network.weights.numel())
                 continue
             except torch.OutOfMemoryError as error:
                 if n_rows == 1:
@@ -410,12 +414,11 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
 
 
 @contextmanager
-def few_threads(network, n_samples: int) -> Iterator[None]:
-    """Let a block ask a network for the outputs of rows, on as many threads as are worth it."""
-    work = n_samples * network.weights.numel()
-    is_worth_it = network.flat.device.type == "cpu" and are_worthwhile(work)
-    with nullcontext() if is_worth_it else one_thread():
-        yield
+def applying(network, n_rows: int) -> Iterator[Pace]:
+    """Let a block apply a network to so many rows, on as many threads as are worth it."""
+    pace = Pace.of_outputs(network.flat.device)
+    with pace.steps(multiply_adds=n_rows * network.weights.numel()):
+        yield pace
 
 
 def _too_small_for_a_row(device: torch.device, error: Exception) -> str:
@@ -437,16 +440,6 @@ def _to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> T
         array = array.copy()  # torch has no read-only tensors and no negative strides
     tensor = torch.from_numpy(array)
     return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
-
-
-def _plain_features(X) -> Tensor | None:
-    """Return an array as a tensor in the same memory, whose rows torch gathers on its threads.
-
-    There is none of an array that is read-only, which torch does not know, or of another kind.
-    """
-    if type(X) is not np.ndarray or not X.flags.c_contiguous or not X.flags.writeable:
-        return None
-    return torch.from_numpy(X)
 
 
 def _resident_features(X, device: torch.device, dtype: torch.dtype) -> Tensor | None:

@@ -1,5 +1,6 @@
 """The classifier."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import ClassVar
@@ -17,6 +18,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from torch import Tensor
 from torch.nn import functional as F
 
+from sknn_deep._device import is_narrow
 from sknn_deep._ensemble import BaseDeepEnsemble, log_mean_exp, mean
 from sknn_deep._losses import Loss, classification_loss
 from sknn_deep._validation import (
@@ -491,8 +493,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
 
     def _probabilities(self, raw: Tensor) -> Tensor:
         if self.out_activation_ == "softmax":
-            # over a short last dimension it takes three times as long
-            return torch.softmax(raw.mT, dim=0).mT.contiguous()
+            return _over_classes(torch.softmax, raw)
         if self.n_outputs_ == 1:
             return torch.sigmoid(torch.cat([-raw, raw], dim=1))
         limits = torch.finfo(raw.dtype)
@@ -500,7 +501,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
 
     def _log_probabilities(self, raw: Tensor) -> Tensor:
         if self.out_activation_ == "softmax":
-            return torch.log_softmax(raw.mT, dim=0).mT.contiguous()
+            return _over_classes(torch.log_softmax, raw)
         if self.n_outputs_ == 1:
             return F.logsigmoid(torch.cat([-raw, raw], dim=1))
         return F.logsigmoid(raw)
@@ -637,6 +638,14 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _over_classes(function: Callable[..., Tensor], raw: Tensor) -> Tensor:
+    """Return a softmax, or its logarithm, of rows of outputs."""
+    if not is_narrow(*raw.shape):
+        return function(raw, dim=1)
+    # over a short last dimension it takes three times as long
+    return function(raw.mT, dim=0).mT.contiguous()
 
 
 def _accuracy(y, labels: np.ndarray, sample_weight) -> float:

@@ -85,9 +85,9 @@ def code_moments(
 
 def _row_weights(chunk: Chunk) -> Tensor:
     if chunk.scale is None:
-        return torch.ones(len(chunk.X), dtype=torch.double)
-    lengths = torch.tensor([part.stop - part.start for part in chunk.parts])
-    sums = torch.tensor(chunk.weight_sums, dtype=torch.double)
+        return torch.ones(len(chunk.X), dtype=torch.double, device="cpu")
+    lengths = torch.tensor([part.stop - part.start for part in chunk.parts], device="cpu")
+    sums = torch.tensor(chunk.weight_sums, dtype=torch.double, device="cpu")
     return chunk.scale[:, 0].cpu().double() * sums.repeat_interleave(lengths)
 
 

@@ -40,6 +40,23 @@ def empty_matrix(shape: Sequence[int], like: Tensor) -> Tensor:
     return like.new_empty(shape)
 
 
+def as_tensor(X) -> Tensor | None:
+    """Return an array of floating-point numbers as a tensor in the same memory.
+
+    None stands for whatever torch does not know as it is: read-only arrays, as joblib's workers are
+    given them, memory maps, other orders of bytes and of elements.
+    """
+    is_known = (
+        type(X) is np.ndarray
+        and X.dtype in (np.float32, np.float64)
+        and X.flags.writeable
+        and X.flags.c_contiguous
+        # of a dimension of length one NumPy allows any
+        and all(stride >= 0 and stride % X.itemsize == 0 for stride in X.strides)
+    )
+    return torch.from_numpy(X) if is_known else None
+
+
 def resolve_device(device: str | torch.device) -> torch.device:
     """Return the torch device that a ``device`` parameter stands for.
 

@@ -101,7 +101,7 @@ class Engine:
         self._alpha, self._weight_decay = alpha, weight_decay
         self._max_grad_norm = max_grad_norm
         self.pace = Pace.of(network.flat.device)
-        self._backprop = backprop_for([network], loss, product_dtype, self.pace)
+        self._backprop = backprop_for([network], loss, product_dtype)
         self._graphs: dict[tuple, _Graph] = {}
         self._stream = torch.cuda.Stream() if network.flat.device.type == "cuda" else None
         self._frozen: list[tuple[Tensor, Tensor]] = []
@@ -140,7 +140,7 @@ class Engine:
         # the one time in an epoch that the host waits for the device
         penalties = np.array(penalty_factors(self._alpha, weight_sums))
         values = reported_losses(results.cpu(), penalties, self._loss)
-        mean = float(np.dot(values, sizes)) / sum(sizes)
+        mean = float((values * sizes).sum()) / sum(sizes)
         return EpochLosses(mean, values.tolist(), sizes, weight_sums)
 
     def freeze(self) -> None:

@@ -18,6 +18,7 @@ from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 from torch import Tensor
@@ -68,6 +69,12 @@ class BaseDeepEnsemble(BaseDeepMLP):
         if hasattr(self, "estimators_"):
             return self.estimators_[0]._network_dtype
         return super()._network_dtype
+
+    def _move_to(self, device: torch.device) -> None:
+        if not hasattr(self, "estimators_"):
+            return super()._move_to(device)
+        for network in self.estimators_:
+            network._move_to(device)
 
     def _check_combinations(self, incremental: bool, held_out) -> None:
         super()._check_combinations(incremental, held_out)

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from joblib import effective_n_jobs
 from joblib.logger import short_format_time
 from sklearn.base import clone
@@ -79,6 +80,9 @@ def _run(trials: list[Trial], X, y, settings: Settings) -> list[dict]:
         trial.seconds += job.seconds
         trial.fused, trial.reason = job.fused, job.reason
         results[id(trial)] = _finish(trial, job.error, X, y, test_sets, settings)
+        if settings.return_estimator and job.error is None:
+            # as it would come back from another process: those to come want the device's memory
+            job.estimator._move_to(torch.device("cpu"))
         job.estimator = job.X = job.y = None  # memory for those that follow
 
     for trial in trials:

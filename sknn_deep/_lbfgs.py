@@ -48,24 +48,23 @@ def fit_lbfgs(
     .. [1] R. H. Byrd, P. Lu, J. Nocedal, C. Zhu (1995). A limited memory algorithm for
        bound constrained optimization. SIAM J. Sci. Comput. 16(5).
     """
-    pace = Pace.of(network.flat.device)
-    backprop = Backprop([network], loss, pace=pace)
+    pace, backprop = Pace.of(network.flat.device), Backprop([network], loss)
     work = backprop.workspace(chunk)
-    largest = backprop.largest_kernels(len(chunk.X))
     work.load()
+    largest = backprop.largest_kernels(len(chunk.X))
     (program,) = work.programs
     rate = alpha / chunk.weight_sums[0]
 
     @np.errstate(all="ignore")
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        network.flat.copy_(torch.from_numpy(flat))
         with pace.steps(**largest):
+            network.flat.copy_(torch.from_numpy(flat))
             for kernel in program:
                 kernel()
+            weights = network.weights
+            weights.grad.add_(weights, alpha=rate)
+            value = work.loss(0).item() + 0.5 * rate * torch.dot(weights, weights).item()
             pace.step_done()
-        weights = network.weights
-        weights.grad.add_(weights, alpha=rate)
-        value = work.loss(0).item() + 0.5 * rate * torch.dot(weights, weights).item()
         return value, network.flat.grad.cpu().numpy().astype(np.float64)
 
     latest = scipy.optimize.OptimizeResult(nit=0)

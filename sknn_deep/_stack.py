@@ -200,7 +200,6 @@ class Stack:
         -------
         losses : dict of EpochLosses
         """
-        moves = self._moves(rates)
         results = self._flat.new_empty((2, *self._lengths.shape))
         sums = self._lengths.astype(np.float64)
         for i, order in enumerate(self._orders):
@@ -214,6 +213,7 @@ class Stack:
         self._index = torch.from_numpy(self._rows).to(self._device)
         largest = self._backprop.largest_kernels(self._lengths.max())
         with self._pace.steps(**largest), np.errstate(all="ignore"):
+            moves = self._moves(rates)
             by_epoch = not self._has_weights
             factors = self._factors(slice(None), sums, rates, moves) if by_epoch else []
             for piece in self._pieces:
@@ -367,6 +367,7 @@ class Stack:
             optimizers = [self._live[k].optimizer for k in members]
             state = {name: buffer[rows] for name, buffer in self._state.items()}
             kernel = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
+            kernel = self._pace.watched(kernel, self._flat[rows])
             moves.append(_Moves(rows, members[0], optimizers, kernel))
         self._present, self._last_moves = present, moves
         return moves

@@ -13,8 +13,10 @@ import torch
 from threadpoolctl import LibController, ThreadpoolController
 from torch import Tensor
 
-# Fewer multiply-adds than this take about as long as waking a second thread.
-_WORK_WORTH_THREADS = 1_500_000
+# Each thread is to have so many multiply-adds at least: fewer take about as long as waking it.
+_WORK_OF_A_THREAD = 750_000
+# torch divides passes over memory into parts of so many elements at least.
+_GRAIN = 2**15
 # An element that is read and written takes as long as so many multiply-adds of a product.
 _ELEMENT_WORK = 16
 # Seconds: how long a number of threads is tried, how long idle threads take to fall asleep
@@ -41,14 +43,16 @@ _n_outside = 1
 # What ``fixed_threads`` has set, and how many blocks of ``one_thread`` are entered, for each
 # Python thread.
 _fixed, _entered = threading.local(), threading.local()
+# The pace of each Python thread's predictions.
+_of_outputs = threading.local()
 
 
 def _after_fork() -> None:
     # of the threads that were in a block only the one that forked goes on here
-    global _is_forked, _lock, _n_entered, _n_outside, _fixed, _entered
+    global _is_forked, _lock, _n_entered, _n_outside, _fixed, _entered, _of_outputs
     _is_forked = True
     _lock, _n_entered, _n_outside = threading.Lock(), 0, 1
-    _fixed, _entered = threading.local(), threading.local()
+    _fixed, _entered, _of_outputs = threading.local(), threading.local(), threading.local()
     torch.set_num_threads(1)
 
 
@@ -57,9 +61,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def allowed_threads() -> int:
-    """Return the number of threads that torch has outside of ``one_thread``.
+    """Return the number of threads that torch may use: what it has outside of ``one_thread``.
 
-    It is what ``OMP_NUM_THREADS``, ``threadpoolctl`` or joblib's workers set.
+    It is what ``OMP_NUM_THREADS``, ``threadpoolctl`` or joblib's workers set; among steps on
+    several threads, their number.
     """
     fixed = getattr(_fixed, "n_threads", None)
     if fixed is not None:
@@ -70,7 +75,7 @@ def allowed_threads() -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread, and give it its threads back after the outermost block."""
+    """Run torch on one thread; give back what it had, or may have, when the outermost ends."""
     global _n_entered, _n_outside
     has_entered, lock, entered = False, _lock, _entered
     depth = getattr(entered, "depth", 0)
@@ -154,11 +159,6 @@ def _wants_the_same_bits() -> bool:
     return is_fixed or torch.are_deterministic_algorithms_enabled()
 
 
-def are_worthwhile(multiply_adds: int) -> bool:
-    """Return whether several threads take less time for so much work than one."""
-    return multiply_adds >= _WORK_WORTH_THREADS
-
-
 class Pace:
     """Decides whether the steps of a training run on one thread or on several.
 
@@ -187,7 +187,8 @@ class Pace:
         self.n_threads = n_threads
         self.several = n_threads > 1
         self._is_fixed, self._is_settled = is_fixed, True
-        self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
+        self._n_used = 1  # of the present steps, while they use several
+        self._seconds = {False: math.inf, True: math.inf}  # of a unit of work, by ``several``
         self._next_trial = -math.inf
         self._has_begun = False
         self._measured = self._used = 0.0
@@ -204,40 +205,60 @@ class Pace:
             return cls(1)
         return cls(allowed_threads(), _wants_the_same_bits())
 
-    def spreads(self, *, multiply_adds: int = 0, n_elements: int = 0) -> bool:
-        """Return whether a kernel is so large that several threads are worth it.
+    @classmethod
+    def of_outputs(cls, device: torch.device) -> "Pace":
+        """Return what this Python thread uses to apply networks, call after call.
+
+        A call is too short to learn from it alone.
+        """
+        known, pace = getattr(_of_outputs, "pace", None), cls.of(device)
+        if known is None or known._limits() != pace._limits():
+            _of_outputs.pace = known = pace
+        return known
+
+    def _limits(self) -> tuple[int, bool]:
+        return self.n_threads, self._is_fixed
+
+    def threads_for(self, *, multiply_adds: int = 0, n_elements: int = 0) -> int:
+        """Return how many threads kernels of so much work are worth, at most those allowed.
 
         torch and its library of products decide for each kernel of a step, in the end, how many of
         the threads that they may use to wake.
         """
         work = max(multiply_adds, n_elements * _ELEMENT_WORK)
-        return self.n_threads > 1 and are_worthwhile(work)
+        return max(1, min(self.n_threads, work // _WORK_OF_A_THREAD))
 
     @contextmanager
-    def steps(self, *, multiply_adds: int, n_elements: int) -> Iterator[None]:
-        """Run a block of steps on one thread, or on several if their largest kernels spread.
+    def steps(self, *, multiply_adds: int, n_elements: int = 0) -> Iterator[None]:
+        """Run a block of steps on one thread, or on several if their largest kernels are worth it.
 
         Parameters
         ----------
         multiply_adds : int
             Of the largest product of a step.
-        n_elements : int
+        n_elements : int, default=0
             Of the largest pass over memory.
         """
         with one_thread():
-            are_worth_it = self.spreads(multiply_adds=multiply_adds, n_elements=n_elements)
-            self._is_settled = self._is_fixed or not are_worth_it
-            if are_worth_it:
-                self._set_threads()
-                self._since = time.perf_counter() - self._measured
-                self._used_since = time.process_time() - self._used
-            yield
-            if not self._is_settled:  # between two blocks the clocks stand
+            self._n_used = self.threads_for(multiply_adds=multiply_adds, n_elements=n_elements)
+            self._is_settled = self._is_fixed or self._n_used == 1
+            self._set_threads()
+            self._since = time.perf_counter() - self._measured
+            self._used_since = time.process_time() - self._used
+            try:
+                yield
+            finally:  # between two blocks the clocks stand
                 self._measured = time.perf_counter() - self._since
                 self._used = time.process_time() - self._used_since
 
-    def step_done(self) -> None:
-        """Count a step, and change the number of threads where it is time to."""
+    def step_done(self, amount: float = 1) -> None:
+        """Count a step, and change the number of threads where it is time to.
+
+        Parameters
+        ----------
+        amount : float, default=1
+            How much it did, where steps differ.
+        """
         if self._is_settled:
             return
         now = time.perf_counter()
@@ -247,10 +268,10 @@ class Pace:
             return
         if now < self._since:
             return
-        self._n_steps += 1
+        self._amount += amount
         if now - self._since < _TRIAL:
             return
-        self._seconds[self.several] = (now - self._since) / self._n_steps
+        self._seconds[self.several] = (now - self._since) / self._amount
         chosen = self._choose(now)
         settles = self.several and not chosen
         self.several = chosen
@@ -258,20 +279,20 @@ class Pace:
         self._begin(now + _SETTLING if settles else now)
 
     def _set_threads(self) -> None:
-        torch.set_num_threads(self.n_threads if self.several else 1)
+        # the process may have been forked among the steps
+        several = self.several and not _is_forked
+        torch.set_num_threads(self._n_used if several else 1)
 
     def _begin(self, start: float) -> None:
         """Measure the steps from a time on."""
-        self._since, self._used_since, self._n_steps = start, time.process_time(), 0
+        self._since, self._used_since, self._amount = start, time.process_time(), 0.0
         self._seconds_of_passes = self._bytes_passed = 0.0
 
     def _choose(self, now: float) -> bool:
         """Return whether to go on with several threads, at the end of a trial."""
         used, available = time.process_time() - self._used_since, now - self._since
-        is_alone = _n_entered <= 1 and used >= _ALONE * self.n_threads * available
-        # a pass that several threads share
-        seconds = self._seconds_of_passes * self.n_threads
-        are_near = seconds <= _FAR * self._bytes_passed
+        is_alone = _n_entered <= 1 and used >= _ALONE * self._n_used * available
+        are_near = self._seconds_of_passes <= _FAR * self._bytes_passed
         if self.several and is_alone and are_near:
             return True
         if now > self._next_trial:
@@ -280,15 +301,24 @@ class Pace:
         return self._seconds[False] >= _CLEARLY_FASTER * self._seconds[True]
 
     def watched(self, move: Callable[..., object], weights: Tensor) -> Callable[..., object]:
-        """Return what moves the weights, timed where it tells how far the cores are apart."""
+        """Return what moves the weights, timed where it tells how far the cores are apart.
+
+        Parameters
+        ----------
+        move : callable
+            One of our own optimisers' steps: one pass over the weights.
+        weights : Tensor
+        """
         n_bytes = weights.numel() * weights.element_size()
         if self._is_settled or n_bytes > _MOST_IN_CACHE:
             return move
+        n_parts = min(self._n_used, max(1, weights.numel() // _GRAIN))
 
         def run(*args) -> None:
             start = time.perf_counter()
             move(*args)
-            self._seconds_of_passes += time.perf_counter() - start
+            # a pass that several threads share
+            self._seconds_of_passes += (time.perf_counter() - start) * n_parts
             self._bytes_passed += n_bytes
 
         return run

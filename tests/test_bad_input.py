@@ -8,14 +8,16 @@ import pytest
 import scipy.sparse as sp
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils._param_validation import InvalidParameterError, StrOptions
 from skorch.callbacks import EpochTimer
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _base
 from sknn_deep._optimizers import STOCHASTIC_SOLVERS
+from sknn_deep._training import DivergenceError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 
@@ -72,6 +74,17 @@ LEARN = pytest.mark.parametrize("method", ["fit", "partial_fit"])
 # Values that are no numbers
 
 
+@pytest.fixture(params=["few numbers", "many numbers"])
+def _any_size(request, monkeypatch):
+    """Take the rows for few, or for so many that their sum is looked at first."""
+    if request.param == "many numbers":
+        monkeypatch.setattr(_base, "_MANY_NUMBERS", 1)
+
+
+any_size = pytest.mark.usefixtures("_any_size")
+
+
+@any_size
 @LEARN
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("make", [np.asarray, sp.csr_array, pd.DataFrame])
@@ -82,6 +95,7 @@ def test_training_refuses_values_that_are_not_finite(kind, method, value, make, 
         learn(kind(**QUICK), method, make(X), y)
 
 
+@any_size
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize(("kind", "name"), ALL_OUTPUTS)
 def test_predicting_refuses_values_that_are_not_finite(kind, name, value, data):
@@ -114,12 +128,58 @@ def test_targets_that_are_not_finite_are_refused(pair, method, value, data):
     assert messages[0] == messages[1]
 
 
+@any_size
 def test_number_too_large_for_single_precision_is_refused(kind, data):
     X, y = data
+    network = kind(**QUICK, dtype="float32").fit(X, y)
     X[0, 0] = 1e39
-    with pytest.raises(ValueError, match="too large for dtype|infinity"):
-        with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):
+        with pytest.raises(ValueError, match="too large for dtype|infinity"):
             kind(**QUICK, dtype="float32").fit(X, y)
+        with pytest.raises(ValueError, match="too large for dtype|infinity"):
+            network.score(X, y)
+
+
+@any_size
+def test_finite_numbers_are_not_refused_though_their_sum_is_infinite(kind):
+    X = np.full((120, 3), 1e308)
+    X[::2] *= 0.9
+    y = np.arange(120) % 10
+    try:
+        kind(**QUICK, activation="tanh").fit(X, y)
+    except DivergenceError:  # the training's, not the validation's
+        pass
+
+
+@any_size
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_held_out_rows_that_are_not_finite_are_refused(kind, value, data):
+    X, y = data
+    X_val = X.copy()
+    X_val[3, 5] = value
+    held_out = {"X_val": X_val} | ({} if kind is AutoencoderTransformer else {"y_val": y})
+    with pytest.raises(ValueError, match="NaN" if np.isnan(value) else "infinity"):
+        kind(**QUICK).fit(X, y, **held_out)
+
+
+@any_size
+def test_missing_values_are_let_through_where_they_are_allowed(data):
+    X, _ = data
+    X[3, 5] = np.nan
+    AutoencoderTransformer(2, **QUICK, allow_nan=True).fit(X).transform(X)
+    X[3, 5] = np.inf
+    with pytest.raises(ValueError, match="infinity"):
+        AutoencoderTransformer(2, **QUICK, allow_nan=True).fit(X)
+
+
+@any_size
+def test_nothing_is_looked_at_where_scikit_learn_is_told_that_all_is_finite(kind, data):
+    X, y = data
+    network = kind(**QUICK).fit(X, y)
+    X[3, 5] = np.nan
+    with config_context(assume_finite=True):
+        name = "transform" if kind is AutoencoderTransformer else "predict"
+        getattr(network, name)(X)
 
 
 @LEARN
@@ -937,6 +997,17 @@ def test_odd_arrays_give_what_scikit_learn_gives(pair, method, make, data):
     tolerance = {"rtol": 1e-3, "atol": 1e-4} if single else {"rtol": 1e-8, "atol": 1e-12}
     name = "predict_proba" if hasattr(ours, "predict_proba") else "predict"
     assert_allclose(getattr(ours, name)(X), getattr(theirs, name)(X), **tolerance)
+
+
+@any_size
+def test_a_single_feature_may_lie_backwards(kind, data):
+    y = data[1]
+    X = np.linspace(0, 1, len(y))[:, np.newaxis]
+    odd = X[:, ::-1]  # the stride of one feature is anything
+    name = "transform" if kind is AutoencoderTransformer else "predict"
+    ours, expected = (kind(**{**QUICK, "hidden_layer_sizes": ()}).fit(x, y) for x in (odd, X))
+    assert_array_equal(getattr(ours, name)(odd), getattr(expected, name)(X))
+    assert_array_equal(getattr(ours, name)(odd[:1][::-1]), getattr(expected, name)(X[:1]))
 
 
 @pytest.mark.parametrize("make", ARRAYS.values(), ids=ARRAYS)

@@ -108,7 +108,8 @@ def test_eight_threads_predict_many_rows_on_several_threads_each(
     X = np.random.RandomState(0).normal(size=(4000, 64))
     network = DeepMLPClassifier(**{**QUICK, "max_iter": 1, "hidden_layer_sizes": (400, 200)})
     network.fit(X[:300], X[:300, 0] > 0)
-    assert _threads.are_worthwhile(len(X) * network.module_.weights.numel())
+    work = len(X) * network.module_.weights.numel()
+    assert _threads.Pace(2).threads_for(multiply_adds=work) == 2
     expected = network.predict_proba(X)
     if container == "csr":
         X = sp.csr_array(X)
@@ -226,7 +227,7 @@ import numpy as np
 import torch
 import sknn_deep
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
-from sknn_deep._threads import _lock, allowed_threads, one_thread
+from sknn_deep._threads import Pace, _lock, allowed_threads, one_thread
 
 torch.set_num_threads(2)
 X = np.random.RandomState(0).normal(size=(4000, 64))
@@ -240,6 +241,9 @@ torch.mm(torch.ones(1000, 1000), torch.ones(1000, 1000))
 
 def in_child():
     assert allowed_threads() == 1
+    for _ in range(100):
+        pace.step_done()  # goes on with the steps of its parent
+    assert torch.get_num_threads() == 1
     assert np.allclose(network.predict_proba(X), expected, rtol=1e-9)
     assert np.allclose(autoencoder.transform(X[:400]), codes, rtol=1e-9)
     path = Path(sys.argv[1])
@@ -274,8 +278,10 @@ def another_thread_in(block):
     leave.set()
     thread.join()
 
+pace = Pace(2)
 for moment, block in {
     "idle": nullcontext(),
+    "among steps": pace.steps(multiply_adds=10**9),
     "another thread trains": another_thread_in(one_thread()),
     "another thread begins to train": another_thread_in(_lock),
     "within a training": one_thread(),

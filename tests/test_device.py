@@ -19,6 +19,8 @@ from sknn_deep._device import (
     seeded_generator,
     torch_dtype,
 )
+from sknn_deep._network import Network
+from sknn_deep.model_selection import cross_validate
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 
@@ -298,6 +300,32 @@ def test_a_network_can_be_moved_between_calls(digits):
     stayed = DeepMLPClassifier(**QUICK, dtype="float64", device="cpu")
     stayed.partial_fit(digits.X, digits.y, classes=np.arange(10)).partial_fit(digits.X, digits.y)
     assert_allclose(network.loss_curve_, stayed.loss_curve_, rtol=1e-6)
+
+
+@needs_cuda
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_networks_that_cross_validation_returns_have_left_the_device(n_networks, digits):
+    network = DeepMLPClassifier(**QUICK, device="cuda", n_networks=n_networks)
+    result = cross_validate(network, digits.X, digits.y, cv=2, return_estimator=True)
+    for estimator, score in zip(result["estimator"], result["test_score"], strict=True):
+        members = getattr(estimator, "estimators_", [estimator])
+        assert {member.device_ for member in members} == {"cpu"}
+        assert estimator.score(digits.X, digits.y) > score - 0.1
+        estimator.set_params(warm_start=True, n_iter_no_change=100).fit(digits.X, digits.y)
+
+
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_moving_a_network_moves_all_that_it_has(n_networks, digits, monkeypatch):
+    network = DeepMLPClassifier(**QUICK, n_networks=n_networks).fit(digits.X, digits.y)
+    members = getattr(network, "estimators_", [network])
+    moved = []
+    monkeypatch.setattr(Network, "to", lambda self, device: moved.append((self, device)))
+    network._move_to(torch.device("cpu"))
+    assert moved == [], "it is there"
+    network._move_to(torch.device("meta"))
+    assert moved == [(member.module_, torch.device("meta")) for member in members]
+    assert not any(hasattr(member, "_optimizer") for member in members)
+    assert all(hasattr(member, "_optimizer_state") for member in members)
 
 
 @needs_cuda

@@ -353,7 +353,7 @@ def test_large_stack_on_several_threads_comes_out_the_same(case, monkeypatch, tw
     monkeypatch.setattr(
         torch, "bmm", lambda *args, **out: threads.add(torch.get_num_threads()) or bmm(*args, **out)
     )
-    monkeypatch.setattr("sknn_deep._threads._WORK_WORTH_THREADS", 1)
+    monkeypatch.setattr("sknn_deep._threads._WORK_OF_A_THREAD", 1)
     fit_jobs(jobs)
     assert 2 in threads
     assert torch.get_num_threads() == 2

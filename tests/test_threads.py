@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from skorch.callbacks import Callback
 from threadpoolctl import threadpool_limits
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _threads
-from sknn_deep._threads import Pace, allowed_threads, are_worthwhile, one_thread
+from sknn_deep._threads import Pace, allowed_threads, one_thread
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
@@ -88,20 +89,12 @@ WORTH_IT, SMALL = ({"multiply_adds": work, "n_elements": 0} for work in (10**9, 
 N_WEIGHTS = 10**5
 
 
-@pytest.fixture(autouse=True)
-def threads_are_given_back():
-    """Give every test torch's threads, and see that it gives them back."""
-    before = torch.get_num_threads()
-    yield
-    assert torch.get_num_threads() == before
-
-
 def _run(pace, clock, seconds_of_a_step, duration, share=SHARED, move=None):
     """Take steps for a while; return the shares of time on one thread and on several.
 
     Each moves the weights, within its time.
     """
-    spent, end = {False: 0.0, True: 0.0}, clock.now + duration
+    spent, end, before = {False: 0.0, True: 0.0}, clock.now + duration, torch.get_num_threads()
     with pace.steps(**WORTH_IT):
         if move is not None:
             move = pace.watched(move, torch.empty(N_WEIGHTS))
@@ -115,6 +108,7 @@ def _run(pace, clock, seconds_of_a_step, duration, share=SHARED, move=None):
             clock.now = end_of_step
             clock.used += seconds * (share * pace.n_threads if pace.several else 1)
             pace.step_done()
+    assert torch.get_num_threads() == before
     return {several: spent[several] / duration for several in spent}
 
 
@@ -152,11 +146,11 @@ def test_a_process_that_is_alone_tries_nothing(step, clock):
     assert _run(Pace(2), clock, {True: step, False: step / 2}, 20.0, ALONE)[False] == 0
 
 
-def _move(clock, seconds_of_a_byte):
-    """Return what two threads take so long for to move weights."""
+def _move(clock, seconds_of_a_byte, n_threads=2):
+    """Return what some threads take so long for to move weights, and some more to begin."""
 
     def move():
-        clock.now += seconds_of_a_byte * 4 * N_WEIGHTS / 2
+        clock.now += seconds_of_a_byte * 4 * N_WEIGHTS / n_threads + 5e-6
 
     return move
 
@@ -172,9 +166,11 @@ def test_where_cores_are_far_from_each_other_the_faster_number_of_threads_is_kep
     assert _run(pace, clock, seconds, 20.0, ALONE, near)[False] == 0
 
 
-def test_cores_that_share_a_cache_try_nothing(clock):
-    pace, seconds = Pace(2), {True: 2e-3, False: 1e-3}
-    near = _move(clock, 2e-10)
+@pytest.mark.parametrize("n_threads", [2, 3, 16, 64])
+def test_cores_that_share_a_cache_try_nothing(n_threads, clock):
+    pace, seconds = Pace(n_threads), {True: 2e-3, False: 1e-3}
+    # torch gives each thread 2**15 elements at least
+    near = _move(clock, 2e-10, min(n_threads, N_WEIGHTS // 2**15))
     assert _run(pace, clock, seconds, 20.0, ALONE, near)[False] == 0
 
 
@@ -252,7 +248,7 @@ def test_a_pause_does_not_count(share, clock):
 def test_one_thread_is_left_alone(clock):
     pace = Pace(1)
     assert _run(pace, clock, {False: 1e-3}, 5.0) == {False: pytest.approx(1, abs=0.01), True: 0}
-    assert not pace.spreads(multiply_adds=10**12, n_elements=10**12)
+    assert pace.threads_for(multiply_adds=10**12, n_elements=10**12) == 1
 
 
 @pytest.mark.parametrize(
@@ -270,7 +266,6 @@ def test_steps_take_several_threads_if_a_kernel_of_theirs_is_large(work, expecte
         assert torch.get_num_threads() == expected
         assert allowed_threads() == (2 if expected == 1 else 4)
     assert torch.get_num_threads() == 2
-    assert pace.spreads(**work) is (expected > 1)
 
 
 def test_steps_go_on_with_their_threads_after_a_block_on_one(two_threads):
@@ -279,6 +274,42 @@ def test_steps_go_on_with_their_threads_after_a_block_on_one(two_threads):
         with one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
+
+
+def test_steps_of_different_sizes_are_compared_by_what_they_do(clock):
+    """Such as predictions of few rows and of many."""
+    pace = Pace(2)
+    sizes = {True: 1, False: 10}  # what one thread is tried on is more work, and takes longer
+    with pace.steps(**WORTH_IT):
+        for _ in range(2000):
+            size = sizes[pace.several]
+            clock.now += size * (2e-3 if pace.several else 1e-3)
+            clock.used += 1e-3
+            pace.step_done(size)
+        assert not pace.several
+
+
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_clocks_stand_after_steps_that_were_broken_off(error, clock, two_threads):
+    pace, seconds = Pace(2), {True: 1e-3, False: 2e-3}
+    _run(pace, clock, seconds, 0.2, ALONE)
+    with pytest.raises(error), pace.steps(**WORTH_IT):
+        raise error
+    assert torch.get_num_threads() == 2
+    clock.now += 60.0  # else it would look as if others had computed
+    assert _run(pace, clock, seconds, 5.0, ALONE)[False] == 0
+
+
+def test_predictions_remember_what_those_before_have_learned(two_threads):
+    pace = Pace.of_outputs(torch.device("cpu"))
+    assert Pace.of_outputs(torch.device("cpu")) is pace
+    torch.set_num_threads(3)
+    assert Pace.of_outputs(torch.device("cpu")).n_threads == 3
+    found = []
+    thread = threading.Thread(target=lambda: found.append(Pace.of_outputs(torch.device("cpu"))))
+    thread.start()
+    thread.join()
+    assert found[0] is not pace
 
 
 def test_on_an_accelerator_the_threads_of_the_cpu_are_left_alone(four_threads):
@@ -290,7 +321,7 @@ def test_on_an_accelerator_the_threads_of_the_cpu_are_left_alone(four_threads):
 # giving them back
 
 
-def test_only_the_outermost_block_gives_the_threads_back(four_threads):
+def test_a_block_gives_back_what_it_found_and_the_outermost_what_was_before(four_threads):
     with one_thread():
         with one_thread():
             assert allowed_threads() == 4
@@ -311,9 +342,12 @@ def test_one_thread_gives_the_threads_back_after_an_error(error, four_threads):
     assert torch.get_num_threads() == 4
 
 
-@pytest.mark.parametrize(("work", "expected"), [(0, False), (10**5, False), (10**7, True)])
-def test_only_much_work_is_worth_several_threads(work, expected):
-    assert are_worthwhile(work) is expected
+@pytest.mark.parametrize(
+    ("work", "expected"), [(0, 1), (10**6, 1), (2 * 10**6, 2), (4 * 10**6, 5), (10**9, 64)]
+)
+def test_each_thread_is_to_have_something_to_do(work, expected):
+    assert Pace(64).threads_for(multiply_adds=work) == expected
+    assert Pace(2).threads_for(multiply_adds=work) == min(expected, 2)
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit", "fit refused", "output"])
@@ -349,6 +383,34 @@ def test_steps_take_one_thread_while_several_are_slower(digits, used, monkeypatc
     monkeypatch.setattr(Pace, "several", never, raising=False)
     DeepMLPClassifier(**LARGE).fit(digits.X, digits.y)
     assert set(used) == {1}
+
+
+def test_predictions_of_many_rows_take_one_thread_beside_others(digits, monkeypatch, two_threads):
+    network = DeepMLPClassifier(**LARGE).fit(digits.X, digits.y)
+    expected, counts, linear = network.predict_proba(digits.X), [], torch.nn.functional.linear
+    pace = Pace(2)
+    monkeypatch.setattr(Pace, "of_outputs", lambda device: pace)
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "linear",
+        lambda *args: counts.append(torch.get_num_threads()) or linear(*args),
+    )
+    for pace.several in (True, False):
+        assert_allclose(network.predict_proba(digits.X), expected, rtol=1e-6, atol=1e-8)
+    assert counts == [2] * 3 + [1] * 3
+    assert torch.get_num_threads() == 2
+
+
+def test_a_callback_that_predicts_leaves_the_threads_of_the_steps(digits, used, two_threads):
+    class Predict(Callback):
+        def on_batch_end(self, net, **kwargs):
+            net.forward(torch.from_numpy(digits.X[:5]))
+            other.predict(digits.X[:5])
+
+    other = DeepMLPClassifier(**QUICK).fit(digits.X, digits.y)
+    DeepMLPClassifier(**LARGE, callbacks=[Predict()]).fit(digits.X, digits.y)
+    assert 2 in used, "several threads were never used"
+    assert torch.get_num_threads() == 2
 
 
 def test_a_medium_network_stays_on_one_thread(kind, digits, used, two_threads):
@@ -530,7 +592,7 @@ def capricious_clock(monkeypatch):
     """Let a pace change its number of threads at random, as a clock on a busy machine may."""
     choose = np.random.RandomState(0).randint
 
-    def step_done(pace):
+    def step_done(pace, amount=1):
         if not pace._is_settled:
             pace.several = bool(choose(2))
             pace._set_threads()
