@@ -242,7 +242,11 @@ class Pace:
         with one_thread():
             self._n_used = self.threads_for(multiply_adds=multiply_adds, n_elements=n_elements)
             self._is_settled = self._is_fixed or self._n_used == 1
-            self._set_threads()
+            if self._n_used > 1:
+                self._set_threads()
+            if self._is_settled:
+                yield
+                return
             self._since = time.perf_counter() - self._measured
             self._used_since = time.process_time() - self._used
             try:
