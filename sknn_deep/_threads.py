@@ -154,7 +154,7 @@ def numpy_takes_one_thread() -> bool:
 
 
 def _wants_the_same_bits() -> bool:
-    """Return whether products may not depend on how many threads NumPy happens to be allowed."""
+    """Return whether nothing may depend on the clock, or on what NumPy happens to be allowed."""
     is_fixed = getattr(_fixed, "n_threads", None) is not None
     return is_fixed or torch.are_deterministic_algorithms_enabled()
 
