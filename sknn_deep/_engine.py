@@ -1,7 +1,7 @@
 """Training steps: a batch's gradient, the penalties, the optimiser; CUDA graphs of them."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -182,8 +182,7 @@ class Engine:
             key = (work, *self._optimizer.constants())
             if key not in self._graphs:
                 self._graphs[key] = _Graph(work, self._network.generator, self._stream)
-            factors = list(self._factors(chunk, rates))
-            squared_norms = self._graphs[key](self.plain_steps, factors)
+            squared_norms = self._graphs[key](self.plain_steps, self._factors(chunk, rates))
         else:
             squared_norms = self.plain_steps(work, self._factors(chunk, rates))
         return work.losses(), squared_norms
@@ -194,13 +193,18 @@ class Engine:
 
     def _factors(
         self, chunk: Chunk, rates: Sequence[float] | None
-    ) -> Iterator[tuple[float, float, float]]:
-        """Yield what :meth:`plain_steps` asks for, step by step."""
-        for number, penalty in enumerate(penalty_factors(self._alpha, chunk.weight_sums)):
-            if rates is not None:
-                set_learning_rate(self._optimizer, rates[number])
-            decay = 1 - self._optimizer.param_groups[0]["lr"] * self._weight_decay
-            yield penalty, decay, self._optimizer.next_factor()
+    ) -> list[tuple[float, float, float]]:
+        """Return what :meth:`plain_steps` asks for, and count the steps."""
+        penalties, optimizer = penalty_factors(self._alpha, chunk.weight_sums), self._optimizer
+        if rates is None:
+            rates = [optimizer.param_groups[0]["lr"]] * len(penalties)
+        else:
+            set_learning_rate(optimizer, rates[-1])
+        biases = optimizer.next_biases(len(penalties))
+        return [
+            (penalty, 1 - rate * self._weight_decay, rate * bias)
+            for penalty, rate, bias in zip(penalties, rates, biases, strict=True)
+        ]
 
     def plain_steps(
         self, work: Workspace, factors: Iterable[tuple[float, float, float]] | Tensor
@@ -300,12 +304,13 @@ class Engine:
         """Fill the network's gradient; return the squared norm of its weights."""
         for kernel in program:
             kernel()
-        weights, gradient = self._network.weights, self._network.flat.grad
         squared_norm = self._none
         if self._alpha:
+            weights = self._network.weights
             squared_norm = torch.dot(weights, weights)
             add_scaled_(weights.grad, weights, penalty)
         if self._max_grad_norm is not None:
+            gradient = self._network.flat.grad
             length = torch.linalg.vector_norm(gradient)
             gradient.mul_((self._max_grad_norm / length).clamp(max=1.0))
         if self.listener is not None:
