@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sknn_deep import _backprop
 from sknn_deep._backprop import ACTIVATIONS, Backprop
 from sknn_deep._batches import Chunk
 from sknn_deep._losses import classification_loss, reconstruction_loss, regression_loss
@@ -104,6 +105,18 @@ def _assert_equals_autograd(network, loss, chunk):
 
 def test_every_activation_of_the_modules_has_a_closed_form():
     assert set(ACTIVATIONS) == set(MODULES)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("loss_name", LOSSES)
+def test_losses_are_the_same_together_and_batch_by_batch(loss_name, weighted, monkeypatch):
+    """The latter where outputs are wide."""
+    found = []
+    for size in (_backprop._SMALL_TENSOR, 0):
+        monkeypatch.setattr(_backprop, "_SMALL_TENSOR", size)
+        chunk = _chunk(loss_name, lengths=(6, 6, 6, 4), weighted=weighted)
+        found.append(_closed_form([_network("tanh", (7,))], LOSSES[loss_name], chunk).losses)
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])

@@ -18,7 +18,14 @@ from sklearn.datasets import make_classification
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _fused, _stack
+from sknn_deep import (
+    AutoencoderTransformer,
+    DeepMLPClassifier,
+    DeepMLPRegressor,
+    _backprop,
+    _fused,
+    _stack,
+)
 from sknn_deep._batches import Batches
 from sknn_deep._fused import Job, fit_jobs, stacks
 from sknn_deep._optimizers import Adam
@@ -357,6 +364,28 @@ def test_large_stack_on_several_threads_comes_out_the_same(case, monkeypatch, tw
     fit_jobs(jobs)
     assert 2 in threads
     assert torch.get_num_threads() == 2
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused, job.reason
+        _assert_same(job.estimator, alone)
+
+
+@pytest.mark.parametrize("takes_one", [False, True], ids=["several", "one"])
+@pytest.mark.parametrize("case", ["adam", "two classes", "outputs", "autoencoder"])
+def test_stack_comes_out_the_same_however_many_threads_numpy_takes(takes_one, case, monkeypatch):
+    """With one it computes larger products, and the norms of the weights."""
+    jobs = _jobs(*CASES[case])
+    expected = [_fitted_alone(job) for job in jobs]
+    norms, vector_norm = [], torch.linalg.vector_norm
+    monkeypatch.setattr(
+        torch.linalg,
+        "vector_norm",
+        lambda *args, **options: norms.append("out" in options) or vector_norm(*args, **options),
+    )
+    for module in (_backprop, _stack):
+        monkeypatch.setattr(module, "numpy_takes_one_thread", lambda: takes_one)
+    monkeypatch.setattr(_backprop, "_SMALL_PRODUCT", 0)  # torch's where NumPy takes several
+    fit_jobs(jobs)
+    assert any(norms) is not takes_one
     for job, alone in zip(jobs, expected, strict=True):
         assert job.fused, job.reason
         _assert_same(job.estimator, alone)

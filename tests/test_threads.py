@@ -300,6 +300,13 @@ def test_clocks_stand_after_steps_that_were_broken_off(error, clock, two_threads
     assert _run(pace, clock, seconds, 5.0, ALONE)[False] == 0
 
 
+def test_products_of_an_unknown_library_are_not_taken_for_those_of_one_thread(monkeypatch):
+    assert _threads.numpy_takes_one_thread() is (_threads.numpy_threads() == 1)
+    monkeypatch.setattr(_threads, "_numpys_libraries", list)
+    assert _threads.numpy_threads() is None
+    assert not _threads.numpy_takes_one_thread()
+
+
 def test_predictions_remember_what_those_before_have_learned(two_threads):
     pace = Pace.of_outputs(torch.device("cpu"))
     assert Pace.of_outputs(torch.device("cpu")) is pace
