@@ -107,6 +107,15 @@ def test_every_activation_of_the_modules_has_a_closed_form():
     assert set(ACTIVATIONS) == set(MODULES)
 
 
+def test_the_largest_kernels_are_told_for_all_networks_together():
+    loss = LOSSES[next(iter(LOSSES))]
+    networks = [MLP((50, 20, 4), activations=["relu"], dropout=[0.0]) for _ in range(3)]
+    one = Backprop(networks[:1], loss).largest_kernels(32)
+    assert one == {"multiply_adds": 32 * 50 * 20, "n_elements": 4 * (50 * 20 + 20 * 4)}
+    three = Backprop(networks, loss, buffers=share_buffer(networks)).largest_kernels(32)
+    assert three == {name: 3 * work for name, work in one.items()}
+
+
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("loss_name", LOSSES)
 def test_losses_are_the_same_together_and_batch_by_batch(loss_name, weighted, monkeypatch):

@@ -1009,6 +1009,19 @@ def test_chunks_predict_what_the_whole_predicts(make, method, sparse, digits, mo
     assert_allclose(getattr(network, method)(X), whole, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("n_rows", [1, 7, 300])
+@pytest.mark.parametrize("n_classes", [3, 40])
+def test_probabilities_are_the_softmax_of_any_number_of_classes(n_classes, n_rows, digits):
+    y = np.arange(len(digits.y)) % n_classes
+    network = classifier(max_iter=2).fit(digits.X, y)
+    X = digits.X[:n_rows]
+    raw = network.module_(torch.from_numpy(X)).detach()
+    probabilities = network.predict_proba(X)
+    assert probabilities.flags.c_contiguous
+    assert_allclose(probabilities, torch.softmax(raw, dim=1), rtol=1e-10)
+    assert_allclose(network.predict_log_proba(X), torch.log_softmax(raw, dim=1), rtol=1e-10)
+
+
 def test_validation_set_is_judged_in_chunks_as_in_whole(digits, monkeypatch):
     whole = classifier().fit(digits.X, digits.y, **held_out_of(digits))
     monkeypatch.setattr(_batches, "_CHUNK_BYTES", {"cpu": 8 * 64 * 7})
