@@ -12,7 +12,7 @@ biases too, and their two classes have two outputs. The best score says that all
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -167,7 +167,7 @@ def one_fit(search: Search, X: np.ndarray, y: np.ndarray) -> Callable[[], tuple[
 
 def measure(search: Search, names: list[str], arguments) -> dict[str, dict[str, list]]:
     """Return the seconds and the best score of each contender in each round."""
-    search.work.device = arguments.device
+    search = replace(search, work=replace(search.work, device=arguments.device))
     X, y = search.data()
     runs = {
         name: judged(contender, X, y)

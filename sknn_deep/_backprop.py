@@ -61,7 +61,7 @@ _FEW_ROWS = 64
 # OpenBLAS packs the factors of outputs of so many units for more rows than that; without it they
 # take less time.
 _BLOCK_COLUMNS, _BLOCK_ROWS = range(5, 17), 100
-# A tensor of so many elements stays in the cache between two kernels.
+# A tensor of so many elements stays in a CPU's cache between two kernels.
 _SMALL_TENSOR = 2**17
 
 Kernel = Callable[[], object]
@@ -113,7 +113,7 @@ def _derivative(name: str, *constants, in_place: bool | None = None) -> Callable
 
 
 def _step(delta: Tensor, a: Tensor) -> Program:
-    if delta.numel() > _SMALL_TENSOR:
+    if delta.device.type != "cpu" or delta.numel() > _SMALL_TENSOR:
         return [partial(aten.threshold_backward.grad_input, delta, a, 0, grad_input=delta)]
     sign = torch.empty_like(a)  # two calls, but they cost less than one of this kind
     return [partial(torch.sign, a, out=sign), partial(delta.mul_, sign)]
@@ -401,7 +401,7 @@ class Workspace:
         return torch.cat(losses).add_(self._penalties).movedim(0, -1)
 
     def _losses_of_rows(self, group: "_Group") -> Tensor:
-        if group.raw[0].numel() <= _SMALL_TENSOR:
+        if group.raw.device.type != "cpu" or group.raw[0].numel() <= _SMALL_TENSOR:
             return self._loss.per_sample(group.raw, group.target)
         # what is computed on the way for one batch stays in the cache
         batches = zip(group.raw, group.target, strict=True)

@@ -23,7 +23,7 @@ _ELEMENT_WORK = 16
 # before one is, and how long the better number is then used.
 _TRIAL, _SETTLING, _BETWEEN_TRIALS = 0.03, 0.01, 1.0
 # Threads that get this share of their cores' time are alone on them: as waiting threads spin,
-# they get .93 or more where they are, and .7 to .8 where two share their cores with a third.
+# they get .93 or more where they are, and .5 to .8 where two share their cores with a third.
 _ALONE = 0.85
 # Seconds that a pass over the weights takes for each of their bytes, where the cores that have
 # read them are far from each other: .2e-9 where they share a cache, 1e-9 where they do not. It
@@ -159,6 +159,13 @@ def _wants_the_same_bits() -> bool:
     return is_fixed or torch.are_deterministic_algorithms_enabled()
 
 
+def _limits(device: torch.device) -> tuple[int, bool]:
+    """Return the most threads for work on a device, and whether no fewer may be used."""
+    if device.type != "cpu":
+        return 1, False
+    return allowed_threads(), _wants_the_same_bits()
+
+
 class Pace:
     """Decides whether the steps of a training run on one thread or on several.
 
@@ -201,9 +208,7 @@ class Pace:
         Their number is fixed within ``fixed_threads``, and where the user has asked for the same
         bits each time by ``torch.use_deterministic_algorithms(True)``.
         """
-        if device.type != "cpu":
-            return cls(1)
-        return cls(allowed_threads(), _wants_the_same_bits())
+        return cls(*_limits(device))
 
     @classmethod
     def of_outputs(cls, device: torch.device) -> "Pace":
@@ -211,13 +216,10 @@ class Pace:
 
         A call is too short to learn from it alone.
         """
-        known, pace = getattr(_of_outputs, "pace", None), cls.of(device)
-        if known is None or known._limits() != pace._limits():
-            _of_outputs.pace = known = pace
+        known, limits = getattr(_of_outputs, "pace", None), _limits(device)
+        if known is None or (known.n_threads, known._is_fixed) != limits:
+            _of_outputs.pace = known = cls(*limits)
         return known
-
-    def _limits(self) -> tuple[int, bool]:
-        return self.n_threads, self._is_fixed
 
     def threads_for(self, *, multiply_adds: int = 0, n_elements: int = 0) -> int:
         """Return how many threads kernels of so much work are worth, at most those allowed.
