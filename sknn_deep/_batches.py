@@ -19,7 +19,12 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from sknn_deep._device import OutOfMemoryError, as_tensor, empty_matrix
+from sknn_deep._device import (
+    OutOfMemoryError,
+    as_tensor,
+    empty_matrix,
+    lies_as_torch_knows,
+)
 from sknn_deep._threads import Pace
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
@@ -436,8 +441,8 @@ def dense(X, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 def _to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return a tensor of an array; class indices keep their integer type."""
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        array = array.copy()  # torch has no read-only tensors and no negative strides
+    if not lies_as_torch_knows(array):
+        array = array.copy()
     tensor = torch.from_numpy(array)
     return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
 

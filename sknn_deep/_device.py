@@ -40,6 +40,16 @@ def empty_matrix(shape: Sequence[int], like: Tensor) -> Tensor:
     return like.new_empty(shape)
 
 
+def lies_as_torch_knows(array: np.ndarray) -> bool:
+    """Return whether torch can have an array's memory: it knows no read-only one, nor all strides.
+
+    Those of a dimension of length one NumPy lets be anything.
+    """
+    return array.flags.writeable and all(
+        stride >= 0 and stride % array.itemsize == 0 for stride in array.strides
+    )
+
+
 def as_tensor(X) -> Tensor | None:
     """Return an array of floating-point numbers as a tensor in the same memory.
 
@@ -49,10 +59,8 @@ def as_tensor(X) -> Tensor | None:
     is_known = (
         type(X) is np.ndarray
         and X.dtype in (np.float32, np.float64)
-        and X.flags.writeable
         and X.flags.c_contiguous
-        # of a dimension of length one NumPy allows any
-        and all(stride >= 0 and stride % X.itemsize == 0 for stride in X.strides)
+        and lies_as_torch_knows(X)
     )
     return torch.from_numpy(X) if is_known else None
 

@@ -1010,6 +1010,16 @@ def test_a_single_feature_may_lie_backwards(kind, data):
     assert_array_equal(getattr(ours, name)(odd[:1][::-1]), getattr(expected, name)(X[:1]))
 
 
+def test_a_row_among_records_is_predicted(kind, data):
+    X, y = data
+    network = kind(**QUICK).fit(X, y)
+    records = np.zeros(1, dtype=[("pixels", np.float64, (64,)), ("flag", np.int8)])
+    records["pixels"] = X[0]
+    name = "transform" if kind is AutoencoderTransformer else "predict"
+    expected = getattr(network, name)(X[:1])
+    assert_array_equal(getattr(network, name)(records["pixels"]), expected)
+
+
 @pytest.mark.parametrize("make", ARRAYS.values(), ids=ARRAYS)
 def test_odd_arrays_go_through_an_autoencoder_like_plain_ones(make, data):
     X = make(data[0])
