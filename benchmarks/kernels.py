@@ -19,8 +19,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness
 from benchmarks.contenders import Work, in_process
-from sknn_deep._network import Dropout
-from sknn_deep._optimizers import adam_kernel
+from sknn_deep._engine.optimizers import adam_kernel
+from sknn_deep._networks.flat import Dropout
 
 
 def by_torch_and_numpy(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> tuple:

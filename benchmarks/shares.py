@@ -24,11 +24,11 @@ from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness, search, train
 from benchmarks.contenders import ours, scikit_learn
-from sknn_deep._backprop import _Pass
-from sknn_deep._batches import Batches
-from sknn_deep._engine import Engine
-from sknn_deep._optimizers import Adam
-from sknn_deep._stack import Stack
+from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.engine import Engine
+from sknn_deep._engine.layer_pass import LayerPass as _Pass
+from sknn_deep._engine.optimizers import Adam
+from sknn_deep._training.stack import Stack
 
 PARTS = ["products", "other kernels", "optimiser", "gathering", "the rest"]
 Seconds = Counter[str]

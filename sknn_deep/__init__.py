@@ -1,9 +1,9 @@
 """Deep dense networks for people who think in scikit-learn."""
 
-from sknn_deep._autoencoder import AutoencoderTransformer
-from sknn_deep._classifier import DeepMLPClassifier
-from sknn_deep._regressor import DeepMLPRegressor
-from sknn_deep._summary import summary
+from sknn_deep._estimators.autoencoder import AutoencoderTransformer
+from sknn_deep._estimators.classifier import DeepMLPClassifier
+from sknn_deep._estimators.regressor import DeepMLPRegressor
+from sknn_deep._networks.summary import summary
 from sknn_deep.persistence import load, save
 
 __all__ = [

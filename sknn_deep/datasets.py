@@ -16,6 +16,7 @@ from sklearn.utils import Bunch
 
 __all__ = ["fetch_california_housing", "fetch_mnist"]
 
+
 _MNIST_SHAPES = {
     "x_train": (60000, 28, 28),
     "y_train": (60000,),

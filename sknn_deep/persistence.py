@@ -11,18 +11,24 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.metadata_routing import MetadataRequest
 
-from sknn_deep import _container, _skops_parts
-from sknn_deep._atomic import atomic_write
-from sknn_deep._base import BaseDeepNetwork
-from sknn_deep._network import Network
-from sknn_deep._state import make_estimator, make_network, parameters_and_state, progress_fields
-from sknn_deep._training import Progress
-from sknn_deep._values import Decoder, Encoder, check, check_keys, check_list
+from sknn_deep._estimators.base import BaseDeepNetwork
+from sknn_deep._files import container as _container
+from sknn_deep._files import skops_parts as _skops_parts
+from sknn_deep._files.atomic import atomic_write
+from sknn_deep._files.state import (
+    make_estimator,
+    make_network,
+    parameters_and_state,
+    progress_fields,
+)
+from sknn_deep._files.values import Decoder, Encoder, check, check_keys, check_list
+from sknn_deep._networks.flat import Network
+from sknn_deep._training.progress import Progress
 
 __all__ = ["load", "save"]
 
-_BINARIZER_FIELDS = {"classes_", "sparse_input_", "y_type_"}
 
+_BINARIZER_FIELDS = {"classes_", "sparse_input_", "y_type_"}
 # What to do about a parameter whose value holds code.
 _REMEDIES = {
     "callbacks": "set_params(callbacks=None) before saving, and pass them again after loading",

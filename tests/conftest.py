@@ -30,6 +30,35 @@ class Explode(torch.optim.SGD):
         return loss
 
 
+class Recorder:
+    """A callback for scikit-learn that notes all that it is told."""
+
+    def __init__(self, stop_after=None, fail_after=None):
+        self.events, self.estimators, self.passed = [], [], []
+        self.stop_after, self.fail_after = stop_after, fail_after
+
+    def setup(self, estimator, context):
+        self.events.append("setup")
+
+    def teardown(self, estimator, context):
+        self.events.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.events.append(f"begin {context.task_name} {context.task_id}")
+
+    def on_fit_task_end(
+        self, estimator, context, *, X=None, y=None, metadata=None, fitted_estimator=None
+    ):
+        self.events.append(f"end {context.task_name} {context.task_id}")
+        self.passed.append((X, y, metadata))
+        if context.task_name != "epoch":
+            return False
+        self.estimators.append(fitted_estimator)
+        if context.task_id + 1 == self.fail_after:
+            raise RuntimeError("this callback gives up")
+        return context.task_id + 1 == self.stop_after
+
+
 def _split(X, y, **options):
     X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0, **options)
     return SimpleNamespace(X=X_train, y=y_train, X_test=X_test, y_test=y_test)

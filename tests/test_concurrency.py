@@ -22,13 +22,8 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import sknn_deep
-from sknn_deep import (
-    AutoencoderTransformer,
-    DeepMLPClassifier,
-    DeepMLPRegressor,
-    _mapped,
-    _threads,
-)
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep._hardware import memory_maps, pace
 from sknn_deep.callbacks import TrainingCheckpoint
 from sknn_deep.model_selection import FusedGridSearchCV
 
@@ -109,14 +104,14 @@ def test_eight_threads_predict_many_rows_on_several_threads_each(
     network = DeepMLPClassifier(**{**QUICK, "max_iter": 1, "hidden_layer_sizes": (400, 200)})
     network.fit(X[:300], X[:300, 0] > 0)
     work = len(X) * network.module_.weights.numel()
-    assert _threads.Pace(2).threads_for(multiply_adds=work) == 2
+    assert pace.Pace(2).threads_for(multiply_adds=work) == 2
     expected = network.predict_proba(X)
     if container == "csr":
         X = sp.csr_array(X)
     elif container == "map":
         np.save(tmp_path / "X.npy", X)
-        monkeypatch.setattr(_mapped, "_LARGE", 0)
-        monkeypatch.setattr(_mapped, "_HELD", 0)
+        monkeypatch.setattr(memory_maps, "_LARGE", 0)
+        monkeypatch.setattr(memory_maps, "_HELD", 0)
         X = np.load(tmp_path / "X.npy", mmap_mode="r")
     for found in at_once([lambda: network.predict_proba(X)] * N_THREADS):
         assert_allclose(found, expected, rtol=1e-10)
@@ -227,7 +222,8 @@ import numpy as np
 import torch
 import sknn_deep
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
-from sknn_deep._threads import Pace, _lock, allowed_threads, one_thread
+from sknn_deep._hardware.pace import Pace
+from sknn_deep._hardware.threads import _lock, allowed_threads, one_thread
 
 torch.set_num_threads(2)
 X = np.random.RandomState(0).normal(size=(4000, 64))
@@ -377,7 +373,7 @@ def _broken_fit(X, y, folder):
     "use", [_fit_with_checkpoint, _fit_a_map, _search, _refused_file, _broken_fit]
 )
 def test_nothing_is_left_behind_by(use, digits, tmp_path, monkeypatch, two_threads):
-    monkeypatch.setattr(_mapped, "_LARGE", 0)
+    monkeypatch.setattr(memory_maps, "_LARGE", 0)
     use(digits.X, digits.y, tmp_path)
     before = _held()
     use(digits.X, digits.y, tmp_path)

@@ -22,11 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 import sknn_deep
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
-from sknn_deep.model_selection import (
-    FusedGridSearchCV,
-    FusedRandomizedSearchCV,
-    cross_validate,
-)
+from sknn_deep.model_selection import FusedGridSearchCV, FusedRandomizedSearchCV, cross_validate
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
@@ -193,7 +189,7 @@ def test_on_one_thread_large_layers_give_the_same_bits_each_time(
 def test_another_number_of_threads_changes_no_more_than_rounding(
     cls, n_threads, digits, torch_threads
 ):
-    """Other kinds of fit are compared in ``test_threads.py``."""
+    """Other kinds of fit are compared in ``hardware/test_threads.py``."""
     networks = []
     for number in (1, n_threads):
         torch_threads(number)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, _threads
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep._hardware import threads
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -41,7 +42,7 @@ def _state():
         "numpy": (kind, keys.tobytes(), *rest),
         "torch": torch.get_rng_state().numpy().tobytes(),
         "threads": torch.get_num_threads(),
-        "threads of NumPy": _threads.numpy_threads(),
+        "threads of NumPy": threads.numpy_threads(),
         "threads between operations": torch.get_num_interop_threads(),
         "default dtype": torch.get_default_dtype(),
         "gradients": torch.is_grad_enabled(),

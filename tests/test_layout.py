@@ -9,46 +9,67 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sknn_deep"
 
-FLOORS = [
-    {
-        "_device",
-        "_threads",
-        "_validation",
-        "_summary",
-        "_embedding_page",
-        "_columns",
-        "_mapped",
-        "_layers",
-        "_atomic",
-        "_interruption",
-        "_container",
-        "_values",
-    },
-    {"_network", "_batches", "_losses", "_checkpoint"},
-    {"_optimizers", "_backprop", "_codes"},
-    {"_autograd"},
-    {"_engine", "_lbfgs", "_net", "callbacks"},
-    {"_training"},
-    {"_base", "_stack"},
-    {"_mlp", "_autoencoder", "_fused"},
-    {"_ensemble"},
-    {"_classifier", "_regressor"},
-    {"_trials", "_state", "_skops_parts"},
-    {"_evaluation", "persistence"},
-    {"_search"},
-    {"datasets", "model_selection", "plotting"},
-]
-FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+# Wings from the ground up. Each stands on the floors below it, and so do the files inside.
+WINGS = {
+    "_sklearn": [{"_sklearn"}],
+    "_files": [{"atomic", "container", "values"}],
+    "_hardware": [{"threads", "memory_maps", "device"}, {"products", "pace"}],
+    "_networks": [{"layers"}, {"flat"}, {"models", "stacked", "summary"}],
+    "_engine": [
+        {"samples", "activations", "losses", "in_parts"},
+        {"batches", "layer_pass"},
+        {"backprop", "optimizers"},
+        {"tape", "solvers"},
+        {"cuda_graph", "lbfgs"},
+        {"engine"},
+    ],
+    "_training": [
+        {"interruption", "progress", "fingerprint", "sklearn_callbacks"},
+        {"checkpoint"},
+        {"skorch_net"},
+        {"training"},
+        {"stack_size", "stack_rows"},
+        {"stack"},
+    ],
+    "_estimators": [
+        {"fitted_state", "column_statistics", "code_statistics"},
+        {"base"},
+        {"fused", "autoencoder"},
+        {"supervised"},
+        {"classifier", "regressor"},
+    ],
+    "callbacks": [{"callbacks"}],
+    "persistence": [{"persistence"}],
+    "datasets": [{"datasets"}],
+    "plotting": [
+        {"_style", "_embedding_page"},
+        {"_images", "_loss_curve", "_search_surface"},
+        {"_embedding"},
+    ],
+    "model_selection": [
+        {"_trials"},
+        {"_pipelines"},
+        {"_evaluation"},
+        {"_course"},
+        {"_searches", "_cross_validate"},
+    ],
+}
+# The place of each file, from below: first its wing's, then its own.
+FLOOR_OF = {
+    name if name == wing else f"{wing}.{name}": (place, floor)
+    for place, (wing, floors) in enumerate(WINGS.items())
+    for floor, names in enumerate(floors)
+    for name in names
+}
+FLOOR_OF |= {"_files.state": (7, 0), "_files.skops_parts": (7, 0)}
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 
 
 def _read(module):
-    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
-
-
-def _modules():
-    """Return the names of all files of the package, dotted below it, but for its `__init__`."""
-    paths = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
-    return sorted({".".join(path.parts) for path in paths} - {"__init__"})
+    return ast.parse(SOURCES[module].read_text(encoding="utf-8"))
 
 
 def _imported_names(tree):
@@ -68,10 +89,23 @@ def _imported_names(tree):
 
 
 def _own_modules(tree):
-    """Return the modules of this package that a file imports; '' stands for the package itself."""
-    parts = [name.split(".") for name in _imported_names(tree)]
-    own = {name[1] if len(name) > 1 else "" for name in parts if name[0] == "sknn_deep"}
-    return {module if (PACKAGE / f"{module}.py").exists() else "" for module in own}
+    """Return the modules of this package that a file imports; '' stands for the package itself.
+
+    A wing's `__init__` re-exports nothing, those of `plotting` and `model_selection` apart.
+    """
+    own = set()
+    for name in _imported_names(tree):
+        package, *parts = name.split(".")
+        if package != "sknn_deep":
+            continue
+        while (
+            parts
+            and ".".join(parts) not in SOURCES
+            and ".".join([*parts, "__init__"]) not in SOURCES
+        ):
+            parts.pop()
+        own.add(".".join(parts))
+    return own
 
 
 def _is_private(name):
@@ -83,38 +117,44 @@ def _is_private(name):
 
 
 def test_every_module_has_a_floor():
-    assert _modules() == sorted(FLOOR_OF)
+    modules = {name for name in SOURCES if name.rpartition(".")[2] != "__init__"}
+    assert modules == set(FLOOR_OF)
 
 
-def test_no_module_stands_on_two_floors():
-    assert sum(map(len, FLOORS)) == len(FLOOR_OF)
+def test_at_the_top_is_only_what_users_import():
+    top = {name.partition(".")[0] for name in SOURCES} - {"__init__"}
+    public = {name for name in top if not name.startswith("_")}
+    assert public == {"callbacks", "datasets", "model_selection", "persistence", "plotting"}
+    assert top == set(WINGS)
 
 
 @pytest.mark.parametrize("module", sorted(FLOOR_OF))
 def test_imports_point_downwards(module):
     imported = _own_modules(_read(module))
     assert "" not in imported, f"{module} imports the package itself, which stands above all floors"
-    allowed = set().union(*FLOORS[: FLOOR_OF[module]])
-    assert imported <= allowed, f"{module} may not import {sorted(imported - allowed)}"
+    upwards = {
+        name for name in imported if name not in FLOOR_OF or FLOOR_OF[name] >= FLOOR_OF[module]
+    }
+    assert not upwards, f"{module} may not import {sorted(upwards)}"
 
 
-@pytest.mark.parametrize("module", sorted(set(FLOOR_OF) - {"_validation"}))
-def test_private_scikit_learn_names_come_through_validation(module):
+@pytest.mark.parametrize("module", sorted(set(FLOOR_OF) - {"_sklearn"}))
+def test_private_scikit_learn_names_come_through_one_door(module):
     names = _imported_names(_read(module))
     private = [name for name in names if name.split(".")[0] == "sklearn" and _is_private(name)]
-    assert not private, f"{module} imports {private}; only _validation may"
+    assert not private, f"{module} imports {private}; only _sklearn may"
 
 
 @pytest.mark.parametrize(
     ("code", "modules"),
     [
         ("import numpy", set()),
-        ("from . import _base", {"_base"}),
-        ("from ._base import x", {"_base"}),
-        ("import sknn_deep._base", {"_base"}),
-        ("from sknn_deep import _base", {"_base"}),
-        ("from sknn_deep._base import x", {"_base"}),
-        ("def f():\n    from ._base import x", {"_base"}),
+        ("from . import callbacks", {"callbacks"}),
+        ("from ._engine.losses import x", {"_engine.losses"}),
+        ("import sknn_deep._engine.losses", {"_engine.losses"}),
+        ("from sknn_deep._engine import losses", {"_engine.losses"}),
+        ("from sknn_deep._engine.losses import x", {"_engine.losses"}),
+        ("def f():\n    from ._engine.losses import x", {"_engine.losses"}),
         ("import sknn_deep", {""}),
         ("from sknn_deep import DeepMLPClassifier", {""}),
         ("from . import __version__", {""}),

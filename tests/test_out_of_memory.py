@@ -9,10 +9,10 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
-from sknn_deep._device import OutOfMemoryError, is_out_of_memory
-from sknn_deep._engine import Engine
-from sknn_deep._network import Network
-from sknn_deep._stack import Stack
+from sknn_deep._engine.engine import Engine
+from sknn_deep._hardware.device import OutOfMemoryError, is_out_of_memory
+from sknn_deep._networks.flat import Network
+from sknn_deep._training.stack import Stack
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
@@ -127,7 +127,7 @@ def _break_down(monkeypatch, step):
 
     monkeypatch.setattr(Engine, "_write_gradient", write_gradient)
     monkeypatch.setattr(Stack, "train_epoch", _no_room)
-    monkeypatch.setattr("sknn_deep._base.fit_lbfgs", _no_room)
+    monkeypatch.setattr("sknn_deep._estimators.base.fit_lbfgs", _no_room)
 
 
 @pytest.mark.parametrize("caught", [MemoryError, torch.OutOfMemoryError])

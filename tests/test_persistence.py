@@ -45,17 +45,10 @@ from skorch.callbacks import Callback, EpochScoring
 from torch import nn
 
 import sknn_deep
-from sknn_deep import (
-    AutoencoderTransformer,
-    DeepMLPClassifier,
-    DeepMLPRegressor,
-    _container,
-    _skops_parts,
-    load,
-    save,
-)
-from sknn_deep._training import Progress
-from sknn_deep._values import Decoder, Encoder
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, load, save
+from sknn_deep._files import container, skops_parts
+from sknn_deep._files.values import Decoder, Encoder
+from sknn_deep._training.progress import Progress
 from sknn_deep.model_selection import FusedGridSearchCV, FusedRandomizedSearchCV
 
 pytestmark = [
@@ -1142,10 +1135,8 @@ def test_the_longest_header_takes_a_second(value, path):
 
 
 def test_the_header_is_parsed_once(saved, path, monkeypatch):
-    parsed, from_json = [], _container.from_json
-    monkeypatch.setattr(
-        _container, "from_json", lambda text: parsed.append(text) or from_json(text)
-    )
+    parsed, from_json = [], container.from_json
+    monkeypatch.setattr(container, "from_json", lambda text: parsed.append(text) or from_json(text))
     path.write_bytes(saved["classifier"])
     load(path)
     assert len(parsed) == 2  # it, and the document in it
@@ -1398,9 +1389,9 @@ def test_forged_archives_are_refused(name, saved, path):
 def test_forged_placeholders_are_refused(placeholder, reason, path, monkeypatch):
     # what save would write if it knew such a kind
     monkeypatch.setattr(
-        _skops_parts,
+        skops_parts,
         "_placeholder",
-        lambda part: _skops_parts.Placeholder(*placeholder) if isinstance(part, Twice) else part,
+        lambda part: skops_parts.Placeholder(*placeholder) if isinstance(part, Twice) else part,
     )
     save(make_pipeline(Twice(), network()), path)
     assert reason in refusal(path.read_bytes(), path)
@@ -1418,7 +1409,7 @@ def test_inputs_that_fuzzing_found_are_refused_or_valid(start):
         except ValueError:
             continue
         if (
-            isinstance(estimator, sknn_deep._base.BaseDeepNetwork)
+            isinstance(estimator, sknn_deep._estimators.base.BaseDeepNetwork)
             and estimator.__sklearn_is_fitted__()
         ):
             vars(estimator).pop("feature_names_in_", None)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
-from sknn_deep._network import ACTIVATIONS
-from sknn_deep._optimizers import STOCHASTIC_SOLVERS
+from sknn_deep._engine.solvers import STOCHASTIC_SOLVERS
+from sknn_deep._networks.layers import ACTIVATIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -2,7 +2,7 @@
 
 A state machine calls the public interface of one estimator at random. It knows what the
 estimator must predict just now, and compares after every call. ``python -m
-benchmarks.fuzz_interface`` lets the same machine run for as long as is asked.
+fuzzing.fuzz_interface`` lets the same machine run for as long as is asked.
 """
 
 import copy

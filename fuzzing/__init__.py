@@ -1,0 +1,1 @@
+"""Attacks that anyone can repeat: ``python -m fuzzing.NAME``."""

@@ -1,0 +1,1 @@
+"""Batches, closed-form gradients, optimisers: what moves the weights."""

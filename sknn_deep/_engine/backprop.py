@@ -1,0 +1,290 @@
+r"""Closed-form forward and backward pass of dense networks, one or a stack of one shape.
+
+Layer :math:`l` maps a batch :math:`a_{l-1}` (one sample a row) to
+
+.. math:: z_l = a_{l-1} W_l^\top + b_l, \qquad a_l = m_l \odot \phi_l(\nu_l(z_l))
+
+with a normalisation :math:`\nu_l` and dropout's mask :math:`m_l` where the network has
+them. With :math:`\delta_l = \partial L / \partial z_l`, backpropagation is [1]_
+
+.. math::
+    \delta_{l-1} = \nu_{l-1}'\big((\delta_l W_l) \odot m_{l-1} \odot \phi_{l-1}'\big), \qquad
+    \frac{\partial L}{\partial W_l} = \delta_l^\top a_{l-1}, \qquad
+    \frac{\partial L}{\partial b_l} = \sum_i \delta_{l,i}
+
+These equations need no tape. They are written once, as a list of kernels bound to buffers
+that all batches share; a training step runs the list. In a stack of K networks every
+tensor has a leading dimension of K, and each product is one batched product.
+
+References
+----------
+.. [1] D. Rumelhart, G. Hinton, R. Williams (1986). Learning representations by
+   back-propagating errors. Nature 323.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sknn_deep._engine.activations import SMALL_TENSOR
+from sknn_deep._engine.batches import Chunk
+from sknn_deep._engine.layer_pass import LayerPass, matrices_of
+from sknn_deep._engine.losses import Loss
+from sknn_deep._hardware.pace import Pace
+from sknn_deep._hardware.products import Kernel, Program, empty_matrix
+from sknn_deep._networks.flat import Network
+from sknn_deep._networks.stacked import dense_layers
+
+
+class Backprop:
+    """The gradient of a loss for one network or a stack, in closed form.
+
+    Parameters
+    ----------
+    networks : sequence of Network, length K
+        Of one shape.
+    loss : Loss
+    product_dtype : torch.dtype, default=None
+        In which matrix products are computed, where it is not the weights' own: with
+        ``torch.bfloat16`` the weights, the sums and all else stay in single precision [1]_.
+    pace : Pace, default=None
+        What knows whether a stack's products are worth several threads; None for one thread.
+    buffers : (Tensor, Tensor), default=None
+        Parameters and gradients of several networks, from ``share_buffer``: all tensors then have
+        a leading dimension of K. None for those of a single network.
+
+    References
+    ----------
+    .. [1] D. Kalamkar et al. (2019). A study of bfloat16 for deep learning training.
+       arXiv:1905.12322.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        loss: Loss,
+        product_dtype: torch.dtype | None = None,
+        pace: Pace | None = None,
+        buffers: tuple[Tensor, Tensor] | None = None,
+    ):
+        self._layers = dense_layers(networks, buffers)
+        self.loss = loss
+        self._product_dtype, self._pace = product_dtype, pace or Pace(1)
+        # the last batch may be shorter than the others, or longer: each length has its buffers
+        self._passes: dict[int, list[LayerPass]] = {}
+        self._workspaces: dict[tuple, Workspace] = {}
+        # what happens to a batch before the first layer, by each network of the stack
+        self._changes = [
+            tuple(functions)
+            for functions in zip(*(network.input_changes() for network in networks), strict=True)
+        ]
+        self._changed: dict[tuple, Tensor] = {}
+        self._code_layer = networks[0].code_layer
+        self._add_tied_gradients = [
+            network.add_tied_gradients for network in networks if network.tied_layers()
+        ]
+
+    def workspace(self, chunk: Chunk) -> "Workspace":
+        """Return the programs of a chunk's batches, bound to its buffers."""
+        # a workspace holds its chunk's tensors, so that no others can come to lie there
+        key = (chunk.X.data_ptr(), chunk.X.shape[-2], len(chunk.parts), chunk.scale is None)
+        if key not in self._workspaces:
+            self._workspaces[key] = Workspace(self, chunk)
+        return self._workspaces[key]
+
+    def largest_kernels(self, n_rows: int) -> dict[str, int]:
+        """Return how much the largest kernels of a step along so many rows do.
+
+        Returns
+        -------
+        work : dict
+            "multiply_adds" of the largest product, and "n_elements" of the optimiser's pass over
+            weights, gradients and two moments.
+        """
+        sizes = [layer.weight.numel() for layer in self._layers]
+        return {"multiply_adds": n_rows * max(sizes), "n_elements": 4 * sum(sizes)}
+
+    def empty_output(self, n_batches: int, n_rows: int) -> Tensor:
+        """Return a buffer for the outputs of some batches of so many rows."""
+        weight = self._layers[-1].weight
+        return empty_matrix((n_batches, *weight.shape[:-2], n_rows, weight.shape[-2]), like=weight)
+
+    def program(
+        self, X: Tensor, target: Tensor, scale: Tensor, raw: Tensor, penalty: Tensor
+    ) -> Program:
+        """Return the kernels that write the output of a batch, and the gradient of its loss.
+
+        Parameters
+        ----------
+        X : Tensor of shape (batch, n_features)
+        target : Tensor of shape (batch, n_outputs)
+            As the loss takes it.
+        scale : Tensor of shape () or (batch, 1)
+            Factor of each sample's loss: its weight over the sum of the weights.
+        raw : Tensor of shape (batch, n_outputs)
+            Where the output is written.
+        penalty : Tensor of shape ()
+            Where the penalty of the code is written, if the loss has one.
+        """
+        passes = self._passes_for(X.shape[-2])
+        kernels, first_input = self._take_in(X)
+        inputs, saved = [first_input], []
+        for layer in passes:
+            out = raw if layer is passes[-1] else None
+            forward, output, for_backward = layer.forward(inputs[-1], out)
+            kernels += forward
+            inputs.append(output)
+            saved.append(for_backward)
+        delta = passes[-1].delta
+        kernels.append(partial(self.loss.gradient, raw, target, scale, delta))
+        for i in range(len(passes) - 1, -1, -1):
+            if i == self._code_layer and self.loss.penalty is not None:
+                kernels.append(self._sparsify(inputs[i + 1], scale, passes[i].delta, penalty))
+            is_merged = self.loss.is_merged and passes[i] is passes[-1]
+            kernels += passes[i].backward(inputs[i], saved[i], is_merged)
+            if i > 0:
+                kernels += passes[i].delta_of_input(passes[i - 1].delta)
+        return kernels + self._add_tied_gradients
+
+    def _take_in(self, X: Tensor) -> tuple[Program, Tensor]:
+        """Return what the first layer reads in the place of a batch, and the kernels for it."""
+        kernels: Program = []
+        for change in self._changes:
+            # each length has one buffer for it, which all batches share
+            key = (change, X.shape[-2])
+            if key not in self._changed:
+                self._changed[key] = torch.empty(X.shape, dtype=X.dtype, device=X.device)
+            out = self._changed[key]
+            kernels += [
+                partial(function, *rows)
+                for function, *rows in zip(change, matrices_of(X), matrices_of(out), strict=True)
+            ]
+            X = out
+        return kernels, X
+
+    def _sparsify(self, code: Tensor, scale: Tensor, delta: Tensor, penalty: Tensor) -> Kernel:
+        """Return what adds the gradient of the code's absolute values, and writes their mean."""
+        factor = self.loss.penalty.sparsity / code.shape[-1]
+
+        def kernel() -> None:
+            delta.add_(torch.sign(code).mul_(scale), alpha=factor)
+            torch.sum(code.abs().mul_(scale), dim=(-2, -1), out=penalty).mul_(factor)
+
+        return kernel
+
+    def _passes_for(self, n_rows: int) -> "list[LayerPass]":
+        if n_rows not in self._passes:
+            self._passes[n_rows] = [
+                LayerPass(layer, n_rows, self._product_dtype, self._pace) for layer in self._layers
+            ]
+        return self._passes[n_rows]
+
+
+class Workspace:
+    """The programs of a chunk's batches, their raw outputs and encoded targets.
+
+    The output of each batch lies in one piece of memory, by column where it is narrow, and
+    those of all batches of one length side by side, so that their losses are one operation.
+
+    Attributes
+    ----------
+    programs : list of Program
+        One for each batch of the chunk.
+    raws : list of Tensor of shape (batch, n_outputs)
+        The output of each batch before its step.
+    """
+
+    def __init__(self, backprop: Backprop, chunk: Chunk):
+        # without the gradient itself, which holds its workspaces: what refers to each other stays
+        # in memory until Python looks for such circles, and that may be many fits later
+        self._chunk, self.programs, self.raws = chunk, [], []
+        self._loss, self._batches = backprop.loss, []
+        self._penalties = chunk.X.new_zeros((len(chunk.parts), *chunk.X.shape[:-2]))
+        lengths = [part.stop - part.start for part in chunk.parts]
+        n_alike = len(lengths) if lengths[-1] == lengths[0] else len(lengths) - 1
+        # all batches but the last have one length
+        groups = [slice(0, n_alike), slice(n_alike, len(lengths))]
+        self._groups = [
+            self._group(backprop, chunk, chunk.parts[group])
+            for group in groups
+            if chunk.parts[group]
+        ]
+
+    def _group(self, backprop: Backprop, chunk: Chunk, parts: list[slice]) -> "_Group":
+        """Add the programs of batches of one length."""
+        length, n_batches = parts[0].stop - parts[0].start, len(parts)
+        raw = backprop.empty_output(n_batches, length)
+
+        def batches_of(rows: Tensor, dim: int) -> Tensor:
+            rows = rows.narrow(dim, parts[0].start, n_batches * length)
+            return rows.unflatten(dim, (n_batches, length)).movedim(dim - 1, 0)
+
+        has_labels = chunk.target.ndim < chunk.X.ndim
+        labels = target = encoded = batches_of(chunk.target, -1 if has_labels else -2)
+        if self._loss.encode is not None:
+            encoded = target = backprop.empty_output(n_batches, length)
+            if labels.ndim == 3 and labels.stride(1) == 0:  # the networks of a stack share them
+                encoded = empty_matrix((n_batches, 1, *target.shape[2:]), like=target)
+                labels, target = labels[:, :1], encoded.expand_as(target)
+        if chunk.scale is None:
+            # a factor that all rows share costs less than one of each
+            scale = raw.new_full((n_batches,) + (1,) * (raw.ndim - 1), 1 / length)
+        else:
+            shape = (*chunk.X.shape[:-1], 1)
+            scale = batches_of(chunk.scale.expand(shape), -2)
+        for i, part in enumerate(parts):
+            own_scale = scale[i].squeeze() if chunk.scale is None else scale[i]
+            batch = (target[i], own_scale, raw[i], self._penalties[len(self.raws)])
+            self.programs.append(backprop.program(chunk.X[..., part, :], *batch))
+            self.raws.append(raw[i])
+            self._batches.append(batch)
+        return _Group(raw, labels, encoded, target, None if chunk.scale is None else scale)
+
+    def load(self) -> None:
+        """Make the present targets of the chunk's buffers what the loss takes."""
+        if self._loss.encode is not None:
+            for group in self._groups:
+                self._loss.encode(group.labels, group.encoded)
+
+    def losses(self) -> Tensor:
+        """Return the mean loss of every batch, each before its own step.
+
+        Its shape is (n_batches,), for a stack (n_networks, n_batches).
+        """
+        losses = []
+        for group in self._groups:
+            of_rows = self._losses_of_rows(group)
+            if group.scale is None:
+                losses.append(of_rows.mean(dim=-1))
+            else:
+                losses.append((of_rows * group.scale.squeeze(-1)).sum(dim=-1))
+        return torch.cat(losses).add_(self._penalties).movedim(0, -1)
+
+    def _losses_of_rows(self, group: "_Group") -> Tensor:
+        if group.raw.device.type != "cpu" or group.raw[0].numel() <= SMALL_TENSOR:
+            return self._loss.per_sample(group.raw, group.target)
+        # what is computed on the way for one batch stays in the cache
+        batches = zip(group.raw, group.target, strict=True)
+        return torch.stack([self._loss.per_sample(raw, target) for raw, target in batches])
+
+    def loss(self, number: int) -> Tensor:
+        """Return the mean loss of one batch."""
+        target, scale, raw, penalty = self._batches[number]
+        losses = self._loss.per_sample(raw, target)
+        return (losses * (scale.squeeze(-1) if scale.ndim else scale)).sum(dim=-1) + penalty
+
+
+class _Group(NamedTuple):
+    """Some batches of one length: the first dimension is that of the batches.
+
+    There is no scale where all rows count alike.
+    """
+
+    raw: Tensor
+    labels: Tensor
+    encoded: Tensor
+    target: Tensor
+    scale: Tensor | None

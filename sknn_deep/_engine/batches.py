@@ -1,0 +1,340 @@
+"""From validated arrays to device tensors: shuffled batches to train, chunks to predict.
+
+No ``DataLoader``: an epoch is one permutation, and a gather for each batch or, where they
+are small, for many together. Dense rows on the CPU are gathered into one buffer that all
+batches reuse, so an array of any size, memory map included, is never copied whole; sparse
+rows are densified there. On an accelerator the features move once if they fit, else
+gather by gather from pinned memory.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from sknn_deep._engine.in_parts import chunk_rows
+from sknn_deep._engine.samples import Samples, check_weight, dense, to_device
+from sknn_deep._hardware.device import as_tensor
+from sknn_deep._hardware.products import empty_matrix
+
+# Small batches are gathered together up to this size: on a CPU it stays in the cache.
+_GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26}
+_MAX_TOGETHER = 64
+# Share of an accelerator's free memory that the training features may take.
+_RESIDENT_SHARE = 0.5
+# Features on an accelerator, while anyone uses them: the fits of a search share them.
+_residents: "weakref.WeakValueDictionary[tuple, Tensor]" = weakref.WeakValueDictionary()
+
+
+class Chunk(NamedTuple):
+    """Some batches that are gathered together, because they are small.
+
+    Attributes
+    ----------
+    X : Tensor of shape (rows, n_features)
+        Like the rest, valid until the next chunk is gathered.
+    target : Tensor of shape (rows, n_outputs) or (rows,)
+    scale : Tensor of shape (rows, 1) or None
+        Weight of each row over the sum of the weights of its batch.
+    parts : list of slice
+        The rows of each batch.
+    weight_sums : list of float
+        Sum of each batch's weights, the number of its rows without weights.
+    """
+
+    X: Tensor
+    target: Tensor
+    scale: Tensor | None
+    parts: list[slice]
+    weight_sums: list[float]
+
+
+class Batches:
+    """A training set, handed out in batches on the network's device.
+
+    Parameters
+    ----------
+    samples : Samples
+    rows : ndarray of int or None
+        The rows of ``X`` that belong to this set; None for all.
+    batch_size : int
+    min_batch_size : int, default=0
+        A shorter last batch joins the one before.
+    device : torch.device
+    dtype : torch.dtype
+
+    Attributes
+    ----------
+    order : ndarray of int, shape (n_rows,)
+        The present order of the rows of this set.
+    slices : list of slice
+        The rows of each batch, in the present order.
+    n_batches : int
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        rows: np.ndarray | None = None,
+        batch_size: int,
+        min_batch_size: int = 0,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        X, targets, weight = samples.X, samples.targets, samples.weight
+        self.samples, self._rows, self._device, self._dtype = samples, rows, device, dtype
+        n_samples = X.shape[0] if rows is None else len(rows)
+        check_weight(weight if rows is None or weight is None else weight[rows])
+        self.order = np.arange(n_samples)
+        self.slices = batch_slices(n_samples, batch_size, min_batch_size)
+        self.n_batches = len(self.slices)
+        self._targets = None if targets is None else to_device(targets, device, dtype)
+        self._resident = _resident_features(X, device, dtype)
+        self._in_memory = as_tensor(X) if device.type == "cpu" else None
+
+    @cached_property
+    def longest(self) -> int:
+        """The number of rows of the longest batch."""
+        return max(part.stop - part.start for part in self.slices)
+
+    @cached_property
+    def _pieces(self) -> list[list[slice]]:
+        """The batches that are gathered together."""
+        size = n_together(self.longest * self.n_features * self._dtype.itemsize, self._device)
+        return [self.slices[i : i + size] for i in range(0, self.n_batches, size)]
+
+    @cached_property
+    def _buffers(self) -> "_Buffers":
+        """Where the batches are gathered, made when the first is asked for."""
+        n_rows = max(piece[-1].stop - piece[0].start for piece in self._pieces)
+        X = torch.empty((n_rows, self.n_features), dtype=self._dtype, device=self._device)
+        scale = None if self.weight is None else X.new_empty((n_rows, 1))
+        is_far = self._device.type == "cuda" and self._resident is None
+        return _Buffers(X, self.new_target((n_rows,)), scale, _Transfer(X) if is_far else None)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.order)
+
+    @property
+    def n_features(self) -> int:
+        """The number of features."""
+        return self.samples.X.shape[1]
+
+    @property
+    def weight(self) -> np.ndarray | None:
+        """The weights of all samples in the loss."""
+        return self.samples.weight
+
+    @property
+    def X(self):
+        """The rows of this set, as skorch's scoring callbacks expect them."""
+        return self.samples.X if self._rows is None else self.samples.X[self._rows]
+
+    @property
+    def y(self):
+        """The user's targets of these rows."""
+        y = self.samples.y
+        return y if self._rows is None or y is None else y[self._rows]
+
+    def shuffle(self, random_state: np.random.RandomState) -> None:
+        """Permute the present order, as scikit-learn's MLP does before each epoch."""
+        random_state.shuffle(self.order)
+
+    def order_key(self) -> tuple:
+        """Return what is equal for sets of the same rows in the same order."""
+        rows = None if self._rows is None else self._rows.tobytes()
+        return id(self.samples.X), id(self.samples.targets), rows, self.order.tobytes()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yield all batches in the present order, those gathered together as one chunk."""
+        now = self.start_epoch()
+        index = torch.from_numpy(now).to(self._device)
+        buffers = self._buffers
+        for piece in self._pieces:
+            start, stop = piece[0].start, piece[-1].stop
+            n_rows = stop - start
+            X, target = buffers.X[:n_rows], buffers.target
+            if target is not None:
+                target = target[:n_rows]
+            if buffers.transfer is None:
+                self.fill(now[start:stop], index[start:stop], X, target)
+            else:
+                X = buffers.transfer(n_rows, partial(self._take, now[start:stop]))
+                if target is not None:
+                    torch.index_select(self._targets, 0, index[start:stop], out=target)
+            parts = [slice(part.start - start, part.stop - start) for part in piece]
+            weight_sums, scale = [float(part.stop - part.start) for part in parts], None
+            if buffers.scale is not None:
+                factors, sums = self.weigh(slice(start, stop), parts)
+                scale, weight_sums = buffers.scale[:n_rows], sums.tolist()
+                # from pageable memory: it is copied aside before this returns, and nothing waits
+                scale.copy_(torch.from_numpy(factors).unsqueeze(1), non_blocking=True)
+            yield Chunk(X, X if target is None else target, scale, parts, weight_sums)
+
+    def start_epoch(self) -> np.ndarray:
+        """Begin an epoch in the present order; return its rows of ``samples``."""
+        self._now = self.order if self._rows is None else self._rows[self.order]
+        return self._now
+
+    def fill(self, rows: np.ndarray, index: Tensor, X: Tensor, target: Tensor | None) -> None:
+        """Gather rows of ``samples``, whether they are of this set or not.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+        index : Tensor
+            The same on the device.
+        X : Tensor of shape (len(rows), n_features)
+            Where the features are written.
+        target : Tensor of shape (len(rows), n_outputs) or (len(rows),), or None
+            Where the targets are written.
+        """
+        if self._resident is not None:
+            torch.index_select(self._resident, 0, index, out=X)
+        elif self._in_memory is not None:  # on torch's threads
+            torch.index_select(self._in_memory, 0, index, out=X)
+        elif self._device.type == "cpu":
+            self._take(rows, X)
+        else:
+            staged = torch.empty_like(X, device="cpu")
+            self._take(rows, staged)
+            X.copy_(staged)
+        if target is not None:
+            torch.index_select(self._targets, 0, index, out=target)
+
+    def new_target(self, shape: Sequence[int]) -> Tensor | None:
+        """Return a buffer for the targets of rows; None where they are the features."""
+        if self._targets is None:
+            return None
+        if self._targets.ndim == 2:
+            return empty_matrix((*shape, self._targets.shape[1]), like=self._targets).zero_()
+        return self._targets.new_zeros(shape)
+
+    def weigh(self, part: slice, batches: list[slice]) -> tuple[np.ndarray, np.ndarray]:
+        """Return each row's factor in the loss of its batch, and the sums of the weights.
+
+        Parameters
+        ----------
+        part : slice
+            Rows of the epoch's order.
+        batches : list of slice
+            The rows of each batch, from the first of these.
+        """
+        lengths = [batch.stop - batch.start for batch in batches]
+        if self.weight is None:
+            return np.repeat(1.0 / np.array(lengths), lengths), np.array(lengths, dtype=float)
+        # summed on the host: reading a sum from the device would wait for the device
+        weight = self.weight[self._now[part]]
+        sums = np.add.reduceat(weight, [batch.start for batch in batches])
+        return weight / np.repeat(np.where(sums > 0, sums, 1.0), lengths), sums
+
+    def _take(self, rows: np.ndarray, out: Tensor) -> None:
+        X = self.samples.X
+        if sp.issparse(X):
+            X[rows].toarray(out=out.numpy())
+        else:
+            # with mode="raise" NumPy would fill a buffer of its own first
+            X.take(rows, axis=0, out=out.numpy(), mode="clip")
+
+
+class _Buffers(NamedTuple):
+    """Where a set's batches are gathered."""
+
+    X: Tensor
+    target: Tensor | None
+    scale: Tensor | None
+    transfer: "_Transfer | None"
+
+
+class _Transfer:
+    """Brings rows to a GPU while it works on those before them.
+
+    Two pinned buffers on the host are filled in turn, and copied on a stream of their own into two
+    on the device, each as soon as the work that was launched on it is done.
+    """
+
+    def __init__(self, buffer: Tensor):
+        options = {"dtype": buffer.dtype, "device": "cpu", "pin_memory": True}
+        self._on_host = [torch.empty(buffer.shape, **options) for _ in range(2)]
+        self._on_device = [buffer, torch.empty_like(buffer)]
+        self._copied = [torch.cuda.Event() for _ in range(2)]
+        self._used = [torch.cuda.Event() for _ in range(2)]
+        self._stream = torch.cuda.Stream()
+        self._turn = 0
+
+    def __call__(self, n_rows: int, fill: Callable[[Tensor], None]) -> Tensor:
+        turn, self._turn = self._turn, 1 - self._turn
+        staged, out = self._on_host[turn][:n_rows], self._on_device[turn][:n_rows]
+        computing = torch.cuda.current_stream()
+        self._used[1 - turn].record(computing)  # all work on the other buffer is launched
+        self._copied[turn].synchronize()
+        fill(staged)
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(self._used[turn])
+            out.copy_(staged, non_blocking=True)
+            self._copied[turn].record()
+        computing.wait_event(self._copied[turn])
+        return out
+
+
+def n_together(batch_bytes: int, device: torch.device) -> int:
+    """Return how many batches of so many bytes are gathered together."""
+    fitting = _GATHER_BYTES.get(device.type, 2**20) // batch_bytes
+    return min(max(1, fitting), _MAX_TOGETHER)
+
+
+def batch_slices(n_samples: int, batch_size: int, min_batch_size: int = 0) -> list[slice]:
+    """Return what ``sklearn.utils.gen_batches`` yields, without its validation, which is slow.
+
+    Examples
+    --------
+    >>> from sknn_deep._engine.batches import batch_slices
+    >>> batch_slices(7, 3)
+    [slice(0, 3, None), slice(3, 6, None), slice(6, 7, None)]
+    >>> batch_slices(7, 3, min_batch_size=2)
+    [slice(0, 3, None), slice(3, 7, None)]
+    """
+    starts = list(range(0, n_samples, batch_size))
+    if len(starts) > 1 and n_samples - starts[-1] < min_batch_size:
+        starts.pop()
+    return [slice(*bounds) for bounds in pairwise([*starts, n_samples])]
+
+
+def whole(samples: Samples, *, device: torch.device, dtype: torch.dtype) -> Chunk:
+    """Return all samples in their order as one batch."""
+    check_weight(samples.weight)
+    X = dense(samples.X, device, dtype)
+    target = X if samples.targets is None else to_device(samples.targets, device, dtype)
+    parts = [slice(0, X.shape[0])]
+    if samples.weight is None:
+        return Chunk(X, target, None, parts, [float(X.shape[0])])
+    weight_sum = float(samples.weight.sum())
+    scale = to_device((samples.weight / weight_sum)[:, np.newaxis], device, dtype)
+    return Chunk(X, target, scale, parts, [weight_sum])
+
+
+def _resident_features(X, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+    """Return the features on an accelerator if they fit; None on the CPU and elsewhere."""
+    if device.type != "cuda" or sp.issparse(X):
+        return None
+    key = (id(X), device, dtype)
+    if key in _residents:
+        return _residents[key]
+    n_bytes = X.size * dtype.itemsize
+    free, _ = torch.cuda.mem_get_info(device)
+    if n_bytes > _RESIDENT_SHARE * free:
+        return None
+    resident = torch.empty(X.shape, dtype=dtype, device=device)
+    for part in batch_slices(X.shape[0], chunk_rows(X.shape[1], dtype, device.type)):
+        resident[part] = to_device(X[part], device, dtype)
+    resident.source = X  # lives as long, so that no other array can have its id
+    _residents[key] = resident
+    return resident

@@ -1,0 +1,335 @@
+"""Training steps: a batch's gradient, the penalties, the optimiser."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_deep._engine.backprop import Workspace
+from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.cuda_graph import StepGraph
+from sknn_deep._engine.losses import Loss
+from sknn_deep._engine.optimizers import SGD, Adam, add_scaled_
+from sknn_deep._engine.solvers import (
+    TORCH_OPTIMIZERS,
+    Muon,
+    set_learning_rate,
+    zero_negligible_state,
+)
+from sknn_deep._engine.tape import backprop_for
+from sknn_deep._hardware.pace import Pace
+from sknn_deep._hardware.products import Program
+from sknn_deep._networks.flat import Network
+
+# Often enough that neither weights nor moments decay to denormal numbers in between.
+STEPS_BETWEEN_FLUSHES = 16
+# These, but perhaps not their subclasses, ask for the gradient once in a step and never for
+# the loss.
+_SIMPLE_OPTIMIZERS = (SGD, Adam, Muon, *TORCH_OPTIMIZERS.values())
+
+
+class EpochLosses(NamedTuple):
+    """What an epoch has come to, and batch by batch where somebody may ask.
+
+    Attributes
+    ----------
+    mean : float
+        Mean loss of all rows, each before the step of its batch, as in ``loss_curve_``.
+    values : sequence of float, length n_batches
+        Mean loss of each batch.
+    sizes : sequence of int, length n_batches
+        Rows of each batch.
+    weight_sums : sequence of float, length n_batches
+        Sum of the weights of each batch.
+    """
+
+    mean: float
+    values: Sequence[float] = ()
+    sizes: Sequence[int] = ()
+    weight_sums: Sequence[float] = ()
+
+
+class Engine:
+    r"""Moves a network's weights along batches.
+
+    The objective of a batch with weights :math:`s_i` is scikit-learn's,
+    :math:`(\sum_i s_i \ell_i + \frac{\alpha}{2} \lVert W \rVert^2) / \sum_i s_i`.
+
+    Parameters
+    ----------
+    network : Network
+        On its device, initialised.
+    loss : Loss
+    optimizer : torch.optim.Optimizer
+    alpha : float
+        Strength of the L2 penalty.
+    weight_decay : float, default=0.0
+        Decoupled from the gradient, for every optimiser.
+    max_grad_norm : float, default=None
+        Longer gradients are shortened to this norm.
+    product_dtype : torch.dtype, default=None
+        As of :class:`Backprop`.
+
+    Attributes
+    ----------
+    listener : object or None
+        Told of every step: ``batch_begins(X, target)``, ``gradient_is_known()`` before it is
+        used, and ``batch_ends(X, target, loss, raw)`` with the reported loss.
+    in_optimizer : bool
+        Whether an error that came out of ``train`` is the optimiser's.
+    n_steps : int
+        Steps begun, over all epochs.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        *,
+        alpha: float,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = None,
+        product_dtype: torch.dtype | None = None,
+    ):
+        self._network, self._loss, self._optimizer = network, loss, optimizer
+        self._alpha, self._weight_decay = alpha, weight_decay
+        self._max_grad_norm = max_grad_norm
+        self.pace = Pace.of(network.flat.device)
+        self._backprop = backprop_for([network], loss, product_dtype)
+        self._graphs: dict[tuple, StepGraph] = {}
+        self._stream = torch.cuda.Stream() if network.flat.device.type == "cuda" else None
+        self._frozen: list[tuple[Tensor, Tensor]] = []
+        self._none = network.flat.new_zeros(())
+        self._asks_for_loss = type(optimizer) not in _SIMPLE_OPTIMIZERS
+        self.n_steps = 0
+        self._has_slow_denormals = network.flat.device.type == "cpu"
+        self.listener: Any = None
+        self.in_optimizer = False
+        self._has_modes = network.is_random or network.has_normalization
+
+    def train_epoch(self, batches: Batches, rates: Sequence[float] | None = None) -> EpochLosses:
+        """Take a step along each batch of a set.
+
+        Parameters
+        ----------
+        batches : Batches
+        rates : sequence of float, length n_batches, default=None
+            The learning rate of each step, where it changes from batch to batch.
+        """
+        sizes: list[int] = []
+        weight_sums: list[float] = []
+        # in one place: a small tensor kept from each batch would split the memory between them
+        results = self._network.flat.new_empty((2, batches.n_batches))
+        if self._has_modes:
+            self._network.train()
+        self.freeze()
+        with self.pace.steps(**self._backprop.largest_kernels(batches.longest)):
+            for chunk in batches:
+                done = slice(len(sizes), len(sizes) + len(chunk.parts))
+                results[0, done], results[1, done] = self.train(chunk, rates and rates[done])
+                sizes += [part.stop - part.start for part in chunk.parts]
+                weight_sums += chunk.weight_sums
+        if self._has_modes:
+            self._network.eval()
+        # the one time in an epoch that the host waits for the device
+        penalties = np.array(penalty_factors(self._alpha, weight_sums))
+        values = reported_losses(results.cpu(), penalties, self._loss)
+        mean = float((values * sizes).sum()) / sum(sizes)
+        return EpochLosses(mean, values.tolist(), sizes, weight_sums)
+
+    def freeze(self) -> None:
+        """Keep parameters that want no gradient as they are now."""
+        parameters = [p.detach() for p in self._network.frozen_parameters()]
+        self._frozen = [(parameter, parameter.clone()) for parameter in parameters]
+
+    # diverged weights are an error once the training has ended, or restored to the best
+    @np.errstate(all="ignore")
+    def train(self, chunk: Chunk, rates: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
+        """Take a step along each batch of a chunk.
+
+        Parameters
+        ----------
+        chunk : Chunk
+        rates : sequence of float, default=None
+            The learning rate of each step, where it changes from batch to batch.
+
+        Returns
+        -------
+        losses : Tensor of shape (n_batches,)
+            Mean loss of each batch before its step.
+        squared_norms : Tensor of shape (n_batches,)
+            Of the weights before each step.
+        """
+        self._network.attach_gradients()
+        work = self._backprop.workspace(chunk)
+        work.load()
+        plain = (
+            type(self._optimizer) in (SGD, Adam)
+            and self.listener is None
+            and not self._frozen
+            and all(chunk.weight_sums)
+        )
+        if not plain:
+            squared_norms = self._steps(work, chunk, rates)
+        elif chunk.X.device.type == "cuda" and not self._network.needs_autograd:
+            # all that a graph holds fast
+            key = (work, *self._optimizer.constants())
+            if key not in self._graphs:
+                self._graphs[key] = StepGraph(work, self._network.generator, self._stream)
+            squared_norms = self._graphs[key](self.plain_steps, self._factors(chunk, rates))
+        else:
+            squared_norms = self.plain_steps(work, self._factors(chunk, rates))
+        return work.losses(), squared_norms
+
+    def close(self) -> None:
+        """Let go of the graphs and the memory that they hold."""
+        self._graphs.clear()
+
+    def _factors(
+        self, chunk: Chunk, rates: Sequence[float] | None
+    ) -> list[tuple[float, float, float]]:
+        """Return what :meth:`plain_steps` asks for, and count the steps."""
+        penalties, optimizer = penalty_factors(self._alpha, chunk.weight_sums), self._optimizer
+        if rates is None:
+            rates = [optimizer.param_groups[0]["lr"]] * len(penalties)
+        else:
+            set_learning_rate(optimizer, rates[-1])
+        biases = optimizer.next_biases(len(penalties))
+        return [
+            (penalty, 1 - rate * self._weight_decay, rate * bias)
+            for penalty, rate, bias in zip(penalties, rates, biases, strict=True)
+        ]
+
+    def plain_steps(
+        self, work: Workspace, factors: Iterable[tuple[float, float, float]] | Tensor
+    ) -> Tensor:
+        """Take a chunk's steps with our own optimisers and nobody who listens.
+
+        Parameters
+        ----------
+        work : Workspace
+        factors : iterable of (float, float, float), or Tensor of shape (n_batches, 3)
+            For each batch the factors of the L2 penalty, of the decayed weights and of the
+            optimiser's step.
+
+        Returns
+        -------
+        squared_norms : Tensor of shape (n_batches,)
+            Of the weights before each step.
+        """
+        squared_norms = []
+        move = self.pace.watched(self._optimizer.kernel(), self._network.flat)
+        with torch.inference_mode():  # autograd has nothing to note
+            for program, (penalty, decay, factor) in zip(work.programs, factors, strict=True):
+                self._flush_now_and_then()
+                squared_norms.append(self._write_gradient(program, penalty))
+                if self._weight_decay:
+                    self._network.weights.mul_(decay)
+                move(factor)
+                self.pace.step_done()
+        return torch.stack(squared_norms)
+
+    def _flush_now_and_then(self) -> None:
+        if self.n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._has_slow_denormals:
+            self._network.zero_negligible()
+            zero_negligible_state(self._optimizer)
+        self.n_steps += 1
+
+    def _steps(self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None) -> Tensor:
+        """Take a chunk's steps whatever the optimiser, and tell the listener of each."""
+        squared_norms = [self._none] * len(chunk.parts)
+        for number, penalty in enumerate(penalty_factors(self._alpha, chunk.weight_sums)):
+            if chunk.weight_sums[number] == 0:
+                work.raws[number].zero_()
+                continue  # no row of this batch counts
+            if rates is not None:
+                set_learning_rate(self._optimizer, rates[number])
+            self._flush_now_and_then()
+            take_step = self._step if self.listener is None else self._announced_step
+            squared_norms[number] = take_step(work, chunk, number, penalty)
+            self.pace.step_done()
+        return torch.stack(squared_norms)
+
+    def _announced_step(self, work: Workspace, chunk: Chunk, number: int, penalty: float) -> Tensor:
+        part = chunk.parts[number]
+        batch = (chunk.X[part], chunk.target[part])
+        self.listener.batch_begins(*batch)
+        squared_norm = self._step(work, chunk, number, penalty)
+        loss = work.loss(number) * self._loss.reported_scale + 0.5 * penalty * squared_norm
+        self.listener.batch_ends(*batch, loss, work.raws[number].clone())
+        return squared_norm
+
+    def _step(self, work: Workspace, chunk: Chunk, number: int, penalty: float) -> Tensor:
+        calls = []
+        optimizer, program = self._optimizer, work.programs[number]
+        raw = work.raws[number]
+
+        def gradient() -> Tensor | None:
+            self.in_optimizer = False
+            self._network.attach_gradients()  # an optimiser may have set them to None
+            squared_norm = self._write_gradient(program, penalty)
+            if not calls:
+                calls.append((squared_norm, raw.clone() if self._asks_for_loss else raw))
+                if self._weight_decay:
+                    # after the gradient, as AdamW does, and once, however often it is asked for
+                    lr = optimizer.param_groups[0]["lr"]
+                    self._network.weights.mul_(1 - lr * self._weight_decay)
+            self.in_optimizer = True
+            if self._asks_for_loss:
+                return work.loss(number) + 0.5 * penalty * squared_norm
+            return None
+
+        self.in_optimizer = True
+        optimizer.step(gradient)
+        self.in_optimizer = False
+        if not calls:
+            raise ValueError(
+                f"{type(optimizer).__name__}.step never called the closure that it was given, so "
+                "there was no gradient; call it once or more in every step."
+            )
+        ((squared_norm, first_raw),) = calls
+        if self._asks_for_loss:
+            raw.copy_(first_raw)  # what is reported is from before the step
+        for parameter, kept in self._frozen:  # by skorch's Freezer
+            parameter.copy_(kept)
+        return squared_norm
+
+    def _write_gradient(self, program: Program, penalty: float | Tensor) -> Tensor:
+        """Fill the network's gradient; return the squared norm of its weights."""
+        for kernel in program:
+            kernel()
+        squared_norm = self._none
+        if self._alpha:
+            weights = self._network.weights
+            squared_norm = torch.dot(weights, weights)
+            add_scaled_(weights.grad, weights, penalty)
+        if self._max_grad_norm is not None:
+            gradient = self._network.flat.grad
+            length = torch.linalg.vector_norm(gradient)
+            gradient.mul_((self._max_grad_norm / length).clamp(max=1.0))
+        if self.listener is not None:
+            self.listener.gradient_is_known()
+        return squared_norm
+
+
+def penalty_factors(alpha: float, weight_sums: Sequence[float]) -> list[float]:
+    """Return the factor of the L2 penalty's gradient in each batch."""
+    return [alpha / weight_sum if weight_sum else 0.0 for weight_sum in weight_sums]
+
+
+def reported_losses(results: Tensor, penalties: np.ndarray, loss: Loss) -> np.ndarray:
+    """Return what ``loss_curve_`` is made of: the penalty included, on its scale.
+
+    Parameters
+    ----------
+    results : Tensor of shape (2, n_batches), on the CPU
+        Mean losses, and squared norms of the weights.
+    penalties : ndarray of shape (n_batches,)
+        Factor of each batch's penalty.
+    loss : Loss
+    """
+    losses, squared_norms = results.numpy().astype(np.float64)
+    return losses * loss.reported_scale + 0.5 * penalties * squared_norms

@@ -1,0 +1,75 @@
+"""Functions of a network applied to many rows, some at a time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from sknn_deep._hardware.device import OutOfMemoryError
+from sknn_deep._hardware.pace import Pace
+
+# A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
+# on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
+_CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**25}
+# So many threads share the rows of a part at most, whose memory would grow with the cores.
+_MOST_SHARES = 8
+
+
+def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cpu") -> int:
+    """Return how many rows of so many units a chunk may have."""
+    n_bytes = _CHUNK_BYTES.get(device_type, _CHUNK_BYTES["cpu"])
+    return max(1, n_bytes // (width * dtype.itemsize))
+
+
+def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list[Any]:
+    """Apply a function to rows part by part, so that the activations stay in bounds.
+
+    Where the memory of a device is too small for a part, that and those after it are halved.
+
+    Parameters
+    ----------
+    function : callable
+        Called with a slice of rows, without gradients.
+    n_samples : int
+    network : Network
+        What the function applies.
+    """
+    flat, results, start = network.flat, [], 0
+    with applying(network, n_samples) as pace:
+        # each thread has its own share of a part in its cache
+        n_together = min(torch.get_num_threads(), _MOST_SHARES)
+        rows = n_together * chunk_rows(network.width, flat.dtype, flat.device.type)
+        while start < n_samples:
+            n_rows = min(rows, n_samples - start)
+            try:
+                with torch.inference_mode():
+                    results.append(function(slice(start, start + n_rows)))
+                start += n_rows
+                pace.step_done(n_rows * network.weights.numel())
+                continue
+            except torch.OutOfMemoryError as error:
+                if n_rows == 1:
+                    raise OutOfMemoryError(_too_small_for_a_row(flat.device, error)) from error
+            # outside of the block, which holds the tensors of the attempt
+            rows = n_rows // 2
+            if flat.device.type == "cuda":
+                torch.cuda.empty_cache()
+    return results
+
+
+@contextmanager
+def applying(network, n_rows: int) -> Iterator[Pace]:
+    """Let a block apply a network to so many rows, on as many threads as are worth it."""
+    pace = Pace.of_outputs(network.flat.device)
+    with pace.steps(multiply_adds=n_rows * network.weights.numel()):
+        yield pace
+
+
+def _too_small_for_a_row(device: torch.device, error: Exception) -> str:
+    return (
+        f"The memory of device='{device}' is too small to predict a single row "
+        f"({str(error).splitlines()[0]}). Free memory there, or pickle the estimator and load it "
+        "where there is more."
+    )

@@ -1,0 +1,99 @@
+"""SciPy's L-BFGS over a whole training set, with the gradient in closed form."""
+
+import numpy as np
+import scipy.optimize
+import torch
+
+from sknn_deep._engine.backprop import Backprop
+from sknn_deep._engine.batches import Chunk
+from sknn_deep._engine.losses import Loss
+from sknn_deep._hardware.pace import Pace
+from sknn_deep._networks.flat import Network
+from sknn_deep._sklearn import check_optimize_result, lbfgs_verbosity
+
+
+def fit_lbfgs(
+    network: Network,
+    loss: Loss,
+    chunk: Chunk,
+    *,
+    alpha: float,
+    tol: float,
+    max_iter: int,
+    max_fun: int,
+    verbose: bool,
+) -> tuple[float, int, bool]:
+    """Minimise the loss over the whole set with SciPy's L-BFGS-B [1]_.
+
+    Parameters
+    ----------
+    network : Network
+        Its present weights are the start; it holds the optimum afterwards.
+    loss : Loss
+    chunk : Chunk
+        The whole set in one batch.
+    alpha, tol, max_iter, max_fun, verbose
+        As of the estimators.
+
+    Returns
+    -------
+    loss : float
+        The loss at the optimum, penalty included, on the scale that is reported.
+    n_iter : int
+    interrupted : bool
+        Whether the user interrupted; the network then holds the last iterate.
+
+    References
+    ----------
+    .. [1] R. H. Byrd, P. Lu, J. Nocedal, C. Zhu (1995). A limited memory algorithm for
+       bound constrained optimization. SIAM J. Sci. Comput. 16(5).
+    """
+    pace, backprop = Pace.of(network.flat.device), Backprop([network], loss)
+    work = backprop.workspace(chunk)
+    work.load()
+    largest = backprop.largest_kernels(len(chunk.X))
+    (program,) = work.programs
+    rate = alpha / chunk.weight_sums[0]
+
+    @np.errstate(all="ignore")
+    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        with pace.steps(**largest):
+            network.flat.copy_(torch.from_numpy(flat))
+            for kernel in program:
+                kernel()
+            weights = network.weights
+            weights.grad.add_(weights, alpha=rate)
+            value = work.loss(0).item() + 0.5 * rate * torch.dot(weights, weights).item()
+            pace.step_done()
+        return value, network.flat.grad.cpu().numpy().astype(np.float64)
+
+    latest = scipy.optimize.OptimizeResult(nit=0)
+
+    def keep(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+        x, fun = intermediate_result.x.copy(), intermediate_result.fun
+        latest.update(x=x, fun=fun, nit=latest.nit + 1)
+
+    interrupted = False
+    network.train()
+    try:
+        result = scipy.optimize.minimize(
+            loss_and_gradient,
+            network.flat.cpu().numpy().astype(np.float64),
+            method="L-BFGS-B",
+            jac=True,
+            callback=keep,
+            options={
+                "maxfun": max_fun, "maxiter": max_iter, "gtol": tol, **lbfgs_verbosity(verbose),
+            },
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        if latest.nit == 0:
+            raise
+        result, interrupted = latest, True
+    network.flat.copy_(torch.from_numpy(result.x))
+    network.learn_statistics(chunk.X)
+    network.eval()
+    penalty = 0.5 * rate * torch.dot(network.weights, network.weights).item()
+    reported = (result.fun - penalty) * loss.reported_scale + penalty
+    n_iter = latest.nit if interrupted else check_optimize_result("lbfgs", result, max_iter)
+    return float(reported), int(n_iter), interrupted

@@ -1,0 +1,377 @@
+r"""Losses: from a name to the loss of each sample as a function of the raw output.
+
+A loss takes the network's raw output :math:`z` (the last layer before its output
+activation) because the canonical pairs simplify there: for softmax with cross entropy,
+the sigmoid with binary cross entropy, the exponential with Poisson deviance and the
+identity with squared error, :math:`\partial \ell / \partial z = a(z) - y` [1]_.
+
+References
+----------
+.. [1] C. M. Bishop (2006). Pattern Recognition and Machine Learning, section 5.2.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SampleLoss = Callable[[Tensor, Tensor], Tensor]
+Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], object]
+RECONSTRUCTION_LOSSES = ("squared_error", "absolute_error", "huber", "log_loss", "cosine")
+REGRESSION_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A training loss.
+
+    Tensors may have leading dimensions, those of a stack of networks.
+
+    Attributes
+    ----------
+    per_sample : callable
+        ``per_sample(raw, target)`` maps the raw output and the target, both of shape
+        (batch, n_outputs), to losses of shape (batch,), summed over the outputs.
+    gradient : callable
+        ``gradient(raw, target, scale, out)`` writes their gradient with respect to the raw
+        output, times a factor of shape () or, one for each sample, (batch, 1).
+    encode : callable or None
+        ``encode(labels, out)`` writes what these two take as the target: for the softmax
+        from class indices of shape (batch,).
+    reported_scale : float
+        Factor from that sum to the value in ``loss_curve_``: scikit-learn reports the
+        mean over the outputs for squared error, and follows the gradient of the sum.
+    is_merged : bool
+        Whether ``raw`` has gone through the output activation already while the gradient is
+        the one before it, where the pair simplifies.
+    penalty : CodePenalty or None
+        What is added to the loss of a batch for an autoencoder's code.
+    """
+
+    per_sample: SampleLoss
+    gradient: Gradient
+    encode: Callable[[Tensor, Tensor], object] | None = None
+    reported_scale: float = 1.0
+    is_merged: bool = False
+    penalty: "CodePenalty | None" = None
+
+    def encoded(self, labels: Tensor, raw: Tensor) -> Tensor:
+        """Return the targets that belong to a raw output of shape (batch, n_outputs)."""
+        if self.encode is None:
+            return labels
+        target = torch.empty_like(raw)
+        self.encode(labels, target)
+        return target
+
+
+@dataclass(frozen=True)
+class CodePenalty:
+    r"""What an autoencoder pays for its code :math:`h(x)` of :math:`k` units, per row.
+
+    .. math::
+        \frac{s}{k} \sum_j |h_j(x)|
+        + \frac{c}{k} \left\lVert \frac{\partial h(x)}{\partial x} \right\rVert_F^2
+        + \frac{\beta}{d} D_{KL}\left(q(h|x) \,\Vert\, N(0, I)\right)
+
+    with a weight for sparsity [1]_, for the contraction of the encoder [2]_ and, where the
+    code is a distribution, for its divergence from the prior [3]_, which is divided by the
+    :math:`d` features as the reconstruction's loss is.
+
+    References
+    ----------
+    .. [1] I. Goodfellow, Y. Bengio, A. Courville (2016). Deep Learning, section 14.2.1.
+    .. [2] S. Rifai, P. Vincent, X. Muller, X. Glorot, Y. Bengio (2011). Contractive
+       auto-encoders: explicit invariance during feature extraction. ICML.
+    .. [3] I. Higgins et al. (2017). beta-VAE: learning basic visual concepts with a
+       constrained variational framework. ICLR.
+    """
+
+    sparsity: float = 0.0
+    contractive: float = 0.0
+    beta: float = 0.0
+
+
+def classification_loss(out_activation: str, label_smoothing: float = 0.0) -> Loss:
+    """Return the cross entropy that belongs to an output activation.
+
+    Parameters
+    ----------
+    out_activation : {"softmax", "logistic"}
+        "softmax": one class per row, targets are class indices of shape (batch,).
+        "logistic": independent labels, targets of shape (batch, n_outputs) in {0, 1}.
+    label_smoothing : float in [0, 1)
+        Share of each target that is spread evenly over the classes.
+    """
+    smooth = partial(_smooth, share=label_smoothing)
+    if out_activation == "softmax":
+        return Loss(
+            _cross_entropy, _cross_entropy_gradient, partial(_one_hot, share=label_smoothing)
+        )
+    return Loss(
+        _binary_cross_entropy, _binary_cross_entropy_gradient, smooth if label_smoothing else None
+    )
+
+
+def regression_loss(
+    name: str, n_outputs: int, *, quantile: float = 0.5, huber_delta: float = 1.0
+) -> Loss:
+    """Return a regression loss by name.
+
+    Parameters
+    ----------
+    name : {"squared_error", "poisson", "absolute_error", "huber", "quantile"}
+        Squared error and Poisson deviance are halved, as in scikit-learn.
+    n_outputs : int
+    quantile : float in (0, 1)
+        Level of the pinball loss of "quantile".
+    huber_delta : float
+        Residual, in units of the target, at which "huber" turns from square to linear.
+    """
+    per_sample, gradient = {
+        "squared_error": (_half_squared_error, _half_squared_error_gradient),
+        "poisson": (_half_poisson_deviance, _half_poisson_deviance_gradient),
+        "absolute_error": (_absolute_error, _absolute_error_gradient),
+        "huber": (
+            partial(_huber, threshold=huber_delta),
+            partial(_huber_gradient, threshold=huber_delta),
+        ),
+        "quantile": (
+            partial(_pinball, quantile=quantile),
+            partial(_pinball_gradient, quantile=quantile),
+        ),
+    }[name]
+    scale = 1.0 if name == "poisson" else 1.0 / n_outputs
+    return Loss(per_sample, gradient, reported_scale=scale)
+
+
+def reconstruction_loss(
+    name: str,
+    *,
+    huber_delta: float = 1.0,
+    weights: Tensor | None = None,
+    allow_nan: bool = False,
+    penalty: CodePenalty | None = None,
+) -> Loss:
+    """Return an autoencoder's loss: the mean over the features of each sample.
+
+    Parameters
+    ----------
+    name : {"squared_error", "absolute_error", "huber", "log_loss", "cosine"}
+        The squared error is neither halved nor summed, so that ``loss_curve_`` reads as the
+        mean squared error per feature, whatever their number. "cosine" is one minus the
+        cosine of the angle between a row and its reconstruction.
+    huber_delta : float
+        As of :func:`regression_loss`.
+    weights : Tensor of shape (n_features,), default=None
+        Of the features in the mean; only their ratios matter.
+    allow_nan : bool, default=False
+        Whether features that are NaN in the target are left out of the mean.
+    penalty : CodePenalty, default=None
+    """
+    if name == "squared_error" and weights is None and not allow_nan:
+        return Loss(_mean_squared_error, _mean_squared_error_gradient, penalty=penalty)
+    shares = partial(_shares, weights=weights, allow_nan=allow_nan)
+    if name == "cosine":
+        functions = partial(_cosine, shares=shares), partial(_cosine_gradient, shares=shares)
+        return Loss(*functions, penalty=penalty)
+    of_each, derivative = {
+        "squared_error": (_square, _square_derivative),
+        "absolute_error": (_absolute, _absolute_derivative),
+        "huber": (
+            partial(F.huber_loss, reduction="none", delta=huber_delta),
+            partial(_huber_derivative, threshold=huber_delta),
+        ),
+        "log_loss": (_log_loss, _log_loss_derivative),
+    }[name]
+    return Loss(
+        partial(_mean_of_each, of_each=of_each, shares=shares),
+        partial(_mean_of_each_gradient, derivative=derivative, shares=shares),
+        is_merged=name == "log_loss",
+        penalty=penalty,
+    )
+
+
+def _one_hot(labels: Tensor, out: Tensor, share: float) -> None:
+    classes = torch.arange(out.shape[-1], dtype=out.dtype, device=out.device)
+    # a comparison of floating-point numbers takes less time than writing ones here and there
+    torch.eq(labels.unsqueeze(-1).to(out.dtype), classes, out=out)
+    if share:
+        out.mul_(1 - share).add_(share / len(classes))
+
+
+def _cross_entropy(raw: Tensor, target: Tensor) -> Tensor:
+    return -(target.mT * torch.log_softmax(raw.mT, dim=-2)).sum(dim=-2)
+
+
+def _cross_entropy_gradient(raw: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> None:
+    torch.softmax(raw.mT, dim=-2, out=out.mT)
+    out.sub_(target).mul_(scale)
+
+
+def _smooth(labels: Tensor, out: Tensor, share: float) -> None:
+    torch.mul(labels, 1 - share, out=out).add_(share / 2)
+
+
+def _binary_cross_entropy(raw: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(raw, target, reduction="none").sum(dim=-1)
+
+
+def _binary_cross_entropy_gradient(raw: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> None:
+    torch.sigmoid(raw, out=out).sub_(target).mul_(scale)
+
+
+def _half_squared_error(raw: Tensor, target: Tensor) -> Tensor:
+    return (raw - target).square().sum(dim=-1).mul_(0.5)
+
+
+def _half_squared_error_gradient(raw: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> None:
+    torch.sub(raw, target, out=out).mul_(scale)
+
+
+def _half_poisson_deviance(raw: Tensor, target: Tensor) -> Tensor:
+    # y log(y / mu) - y + mu with mu = exp(raw)
+    constant = torch.special.xlogy(target, target) - target
+    return (constant - target * raw + raw.exp()).sum(dim=-1)
+
+
+def _half_poisson_deviance_gradient(
+    raw: Tensor, target: Tensor, scale: Tensor, out: Tensor
+) -> None:
+    torch.exp(raw, out=out).sub_(target).mul_(scale)
+
+
+def _absolute_error(raw: Tensor, target: Tensor) -> Tensor:
+    return (raw - target).abs().sum(dim=-1)
+
+
+def _absolute_error_gradient(raw: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> None:
+    torch.sub(raw, target, out=out).sign_().mul_(scale)
+
+
+def _huber(raw: Tensor, target: Tensor, threshold: float) -> Tensor:
+    return F.huber_loss(raw, target, reduction="none", delta=threshold).sum(dim=-1)
+
+
+def _huber_gradient(
+    raw: Tensor, target: Tensor, scale: Tensor, out: Tensor, threshold: float
+) -> None:
+    torch.sub(raw, target, out=out).clamp_(-threshold, threshold).mul_(scale)
+
+
+def _pinball(raw: Tensor, target: Tensor, quantile: float) -> Tensor:
+    residual = target - raw
+    return torch.maximum(quantile * residual, (quantile - 1) * residual).sum(dim=-1)
+
+
+def _pinball_gradient(
+    raw: Tensor, target: Tensor, scale: Tensor, out: Tensor, quantile: float
+) -> None:
+    torch.sub(raw, target, out=out)
+    # -q below the target, 1 - q above it, and between them midway where they meet
+    out.sign_().mul_(0.5).add_(0.5 - quantile).mul_(scale)
+
+
+def _mean_squared_error(reconstruction: Tensor, target: Tensor) -> Tensor:
+    norms = torch.linalg.vector_norm(reconstruction - target, dim=-1)
+    return norms.square() / target.shape[-1]
+
+
+def _mean_squared_error_gradient(
+    reconstruction: Tensor, target: Tensor, scale: Tensor, out: Tensor
+) -> None:
+    torch.sub(reconstruction, target, out=out).mul_(scale * (2.0 / out.shape[-1]))
+
+
+def _mean_of_each(output: Tensor, target: Tensor, of_each: Callable, shares: Callable) -> Tensor:
+    share = shares(target)
+    return (of_each(output, _known(target, output, share)) * share).sum(dim=-1)
+
+
+def _mean_of_each_gradient(
+    output: Tensor,
+    target: Tensor,
+    scale: Tensor,
+    out: Tensor,
+    derivative: Callable,
+    shares: Callable,
+) -> None:
+    share = shares(target)
+    derivative(output, _known(target, output, share), out)
+    out.mul_(share * scale)
+
+
+def _shares(target: Tensor, weights: Tensor | None, allow_nan: bool) -> Tensor | float:
+    """Return the share of each feature in a row's mean, zero where it is missing."""
+    if not allow_nan:
+        return 1 / target.shape[-1] if weights is None else weights / weights.sum()
+    shares = target.isnan().logical_not().to(target.dtype)
+    if weights is not None:
+        shares.mul_(weights)
+    # a row of which nothing is known has no loss
+    return shares.div_(shares.sum(dim=-1, keepdim=True).clamp_(torch.finfo(shares.dtype).tiny))
+
+
+def _known(target: Tensor, output: Tensor, share: Tensor | float) -> Tensor:
+    """Return the target, with the reconstruction in place of what may be missing."""
+    may_miss = isinstance(share, Tensor) and share.ndim == target.ndim
+    return torch.where(target.isnan(), output, target) if may_miss else target
+
+
+def _square(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).square()
+
+
+def _square_derivative(output: Tensor, target: Tensor, out: Tensor) -> None:
+    torch.sub(output, target, out=out).mul_(2)
+
+
+def _absolute(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).abs()
+
+
+def _absolute_derivative(output: Tensor, target: Tensor, out: Tensor) -> None:
+    torch.sub(output, target, out=out).sign_()
+
+
+def _huber_derivative(output: Tensor, target: Tensor, out: Tensor, threshold: float) -> None:
+    torch.sub(output, target, out=out).clamp_(-threshold, threshold)
+
+
+def _log_loss(probability: Tensor, target: Tensor) -> Tensor:
+    limits = torch.finfo(probability.dtype)
+    p = probability.clamp(limits.tiny, 1 - limits.eps / 2)
+    return -(target * p.log() + (1 - target) * torch.log1p(-p))
+
+
+def _log_loss_derivative(probability: Tensor, target: Tensor, out: Tensor) -> None:
+    torch.sub(probability, target, out=out)  # with respect to the logit
+
+
+def _cosine(output: Tensor, target: Tensor, shares: Callable) -> Tensor:
+    return 1 - _cosine_parts(output, target, shares)[-1].squeeze(-1)
+
+
+def _cosine_gradient(
+    output: Tensor, target: Tensor, scale: Tensor, out: Tensor, shares: Callable
+) -> None:
+    # of r.t / (|r| |t|) with respect to r: t / (|r| |t|) - cos r / |r|^2
+    share, target, squared_norm, product_of_norms, cosine = _cosine_parts(output, target, shares)
+    torch.mul(output, cosine / squared_norm, out=out)
+    out.sub_(target / product_of_norms).mul_(share * scale)
+
+
+def _cosine_parts(output: Tensor, target: Tensor, shares: Callable) -> tuple:
+    share = shares(target)
+    target = _known(target, output, share)
+    dot, squared_norm, of_target = (
+        (share * left * right).sum(dim=-1, keepdim=True)
+        for left, right in ((output, target), (output, output), (target, target))
+    )
+    # rows of zeros have no direction, and no gradient that could give them one
+    smallest = torch.finfo(output.dtype).tiny ** 0.5
+    squared_norm = squared_norm.clamp(smallest)
+    norms = (squared_norm * of_target.clamp(smallest)).sqrt()
+    return share, target, squared_norm, norms, dot / norms

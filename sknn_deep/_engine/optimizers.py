@@ -1,0 +1,298 @@
+"""Optimisers and learning-rate schedules, by name.
+
+Every optimiser is a :class:`torch.optim.Optimizer`, so that skorch's and torch's
+learning-rate schedulers drive them. ``SGD`` and ``Adam`` are written here because
+scikit-learn's update rules differ from torch's: its velocity holds the learning rate of
+the step that made it, and its Adam adds epsilon before the bias correction.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _light(method: Callable) -> Callable:
+    """Return a method of torch's optimiser without what torch has wrapped around it.
+
+    The first call of the wrapper imports ``torch._dynamo``, which takes longer than most fits, in
+    every process. The optimisers here are never compiled.
+    """
+    return getattr(method, "__wrapped__", method)
+
+
+Move = Callable[[float | Tensor], None]
+
+
+class FlatOptimizer(torch.optim.Optimizer):
+    """Base of the optimisers written here, which move one flat buffer.
+
+    A subclass names its ``buffers`` and provides ``numbers``, ``next_biases`` and
+    ``kernel_for``.
+
+    Parameters
+    ----------
+    flat : Tensor
+        A network's flat buffer, with its gradient.
+    **defaults
+        The learning rate ``lr`` and the optimiser's other numbers.
+    """
+
+    buffers: tuple[str, ...]
+    add_param_group = _light(torch.optim.Optimizer.add_param_group)
+    state_dict = _light(torch.optim.Optimizer.state_dict)
+    load_state_dict = _light(torch.optim.Optimizer.load_state_dict)
+    _opt_called = True  # a scheduler of torch asks; it does not hear of ``kernel``
+
+    def __init__(self, flat: Tensor, **defaults: Any):
+        super().__init__([flat], defaults)
+
+    def step(self, closure: Callable[[], Any]) -> Any:
+        result = closure()
+        self.kernel()(self.next_factor())
+        return result
+
+    # torch wraps the step of every optimiser class in a profiler's record,
+    # unless it finds it wrapped already
+    step.hooked = True
+
+    def next_factor(self) -> float:
+        """Count a step; return its factor: the learning rate times the optimiser's own."""
+        (bias,) = self.next_biases(1)
+        return self.param_groups[0]["lr"] * bias
+
+    def kernel(self) -> Move:
+        """Return what moves the weights by their gradient, given a factor."""
+        ((flat,),) = (group["params"] for group in self.param_groups)
+        return self.kernel_for(flat, flat.grad, self._ready_state())
+
+    def constants(self) -> tuple:
+        """Return what a recorded step goes by, beside its factor, making the state ready."""
+        state = self._ready_state()
+        return *self.numbers(), *(state[name].data_ptr() for name in self.buffers)
+
+    def write_state(self, rows: dict[str, Tensor]) -> None:
+        """Write the buffers of the state, if there are any yet, over zeros of the same shape."""
+        for name, buffer in self._state().items():
+            if name in rows:
+                rows[name].copy_(buffer)
+
+    def read_state(self, rows: dict[str, Tensor]) -> None:
+        """Take over what the buffers of the state have become."""
+        self._state().update(rows)
+
+    def catch_up(self, other: "FlatOptimizer") -> None:
+        """Count the steps of one that moved this one's weights, too."""
+        counts = {name: n for name, n in other._state().items() if name not in self.buffers}
+        self._state().update(counts)
+
+    def _state(self) -> dict[str, Any]:
+        ((flat,),) = (group["params"] for group in self.param_groups)
+        return self.state[flat]
+
+    def _ready_state(self) -> dict[str, Any]:
+        ((flat,),) = (group["params"] for group in self.param_groups)
+        state = self._state()
+        for name in self.buffers:
+            if name not in state:
+                state[name] = _zeros_like(flat)
+        return state
+
+
+class SGD(FlatOptimizer):
+    r"""Stochastic gradient descent with scikit-learn's momentum.
+
+    .. math:: v \leftarrow \mu v - \eta g, \qquad w \leftarrow w + v
+
+    and with Nesterov's correction :math:`w \leftarrow w + \mu v - \eta g` [1]_. A change
+    of the learning rate :math:`\eta` does not rescale the velocity.
+
+    Parameters
+    ----------
+    flat : Tensor
+        A network's flat buffer, with its gradient.
+    lr : float
+    momentum : float in [0, 1]
+    nesterov : bool
+
+    References
+    ----------
+    .. [1] I. Sutskever, J. Martens, G. Dahl, G. Hinton (2013). On the importance of
+       initialization and momentum in deep learning. ICML.
+    """
+
+    buffers = ("velocity",)
+
+    def __init__(self, flat: Tensor, lr: float, momentum: float = 0.9, nesterov: bool = True):
+        super().__init__(flat, lr=lr, momentum=momentum, nesterov=nesterov)
+
+    def numbers(self) -> tuple:
+        """Return what a step goes by beside its factor."""
+        (group,) = self.param_groups
+        return group["momentum"], group["nesterov"]
+
+    def next_biases(self, n_steps: int) -> list[float]:
+        """Count steps; return the factor of each at a learning rate of one."""
+        return [1.0] * n_steps
+
+    def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
+        """Return what moves these weights as this optimiser would, given a factor."""
+        return sgd_kernel(flat, gradient, state["velocity"], *self.numbers())
+
+
+class Adam(FlatOptimizer):
+    r"""Adam in the form of its paper's section 2, as scikit-learn has it [1]_.
+
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
+        v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
+        w \leftarrow w - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
+        \frac{m}{\sqrt{v} + \epsilon}
+
+    torch adds :math:`\epsilon` after the bias correction of :math:`v`.
+
+    Parameters
+    ----------
+    flat : Tensor
+        A network's flat buffer, with its gradient.
+    lr : float
+    betas : (float, float), each in [0, 1)
+    eps : float
+
+    References
+    ----------
+    .. [1] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
+    """
+
+    buffers = ("m", "v")
+
+    def __init__(self, flat: Tensor, lr: float, betas=(0.9, 0.999), eps: float = 1e-8):
+        super().__init__(flat, lr=lr, betas=betas, eps=eps)
+
+    def numbers(self) -> tuple:
+        """Return what a step goes by beside its factor."""
+        (group,) = self.param_groups
+        return *group["betas"], group["eps"]
+
+    def next_biases(self, n_steps: int) -> list[float]:
+        """Count steps; return the correction of the moments' bias in each."""
+        (group,) = self.param_groups
+        state = self.state[group["params"][0]]
+        first = state.get("step", 0) + 1
+        state["step"] = first + n_steps - 1
+        beta_1, beta_2 = group["betas"]
+        steps = range(first, first + n_steps)
+        return [math.sqrt(1 - beta_2**step) / (1 - beta_1**step) for step in steps]
+
+    def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
+        """Return what moves these weights as this optimiser would, given a factor."""
+        *betas, eps = self.numbers()
+        return adam_kernel(flat, gradient, state["m"], state["v"], betas, eps)
+
+
+def sgd_kernel(
+    param: Tensor, gradient: Tensor, velocity: Tensor, momentum: float, nesterov: bool
+) -> Move:
+    """Return what takes one step of :class:`SGD` in place, given its learning rate."""
+
+    def move(factor: float | Tensor) -> None:
+        add_scaled_(velocity.mul_(momentum), gradient, -factor)
+        if nesterov:
+            add_scaled_(param.add_(velocity, alpha=momentum), gradient, -factor)
+        else:
+            param.add_(velocity)
+
+    return move
+
+
+def adam_kernel(
+    param: Tensor,
+    gradient: Tensor,
+    m: Tensor,
+    v: Tensor,
+    betas: tuple[float, float],
+    eps: float,
+) -> Move:
+    """Return what takes one step of :class:`Adam` in place, in one pass over memory if possible.
+
+    torch's fused kernel is private and checks no shapes, so they are checked here; on a
+    CPU it is faster than the public operations that stand in for it
+    where a release of torch lacks it.
+
+    Parameters
+    ----------
+    param, gradient, m, v : Tensor, of one shape, type and device
+    betas : (float, float)
+    eps : float
+
+    Returns
+    -------
+    move : callable
+        Takes a step, given the learning rate with the correction of the moments' bias: a
+        number, or on a device a tensor.
+
+    Raises
+    ------
+    ValueError
+        If shapes, types or devices differ.
+    """
+    shape, dtype, device = param.shape, param.dtype, param.device
+    for other in (gradient, m, v):
+        if other.shape != shape or other.dtype is not dtype or other.device != device:
+            raise ValueError(
+                f"Adam's tensors differ: a parameter of {_kind(param)} beside {_kind(other)}."
+            )
+    beta_1, beta_2 = betas
+
+    def by_public_operations(factor: float | Tensor) -> None:
+        with torch.no_grad():
+            m.lerp_(gradient, 1 - beta_1)
+            v.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+            param.sub_(torch.div(m, v.sqrt().add_(eps)).mul_(factor))
+
+    without_gaps = all(tensor.is_contiguous() for tensor in (param, gradient, m, v))
+    if _fused_adam is None or device.type != "cpu" or not without_gaps:
+        return by_public_operations
+    # after infinitely many steps the kernel's own corrections of the bias are one
+    tensors = [param], [gradient], [m], [v], [], [_INFINITELY_MANY]
+    options = {
+        "beta1": beta_1, "beta2": beta_2, "eps": eps,
+        "weight_decay": 0.0, "amsgrad": False, "maximize": False,
+    }  # fmt: skip
+
+    def in_one_pass(factor: float | Tensor) -> None:
+        if isinstance(factor, Tensor):
+            by_public_operations(factor)
+        else:
+            _fused_adam(*tensors, lr=factor, **options)
+
+    return in_one_pass
+
+
+_fused_adam = getattr(torch, "_fused_adam_", None)
+_INFINITELY_MANY = torch.tensor(math.inf)
+
+
+def add_scaled_(target: Tensor, source: Tensor, factor: float | Tensor) -> Tensor:
+    """Add a tensor times a factor, a number or a tensor that broadcasts, in place."""
+    if isinstance(factor, Tensor):
+        return target.addcmul_(source, factor)
+    return target.add_(source, alpha=factor)
+
+
+def _zeros_like(tensor: Tensor) -> Tensor:
+    """Return zeros that can be written to outside of inference mode, too."""
+    with torch.inference_mode(False):
+        return torch.zeros_like(tensor)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"shape {tuple(tensor.shape)}, {tensor.dtype}, on {tensor.device}"
+
+
+def zero_negligible_moments(moments: Tensor) -> None:
+    """Set elements to zero that are on their way to denormal numbers."""
+    limit = torch.finfo(moments.dtype).tiny ** 0.75
+    torch.ops.aten.hardshrink.out(moments, limit, out=moments)

@@ -1,0 +1,69 @@
+"""Validated data on the host, before they are cut into batches."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from sknn_deep._hardware.device import lies_as_torch_knows
+
+
+class Samples(NamedTuple):
+    """Validated data on the host.
+
+    Attributes
+    ----------
+    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+    y : ndarray or None
+        The user's targets, for what scores predictions.
+    targets : ndarray of shape (n_samples, n_outputs) or (n_samples,), or None
+        What the loss compares the output with; None stands for ``X`` itself.
+    weight : ndarray of shape (n_samples,) or None
+        Weights of the loss, class weights included.
+    given_weight : ndarray of shape (n_samples,) or None
+        The user's weights, by which predictions are scored.
+    """
+
+    X: Any
+    y: np.ndarray | None
+    targets: np.ndarray | None
+    weight: np.ndarray | None
+    given_weight: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> "Samples":
+        """Return a copy of some rows."""
+        return Samples(*(None if part is None else part[rows] for part in self))
+
+
+def check_weight(weight: np.ndarray | None) -> None:
+    """Refuse weights of which none is positive, or whose sum is no number."""
+    if weight is None:
+        return
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not np.isfinite(total):
+        raise ValueError(
+            f"The sum of the {len(weight)} sample weights is too large for {weight.dtype}, the "
+            f"largest weight is {weight.max():g}; divide them all by a number, which changes "
+            "nothing but the strength of alpha."
+        )
+    if not weight.any():
+        raise ValueError(
+            f"All sample weights of the {len(weight)} rows to train on or to validate with are "
+            "zero; give some rows a positive weight."
+        )
+
+
+def dense(X, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return rows, an array or a CSR matrix, as a tensor."""
+    return to_device(X.toarray() if sp.issparse(X) else np.asarray(X), device, dtype)
+
+
+def to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of an array; class indices keep their integer type."""
+    if not lies_as_torch_knows(array):
+        array = array.copy()
+    tensor = torch.from_numpy(array)
+    return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)

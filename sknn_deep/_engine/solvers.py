@@ -1,0 +1,232 @@
+"""Solvers by name, their learning-rate schedules, and the state they keep."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_deep._engine.optimizers import SGD, Adam, zero_negligible_moments
+from sknn_deep._networks.flat import Network
+
+TORCH_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.Adam,  # weight decay is decoupled by the engine, for every solver
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+STOCHASTIC_SOLVERS = ("sgd", "adam", *TORCH_OPTIMIZERS, "muon")
+DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.01}
+ANNEALING_SCHEDULES = ("cosine", "one_cycle")
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for the hidden weight matrices, Adam for all else, as its author advises.
+
+    Muon orthogonalises the momentum of a matrix by Newton-Schulz iterations [1]_; the
+    step is scaled to the size of an AdamW step [2]_, so the same learning rates serve.
+
+    Parameters
+    ----------
+    matrices, others : lists of Tensor
+    lr : float
+    betas : (float, float)
+        Adam's, for ``others``.
+    **options
+        Passed on to :class:`torch.optim.Muon`.
+
+    References
+    ----------
+    .. [1] K. Jordan et al. (2024). Muon: an optimizer for hidden layers in neural networks.
+    .. [2] J. Liu et al. (2025). Muon is scalable for LLM training. arXiv:2502.16982.
+    """
+
+    def __init__(self, matrices, others, lr: float, betas=(0.9, 0.999), eps=1e-8, **options):
+        options = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0, **options}
+        self.parts = [torch.optim.Muon(matrices, lr=lr, **options)] if matrices else []
+        self.parts.append(torch.optim.Adam(others, lr=lr, betas=betas, eps=eps))
+        super().__init__([*matrices, *others], {"lr": lr})
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def make_optimizer(
+    solver: str | type[torch.optim.Optimizer],
+    network: Network,
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    betas: tuple[float, float],
+    eps: float,
+    solver_params: dict[str, Any] | None,
+) -> torch.optim.Optimizer:
+    """Return the optimiser that a ``solver`` parameter stands for.
+
+    Element-wise optimisers see the network as one flat tensor, one call of each torch
+    kernel for all layers. Muon and the user's own classes see every parameter in its
+    shape.
+
+    Raises
+    ------
+    ValueError
+        If the optimiser refuses ``solver_params``, or they name what a parameter of the
+        estimator sets.
+    """
+    taken = {"lr": "learning_rate_init"}
+    if isinstance(solver, str):
+        taken["weight_decay"] = "weight_decay"
+    for name in taken.keys() & (solver_params or {}).keys():
+        raise ValueError(
+            f"solver={solver!r} refused solver_params={solver_params!r}: {name} is set by a "
+            f"parameter of the estimator; pass {taken[name]}={solver_params[name]!r} instead."
+        )
+    options: dict[str, Any] = {"lr": lr}
+    if solver == "sgd":
+        factory, options = SGD, {**options, "momentum": momentum, "nesterov": nesterov}
+        params: list[Any] = [network.flat]
+    elif solver == "adam":
+        factory, options = Adam, {**options, "betas": betas, "eps": eps}
+        params = [network.flat]
+    elif solver == "muon":
+        factory, options = Muon, {**options, "betas": betas, "eps": eps}
+        params = list(network.hidden_matrices_and_others())
+    elif isinstance(solver, str):
+        factory = TORCH_OPTIMIZERS[solver]
+        if solver in ("adamw", "nadam", "radam"):
+            options |= {"betas": betas, "eps": eps}
+        elif solver == "rmsprop":
+            options |= {"momentum": 0.0, "eps": eps}
+        params = [[network.flat]]
+    else:
+        factory, params = solver, [list(network.parameters())]
+    options |= solver_params or {}
+    try:
+        return factory(*params, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"solver={solver!r} refused solver_params={solver_params!r}: {error}. "
+            f"See the parameters of {factory.__module__}.{factory.__qualname__}."
+        ) from error
+
+
+def annealed_rate(schedule: str, peak: float, progress: float) -> float:
+    """Return the learning rate at a point of an annealing schedule.
+
+    Parameters
+    ----------
+    schedule : {"cosine", "one_cycle"}
+        "cosine" falls from the peak to zero along half a cosine [1]_. "one_cycle" rises
+        from a 25th of the peak over the first 30 % of the training and then falls to
+        zero, both along half a cosine [2]_.
+    peak : float
+    progress : float
+        Share of the training that is done, cut to [0, 1].
+
+    References
+    ----------
+    .. [1] I. Loshchilov, F. Hutter (2017). SGDR: stochastic gradient descent with warm
+       restarts. ICLR.
+    .. [2] L. Smith, N. Topin (2018). Super-convergence: very fast training of neural
+       networks using large learning rates. arXiv:1708.07120.
+
+    Examples
+    --------
+    >>> from sknn_deep._engine.solvers import annealed_rate
+    >>> [round(annealed_rate("one_cycle", 1.0, p), 3) for p in (0, 0.3, 0.65, 1)]
+    [0.04, 1.0, 0.5, 0.0]
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    warm_up, start = (0.3, 0.04) if schedule == "one_cycle" else (0.0, 1.0)
+    if progress < warm_up:
+        rise = 0.5 * (1 - math.cos(math.pi * progress / warm_up))
+        return peak * (start + (1 - start) * rise)
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def zero_negligible_state(optimizer: torch.optim.Optimizer) -> None:
+    """Set moments to zero that are on their way to denormal numbers.
+
+    The moments of a weight without gradient decay until 0.9 times the smallest denormal
+    number rounds to itself, and stay there, slowing every step.
+    """
+    for part in getattr(optimizer, "parts", [optimizer]):
+        for state in part.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor) and value.ndim > 0 and value.is_floating_point():
+                    zero_negligible_moments(value)
+
+
+def copied_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimiser's ``state_dict`` with tensors of its own."""
+    return _convert(optimizer.state_dict(), Tensor, Tensor.clone)
+
+
+def load_state(
+    optimizer: torch.optim.Optimizer, state_dict: dict[str, Any], *, has_moved: bool = False
+) -> None:
+    """Put an optimiser into a state, so that it goes on with the same bits.
+
+    torch's ``load_state_dict`` gives every tensor the type of the parameters, among them those that
+    an optimiser keeps in another, such as NAdam its product of momenta.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    state_dict : dict
+    has_moved : bool, default=False
+        Whether the parameters may be of another type than they were; the moments then take it.
+    """
+    optimizer.load_state_dict(state_dict)
+    parts = getattr(optimizer, "parts", [optimizer])
+    for part, saved in zip(parts, state_dict.get("parts", [state_dict]), strict=True):
+        params = [param for group in part.param_groups for param in group["params"]]
+        for number, values in saved["state"].items():
+            present = part.state[params[number]]
+            for name, value in values.items():
+                if not isinstance(value, Tensor) or (has_moved and value.ndim > 0):
+                    continue
+                if value.dtype != present[name].dtype:
+                    present[name] = value.to(present[name].device, copy=True)
+
+
+def to_arrays(state: Any) -> Any:
+    """Return an optimiser's ``state_dict`` with NumPy arrays in place of its tensors."""
+    return _convert(state, Tensor, lambda tensor: tensor.detach().cpu().numpy())
+
+
+def to_tensors(state: Any) -> Any:
+    """Undo :func:`to_arrays`; the tensors are on the CPU and own their memory."""
+    return _convert(state, np.ndarray, lambda array: torch.from_numpy(array.copy()))
+
+
+def _convert(value: Any, kind: type, convert: Callable) -> Any:
+    if isinstance(value, kind):
+        return convert(value)
+    if isinstance(value, dict):
+        return {key: _convert(item, kind, convert) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_convert(item, kind, convert) for item in value)
+    return value

@@ -1,0 +1,108 @@
+"""The gradient by torch's tape, for what the closed form does not cover.
+
+A code that is drawn from a distribution, and a penalty on the Jacobian of the encoder, whose
+gradient is one of second derivatives. All else of a training is the same.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sknn_deep._engine.backprop import Backprop
+from sknn_deep._engine.losses import CodePenalty, Loss
+from sknn_deep._hardware.products import Program
+from sknn_deep._networks.flat import Network
+from sknn_deep._networks.models import Autoencoder
+
+
+def backprop_for(
+    networks: Sequence[Network],
+    loss: Loss,
+    product_dtype: torch.dtype | None = None,
+) -> Backprop:
+    """Return the closed form where it covers the networks, else the tape."""
+    if networks[0].needs_autograd:
+        (network,) = networks
+        return AutogradBackprop(network, loss)
+    return Backprop(networks, loss, product_dtype)
+
+
+class AutogradBackprop(Backprop):
+    """The gradient of an autoencoder's loss, recorded and played back by autograd.
+
+    Parameters
+    ----------
+    network : Autoencoder
+    loss : Loss
+    """
+
+    def __init__(self, network: Autoencoder, loss: Loss):
+        super().__init__([network], loss)
+        self._network = network
+
+    def program(
+        self, X: Tensor, target: Tensor, scale: Tensor, raw: Tensor, penalty: Tensor
+    ) -> Program:
+        """Return one kernel that does what those of :class:`Backprop` do together."""
+        delta = torch.empty_like(raw)
+        # no method, since this object holds what it returns
+        rest = (X, target, scale, raw, penalty, delta)
+        return [partial(_differentiate, self._network, self.loss, *rest)]
+
+
+def _differentiate(
+    network: Autoencoder,
+    loss: Loss,
+    X: Tensor,
+    target: Tensor,
+    scale: Tensor,
+    raw: Tensor,
+    penalty: Tensor,
+    delta: Tensor,
+) -> None:
+    network.zero_grad()
+    # the engine's steps switch the tape off
+    with torch.inference_mode(False), torch.enable_grad():
+        x = network.corrupted(X).requires_grad_()
+        mean, log_variance = network.distribution(x)
+        code = mean if log_variance is None else network.code.draw(mean, log_variance)
+        # the loss's gradient is the closed form's: for some pairs before the activation
+        output = network.decoder[:-1](code) if loss.is_merged else network.decoder(code)
+        penalties = _penalties(network, loss.penalty, x, mean, log_variance)
+        total = (penalties * scale.reshape(-1)).sum()
+        with torch.no_grad():
+            raw.copy_(network.decoder[-1](output) if loss.is_merged else output)
+            loss.gradient(raw, target, scale, delta)
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        parameters += [decoder.weight for _, decoder in network.tied_layers()]
+        # a loss without penalties leaves nothing on the tape but the output
+        ends = [(output, delta)] + [(total, None)] * total.requires_grad
+        outputs, deltas = zip(*ends, strict=True)
+        gradients = torch.autograd.grad(outputs, parameters, deltas)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad.copy_(gradient)
+    penalty.copy_(total.detach())
+    network.add_tied_gradients()
+
+
+def _penalties(
+    network: Autoencoder,
+    terms: CodePenalty | None,
+    x: Tensor,
+    mean: Tensor,
+    log_variance: Tensor | None,
+) -> Tensor:
+    """Return what each row pays for its code."""
+    paid = mean.new_zeros(len(mean))
+    if terms is None:
+        return paid
+    if terms.sparsity:
+        paid = paid + terms.sparsity * mean.abs().mean(dim=1)
+    if network.contraction is not None:
+        paid = paid + terms.contractive * network.contraction(x, mean)
+    if log_variance is not None:
+        divergence = mean.square() + log_variance.exp() - 1 - log_variance
+        paid = paid + terms.beta / x.shape[1] * 0.5 * divergence.sum(dim=1)
+    return paid

@@ -1,0 +1,890 @@
+"""The autoencoder: dimensionality reduction by a dense network, as a transformer."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.callback import with_callbacks
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.in_parts import applying
+from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
+from sknn_deep._estimators.base import BaseDeepNetwork
+from sknn_deep._estimators.code_statistics import (
+    code_moments,
+    explained_variance,
+    turn_to_principal_axes,
+)
+from sknn_deep._estimators.column_statistics import column_limits, column_means, limits
+from sknn_deep._hardware.device import numpy_dtype, torch_dtype
+from sknn_deep._networks.layers import ACTIVATIONS
+from sknn_deep._networks.models import Autoencoder
+from sknn_deep._sklearn import Interval, StrOptions, check_sample_weight, fit_context
+
+# A unit whose standard deviation is this share of the largest is the same for every row.
+_DEAD = 1e-6
+
+
+@dataclass(eq=False, repr=False)
+class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDeepNetwork):
+    """Dimensionality reduction by an autoencoder.
+
+    An encoder maps the features to a code of ``n_components`` units, a decoder maps the
+    code back, and both learn together to reconstruct the data. ``transform`` gives the
+    code: where PCA finds the best linear subspace, the code follows a curved one.
+
+    Parameters
+    ----------
+    n_components : int, default=32
+        Units of the code, the dimension of what ``transform`` returns. More than there
+        are features is allowed, and compresses nothing.
+
+    hidden_layer_sizes : array-like of int, default=(128, 64)
+        Units of the encoder's hidden layers. ``()`` encodes linearly.
+
+    activation : str or list of str, default="relu"
+        Activation of the hidden layers, or one name per hidden layer: "identity",
+        "logistic", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish" or
+        "softplus". Smooth ones such as "gelu" and "silu" often fit better.
+
+    solver : str or torch.optim.Optimizer class, default="adam"
+        "lbfgs" is SciPy's quasi-Newton method on the whole set, best for small sets. "sgd"
+        and "adam" follow scikit-learn's formulas; "adamw", "nadam", "radam", "rmsprop" and
+        "adagrad" are torch's. "muon" orthogonalises the steps of the hidden weight
+        matrices and leaves the rest to Adam. A class is given all parameters of the
+        module, ``lr=learning_rate_init`` and ``solver_params``.
+
+    alpha : float, default=0.0001
+        Strength of the L2 penalty on the weights, divided by the number of samples of
+        the batch. Raise it against overfitting.
+
+    batch_size : int or "auto", default="auto"
+        Samples per step of the stochastic solvers; "auto" is ``min(200, n_samples)``. A
+        larger batch makes an epoch faster and the number of epochs larger.
+
+    learning_rate : str, default="constant"
+        Schedule of the learning rate. "constant", "invscaling"
+        (``learning_rate_init / (t + 1) ** power_t`` after t samples) and "adaptive" (a
+        fifth whenever the stopping rule strikes) mean what they mean in scikit-learn, the
+        last two with ``solver="sgd"`` only. "cosine" falls to zero over ``max_iter`` epochs;
+        "one_cycle" first rises over 30 % of them from a 25th of ``learning_rate_init``.
+        Both run their whole course unless early stopping ends it, and reach a given
+        accuracy in far fewer epochs than a constant rate.
+
+    learning_rate_init : float, default=0.001
+        Initial learning rate; the peak of "cosine" and "one_cycle".
+
+    power_t : float, default=0.5
+        Exponent of "invscaling".
+
+    max_iter : int, default=200
+        Largest number of epochs, or of L-BFGS iterations.
+
+    shuffle : bool, default=True
+        Whether to permute the samples before each epoch.
+
+    random_state : int, RandomState instance or None, default=None
+        Draws the initial weights, the validation split, the permutations and the dropout
+        masks. An int gives the same network every time, whatever happens to the global
+        random states (a large one to rounding, where other processes compete for the
+        cores); None draws from NumPy's, as in scikit-learn.
+
+    tol : float, default=0.0001
+        Smallest improvement of the training loss (of the
+        validation score with early stopping) that counts for the stopping rule;
+        the gradient tolerance of L-BFGS.
+
+    verbose : bool or int, default=False
+        Whether to print the loss of each epoch.
+
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights of the previous call.
+
+    momentum : float, default=0.9
+        Momentum of "sgd", in [0, 1].
+
+    nesterovs_momentum : bool, default=True
+        Whether "sgd" uses Nesterov's momentum.
+
+    early_stopping : bool, default=False
+        Whether to hold out ``validation_fraction`` of the samples, stop when the
+        validation score no longer improves, and restore the best weights. A validation
+        set passed to ``fit`` switches it on.
+
+    validation_fraction : float, default=0.1
+        Share of the samples that early stopping holds out.
+
+    beta_1 : float, default=0.9
+        Decay of the first moment of "adam" and its kin, in [0, 1).
+
+    beta_2 : float, default=0.999
+        Decay of the second moment, in [0, 1).
+
+    epsilon : float, default=1e-08
+        Keeps the denominator of "adam" and its kin from zero.
+
+    n_iter_no_change : int, default=10
+        Epochs in a row without an improvement of ``tol`` after which training stops;
+        ``np.inf`` runs all ``max_iter`` epochs.
+
+    max_fun : int, default=15000
+        Largest number of L-BFGS function evaluations.
+
+    dropout : float or list of float, default=0.0
+        Probability with which a hidden unit is dropped during training, or one per
+        hidden layer. Against overfitting; 0.1 to 0.5 are usual.
+
+    normalization : {"batch", "layer"} or None, default=None
+        Normalisation before each hidden activation: over the batch, or over the units of
+        each sample. Allows larger learning rates.
+
+    solver_params : dict or None, default=None
+        Further arguments of the optimiser, such as ``{"amsgrad": True}`` for "adamw".
+
+    weight_decay : float or None, default=None
+        Decoupled weight decay of the stochastic solvers: each step shrinks the weights,
+        not the biases, by the factor ``1 - learning rate * weight_decay``. None is 0.01
+        for "adamw" and "muon" and 0 for all others.
+
+    max_grad_norm : float or None, default=None
+        Euclidean norm to which a longer gradient is cut. Steadies training when the loss
+        jumps.
+
+    scoring : str, callable or None, default=None
+        What early stopping maximises. None is "loss"; "loss"
+        is the negative validation loss; else a scorer's name or a callable
+        ``scorer(estimator, X, y)``, which is given ``sample_weight`` if it takes it.
+
+    device : str or torch.device, default="auto"
+        Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
+        CUDA device where there is one, else the CPU.
+
+    dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
+        Floating-point type of the network. "auto" follows X on the CPU (float32 stays
+        float32, all else becomes float64) and is float32 on a GPU. On the CPU float32
+        trains faster and takes half the memory.
+        "bfloat16" computes the matrix products of the training in that type and keeps
+        weights, sums and predictions in float32: faster on recent GPUs, with two to three
+        significant digits in each gradient.
+
+    callbacks : list of skorch callbacks or None, default=None
+        Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
+        registered with ``set_callbacks``.
+
+    decoder_hidden_layer_sizes : array-like of int or None, default=None
+        Units of the decoder's hidden layers; None mirrors the encoder's.
+
+    code_activation : str, default="identity"
+        Activation of the code. With "identity" no unit of the code can die, as the units
+        of a "relu" code do; "tanh" and "logistic" bound the code.
+
+    output_activation : str, default="auto"
+        Activation of the output: "auto", or a name of ``activation``. "auto" is
+        "logistic" when the training data lie in [0, 1] (pixels, scaled features), else
+        "identity".
+
+    loss : str, default="squared_error"
+        What training minimises, the mean over the features: "squared_error", neither halved
+        nor summed; "absolute_error" and "huber", which outliers distort less; "log_loss",
+        the binary cross entropy of features in [0, 1] with a logistic output; or "cosine",
+        one minus the cosine between a row and its reconstruction, for rows of which only
+        the direction counts (word counts, embeddings).
+
+    huber_delta : float, default=1.0
+        Residual, in units of the features, at which "huber" turns from square to linear.
+
+    loss_weights : array-like of shape (n_features,) or None, default=None
+        Non-negative weights of the features in that mean; only their ratios matter.
+        Raise those of features that the code must keep.
+
+    allow_nan : bool, default=False
+        Whether X may have missing values (NaN). The network reads the mean of the training
+        data in their place, and the loss and the errors leave them out;
+        ``inverse_transform(transform(X))`` then imputes them.
+
+    noise : float, default=0.0
+        Corrupts the input while training, but not what the output is compared with: a
+        denoising autoencoder [2]_, whose code keeps what is robust. For "gaussian" the
+        standard deviation, in units of the features; else the share of the features that
+        are replaced, below 1. 0.1 to 0.5 are usual.
+
+    noise_kind : {"gaussian", "masking", "salt_pepper"}, default="gaussian"
+        "masking" sets features to zero, "salt_pepper" to the smallest or the largest value
+        of the training data.
+
+    sparsity : float, default=0.0
+        Strength of a penalty on the mean absolute value of the code's units [3]_: more of
+        them are near zero for each row. For features in [0, 1] try 0.001 to 0.01.
+
+    contractive : float, default=0.0
+        Strength of a penalty on the squared Frobenius norm of the encoder's Jacobian, over
+        ``n_components`` [4]_: the code changes little where the input does. Estimated
+        without bias from one random direction in each step. An epoch takes two to three
+        times as long, as one of ``variational`` does.
+
+    tied_weights : bool, default=False
+        Whether the decoder's matrices are the encoder's, transposed: half the parameters.
+        The decoder must mirror the encoder.
+
+    variational : bool, default=False
+        Whether the code is a normal distribution for each row, pulled towards the standard
+        normal distribution [5]_, so that ``sample`` can draw new rows. ``transform`` gives
+        the mean.
+
+    beta : float, default=1.0
+        Strength of that pull [6]_: the Kullback-Leibler divergence over ``n_features``, so
+        that with "log_loss" 1 is the evidence lower bound. Lower it for sharper
+        reconstructions and where units of the code die.
+
+    order_code : bool, default=False
+        Whether ``fit`` turns the code, when the network is trained, to its principal axes:
+        its units are then uncorrelated with mean 0, and their variance falls, as with PCA's
+        components. The reconstructions stay the same. ``partial_fit`` does not turn it.
+
+    Attributes
+    ----------
+    module_ : torch.nn.Module
+        The fitted network, in evaluation mode.
+
+    encoder_, decoder_ : torch.nn.Module
+        Its two halves: features to code, and code to features.
+
+    mean_ : ndarray of shape (`n_features_in_`,)
+        Mean of the training data, the reconstruction that ``score`` compares with.
+
+    code_std_ : ndarray of shape (`n_components`,)
+        Standard deviation of each unit of the code over the training data; over 1,000 to
+        10,000 rows of more, unless ``order_code=True`` or ``shuffle=False``.
+
+    n_dead_units_ : int
+        Units of the code that have the same value for every row. ``fit`` warns of them.
+
+    explained_variance_ : ndarray of shape (`n_components`,)
+        What each unit of the code adds to the variance of the features that is explained, with
+        the units before it known and those after it at their mean; on 100 to 2,000 rows of
+        the training data. A unit that only makes sense with later ones may be negative.
+        With ``order_code=True`` a linear autoencoder with tied weights has PCA's. Set by
+        ``fit`` only.
+
+    explained_variance_ratio_ : ndarray of shape (`n_components`,)
+        As shares of the variance of the features; their sum is ``score`` of those rows.
+
+    history_ : skorch.history.History
+        One row per epoch: "train_loss", "dur" (seconds) and, with a validation set,
+        "valid_loss" and "valid_score".
+
+    loss_ : float
+        Loss of the last epoch, penalty included.
+
+    loss_curve_ : list of float
+        Loss of each epoch: mean squared error per feature, penalty included.
+
+    validation_scores_ : list of float or None
+        Validation score of each epoch, with early stopping.
+
+    validation_loss_curve_ : list of float or None
+        Validation loss of each epoch, without the penalty, with early stopping.
+
+    best_loss_ : float or None
+        Smallest training loss; None with early stopping.
+
+    best_validation_score_ : float or None
+        Largest validation score, with early stopping.
+
+    best_iter_ : int
+        Epoch, counted from 1, whose weights were kept with early stopping; else the last.
+
+    n_iter_ : int
+        Epochs of the last call, or L-BFGS iterations.
+
+    interrupted_ : bool
+        Whether Ctrl-C ended the last call early.
+
+    t_ : int
+        Training samples seen, over all epochs.
+
+    n_layers_ : int
+        Number of layers, input, code and output included.
+
+    out_activation_ : str
+        Activation of the output.
+
+    device_ : str
+        Where the network is.
+
+    n_features_in_ : int
+        Number of features seen during ``fit``.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the features, where all are strings.
+
+    See Also
+    --------
+    sklearn.decomposition.PCA : The best linear reduction, in closed form.
+    DeepMLPClassifier : Dense networks that classify.
+
+    Notes
+    -----
+    For the error that a given network can reach, the schedule matters most: try
+    ``learning_rate="one_cycle"`` with ``learning_rate_init=0.01`` and ``batch_size=128``
+    first.
+
+    Rows that are unlike the training data are reconstructed badly. To tell outliers,
+    compare ``score_samples`` with a quantile of its values on data that are known to be
+    ordinary: ``score_samples(X) < np.quantile(score_samples(X_ordinary), 0.01)``.
+
+    References
+    ----------
+    .. [1] G. Hinton, R. Salakhutdinov (2006). Reducing the dimensionality of data with
+       neural networks. Science 313.
+    .. [2] P. Vincent, H. Larochelle, I. Lajoie, Y. Bengio, P.-A. Manzagol (2010). Stacked
+       denoising autoencoders. JMLR 11.
+    .. [3] I. Goodfellow, Y. Bengio, A. Courville (2016). Deep Learning, section 14.2.1.
+    .. [4] S. Rifai, P. Vincent, X. Muller, X. Glorot, Y. Bengio (2011). Contractive
+       auto-encoders: explicit invariance during feature extraction. ICML.
+    .. [5] D. Kingma, M. Welling (2014). Auto-encoding variational Bayes. ICLR.
+    .. [6] I. Higgins et al. (2017). beta-VAE: learning basic visual concepts with a
+       constrained variational framework. ICLR.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.decomposition import PCA
+    >>> from sknn_deep import AutoencoderTransformer
+    >>> X = load_digits().data / 16
+    >>> autoencoder = AutoencoderTransformer(
+    ...     n_components=4, learning_rate="one_cycle", learning_rate_init=0.005, max_iter=60,
+    ...     random_state=0,
+    ... ).fit(X)
+    >>> autoencoder.transform(X).shape
+    (1797, 4)
+    >>> pca = PCA(4).fit(X)
+    >>> bool(autoencoder.score(X) > pca.explained_variance_ratio_.sum())
+    True
+    """
+
+    n_components: int = 32
+    hidden_layer_sizes: ArrayLike = (128, 64)
+    activation: str | list[str] = "relu"
+    _: KW_ONLY
+    decoder_hidden_layer_sizes: ArrayLike | None = None
+    code_activation: str = "identity"
+    output_activation: str = "auto"
+    loss: str = "squared_error"
+    huber_delta: float = 1.0
+    loss_weights: ArrayLike | None = None
+    allow_nan: bool = False
+    noise: float = 0.0
+    noise_kind: str = "gaussian"
+    sparsity: float = 0.0
+    contractive: float = 0.0
+    tied_weights: bool = False
+    variational: bool = False
+    beta: float = 1.0
+    order_code: bool = False
+
+    _parameter_constraints: ClassVar[dict] = {
+        **BaseDeepNetwork._parameter_constraints,
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "decoder_hidden_layer_sizes": [
+            "array-like",
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
+        "code_activation": [StrOptions(set(ACTIVATIONS))],
+        "output_activation": [StrOptions({"auto", *ACTIVATIONS})],
+        "loss": [StrOptions(set(RECONSTRUCTION_LOSSES))],
+        "huber_delta": [Interval(Real, 0, None, closed="neither")],
+        "loss_weights": ["array-like", None],
+        "allow_nan": ["boolean"],
+        "noise": [Interval(Real, 0, None, closed="left")],
+        "noise_kind": [StrOptions({"gaussian", "masking", "salt_pepper"})],
+        "sparsity": [Interval(Real, 0, None, closed="left")],
+        "contractive": [Interval(Real, 0, None, closed="left")],
+        "tied_weights": ["boolean"],
+        "variational": ["boolean"],
+        "beta": [Interval(Real, 0, None, closed="left")],
+        "order_code": ["boolean"],
+    }
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X, y=None, sample_weight=None, *, X_val=None, sample_weight_val=None
+    ) -> "AutoencoderTransformer":
+        """Learn to reconstruct the data.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data. Sparse rows are densified batch by batch.
+
+        y : None, default=None
+            Ignored, present for the API's consistency.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, not all zero.
+
+        X_val : {array-like, sparse matrix} of shape (n_val_samples, n_features), default=None
+            Validation data. Passing it switches early stopping on.
+
+        sample_weight_val : array-like of shape (n_val_samples,), default=None
+            Weights of the validation data.
+
+        Returns
+        -------
+        self : AutoencoderTransformer
+
+        Raises
+        ------
+        ValueError
+            If the input is invalid, or the training diverges: to a loss or weights that are not
+            finite, without best weights to keep. What was fitted before is fitted still.
+        KeyboardInterrupt
+            If the user interrupts before the first step, or within a search.
+        """
+        return self._fit(X, None, sample_weight, held_out=(X_val, None, sample_weight_val))
+
+    @available_if(lambda est: est._check_solver())
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None) -> "AutoencoderTransformer":
+        """Train one epoch on the given data.
+
+        The schedules "cosine" and "one_cycle" count the calls as epochs: after
+        ``max_iter`` calls the learning rate is zero. The first call settles ``mean_`` and,
+        with ``output_activation="auto"``, the output activation, from its data.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data.
+
+        y : None, default=None
+            Ignored, present for the API's consistency.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, not all zero.
+
+        Returns
+        -------
+        self : AutoencoderTransformer
+        """
+        return self._fit(X, None, sample_weight, incremental=True)
+
+    @property
+    def encoder_(self) -> nn.Module:
+        """The half of the network that maps features, none of them missing, to the code."""
+        check_is_fitted(self)
+        return self.module_.encoder
+
+    @property
+    def decoder_(self) -> nn.Module:
+        """The half of the network that maps the code to features."""
+        check_is_fitted(self)
+        return self.module_.decoder
+
+    def transform(self, X) -> np.ndarray:
+        """Encode the data.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_components)
+        """
+        X = self._validate_input(X)
+        return self._map_rows(self.module_.encode, X)
+
+    def inverse_transform(self, X) -> np.ndarray:
+        """Decode codes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_components)
+            Codes, from ``transform`` or anywhere else.
+
+        Returns
+        -------
+        reconstructions : ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        codes = check_array(
+            X, dtype=numpy_dtype(self.module_.flat.dtype), order="C", input_name="X"
+        )
+        if codes.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"X has {codes.shape[1]} columns, but the code of this autoencoder has "
+                f"{self._n_features_out} units; pass what transform returns."
+            )
+        return self._map_rows(self.module_.decoder, codes)
+
+    @available_if(lambda est: est._check_variational())
+    def sample(self, n_samples=1, *, random_state=None) -> np.ndarray:
+        """Draw new rows: codes from the standard normal distribution, decoded.
+
+        Only with ``variational=True``.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many.
+
+        random_state : int, RandomState instance or None, default=None
+            Draws the codes.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        shape = (n_samples, self._n_features_out)
+        codes = check_random_state(random_state).standard_normal(shape)
+        return self.inverse_transform(codes)
+
+    def reconstruction_error(self, X, *, per_feature=False) -> np.ndarray:
+        """Return how badly each row is reconstructed.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        per_feature : bool, default=False
+            Return the error of each feature, which tells what is strange about a row.
+
+        Returns
+        -------
+        errors : ndarray of shape (n_samples,) or (n_samples, n_features)
+            Mean squared error per feature, whatever ``loss`` is; or the squared error of each
+            feature, NaN where it is missing.
+        """
+        X = self._validate_input(X)
+        if per_feature:
+            return self._map_rows(lambda rows: (self.module_(rows) - rows).square(), X)
+        return self._map_rows(lambda rows: (self.module_(rows) - rows).square().nanmean(dim=1), X)
+
+    def score_samples(self, X) -> np.ndarray:
+        """Return the negative reconstruction error of each row: low for an outlier.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,)
+        """
+        return -self.reconstruction_error(X)
+
+    def score(self, X, y=None, sample_weight=None) -> float:
+        """Return the share of the variance that the reconstruction explains.
+
+        One minus the squared error of the reconstruction over that of ``mean_``. For the
+        training data of a PCA the same figure is ``explained_variance_ratio_.sum()``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        y : None, default=None
+            Ignored, present for the API's consistency.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            At most 1; 0 is what reconstructing the mean would give. NaN for data that do
+            not vary about the mean, or whose squares are too large for the network's type.
+        """
+        X = self._validate_input(X)
+        sample_weight = check_sample_weight(sample_weight, X)
+        mean = torch.from_numpy(self.mean_).to(self.module_.flat.device)
+
+        def errors(rows):
+            residual, spread = self.module_(rows) - rows, rows - mean
+            sums = [part.square().nansum(dim=1) for part in (residual, spread)]
+            return torch.stack(sums, dim=1) / rows.shape[1]
+
+        both = self._map_rows(errors, X).astype(np.float64)
+        residual, spread = np.average(both, axis=0, weights=sample_weight)
+        with np.errstate(invalid="ignore"):
+            return float(1 - residual / spread) if spread > 0 else np.nan
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.module_.config["decoder"]["layer_units"][0]
+
+    @property
+    def _ensure_all_finite(self) -> bool | str:
+        return "allow-nan" if self.allow_nan else True
+
+    def _check_variational(self) -> bool:
+        if not self.variational:
+            raise AttributeError(
+                "sample draws from the distribution of a variational code, got "
+                f"variational={self.variational}; pass variational=True."
+            )
+        return True
+
+    def _check_combinations(self, incremental, held_out) -> None:
+        for is_wrong, message in (
+            (
+                self.noise >= 1 and self.noise_kind != "gaussian",
+                f"noise={self.noise} is the share of the features that noise_kind="
+                f"{self.noise_kind!r} replaces; choose one below 1.",
+            ),
+            (
+                self.loss == "log_loss" and self.output_activation not in ("auto", "logistic"),
+                f"loss='log_loss' needs a logistic output, got output_activation="
+                f"{self.output_activation!r}; leave it at 'auto'.",
+            ),
+            (
+                self.tied_weights and self._sizes()[1] != self._sizes()[0][::-1],
+                "tied_weights=True needs a decoder that mirrors the encoder, got "
+                f"hidden_layer_sizes={self.hidden_layer_sizes} and decoder_hidden_layer_sizes="
+                f"{self.decoder_hidden_layer_sizes}; leave the latter at None.",
+            ),
+            (
+                (self.variational or self.order_code) and self.code_activation != "identity",
+                f"{'variational' if self.variational else 'order_code'}=True needs a code without "
+                f"an activation, got code_activation={self.code_activation!r}; leave it at "
+                "'identity'.",
+            ),
+            (
+                self.order_code and (self.variational or self.sparsity > 0),
+                "order_code=True would turn the axes that variational=True and sparsity give a "
+                f"meaning, got variational={self.variational} and sparsity={self.sparsity}; "
+                "set order_code=False.",
+            ),
+            (
+                self.dtype == "bfloat16" and (self.variational or self.contractive > 0),
+                "dtype='bfloat16' is written for neither variational=True nor contractive, got "
+                f"variational={self.variational} and contractive={self.contractive}; choose "
+                "dtype='float32'.",
+            ),
+        ):
+            if is_wrong:
+                raise ValueError(message)
+        super()._check_combinations(incremental, held_out)
+
+    def _chances(self) -> list[tuple[str, bool]]:
+        own = [
+            (name, bool(getattr(self, name))) for name in ("noise", "contractive", "variational")
+        ]
+        return [*super()._chances(), *own]
+
+    def _own_features(self) -> str:
+        """Return the parameters in use that a network trained in a stack cannot have."""
+        names = ("allow_nan", "contractive", "tied_weights", "variational")
+        used = [name for name in names if getattr(self, name)]
+        return ", ".join(used + ["loss_weights"] * (self.loss_weights is not None))
+
+    def _validate_training_data(self, X, y, dtypes, incremental, reset):
+        X = self._validate_features(X, dtypes, reset)
+        self._check_loss_weights(X.shape[1])
+        if reset:
+            self.out_activation_ = self.output_activation
+            if self.output_activation == "auto":
+                low, high = limits(X)
+                self.out_activation_ = "logistic" if low >= 0 and high <= 1 else "identity"
+        return X, None, None
+
+    def _validate_features(self, X, dtypes: list[type], reset: bool):
+        """Return rows to train on or to validate with."""
+        X = self._validate_rows(X, dtypes=dtypes, reset=reset)
+        if self.loss == "log_loss":
+            low, high = limits(X)
+            if low < 0 or high > 1:
+                raise ValueError(
+                    f"loss='log_loss' needs features in [0, 1], got values from {low:g} to "
+                    f"{high:g}; scale them with MinMaxScaler, or choose loss='squared_error'."
+                )
+        return X
+
+    def _check_loss_weights(self, n_features: int) -> None:
+        if self.loss_weights is None:
+            return
+        weights = np.asarray(self.loss_weights, dtype=float)
+        if weights.shape != (n_features,):
+            raise ValueError(
+                f"loss_weights has the shape {weights.shape}, but X has {n_features} features; "
+                "pass one weight for each."
+            )
+        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+            raise ValueError(
+                f"loss_weights={self.loss_weights} must be finite and non-negative, and not all "
+                "zero."
+            )
+
+    def _planned_output(self, n_classes, n_outputs):
+        if n_classes is not None or n_outputs is not None:
+            raise ValueError(
+                "AutoencoderTransformer reconstructs its features and has no other outputs; got "
+                f"n_classes={n_classes} and n_outputs={n_outputs}, leave both out."
+            )
+        return None, self.output_activation
+
+    def _start(self, samples, random_state, device):
+        self.mean_ = column_means(samples.X, samples.weight, self.allow_nan)
+        super()._start(samples, random_state, device)
+        if self.allow_nan:
+            self.module_.fill.copy_(torch.from_numpy(self.mean_))
+        if self.noise and self.noise_kind == "salt_pepper":
+            low, high = map(torch.from_numpy, column_limits(samples.X))
+            self.module_.noise.low.copy_(low)
+            self.module_.noise.high.copy_(high)
+
+    def _after_training(self, batches, incremental):
+        """Describe the code: how its units vary, and what they explain."""
+        is_set = isinstance(batches, Batches)
+        chunks, n_samples = (batches, len(batches)) if is_set else ([batches], len(batches.X))
+        n_trained = n_samples * max(self.n_iter_, 1)
+        # what comes first is a fair sample if it was shuffled
+        n_rows = n_samples
+        if is_set and self.shuffle and not self.order_code:
+            n_rows = min(n_samples, int(np.clip(n_trained // 20, 1000, 10_000)))
+        n_kept = self._n_rows_to_decode(n_trained)
+        with applying(self.module_, n_rows):
+            moments = code_moments(self.module_, chunks, n_rows=n_rows, n_kept=n_kept)
+        if self.order_code and not incremental:
+            snapshot = self.module_.snapshot()
+            try:
+                moments = turn_to_principal_axes(self.module_, moments)
+            except BaseException:  # half a rotation is none
+                self.module_.restore(snapshot)
+                raise
+            # its moments are those of the weights before
+            self._forget_optimizer()
+        self.code_std_ = np.sqrt(moments.covariance.diagonal().clip(0)).astype(self.mean_.dtype)
+        # of rows that are all the same the code has no other than rounding's variance
+        is_dead = (self.code_std_ <= _DEAD * self.code_std_.max()) | (not moments.do_vary)
+        self.n_dead_units_ = int(is_dead.sum())
+        if incremental:
+            for name in ("explained_variance_", "explained_variance_ratio_"):
+                vars(self).pop(name, None)
+            return
+        if moments.do_vary and is_dead.any():
+            self._warn_of_dead_units(np.flatnonzero(is_dead))
+        with applying(self.module_, n_rows):
+            explained, variance = explained_variance(self.module_, moments, self.mean_)
+        self.explained_variance_ = explained
+        self.explained_variance_ratio_ = explained / variance if variance > 0 else explained * 0
+
+    def _n_rows_to_decode(self, n_trained: int) -> int:
+        """Return on how many rows to tell what each unit explains.
+
+        Each unit is a pass of the decoder over them; together they shall take no more than about a
+        twentieth of the training.
+        """
+        return int(np.clip(n_trained // (20 * self.n_components), 100, 2000))
+
+    def _warn_of_dead_units(self, units: np.ndarray) -> None:
+        remedy = "lower learning_rate_init or alpha"
+        if self.variational:
+            remedy = f"lower beta={self.beta}"
+        elif self.sparsity:
+            remedy = f"lower sparsity={self.sparsity}"
+        elif self.code_activation != "identity":
+            remedy = f"choose code_activation='identity' instead of {self.code_activation!r}"
+        warnings.warn(
+            f"{len(units)} of the {self.n_components} units of the code are the same for every "
+            f"row: {', '.join(map(str, units))} (counted from 0). To bring them to life, {remedy}.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+
+    def _validate_held_out_data(self, X, y, dtype):
+        return self._validate_features(X, [dtype], reset=False), None, None
+
+    def _network_config(self, X) -> dict[str, Any]:
+        """Return the arguments of :class:`Autoencoder`."""
+        encoder, decoder = self._sizes()
+        activations, dropout = self._layer_options(len(encoder) + len(decoder))
+        shared = {"normalization": self.normalization, "dtype": torch_dtype(X.dtype)}
+        n_features, n_encoder = X.shape[1], len(encoder)
+        return {
+            "encoder": {
+                "layer_units": (n_features, *encoder, self.n_components),
+                "activations": tuple(activations[:n_encoder]),
+                "dropout": tuple(dropout[:n_encoder]),
+                "out_activation": self.code_activation,
+                **shared,
+            },
+            "decoder": {
+                "layer_units": (self.n_components, *decoder, n_features),
+                "activations": tuple(activations[n_encoder:]),
+                "dropout": tuple(dropout[n_encoder:]),
+                "out_activation": self.out_activation_,
+                **shared,
+            },
+            "noise": (self.noise_kind, float(self.noise)) if self.noise else None,
+            "allow_nan": self.allow_nan,
+            "tied_weights": self.tied_weights,
+            "variational": self.variational,
+            "contractive": self.contractive > 0,
+        }
+
+    def _sizes(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the units of the hidden layers of encoder and decoder."""
+        encoder = self._hidden_sizes("hidden_layer_sizes")
+        if self.decoder_hidden_layer_sizes is None:
+            return encoder, encoder[::-1]
+        return encoder, self._hidden_sizes("decoder_hidden_layer_sizes")
+
+    def _make_network(self, X, device) -> Autoencoder:
+        network = Autoencoder(**self._network_config(X), device=device)
+        self.n_layers_ = len(network.stages()) + 1
+        return network
+
+    def _initial_activations(self) -> list[str]:
+        config = self.module_.config
+        return [
+            *config["encoder"]["activations"],
+            self.code_activation,
+            *["identity"] * self.variational,
+            *config["decoder"]["activations"],
+            self.out_activation_,
+        ]
+
+    def _make_loss(self) -> Loss:
+        weights, penalty = None, CodePenalty(self.sparsity, self.contractive, self.beta)
+        if self.loss_weights is not None:
+            flat = self.module_.flat
+            weights = torch.as_tensor(
+                np.asarray(self.loss_weights), dtype=flat.dtype, device=flat.device
+            )
+        has_penalty = self.sparsity or self.contractive or self.variational
+        return reconstruction_loss(
+            self.loss,
+            huber_delta=self.huber_delta,
+            weights=weights,
+            allow_nan=self.allow_nan,
+            penalty=penalty if has_penalty else None,
+        )
+
+    def _fixed_parameters(self):
+        return {**super()._fixed_parameters(), "output_activation": self.output_activation}
+
+    def _validation_scoring(self):
+        return "loss" if self.scoring is None else self.scoring
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.allow_nan
+        # tags are asked for before parameters are validated: this may be anything
+        kept = {"auto": ["float64", "float32"], "float64": ["float64"]}
+        tags.transformer_tags.preserves_dtype = kept.get(str(self.dtype), ["float32"])
+        return tags

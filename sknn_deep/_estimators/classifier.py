@@ -1,0 +1,657 @@
+"""The classifier."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import ClassifierMixin
+from sklearn.callback import with_callbacks
+from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import type_of_target, unique_labels
+from torch import Tensor
+from torch.nn import functional as F
+
+from sknn_deep._engine.losses import Loss, classification_loss
+from sknn_deep._estimators.supervised import BaseDeepEnsemble, log_mean_exp, mean
+from sknn_deep._hardware.products import is_narrow
+from sknn_deep._sklearn import Interval, StrOptions, check_partial_fit_first_call, fit_context
+
+
+@dataclass(eq=False, repr=False)
+class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
+    """Multilayer perceptron classifier: scikit-learn's, on torch.
+
+    Minimises the cross entropy of a softmax (or, for two classes and for multilabel
+    targets, a logistic) output. Everything that works with scikit-learn's
+    ``MLPClassifier`` works here after a change of the import, follows the same training
+    trajectory for the same integer ``random_state``, and runs on a GPU where there is one.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : array-like of int, default=(100,)
+        Units of each hidden layer. ``()`` gives logistic regression.
+
+    activation : str or list of str, default="relu"
+        Activation of the hidden layers, or one name per hidden layer: "identity",
+        "logistic", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish" or
+        "softplus". Smooth ones such as "gelu" and "silu" often fit better on tabular data.
+
+    solver : str or torch.optim.Optimizer class, default="adam"
+        "lbfgs" is SciPy's quasi-Newton method on the whole set, best for small sets. "sgd"
+        and "adam" follow scikit-learn's formulas; "adamw", "nadam", "radam", "rmsprop" and
+        "adagrad" are torch's. "muon" orthogonalises the steps of the hidden weight
+        matrices and leaves the rest to Adam. A class is given all parameters of the
+        module, ``lr=learning_rate_init`` and ``solver_params``.
+
+    alpha : float, default=0.0001
+        Strength of the L2 penalty on the weights, divided by the number of samples of
+        the batch. Raise it against overfitting.
+
+    batch_size : int or "auto", default="auto"
+        Samples per step of the stochastic solvers; "auto" is ``min(200, n_samples)``. A
+        larger batch makes an epoch faster and the number of epochs larger.
+
+    learning_rate : str, default="constant"
+        Schedule of the learning rate. "constant", "invscaling"
+        (``learning_rate_init / (t + 1) ** power_t`` after t samples) and "adaptive" (a
+        fifth whenever the stopping rule strikes) mean what they mean in scikit-learn, the
+        last two with ``solver="sgd"`` only. "cosine" falls to zero over ``max_iter`` epochs;
+        "one_cycle" first rises over 30 % of them from a 25th of ``learning_rate_init``.
+        Both run their whole course unless early stopping ends it, and reach a given
+        accuracy in far fewer epochs than a constant rate.
+
+    learning_rate_init : float, default=0.001
+        Initial learning rate; the peak of "cosine" and "one_cycle".
+
+    power_t : float, default=0.5
+        Exponent of "invscaling".
+
+    max_iter : int, default=200
+        Largest number of epochs, or of L-BFGS iterations.
+
+    shuffle : bool, default=True
+        Whether to permute the samples before each epoch.
+
+    random_state : int, RandomState instance or None, default=None
+        Draws the initial weights, the validation split, the permutations and the dropout
+        masks. An int gives the same network every time, whatever happens to the global
+        random states (a large one to rounding, where other processes compete for the
+        cores); None draws from NumPy's, as in scikit-learn.
+
+    tol : float, default=0.0001
+        Smallest improvement of the training loss (of the
+        validation score with early stopping) that counts for the stopping rule;
+        the gradient tolerance of L-BFGS.
+
+    verbose : bool or int, default=False
+        Whether to print the loss of each epoch.
+
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights of the previous call.
+
+    momentum : float, default=0.9
+        Momentum of "sgd", in [0, 1].
+
+    nesterovs_momentum : bool, default=True
+        Whether "sgd" uses Nesterov's momentum.
+
+    early_stopping : bool, default=False
+        Whether to hold out ``validation_fraction`` of the samples, stop when the
+        validation score no longer improves, and restore the best weights. A validation
+        set passed to ``fit`` switches it on.
+
+    validation_fraction : float, default=0.1
+        Share of the samples that early stopping holds out.
+
+    beta_1 : float, default=0.9
+        Decay of the first moment of "adam" and its kin, in [0, 1).
+
+    beta_2 : float, default=0.999
+        Decay of the second moment, in [0, 1).
+
+    epsilon : float, default=1e-08
+        Keeps the denominator of "adam" and its kin from zero.
+
+    n_iter_no_change : int, default=10
+        Epochs in a row without an improvement of ``tol`` after which training stops;
+        ``np.inf`` runs all ``max_iter`` epochs.
+
+    max_fun : int, default=15000
+        Largest number of L-BFGS function evaluations.
+
+    dropout : float or list of float, default=0.0
+        Probability with which a hidden unit is dropped during training, or one per
+        hidden layer. Against overfitting; 0.1 to 0.5 are usual.
+
+    normalization : {"batch", "layer"} or None, default=None
+        Normalisation before each hidden activation: over the batch, or over the units of
+        each sample. Allows larger learning rates.
+
+    solver_params : dict or None, default=None
+        Further arguments of the optimiser, such as ``{"amsgrad": True}`` for "adamw".
+
+    weight_decay : float or None, default=None
+        Decoupled weight decay of the stochastic solvers: each step shrinks the weights,
+        not the biases, by the factor ``1 - learning rate * weight_decay``. None is 0.01
+        for "adamw" and "muon" and 0 for all others.
+
+    max_grad_norm : float or None, default=None
+        Euclidean norm to which a longer gradient is cut. Steadies training when the loss
+        jumps.
+
+    scoring : str, callable or None, default=None
+        What early stopping maximises. None is the accuracy; "loss"
+        is the negative validation loss; else a scorer's name or a callable
+        ``scorer(estimator, X, y)``, which is given ``sample_weight`` if it takes it.
+
+    device : str or torch.device, default="auto"
+        Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
+        CUDA device where there is one, else the CPU.
+
+    dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
+        Floating-point type of the network. "auto" follows X on the CPU (float32 stays
+        float32, all else becomes float64) and is float32 on a GPU. On the CPU float32
+        trains faster and takes half the memory.
+        "bfloat16" computes the matrix products of the training in that type and keeps
+        weights, sums and predictions in float32: faster on recent GPUs, with two to three
+        significant digits in each gradient.
+
+    callbacks : list of skorch callbacks or None, default=None
+        Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
+        registered with ``set_callbacks``.
+
+    init_from : AutoencoderTransformer or None, default=None
+        A fitted autoencoder from whose encoder training starts, for few labels beside many
+        rows without: ``hidden_layer_sizes`` must begin with the encoder's, and the weights of
+        its code are taken, too, where a layer of as many units follows. Activation and
+        normalisation must be the encoder's. Without normalisation each layer is scaled so
+        that its outputs have a standard deviation of one, which the usual learning rates
+        suit. The layers behind are drawn as always. For
+        searches, cross-validation and whatever else clones, pass
+        ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
+        other estimators.
+
+    n_networks : int, default=1
+        Networks to train, each from a seed of its own that is drawn from ``random_state``.
+        More than one are a deep ensemble [5]_, which predicts the mean of their
+        probabilities: more accurate than one network, and less sure of itself where they
+        disagree. 5 to 10 are usual. They take at most as long as so many fits, and less
+        where they are small and trained as one stack.
+
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss: a dict ``{class: weight}``, where a class that is
+        not named weighs 1, or "balanced" for weights inversely proportional to the class
+        frequencies in the training data. Multiplies ``sample_weight``; scores go by
+        ``sample_weight`` alone.
+
+    label_smoothing : float, default=0.0
+        Share of each target that is spread evenly over the classes, in [0, 1). A little
+        (0.1) makes the probabilities of a large network less extreme.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels.
+
+    coefs_ : list of ndarray of shape (n_in, n_out)
+        Weight matrix of each layer, a view of the network's weights on the CPU.
+
+    intercepts_ : list of ndarray of shape (n_out,)
+        Bias of each layer.
+
+    module_ : torch.nn.Module
+        The fitted network, from the features to its raw output (before
+        ``out_activation_``), in evaluation mode.
+
+    history_ : skorch.history.History
+        One row per epoch: "train_loss", "dur" (seconds) and, with a validation set,
+        "valid_loss" and "valid_score". With skorch callbacks also the loss of each batch.
+
+    loss_ : float
+        Loss of the last epoch, penalty included.
+
+    loss_curve_ : list of float
+        Loss of each epoch.
+
+    validation_scores_ : list of float or None
+        Validation score of each epoch, with early stopping.
+
+    validation_loss_curve_ : list of float or None
+        Validation loss of each epoch, without the penalty, with early stopping.
+
+    best_loss_ : float or None
+        Smallest training loss; None with early stopping.
+
+    best_validation_score_ : float or None
+        Largest validation score, with early stopping.
+
+    best_iter_ : int
+        Epoch, counted from 1, whose weights were kept with early stopping; else the last.
+
+    n_iter_ : int
+        Epochs of the last call, or L-BFGS iterations.
+
+    interrupted_ : bool
+        Whether Ctrl-C ended the last call early.
+
+    t_ : int
+        Training samples seen, over all epochs.
+
+    n_layers_ : int
+        Number of layers, input and output included.
+
+    n_outputs_ : int
+        Units of the output layer.
+
+    out_activation_ : str
+        "softmax", or "logistic" for two classes and for multilabel targets.
+
+    device_ : str
+        Where the network is.
+
+    estimators_ : list of DeepMLPClassifier
+        The networks of an ensemble, each as a separate fit with its seed gives it. Only with
+        ``n_networks`` above 1. The ensemble itself has ``classes_``, ``n_iter_`` (the most
+        of any network), ``n_outputs_``, ``out_activation_``, ``n_features_in_`` and
+        ``feature_names_in_``; every other attribute belongs to a network, such as
+        ``estimators_[0].loss_curve_``.
+
+    n_features_in_ : int
+        Number of features seen during ``fit``.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the features, where all are strings.
+
+    See Also
+    --------
+    DeepMLPRegressor : The same for numbers.
+    AutoencoderTransformer : Dense networks that reduce the dimension.
+
+    Notes
+    -----
+    With ``solver="sgd"`` in double precision on the CPU the weights agree with
+    scikit-learn's to rounding; with "adam" closely. In float32, on a GPU, or with
+    dropout, they differ as rounding and other random numbers make them differ.
+
+    References
+    ----------
+    .. [1] X. Glorot, Y. Bengio (2010). Understanding the difficulty of training deep
+       feedforward neural networks. AISTATS.
+    .. [2] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
+    .. [3] N. Srivastava et al. (2014). Dropout: a simple way to prevent neural networks
+       from overfitting. JMLR 15.
+    .. [4] S. Ioffe, C. Szegedy (2015). Batch normalization. ICML.
+    .. [5] B. Lakshminarayanan, A. Pritzel, C. Blundell (2017). Simple and scalable predictive
+       uncertainty estimation using deep ensembles. NeurIPS.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.model_selection import train_test_split
+    >>> from sknn_deep import DeepMLPClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0)
+    >>> classifier = DeepMLPClassifier(
+    ...     hidden_layer_sizes=(128, 64), learning_rate="one_cycle", learning_rate_init=0.01,
+    ...     max_iter=20, random_state=0,
+    ... ).fit(X_train, y_train)
+    >>> classifier.score(X_test, y_test) > 0.96
+    True
+    >>> classifier.predict_proba(X_test[:5]).shape
+    (5, 10)
+
+    An ensemble of five is better than its networks are on average:
+
+    >>> ensemble = classifier.set_params(n_networks=5).fit(X_train, y_train)
+    >>> scores = [network.score(X_test, y_test) for network in ensemble.estimators_]
+    >>> ensemble.score(X_test, y_test) > sum(scores) / 5
+    True
+    """
+
+    hidden_layer_sizes: ArrayLike = (100,)
+    activation: str | list[str] = "relu"
+    class_weight: dict | str | None = field(default=None, kw_only=True)
+    label_smoothing: float = field(default=0.0, kw_only=True)
+
+    _parameter_constraints: ClassVar[dict] = {
+        **BaseDeepEnsemble._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    _learned_from_data: ClassVar[tuple[str, ...]] = (
+        *BaseDeepEnsemble._learned_from_data, "classes_", "_label_binarizer",
+    )  # fmt: skip
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None
+    ) -> "DeepMLPClassifier":
+        """Fit the network to data and labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Class labels, or a multilabel indicator matrix.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, not all zero.
+
+        X_val : {array-like, sparse matrix} of shape (n_val_samples, n_features), default=None
+            Validation data. Passing it switches early stopping on: the validation score
+            decides when to stop, and the best weights are restored. ``GridSearchCV``
+            slices it by fold if it has as many rows as X.
+
+        y_val : array-like of shape (n_val_samples,) or (n_val_samples, n_labels), default=None
+            Labels of the validation data.
+
+        sample_weight_val : array-like of shape (n_val_samples,), default=None
+            Weights of the validation data.
+
+        Returns
+        -------
+        self : DeepMLPClassifier
+
+        Raises
+        ------
+        ValueError
+            If the input is invalid, or the training diverges: to a loss or weights that are not
+            finite, without best weights to keep. What was fitted before is fitted still.
+        KeyboardInterrupt
+            If the user interrupts before the first step, or within a search.
+        """
+        return self._fit(X, y, sample_weight, held_out=(X_val, y_val, sample_weight_val))
+
+    @available_if(lambda est: est._check_solver())
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, sample_weight=None, classes=None) -> "DeepMLPClassifier":
+        """Train one epoch on the given data.
+
+        The schedules "cosine" and "one_cycle" count the calls as epochs: after
+        ``max_iter`` calls the learning rate is zero.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Class labels, or a multilabel indicator matrix.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, not all zero.
+
+        classes : array-like of shape (n_classes,), default=None
+            All labels that will ever come. Required in the first call.
+
+        Returns
+        -------
+        self : DeepMLPClassifier
+        """
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not supported for partial_fit, which does not see "
+                "all the labels. Compute the weights with "
+                "sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
+            )
+        before = dict(vars(self))
+        try:
+            if check_partial_fit_first_call(self, classes):
+                multilabel = type_of_target(y).startswith("multilabel")
+                self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
+            return self._fit(X, y, sample_weight, incremental=True)
+        except BaseException:
+            if not self.__sklearn_is_fitted__():
+                # the classes of a call that came to nothing bind no other
+                vars(self).clear()
+                vars(self).update(before)
+            raise
+
+    def predict(self, X) -> np.ndarray:
+        """Predict the class labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_labels)
+        """
+        if hasattr(self, "estimators_"):
+            return self._labels(self.predict_proba(X), threshold=0.5)
+        X = self._validate_input(X)
+        return self._labels(self._map_rows(self.module_, X))
+
+    def predict_proba(self, X) -> np.ndarray:
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``, in the network's floating-point type.
+            Of an ensemble the mean over its networks.
+            For multilabel targets, of each label by itself and strictly between 0 and 1.
+        """
+        return mean(self._map_networks(self._probabilities, self._validate_input(X)))
+
+    def predict_log_proba(self, X) -> np.ndarray:
+        """Predict the logarithm of the probability of each class.
+
+        Computed from the raw output, so it is finite where ``predict_proba`` rounds to 0.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n_samples, n_classes)
+        """
+        return log_mean_exp(self._map_networks(self._log_probabilities, self._validate_input(X)))
+
+    def score(self, X, y, sample_weight=None) -> float:
+        """Return the accuracy of the predicted labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Test data.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            True labels.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            The share of the rows that are predicted right; of several labels, the share of
+            the rows of which all are.
+        """
+        return _accuracy(y, self.predict(X), sample_weight)
+
+    def _probabilities(self, raw: Tensor) -> Tensor:
+        if self.out_activation_ == "softmax":
+            return _over_classes(torch.softmax, raw)
+        if self.n_outputs_ == 1:
+            return torch.sigmoid(torch.cat([-raw, raw], dim=1))
+        limits = torch.finfo(raw.dtype)
+        return torch.sigmoid(raw).clamp(limits.tiny, 1 - limits.eps)
+
+    def _log_probabilities(self, raw: Tensor) -> Tensor:
+        if self.out_activation_ == "softmax":
+            return _over_classes(torch.log_softmax, raw)
+        if self.n_outputs_ == 1:
+            return F.logsigmoid(torch.cat([-raw, raw], dim=1))
+        return F.logsigmoid(raw)
+
+    def _labels(self, output: np.ndarray, threshold: float = 0.0) -> np.ndarray:
+        """Return the most probable labels given the raw output, or probabilities."""
+        if self._label_binarizer.y_type_ == "multilabel-indicator":
+            return self._label_binarizer.inverse_transform(output, threshold=threshold)
+        indices = output.argmax(axis=1) if output.shape[1] > 1 else output[:, 0] > threshold
+        # a network that saw one class has one output, too, and nothing else to say
+        return self.classes_[np.minimum(indices, len(self.classes_) - 1)]
+
+    def _validate_training_data(self, X, y, dtypes, incremental, reset):
+        X, y = self._validate_pair(X, y, dtypes, reset)
+        self._learn_classes(y, incremental)
+        targets = self._encode(y, X.dtype)
+        self.n_outputs_ = len(self.classes_) if targets.ndim == 1 else targets.shape[1]
+        self.out_activation_ = "softmax" if targets.ndim == 1 else "logistic"
+        return X, y, targets
+
+    def _planned_output(self, n_classes, n_outputs):
+        if (n_classes is None) == (n_outputs is None):
+            raise ValueError(
+                "DeepMLPClassifier needs n_classes, or n_outputs for a target of several labels: "
+                f"pass one of them, got n_classes={n_classes} and n_outputs={n_outputs}."
+            )
+        if n_outputs is not None:
+            return n_outputs, "logistic"
+        return (n_classes, "softmax") if n_classes > 2 else (1, "logistic")
+
+    def _validate_held_out_data(self, X, y, dtype):
+        X, y = self._validate_pair(X, y, [dtype], reset=False)
+        if (y.ndim == 2) != (self._label_binarizer.y_type_ == "multilabel-indicator"):
+            raise ValueError(
+                f"y_val is {type_of_target(y)} but y is {self._label_binarizer.y_type_}; "
+                "pass labels of the same kind in both."
+            )
+        unseen = np.setdiff1d(unique_labels(y), self.classes_)
+        if len(unseen):
+            raise ValueError(
+                f"y_val has classes that are not in y: {unseen}; y has {self.classes_}."
+            )
+        return X, y, self._encode(y, X.dtype)
+
+    def _validate_pair(self, X, y, dtypes, reset):
+        X, y = self._validate_rows(X, y, dtypes=dtypes, reset=reset, multi_output=True)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return X, y
+
+    def _learn_classes(self, y, incremental: bool) -> None:
+        """Set ``classes_``, or check that y fits those of an earlier call."""
+        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+            self._label_binarizer = LabelBinarizer().fit(y)
+            self.classes_ = self._label_binarizer.classes_
+            return
+        was_multilabel = self._label_binarizer.y_type_.startswith("multilabel")
+        if (y.ndim == 2) != was_multilabel:
+            kinds = {True: "columns of labels (multilabel)", False: "one label a row"}
+            raise ValueError(
+                f"`y` has {kinds[not was_multilabel]}, but the network was fitted to "
+                f"{kinds[was_multilabel]}. Call fit with warm_start=False to begin anew."
+            )
+        classes = unique_labels(y)
+        if self.warm_start:
+            if set(classes) != set(self.classes_):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the "
+                    f"previous call to fit. Previously got {self.classes_}, `y` has {classes}"
+                )
+        elif len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+            raise ValueError(
+                "`y` has classes not in `self.classes_`. "
+                f"`self.classes_` has {self.classes_}. 'y' has {classes}."
+            )
+
+    def _encode(self, y, dtype) -> np.ndarray:
+        """Return class indices for a softmax output, 0 and 1 of shape (n, k) for others."""
+        if y.ndim == 2:
+            return self._label_binarizer.transform(y).astype(dtype)
+        indices = np.searchsorted(self.classes_, y)
+        return indices if len(self.classes_) > 2 else indices.astype(dtype)[:, np.newaxis]
+
+    def _weigh_classes(self, y, sample_weight, learn: bool):
+        if learn:
+            vars(self).pop("_class_weights", None)  # those of other classes
+        if self.class_weight is None:
+            return sample_weight
+        if y.ndim == 2:
+            weights = compute_sample_weight(self.class_weight, y)
+        else:
+            indices = np.searchsorted(self.classes_, y)
+            if learn:
+                self._class_weights = self._make_class_weights(indices, sample_weight)
+            weights = self._class_weights[indices]
+        return weights if sample_weight is None else sample_weight * weights
+
+    def _make_class_weights(self, indices: np.ndarray, sample_weight) -> np.ndarray:
+        """Return the weight of each class, given the classes of the training samples."""
+        if self.class_weight == "balanced":
+            # over the weights, not the rows: a weight of 2 is a row that stands twice
+            totals = np.bincount(indices, weights=sample_weight, minlength=len(self.classes_))
+            present = totals > 0
+            share = totals.sum() / present.sum()
+            return np.divide(share, totals, out=np.zeros(len(totals)), where=present)
+        unknown = [label for label in self.class_weight if label not in self.classes_]
+        if unknown:
+            raise ValueError(
+                f"class_weight names {unknown}, which are not among the classes {self.classes_}."
+            )
+        weights = np.array([self.class_weight.get(label, 1.0) for label in self.classes_.tolist()])
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ValueError(
+                f"class_weight={self.class_weight} must map classes to finite, non-negative "
+                "numbers."
+            )
+        return weights
+
+    def _stratify(self, targets):
+        # scikit-learn stratifies where the encoded labels have one column: two classes
+        return targets[:, 0] if self.n_outputs_ == 1 else None
+
+    def _make_loss(self) -> Loss:
+        return classification_loss(self.out_activation_, self.label_smoothing)
+
+    def _default_score(self, raw: np.ndarray, y, sample_weight) -> float:
+        if not np.isfinite(raw).all():
+            return np.nan
+        if y.ndim == 1:  # accuracy_score would look at the kind of the labels in every epoch
+            return float(np.average(self._labels(raw) == y, weights=sample_weight))
+        return float(accuracy_score(y, self._labels(raw), sample_weight=sample_weight))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def _over_classes(function: Callable[..., Tensor], raw: Tensor) -> Tensor:
+    """Return a softmax, or its logarithm, of rows of outputs."""
+    if not is_narrow(*raw.shape):
+        return function(raw, dim=1)
+    # over a short last dimension it takes longer, even with both ways of the transposition
+    return function(raw.mT, dim=0).mT.contiguous()
+
+
+def _accuracy(y, labels: np.ndarray, sample_weight) -> float:
+    """Return scikit-learn's accuracy.
+
+    It looks at the kind of the labels first, which takes longer than a small network's
+    predictions: that is left out where they are of one kind.
+    """
+    is_plain = (
+        type(y) is np.ndarray and y.dtype.kind in "biuU" and y.dtype.kind == labels.dtype.kind
+    )
+    if sample_weight is None and is_plain and y.ndim == 1 and y.shape == labels.shape:
+        return float(np.mean(labels == y))
+    return float(accuracy_score(y, labels, sample_weight=sample_weight))

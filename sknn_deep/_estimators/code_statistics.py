@@ -1,0 +1,169 @@
+"""What a trained autoencoder's code is like: its moments, its axes, what each unit explains."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_deep._engine.batches import Chunk
+from sknn_deep._networks.flat import Linear
+from sknn_deep._networks.models import Autoencoder
+
+# Small pieces that are kept would divide the memory in between, so that there is always more of it.
+_PIECES = 32
+
+
+class CodeMoments(NamedTuple):
+    """The codes of a training set, summed up.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_components,)
+    covariance : ndarray of shape (n_components, n_components)
+    rows : Tensor of shape (n_rows, n_features)
+        Some rows of the set, evenly spaced in the order in which they came.
+    weight : Tensor of shape (n_rows,)
+        Their weights.
+    do_vary : bool
+        Whether the rows of the set differ at all.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    rows: Tensor
+    weight: Tensor
+    do_vary: bool
+
+
+def code_moments(
+    network: Autoencoder,
+    chunks: Iterable[Chunk],
+    *,
+    n_rows: int,
+    n_kept: int,
+) -> CodeMoments:
+    """Encode a training set, chunk by chunk, and sum it up in double precision.
+
+    Parameters
+    ----------
+    network : Autoencoder
+        In evaluation mode.
+    chunks : iterable of Chunk
+    n_rows : int
+        How many of the rows to read at least, from the first.
+    n_kept : int
+        About how many rows to keep.
+    """
+    step, start, do_vary, n_read = -(-n_rows // n_kept), None, False, 0
+    rows, weights, total, first, second = [], [], 0.0, 0.0, 0.0
+    for chunk in chunks:
+        if n_read >= n_rows:
+            break
+        n_read += len(chunk.X)
+        with torch.inference_mode():
+            codes = network.encode(chunk.X).cpu().double()
+        weight = _row_weights(chunk)
+        if start is None:
+            # sums about a point within the data keep their digits
+            start, first_row = codes[0], chunk.X[0].clone()
+        do_vary = do_vary or bool((chunk.X != first_row).any())
+        codes = codes - start
+        # by torch: NumPy's threads would spin beside torch's when they are done
+        total += weight.sum().item()
+        first += weight @ codes
+        second += (weight.unsqueeze(1) * codes).T @ codes
+        rows.append(chunk.X[::step].clone())
+        weights.append(weight[::step].clone())
+        if len(rows) == _PIECES:
+            rows = [torch.cat(rows)]
+    mean = first / total
+    kept = torch.cat(weights).to(rows[0].device, rows[0].dtype)
+    covariance = second / total - torch.outer(mean, mean)
+    return CodeMoments((start + mean).numpy(), covariance.numpy(), torch.cat(rows), kept, do_vary)
+
+
+def _row_weights(chunk: Chunk) -> Tensor:
+    if chunk.scale is None:
+        return torch.ones(len(chunk.X), dtype=torch.double, device="cpu")
+    lengths = torch.tensor([part.stop - part.start for part in chunk.parts], device="cpu")
+    sums = torch.tensor(chunk.weight_sums, dtype=torch.double, device="cpu")
+    return chunk.scale[:, 0].cpu().double() * sums.repeat_interleave(lengths)
+
+
+def turn_to_principal_axes(network: Autoencoder, moments: CodeMoments) -> CodeMoments:
+    r"""Rotate a linear code so that its units are uncorrelated, by falling variance, about 0.
+
+    With the mean :math:`m` and the eigenvectors :math:`V` of the covariance, the code
+    :math:`V^\top (h - m)` says the same; it is folded into the layers on both sides:
+
+    .. math::
+        W_e' = V^\top W_e, \quad b_e' = V^\top (b_e - m), \qquad
+        W_d' = W_d V, \quad b_d' = b_d + W_d m
+
+    Returns
+    -------
+    moments : CodeMoments
+        Of the new code.
+    """
+    variances, axes = np.linalg.eigh(moments.covariance)
+    variances, axes = variances[::-1].clip(0), axes[:, ::-1]
+    largest = np.abs(axes).argmax(axis=0)
+    axes = axes * np.where(axes[largest, range(len(axes))] < 0, -1.0, 1.0)
+    encoder = [module for module in network.encoder if isinstance(module, Linear)][-1]
+    decoder = network.decoder[0]
+    with torch.no_grad():
+        # in double precision, like the axes, and on the CPU, which always has it
+        w_e, b_e, w_d, b_d = (
+            tensor.cpu().double().numpy()
+            for tensor in (encoder.weight, encoder.bias, decoder.weight, decoder.bias)
+        )
+        for tensor, value in (
+            (encoder.weight, axes.T @ w_e),
+            (encoder.bias, axes.T @ (b_e - moments.mean)),
+            (decoder.weight, w_d @ axes),
+            (decoder.bias, b_d + w_d @ moments.mean),
+        ):
+            tensor.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+    return moments._replace(mean=np.zeros_like(moments.mean), covariance=np.diag(variances))
+
+
+def explained_variance(
+    network: Autoencoder, moments: CodeMoments, mean: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Return how much of the features' variance each unit of the code adds to those before it.
+
+    Unit by unit the code is filled in, the units to come being at their mean, and decoded;
+    what the squared error falls by is the unit's own. Of PCA's code these are the eigenvalues
+    of the covariance.
+
+    Parameters
+    ----------
+    network : Autoencoder
+    moments : CodeMoments
+        Of the code; its rows are reconstructed.
+    mean : ndarray of shape (n_features,)
+        Of the features.
+
+    Returns
+    -------
+    explained : ndarray of shape (n_components,)
+        Summed over the features.
+    variance : float
+        Of the features about their mean.
+    """
+    rows, weight = moments.rows, moments.weight / moments.weight.sum()
+
+    def error(reconstruction: Tensor) -> float:
+        # what is missing has no error
+        return float(weight @ (reconstruction - rows).square().nansum(dim=1))
+
+    with torch.inference_mode():
+        codes = network.encode(rows)
+        known = torch.from_numpy(moments.mean).to(codes).expand_as(codes).clone()
+        errors = [error(torch.from_numpy(mean).to(rows))]
+        for unit in range(codes.shape[1]):
+            known[:, unit] = codes[:, unit]
+            errors.append(error(network.decoder(known)))
+    return -np.diff(errors), errors[0]

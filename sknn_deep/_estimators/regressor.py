@@ -1,0 +1,488 @@
+"""The regressor."""
+
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import RegressorMixin
+from sklearn.callback import with_callbacks
+from sklearn.metrics import r2_score
+from sklearn.utils import column_or_1d
+from sklearn.utils.metaestimators import available_if
+
+from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
+from sknn_deep._estimators.supervised import BaseDeepEnsemble, mean
+from sknn_deep._sklearn import Interval, StrOptions, fit_context
+
+
+@dataclass(eq=False, repr=False)
+class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
+    """Multilayer perceptron regressor: scikit-learn's, on torch.
+
+    Everything that works with scikit-learn's ``MLPRegressor`` works here after a change of
+    the import, follows the same training trajectory for the same integer
+    ``random_state``, and runs on a GPU where there is one.
+
+    Parameters
+    ----------
+    loss : str, default="squared_error"
+        "squared_error" and "poisson" are halved, as in scikit-learn; "poisson" predicts
+        through an exponential and needs ``y >= 0``. "absolute_error" and "huber" are
+        robust to outliers, "quantile" estimates the level ``quantile``.
+
+    hidden_layer_sizes : array-like of int, default=(100,)
+        Units of each hidden layer. ``()`` gives linear regression.
+
+    activation : str or list of str, default="relu"
+        Activation of the hidden layers, or one name per hidden layer: "identity",
+        "logistic", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish" or
+        "softplus". Smooth ones such as "gelu" and "silu" often fit smooth functions better.
+
+    solver : str or torch.optim.Optimizer class, default="adam"
+        "lbfgs" is SciPy's quasi-Newton method on the whole set, best for small sets. "sgd"
+        and "adam" follow scikit-learn's formulas; "adamw", "nadam", "radam", "rmsprop" and
+        "adagrad" are torch's. "muon" orthogonalises the steps of the hidden weight
+        matrices and leaves the rest to Adam. A class is given all parameters of the
+        module, ``lr=learning_rate_init`` and ``solver_params``.
+
+    alpha : float, default=0.0001
+        Strength of the L2 penalty on the weights, divided by the number of samples of
+        the batch. Raise it against overfitting.
+
+    batch_size : int or "auto", default="auto"
+        Samples per step of the stochastic solvers; "auto" is ``min(200, n_samples)``. A
+        larger batch makes an epoch faster and the number of epochs larger.
+
+    learning_rate : str, default="constant"
+        Schedule of the learning rate. "constant", "invscaling"
+        (``learning_rate_init / (t + 1) ** power_t`` after t samples) and "adaptive" (a
+        fifth whenever the stopping rule strikes) mean what they mean in scikit-learn, the
+        last two with ``solver="sgd"`` only. "cosine" falls to zero over ``max_iter`` epochs;
+        "one_cycle" first rises over 30 % of them from a 25th of ``learning_rate_init``.
+        Both run their whole course unless early stopping ends it, and reach a given
+        accuracy in far fewer epochs than a constant rate.
+
+    learning_rate_init : float, default=0.001
+        Initial learning rate; the peak of "cosine" and "one_cycle".
+
+    power_t : float, default=0.5
+        Exponent of "invscaling".
+
+    max_iter : int, default=200
+        Largest number of epochs, or of L-BFGS iterations.
+
+    shuffle : bool, default=True
+        Whether to permute the samples before each epoch.
+
+    random_state : int, RandomState instance or None, default=None
+        Draws the initial weights, the validation split, the permutations and the dropout
+        masks. An int gives the same network every time, whatever happens to the global
+        random states (a large one to rounding, where other processes compete for the
+        cores); None draws from NumPy's, as in scikit-learn.
+
+    tol : float, default=0.0001
+        Smallest improvement of the training loss (of the
+        validation score with early stopping) that counts for the stopping rule;
+        the gradient tolerance of L-BFGS.
+
+    verbose : bool or int, default=False
+        Whether to print the loss of each epoch.
+
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights of the previous call.
+
+    momentum : float, default=0.9
+        Momentum of "sgd", in [0, 1].
+
+    nesterovs_momentum : bool, default=True
+        Whether "sgd" uses Nesterov's momentum.
+
+    early_stopping : bool, default=False
+        Whether to hold out ``validation_fraction`` of the samples, stop when the
+        validation score no longer improves, and restore the best weights. A validation
+        set passed to ``fit`` switches it on.
+
+    validation_fraction : float, default=0.1
+        Share of the samples that early stopping holds out.
+
+    beta_1 : float, default=0.9
+        Decay of the first moment of "adam" and its kin, in [0, 1).
+
+    beta_2 : float, default=0.999
+        Decay of the second moment, in [0, 1).
+
+    epsilon : float, default=1e-08
+        Keeps the denominator of "adam" and its kin from zero.
+
+    n_iter_no_change : int, default=10
+        Epochs in a row without an improvement of ``tol`` after which training stops;
+        ``np.inf`` runs all ``max_iter`` epochs.
+
+    max_fun : int, default=15000
+        Largest number of L-BFGS function evaluations.
+
+    dropout : float or list of float, default=0.0
+        Probability with which a hidden unit is dropped during training, or one per
+        hidden layer. Against overfitting; 0.1 to 0.5 are usual.
+
+    normalization : {"batch", "layer"} or None, default=None
+        Normalisation before each hidden activation: over the batch, or over the units of
+        each sample. Allows larger learning rates.
+
+    solver_params : dict or None, default=None
+        Further arguments of the optimiser, such as ``{"amsgrad": True}`` for "adamw".
+
+    weight_decay : float or None, default=None
+        Decoupled weight decay of the stochastic solvers: each step shrinks the weights,
+        not the biases, by the factor ``1 - learning rate * weight_decay``. None is 0.01
+        for "adamw" and "muon" and 0 for all others.
+
+    max_grad_norm : float or None, default=None
+        Euclidean norm to which a longer gradient is cut. Steadies training when the loss
+        jumps.
+
+    scoring : str, callable or None, default=None
+        What early stopping maximises. None is R²; "loss"
+        is the negative validation loss; else a scorer's name or a callable
+        ``scorer(estimator, X, y)``, which is given ``sample_weight`` if it takes it.
+
+    device : str or torch.device, default="auto"
+        Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
+        CUDA device where there is one, else the CPU.
+
+    dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
+        Floating-point type of the network. "auto" follows X on the CPU (float32 stays
+        float32, all else becomes float64) and is float32 on a GPU. On the CPU float32
+        trains faster and takes half the memory.
+        "bfloat16" computes the matrix products of the training in that type and keeps
+        weights, sums and predictions in float32: faster on recent GPUs, with two to three
+        significant digits in each gradient.
+
+    callbacks : list of skorch callbacks or None, default=None
+        Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
+        registered with ``set_callbacks``.
+
+    init_from : AutoencoderTransformer or None, default=None
+        A fitted autoencoder from whose encoder training starts, for few labels beside many
+        rows without: ``hidden_layer_sizes`` must begin with the encoder's, and the weights of
+        its code are taken, too, where a layer of as many units follows. Activation and
+        normalisation must be the encoder's. Without normalisation each layer is scaled so
+        that its outputs have a standard deviation of one, which the usual learning rates
+        suit. The layers behind are drawn as always. For
+        searches, cross-validation and whatever else clones, pass
+        ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
+        other estimators.
+
+    n_networks : int, default=1
+        Networks to train, each from a seed of its own that is drawn from ``random_state``.
+        More than one are a deep ensemble [5]_: its prediction is the mean of theirs, more
+        accurate than that of one network, and ``predict(X, return_std=True)`` tells how far
+        they disagree. 5 to 10 are usual. They take at most as long as so many fits, and less
+        where they are small and trained as one stack.
+
+    quantile : float, default=0.5
+        Level that ``loss="quantile"`` estimates, in (0, 1).
+
+    huber_delta : float, default=1.0
+        Residual, in units of the target, at which ``loss="huber"`` turns from square to
+        linear.
+
+    Attributes
+    ----------
+    coefs_ : list of ndarray of shape (n_in, n_out)
+        Weight matrix of each layer, a view of the network's weights on the CPU.
+
+    intercepts_ : list of ndarray of shape (n_out,)
+        Bias of each layer.
+
+    module_ : torch.nn.Module
+        The fitted network, from the features to its raw output (before
+        ``out_activation_``), in evaluation mode.
+
+    history_ : skorch.history.History
+        One row per epoch: "train_loss", "dur" (seconds) and, with a validation set,
+        "valid_loss" and "valid_score". With skorch callbacks also the loss of each batch.
+
+    loss_ : float
+        Loss of the last epoch, penalty included.
+
+    loss_curve_ : list of float
+        Loss of each epoch.
+
+    validation_scores_ : list of float or None
+        Validation score of each epoch, with early stopping.
+
+    validation_loss_curve_ : list of float or None
+        Validation loss of each epoch, without the penalty, with early stopping.
+
+    best_loss_ : float or None
+        Smallest training loss; None with early stopping.
+
+    best_validation_score_ : float or None
+        Largest validation score, with early stopping.
+
+    best_iter_ : int
+        Epoch, counted from 1, whose weights were kept with early stopping; else the last.
+
+    n_iter_ : int
+        Epochs of the last call, or L-BFGS iterations.
+
+    interrupted_ : bool
+        Whether Ctrl-C ended the last call early.
+
+    t_ : int
+        Training samples seen, over all epochs.
+
+    n_layers_ : int
+        Number of layers, input and output included.
+
+    n_outputs_ : int
+        Units of the output layer.
+
+    out_activation_ : str
+        "identity", or "exp" with ``loss="poisson"``.
+
+    device_ : str
+        Where the network is.
+
+    estimators_ : list of DeepMLPRegressor
+        The networks of an ensemble, each as a separate fit with its seed gives it. Only with
+        ``n_networks`` above 1. The ensemble itself has ``n_iter_`` (the most of any network),
+        ``n_outputs_``, ``out_activation_``, ``n_features_in_`` and ``feature_names_in_``;
+        every other attribute belongs to a network, such as ``estimators_[0].loss_curve_``.
+
+    n_features_in_ : int
+        Number of features seen during ``fit``.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the features, where all are strings.
+
+    See Also
+    --------
+    DeepMLPClassifier : The same for classes.
+    AutoencoderTransformer : Dense networks that reduce the dimension.
+
+    Notes
+    -----
+    With several outputs the gradient is that of the sum over the outputs, as in
+    scikit-learn, and ``loss_curve_`` reports the mean over them; "poisson" reports the
+    sum. Scale the target to unit variance (``TransformedTargetRegressor``): networks start
+    with outputs of that size.
+
+    References
+    ----------
+    .. [1] X. Glorot, Y. Bengio (2010). Understanding the difficulty of training deep
+       feedforward neural networks. AISTATS.
+    .. [2] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
+    .. [3] P. Huber (1964). Robust estimation of a location parameter. Ann. Math. Stat. 35.
+    .. [4] R. Koenker, G. Bassett (1978). Regression quantiles. Econometrica 46.
+    .. [5] B. Lakshminarayanan, A. Pritzel, C. Blundell (2017). Simple and scalable predictive
+       uncertainty estimation using deep ensembles. NeurIPS.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_regression
+    >>> from sklearn.model_selection import train_test_split
+    >>> from sknn_deep import DeepMLPRegressor
+    >>> X, y = make_regression(n_samples=500, n_features=10, noise=1.0, random_state=0)
+    >>> X_train, X_test, y_train, y_test = train_test_split(X, y / y.std(), random_state=0)
+    >>> regressor = DeepMLPRegressor(
+    ...     hidden_layer_sizes=(64, 64), solver="lbfgs", random_state=0
+    ... ).fit(X_train, y_train)
+    >>> regressor.score(X_test, y_test) > 0.9
+    True
+
+    Far from the data several networks disagree:
+
+    >>> ensemble = regressor.set_params(n_networks=5).fit(X_train, y_train)
+    >>> y_pred, std = ensemble.predict(X_test, return_std=True)
+    >>> _, std_far = ensemble.predict(5 * X_test, return_std=True)
+    >>> bool(std.mean() < std_far.mean())
+    True
+    """
+
+    loss: str = "squared_error"
+    hidden_layer_sizes: ArrayLike = (100,)
+    activation: str | list[str] = "relu"
+    quantile: float = field(default=0.5, kw_only=True)
+    huber_delta: float = field(default=1.0, kw_only=True)
+
+    _parameter_constraints: ClassVar[dict] = {
+        **BaseDeepEnsemble._parameter_constraints,
+        "loss": [StrOptions(set(REGRESSION_LOSSES))],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
+        "huber_delta": [Interval(Real, 0, None, closed="neither")],
+    }
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None
+    ) -> "DeepMLPRegressor":
+        """Fit the network to data and targets.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Target values.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, not all zero.
+
+        X_val : {array-like, sparse matrix} of shape (n_val_samples, n_features), default=None
+            Validation data. Passing it switches early stopping on: the validation score
+            decides when to stop, and the best weights are restored. ``GridSearchCV``
+            slices it by fold if it has as many rows as X.
+
+        y_val : array-like of shape (n_val_samples,) or (n_val_samples, n_outputs), default=None
+            Targets of the validation data.
+
+        sample_weight_val : array-like of shape (n_val_samples,), default=None
+            Weights of the validation data.
+
+        Returns
+        -------
+        self : DeepMLPRegressor
+
+        Raises
+        ------
+        ValueError
+            If the input is invalid, or the training diverges: to a loss or weights that are not
+            finite, without best weights to keep. What was fitted before is fitted still.
+        KeyboardInterrupt
+            If the user interrupts before the first step, or within a search.
+        """
+        return self._fit(X, y, sample_weight, held_out=(X_val, y_val, sample_weight_val))
+
+    @available_if(lambda est: est._check_solver())
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, sample_weight=None) -> "DeepMLPRegressor":
+        """Train one epoch on the given data.
+
+        The schedules "cosine" and "one_cycle" count the calls as epochs: after
+        ``max_iter`` calls the learning rate is zero.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Target values.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, not all zero.
+
+        Returns
+        -------
+        self : DeepMLPRegressor
+        """
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X, *, return_std=False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Predict the targets.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        return_std : bool, default=False
+            Whether to return, too, how far the networks of an ensemble disagree. Needs
+            ``n_networks`` of 2 or more.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            In the network's floating-point type; the mean over the networks of an
+            ensemble.
+
+        std : ndarray of the shape of y
+            Standard deviation over the networks (of these, not an estimate for more:
+            ``ddof=0``). Only with ``return_std=True``.
+        """
+        X = self._validate_input(X)
+        if return_std and not hasattr(self, "estimators_"):
+            raise ValueError(
+                "return_std=True needs several networks to compare, but one was fitted; "
+                "fit an ensemble, such as with n_networks=5."
+            )
+        predictions = [self._values(raw) for raw in self._map_networks(lambda raw: raw, X)]
+        y = mean(predictions)
+        return (y, np.std(predictions, axis=0)) if return_std else y
+
+    def _values(self, raw: np.ndarray) -> np.ndarray:
+        """Return the prediction that belongs to the raw output."""
+        values = np.exp(raw) if self.out_activation_ == "exp" else raw
+        return values.ravel() if self.n_outputs_ == 1 else values
+
+    def _validate_training_data(self, X, y, dtypes, incremental, reset):
+        X, y, targets = self._validate_triple(X, y, dtypes, reset)
+        if not reset and targets.shape[1] != self.n_outputs_:
+            raise ValueError(
+                f"y has {targets.shape[1]} outputs but the network was trained on "
+                f"{self.n_outputs_}; pass the same columns in every call."
+            )
+        self.n_outputs_ = targets.shape[1]
+        self.out_activation_ = self._output_activation()
+        return X, y, targets
+
+    def _planned_output(self, n_classes, n_outputs):
+        if n_classes is not None:
+            raise ValueError(
+                f"DeepMLPRegressor has no classes, got n_classes={n_classes}; pass n_outputs for "
+                "the columns of its target."
+            )
+        return n_outputs or 1, self._output_activation()
+
+    def _output_activation(self) -> str:
+        return "exp" if self.loss == "poisson" else "identity"
+
+    def _validate_held_out_data(self, X, y, dtype):
+        X, y, targets = self._validate_triple(X, y, [dtype], reset=False)
+        if self.scoring is None and X.shape[0] < 2:
+            raise ValueError(
+                "X_val has one row, on which R² is not defined; pass more rows or scoring='loss'."
+            )
+        if targets.shape[1] != self.n_outputs_:
+            raise ValueError(
+                f"y_val has {targets.shape[1]} outputs but y has {self.n_outputs_}; "
+                "pass the same columns in both."
+            )
+        return X, y, targets
+
+    def _validate_triple(self, X, y, dtypes, reset):
+        X, y = self._validate_rows(
+            X, y, dtypes=dtypes, reset=reset, multi_output=True, y_numeric=True
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if y.dtype.kind not in "biuf":
+            raise ValueError(
+                f"y must hold numbers, got {y.dtype} such as {y.flat[0]!r}; "
+                "use DeepMLPClassifier for labels."
+            )
+        if self.loss == "poisson" and np.min(y) < 0:
+            raise ValueError(
+                f"loss='poisson' needs y >= 0, got a smallest value of {np.min(y)}; "
+                "choose another loss for targets that can be negative."
+            )
+        return X, y, np.ascontiguousarray(y.reshape(len(y), -1), dtype=X.dtype)
+
+    def _fixed_parameters(self):
+        # with another output activation the network would mean something else
+        return {**super()._fixed_parameters(), "loss='poisson'": self.loss == "poisson"}
+
+    def _make_loss(self) -> Loss:
+        return regression_loss(
+            self.loss, self.n_outputs_, quantile=self.quantile, huber_delta=self.huber_delta
+        )
+
+    def _default_score(self, raw: np.ndarray, y, sample_weight) -> float:
+        if not np.isfinite(raw).all():
+            return np.nan
+        return r2_score(y, self._values(raw), sample_weight=sample_weight)

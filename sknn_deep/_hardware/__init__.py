@@ -1,0 +1,1 @@
+"""Devices, threads, matrix products, memory maps."""

@@ -1,0 +1,210 @@
+"""Whether the steps of a training run on one thread or on several."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from sknn_deep._hardware.threads import (
+    allowed_threads,
+    is_forked,
+    n_entered,
+    one_thread,
+    wants_the_same_bits,
+)
+
+# Each thread is to have so many multiply-adds at least: fewer take about as long as waking it.
+_WORK_OF_A_THREAD = 750_000
+# torch divides passes over memory into parts of so many elements at least.
+_GRAIN = 2**15
+# An element that is read and written takes as long as so many multiply-adds of a product.
+_ELEMENT_WORK = 16
+# Seconds: how long a number of threads is tried, how long idle threads take to fall asleep
+# before one is, and how long the better number is then used.
+_TRIAL, _SETTLING, _BETWEEN_TRIALS = 0.03, 0.01, 1.0
+# Threads that get this share of their cores' time are alone on them: as waiting threads spin,
+# they get .93 or more where they are, and .5 to .8 where two share their cores with a third.
+_ALONE = 0.85
+# Seconds that a pass over the weights takes for each of their bytes, where the cores that have
+# read them are far from each other: .2e-9 where they share a cache, 1e-9 where they do not. It
+# tells nothing of weights that no cache holds.
+_FAR, _MOST_IN_CACHE = 0.6e-9, 2**22
+# One thread must take less than this share of the time of several: a trial is short and noisy.
+_CLEARLY_FASTER = 0.9
+# The pace of each Python thread's predictions.
+_of_outputs = threading.local()
+
+
+def _limits(device: torch.device) -> tuple[int, bool]:
+    """Return the most threads for work on a device, and whether no fewer may be used."""
+    if device.type != "cpu":
+        return 1, False
+    return allowed_threads(), wants_the_same_bits()
+
+
+class Pace:
+    """Decides whether the steps of a training run on one thread or on several.
+
+    Several threads wait for the last of them: where another process holds a core, a
+    step can take many times longer than on one thread. Such a process shows in the
+    processor's time that this one gets. And they leave the weights in the caches of all cores:
+    where these are far apart, as those of a virtual machine may be, to write the weights takes
+    five times as long as where they share one. That shows in the time of the optimiser. Only
+    where one of the two is seen are both numbers tried for a moment, now and then again, and in
+    between the one with the faster steps is used.
+
+    Parameters
+    ----------
+    n_threads : int
+        The most threads to use.
+    is_fixed : bool, default=False
+        Use them always, whatever else the machine does.
+
+    Attributes
+    ----------
+    several : bool
+        What steps that are worth it use just now.
+    """
+
+    def __init__(self, n_threads: int, is_fixed: bool = False):
+        self.n_threads = n_threads
+        self.several = n_threads > 1
+        self._is_fixed, self._is_settled = is_fixed, True
+        self._n_used = 1  # of the present steps, while they use several
+        self._seconds = {False: math.inf, True: math.inf}  # of a unit of work, by ``several``
+        self._next_trial = -math.inf
+        self._has_begun = False
+        self._measured = self._used = 0.0
+        self._seconds_of_passes = self._bytes_passed = 0.0
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Pace":
+        """Return one for work on a device; on a CPU it may use the threads allowed.
+
+        Their number is fixed within ``fixed_threads``, and where the user has asked for the same
+        bits each time by ``torch.use_deterministic_algorithms(True)``.
+        """
+        return cls(*_limits(device))
+
+    @classmethod
+    def of_outputs(cls, device: torch.device) -> "Pace":
+        """Return what this Python thread uses to apply networks, call after call.
+
+        A call is too short to learn from it alone.
+        """
+        known, limits = getattr(_of_outputs, "pace", None), _limits(device)
+        if known is None or (known.n_threads, known._is_fixed) != limits:
+            _of_outputs.pace = known = cls(*limits)
+        return known
+
+    def threads_for(self, *, multiply_adds: int = 0, n_elements: int = 0) -> int:
+        """Return how many threads kernels of so much work are worth, at most those allowed.
+
+        torch and its library of products decide for each kernel of a step, in the end, how many of
+        the threads that they may use to wake.
+        """
+        work = max(multiply_adds, n_elements * _ELEMENT_WORK)
+        return max(1, min(self.n_threads, work // _WORK_OF_A_THREAD))
+
+    @contextmanager
+    def steps(self, *, multiply_adds: int, n_elements: int = 0) -> Iterator[None]:
+        """Run a block of steps on one thread, or on several if their largest kernels are worth it.
+
+        Parameters
+        ----------
+        multiply_adds : int
+            Of the largest product of a step.
+        n_elements : int, default=0
+            Of the largest pass over memory.
+        """
+        with one_thread():
+            self._n_used = self.threads_for(multiply_adds=multiply_adds, n_elements=n_elements)
+            self._is_settled = self._is_fixed or self._n_used == 1
+            if self._n_used > 1:
+                self._set_threads()
+            if self._is_settled:
+                yield
+                return
+            self._since = time.perf_counter() - self._measured
+            self._used_since = time.process_time() - self._used
+            try:
+                yield
+            finally:  # between two blocks the clocks stand
+                self._measured = time.perf_counter() - self._since
+                self._used = time.process_time() - self._used_since
+
+    def step_done(self, amount: float = 1) -> None:
+        """Count a step, and change the number of threads where it is time to.
+
+        Parameters
+        ----------
+        amount : float, default=1
+            How much it did, where steps differ.
+        """
+        if self._is_settled:
+            return
+        now = time.perf_counter()
+        if not self._has_begun:  # the first step prepares what the others use
+            self._has_begun = True
+            self._begin(now)
+            return
+        if now < self._since:
+            return
+        self._amount += amount
+        if now - self._since < _TRIAL:
+            return
+        self._seconds[self.several] = (now - self._since) / self._amount
+        chosen = self._choose(now)
+        settles = self.several and not chosen
+        self.several = chosen
+        self._set_threads()
+        self._begin(now + _SETTLING if settles else now)
+
+    def _set_threads(self) -> None:
+        # the process may have been forked among the steps
+        several = self.several and not is_forked()
+        torch.set_num_threads(self._n_used if several else 1)
+
+    def _begin(self, start: float) -> None:
+        """Measure the steps from a time on."""
+        self._since, self._used_since, self._amount = start, time.process_time(), 0.0
+        self._seconds_of_passes = self._bytes_passed = 0.0
+
+    def _choose(self, now: float) -> bool:
+        """Return whether to go on with several threads, at the end of a trial."""
+        used, available = time.process_time() - self._used_since, now - self._since
+        is_alone = n_entered() <= 1 and used >= _ALONE * self._n_used * available
+        are_near = self._seconds_of_passes <= _FAR * self._bytes_passed
+        if self.several and is_alone and are_near:
+            return True
+        if now > self._next_trial:
+            self._next_trial = now + _BETWEEN_TRIALS
+            return not self.several
+        return self._seconds[False] >= _CLEARLY_FASTER * self._seconds[True]
+
+    def watched(self, move: Callable[..., object], weights: Tensor) -> Callable[..., object]:
+        """Return what moves the weights, timed where it tells how far the cores are apart.
+
+        Parameters
+        ----------
+        move : callable
+            One of our own optimisers' steps: one pass over the weights.
+        weights : Tensor
+        """
+        n_bytes = weights.numel() * weights.element_size()
+        if self._is_settled or n_bytes > _MOST_IN_CACHE:
+            return move
+        n_parts = min(self._n_used, max(1, weights.numel() // _GRAIN))
+
+        def run(*args) -> None:
+            start = time.perf_counter()
+            move(*args)
+            # a pass that several threads share
+            self._seconds_of_passes += (time.perf_counter() - start) * n_parts
+            self._bytes_passed += n_bytes
+
+        return run

@@ -1,0 +1,262 @@
+"""The torch modules: ``MLP`` and ``Autoencoder``, both stacks of dense layers.
+
+All parameters of a network are views of one flat buffer, weight matrices first, and
+their gradients of another: an optimiser step, the L2 penalty and the norm of the gradient
+are single operations whatever the depth.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sknn_deep._hardware.threads import one_thread
+from sknn_deep._networks.layers import (
+    NORMALIZATIONS,
+    DenseStack,
+    Dropout,
+    Linear,
+    PicklesAsArrays,
+    RandomModule,
+)
+
+
+class Network(PicklesAsArrays):
+    """Base of the two networks: parameters in one flat buffer, gradients in another.
+
+    Attributes
+    ----------
+    flat : Tensor of shape (n_parameters,)
+        All parameters: weight matrices, then biases, scales and shifts. Its ``grad`` is
+        the flat gradient.
+    weights : Tensor of shape (n_weights,)
+        The weight matrices alone, a view of ``flat``; its ``grad`` is a view likewise.
+    width : int
+        Units of the widest layer, input and output included.
+    generator : Generator or None
+        From which dropout, noise and the like draw while training.
+    code_layer : int or None
+        Number of the dense layer whose output is the code.
+    needs_autograd : bool
+        Whether the closed form of the gradient does not cover the network.
+    """
+
+    generator: torch.Generator | None = None
+    code_layer: int | None = None
+    needs_autograd: bool = False
+
+    def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
+        """Return what happens to a batch before the first layer, in training.
+
+        Each is called with a batch and a buffer of its shape to write to.
+        """
+        return []
+
+    def flatten(self) -> None:
+        """Make every parameter a view of the flat buffer, every gradient of the other."""
+        # torch's own walk through them takes longer than most of what is done on the way; who
+        # replaces one of them must call this again
+        self._within = [module for module in self.modules() if module is not self]
+        self._in_order = self._ordered_parameters()
+        self._sizes = [param.numel() for param in self._in_order]
+        matrices = [param for param in self._in_order if param.ndim == 2]
+        self._n_weights = sum(self._sizes[: len(matrices)])
+        self.width = max(max(matrix.shape) for matrix in matrices)
+        flat = torch.cat([param.detach().reshape(-1) for param in self._in_order])
+        self.view_of(flat, torch.zeros_like(flat))
+
+    @property
+    def first_shape(self) -> torch.Size:
+        """The shape of the first weight matrix: (out_features, in_features)."""
+        return self._in_order[0].shape
+
+    def views_in(self, buffers: Tensor) -> dict[int, Tensor]:
+        """Return where each parameter lies in the buffers of networks like this one.
+
+        Parameters
+        ----------
+        buffers : Tensor of shape (n_networks, n_parameters)
+            As :func:`share_buffer` returns them.
+
+        Returns
+        -------
+        views : dict of Tensor of shape (n_networks, ...)
+            By the identity of the parameter.
+        """
+        first = self._in_order[0]
+        views = {
+            id(param): rows.unflatten(-1, param.shape if param is not first else param.shape[::-1])
+            for param, rows in zip(self._in_order, buffers.split(self._sizes, dim=-1), strict=True)
+        }
+        return views | {id(first): views[id(first)].mT}
+
+    def _ordered_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters in their order in the flat buffer: weight matrices first."""
+        matrices = [layer.weight for layer in self.linear_layers()]
+        tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
+        in_matrices = {id(matrix) for matrix in matrices}
+        others = [p for p in self.parameters() if id(p) not in in_matrices]
+        return [matrix for matrix in matrices if id(matrix) not in tied] + others
+
+    def tied_layers(self) -> list[tuple[Linear, Linear]]:
+        """Return pairs of layers of which the second's matrix is the first's, transposed."""
+        return []
+
+    def named_parameters(self, *args, **kwargs) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters with their names; a matrix that two layers share once."""
+        tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
+        for name, param in super().named_parameters(*args, **kwargs):
+            if id(param) not in tied:
+                yield name, param
+
+    def add_tied_gradients(self) -> None:
+        """Add the gradients of tied matrices to those of the matrices that they are."""
+        for encoder, decoder in self.tied_layers():
+            encoder.weight.grad.add_(decoder.weight.grad.mT)
+
+    def view_of(self, flat: Tensor, gradient: Tensor) -> None:
+        """Make the parameters views of a flat buffer, which holds them already."""
+        gradients = []
+        parts = zip(flat.split(self._sizes), gradient.split(self._sizes), strict=True)
+        for param, (own, own_gradient) in zip(self._in_order, parts, strict=True):
+            if param.ndim > 1:
+                own, own_gradient = own.view(param.shape), own_gradient.view(param.shape)
+            param.data = own
+            gradients.append((param, own_gradient))
+        for encoder, decoder in self.tied_layers():
+            decoder.weight.data = encoder.weight.data.mT
+            # its own, by row whatever the order of the matrix itself
+            gradients.append((decoder.weight, flat.new_zeros(decoder.weight.shape)))
+        weights, of_weights = flat[: self._n_weights], gradient[: self._n_weights]
+        self.flat, self.weights = flat, weights
+        self._gradients = [*gradients, (flat, gradient), (weights, of_weights)]
+        self.attach_gradients()
+
+    def attach_gradients(self) -> None:
+        """Make every gradient a view of the flat one, whoever has set it to None."""
+        for tensor, gradient in self._gradients:
+            tensor.grad = gradient
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that want no gradient."""
+        params = [param for param, _ in self._gradients[:-2]]
+        return [param for param in params if not param.requires_grad]
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Set the gradients to zero; they stay views, whatever ``set_to_none`` asks."""
+        self.attach_gradients()
+        self.flat.grad.zero_()
+        for _, decoder in self.tied_layers():
+            decoder.weight.grad.zero_()
+
+    def _apply(self, fn, recurse=True):
+        # .to(), .double() and their kin replace the parameters one by one
+        super()._apply(fn, recurse)
+        self.flatten()
+        return self
+
+    def linear_layers(self) -> list[Linear]:
+        """Return the dense layers from input to output."""
+        return [module for module in self._within if isinstance(module, Linear)]
+
+    def stages(self) -> "list[tuple[Linear, nn.Module | None, str, Dropout | None]]":
+        """Return each dense layer with its normalisation, its activation's name, its dropout."""
+        stages = []
+        for stack in self._within:
+            if isinstance(stack, DenseStack):
+                config, parts = stack.config, list(stack)
+                names = [*config["activations"], config["out_activation"]]
+                starts = [i for i, part in enumerate(parts) if isinstance(part, Linear)]
+                for name, start, end in zip(names, starts, [*starts[1:], None], strict=True):
+                    found = {type(part): part for part in parts[start:end]}
+                    norm = next(
+                        (found[kind] for kind in NORMALIZATIONS.values() if kind in found), None
+                    )
+                    stages.append((parts[start], norm, name, found.get(Dropout)))
+        return stages
+
+    def hidden_matrices_and_others(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the weight matrices but the last, and all other parameters."""
+        tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
+        matrices = [layer.weight for layer in self.linear_layers()[:-1]]
+        matrices = [matrix for matrix in matrices if id(matrix) not in tied]
+        hidden = {id(matrix) for matrix in matrices}
+        return matrices, [p for p in self.parameters() if id(p) not in hidden]
+
+    def initialize(self, random_state: np.random.RandomState, activations: Sequence[str]) -> None:
+        """Draw all weights as scikit-learn's MLP does, layer after layer.
+
+        ``activations`` names one activation per dense layer: its own for a hidden layer,
+        that of the layer before for the others, which have none of their own.
+        """
+        for layer, name in zip(self.linear_layers(), activations, strict=True):
+            layer.glorot_uniform_(random_state, gain=2.0 if name == "logistic" else 6.0)
+
+    def set_generator(self, generator: torch.Generator | None) -> None:
+        """Let dropout, noise and all else that is random draw from one generator."""
+        self.generator = generator
+        for module in self._within:
+            if isinstance(module, RandomModule):
+                module.generator = generator
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training draws random numbers, by dropout or another module."""
+        return self._has(RandomModule)
+
+    @property
+    def has_normalization(self) -> bool:
+        return self._has(*NORMALIZATIONS.values())
+
+    def _has(self, *kinds: type) -> bool:
+        # no generator: an interruption while one is closed would be lost
+        return True in [isinstance(module, kinds) for module in self._within]
+
+    def zero_negligible(self) -> None:
+        """Set weights to zero whose square would be a denormal number."""
+        zero_negligible(self.weights)
+
+    def learn_statistics(self, X: Tensor) -> None:
+        """Set the running statistics of batch normalisation to those of one large batch."""
+        norms = [module for module in self._within if isinstance(module, nn.BatchNorm1d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        if norms:
+            with torch.no_grad():
+                self.train()(X)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    # Copies take one thread less time than it takes to wake others.
+
+    @one_thread()
+    def is_finite(self) -> bool:
+        """Return whether all learned state are numbers, the running statistics too."""
+        return False not in [bool(tensor.isfinite().all()) for tensor in self._state()]
+
+    @one_thread()
+    def snapshot(self) -> list[Tensor]:
+        """Return a copy of all learned state: the flat buffer and the running statistics."""
+        return [tensor.clone() for tensor in self._state()]
+
+    @one_thread()
+    def restore(self, snapshot: Iterable[Tensor]) -> None:
+        """Put a snapshot back in place."""
+        with torch.no_grad():
+            for tensor, saved in zip(self._state(), snapshot, strict=True):
+                tensor.copy_(saved)
+
+    def _state(self) -> list[Tensor]:
+        return [self.flat, *self.buffers()]
+
+
+def zero_negligible(weights: Tensor) -> None:
+    """Set weights to zero whose square would be a denormal number.
+
+    L2 shrinks the weights of dead units without end; their products with gradients
+    are denormal numbers then, on which a CPU is many times slower.
+    """
+    limit = torch.finfo(weights.dtype).tiny ** 0.5
+    torch.ops.aten.hardshrink.out(weights, limit, out=weights)

@@ -1,0 +1,309 @@
+"""The layers that networks are made of, and stacks of them."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """A dense layer whose construction draws no random numbers.
+
+    ``nn.Linear`` draws from torch's global generator; here ``Network.initialize`` sets
+    the weights. Input (batch, in_features), output (batch, out_features).
+    """
+
+    def reset_parameters(self) -> None:
+        pass
+
+    def glorot_uniform_(self, random_state: np.random.RandomState, gain: float) -> None:
+        """Draw weights and bias uniformly in ±sqrt(gain / (fan_in + fan_out)).
+
+        The draws and their order are scikit-learn's: the matrix of shape (fan_in,
+        fan_out), then the bias. With a gain of 6 it is Glorot and Bengio's
+        initialisation [1]_; scikit-learn takes 2 for the logistic function.
+
+        References
+        ----------
+        .. [1] X. Glorot, Y. Bengio (2010). Understanding the difficulty of training deep
+           feedforward neural networks. AISTATS.
+        """
+        bound = np.sqrt(gain / (self.in_features + self.out_features))
+        weight = random_state.uniform(-bound, bound, (self.in_features, self.out_features))
+        bias = random_state.uniform(-bound, bound, self.out_features)
+        with torch.no_grad():
+            self.weight.copy_(torch.from_numpy(weight.T))
+            self.bias.copy_(torch.from_numpy(bias))
+
+
+class RandomModule(nn.Module):
+    """A module that draws, while training, from the generator that the network is given."""
+
+    generator: torch.Generator | None = None
+
+
+class Dropout(RandomModule):
+    """Inverted dropout with a generator of its own [1]_.
+
+    ``nn.Dropout`` draws from torch's global generator. Input and output (batch, units).
+
+    References
+    ----------
+    .. [1] N. Srivastava et al. (2014). Dropout: a simple way to prevent neural networks
+       from overfitting. JMLR 15.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.draw_(torch.empty_like(x)) if self.training else x
+
+    def draw_(self, mask: Tensor) -> Tensor:
+        """Fill a mask: 0 with probability p, else 1 / (1 - p); on a CPU p is rounded to 16 bits."""
+        if mask.device.type != "cpu":
+            return mask.bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p)
+        n_dropped = min(round(self.p * 2**16), 2**16 - 1)
+        torch.ge(_draw_bits(mask.shape, self.generator), n_dropped - 2**15, out=mask)
+        return mask.mul_(1 / (1 - n_dropped / 2**16))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class Noise(RandomModule):
+    """Corruption of the input of a denoising autoencoder [1]_, while training.
+
+    Input and output (batch, n_features).
+
+    Parameters
+    ----------
+    kind : {"gaussian", "masking", "salt_pepper"}
+        Add normal noise; set features to zero; set them to their lowest or highest value,
+        either with the same probability.
+    amount : float
+        Standard deviation of the normal noise, or share of the features that are replaced.
+    n_features : int
+    dtype, device
+        Of the buffers.
+
+    References
+    ----------
+    .. [1] P. Vincent, H. Larochelle, I. Lajoie, Y. Bengio, P.-A. Manzagol (2010). Stacked
+       denoising autoencoders. JMLR 11.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        amount: float,
+        n_features: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.kind, self.amount = kind, amount
+        if kind == "salt_pepper":
+            self.register_buffer("low", torch.zeros(n_features, dtype=dtype, device=device))
+            self.register_buffer("high", torch.ones(n_features, dtype=dtype, device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.corrupt(x, torch.empty_like(x)) if self.training else x
+
+    def corrupt(self, x: Tensor, out: Tensor) -> Tensor:
+        """Write a corrupted copy of a batch."""
+        if self.kind == "gaussian":
+            return out.normal_(0.0, self.amount, generator=self.generator).add_(x)
+        n_replaced = min(round(self.amount * 2**16), 2**16 - 1)
+        bits = _draw_bits(x.shape, self.generator, x.device)
+        torch.mul(x, torch.ge(bits, n_replaced - 2**15), out=out)
+        if self.kind == "salt_pepper":
+            # the lower half of the replaced is pepper, the upper salt
+            is_low = bits < n_replaced // 2 - 2**15
+            out.add_(torch.where(is_low, self.low, self.high) * (bits < n_replaced - 2**15))
+        return out
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind!r}, amount={self.amount}"
+
+
+class Code(RandomModule):
+    """The code of a variational autoencoder: a normal distribution for each row [1]_.
+
+    Its mean is what the encoder's last layer makes of the hidden layer before. Input
+    (batch, units) of that hidden layer, output (batch, n_components): the logarithm of the
+    variance.
+
+    References
+    ----------
+    .. [1] D. Kingma, M. Welling (2014). Auto-encoding variational Bayes. ICLR.
+    """
+
+    def __init__(
+        self,
+        n_units: int,
+        n_components: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.log_variance = Linear(n_units, n_components, dtype=dtype, device=device)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.log_variance(hidden)
+
+    def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """Return a draw, differentiable with respect to mean and variance."""
+        normal = torch.empty_like(mean).normal_(generator=self.generator)
+        return mean + normal * (0.5 * log_variance).exp()
+
+
+class Contraction(RandomModule):
+    r"""An estimate of the squared Frobenius norm of an encoder's Jacobian, over its units [1]_.
+
+    With a vector :math:`v` of random signs, :math:`\lVert J^\top v \rVert^2` has the norm
+    as its expectation [2]_: one backward pass in the place of one for each unit. All rows of
+    a batch have the same signs.
+
+    References
+    ----------
+    .. [1] S. Rifai, P. Vincent, X. Muller, X. Glorot, Y. Bengio (2011). Contractive
+       auto-encoders: explicit invariance during feature extraction. ICML.
+    .. [2] M. Hutchinson (1990). A stochastic estimator of the trace of the influence matrix
+       for Laplacian smoothing splines. Communications in Statistics 19(2).
+    """
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        """Return the estimate for each row of x, shape (batch,), with a tape of its own."""
+        signs = torch.empty_like(code[0], requires_grad=False)
+        signs = signs.random_(0, 2, generator=self.generator).mul_(2).sub_(1)
+        (gradient,) = torch.autograd.grad((code @ signs).sum(), x, create_graph=True)
+        return gradient.square().sum(dim=1) / code.shape[1]
+
+
+def _draw_bits(
+    shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return uniform random integers of 16 bits, -2**15 to 2**15 - 1.
+
+    They decide on each unit several times as fast as torch's ``bernoulli_`` on a CPU; a
+    probability is then a multiple of 2**-16.
+    """
+    numel = math.prod(shape)
+    words = torch.empty(-(-numel // 4), dtype=torch.int64, device=device)
+    words.random_(-(2**63), None, generator=generator)  # all 64 bits
+    return words.view(torch.int16)[:numel].view(shape)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "logistic": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "softplus": nn.Softplus,
+}
+NORMALIZATIONS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+class PicklesAsArrays(nn.Module):
+    """A module that pickles as its configuration and NumPy arrays.
+
+    torch would pickle the whole flat buffer once for each view of it, and a network
+    trained on a GPU only for machines with one.
+    """
+
+    config: dict[str, Any]
+
+    def learned(self) -> dict[str, Tensor]:
+        """Return parameters and buffers by name; a matrix that two layers share stands once."""
+        named = [*self.named_parameters(), *self.named_buffers()]
+        return {name: tensor.detach() for name, tensor in named}
+
+    def __reduce__(self):
+        state = {name: tensor.cpu().numpy() for name, tensor in self.learned().items()}
+        return rebuild, (type(self), self.config, state)
+
+
+def rebuild(cls: type[nn.Module], config: dict[str, Any], state: dict[str, np.ndarray]):
+    """Return a module with what it had learned, on the CPU."""
+    module = cls(**config)
+    for name, tensor in module.learned().items():
+        tensor.copy_(torch.from_numpy(np.require(state[name], requirements="W")))
+    return module.eval()
+
+
+class DenseStack(PicklesAsArrays, nn.Sequential):
+    """Dense layers in sequence: linear, normalisation, activation, dropout, linear and so on.
+
+    Parameters
+    ----------
+    layer_units : sequence of int, length n_layers
+        Units of the input, of every hidden layer and of the output.
+    activations : sequence of str, length n_layers - 2
+        Names in ``ACTIVATIONS``, one per hidden layer.
+    dropout : sequence of float, length n_layers - 2
+    normalization : {"batch", "layer"} or None
+    out_activation : str, default="identity"
+    dtype : torch.dtype, default=torch.float32
+    device : torch.device, default=None
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._networks.layers import DenseStack
+    >>> stack = DenseStack((784, 128, 10), activations=["relu"], dropout=[0.0])
+    >>> stack(torch.zeros(5, 784)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        layer_units: Sequence[int],
+        *,
+        activations: Sequence[str],
+        dropout: Sequence[float],
+        normalization: str | None = None,
+        out_activation: str = "identity",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.config = {
+            "layer_units": tuple(layer_units),
+            "activations": tuple(activations),
+            "dropout": tuple(dropout),
+            "normalization": normalization,
+            "out_activation": out_activation,
+            "dtype": dtype,
+        }
+        n_hidden = len(layer_units) - 2
+        for i, (fan_in, fan_out) in enumerate(pairwise(layer_units)):
+            self.append(Linear(fan_in, fan_out, dtype=dtype, device=device))
+            if i == n_hidden:
+                break
+            if normalization is not None:
+                self.append(NORMALIZATIONS[normalization](fan_out, dtype=dtype, device=device))
+            self.append(ACTIVATIONS[activations[i]]())
+            if dropout[i] > 0:
+                self.append(Dropout(dropout[i]))
+        if out_activation != "identity":
+            self.append(ACTIVATIONS[out_activation]())
+
+    def __getitem__(self, index):
+        # a part of the stack is no stack of dense layers
+        return (
+            nn.Sequential(*list(self)[index])
+            if isinstance(index, slice)
+            else super().__getitem__(index)
+        )

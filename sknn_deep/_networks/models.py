@@ -1,0 +1,159 @@
+"""The two networks: ``MLP`` and ``Autoencoder``."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sknn_deep._networks.flat import Network
+from sknn_deep._networks.layers import Code, Contraction, DenseStack, Linear, Noise
+
+
+class MLP(Network):
+    """A multilayer perceptron up to its raw output (logits for a classifier).
+
+    Input (batch, n_features), output (batch, n_outputs).
+
+    Parameters
+    ----------
+    layer_units : sequence of int
+        Units of every layer, input and output included.
+    **options
+        As of :class:`DenseStack`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._networks.models import MLP
+    >>> network = MLP((784, 128, 64, 10), activations=["relu"] * 2, dropout=[0.0] * 2)
+    >>> network(torch.zeros(5, 784)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(self, layer_units: Sequence[int], **options: Any):
+        super().__init__()
+        self.layers = DenseStack(layer_units, **options)
+        self.config = self.layers.config
+        self.flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Autoencoder(Network):
+    """An encoder to a code and a decoder back from it.
+
+    Input and output (batch, n_features); ``encode`` gives (batch, n_components). NaN in the
+    input is replaced by ``fill`` where the network has it.
+
+    Parameters
+    ----------
+    encoder, decoder : dict
+        The arguments of their :class:`DenseStack`, without the device.
+    noise : tuple of (str, float), default=None
+        Kind and amount of a :class:`Noise`.
+    allow_nan : bool, default=False
+        Whether there is a buffer ``fill`` of shape (n_features,) for missing values.
+    tied_weights : bool, default=False
+        Whether the matrices of the decoder are those of the encoder, transposed.
+    variational : bool, default=False
+        Whether the code is drawn from a distribution while training (:class:`Code`).
+    contractive : bool, default=False
+        Whether the loss asks for the Jacobian of the encoder (:class:`Contraction`).
+    device : torch.device, default=None
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._networks.models import Autoencoder
+    >>> options = {"activations": ["relu"], "dropout": [0.0]}
+    >>> network = Autoencoder(
+    ...     encoder={"layer_units": (784, 64, 2), **options},
+    ...     decoder={"layer_units": (2, 64, 784), **options},
+    ... )
+    >>> network(torch.zeros(5, 784)).shape, network.encode(torch.zeros(5, 784)).shape
+    (torch.Size([5, 784]), torch.Size([5, 2]))
+    """
+
+    def __init__(
+        self,
+        encoder: dict[str, Any],
+        decoder: dict[str, Any],
+        noise: tuple[str, float] | None = None,
+        allow_nan: bool = False,
+        tied_weights: bool = False,
+        variational: bool = False,
+        contractive: bool = False,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.encoder = DenseStack(**encoder, device=device)
+        options = {"dtype": self.encoder.config["dtype"], "device": device}
+        units = self.encoder.config["layer_units"]
+        self.code = Code(*units[-2:], **options) if variational else None
+        self.decoder = DenseStack(**decoder, device=device)
+        self.config = {
+            "encoder": self.encoder.config,
+            "decoder": self.decoder.config,
+            "noise": noise,
+            "allow_nan": allow_nan,
+            "tied_weights": tied_weights,
+            "variational": variational,
+            "contractive": contractive,
+        }
+        self.contraction = Contraction() if contractive else None
+        self.noise = None if noise is None else Noise(*noise, units[0], **options)
+        self.register_buffer("fill", torch.zeros(units[0], **options) if allow_nan else None)
+        self.flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.code is None or not self.training:
+            return self.decoder(self.encoder(self.corrupted(x)))
+        return self.decoder(self.code.draw(*self.distribution(self.corrupted(x))))
+
+    def corrupted(self, x: Tensor) -> Tensor:
+        """Return what the encoder reads: without missing values, and noisy while training."""
+        x = self.filled(x)
+        return x if self.noise is None else self.noise(x)
+
+    def distribution(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the means of the codes and, of a variational code, the log variances."""
+        if self.code is None:
+            return self.encoder(x), None
+        hidden = self.encoder[:-1](x)
+        return self.encoder[-1](hidden), self.code(hidden)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the codes of rows, without noise."""
+        return self.encoder(self.filled(x))
+
+    def filled(self, x: Tensor) -> Tensor:
+        """Return rows without missing values."""
+        return x if self.fill is None else torch.where(x.isnan(), self.fill, x)
+
+    def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
+        changes: list[Callable[[Tensor, Tensor], object]] = []
+        if self.fill is not None:
+            changes.append(lambda x, out: torch.where(x.isnan(), self.fill, x, out=out))
+        if self.noise is not None:
+            changes.append(self.noise.corrupt)
+        return changes
+
+    @property
+    def needs_autograd(self) -> bool:
+        return self.code is not None or self.contraction is not None
+
+    @property
+    def code_layer(self) -> int:
+        return len(self.encoder.config["layer_units"]) - 2
+
+    def tied_layers(self) -> list[tuple[Linear, Linear]]:
+        """Return the layers of the encoder with those of the decoder that mirror them."""
+        if not self.config["tied_weights"]:
+            return []
+        encoder, decoder = (
+            [module for module in stack if isinstance(module, Linear)]
+            for stack in (self.encoder, self.decoder)
+        )
+        return list(zip(encoder, reversed(decoder), strict=True))

@@ -1,0 +1,1 @@
+"""The course of a training, epoch by epoch; stacks of trainings, checkpoints, callbacks."""

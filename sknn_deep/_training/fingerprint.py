@@ -1,0 +1,131 @@
+"""What tells one call of ``fit`` from another."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import joblib
+import numpy as np
+import scipy.sparse as sp
+
+# Of an array so many bytes are hashed at once.
+_BYTES_AT_ONCE = 2**23
+
+
+def described_call(estimator, data: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return what tells one call of ``fit`` from another.
+
+    Parameters
+    ----------
+    estimator : estimator
+    data : dict of {ndarray, CSR matrix, None}
+        What was passed, by the name of the argument, validated.
+    **more
+        What else decides on the result.
+
+    Returns
+    -------
+    call : dict
+        ``parameters``, as JSON knows them, and ``data``, as digests.
+    """
+    parameters = _parameters(estimator) | more
+    return {
+        "estimator": type(estimator).__name__,
+        "parameters": {name: _described(value) for name, value in parameters.items()},
+        "data": {name: _digest(value) for name, value in data.items()},
+    }
+
+
+def _described(value: Any) -> Any:
+    """Return a parameter's value as JSON knows it, and another object as a text that tells it."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value if value == value else "nan"  # which is not equal to itself
+    if isinstance(value, list | tuple):
+        return [_described(item) for item in value]
+    if isinstance(value, dict):
+        return [[_described(key), _described(item)] for key, item in value.items()]
+    if isinstance(value, np.random.RandomState):
+        return "RandomState"  # the checkpoint has its state
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "get_params") and hasattr(value, "fit"):
+        return _described_estimator(value)
+    try:
+        return f"{type(value).__qualname__} {joblib.hash(value)}"
+    except Exception:  # what does not pickle
+        return type(value).__qualname__
+
+
+def _parameters(estimator) -> dict[str, Any]:
+    """Return the parameters but those that decide on what is printed, and where."""
+    parameters = estimator.get_params(deep=False)
+    return {
+        name: value for name, value in parameters.items() if name not in ("verbose", "callbacks")
+    }
+
+
+def _described_estimator(estimator) -> list:
+    """Return what tells an estimator from others: of what it has learned the weights alone.
+
+    Its history holds durations, which are others each time it is fitted.
+    """
+    learned = estimator.module_.snapshot() if hasattr(estimator, "module_") else []
+    weights = [_digest(tensor.cpu().numpy()) for tensor in learned]
+    return [type(estimator).__qualname__, _described(_parameters(estimator)), weights]
+
+
+def _digest(value: Any) -> str | None:
+    """Return type, shape and a hash of the numbers of an array or a CSR matrix."""
+    if value is None:
+        return None
+    if sp.issparse(value):
+        parts, kind = (value.data, value.indices, value.indptr), "sparse "
+    else:
+        parts, kind = (value,), ""
+    digest = hashlib.sha256()
+    for part in parts:
+        if part.dtype.hasobject:
+            digest.update(joblib.hash(part.tolist()).encode())
+        else:
+            for rows in _slices(part):
+                digest.update(np.asarray(rows, order="C").reshape(-1).view(np.uint8))
+    return f"{kind}{value.dtype} of shape {value.shape}, sha256 {digest.hexdigest()}"
+
+
+def _slices(array: Any) -> Iterator[Any]:
+    """Yield an array's rows, some at a time: those of a large file shall not be there at once."""
+    if array.ndim == 0:
+        yield array
+        return
+    n_rows = len(array)
+    at_once = max(1, _BYTES_AT_ONCE * n_rows // max(1, array.size * array.dtype.itemsize))
+    for start in range(0, n_rows, at_once):
+        yield array[start : start + at_once]
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what differs between two calls, in words."""
+    found = []
+    if then["estimator"] != now["estimator"]:
+        found.append(f"it is of a {then['estimator']}, not of a {now['estimator']}")
+    found += _changes(
+        then["parameters"],
+        now["parameters"],
+        lambda name, *values: f"{name} was {values[0]!r} and is {values[1]!r}",
+    )
+    return found + _changes(then["data"], now["data"], _changed_data)
+
+
+def _changes(then: dict, now: dict, describe: Callable[[str, Any, Any], str]) -> list[str]:
+    names = [*then, *(name for name in now if name not in then)]
+    values = {name: (then.get(name), now.get(name)) for name in names}
+    return [describe(name, *pair) for name, pair in values.items() if pair[0] != pair[1]]
+
+
+def _changed_data(name: str, then: str | None, now: str | None) -> str:
+    kinds = [None if text is None else text.partition(", sha256")[0] for text in (then, now)]
+    if kinds[0] == kinds[1]:
+        return f"{name} differs in its values"
+    return f"{name} differs: it was {kinds[0] or 'not passed'} and is {kinds[1] or 'not passed'}"

@@ -1,0 +1,89 @@
+"""What a training has come to: losses, scores, the stopping rule."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sknn_deep._networks.flat import Network
+
+
+@dataclass
+class Progress:
+    """What training has come to; it lives on through ``partial_fit`` and warm starts.
+
+    The stopping rule is scikit-learn's: an epoch without an improvement of at least
+    ``tol`` over the best counts, more than ``n_iter_no_change`` in a row stop.
+    """
+
+    loss_curve: list[float] = field(default_factory=list)
+    best_loss: float | None = np.inf
+    validation_scores: list[float] | None = None
+    validation_loss_curve: list[float] | None = None
+    best_validation_score: float | None = None
+    best_iter: int = 0
+    watching: bool = False
+    best_snapshot: list[Tensor] | None = None
+    no_improvement_count: int = 0
+    n_samples_seen: int = 0
+
+    def watch_validation(self, network: Network) -> None:
+        """Go by a validation set from now on.
+
+        The present weights are the best so far where an earlier call ended with the best
+        of its own; otherwise nothing is kept until a score is a number.
+        """
+        self.watching = True
+        if self.validation_scores is None:
+            self.validation_scores, self.validation_loss_curve = [], []
+            self.best_validation_score, self.best_loss = -np.inf, None
+        if np.isfinite(self.best_validation_score):
+            self.best_snapshot = network.snapshot()
+
+    def stop_watching(self) -> None:
+        """Forget the snapshot, which the network has been restored to."""
+        self.watching, self.best_snapshot = False, None
+
+    def load(self, values: dict[str, Any]) -> None:
+        """Take over all values, the curves into the lists that there are."""
+        curves = ("loss_curve", "validation_scores", "validation_loss_curve")
+        present = {name: getattr(self, name) for name in curves}
+        vars(self).update(values)
+        for name, curve in present.items():
+            if curve is not None:
+                curve[:] = values[name]
+                setattr(self, name, curve)
+
+    def mark(self) -> tuple[dict[str, Any], int, int]:
+        """Return what :meth:`back_to` goes back to."""
+        return dict(vars(self)), len(self.loss_curve), len(self.validation_scores or ())
+
+    def back_to(self, mark: tuple[dict[str, Any], int, int]) -> None:
+        """Be again what this was at a mark, in the same lists."""
+        values, n_losses, n_scores = mark
+        vars(self).update(values)
+        del self.loss_curve[n_losses:]
+        if self.validation_scores is not None:
+            del self.validation_scores[n_scores:], self.validation_loss_curve[n_scores:]
+
+    def add_loss(self, loss: float, tol: float) -> None:
+        """Judge an epoch by its training loss."""
+        if self.best_loss is None:
+            self.best_loss = np.inf
+        self._count(loss > self.best_loss - tol)
+        self.best_loss = min(self.best_loss, loss)  # a NaN never becomes the best
+        self.best_iter = len(self.loss_curve)
+
+    def add_validation(self, loss: float, score: float, tol: float, network: Network) -> None:
+        """Judge an epoch by its validation score."""
+        self.validation_loss_curve.append(loss)
+        self.validation_scores.append(score)
+        self._count(score < self.best_validation_score + tol)
+        if np.isfinite(score) and score > self.best_validation_score:
+            self.best_snapshot = network.snapshot()
+            self.best_validation_score = score
+            self.best_iter = len(self.loss_curve)
+
+    def _count(self, without_improvement: bool) -> None:
+        self.no_improvement_count = self.no_improvement_count + 1 if without_improvement else 0

@@ -1,0 +1,63 @@
+"""The bridge from the training loop to scikit-learn's callbacks."""
+
+import copy
+from typing import Any
+
+from skorch.callbacks import Callback
+
+
+class StopTraining(KeyboardInterrupt):
+    """Raised by a callback to end the training after the present epoch.
+
+    skorch's own callbacks raise a plain ``KeyboardInterrupt`` for this.
+    """
+
+
+class SklearnCallbacks(Callback):
+    """Tell scikit-learn's callbacks of the training: one task per epoch.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The estimator being fitted, with its callbacks registered.
+    max_iter : int
+        Number of epochs that may come.
+    X, y : array-like
+        The training data as the user gave them, handed to the callbacks.
+    sample_weight : ndarray or None
+        Handed on as metadata, so that monitors can weight their scores.
+    """
+
+    def __init__(self, estimator, max_iter: int, X, y, sample_weight=None):
+        metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self._task: dict[str, Any] = {
+            "estimator": estimator, "X": X, "y": y, "metadata": metadata,
+        }  # fmt: skip
+        self._root = estimator._init_callback_context(max_subtasks=max_iter)
+        self._epoch = None
+
+    def on_train_begin(self, net, **kwargs):
+        """Begin the root task."""
+        self._root.call_on_fit_task_begin(**self._task)
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Begin a task for the epoch."""
+        self._epoch = self._root.subcontext(task_name="epoch")
+        self._epoch.call_on_fit_task_begin(**self._task)
+
+    def on_epoch_end(self, net, **kwargs):
+        """End the epoch's task, and the training if a callback asks for it."""
+        epoch, self._epoch = self._epoch, None
+        stop = epoch.call_on_fit_task_end(
+            **self._task,
+            # the weights of this epoch, copied only when a callback asks for them
+            reconstruction_attributes=lambda: {"module_": copy.deepcopy(net.module_)},
+        )
+        if stop:
+            raise StopTraining
+
+    def on_train_end(self, net, **kwargs):
+        """End the root task, and the epoch's where it was interrupted."""
+        if self._epoch is not None:
+            self._epoch.call_on_fit_task_end(**self._task)
+        self._root.call_on_fit_task_end(**self._task, reconstruction_attributes={})

@@ -1,0 +1,361 @@
+"""Epochs of a stack: K networks of one shape trained at once.
+
+Each network has rows, an order, a penalty, a learning rate and random numbers of its own.
+The products of a step are batched products over the stack; all else that a step does is one
+operation on the rows of shared buffers. A network's weights come out as they would alone,
+to rounding.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_deep._engine.backprop import Backprop, Workspace
+from sknn_deep._engine.batches import Chunk, n_together
+from sknn_deep._engine.engine import STEPS_BETWEEN_FLUSHES, EpochLosses, reported_losses
+from sknn_deep._engine.optimizers import FlatOptimizer, Move, zero_negligible_moments
+from sknn_deep._engine.solvers import set_learning_rate
+from sknn_deep._hardware.pace import Pace
+from sknn_deep._hardware.threads import numpy_takes_one_thread
+from sknn_deep._networks.flat import zero_negligible
+from sknn_deep._networks.stacked import rows_of_networks, share_buffer, training_twin, turn_first
+from sknn_deep._training.stack_rows import Gathered, StackBuffers, orders_of, sources_of
+from sknn_deep._training.training import Training
+
+Factors = tuple[Tensor, Tensor, tuple]
+
+
+class Stack:
+    """Trains the networks of several trainings together, epoch by epoch.
+
+    Parameters
+    ----------
+    trainings : list of Training, length K
+        Of networks of one shape, with our own optimisers of one kind, the same loss and
+        number of batches, whose lengths are the same but for the last. Those that share
+        their optimiser's numbers are best next to each other: one call moves them all.
+        Their networks and optimisers are brought up to date as they are released.
+    """
+
+    def __init__(self, trainings: list[Training]):
+        self._trainings = trainings
+        self._live = dict(enumerate(trainings))
+        networks = [training.network for training in trainings]
+        self._has_modes = networks[0].is_random or networks[0].has_normalization
+        if self._has_modes:
+            # a network that has left shall neither count the batches to come nor draw for them
+            networks = [training_twin(network) for network in networks]
+        self._networks = networks
+        self._flat, self._gradient = share_buffer(networks)
+        n_weights = networks[0].weights.numel()
+        self._weights, self._penalized = self._flat[:, :n_weights], self._gradient[:, :n_weights]
+        names = trainings[0].optimizer.buffers
+        self._state = {name: torch.zeros_like(self._flat) for name in names}
+        for k, training in enumerate(trainings):
+            training.optimizer.write_state({name: own[k] for name, own in self._state.items()})
+        for buffer in self._state.values():
+            turn_first(buffer, networks[0].first_shape)
+        self._first_shape = networks[0].first_shape
+        self._device = self._flat.device
+        self._pace = Pace.of(self._device)
+        buffers = self._flat, self._gradient
+        self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace, buffers=buffers)
+        # NumPy sums as fast as the memory is read, unlike torch
+        by_numpy = self._device.type == "cpu" and numpy_takes_one_thread()
+        self._numpys_weights = self._weights.numpy() if by_numpy else None
+        self._read_parameters()
+        self._orders = orders_of(trainings)
+        self._lay_out()
+        # what the optimisers went by in the last epoch, and what moved the weights then
+        self._present: dict[int, tuple] = {}
+        self._last_moves: list[_Moves] = []
+        self._is_behind = False
+        # the factors that stay while nothing changes, and the moves that they belong to
+        self._table: list[tuple[Tensor, ...]] = []
+        self._table_of: list[_Moves] | None = None
+        self._n_steps = 0
+
+    def _read_parameters(self) -> None:
+        penalties = [training.penalties for training in self._trainings]
+        self._alphas = np.array([penalty["alpha"] for penalty in penalties])
+        self._decays = np.array([penalty["weight_decay"] for penalty in penalties])
+        norms = [penalty["max_grad_norm"] for penalty in penalties]
+        self._max_norms = None
+        if any(norm is not None for norm in norms):
+            limits = [np.inf if norm is None else norm for norm in norms]
+            self._max_norms = self._flat.new_tensor(limits).unsqueeze(1)
+
+    def _lay_out(self) -> None:
+        """Divide the batches into pieces that are gathered together, and make their buffers."""
+        sets = [training.batches for training in self._trainings]
+        self._lengths = np.array([[part.stop - part.start for part in b.slices] for b in sets])
+        longest = self._lengths.max(axis=0)
+        stops = np.cumsum(longest)
+        layers = self._trainings[0].network.linear_layers()
+        width = max(sets[0].n_features, layers[-1].out_features)
+        row_bytes = len(sets) * width * self._flat.element_size()
+        size = n_together(int(longest.max()) * row_bytes, self._device)
+        self._pieces = [slice(i, i + size) for i in range(0, len(longest), size)]
+        self._parts = [
+            slice(stop - length, stop) for stop, length in zip(stops, longest, strict=True)
+        ]
+        self._rows = np.zeros((len(self._orders), stops[-1]), dtype=np.intp)
+        of_orders = [sets[order.members[0]] for order in self._orders]
+        self._sources, self._offsets = sources_of(of_orders, self._device, self._flat.dtype)
+        self._order_of = torch.empty(len(sets), dtype=torch.long, device=self._device)
+        for i, order in enumerate(self._orders):
+            self._order_of[order.members] = i
+        self._has_weights = any(batches.weight is not None for batches in sets)
+        # all batches have one length but the last: what it lacks in a network weighs nothing
+        is_even = (self._lengths[:, -1] == longest[-1]).all()
+        self._last_scale = None if is_even else self._scale_of(self._pieces[-1])
+        self._buffers: dict[int, StackBuffers] = {}
+
+    def _scale_of(self, piece: slice) -> Tensor:
+        """Return the factor of each row in the loss of its batch, where no row has a weight."""
+        lengths = self._lengths[:, piece]
+        rows = np.arange(lengths.max())
+        start, stop = self._parts[piece][0].start, self._parts[piece][-1].stop
+        scale = np.zeros((len(lengths), stop - start, 1))
+        for part, own in zip(self._parts[piece], lengths.T, strict=True):
+            is_own = rows[: part.stop - part.start] < own[:, np.newaxis]
+            scale[:, part.start - start : part.stop - start, 0] = is_own / own[:, np.newaxis]
+        return torch.from_numpy(scale).to(self._flat.dtype).to(self._device)
+
+    def train_epoch(self, rates: dict[int, list[float] | None]) -> dict[int, EpochLosses]:
+        """Take a step along each batch, every network along its own.
+
+        Parameters
+        ----------
+        rates : dict of (list of float or None)
+            As of :meth:`Engine.train_epoch`, for every network that is not released, by its number.
+
+        Returns
+        -------
+        losses : dict of EpochLosses
+        """
+        results = self._flat.new_empty((2, *self._lengths.shape))
+        sums = self._lengths.astype(np.float64)
+        for i, order in enumerate(self._orders):
+            if order.shared is not None and order.members:
+                order.shared.begin_epoch()
+            # one for all, but where each row has a weight of its own in each network
+            for k in order.members if self._has_weights else order.members[:1]:
+                rows = self._trainings[k].batches.start_epoch() + self._offsets[i]
+                self._rows[i, : len(rows)] = rows
+                self._rows[i, len(rows) :] = rows[0]  # weighs nothing
+        self._index = torch.from_numpy(self._rows).to(self._device)
+        largest = self._backprop.largest_kernels(self._lengths.max())
+        with self._pace.steps(**largest), np.errstate(all="ignore"):
+            moves = self._moves(rates)
+            by_epoch = not self._has_weights
+            factors = self._factors(slice(None), sums, rates, moves) if by_epoch else []
+            for piece in self._pieces:
+                chunk = self._gather(piece, sums)
+                work = self._backprop.workspace(chunk)
+                work.load()
+                # the sums of weights are known only now
+                own = factors[piece] if by_epoch else self._factors(piece, sums, rates, moves)
+                results[1, :, piece] = self._take_steps(work, moves, own).mT
+                results[0, :, piece] = work.losses()
+        self._is_behind = True
+        validated = [k for k, training in self._live.items() if training.is_validated]
+        if validated:
+            self._write_weights(validated)
+        for k, training in self._live.items():
+            if rates[k] is not None:
+                set_learning_rate(training.optimizer, rates[k][-1])
+        penalties = self._alphas[:, np.newaxis] / sums
+        values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)
+        means = (values * self._lengths).sum(axis=1) / self._lengths.sum(axis=1)
+        return {k: EpochLosses(mean) for k, mean in enumerate(means.tolist()) if k in self._live}
+
+    def _catch_up(self) -> None:
+        """Let all optimisers count the steps that one of those moved together has counted."""
+        if self._is_behind:
+            for move in self._last_moves:
+                for optimizer in move.optimizers[1:]:
+                    optimizer.catch_up(move.optimizers[0])
+        self._is_behind = False
+
+    def release(self, numbers: list[int]) -> None:
+        """Give some networks, and their optimisers, what they have become.
+
+        Their rows of the buffers go on being trained, on the rows that they saw last, and are
+        nobody's.
+        """
+        self._catch_up()
+        self._write_weights(numbers)
+        for name, buffer in self._state.items():
+            rows = rows_of_networks(buffer, numbers, self._first_shape)
+            for k, row in zip(numbers, rows, strict=True):
+                # in memory of its own, so that it does not keep that of the others
+                self._trainings[k].optimizer.read_state({name: row.clone()})
+        for k in numbers:
+            self._live.pop(k).stop_sharing()
+        for order in self._orders:
+            order.members = [member for member in order.members if member in self._live]
+
+    def _write_weights(self, numbers: list[int]) -> None:
+        """Bring some networks up to date."""
+        rows = rows_of_networks(self._flat, numbers, self._first_shape)
+        for k, row in zip(numbers, rows, strict=True):
+            network = self._trainings[k].network
+            network.flat.copy_(row)
+            if self._has_modes:
+                learned = self._networks[k].buffers()
+                for own, new in zip(network.buffers(), learned, strict=True):
+                    own.copy_(new)
+
+    def _gather(self, piece: slice, sums: np.ndarray) -> Chunk:
+        """Bring the rows of some batches together, and write the sums of their weights."""
+        parts = self._parts[piece]
+        start, stop = parts[0].start, parts[-1].stop
+        buffers = self._buffers_for(stop - start)
+        for orders, source in self._sources:
+            rows = self._rows[orders, start:stop].ravel()
+            index = self._index[orders, start:stop].reshape(-1)
+            source.fill(rows, index, buffers.X.part(orders), buffers.target.part(orders))
+        buffers.X.hand_out()
+        buffers.target.hand_out()
+        parts = [slice(part.start - start, part.stop - start) for part in parts]
+        if self._has_weights:
+            for k, training in self._live.items():
+                n_rows = min(stop, len(training.batches)) - start
+                own_parts = [slice(part.start, min(part.stop, n_rows)) for part in parts]
+                rows = slice(start, start + n_rows)
+                factors, sums[k, piece] = training.batches.weigh(rows, own_parts)
+                buffers.scale[k, :n_rows, 0] = torch.from_numpy(factors)
+                buffers.scale[k, n_rows:] = 0
+            scale = buffers.scale
+        else:
+            scale = self._last_scale if stop == self._rows.shape[1] else None
+        X, target = buffers.X.of_networks, buffers.target.of_networks
+        return Chunk(X, X if target is None else target, scale, parts, [])
+
+    def _buffers_for(self, n_rows: int) -> "StackBuffers":
+        """Return where so many rows of each network are gathered."""
+        if n_rows not in self._buffers:
+            batches = self._trainings[0].batches
+
+            def gathered(new: Callable[[Sequence[int]], Tensor | None]) -> Gathered:
+                return Gathered(new, n_rows, self._order_of, len(self._orders))
+
+            scale = None
+            if self._has_weights:
+                scale = self._flat.new_zeros((len(self._trainings), n_rows, 1))
+            X = gathered(lambda shape: self._flat.new_empty((*shape, batches.n_features)))
+            self._buffers[n_rows] = StackBuffers(X, gathered(batches.new_target), scale)
+        return self._buffers[n_rows]
+
+    def _factors(self, piece: slice, sums: np.ndarray, rates, moves) -> list[Factors]:
+        """Return what each step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
+        n_steps = self._lengths[0, piece].size
+        if moves is not self._table_of or self._has_weights or not self._shares_rate:
+            self._table_of, self._lrs = moves, np.zeros((len(self._trainings), n_steps))
+            for k, training in self._live.items():
+                rate, constant = rates[k], training.optimizer.param_groups[0]["lr"]
+                self._lrs[k] = constant if rate is None else rate[piece]
+            decays = 1 - self._lrs * self._decays[:, np.newaxis]
+            penalties = self._alphas[:, np.newaxis] / sums[:, piece]
+            table = np.array([penalties, decays, self._lrs]).swapaxes(1, 2)[..., np.newaxis]
+            table = torch.from_numpy(table).to(self._flat.dtype).to(self._device)
+            self._table = [rows.unbind() for rows in table]
+        penalties, decays, lrs = self._table
+        by_move = []
+        for move in moves:
+            biases = move.optimizers[0].next_biases(n_steps)
+            if self._shares_rate:
+                by_move.append((self._lrs[move.first] * biases).tolist())
+            else:
+                of_rows = [rate[move.rows] for rate in lrs]
+                by_move.append([bias * rate for bias, rate in zip(biases, of_rows, strict=True)])
+        return list(zip(penalties, decays, zip(*by_move, strict=True), strict=True))
+
+    @property
+    def _shares_rate(self) -> bool:
+        """Whether a call moves all its networks at one rate, as torch's kernel for the CPU does."""
+        return self._device.type == "cpu"
+
+    def _moves(self, rates: dict[int, list[float] | None]) -> "list[_Moves]":
+        """Return what moves the weights: one call for neighbours with the same numbers.
+
+        Rows of released networks in between move along.
+        """
+        # all else that an optimiser goes by stays as it is
+        present = {
+            k: (training.optimizer.param_groups[0]["lr"], rates[k]) if self._shares_rate else ()
+            for k, training in self._live.items()
+        }
+        if present == self._present:
+            return self._last_moves
+
+        def numbers(k: int) -> tuple:
+            return *self._live[k].optimizer.numbers(), *present[k]
+
+        self._catch_up()
+        moves = []
+        for _, members in groupby(self._live, key=numbers):
+            members = list(members)
+            rows = slice(members[0], members[-1] + 1)
+            optimizers = [self._live[k].optimizer for k in members]
+            state = {name: buffer[rows] for name, buffer in self._state.items()}
+            kernel = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
+            kernel = self._pace.watched(kernel, self._flat[rows])
+            moves.append(_Moves(rows, members[0], optimizers, kernel))
+        self._present, self._last_moves = present, moves
+        return moves
+
+    def _take_steps(
+        self, work: Workspace, moves: "list[_Moves]", factors: Iterable[Factors]
+    ) -> Tensor:
+        """Take a step along each batch; return the squared norms before, (n_batches, K)."""
+        squared_norms = self._flat.new_zeros((len(work.programs), len(self._trainings)))
+        has_penalty, has_decay = self._alphas.any(), self._decays.any()
+        with torch.inference_mode():
+            for program, squared_norm, (penalty, decay, by_move) in zip(
+                work.programs, squared_norms, factors, strict=True
+            ):
+                if self._n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
+                    zero_negligible(self._weights)
+                    for buffer in self._state.values():
+                        zero_negligible_moments(buffer)
+                self._n_steps += 1
+                for kernel in program:
+                    kernel()
+                if has_penalty:
+                    self._write_squared_norms(squared_norm)
+                    self._penalized.addcmul_(self._weights, penalty)
+                if self._max_norms is not None:
+                    lengths = torch.linalg.vector_norm(self._gradient, dim=1, keepdim=True)
+                    shortened = (self._max_norms / lengths).clamp_(max=1.0)
+                    # infinity over infinity is no factor for a network that is not clipped
+                    self._gradient.mul_(shortened.masked_fill_(self._max_norms.isinf(), 1.0))
+                if has_decay:
+                    self._weights.mul_(decay)
+                for move, factor in zip(moves, by_move, strict=True):
+                    move.kernel(factor)
+                self._pace.step_done()
+        return squared_norms
+
+    def _write_squared_norms(self, out: Tensor) -> None:
+        """Write the sum of the squares of each network's weights."""
+        if self._numpys_weights is None:
+            torch.linalg.vector_norm(self._weights, dim=1, out=out).square_()
+            return
+        rows = self._numpys_weights
+        np.matmul(rows[:, np.newaxis], rows[..., np.newaxis], out=out.numpy()[:, None, None])
+
+
+@dataclass
+class _Moves:
+    """Neighbours in a stack that one call moves, and their optimisers."""
+
+    rows: slice
+    first: int
+    optimizers: list[FlatOptimizer]
+    kernel: Move

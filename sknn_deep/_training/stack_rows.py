@@ -1,0 +1,115 @@
+"""The rows that the networks of a stack see: shared orders, gathered batches."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.samples import Samples
+from sknn_deep._training.training import SharedOrder, Training
+
+# Sets that take fewer bytes together are copied into one, so that one call gathers rows of all.
+_JOINED_BYTES = 2**23
+
+
+def sources_of(
+    sets: list[Batches], device: torch.device, dtype: torch.dtype
+) -> tuple[list[tuple[slice, Batches]], np.ndarray]:
+    """Return what gathers the rows of which networks, and where the rows of each network begin.
+
+    Returns
+    -------
+    sources : list of (slice, Batches)
+        Neighbours in the stack whose rows one call gathers.
+    offsets : ndarray of int, length K
+        What is added to a row's number in its own set.
+    """
+    keys = [(id(batches.samples.X), id(batches.samples.targets)) for batches in sets]
+    distinct = dict(zip(keys, sets, strict=True))
+    samples = [batches.samples for batches in distinct.values()]
+    in_memory = all(type(own.X) is np.ndarray for own in samples)
+    arrays = [array for own in samples for array in (own.X, own.targets) if array is not None]
+    if len(samples) > 1 and in_memory and sum(a.nbytes for a in arrays) <= _JOINED_BYTES:
+        n_rows = [own.X.shape[0] for own in samples]
+        X, targets = (
+            None if parts[0] is None else np.concatenate(parts)
+            for parts in ([own.X for own in samples], [own.targets for own in samples])
+        )
+        joined = Batches(
+            Samples(X, None, targets, None), batch_size=sum(n_rows), device=device, dtype=dtype
+        )
+        starts = dict(zip(distinct, np.cumsum([0, *n_rows[:-1]]), strict=True))
+        return [(slice(len(sets)), joined)], np.array([starts[key] for key in keys])
+    groups = [list(ks) for _, ks in groupby(range(len(sets)), key=keys.__getitem__)]
+    sources = [(slice(ks[0], ks[-1] + 1), sets[ks[0]]) for ks in groups]
+    return sources, np.zeros(len(sets), dtype=np.intp)
+
+
+@dataclass
+class _Order:
+    """The networks whose rows come in one order, and who shuffles: None for its only one itself."""
+
+    members: list[int]
+    shared: SharedOrder | None
+
+
+def orders_of(trainings: list[Training]) -> list[_Order]:
+    """Group trainings that shuffle alike, and let those of a group share their order."""
+    groups: dict[tuple, list[int]] = {}
+    for k, training in enumerate(trainings):
+        groups.setdefault(training.order_key(), []).append(k)
+    orders = []
+    for members in groups.values():
+        shared = SharedOrder(trainings[members[0]]) if len(members) > 1 else None
+        if shared is not None:
+            for k in members:
+                trainings[k].share(shared)
+        orders.append(_Order(members, shared))
+    return orders
+
+
+class Gathered:
+    """Rows of a stack, gathered once for each order.
+
+    Attributes
+    ----------
+    of_networks : Tensor of shape (n_networks, n_rows, ...), or None
+        What each network sees; None where ``new`` has nothing for it.
+    """
+
+    def __init__(self, new: Callable, n_rows: int, order_of: Tensor, n_orders: int):
+        n_networks = len(order_of)
+        own = new((1 if n_orders == 1 else n_networks, n_rows))
+        self._own = self._of_orders = self.of_networks = own
+        if own is None:
+            return
+        self._order_of = order_of[: len(own)]
+        self.of_networks = own.expand(n_networks, *own.shape[1:])
+        if len(own) != n_orders or not own.is_contiguous():
+            self._of_orders = own.new_empty((n_orders, *own.shape[1:]))
+
+    def part(self, orders: slice) -> Tensor | None:
+        """Return where rows of some orders are gathered, one order after the other."""
+        return None if self._own is None else self._of_orders[orders].flatten(0, 1)
+
+    def hand_out(self) -> None:
+        """Copy what was gathered to the networks, where they do not see it there."""
+        if self._of_orders is self._own:
+            return
+        if self._own.is_contiguous():
+            torch.index_select(self._of_orders, 0, self._order_of, out=self._own)
+        else:
+            self._own.copy_(self._of_orders.index_select(0, self._order_of))
+
+
+class StackBuffers(NamedTuple):
+    """Where some rows of each network are gathered."""
+
+    X: Gathered
+    target: Gathered
+    scale: Tensor | None

@@ -1,0 +1,53 @@
+"""How many networks fit into one stack."""
+
+import torch
+
+from sknn_deep._training.training import Training
+
+# On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
+# is large, they are faster one after the other.
+_CPU_BYTES = 2**23
+_FEWEST_ON_CPU, _MOST_NETWORKS = 4, 128
+# Larger networks, too, are faster together where they share the rows that are gathered.
+_SHARING_BYTES = 2**25
+# Share of a GPU's free memory that a stack may take.
+_MEMORY_SHARE = 0.5
+
+
+def stack_size(training: Training, max_memory: int | None, n_sharing: int = 1) -> int:
+    """Return how many networks like this one to train at once.
+
+    Parameters
+    ----------
+    training : Training
+    max_memory : int or None
+        Bytes; None is half of what a GPU has free.
+    n_sharing : int, default=1
+        How many go through the same rows in the same order.
+    """
+    n_bytes = _bytes_of(training)
+    device = training.network.flat.device
+    if device.type == "cpu":
+        for limit in (_CPU_BYTES, _SHARING_BYTES if n_sharing >= _FEWEST_ON_CPU else 0):
+            fitting = (limit if max_memory is None else min(limit, max_memory)) // n_bytes
+            if fitting >= _FEWEST_ON_CPU:
+                return min(fitting, _MOST_NETWORKS)
+        return 1
+    if max_memory is None:
+        max_memory = _MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+    return max(1, min(int(max_memory // n_bytes), _MOST_NETWORKS))
+
+
+def _bytes_of(training: Training) -> int:
+    """Return about how many bytes a network adds to a stack."""
+    network, batches = training.network, training.batches
+    layers = network.linear_layers()
+    n_units, n_outputs = sum(layer.out_features for layer in layers), layers[-1].out_features
+    longest = batches.longest
+    # gathered rows, outputs, targets and factors of a batch at least
+    gathered = longest * (batches.n_features + 2 * n_outputs + 1)
+    # pre-activations, activations and gradients; those of a short last batch, too
+    passed = min(2, batches.n_batches) * longest * 3 * n_units
+    # weights, gradients and moments; weights and gradients that the network keeps, and its twin
+    copies = 8 if network.is_random or network.has_normalization else 6
+    return (gathered + passed + copies * network.flat.numel()) * network.flat.element_size()

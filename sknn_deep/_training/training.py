@@ -1,0 +1,506 @@
+"""The course of a training: what happens before, between and after its epochs.
+
+An epoch itself is trained by an :class:`Engine`, or for a stack of networks by a
+``Stack``; a :class:`Training` says with which rates, judges the loss and the validation
+score, and decides when to stop.
+"""
+
+import itertools
+import math
+import numbers
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from skorch.dataset import Dataset
+from skorch.history import History
+
+from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.engine import Engine, EpochLosses
+from sknn_deep._engine.losses import Loss
+from sknn_deep._engine.solvers import (
+    ANNEALING_SCHEDULES,
+    annealed_rate,
+    load_state,
+    set_learning_rate,
+)
+from sknn_deep._hardware.device import is_out_of_memory
+from sknn_deep._networks.flat import Network
+from sknn_deep._training.checkpoint import CheckpointFile
+from sknn_deep._training.interruption import is_one_of_many
+from sknn_deep._training.progress import Progress
+from sknn_deep._training.skorch_net import Net, record_batch
+
+# Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
+_SMALLEST_ADAPTIVE_RATE = 1e-6
+
+
+class DivergenceError(ValueError):
+    """Training has come to weights, or to a loss, that are no numbers."""
+
+
+def divergence_message(what: str) -> str:
+    """Return what has happened, in scikit-learn's words."""
+    return (
+        f"Solver produced non-finite {what}. The input data may contain large values and need to "
+        "be preprocessed."
+    )
+
+
+@dataclass
+class Validation:
+    """A held-out set: ``evaluate()`` returns its loss and its score (greater is better)."""
+
+    dataset: Dataset
+    evaluate: Callable[[], tuple[float, float]]
+
+
+class SharedOrder:
+    """The order in which several trainings go through the same rows.
+
+    Networks of one seed that are trained on one fold shuffle its rows alike: once is enough.
+
+    Parameters
+    ----------
+    training : Training
+        The first of them, whose generator draws for all.
+    """
+
+    def __init__(self, training: "Training"):
+        self.rows, self.random_state = training.batches.order, training.random_state
+        self._is_shuffled = training.estimator.shuffle
+
+    def begin_epoch(self) -> None:
+        """Shuffle, if the trainings do."""
+        if self._is_shuffled:
+            self.random_state.shuffle(self.rows)
+
+
+class Training:
+    """One network's way through its epochs.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its parameters say how to train (``learning_rate``, ``tol``, …).
+    network : Network
+        On its device, initialised.
+    loss : Loss
+    optimizer : torch.optim.Optimizer
+    penalties : dict
+        ``alpha``, ``weight_decay`` and ``max_grad_norm``, as of :class:`Engine`.
+    batches : Batches
+    validation : Validation or None
+    random_state : RandomState
+        Draws the permutation of each epoch.
+    progress : Progress
+    history : History
+        Of the epochs before, written to.
+    net : Net or None
+        Through which callbacks hear of the training; None without callbacks.
+    incremental : bool
+        Train one epoch only, without a word about convergence (``partial_fit``).
+
+    Attributes
+    ----------
+    is_done : bool
+        Whether the stopping rule, a callback or ``max_iter`` says that it is enough.
+    interrupted : bool
+        Whether the user did.
+    """
+
+    def __init__(
+        self,
+        estimator,
+        network: Network,
+        *,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        penalties: dict[str, float | None],
+        batches: Batches,
+        validation: Validation | None,
+        random_state: np.random.RandomState,
+        progress: Progress,
+        history: History,
+        net: Net | None,
+        incremental: bool = False,
+    ):
+        self.estimator, self.network, self.loss = estimator, network, loss
+        self.optimizer, self.penalties = optimizer, penalties
+        self.batches, self.net = batches, net
+        self._order: SharedOrder | None = None
+        self.is_done = self.interrupted = self._has_diverged = self._reached_max_iter = False
+        self._validation, self.random_state = validation, random_state
+        self._progress, self._history, self._incremental = progress, history, incremental
+        self._records_batches = net is not None and net.records_batches
+        self._max_iter = 1 if incremental else estimator.max_iter
+        self._n_epochs_before = len(progress.loss_curve)
+        self._first_epoch = 0 if incremental else self._n_epochs_before
+        self._data: dict = {"X": None, "y": None}
+        self._datasets = {"dataset_train": None, "dataset_valid": None}
+        if net is not None:
+            self._data = {"X": batches.X, "y": batches.y}
+            self._datasets["dataset_train"] = Dataset(*self._data.values(), length=len(batches))
+            if validation is not None:
+                self._datasets["dataset_valid"] = validation.dataset
+        self._smallest = self._smallest_losses()
+
+    @property
+    def n_iter(self) -> int:
+        """The number of epochs trained."""
+        return len(self._progress.loss_curve) - self._n_epochs_before
+
+    def run(self, engine: Engine, checkpoint: CheckpointFile | None = None) -> None:
+        """Train to the end, having begun.
+
+        Parameters
+        ----------
+        engine : Engine
+        checkpoint : CheckpointFile, default=None
+            Where the training goes on from, and where it is kept.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If the user interrupts before the first step, or one of many fits.
+        """
+        engine.listener = self.net if self.net is not None and self.net.hears_batches else None
+        if checkpoint is not None:
+            self._go_on_from(checkpoint, engine)
+        n_steps = engine.n_steps
+        self._mark_epoch()
+        try:
+            while not self.is_done:
+                self.end_epoch(self._train_epoch(engine, self.begin_epoch()))
+                self._mark_epoch()
+                if checkpoint is not None:
+                    self._keep(checkpoint, engine)
+        except BaseException as error:
+            self.network.eval()
+            self._forget_epoch()
+            is_first = engine.n_steps == n_steps and not self.n_iter
+            if not isinstance(error, KeyboardInterrupt) or is_first or is_one_of_many():
+                raise
+            self.interrupted = True
+        finally:
+            engine.close()
+        try:
+            self.end()
+        except KeyboardInterrupt:  # so late that nothing shall be lost
+            if is_one_of_many():
+                raise
+            self.interrupted = True
+            self.end()
+
+    def begin(self) -> None:
+        """Announce the training."""
+        self._notify("on_train_begin", **self._data)
+
+    def begin_epoch(self) -> list[float] | None:
+        """Shuffle; return the learning rate of each batch, where a schedule sets it."""
+        self._start = time.perf_counter()
+        self._history.append({"batches": [], "epoch": len(self._history) + 1})
+        if self.net is not None:
+            self.net.notify("on_epoch_begin", **self._datasets)
+        if self.estimator.shuffle and self._order is None:
+            self.batches.shuffle(self.random_state)
+        return self._annealed_rates()
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether the network is evaluated after every epoch."""
+        return self._validation is not None
+
+    @property
+    def draws_alone(self) -> bool:
+        """Whether what is drawn depends on nothing but a seed, or nothing is drawn."""
+        estimator = self.estimator
+        return not estimator.shuffle or isinstance(estimator.random_state, numbers.Integral)
+
+    def order_key(self) -> tuple:
+        """Return what trainings have in common whose rows come in the same order from now on.
+
+        They must be of one shape, so that as much was drawn for each, and have begun together.
+        """
+        if not self.draws_alone:
+            return (id(self),)  # draws of one generator depend on who draws before
+        seed = self.estimator.random_state if self.estimator.shuffle else None
+        return *self.batches.order_key(), seed
+
+    def share(self, order: SharedOrder) -> None:
+        """Leave it to an order to be shuffled for this training, too."""
+        self._order, self.batches.order = order, order.rows
+
+    def stop_sharing(self) -> None:
+        """Go on, if it does, as if this training had shuffled its rows by itself all the time."""
+        order, self._order = self._order, None
+        if order is None:
+            return
+        self.batches.order = order.rows.copy()
+        # to set a generator's state takes long, and who is done draws no more
+        if not self.is_done and self.random_state is not order.random_state:
+            self.random_state.set_state(order.random_state.get_state())
+
+    def state_dict(self, engine: Engine) -> dict[str, Any]:
+        """Return what the epochs to come go by, between two of them.
+
+        Parameters
+        ----------
+        engine : Engine
+            What has trained so far.
+
+        Returns
+        -------
+        state : dict
+            Numbers, texts, arrays and tensors in nested containers.
+        """
+        generator = self.network.generator
+        return {
+            "progress": dict(vars(self._progress)),
+            "network": self.network.snapshot(),
+            "requires_grad": [param.requires_grad for param in self.network.parameters()],
+            "optimizer": self.optimizer.state_dict(),
+            "n_steps": engine.n_steps,
+            "random_state": self.random_state.get_state(legacy=False),
+            "generator": None if generator is None else generator.get_state(),
+            "order": self.batches.order if self.estimator.shuffle else None,
+            # one long list of batches is kept by column
+            "history": [{**row, "batches": len(row["batches"])} for row in self._history],
+            "batches": [batch for row in self._history for batch in row["batches"]],
+            "callbacks": {} if self.net is None else self.net.callback_states(),
+            "is_done": self.is_done,
+            "has_diverged": self._has_diverged,
+            "reached_max_iter": self._reached_max_iter,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], engine: Engine) -> None:
+        """Go on with a state of :meth:`state_dict`, which was read from a file."""
+        self.network.restore(state["network"])
+        for param, requires_grad in zip(
+            self.network.parameters(), state["requires_grad"], strict=True
+        ):
+            param.requires_grad_(requires_grad)
+        load_state(self.optimizer, state["optimizer"])
+        engine.n_steps = state["n_steps"]
+        self.random_state.set_state(state["random_state"])
+        if state["generator"] is not None:
+            self.network.generator.set_state(state["generator"])
+        if state["order"] is not None:
+            self.batches.order[:] = state["order"]
+        batches = iter(state["batches"])
+        self._history[:] = [
+            {**row, "batches": list(itertools.islice(batches, row["batches"]))}
+            for row in state["history"]
+        ]
+        if self.net is not None:
+            self.net.load_callback_states(state["callbacks"])
+        self.is_done, self._has_diverged = state["is_done"], state["has_diverged"]
+        self._reached_max_iter = state["reached_max_iter"]
+        self._progress.load(state["progress"])  # last: an epoch that it counts is here as a whole
+        self._smallest = self._smallest_losses()
+
+    def end_epoch(self, losses: EpochLosses) -> None:
+        """Judge an epoch; see whether it was the last."""
+        progress, estimator = self._progress, self.estimator
+        if self._records_batches:
+            self._record_batches(losses)
+        loss = losses.mean
+        progress.n_samples_seen += len(self.batches)
+        progress.loss_curve.append(loss)
+        if estimator.verbose:
+            self._say(f"Iteration {self.n_iter}, loss = {loss:.8f}")
+        if self._validation is None:
+            progress.add_loss(loss, estimator.tol)
+        else:
+            progress.add_validation(*self._validation.evaluate(), estimator.tol, self.network)
+            self._say(f"Validation score: {progress.validation_scores[-1]:f}")
+        self._record(loss, time.perf_counter() - self._start)
+        self._end_of_epoch_rate()
+        self.is_done = self._should_stop(loss)
+        if not self.is_done and self.n_iter >= self._max_iter:
+            self.is_done = self._reached_max_iter = True
+
+    def end(self) -> None:
+        """Put the best weights back, where a validation set found them; announce the end."""
+        has_best = self._progress.best_snapshot is not None
+        if has_best:
+            self.network.restore(self._progress.best_snapshot)
+        self._notify("on_train_end", **self._data)
+        is_finite = self.network.is_finite()
+        if not is_finite or (self._has_diverged and not has_best):
+            what = "loss" if is_finite else "parameter weights"
+            raise DivergenceError(f"{divergence_message(what)} {self._divergence()}")
+        self._warn_of_the_end(has_best)
+
+    def _train_epoch(self, engine: Engine, rates: list[float] | None) -> EpochLosses:
+        try:
+            return engine.train_epoch(self.batches, rates)
+        except (AssertionError, RuntimeError) as error:
+            if not engine.in_optimizer or is_out_of_memory(error):
+                raise
+            estimator = self.estimator
+            raise ValueError(
+                f"solver={estimator.solver!r} with solver_params={estimator.solver_params!r} "
+                f"failed in a step: {error}"
+            ) from error
+
+    def _should_stop(self, loss: float) -> bool:
+        self._has_diverged = not math.isfinite(loss)
+        if self.net is not None and self.net.end_epoch(self._datasets):
+            return True
+        return self._has_diverged or self._has_stagnated()
+
+    def _notify(self, event: str, **kwargs) -> None:
+        if self.net is not None:
+            self.net.notify(event, **kwargs)
+
+    def _go_on_from(self, checkpoint: CheckpointFile, engine: Engine) -> None:
+        """Go on from a checkpoint; where there is none, make the first."""
+        state = checkpoint.take_state()
+        if state is None:
+            checkpoint.save(self.state_dict(engine))
+        else:
+            self.load_state_dict(state, engine)
+
+    def _keep(self, checkpoint: CheckpointFile, engine: Engine) -> None:
+        """Keep the state after an epoch, unless it is one that nobody wants to go on from."""
+        is_due = self.is_done or self.n_iter % checkpoint.every == 0
+        has_best = self._progress.best_snapshot is not None
+        if is_due and (has_best or self.network.is_finite()):
+            checkpoint.save(self.state_dict(engine))
+
+    def _mark_epoch(self) -> None:
+        """Remember that all epochs so far are finished."""
+        self._mark = self._progress.mark(), len(self._history)
+
+    def _forget_epoch(self) -> None:
+        """Take an epoch that was not finished out of the records."""
+        progress, n_rows = self._mark
+        self._progress.back_to(progress)
+        del self._history[n_rows:]
+
+    def _smallest_losses(self) -> dict[str, float]:
+        return {
+            name: min((row[name] for row in self._history if name in row), default=np.inf)
+            for name in ("train_loss", "valid_loss")
+        }
+
+    def _record_batches(self, losses: EpochLosses) -> None:
+        for loss, size, weight_sum in zip(
+            losses.values, losses.sizes, losses.weight_sums, strict=True
+        ):
+            if weight_sum > 0:  # else the batch was skipped
+                record_batch(self._history, loss, size)
+
+    def _annealed_rates(self) -> list[float] | None:
+        estimator = self.estimator
+        if estimator.learning_rate not in ANNEALING_SCHEDULES:
+            return None
+        n_batches = self.batches.n_batches
+        epochs_done = len(self._progress.loss_curve) - self._first_epoch
+        return [
+            annealed_rate(
+                estimator.learning_rate,
+                estimator.learning_rate_init,
+                (epochs_done + number / n_batches) / estimator.max_iter,
+            )
+            for number in range(n_batches)
+        ]
+
+    def _end_of_epoch_rate(self) -> None:
+        """Let the "invscaling" schedule fall with the number of samples seen."""
+        estimator = self.estimator
+        if estimator.learning_rate == "invscaling" and estimator.solver == "sgd":
+            decay = (self._progress.n_samples_seen + 1) ** estimator.power_t
+            set_learning_rate(self.optimizer, estimator.learning_rate_init / decay)
+
+    def _has_stagnated(self) -> bool:
+        """Return whether to stop; the "adaptive" schedule lowers its rate first."""
+        estimator, progress = self.estimator, self._progress
+        watching = progress.watching
+        if progress.no_improvement_count <= estimator.n_iter_no_change:
+            return False
+        if estimator.learning_rate in ANNEALING_SCHEDULES and not watching:
+            return False  # the loss falls again as the rate does: run the whole course
+        what = "Validation score" if watching else "Training loss"
+        message = (
+            f"{what} did not improve more than tol={estimator.tol:f} "
+            f"for {estimator.n_iter_no_change} consecutive epochs."
+        )
+        rate = self.optimizer.param_groups[0]["lr"]
+        if estimator.learning_rate != "adaptive" or estimator.solver != "sgd":
+            self._say(f"{message} Stopping.")
+            return True
+        if rate <= _SMALLEST_ADAPTIVE_RATE:
+            self._say(f"{message} Learning rate too small. Stopping.")
+            return True
+        set_learning_rate(self.optimizer, rate / 5)
+        self._say(f"{message} Setting learning rate to {rate / 5:f}")
+        progress.no_improvement_count = 0
+        return False
+
+    def _record(self, loss: float, seconds: float) -> None:
+        """Write the epoch into skorch's history, under skorch's names."""
+        progress = self._progress
+        row = next(reversed(self._history))  # history[-1] would copy all rows
+        self._record_loss(row, "train_loss", loss)
+        if progress.watching:
+            row["valid_score"] = progress.validation_scores[-1]
+            self._record_loss(row, "valid_loss", progress.validation_loss_curve[-1])
+        row["dur"] = seconds
+
+    def _record_loss(self, row: dict[str, Any], name: str, value: float) -> None:
+        is_best = value < self._smallest[name]
+        row[name], row[f"{name}_best"] = value, is_best
+        if is_best:
+            self._smallest[name] = value
+
+    def _say(self, line: str) -> None:
+        if self.estimator.verbose:
+            print(line)
+
+    def _warn_unless_converged(self) -> None:
+        if not self._incremental and self.estimator.learning_rate not in ANNEALING_SCHEDULES:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.estimator.max_iter}) "
+                "reached and the optimization hasn't converged yet.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+
+    def _warn_of_the_end(self, has_best: bool) -> None:
+        """Warn where the training has not ended as it should."""
+        progress = self._progress
+        if self.interrupted:
+            warnings.warn("Training interrupted by user.", stacklevel=3)
+        elif self._reached_max_iter:
+            self._warn_unless_converged()
+        elif self._has_diverged:
+            warnings.warn(
+                f"Training diverged in iteration {self.n_iter}; the weights of the best "
+                f"validation score (epoch {progress.best_iter}) are kept. {self._divergence()}",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        if progress.validation_scores and progress.watching and not has_best:
+            warnings.warn(
+                "The validation score was never a finite number, so the weights of the last epoch "
+                f"are kept. Check scoring={self.estimator.scoring!r} and the validation set.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def _divergence(self) -> str:
+        """Return where the training has diverged, and what to do."""
+        loss = self._progress.loss_curve[-1] if self._progress.loss_curve else np.nan
+        rate = self.optimizer.param_groups[0]["lr"]
+        return (
+            f"The loss was {loss:g} in epoch {self.n_iter}, at a learning rate of {rate:g}: scale "
+            "the input (StandardScaler) and large targets, lower "
+            f"learning_rate_init={self.estimator.learning_rate_init}, or set max_grad_norm."
+        )

@@ -1,0 +1,206 @@
+"""The course of a fused search: scikit-learn's, but for how the fits are made."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from inspect import signature
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone, is_classifier
+from sklearn.model_selection import check_cv
+from sklearn.utils import indexable
+from sklearn.utils.parallel import Parallel
+
+from sknn_deep._sklearn import (
+    Interval,
+    MultimetricScorer,
+    check_method_params,
+    fit_context,
+    insert_error_scores,
+    warn_or_raise_about_fit_failures,
+)
+from sknn_deep.model_selection._evaluation import Settings, evaluate
+from sknn_deep.model_selection._pipelines import check_for_networks
+from sknn_deep.model_selection._trials import make_splits, make_trials
+
+# The values that ``max_stack_memory`` may have.
+MAX_STACK_MEMORY = [Interval(Integral, 1, None, closed="left"), None]
+
+
+class FusedSearch:
+    """The course of a search whose fits are made together; put before scikit-learn's class."""
+
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, **params):
+        """Search: fit and score every candidate on every split, then refit the best.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or targets; None for an autoencoder.
+
+        **params : dict
+            Passed on to the ``fit`` of the estimator, to the scorer and to the splitter, as
+            in scikit-learn's searches: ``groups``, ``sample_weight``, and with metadata
+            routing whatever they request. Arrays with as many rows as X are cut into folds.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        TypeError
+            If there is no network of this package among the candidates.
+        """
+        scorers, refit_metric = self._get_scorers()
+        X, y = indexable(X, y)
+        params = check_method_params(X, params)
+        routed = self._get_routed_params_for_fit(params)
+        weight = params.get("sample_weight")
+        metadata = None if weight is None else {"sample_weight": weight}
+        task = {"estimator": self, "X": X, "y": y, "metadata": metadata}
+        root = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
+        root.call_on_fit_task_begin(**task)
+
+        self._checked_cv_orig = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        split_params = routed.splitter.split
+        self._check_input_parameters(X=X, y=y, split_params=split_params)
+        self.n_splits_ = self._checked_cv_orig.get_n_splits(X, y, **split_params)
+        candidates = Candidates(self, X, y, routed, scorers)
+        with candidates.parallel:
+            if "callback_ctx" in signature(self._run_search).parameters:
+                self._run_search(candidates.evaluate, callback_ctx=root)
+            else:
+                self._run_search(candidates.evaluate)
+
+        self._choose(candidates, refit_metric)
+        if self.refit:
+            self._refit(root, task, routed.estimator.fit)
+        multimetric = isinstance(scorers, MultimetricScorer)
+        self.scorer_ = scorers._scorers if multimetric else scorers
+        self.cv_results_ = candidates.results
+        shape = (len(candidates.parameters), self.n_splits_)
+        self.fused_ = np.reshape([out["fused"] for out in candidates.out], shape)
+        self.not_fused_reasons_ = np.reshape([out["reason"] for out in candidates.out], shape)
+        root.call_on_fit_task_end(**task)
+        return self
+
+    def _choose(self, candidates: "Candidates", refit_metric: str | None) -> None:
+        """Set what is best, where one metric decides."""
+        first_score = candidates.out[0]["test_scores"]
+        self.multimetric_ = isinstance(first_score, dict)
+        if callable(self.scoring) and self.multimetric_:
+            # only now is it known which scores a function returns
+            self._check_refit_for_multimetric(first_score)
+            refit_metric = self.refit
+        if not self.refit and self.multimetric_:
+            return
+        results = candidates.results
+        self.best_index_ = self._select_best_index(self.refit, refit_metric, results)
+        if not callable(self.refit):
+            self.best_score_ = results[f"mean_test_{refit_metric}"][self.best_index_]
+        self.best_params_ = results["params"][self.best_index_]
+
+    def _refit(self, root, task: dict[str, Any], fit_params: dict[str, Any]) -> None:
+        """Fit the best candidate to all data, by itself."""
+        best = clone(self.estimator).set_params(**clone(self.best_params_, safe=False))
+        self.best_estimator_ = best
+        context = root.subcontext(task_name="refit-with-best-params")
+        data = (task["X"],) if task["y"] is None else (task["X"], task["y"])
+        with context.propagate_callback_context(best):
+            context.call_on_fit_task_begin(**task)
+            start = time.perf_counter()
+            best.fit(*data, **fit_params)
+            self.refit_time_ = time.perf_counter() - start
+        if hasattr(best, "feature_names_in_"):
+            self.feature_names_in_ = best.feature_names_in_
+        context.call_on_fit_task_end(**task)
+
+
+class Candidates:
+    """What a search hands out to be evaluated, and the results so far.
+
+    Parameters
+    ----------
+    search : FusedSearch
+    X, y : array-like
+        All data.
+    routed : Bunch
+        What goes to ``fit``, to the splitter and to the scorer.
+    scorers : callable
+    """
+
+    def __init__(self, search, X, y, routed, scorers):
+        self.search, self.X, self.y, self.routed = search, X, y, routed
+        self.estimator = clone(search.estimator)
+        self.parallel = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)
+        self.settings = Settings(
+            scorer=scorers,
+            error_score=search.error_score,
+            return_train_score=search.return_train_score,
+            verbose=search.verbose,
+            max_stack_memory=search.max_stack_memory,
+            caller=search,
+        )
+        self.parameters: list[dict] = []
+        self.out: list[dict] = []
+        self.more: dict[str, list] = defaultdict(list)
+        self.results: dict[str, Any] = {}
+
+    def evaluate(
+        self, candidate_params: Iterable[dict], cv=None, more_results=None, callback_ctx=None
+    ) -> dict[str, Any]:
+        """Evaluate candidates and return all results so far, formatted like ``cv_results_``."""
+        search, parameters = self.search, list(candidate_params)
+        splits = self._splits(cv or search._checked_cv_orig)
+        n_trials = len(parameters) * len(splits)
+        if search.verbose > 0:
+            print(
+                f"Fitting {len(splits)} folds for each of {len(parameters)} candidates, "
+                f"totalling {n_trials} fits"
+            )
+        contexts = []
+        if callback_ctx is not None:
+            contexts = [
+                callback_ctx.subcontext(task_name="candidate-split-evaluation", task_id=number)
+                for number in range(n_trials)
+            ]
+        trials = make_trials(self.estimator, parameters, splits, search.verbose, contexts)
+        check_for_networks(self.estimator, trials)
+        out = evaluate(trials, self.X, self.y, self.settings, self.parallel)
+        if not out:
+            raise ValueError(
+                "No fits were performed. Was the CV iterator empty? Were there no candidates?"
+            )
+        check_failures(out, search.scoring, search.error_score)
+        self.parameters += parameters
+        self.out += out
+        for key, values in (more_results or {}).items():
+            self.more[key].extend(values)
+        self.results = search._format_results(
+            self.parameters, search.n_splits_, self.out, self.more
+        )
+        return self.results
+
+    def _splits(self, cv) -> list:
+        folds = list(cv.split(self.X, self.y, **self.routed.splitter.split))
+        if len(folds) != self.search.n_splits_:
+            raise ValueError(
+                "cv.split and cv.get_n_splits return inconsistent results. Expected "
+                f"{self.search.n_splits_} splits, got {len(folds)}"
+            )
+        return make_splits(self.X, folds, self.routed.estimator.fit, self.routed.scorer.score)
+
+
+def check_failures(out: list[dict], scoring, error_score) -> None:
+    """Warn of fits that failed, or raise where all did, and complete their scores."""
+    warn_or_raise_about_fit_failures(out, error_score)
+    if callable(scoring):
+        # only now is it known which scores a function returns
+        insert_error_scores(out, error_score)

@@ -1,0 +1,204 @@
+"""Cross-validation of networks that are trained as one stack."""
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import is_classifier
+from sklearn.exceptions import UnsetMetadataPassedError
+from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.model_selection import check_cv
+from sklearn.utils import indexable
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.parallel import Parallel
+
+from sknn_deep._sklearn import (
+    HasMethods,
+    StrOptions,
+    aggregate_score_dicts,
+    check_groups_routing_disabled,
+    manual_routing,
+    normalize_score_results,
+    routing_enabled,
+    validate_params,
+)
+from sknn_deep.model_selection._course import MAX_STACK_MEMORY, check_failures
+from sknn_deep.model_selection._evaluation import Settings, evaluate
+from sknn_deep.model_selection._pipelines import check_for_networks
+from sknn_deep.model_selection._trials import make_splits, make_trials
+
+
+@validate_params(
+    {
+        "estimator": [HasMethods("fit")],
+        "X": ["array-like", "sparse matrix"],
+        "y": ["array-like", None],
+        "groups": ["array-like", None],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, list, tuple, dict, None],
+        "cv": ["cv_object"],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+        "params": [dict, None],
+        "pre_dispatch": [Integral, str],
+        "return_train_score": ["boolean"],
+        "return_estimator": ["boolean"],
+        "return_indices": ["boolean"],
+        "error_score": [StrOptions({"raise"}), Real],
+        "max_stack_memory": MAX_STACK_MEMORY,
+    },
+    prefer_skip_nested_validation=False,  # the estimator's own are still to be validated
+)
+def cross_validate(
+    estimator,
+    X,
+    y=None,
+    *,
+    groups=None,
+    scoring=None,
+    cv=None,
+    n_jobs=None,
+    verbose=0,
+    params=None,
+    pre_dispatch="2*n_jobs",
+    return_train_score=False,
+    return_estimator=False,
+    return_indices=False,
+    error_score=np.nan,
+    max_stack_memory=None,
+) -> dict[str, Any]:
+    """Cross-validate a network, all folds trained at once.
+
+    ``sklearn.model_selection.cross_validate`` with the same parameters and results.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A network of this package, or a pipeline that ends in one.
+
+    X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        Data.
+
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+        Labels or targets; None for an autoencoder.
+
+    groups : array-like of shape (n_samples,), default=None
+        What the splitter keeps together. With metadata routing, pass it in ``params``.
+
+    scoring : str, callable, list, tuple or dict, default=None
+        What to judge by; None is the estimator's own ``score``.
+
+    cv : int, splitter or iterable, default=None
+        How to split; None is five folds, stratified for classifiers.
+
+    n_jobs : int, default=None
+        Processes over which the folds are spread. They are trained together in one.
+
+    verbose : int, default=0
+        2 prints each fit with its time, 3 with its scores too.
+
+    params : dict, default=None
+        Passed on to the ``fit`` of the estimator and, with metadata routing, to the scorer
+        and the splitter. Arrays with as many rows as X are cut into folds.
+
+    pre_dispatch : int or str, default='2*n_jobs'
+        How many tasks joblib hands out ahead.
+
+    return_train_score : bool, default=False
+        Score the training rows too.
+
+    return_estimator : bool, default=False
+        Return the fitted estimators.
+
+    return_indices : bool, default=False
+        Return the rows of each split.
+
+    error_score : "raise" or number, default=np.nan
+        The score of a fit that fails; "raise" raises its error.
+
+    max_stack_memory : int, default=None
+        Bytes that a stack in training may take; what does not fit is trained in several
+        stacks. None is half of what a GPU has free. On a CPU stacks never take more than what
+        stays near the cores, some mebibytes. Lower it when memory runs out.
+
+    Returns
+    -------
+    scores : dict of str to array of shape (n_splits,)
+        "test_score", or "test_<name>" for each of several scores; "fit_time", the fold's
+        share of the time, and "score_time"; as asked for "train_score", "estimator" and
+        "indices".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.preprocessing import scale
+    >>> from sknn_deep import DeepMLPRegressor
+    >>> from sknn_deep.model_selection import cross_validate
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> network = DeepMLPRegressor(
+    ...     hidden_layer_sizes=(16,), learning_rate="one_cycle", max_iter=20, random_state=0
+    ... )
+    >>> cross_validate(network, scale(X), scale(y), scoring="r2", cv=4)["test_score"].shape
+    (4,)
+    """
+    check_groups_routing_disabled(groups)
+    X, y = indexable(X, y)
+    cv = check_cv(cv, y, classifier=is_classifier(estimator))
+    scorers = check_scoring(estimator, scoring=scoring, raise_exc=(error_score == "raise"))
+    routed = _route(estimator, cv, scorers, groups, params or {})
+    folds = list(cv.split(X, y, **routed.splitter.split))
+    splits = make_splits(X, folds, routed.estimator.fit, routed.scorer.score)
+    trials = make_trials(estimator, [None], splits, verbose, [])
+    check_for_networks(estimator, trials)
+    settings = Settings(
+        scorer=scorers,
+        error_score=error_score,
+        return_train_score=return_train_score,
+        verbose=verbose,
+        max_stack_memory=max_stack_memory,
+        return_estimator=return_estimator,
+    )
+    with Parallel(n_jobs=n_jobs, verbose=verbose, pre_dispatch=pre_dispatch) as parallel:
+        out = evaluate(trials, X, y, settings, parallel)
+    check_failures(out, scoring, error_score)
+    return _by_fold(aggregate_score_dicts(out), folds if return_indices else None)
+
+
+def _route(estimator, cv, scorers, groups, params: dict[str, Any]):
+    """Return what goes to ``fit``, to the splitter and to the scorer."""
+    if not routing_enabled():
+        return manual_routing(
+            {"splitter": {"split": {"groups": groups}}, "estimator": {"fit": params}, "scorer": {}}
+        )
+    router = MetadataRouter(owner="cross_validate")
+    for name, consumer, method in (
+        ("splitter", cv, "split"),
+        ("estimator", estimator, "fit"),
+        ("scorer", scorers, "score"),
+    ):
+        mapping = MethodMapping().add(caller="fit", callee=method)
+        router.add(method_mapping=mapping, **{name: consumer})
+    try:
+        return process_routing(router, "fit", **params)
+    except UnsetMetadataPassedError as error:
+        raise UnsetMetadataPassedError(
+            # nobody called a method named fit
+            message=str(error).replace("cross_validate.fit", "cross_validate"),
+            unrequested_params=error.unrequested_params,
+            routed_params=error.routed_params,
+        ) from error
+
+
+def _by_fold(results: dict[str, Any], folds: list | None) -> dict[str, Any]:
+    """Return results under the names that ``cross_validate`` gives them."""
+    named = {"fit_time": results["fit_time"], "score_time": results["score_time"]}
+    if "estimator" in results:
+        named["estimator"] = results["estimator"]
+    if folds is not None:
+        named["indices"] = dict(zip(("train", "test"), zip(*folds, strict=True), strict=True))
+    tests = normalize_score_results(results["test_scores"])
+    trains = normalize_score_results(results["train_scores"]) if "train_scores" in results else {}
+    for name, scores in tests.items():
+        named[f"test_{name}"] = scores
+        if trains:
+            named[f"train_{name}"] = trains[name]
+    return named

@@ -1,0 +1,234 @@
+"""Fit and score the trials of a search: stage by stage what scikit-learn does one by one.
+
+1. The steps before the networks are fitted (``_trials.py``), and the networks become jobs.
+2. The jobs are divided among the workers in stacks.
+3. Each worker trains its stacks and scores what it has trained. Only scores come back.
+
+What holds no network of this package where one is expected is fitted by its own ``fit``.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from joblib import effective_n_jobs
+from joblib.logger import short_format_time
+from sklearn.base import clone
+from sklearn.utils import get_tags
+from sklearn.utils.parallel import Parallel, delayed
+
+from sknn_deep._estimators.fused import Job, fit_jobs, stacks
+from sknn_deep._sklearn import MultimetricScorer, safe_split, score_or_error
+from sknn_deep.model_selection._pipelines import in_parts, prepare
+from sknn_deep.model_selection._trials import Trial
+
+
+@dataclass(eq=False)
+class Settings:
+    """How all trials of a search are fitted and scored, and whose search it is."""
+
+    scorer: Callable
+    error_score: float | str
+    return_train_score: bool
+    verbose: int
+    max_stack_memory: int | None
+    caller: Any = None
+    return_estimator: bool = False
+
+
+def evaluate(trials: list[Trial], X, y, settings: Settings, parallel: Parallel) -> list[dict]:
+    """Fit and score all trials.
+
+    Returns
+    -------
+    results : list of dict
+        For each trial in turn "test_scores", "fit_time", "score_time", "fit_error" (the
+        traceback, or None), "fused", "reason" (why not, or empty), and as asked for
+        "train_scores" and "estimator".
+    """
+    result_of: dict[int, dict] = {}
+    for part in in_parts(trials, X):
+        prepare(part, X, y, settings.error_score, parallel)
+        groups = _groups(part, effective_n_jobs(parallel.n_jobs))
+        answers = parallel(delayed(_run)(group, X, y, settings) for group in groups)
+        for group, results in zip(groups, answers, strict=True):
+            result_of |= zip(map(id, group), results, strict=True)
+    return [result_of[id(trial)] for trial in trials]
+
+
+def _groups(trials: list[Trial], n_workers: int) -> list[list[Trial]]:
+    """Divide trials among the workers: the jobs in stacks, each of the others by itself."""
+    trial_of = {id(trial.job): trial for trial in trials if trial.job is not None}
+    jobs = [trial.job for trial in trials if trial.job is not None]
+    groups = stacks(jobs, n_workers) if jobs else []
+    alone = [[trial] for trial in trials if trial.job is None]
+    return [[trial_of[id(job)] for job in group] for group in groups] + alone
+
+
+def _run(trials: list[Trial], X, y, settings: Settings) -> list[dict]:
+    """Fit a group of trials, and score each as soon as it is fitted."""
+    results: dict[int, dict] = {}
+    test_sets: dict[tuple, tuple] = {}
+    trial_of = {id(trial.job): trial for trial in trials if trial.job is not None}
+
+    def finish(job: Job) -> None:
+        trial = trial_of[id(job)]
+        trial.seconds += job.seconds
+        trial.fused, trial.reason = job.fused, job.reason
+        results[id(trial)] = _finish(trial, job.error, X, y, test_sets, settings)
+        if settings.return_estimator and job.error is None:
+            # as it would come back from another process: those to come want the device's memory
+            job.estimator._move_to(torch.device("cpu"))
+        job.estimator = job.X = job.y = None  # memory for those that follow
+
+    for trial in trials:
+        # else it has got a pipeline of its own
+        if trial.job is None or not trial.route.names:
+            trial.estimator = clone(trial.estimator)
+            if trial.job is not None:
+                trial.job.estimator = trial.estimator
+        if settings.verbose > 9:
+            print(f"{f'{trial.label} START {_described(trial.parameters)}':.<80}")
+        if trial.job is not None or trial.failure:
+            _call_hook(trial, X, y, settings, "call_on_fit_task_begin")
+    jobs = [trial.job for trial in trials if trial.job is not None]
+    if jobs:
+        fit_jobs(jobs, max_stack_memory=settings.max_stack_memory, done=finish)
+        return [results[id(trial)] for trial in trials]
+    (trial,) = trials
+    error = None if trial.failure else _fit_alone(trial, X, y, settings)
+    return [_finish(trial, error, X, y, test_sets, settings)]
+
+
+def _finish(
+    trial: Trial, error: Exception | None, X, y, test_sets: dict, settings: Settings
+) -> dict:
+    """Score a trial that is fitted, tell of it, and let its estimator go."""
+    try:
+        if error is not None:
+            if settings.error_score == "raise":
+                raise error
+            trial.failure = "".join(traceback.format_exception(error))
+        result = _score(trial, X, y, test_sets, settings)
+    finally:
+        _call_hook(trial, X, y, settings, "call_on_fit_task_end")
+    if settings.verbose > 1:
+        _report(trial, result, settings)
+    result |= {"fused": trial.fused, "reason": "" if trial.fused else trial.reason}
+    if settings.return_estimator:
+        result["estimator"] = trial.estimator
+    trial.estimator = trial.job = None
+    return result
+
+
+def _fit_alone(trial: Trial, X, y, settings: Settings) -> Exception | None:
+    """Fit an estimator by its own ``fit``, its callbacks included; return what it raises."""
+    X_train, y_train = safe_split(trial.estimator, X, y, trial.split.train)
+    data = (X_train,) if y_train is None else (X_train, y_train)
+    start = time.perf_counter()
+    try:
+        with _callbacks_reaching(trial):
+            _call_hook(trial, X, y, settings, "call_on_fit_task_begin")
+            trial.estimator.fit(*data, **trial.split.fit_params)
+    except Exception as error:
+        return error
+    finally:
+        trial.seconds += time.perf_counter() - start
+    return None
+
+
+def _callbacks_reaching(trial: Trial) -> AbstractContextManager:
+    """Return a block in which an estimator reports to the callbacks of the search."""
+    if trial.context is None:
+        return nullcontext()
+    return trial.context.propagate_callback_context(trial.estimator)
+
+
+def _call_hook(trial: Trial, X, y, settings: Settings, name: str) -> None:
+    """Tell scikit-learn's callbacks that the task of a trial begins or ends."""
+    if trial.context is None:
+        return
+    weight = trial.split.fit_params.get("sample_weight")
+
+    def training_data(part: int) -> Callable:
+        # cut only for the callbacks that ask for it
+        return lambda: safe_split(trial.estimator, X, y, trial.split.train)[part]
+
+    getattr(trial.context, name)(
+        estimator=settings.caller,
+        X=training_data(0),
+        y=training_data(1),
+        metadata=None if weight is None else {"sample_weight": weight},
+    )
+
+
+def _score(trial: Trial, X, y, test_sets: dict, settings: Settings) -> dict:
+    """Return the result of a trial whose fit is done.
+
+    Parameters
+    ----------
+    test_sets : dict
+        The test rows that were cut for other trials of the group; added to.
+    """
+    result = {"fit_error": trial.failure or None, "fit_time": trial.seconds}
+    split, estimator = trial.split, trial.estimator
+    start = time.perf_counter()
+    if trial.failure:
+        result |= {"test_scores": _error_scores(settings), "score_time": 0.0}
+        if settings.return_train_score:
+            result["train_scores"] = _error_scores(settings)
+        return result
+
+    def scores(data, score_params):
+        return score_or_error(estimator, *data, settings.scorer, score_params, settings.error_score)
+
+    key = id(split), get_tags(estimator).input_tags.pairwise
+    if key not in test_sets:
+        test_sets[key] = safe_split(estimator, X, y, split.test, split.train)
+    result["test_scores"] = scores(test_sets[key], split.test_score_params)
+    result["score_time"] = time.perf_counter() - start
+    if settings.return_train_score:
+        training_set = safe_split(estimator, X, y, split.train)
+        result["train_scores"] = scores(training_set, split.train_score_params)
+    return result
+
+
+def _error_scores(settings: Settings) -> float | dict[str, float]:
+    """Return what stands for the scores of a fit that failed."""
+    if isinstance(settings.scorer, MultimetricScorer):
+        return dict.fromkeys(settings.scorer._scorers, settings.error_score)
+    return settings.error_score
+
+
+def _described(parameters: dict | None) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted((parameters or {}).items()))
+
+
+def _report(trial: Trial, result: dict, settings: Settings) -> None:
+    """Print how a trial ended, with its scores where more is asked for."""
+    parts = [f"{_described(trial.parameters)};"] if trial.parameters else []
+    if settings.verbose > 2:
+        parts.append(_score_message(result))
+    total = short_format_time(result["fit_time"] + result["score_time"])
+    message = "".join(parts) + f" total time={total}"
+    start = f"{trial.label} END "
+    print(f"{start}{message:.>{max(80 - len(start), 0)}}")
+
+
+def _score_message(result: dict) -> str:
+    """Return the scores of a trial as text."""
+    tests, trains = result["test_scores"], result.get("train_scores")
+    if isinstance(tests, dict):
+        return "".join(
+            f" {name}: ("
+            + (f"train={trains[name]:.3f}, " if trains is not None else "")
+            + f"test={tests[name]:.3f})"
+            for name in sorted(tests)
+        )
+    if trains is None:
+        return f", score={tests:.3f}"
+    return f", score=(train={trains:.3f}, test={tests:.3f})"

@@ -1,0 +1,143 @@
+"""Candidates on the splits of a cross-validation, made ready for the training of their networks.
+
+A trial is one candidate on one split. In a pipeline, the steps before the network are fitted
+here, once for all trials of a split with the same setting of these steps, by the pipeline's
+own ``fit``: a recorder stands where the network is, and keeps what would be handed to it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+from sknn_deep._estimators.fused import Job
+from sknn_deep._sklearn import check_method_params, rows_of
+
+
+@dataclass(eq=False)
+class Split:
+    """The rows of a fold, and what goes with them to ``fit`` and to the scorer.
+
+    The trials of a fold share one, so that the engine sees that their data are the same.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    fit_params: dict[str, Any]
+    train_score_params: dict[str, Any]
+    test_score_params: dict[str, Any]
+
+
+@dataclass(eq=False)
+class Route:
+    """The way to the network of a candidate.
+
+    Attributes
+    ----------
+    names : list of str
+        The last step of the pipeline, of the pipeline that is that step, and so on; none for
+        a network that stands alone.
+    setting : tuple
+        Equal where the steps before the network are set to the same.
+    reason : str
+        Why there is no way.
+    """
+
+    names: list[str] = field(default_factory=list)
+    setting: tuple = ()
+    reason: str = ""
+
+
+@dataclass(eq=False)
+class Trial:
+    """One candidate on one split.
+
+    Attributes
+    ----------
+    estimator : estimator
+        With the candidate's parameters set. All trials of a candidate share one, until each
+        takes a clone of it to fit.
+    parameters : dict or None
+        What was set.
+    split : Split
+    label : str
+        What messages call the trial.
+    context : CallbackContext or None
+        Through which scikit-learn's callbacks hear of it.
+    route : Route
+        The way to its network.
+    job : Job or None
+        The training of its network, where the network is the last step or stands alone.
+    seconds : float
+        What was spent on it beside the job.
+    failure : str
+        The traceback, if the fit failed.
+    fused : bool
+        Whether its network was trained in a stack of several.
+    reason : str
+        Why it was not.
+    """
+
+    estimator: Any
+    parameters: dict[str, Any] | None
+    split: Split
+    label: str
+    context: Any = None
+    route: Route = field(default_factory=Route)
+    job: Job | None = None
+    seconds: float = 0.0
+    failure: str = ""
+    fused: bool = False
+    reason: str = ""
+
+
+def make_splits(
+    X, folds: Iterable, fit_params: dict[str, Any], score_params: dict[str, Any]
+) -> list[Split]:
+    """Cut what belongs to rows into the folds of a cross-validation.
+
+    Parameters
+    ----------
+    X : array-like of n_samples rows
+    folds : iterable of (train, test)
+        Row numbers or masks, as a splitter yields them.
+    fit_params, score_params : dict
+        Arrays of n_samples rows are cut, anything else is handed on.
+    """
+    splits = []
+    for train, test in folds:
+        train, test = rows_of(X, train), rows_of(X, test)
+        splits.append(
+            Split(
+                train,
+                test,
+                check_method_params(X, fit_params, train),
+                check_method_params(X, score_params, train),
+                check_method_params(X, score_params, test),
+            )
+        )
+    return splits
+
+
+def make_trials(
+    estimator, candidates: list[dict | None], splits: list[Split], verbose: int, contexts: list
+) -> list[Trial]:
+    """Return a trial for each candidate and split, the splits of a candidate side by side."""
+    trials = []
+    for number, parameters in enumerate(candidates, 1):
+        twin = clone(estimator)
+        if parameters is not None:
+            twin = twin.set_params(**clone(parameters, safe=False))
+        for split_number, split in enumerate(splits, 1):
+            progress = ""
+            if parameters is not None:
+                if verbose > 2:
+                    progress = f" {split_number}/{len(splits)}"
+                if verbose > 9:
+                    progress += f"; {number}/{len(candidates)}"
+            trials.append(Trial(twin, parameters, split, f"[CV{progress}]"))
+    for trial, context in zip(trials, contexts, strict=bool(contexts)):
+        trial.context = context
+    return trials
