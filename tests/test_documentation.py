@@ -16,12 +16,10 @@ import sknn_deep
 
 README = Path(__file__).parents[1] / "README.md"
 MODULES = [sknn_deep] + [
-    importlib.import_module(f"sknn_deep.{info.name}")
-    for info in pkgutil.iter_modules(sknn_deep.__path__)
+    importlib.import_module(info.name)
+    for info in pkgutil.walk_packages(sknn_deep.__path__, "sknn_deep.")
 ]
-PUBLIC_MODULES = [
-    module for module in MODULES if not module.__name__.rpartition(".")[2].startswith("_")
-]
+PUBLIC_MODULES = [module for module in MODULES if "._" not in module.__name__]
 DISPLAYS = [
     "EmbeddingDisplay",
     "LossCurveDisplay",

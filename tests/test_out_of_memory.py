@@ -127,7 +127,7 @@ def _break_down(monkeypatch, step):
 
     monkeypatch.setattr(Engine, "_write_gradient", write_gradient)
     monkeypatch.setattr(Stack, "train_epoch", _no_room)
-    monkeypatch.setattr("sknn_deep._estimators.base.fit_lbfgs", _no_room)
+    monkeypatch.setattr("sknn_deep._training.whole_set.fit_lbfgs", _no_room)
 
 
 @pytest.mark.parametrize("caught", [MemoryError, torch.OutOfMemoryError])

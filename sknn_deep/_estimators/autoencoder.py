@@ -20,14 +20,17 @@ from torch import nn
 from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.in_parts import applying
 from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
+from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.base import BaseDeepNetwork
+from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.code_statistics import (
     code_moments,
     explained_variance,
     turn_to_principal_axes,
 )
 from sknn_deep._estimators.column_statistics import column_limits, column_means, limits
-from sknn_deep._hardware.device import numpy_dtype, torch_dtype
+from sknn_deep._estimators.fitting import forget_optimizer
+from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
 from sknn_deep._sklearn import Interval, StrOptions, check_sample_weight, fit_context
@@ -394,6 +397,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     beta: float = 1.0
     order_code: bool = False
 
+    _network_class = Autoencoder
+    _trains_in_stacks = True
     _parameter_constraints: ClassVar[dict] = {
         **BaseDeepNetwork._parameter_constraints,
         "n_components": [Interval(Integral, 1, None, closed="left")],
@@ -454,7 +459,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         KeyboardInterrupt
             If the user interrupts before the first step, or within a search.
         """
-        return self._fit(X, None, sample_weight, held_out=(X_val, None, sample_weight_val))
+        self._fit(Call(X, None, sample_weight, X_val, None, sample_weight_val))
+        return self
 
     @available_if(lambda est: est._check_solver())
     @fit_context(prefer_skip_nested_validation=True)
@@ -480,7 +486,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         self : AutoencoderTransformer
         """
-        return self._fit(X, None, sample_weight, incremental=True)
+        self._fit(Call(X, None, sample_weight, incremental=True))
+        return self
 
     @property
     def encoder_(self) -> nn.Module:
@@ -639,7 +646,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             )
         return True
 
-    def _check_combinations(self, incremental, held_out) -> None:
+    def _check_combinations(self, call: Call) -> None:
         for is_wrong, message in (
             (
                 self.noise >= 1 and self.noise_kind != "gaussian",
@@ -678,22 +685,22 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         ):
             if is_wrong:
                 raise ValueError(message)
-        super()._check_combinations(incremental, held_out)
+        super()._check_combinations(call)
 
-    def _chances(self) -> list[tuple[str, bool]]:
+    def _sources_of_chance(self) -> list[tuple[str, bool]]:
         own = [
             (name, bool(getattr(self, name))) for name in ("noise", "contractive", "variational")
         ]
-        return [*super()._chances(), *own]
+        return [*super()._sources_of_chance(), *own]
 
-    def _own_features(self) -> str:
-        """Return the parameters in use that a network trained in a stack cannot have."""
+    def _reason_to_train_alone(self) -> str:
         names = ("allow_nan", "contractive", "tied_weights", "variational")
         used = [name for name in names if getattr(self, name)]
-        return ", ".join(used + ["loss_weights"] * (self.loss_weights is not None))
+        used += ["loss_weights"] * (self.loss_weights is not None)
+        return f"{', '.join(used)} is not written for stacks" if used else ""
 
-    def _validate_training_data(self, X, y, dtypes, incremental, reset):
-        X = self._validate_features(X, dtypes, reset)
+    def _validate_training_data(self, call, dtypes, *, reset):
+        X = self._validate_features(call.X, dtypes, reset)
         self._check_loss_weights(X.shape[1])
         if reset:
             self.out_activation_ = self.output_activation
@@ -737,9 +744,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             )
         return None, self.output_activation
 
-    def _start(self, samples, random_state, device):
+    def _prepare_network(self, samples: Samples) -> None:
         self.mean_ = column_means(samples.X, samples.weight, self.allow_nan)
-        super()._start(samples, random_state, device)
         if self.allow_nan:
             self.module_.fill.copy_(torch.from_numpy(self.mean_))
         if self.noise and self.noise_kind == "salt_pepper":
@@ -747,7 +753,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             self.module_.noise.low.copy_(low)
             self.module_.noise.high.copy_(high)
 
-    def _after_training(self, batches, incremental):
+    def _describe_training(self, batches, incremental):
         """Describe the code: how its units vary, and what they explain."""
         is_set = isinstance(batches, Batches)
         chunks, n_samples = (batches, len(batches)) if is_set else ([batches], len(batches.X))
@@ -767,7 +773,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 self.module_.restore(snapshot)
                 raise
             # its moments are those of the weights before
-            self._forget_optimizer()
+            forget_optimizer(self)
         self.code_std_ = np.sqrt(moments.covariance.diagonal().clip(0)).astype(self.mean_.dtype)
         # of rows that are all the same the code has no other than rounding's variance
         is_dead = (self.code_std_ <= _DEAD * self.code_std_.max()) | (not moments.do_vary)
@@ -809,12 +815,11 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _validate_held_out_data(self, X, y, dtype):
         return self._validate_features(X, [dtype], reset=False), None, None
 
-    def _network_config(self, X) -> dict[str, Any]:
-        """Return the arguments of :class:`Autoencoder`."""
+    def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
         encoder, decoder = self._sizes()
         activations, dropout = self._layer_options(len(encoder) + len(decoder))
-        shared = {"normalization": self.normalization, "dtype": torch_dtype(X.dtype)}
-        n_features, n_encoder = X.shape[1], len(encoder)
+        shared = {"normalization": self.normalization, "dtype": dtype}
+        n_encoder = len(encoder)
         return {
             "encoder": {
                 "layer_units": (n_features, *encoder, self.n_components),
@@ -843,11 +848,6 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         if self.decoder_hidden_layer_sizes is None:
             return encoder, encoder[::-1]
         return encoder, self._hidden_sizes("decoder_hidden_layer_sizes")
-
-    def _make_network(self, X, device) -> Autoencoder:
-        network = Autoencoder(**self._network_config(X), device=device)
-        self.n_layers_ = len(network.stages()) + 1
-        return network
 
     def _initial_activations(self) -> list[str]:
         config = self.module_.config

@@ -19,13 +19,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sknn_deep._engine.losses import Loss, classification_loss
-from sknn_deep._estimators.supervised import BaseDeepEnsemble, log_mean_exp, mean
+from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.ensemble import log_mean_exp, mean
+from sknn_deep._estimators.supervised import BaseDeepMLP
 from sknn_deep._hardware.products import is_narrow
 from sknn_deep._sklearn import Interval, StrOptions, check_partial_fit_first_call, fit_context
 
 
 @dataclass(eq=False, repr=False)
-class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
+class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
     """Multilayer perceptron classifier: scikit-learn's, on torch.
 
     Minimises the cross entropy of a softmax (or, for two classes and for multilabel
@@ -320,15 +322,12 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
     class_weight: dict | str | None = field(default=None, kw_only=True)
     label_smoothing: float = field(default=0.0, kw_only=True)
 
+    _trains_in_stacks = True
     _parameter_constraints: ClassVar[dict] = {
-        **BaseDeepEnsemble._parameter_constraints,
+        **BaseDeepMLP._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
-
-    _learned_from_data: ClassVar[tuple[str, ...]] = (
-        *BaseDeepEnsemble._learned_from_data, "classes_", "_label_binarizer",
-    )  # fmt: skip
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
@@ -371,7 +370,8 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
         KeyboardInterrupt
             If the user interrupts before the first step, or within a search.
         """
-        return self._fit(X, y, sample_weight, held_out=(X_val, y_val, sample_weight_val))
+        self._fit(Call(X, y, sample_weight, X_val, y_val, sample_weight_val))
+        return self
 
     @available_if(lambda est: est._check_solver())
     @fit_context(prefer_skip_nested_validation=True)
@@ -405,18 +405,8 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
                 "all the labels. Compute the weights with "
                 "sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
             )
-        before = dict(vars(self))
-        try:
-            if check_partial_fit_first_call(self, classes):
-                multilabel = type_of_target(y).startswith("multilabel")
-                self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
-            return self._fit(X, y, sample_weight, incremental=True)
-        except BaseException:
-            if not self.__sklearn_is_fitted__():
-                # the classes of a call that came to nothing bind no other
-                vars(self).clear()
-                vars(self).update(before)
-            raise
+        self._fit(Call(X, y, sample_weight, classes=classes, incremental=True))
+        return self
 
     def predict(self, X) -> np.ndarray:
         """Predict the class labels.
@@ -429,10 +419,10 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_labels)
         """
-        if hasattr(self, "estimators_"):
-            return self._labels(self.predict_proba(X), threshold=0.5)
         X = self._validate_input(X)
-        return self._labels(self._map_rows(self.module_, X))
+        if len(self._networks) == 1:
+            return self._labels(self._map_rows(self.module_, X))
+        return self._labels(mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
     def predict_proba(self, X) -> np.ndarray:
         """Predict the probability of each class.
@@ -509,9 +499,13 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
         # a network that saw one class has one output, too, and nothing else to say
         return self.classes_[np.minimum(indices, len(self.classes_) - 1)]
 
-    def _validate_training_data(self, X, y, dtypes, incremental, reset):
-        X, y = self._validate_pair(X, y, dtypes, reset)
-        self._learn_classes(y, incremental)
+    def _validate_training_data(self, call, dtypes, *, reset):
+        if call.incremental and check_partial_fit_first_call(self, call.classes):
+            multilabel = type_of_target(call.y).startswith("multilabel")
+            labels = call.y if multilabel else call.classes
+            self._label_binarizer = LabelBinarizer().fit(labels)
+        X, y = self._validate_pair(call.X, call.y, dtypes, reset)
+        self._learn_classes(y, call.incremental)
         targets = self._encode(y, X.dtype)
         self.n_outputs_ = len(self.classes_) if targets.ndim == 1 else targets.shape[1]
         self.out_activation_ = "softmax" if targets.ndim == 1 else "logistic"

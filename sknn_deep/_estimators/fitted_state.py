@@ -1,63 +1,63 @@
-"""What an estimator was before a call, to go back to."""
+"""What a fit leaves behind on an estimator: one list, which all that handles it reads."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 from sknn_deep._engine.solvers import copied_state, load_state
 
-# What ``sklearn.callback`` sets when a fit begins, and takes away when it is left.
-_CALLBACK_STATE = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
+# What a fit leaves behind beside the public attributes, whose names end in an underscore.
+_PRIVATE = frozenset(
+    {"_class_weights", "_fixed", "_label_binarizer", "_optimizer", "_optimizer_state", "_progress"}
+)
 
 
-class Before:
-    """What an estimator was before a call, to go back to where the call comes to nothing.
+def is_fitted_state(name: str) -> bool:
+    """Return whether an attribute of this name is set by a fit."""
+    return name in _PRIVATE or (name.endswith("_") and not name.startswith("_"))
+
+
+def fitted_state(estimator: Any) -> dict[str, Any]:
+    """Return the attributes that a fit has left on an estimator, by name."""
+    return {name: value for name, value in vars(estimator).items() if is_fitted_state(name)}
+
+
+def set_fitted_state(estimator: Any, state: dict[str, Any]) -> None:
+    """Give an estimator a fitted state, and take away what it had beside that."""
+    own = vars(estimator)
+    forgotten = [name for name in fitted_state(estimator) if name not in state]
+    own.update(state)
+    for name in forgotten:
+        del own[name]
+
+
+class Rollback:
+    """Restores what a call trains in place: the network, its optimiser and its records.
 
     Parameters
     ----------
     estimator : estimator
-    goes_on : bool
-        Whether the call goes on with the network of an earlier one, in its place.
+        Fitted, with one network.
     """
 
-    def __init__(self, estimator, goes_on: bool):
-        self._estimator, self._attributes = estimator, dict(vars(estimator))
-        self._network = self._attributes.get("module_") if goes_on else None
-        members = self._attributes.get("estimators_", []) if goes_on else []
-        self._members = [Before(member, goes_on) for member in members]
-        if self._network is None:
-            return
-        self._snapshot, self._progress = self._network.snapshot(), estimator._progress.mark()
-        self._n_rows = len(estimator.history_ or ())
-        optimizer = self._attributes.get("_optimizer")
-        self._optimizer = None if optimizer is None else copied_state(optimizer)
+    def __init__(self, estimator: Any):
+        own = vars(estimator)
+        self._network, self._progress = own["module_"], own["_progress"]
+        self._history, self._optimizer = own["history_"], own.get("_optimizer")
+        self._weights, self._mark = self._network.snapshot(), self._progress.mark()
+        self._n_epochs = len(self._history or ())
+        self._moments = None if self._optimizer is None else copied_state(self._optimizer)
 
-    @contextmanager
-    def restored_on_error(self) -> Iterator[None]:
-        """Go back to it where a block raises."""
-        try:
-            yield
-        except BaseException:
+    def __exit__(self, error_type: type[BaseException] | None, *details: Any) -> None:
+        """Restore where a block, or an ``ExitStack`` that this was pushed to, ends by an error."""
+        if error_type is not None:
             self.restore()
-            raise
 
     def restore(self) -> None:
-        """Make the estimator what it was."""
-        estimator = self._estimator
-        present = {name: vars(estimator).get(name) for name in _CALLBACK_STATE}
-        vars(estimator).clear()
-        vars(estimator).update(self._attributes)
-        vars(estimator).update(
-            (name, value) for name, value in present.items() if value is not None
-        )
-        for member in self._members:
-            member.restore()
-        if self._network is None:
-            return
-        self._network.restore(self._snapshot)
+        """Undo what has happened to them since."""
+        self._network.restore(self._weights)
         self._network.eval()
         self._network.set_generator(None)
-        estimator._progress.back_to(self._progress)
-        if estimator.history_ is not None:
-            del estimator.history_[self._n_rows :]
+        self._progress.back_to(self._mark)
+        if self._history is not None:
+            del self._history[self._n_epochs :]
         if self._optimizer is not None:
-            load_state(estimator._optimizer, self._optimizer)
+            load_state(self._optimizer, self._moments)

@@ -19,19 +19,21 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from inspect import signature
 from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn import get_config
 
 from sknn_deep._engine.engine import EpochLosses
-from sknn_deep._estimators.base import Validated
-from sknn_deep._estimators.fitted_state import Before
+from sknn_deep._estimators.call import Call, Validated
+from sknn_deep._estimators.fitting import Fit
 from sknn_deep._hardware.device import on_device, resolve_device
 from sknn_deep._sklearn import num_samples, safe_indexing
+from sknn_deep._training.interruption import one_of_many
 from sknn_deep._training.stack import Stack
 from sknn_deep._training.stack_size import stack_size
 from sknn_deep._training.training import Training
@@ -127,12 +129,13 @@ def fit_jobs(
         free memory; what it raises ends the training of all.
     """
     data = _Data()
-    for alike in _alike(jobs):
-        if alike[0].reason:
-            for job in alike:
-                _fit_alone(job, done)
-        else:
-            _fit_alike(alike, data, max_stack_memory, done)
+    with one_of_many():
+        for alike in _alike(jobs):
+            if alike[0].reason:
+                for job in alike:
+                    _fit_alone(job, done)
+            else:
+                _fit_alike(alike, data, max_stack_memory, done)
 
 
 def stacks(jobs: list[Job], n_workers: int) -> list[list[Job]]:
@@ -203,10 +206,10 @@ def _reason_and_shape(job: Job) -> tuple[str, Any]:
 
 def _reason_to_train_alone(job: Job) -> str:
     estimator = job.estimator
-    if type(estimator).__module__.partition(".")[0] != "sknn_deep":
+    if not vars(type(estimator)).get("_trains_in_stacks", False):
         return f"{type(estimator).__name__} may train in a way of its own"
-    if getattr(estimator, "n_networks", 1) != 1:
-        return f"n_networks={estimator.n_networks} is a stack of its own"
+    if own := estimator._reason_to_train_alone():
+        return own
     if estimator.solver not in ("sgd", "adam"):
         return f"solver={estimator.solver!r} is not written for stacks"
     if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
@@ -215,9 +218,6 @@ def _reason_to_train_alone(job: Job) -> str:
         return "dtype='bfloat16' is not written for stacks"
     if estimator.warm_start and hasattr(estimator, "module_"):
         return "warm_start=True goes on with an earlier network"
-    own = estimator._own_features() if hasattr(estimator, "_own_features") else ""
-    if own:
-        return f"{own} is not written for stacks"
     others = sorted(job.fit_params.keys() - _arguments_of_fit(type(estimator)))
     if others:
         return f"fit was given {', '.join(others)}"
@@ -251,8 +251,8 @@ def _fit_alone(job: Job, done: Callable[[Job], None], reason: str = "") -> None:
     done(job)
 
 
-class _Fit:
-    """A job whose network is ready to be trained.
+class _Member:
+    """A job whose network is ready to be trained in a stack.
 
     Attributes
     ----------
@@ -260,27 +260,22 @@ class _Fit:
         None when the job is done.
     """
 
-    def __init__(self, job: Job, begin: Callable[[], Training]):
-        self.job, self.training = job, None
-        self._before = Before(job.estimator, goes_on=False)
-        random_state = job.estimator.random_state
-        has_state = isinstance(random_state, np.random.RandomState)
-        self._random = random_state.get_state() if has_state else None
-        self.training = begin()
-
-    def go_back(self) -> None:
-        """Give the estimator back what it had before its fit."""
-        self._before.restore()
+    def __init__(self, job: Job, data: "_Data"):
+        self.job, self._generator = job, job.estimator.random_state
+        has_state = isinstance(self._generator, np.random.RandomState)
+        self._drawn = self._generator.get_state() if has_state else None
+        self.fit = data.prepare(job)
+        self.training: Training | None = self.fit.training
 
     def undo(self) -> None:
-        """Make the estimator what it was before it was begun, and its generator."""
+        """Take back what was begun: only a generator of the user's has noticed."""
         self.training = None
-        self.go_back()
-        if self._random is not None:
-            self.job.estimator.random_state.set_state(self._random)
+        if self._drawn is not None:
+            self._generator.set_state(self._drawn)
 
     @property
     def has_stopped(self) -> bool:
+        """Whether it has failed, or trained for long enough."""
         return self.job.error is not None or self.training.is_done
 
     @property
@@ -309,23 +304,23 @@ def _fit_alike(
     while waiting:
         data.keep_for(waiting)
         with torch.inference_mode(False), torch.enable_grad(), on_device(device):
-            fits, n_taken = _prepare(waiting, data, max_memory, most, done)
+            members, n_taken = _prepare(waiting, data, max_memory, most, done)
         waiting = waiting[n_taken:]
-        groups: dict[tuple, list[_Fit]] = {}
-        for fit in fits:
-            groups.setdefault(fit.shape, []).append(fit)
-        del fits
+        groups: dict[tuple, list[_Member]] = {}
+        for member in members:
+            groups.setdefault(member.shape, []).append(member)
+        del members
         for group in groups.values():
             unfinished, is_memory = _train_and_tell(group, device, done)
-            for fit in unfinished:
-                fit.undo()
+            for member in unfinished:
+                member.undo()
             if is_memory and len(unfinished) > 1:
                 most = len(unfinished) // 2
                 _free(device, len(unfinished), most)
-                waiting = [fit.job for fit in unfinished] + waiting
+                waiting = [member.job for member in unfinished] + waiting
                 continue
-            for fit in unfinished:
-                _fit_alone(fit.job, done, "its stack failed")
+            for member in unfinished:
+                _fit_alone(member.job, done, "its stack failed")
 
 
 def _in_order(jobs: list[Job]) -> list[Job]:
@@ -371,15 +366,19 @@ class _Data:
             wanted = {self._key(job) for job in jobs}
             self._of = {key: data for key, data in self._of.items() if key in wanted}
 
-    def begin(self, job: Job) -> Training:
-        """Do what comes before the first epoch."""
-        key, estimator = self._key(job), job.estimator
-        if key in self._of:
-            validated, _ = self._of[key]
-            return estimator._begin_fit(None, None, **job.fit_params, validated=validated)
-        training = estimator._begin_fit(*job.take(), **job.fit_params)
-        self._of[key] = estimator._validated_data(training), (job.X, job.y, job.rows)
-        return training
+    def prepare(self, job: Job) -> Fit:
+        """Return a job's fit, ready for its first epoch."""
+        if not get_config()["skip_parameter_validation"]:
+            job.estimator._validate_params()
+        key = self._key(job)
+        validated, _ = self._of.get(key, (None, None))
+        X, y = (None, None) if validated is not None else job.take()
+        fit = Fit(job.estimator, Call(X, y, **job.fit_params), validated)
+        with fit.surroundings():
+            fit.prepare()
+        if validated is None:
+            self._of[key] = fit.validated, (job.X, job.y, job.rows)
+        return fit
 
     def _key(self, job: Job) -> tuple:
         return *_fold(job), *self._settings
@@ -396,22 +395,22 @@ def _prepare(
     max_memory: int | None,
     most: int | None,
     done: Callable[[Job], None],
-) -> tuple[list[_Fit], int]:
+) -> tuple[list[_Member], int]:
     """Begin as many jobs as go into a stack, and say how many were taken.
 
     Those that fail there, or that no stack can train, are done.
     """
-    fits: list[_Fit] = []
+    members: list[_Member] = []
     size = 1
     for n_taken, job in enumerate(jobs):
-        if len(fits) == size:
-            return fits, n_taken
+        if len(members) == size:
+            return members, n_taken
         start = time.perf_counter()
         try:
-            fit = _Fit(job, partial(data.begin, job))
+            member = _Member(job, data)
         except torch.OutOfMemoryError:
-            if fits:
-                return fits, n_taken
+            if members:
+                return members, n_taken
             _fit_alone(job, done, "the device's memory is too small for a stack")
             continue
         except Exception as error:
@@ -420,15 +419,15 @@ def _prepare(
             done(job)
             continue
         job.seconds += time.perf_counter() - start
-        weight = fit.training.batches.weight
+        weight = member.training.batches.weight
         if weight is not None and not (weight > 0).all():
-            fit.undo()
+            member.undo()
             _fit_alone(job, done, "a batch whose weights are all zero would be skipped")
             continue
-        if not fits:
-            size = _size_of_next(jobs[n_taken:], fit.training, max_memory, most)
-        fits.append(fit)
-    return fits, len(jobs)
+        if not members:
+            size = _size_of_next(jobs[n_taken:], member.training, max_memory, most)
+        members.append(member)
+    return members, len(jobs)
 
 
 def _size_of_next(
@@ -460,107 +459,112 @@ def _free(device: torch.device, size: int, half: int) -> None:
 
 
 def _train_and_tell(
-    group: list[_Fit], device: torch.device, done: Callable[[Job], None]
-) -> tuple[list[_Fit], bool]:
+    group: list[_Member], device: torch.device, done: Callable[[Job], None]
+) -> tuple[list[_Member], bool]:
     """Train a stack, and tell of each network that has stopped.
 
     Returns
     -------
-    unfinished : list of _Fit
+    unfinished : list of _Member
         Those left when the training broke down.
     is_memory : bool
         Whether that was for want of memory.
     """
     is_memory = False
-    stopped = _train(sorted(group, key=lambda fit: _numbers(fit.job.estimator)))
+    stopped = _train(sorted(group, key=lambda member: _numbers(member.job.estimator)))
     while True:
         try:
             with torch.inference_mode(False), torch.enable_grad(), on_device(device):
-                fit = next(stopped)
+                member = next(stopped)
         except StopIteration:
             break
         except Exception as error:  # of all of them: a network's own is in its job
             is_memory = isinstance(error, torch.OutOfMemoryError)
             break
-        done(fit.job)  # what it raises is the caller's
-    return [fit for fit in group if fit.training is not None], is_memory
+        done(member.job)  # what it raises is the caller's
+    return [member for member in group if member.training is not None], is_memory
 
 
-def _train(fits: list[_Fit]) -> Iterator[_Fit]:
+def _train(members: list[_Member]) -> Iterator[_Member]:
     """Train a stack until its last network stops; yield each that has."""
-    is_fused = len(fits) > 1
-    for fit in fits:
-        fit.job.fused = is_fused
-        fit.job.reason = (
+    is_fused = len(members) > 1
+    for member in members:
+        member.job.fused = is_fused
+        member.job.reason = (
             "" if is_fused else "no other has its shape, or stacks of its size are slow"
         )
-        fit.training.begin()
-    while fits:
-        with _timed(fits):
-            trainer = Stack([fit.training for fit in fits]) if len(fits) > 1 else _Alone(fits[0])
-        live = dict(enumerate(fits))
+        member.training.begin()
+    while members:
+        with _timed(members):
+            trainer = (
+                Stack([member.training for member in members])
+                if len(members) > 1
+                else _Alone(members[0])
+            )
+        live = dict(enumerate(members))
         # those that have stopped ride along until it pays to move the others together
-        while len(live) > _SHARE_TO_GO_ON * len(fits):
+        while len(live) > _SHARE_TO_GO_ON * len(members):
             _train_epoch(live, trainer)
-            stopped = {k: fit for k, fit in live.items() if fit.has_stopped}
+            stopped = {k: member for k, member in live.items() if member.has_stopped}
             if stopped:
                 with _timed(stopped.values()):
                     trainer.release(list(stopped))
-            for k, fit in stopped.items():
+            for k, member in stopped.items():
                 del live[k]
-                _finish(fit)
-                yield fit
+                _finish(member)
+                yield member
         if live:
             with _timed(live.values()):
                 trainer.release(list(live))
-        fits = list(live.values())
+        members = list(live.values())
 
 
-def _train_epoch(live: dict[int, _Fit], trainer: "Stack | _Alone") -> None:
+def _train_epoch(live: dict[int, _Member], trainer: "Stack | _Alone") -> None:
     with _timed(live.values()):
-        rates = {k: fit.training.begin_epoch() for k, fit in live.items()}
+        rates = {k: member.training.begin_epoch() for k, member in live.items()}
         losses = trainer.train_epoch(rates)
-    for k, fit in live.items():
+    for k, member in live.items():
         start = time.perf_counter()
         try:
-            fit.training.end_epoch(losses[k])
+            member.training.end_epoch(losses[k])
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # such as the user's scoring
-            fit.job.error = error
-        fit.job.seconds += time.perf_counter() - start
+            member.job.error = error
+        member.job.seconds += time.perf_counter() - start
 
 
 @contextmanager
-def _timed(fits: Collection[_Fit]) -> Iterator[None]:
+def _timed(members: Collection[_Member]) -> Iterator[None]:
     """Add the time of a block to that of some jobs, in equal shares."""
     start = time.perf_counter()
     yield
-    for fit in fits:
-        fit.job.seconds += (time.perf_counter() - start) / len(fits)
+    for member in members:
+        member.job.seconds += (time.perf_counter() - start) / len(members)
 
 
-def _finish(fit: _Fit) -> None:
-    """Do what comes after the last epoch; let go of all that only training needs."""
+def _finish(member: _Member) -> None:
+    """End a training; let go of everything that only training needs."""
     start = time.perf_counter()
-    estimator, training, fit.training = fit.job.estimator, fit.training, None
+    training, member.training = member.training, None
     try:
-        if fit.job.error is None:
-            estimator._end_fit(training)
-        else:
-            estimator._take_over(training)
+        if member.job.error is None:
+            training.end()
+            member.fit.commit()
+        else:  # as in a fit alone, the epochs before an error of the user's own code are kept
+            member.fit.hand_over(describe=False)
     except Exception as error:
-        fit.job.error = error
-        fit.go_back()
-    fit.job.seconds += time.perf_counter() - start
+        member.job.error = error
+    del member.fit
+    member.job.seconds += time.perf_counter() - start
 
 
 class _Alone:
     """The last network of a stack, or one whose shape no other has."""
 
-    def __init__(self, fit: _Fit):
-        self._training = fit.training
-        self._engine = fit.job.estimator._engine(fit.training)
+    def __init__(self, member: _Member):
+        self._training = member.training
+        self._engine = self._training.make_engine()
 
     def train_epoch(self, rates: dict[int, list[float] | None]) -> dict[int, EpochLosses]:
         return {0: self._engine.train_epoch(self._training.batches, rates[0])}

@@ -13,12 +13,14 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 
 from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
-from sknn_deep._estimators.supervised import BaseDeepEnsemble, mean
+from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.ensemble import mean
+from sknn_deep._estimators.supervised import BaseDeepMLP
 from sknn_deep._sklearn import Interval, StrOptions, fit_context
 
 
 @dataclass(eq=False, repr=False)
-class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
+class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     """Multilayer perceptron regressor: scikit-learn's, on torch.
 
     Everything that works with scikit-learn's ``MLPRegressor`` works here after a change of
@@ -309,8 +311,9 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
     quantile: float = field(default=0.5, kw_only=True)
     huber_delta: float = field(default=1.0, kw_only=True)
 
+    _trains_in_stacks = True
     _parameter_constraints: ClassVar[dict] = {
-        **BaseDeepEnsemble._parameter_constraints,
+        **BaseDeepMLP._parameter_constraints,
         "loss": [StrOptions(set(REGRESSION_LOSSES))],
         "quantile": [Interval(Real, 0, 1, closed="neither")],
         "huber_delta": [Interval(Real, 0, None, closed="neither")],
@@ -357,7 +360,8 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
         KeyboardInterrupt
             If the user interrupts before the first step, or within a search.
         """
-        return self._fit(X, y, sample_weight, held_out=(X_val, y_val, sample_weight_val))
+        self._fit(Call(X, y, sample_weight, X_val, y_val, sample_weight_val))
+        return self
 
     @available_if(lambda est: est._check_solver())
     @fit_context(prefer_skip_nested_validation=True)
@@ -382,7 +386,8 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
         -------
         self : DeepMLPRegressor
         """
-        return self._fit(X, y, sample_weight, incremental=True)
+        self._fit(Call(X, y, sample_weight, incremental=True))
+        return self
 
     def predict(self, X, *, return_std=False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Predict the targets.
@@ -406,7 +411,7 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
             ``ddof=0``). Only with ``return_std=True``.
         """
         X = self._validate_input(X)
-        if return_std and not hasattr(self, "estimators_"):
+        if return_std and len(self._networks) == 1:
             raise ValueError(
                 "return_std=True needs several networks to compare, but one was fitted; "
                 "fit an ensemble, such as with n_networks=5."
@@ -420,8 +425,8 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
         values = np.exp(raw) if self.out_activation_ == "exp" else raw
         return values.ravel() if self.n_outputs_ == 1 else values
 
-    def _validate_training_data(self, X, y, dtypes, incremental, reset):
-        X, y, targets = self._validate_triple(X, y, dtypes, reset)
+    def _validate_training_data(self, call, dtypes, *, reset):
+        X, y, targets = self._validate_triple(call.X, call.y, dtypes, reset)
         if not reset and targets.shape[1] != self.n_outputs_:
             raise ValueError(
                 f"y has {targets.shape[1]} outputs but the network was trained on "

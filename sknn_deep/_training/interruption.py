@@ -3,27 +3,40 @@
 import dis
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-# Their calls of ``fit`` are some of many, which the user means to stop as well.
-_CALLERS_OF_MANY = (
-    "joblib",
-    "sklearn.model_selection",
-    "sknn_deep.model_selection",
-    "sknn_deep._estimators.fused",
-)
+import joblib
+from joblib.parallel import BatchedCalls
+
+_is_within_many = ContextVar("_is_within_many", default=False)
+# Where joblib calls functions in this process or in a worker. scikit-learn's searches and
+# cross-validation make their fits there, and joblib says to nobody that it runs.
+_JOBLIBS_CALLS = frozenset({joblib.Parallel.__call__.__code__, BatchedCalls.__call__.__code__})
 _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
-def is_one_of_many() -> bool:
-    """Return whether the present call is of a search, a cross-validation or joblib's.
+@contextmanager
+def one_of_many() -> Iterator[None]:
+    """Tell the fits of a block that Ctrl-C is meant for what makes them all."""
+    token = _is_within_many.set(True)
+    try:
+        yield
+    finally:
+        _is_within_many.reset(token)
 
-    They know nothing of a fit that returns early: the exception has to reach them. Nothing but
-    the call stack tells, so it is looked at when the exception is there.
+
+def is_one_of_many() -> bool:
+    """Return whether the present fit is one of a search's, a cross-validation's or joblib's.
+
+    They know nothing of a fit that returns early: a ``KeyboardInterrupt`` has to reach them.
     """
+    if _is_within_many.get():
+        return True
     frame = sys._getframe()
     while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if any(f"{name}.".startswith(f"{caller}.") for caller in _CALLERS_OF_MANY):
+        if frame.f_code in _JOBLIBS_CALLS:
             return True
         frame = frame.f_back
     return False

@@ -9,6 +9,18 @@ from torch import Tensor
 from sknn_deep._networks.flat import Network
 
 
+class DivergenceError(ValueError):
+    """Training has come to weights, or to a loss, that are no numbers."""
+
+
+def divergence_message(what: str) -> str:
+    """Return what has happened, in scikit-learn's words."""
+    return (
+        f"Solver produced non-finite {what}. The input data may contain large values and need to "
+        "be preprocessed."
+    )
+
+
 @dataclass
 class Progress:
     """What training has come to; it lives on through ``partial_fit`` and warm starts.

@@ -1,6 +1,7 @@
 """The bridge from the training loop to scikit-learn's callbacks."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from skorch.callbacks import Callback
@@ -26,9 +27,20 @@ class SklearnCallbacks(Callback):
         The training data as the user gave them, handed to the callbacks.
     sample_weight : ndarray or None
         Handed on as metadata, so that monitors can weight their scores.
+    learned : callable
+        Returns what the fit has learned so far beside the weights, by name.
     """
 
-    def __init__(self, estimator, max_iter: int, X, y, sample_weight=None):
+    def __init__(
+        self,
+        estimator: Any,
+        max_iter: int,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        learned: Callable[[], dict[str, Any]],
+    ):
+        self._learned = learned
         metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
         self._task: dict[str, Any] = {
             "estimator": estimator, "X": X, "y": y, "metadata": metadata,
@@ -51,7 +63,10 @@ class SklearnCallbacks(Callback):
         stop = epoch.call_on_fit_task_end(
             **self._task,
             # the weights of this epoch, copied only when a callback asks for them
-            reconstruction_attributes=lambda: {"module_": copy.deepcopy(net.module_)},
+            reconstruction_attributes=lambda: {
+                **self._learned(),
+                "module_": copy.deepcopy(net.module_),
+            },
         )
         if stop:
             raise StopTraining
@@ -60,4 +75,4 @@ class SklearnCallbacks(Callback):
         """End the root task, and the epoch's where it was interrupted."""
         if self._epoch is not None:
             self._epoch.call_on_fit_task_end(**self._task)
-        self._root.call_on_fit_task_end(**self._task, reconstruction_attributes={})
+        self._root.call_on_fit_task_end(**self._task, reconstruction_attributes=self._learned)

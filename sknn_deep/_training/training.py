@@ -33,23 +33,11 @@ from sknn_deep._hardware.device import is_out_of_memory
 from sknn_deep._networks.flat import Network
 from sknn_deep._training.checkpoint import CheckpointFile
 from sknn_deep._training.interruption import is_one_of_many
-from sknn_deep._training.progress import Progress
+from sknn_deep._training.progress import DivergenceError, Progress, divergence_message
 from sknn_deep._training.skorch_net import Net, record_batch
 
 # Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
 _SMALLEST_ADAPTIVE_RATE = 1e-6
-
-
-class DivergenceError(ValueError):
-    """Training has come to weights, or to a loss, that are no numbers."""
-
-
-def divergence_message(what: str) -> str:
-    """Return what has happened, in scikit-learn's words."""
-    return (
-        f"Solver produced non-finite {what}. The input data may contain large values and need to "
-        "be preprocessed."
-    )
 
 
 @dataclass
@@ -94,6 +82,8 @@ class Training:
     optimizer : torch.optim.Optimizer
     penalties : dict
         ``alpha``, ``weight_decay`` and ``max_grad_norm``, as of :class:`Engine`.
+    product_dtype : torch.dtype or None
+        As of :class:`Engine`.
     batches : Batches
     validation : Validation or None
     random_state : RandomState
@@ -122,6 +112,7 @@ class Training:
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         penalties: dict[str, float | None],
+        product_dtype: torch.dtype | None,
         batches: Batches,
         validation: Validation | None,
         random_state: np.random.RandomState,
@@ -132,6 +123,7 @@ class Training:
     ):
         self.estimator, self.network, self.loss = estimator, network, loss
         self.optimizer, self.penalties = optimizer, penalties
+        self._product_dtype = product_dtype
         self.batches, self.net = batches, net
         self._order: SharedOrder | None = None
         self.is_done = self.interrupted = self._has_diverged = self._reached_max_iter = False
@@ -155,12 +147,21 @@ class Training:
         """The number of epochs trained."""
         return len(self._progress.loss_curve) - self._n_epochs_before
 
-    def run(self, engine: Engine, checkpoint: CheckpointFile | None = None) -> None:
+    def make_engine(self) -> Engine:
+        """Return what trains the epochs of this network alone."""
+        return Engine(
+            self.network,
+            self.loss,
+            self.optimizer,
+            **self.penalties,
+            product_dtype=self._product_dtype,
+        )
+
+    def run(self, checkpoint: CheckpointFile | None = None) -> None:
         """Train to the end, having begun.
 
         Parameters
         ----------
-        engine : Engine
         checkpoint : CheckpointFile, default=None
             Where the training goes on from, and where it is kept.
 
@@ -169,6 +170,7 @@ class Training:
         KeyboardInterrupt
             If the user interrupts before the first step, or one of many fits.
         """
+        engine = self.make_engine()
         engine.listener = self.net if self.net is not None and self.net.hears_batches else None
         if checkpoint is not None:
             self._go_on_from(checkpoint, engine)
@@ -196,6 +198,24 @@ class Training:
                 raise
             self.interrupted = True
             self.end()
+
+    def fitted_attributes(self) -> dict[str, Any]:
+        """Return what the training publishes on the estimator."""
+        progress = self._progress
+        attributes = {
+            "loss_curve_": progress.loss_curve,
+            "best_loss_": progress.best_loss,
+            "validation_scores_": progress.validation_scores,
+            "validation_loss_curve_": progress.validation_loss_curve,
+            "best_validation_score_": progress.best_validation_score,
+            "best_iter_": progress.best_iter,
+            "n_iter_": self.n_iter,
+            "t_": progress.n_samples_seen,
+            "interrupted_": self.interrupted,
+        }
+        if progress.loss_curve:
+            attributes["loss_"] = progress.loss_curve[-1]
+        return attributes
 
     def begin(self) -> None:
         """Announce the training."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sknn_deep._engine import batches, cuda_graph
+from sknn_deep._engine import batches
+from sknn_deep._engine import engine as engine_module
 from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.engine import Engine, reported_losses
 from sknn_deep._engine.losses import classification_loss, regression_loss
@@ -328,7 +329,7 @@ def graphs(monkeypatch):
     """Stand in for graphs; return those that were made."""
     made = []
     monkeypatch.setattr(
-        cuda_graph, "StepGraph", lambda *args: made.append(FromTable(*args)) or made[-1]
+        engine_module, "StepGraph", lambda *args: made.append(FromTable(*args)) or made[-1]
     )
     return made
 

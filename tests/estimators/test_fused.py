@@ -23,6 +23,8 @@ from sknn_deep._engine import layer_pass
 from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.optimizers import Adam
 from sknn_deep._estimators import fused
+from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.fitting import Fit
 from sknn_deep._estimators.fused import Job, fit_jobs, stacks
 from sknn_deep._training import stack, stack_rows, stack_size
 
@@ -635,9 +637,12 @@ def test_buffers_of_a_stack_take_about_what_was_reckoned(hidden, n_outputs, monk
     monkeypatch.setattr("sknn_deep._engine.batches._GATHER_BYTES", {"cpu": 2**20})
     data = np.random.RandomState(0).normal(size=(3000, 1))
     targets = np.repeat(data, n_outputs, axis=1).squeeze()
-    trainings = [
-        _regressor(i, hidden_layer_sizes=hidden)._begin_fit(data, targets) for i in range(N_JOBS)
+    fits = [
+        Fit(_regressor(i, hidden_layer_sizes=hidden), Call(data, targets)) for i in range(N_JOBS)
     ]
+    for fit in fits:
+        fit.prepare()
+    trainings = [fit.training for fit in fits]
     reckoned = sum(stack_size._bytes_of(training) for training in trainings)
     before = _bytes_in_stacks()
     trained = stack.Stack(trainings)
@@ -701,17 +706,17 @@ def test_stack_that_does_not_fit_the_device_is_freed_and_trained_in_halves(
 
 
 def test_memory_that_is_short_before_the_first_epoch_makes_smaller_stacks(monkeypatch, sizes):
-    original, begun = DeepMLPClassifier._begin_fit, []
+    original, begun = Fit.prepare, []
 
-    def begin(self, *args, **kwargs):
+    def prepare(self):
         begun.append(self)
         if len(begun) == 4:
             raise torch.OutOfMemoryError("no room")
-        return original(self, *args, **kwargs)
+        return original(self)
 
-    monkeypatch.setattr(DeepMLPClassifier, "_begin_fit", begin)
     jobs = _jobs(_classifier, y)
     expected = [_fitted_alone(job) for job in jobs]
+    monkeypatch.setattr(Fit, "prepare", prepare)
     fit_jobs(jobs)
     assert sizes == [3, 2]
     for job, alone in zip(jobs, expected, strict=True):
@@ -844,9 +849,9 @@ def test_data_are_validated_once_for_all_networks_of_a_fold(kind, monkeypatch):
     data = pd.DataFrame(X).add_prefix("x") if kind == "frame" else (10 * X).astype(int)
     seen, original = [], DeepMLPClassifier._validate_training_data
 
-    def validate(self, X, *args):
-        seen.append(X)
-        return original(self, X, *args)
+    def validate(self, call, dtypes, **options):
+        seen.append(call.X)
+        return original(self, call, dtypes, **options)
 
     monkeypatch.setattr(DeepMLPClassifier, "_validate_training_data", validate)
     jobs = [job for fold in FOLDS[:2] for job in _jobs(_classifier, y, data, [fold] * N_JOBS)]
@@ -864,7 +869,7 @@ def test_small_data_are_validated_once_for_networks_of_all_shapes(monkeypatch):
     monkeypatch.setattr(
         DeepMLPClassifier,
         "_validate_training_data",
-        lambda self, *data: seen.append(self.dtype) or original(self, *data),
+        lambda self, *data, **options: seen.append(self.dtype) or original(self, *data, **options),
     )
 
     def jobs():

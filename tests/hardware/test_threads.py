@@ -82,7 +82,7 @@ def clock(monkeypatch):
     """Offer clocks of time and of processor's time that stand until they are moved."""
     clock = SimpleNamespace(now=100.0, used=10.0)
     clocks = {"perf_counter": lambda: clock.now, "process_time": lambda: clock.used}
-    monkeypatch.setattr(threads, "time", SimpleNamespace(**clocks))
+    monkeypatch.setattr(pace, "time", SimpleNamespace(**clocks))
     return clock
 
 

@@ -37,12 +37,11 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, model_selection
-from sknn_deep._estimators import fused
 from sknn_deep.model_selection import (
     FusedGridSearchCV,
     FusedRandomizedSearchCV,
+    _evaluation,
     _pipelines,
-    _trials,
     cross_validate,
 )
 
@@ -1048,14 +1047,14 @@ def assert_same_search_parts(alone, spread):
 @pytest.fixture
 def calls(monkeypatch):
     """Offer what the engine is called with: how often each object stands in a call's jobs."""
-    calls, fit_jobs = [], fused.fit_jobs
+    calls, fit_jobs = [], _evaluation.fit_jobs
 
     def spy(jobs, *, max_stack_memory=None, done):
         objects = {name: [getattr(job, name) for job in jobs] for name in ("X", "y", "rows")}
         calls.append(SimpleNamespace(jobs=jobs, max_stack_memory=max_stack_memory, **objects))
         fit_jobs(jobs, max_stack_memory=max_stack_memory, done=done)
 
-    monkeypatch.setattr(fused, "fit_jobs", spy)
+    monkeypatch.setattr(_evaluation, "fit_jobs", spy)
     return calls
 
 
@@ -1115,8 +1114,8 @@ def test_times_add_up(monkeypatch):
             job.seconds, job.fused = 10.0, True
             done(job)
 
-    monkeypatch.setattr(fused, "fit_jobs", fit_jobs)
-    monkeypatch.setattr(_trials.time, "perf_counter", itertools.count(0, 100).__next__)
+    monkeypatch.setattr(_evaluation, "fit_jobs", fit_jobs)
+    monkeypatch.setattr(_pipelines.time, "perf_counter", itertools.count(0, 100).__next__)
     X, y = classes()
     grid = {"mlp__alpha": [0.0, 0.1, 0.2, 0.3]}
     search = FusedGridSearchCV(pipeline(), grid, cv=2, refit=False).fit(X, y)

@@ -418,7 +418,7 @@ def test_long_history_is_kept_by_column(path):
 
 
 def test_checkpoint_alone_asks_for_no_net_of_skorch(path, monkeypatch):
-    monkeypatch.setattr("sknn_deep._estimators.base.Net", None)
+    monkeypatch.setattr("sknn_deep._estimators.fitting.Net", None)
     assert classifier(path).fit(X, Y).history_[0]["batches"] == []
 
 

@@ -1,0 +1,55 @@
+"""What a call of ``fit`` or ``partial_fit`` was given, and what its data were validated to."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call of ``fit`` or ``partial_fit``, as the user passed them.
+
+    Attributes
+    ----------
+    X, y, sample_weight
+        Training data; ``y`` is None for an autoencoder.
+    X_val, y_val, sample_weight_val
+        The user's validation set, or Nones.
+    classes : array-like or None
+        As of the classifier's ``partial_fit``.
+    incremental : bool
+        Whether it is ``partial_fit``: one epoch, with the optimiser's state kept.
+    """
+
+    X: Any
+    y: Any = None
+    sample_weight: Any = None
+    X_val: Any = None
+    y_val: Any = None
+    sample_weight_val: Any = None
+    classes: Any = None
+    incremental: bool = False
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Training data after validation, and what the estimator learned from them on the way.
+
+    Networks of one shape that are trained on the same rows share one.
+
+    Attributes
+    ----------
+    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+    y : ndarray or None
+        The user's targets.
+    targets : ndarray of shape (n_samples, n_outputs) or (n_samples,), or None
+        What the loss compares the output with; None for the features themselves.
+    learned : dict
+        Fitted attributes, such as ``classes_`` and ``n_features_in_``.
+    """
+
+    X: Any
+    y: np.ndarray | None
+    targets: np.ndarray | None
+    learned: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,171 @@
+"""Deep ensembles: several networks, trained from different seeds, as one estimator.
+
+Networks that start from other weights and see the batches in another order end in other
+minima. The mean of their predictions is more accurate than one of them and less sure of
+itself where they disagree, and their spread says how far to trust it [1]_. The networks have
+one shape, so they are trained as one stack.
+
+References
+----------
+.. [1] B. Lakshminarayanan, A. Pritzel, C. Blundell (2017). Simple and scalable predictive
+   uncertainty estimation using deep ensembles. NeurIPS.
+"""
+
+import math
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+
+from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.fitted_state import Rollback, fitted_state, set_fitted_state
+from sknn_deep._estimators.fitting import draft_of, fit_network, sklearn_callbacks
+from sknn_deep._estimators.fused import Job, fit_jobs
+from sknn_deep._estimators.held_out import without_feature_names
+from sknn_deep._hardware.device import accepted_dtypes, numpy_dtype, resolve_device
+from sknn_deep._sklearn import check_sample_weight
+from sknn_deep._training.interruption import one_of_many
+
+
+def fit_ensemble(estimator: Any, call: Call) -> None:
+    """Fit several networks: what ``fit`` and ``partial_fit`` of an ensemble do.
+
+    The data are validated once, for all networks. A fitted ensemble has ``estimators_``, each
+    fitted as it would be alone, what the validation of the data has set, and ``n_iter_``; all else
+    belongs to its networks.
+
+    Parameters
+    ----------
+    estimator : estimator
+        With ``n_networks`` above 1, or fitted with several networks.
+    call : Call
+    """
+    estimator._check_combinations(call)
+    before = vars(estimator).get("estimators_")
+    goes_on = before is not None and (call.incremental or estimator.warm_start)
+    draft = draft_of(estimator, goes_on)
+    networks = _twins(draft) if goes_on else _new_networks(draft)
+    with ExitStack() as stack:
+        for network in networks if goes_on else ():
+            stack.push(Rollback(network))
+        own = _validated(draft, call, goes_on)
+        if call.incremental:
+            _fit_in_turn(networks, own)
+        else:
+            callbacks = sklearn_callbacks(
+                estimator, 0, (call.X, call.y, call.sample_weight), lambda: fitted_state(draft)
+            )
+            for callback in callbacks:
+                callback.on_train_begin(None)
+            _fit_together(networks, own)
+        _adopt(draft, networks)
+        stack.pop_all()
+    set_fitted_state(estimator, fitted_state(draft))
+    if not call.incremental:
+        for callback in callbacks:
+            callback.on_train_end(None)
+
+
+def mean(outputs: list[np.ndarray]) -> np.ndarray:
+    """Return the mean over networks: of one, its output itself."""
+    return outputs[0] if len(outputs) == 1 else np.mean(outputs, axis=0)
+
+
+def log_mean_exp(outputs: list[np.ndarray]) -> np.ndarray:
+    """Return the logarithm of the mean of what the outputs are logarithms of.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sknn_deep._estimators.ensemble import log_mean_exp
+    >>> log_mean_exp([np.array([-2000.0, 0.0]), np.array([-2000.0, -np.inf])])
+    array([-2.00000000e+03, -6.93147181e-01])
+    """
+    if len(outputs) == 1:
+        return outputs[0]
+    return np.logaddexp.reduce(outputs) - math.log(len(outputs))
+
+
+def check_same_number(estimator: Any, n_before: int) -> None:
+    """Refuse to go on with an ensemble of another size."""
+    if estimator.n_networks != n_before:
+        raise ValueError(
+            "warm_start and partial_fit go on with the networks of the previous call, got "
+            f"n_networks={estimator.n_networks} after n_networks={n_before}. Set "
+            "warm_start=False, or make a new estimator."
+        )
+
+
+def _twins(draft: Any) -> list[Any]:
+    """Return twins of the networks to go on with, set to the present parameters."""
+    params = {**draft.get_params(deep=False), "n_networks": 1}
+    # they are given arrays, which have no names, and were adopted with names
+    twins = [without_feature_names(network) for network in draft.estimators_]
+    return [twin.set_params(**params | {"random_state": twin.random_state}) for twin in twins]
+
+
+def _new_networks(draft: Any) -> list[Any]:
+    """Return unfitted estimators of one network each, each with a seed of its own."""
+    seeds = check_random_state(draft.random_state).randint(
+        np.iinfo(np.int32).max, size=draft.n_networks
+    )
+    # a clone's init_from would not be fitted
+    params = {"n_networks": 1, "init_from": draft.init_from}
+    return [
+        clone(draft).set_params(**params, random_state=int(seed)).set_callbacks() for seed in seeds
+    ]
+
+
+def _validated(draft: Any, call: Call, goes_on: bool) -> Call:
+    """Return the call with validated arrays; set what they tell of the estimator on the draft."""
+    dtypes = accepted_dtypes(draft.dtype, resolve_device(draft.device))
+    if goes_on:
+        dtypes = [numpy_dtype(draft.estimators_[0].module_.flat.dtype)]
+    X, y, _ = draft._validate_training_data(call, dtypes, reset=not goes_on)
+    call = replace(call, X=X, y=y, sample_weight=check_sample_weight(call.sample_weight, X))
+    if call.incremental:
+        return replace(call, classes=getattr(draft, "classes_", None))
+    if call.X_val is None:
+        return call
+    X_val, y_val, _ = draft._validate_held_out_data(call.X_val, call.y_val, X.dtype)
+    weight = check_sample_weight(call.sample_weight_val, X_val)
+    return replace(call, X_val=X_val, y_val=y_val, sample_weight_val=weight)
+
+
+def _fit_in_turn(networks: list[Any], call: Call) -> None:
+    """Train one epoch of each network."""
+    with one_of_many():
+        for network in networks:
+            fit_network(network, call)
+
+
+def _fit_together(networks: list[Any], call: Call) -> None:
+    """Train all networks, as one stack where that is possible."""
+    fit_params: dict[str, Any] = {"sample_weight": call.sample_weight}
+    if call.X_val is not None:
+        fit_params |= {
+            "X_val": call.X_val,
+            "y_val": call.y_val,
+            "sample_weight_val": call.sample_weight_val,
+        }
+    jobs = [Job(network, call.X, call.y, fit_params=fit_params) for network in networks]
+    fit_jobs(jobs, done=_raise)
+
+
+def _adopt(draft: Any, networks: list[Any]) -> None:
+    """Take fitted networks for those of the ensemble."""
+    if hasattr(draft, "feature_names_in_"):
+        for network in networks:
+            network.feature_names_in_ = draft.feature_names_in_
+    draft.estimators_ = networks
+    draft.n_iter_ = max(network.n_iter_ for network in networks)
+    draft.interrupted_ = False
+
+
+def _raise(job: Job) -> None:
+    # the error of one network is that of the ensemble: the others need not be trained
+    if job.error is not None:
+        raise job.error

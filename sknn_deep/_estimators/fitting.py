@@ -1,0 +1,482 @@
+"""The course of a fit: validate, train, commit, or leave the estimator as it was.
+
+Single fits, ``partial_fit``, warm starts, the networks of an ensemble, fused searches and
+checkpoints all run through :class:`Fit`::
+
+    fit = Fit(estimator, call)
+    with fit.surroundings(), fit.undone_on_error():
+        fit.prepare()   # validates, makes the network and the batches
+        fit.train()     # or a stack trains many
+        fit.commit()    # hands the fitted state to the estimator
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from skorch.history import History
+
+from sknn_deep._engine.batches import Batches, Chunk, whole
+from sknn_deep._engine.samples import Samples
+from sknn_deep._engine.solvers import load_state, make_optimizer, to_arrays, to_tensors
+from sknn_deep._estimators.call import Call, Validated
+from sknn_deep._estimators.callback_parameter import (
+    description,
+    open_checkpoint,
+    skorch_callbacks,
+)
+from sknn_deep._estimators.fitted_state import Rollback, fitted_state, set_fitted_state
+from sknn_deep._estimators.held_out import make_validation, split_rows, without_feature_names
+from sknn_deep._estimators.hooks import NetworkHooks
+from sknn_deep._estimators.memory_advice import memory_explained
+from sknn_deep._hardware.device import (
+    accepted_dtypes,
+    numpy_dtype,
+    on_device,
+    resolve_device,
+    seeded_generator,
+    torch_dtype,
+)
+from sknn_deep._hardware.threads import fixed_threads, one_thread
+from sknn_deep._sklearn import check_random_state, check_sample_weight, num_samples
+from sknn_deep._training.checkpoint import CheckpointFile
+from sknn_deep._training.fingerprint import described_call
+from sknn_deep._training.interruption import is_one_of_many
+from sknn_deep._training.progress import Progress
+from sknn_deep._training.sklearn_callbacks import SklearnCallbacks
+from sknn_deep._training.skorch_net import Net
+from sknn_deep._training.training import DivergenceError, Training, Validation
+from sknn_deep._training.whole_set import WholeSetTraining
+
+# Errors after which nothing of a training is kept. After others, such as those of a callback, the
+# epochs before them are.
+_LEAVE_NOTHING = (KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError)
+
+
+def fit_network(estimator: NetworkHooks, call: Call) -> None:
+    """Fit one network: what ``fit`` and ``partial_fit`` do."""
+    fit = Fit(estimator, call)
+    with fit.surroundings(), fit.undone_on_error():
+        fit.prepare()
+        fit.train()
+        fit.commit()
+
+
+class Fit:
+    """One call of ``fit`` or ``partial_fit``, of one network.
+
+    Everything that the call learns is set on a draft, a twin of the estimator with the same
+    parameters, and handed over at the end: the estimator stays what it was until then. What an
+    earlier call has left is on the draft only if this one goes on with it. A network that goes on
+    is trained in place, so it, its optimiser and its records are restored where the call fails.
+
+    Parameters
+    ----------
+    estimator : estimator
+    call : Call
+    shared : Validated, default=None
+        The training data as a fit with the same parameters has validated them.
+
+    Attributes
+    ----------
+    draft : estimator
+    training : Training or WholeSetTraining
+        What trains the network, once :meth:`prepare` has returned.
+    """
+
+    training: Training | WholeSetTraining
+
+    def __init__(self, estimator: NetworkHooks, call: Call, shared: Validated | None = None):
+        self.estimator, self.call, self._shared = estimator, call, shared
+        is_fitted = hasattr(estimator, "module_")
+        self._goes_on = is_fitted and (call.incremental or estimator.warm_start)
+        self.draft = draft_of(estimator, self._goes_on)
+        self._rollback = Rollback(estimator) if self._goes_on else None
+        self._checkpoint: CheckpointFile | None = None
+        self._is_committed = False
+
+    # ------------------------------------------------------------------ the course
+
+    @contextmanager
+    def surroundings(self) -> Iterator[None]:
+        """Set torch's modes, its device and, with a checkpoint, its threads."""
+        self.draft._check_combinations(self.call)
+        device = resolve_device(self.draft.device)
+        self._checkpoint = open_checkpoint(self.draft.callbacks, self.call.incremental)
+        with ExitStack() as stack:
+            # the caller may have switched gradients off
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(on_device(device))
+            if self._checkpoint is not None:
+                stack.enter_context(fixed_threads(self._checkpoint.n_threads))
+            yield
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Leave the estimator as it was where a block raises before anything was committed."""
+        try:
+            yield
+        except BaseException:
+            if not self._is_committed:
+                self.undo()
+            raise
+
+    def undo(self) -> None:
+        """Restore what was trained in place."""
+        if self._rollback is not None:
+            self._rollback.restore()
+
+    def prepare(self) -> None:
+        """Validate the data; make the network, the batches and what trains."""
+        present = check_random_state(self.draft.random_state)
+        checkpoint = self._checkpoint
+        random_state = present if checkpoint is None else checkpoint.first_random_state(present)
+        samples = self._validate()
+        self._make_network(samples, random_state)
+        batches, validation, held_out = self._arrange(samples, random_state)
+        if checkpoint is not None:
+            checkpoint.belongs_to(self._described(samples, held_out))
+            # the user's own generator goes on, too, where the training is to be reproduced
+            if isinstance(self.draft.random_state, np.random.RandomState):
+                random_state = present
+        if isinstance(batches, Chunk):
+            self.training = self._whole_set_training(batches)
+        else:
+            self.training = self._training(batches, validation, random_state)
+
+    def train(self) -> None:
+        """Train to the end."""
+        try:
+            self.training.begin()
+            with self._memory_explained(num_samples(self.call.X)):
+                self.training.run(self._checkpoint)
+        except BaseException as error:
+            if self.training.n_iter and not isinstance(error, _LEAVE_NOTHING):
+                self.hand_over(describe=False)
+            raise
+
+    def commit(self) -> None:
+        """Describe what was learned, and set it on the estimator."""
+        try:
+            self.hand_over(describe=True)
+        except KeyboardInterrupt:  # so late that nothing shall be lost
+            self.hand_over(describe=True)
+            if is_one_of_many():
+                raise
+            self.estimator.interrupted_ = True
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+
+    def hand_over(self, *, describe: bool) -> None:
+        """Set the fitted state on the estimator, as far as the training has come.
+
+        Parameters
+        ----------
+        describe : bool
+            Whether to set, too, what the trained network tells of its training data.
+        """
+        draft = self.draft
+        draft.module_.eval()
+        draft.module_.set_generator(None)
+        draft._progress.stop_watching()
+        vars(draft).update(self.training.fitted_attributes())
+        if describe:
+            draft._describe_training(self.training.batches, self.call.incremental)
+        set_fitted_state(self.estimator, fitted_state(draft))
+        self._is_committed = True
+
+    # ------------------------------------------------------------------ the data
+
+    @property
+    def validated(self) -> Validated:
+        """The training data of this fit, for others with the same parameters."""
+        return self._validated
+
+    def _validate(self) -> Samples:
+        """Return the training data, validated, with what they tell set on the draft."""
+        draft, call = self.draft, self.call
+        if self._shared is None:
+            dtypes = accepted_dtypes(draft.dtype, resolve_device(draft.device))
+            if self._goes_on:
+                dtypes = [numpy_dtype(draft.module_.flat.dtype)]
+            X, y, targets = draft._validate_training_data(call, dtypes, reset=not self._goes_on)
+            self._validated = Validated(X, y, targets, fitted_state(draft))
+        else:
+            self._validated = self._shared
+            vars(draft).update(self._shared.learned)
+        X, y = self._validated.X, self._validated.y
+        given_weight = check_sample_weight(call.sample_weight, X)
+        weight = draft._weigh_classes(y, given_weight, learn=True)
+        return Samples(X, y, self._validated.targets, weight, given_weight)
+
+    def _validate_held_out(self) -> Samples:
+        """Return the user's validation set, validated."""
+        draft, call = self.draft, self.call
+        dtype = numpy_dtype(draft.module_.flat.dtype)
+        X, y, targets = draft._validate_held_out_data(call.X_val, call.y_val, dtype)
+        given_weight = check_sample_weight(call.sample_weight_val, X)
+        weight = draft._weigh_classes(y, given_weight, learn=False)
+        return Samples(X, y, targets, weight, given_weight)
+
+    def _arrange(
+        self, samples: Samples, random_state: np.random.RandomState
+    ) -> tuple[Batches | Chunk, Validation | None, Samples | None]:
+        """Return what is trained on, the validation set, and the user's own, if there is one."""
+        draft, flat, n_samples = self.draft, self.draft.module_.flat, samples.X.shape[0]
+        if draft.solver == "lbfgs":
+            draft._check_enough_rows(n_samples)
+            with self._memory_explained(n_samples):
+                return whole(samples, device=flat.device, dtype=flat.dtype), None, None
+        rows, validation, own_set = None, None, None
+        if self.call.X_val is not None:
+            own_set = self._validate_held_out()
+            validation = make_validation(draft, own_set)
+        elif draft.early_stopping:
+            rows, held_out_rows = split_rows(draft, samples, random_state)
+            validation = make_validation(draft, samples.take(held_out_rows))
+            n_samples = len(rows)
+        batch_size = draft._batch_size_for(n_samples)
+        draft._check_enough_rows(n_samples)
+        with self._memory_explained(n_samples):
+            batches = Batches(
+                samples,
+                rows=rows,
+                batch_size=batch_size,
+                min_batch_size=2 if draft.normalization == "batch" else 1,
+                device=flat.device,
+                dtype=flat.dtype,
+            )
+        return batches, validation, own_set
+
+    def _described(self, samples: Samples, held_out: Samples | None) -> dict[str, Any]:
+        """Return what tells this call of ``fit`` from another, for a checkpoint."""
+        draft = self.draft
+        data = {"X": samples.X, "y": samples.y, "sample_weight": samples.given_weight}
+        if held_out is not None:
+            named = {"X_val": held_out.X, "y_val": held_out.y}
+            data |= {**named, "sample_weight_val": held_out.given_weight}
+        if self._goes_on:
+            learned = [tensor.cpu().numpy().ravel() for tensor in draft.module_.snapshot()]
+            data["the network that warm_start goes on with"] = np.concatenate(learned)
+        callbacks = [description(callback) for callback in skorch_callbacks(draft.callbacks)]
+        device = str(draft.module_.flat.device)
+        return described_call(draft, data, device=device, callbacks=callbacks)
+
+    # ------------------------------------------------------------------ the network
+
+    def _make_network(self, samples: Samples, random_state: np.random.RandomState) -> None:
+        """Make the network ready, a new one or that of the call before."""
+        draft, n_features = self.draft, samples.X.shape[1]
+        device = resolve_device(draft.device)
+        dtype = torch_dtype(samples.X.dtype)
+        with memory_explained(draft, samples.X.shape[0], n_features, dtype):
+            config = draft._network_config(n_features, dtype)
+            if self._goes_on:
+                self._resume(config, device)
+            else:
+                self._start(config, device, random_state)
+                draft._prepare_network(samples)
+        if draft.module_.is_random:
+            # drawn only where it is used: without dropout scikit-learn's draws follow
+            draft.module_.set_generator(seeded_generator(random_state, device, draft.t_))
+
+    def _start(
+        self, config: dict[str, Any], device: torch.device, random_state: np.random.RandomState
+    ) -> None:
+        """Make a new network, and records without an entry."""
+        draft = self.draft
+        draft.n_iter_, draft.t_ = 0, 0
+        with one_thread():  # to wake several takes longer than they save
+            draft.module_ = draft._network_class(**config, device=device)
+            draft.module_.initialize(random_state, draft._initial_activations())
+        draft.module_.eval()
+        draft.n_layers_ = len(draft.module_.stages()) + 1
+        draft._progress = Progress()
+        draft.history_ = None
+        draft._fixed = draft._fixed_parameters()
+
+    def _resume(self, config: dict[str, Any], device: torch.device) -> None:
+        """Check that the network of an earlier call can go on, and move it where asked."""
+        draft, incremental = self.draft, self.call.incremental
+        asked = _flat_items(config) | draft._fixed_parameters()
+        present = _flat_items(draft.module_.config) | draft._fixed
+        if not incremental:  # a warm start has a new optimiser
+            present["solver"] = asked["solver"]
+        changes = [
+            f"{key} {present[key]} -> {asked[key]}" for key in asked if asked[key] != present[key]
+        ]
+        if changes:
+            raise ValueError(
+                "warm_start and partial_fit go on with the network of the previous call; the "
+                f"present parameters and data ask for another one ({', '.join(changes)}). Set "
+                "warm_start=False, or make a new estimator."
+            )
+        if not incremental:
+            draft._fixed = {**draft._fixed, "solver": draft.solver}
+            forget_optimizer(draft)
+        move_network(draft, device)
+
+    def _memory_explained(self, n_samples: int):
+        flat = self.draft.module_.flat
+        return memory_explained(self.draft, n_samples, self._validated.X.shape[1], flat.dtype)
+
+    # ------------------------------------------------------------------ what trains
+
+    def _whole_set_training(self, chunk: Chunk) -> WholeSetTraining:
+        draft = self.draft
+        return WholeSetTraining(
+            draft, draft.module_, draft._make_loss(), chunk, self._sklearn_callbacks(n_epochs=0)
+        )
+
+    def _training(
+        self,
+        batches: Batches,
+        validation: Validation | None,
+        random_state: np.random.RandomState,
+    ) -> Training:
+        draft = self.draft
+        if validation is not None:
+            draft._progress.watch_validation(draft.module_)
+        if draft.history_ is None:
+            draft.history_ = History()
+        loss, optimizer = draft._make_loss(), optimizer_of(draft, self.call.incremental)
+        bridge = [] if self.call.incremental else self._sklearn_callbacks(draft.max_iter)
+        return Training(
+            draft,
+            draft.module_,
+            loss=loss,
+            optimizer=optimizer,
+            penalties={
+                "alpha": draft.alpha,
+                "weight_decay": draft._decoupled_weight_decay(),
+                "max_grad_norm": draft.max_grad_norm,
+            },
+            product_dtype=torch.bfloat16 if draft.dtype == "bfloat16" else None,
+            batches=batches,
+            validation=validation,
+            random_state=random_state,
+            progress=draft._progress,
+            history=draft.history_,
+            net=self._net(loss, optimizer, bridge),
+            incremental=self.call.incremental,
+        )
+
+    def _net(
+        self, loss: Any, optimizer: torch.optim.Optimizer, bridge: list[SklearnCallbacks]
+    ) -> Net | None:
+        """Return skorch's net for the callbacks, where there are any."""
+        draft = self.draft
+        own = skorch_callbacks(draft.callbacks)
+        if not own and not bridge:
+            return None
+        return Net(
+            draft.module_,
+            loss=loss,
+            optimizer=optimizer,
+            history=draft.history_,
+            callbacks=[*bridge, *own],
+            records_batches=bool(own),
+            verbose=int(draft.verbose),
+            scored=without_feature_names(draft),
+        )
+
+    def _sklearn_callbacks(self, n_epochs: int) -> list[SklearnCallbacks]:
+        """Return the bridge to the callbacks set with ``set_callbacks``, if any are."""
+        call = self.call
+        return sklearn_callbacks(
+            self.estimator,
+            n_epochs,
+            (call.X, call.y, call.sample_weight),
+            self._learned,
+        )
+
+    def _learned(self) -> dict[str, Any]:
+        """Return the fitted state so far; the optimiser belongs to this fit alone."""
+        learned = fitted_state(self.draft)
+        learned.pop("_optimizer", None)
+        return learned
+
+
+def sklearn_callbacks(
+    estimator: Any,
+    n_epochs: int,
+    given: tuple[Any, Any, Any],
+    learned: Callable[[], dict[str, Any]],
+) -> list[SklearnCallbacks]:
+    """Return the bridge to the callbacks that were set with ``set_callbacks``, if any were."""
+    if not getattr(estimator, "_skl_callbacks", None):
+        return []
+    return [SklearnCallbacks(estimator, n_epochs, *given, learned=learned)]
+
+
+def optimizer_of(estimator: NetworkHooks, incremental: bool) -> torch.optim.Optimizer:
+    """Return a new optimiser, or in ``partial_fit`` the one of the call before."""
+    network = estimator.module_
+    if incremental and hasattr(estimator, "_optimizer"):
+        present = {id(network.flat), *map(id, network.parameters())}
+        groups = estimator._optimizer.param_groups
+        if all(id(param) in present for group in groups for param in group["params"]):
+            return estimator._optimizer
+        estimator._optimizer_state = optimizer_state(estimator)  # the network was moved
+    estimator._optimizer = make_optimizer(
+        estimator.solver,
+        network,
+        lr=estimator.learning_rate_init,
+        momentum=estimator.momentum,
+        nesterov=estimator.nesterovs_momentum,
+        betas=(estimator.beta_1, estimator.beta_2),
+        eps=estimator.epsilon,
+        solver_params=estimator.solver_params,
+    )
+    state = vars(estimator).pop("_optimizer_state", None)
+    if incremental and state is not None:
+        load_state(estimator._optimizer, to_tensors(state), has_moved=True)
+    return estimator._optimizer
+
+
+def optimizer_state(estimator: Any) -> dict[str, Any] | None:
+    """Return the state of the optimiser as arrays on the CPU, if there is one."""
+    if hasattr(estimator, "_optimizer"):
+        return to_arrays(estimator._optimizer.state_dict())
+    return getattr(estimator, "_optimizer_state", None)
+
+
+def forget_optimizer(estimator: Any) -> None:
+    """Delete the optimiser, whose state belongs to weights that are no more."""
+    for name in ("_optimizer", "_optimizer_state"):
+        vars(estimator).pop(name, None)
+
+
+def move_network(estimator: Any, device: torch.device) -> None:
+    """Move a fitted network to a device, with the state of its optimiser."""
+    if estimator.module_.flat.device == device:
+        return
+    estimator.module_.to(device)
+    state = optimizer_state(estimator)
+    forget_optimizer(estimator)
+    if state is not None:
+        estimator._optimizer_state = state
+
+
+def draft_of(estimator: NetworkHooks, goes_on: bool) -> NetworkHooks:
+    """Return a twin of an estimator, with what it has learned only if that is gone on with."""
+    draft = object.__new__(type(estimator))
+    learned = {} if goes_on else fitted_state(estimator)
+    vars(draft).update(
+        (name, value) for name, value in vars(estimator).items() if name not in learned
+    )
+    return draft
+
+
+def _flat_items(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a network's configuration without nesting, for a comparison entry by entry."""
+    items: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            items |= {f"{key} {name}": part for name, part in value.items()}
+        else:
+            items[key] = value
+    return items

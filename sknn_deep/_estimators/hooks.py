@@ -1,0 +1,147 @@
+"""What an estimator decides for itself in the course of a fit.
+
+Every method that an estimator may override stands here, with what it takes and returns. All but
+those of the first two groups have a default.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from sknn_deep._engine.losses import Loss
+from sknn_deep._engine.samples import Samples
+from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.parameters import NetworkParameters, check_combinations
+from sknn_deep._networks.flat import Network
+
+
+class NetworkHooks(NetworkParameters):
+    """The decisions of an estimator: its data, its network, its loss, its rules.
+
+    A :class:`~sknn_deep._estimators.fitting.Fit` calls them on a draft of the estimator, and
+    whatever they set there belongs to the estimator once the fit is committed.
+    """
+
+    # fitted attributes that the hooks may read
+    module_: Network
+    n_outputs_: int | None
+    out_activation_: str
+
+    # The network that the estimator trains.
+    _network_class: ClassVar[type[Network]]
+    # True, or "allow-nan" for an estimator that knows what to do with missing values.
+    _ensure_all_finite: ClassVar[bool | str] = True
+
+    # ------------------------------------------------------------------ the data
+
+    def _validate_training_data(
+        self, call: Call, dtypes: list[type], *, reset: bool
+    ) -> tuple[Any, np.ndarray | None, np.ndarray | None]:
+        """Validate the training data, and learn what they tell of the estimator.
+
+        Parameters
+        ----------
+        call : Call
+        dtypes : list of type
+            The types that X may have; others become the first.
+        reset : bool
+            Whether a new network is made; else the data must fit the present one.
+
+        Returns
+        -------
+        X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+        y : ndarray or None
+            The user's targets, for scores.
+        targets : ndarray of shape (n_samples, n_outputs) or (n_samples,), or None
+            What the loss compares the output with; None stands for X.
+        """
+        raise NotImplementedError
+
+    def _validate_held_out_data(
+        self, X: Any, y: Any, dtype: type
+    ) -> tuple[Any, np.ndarray | None, np.ndarray | None]:
+        """Validate the user's validation set; return what ``_validate_training_data`` does."""
+        raise NotImplementedError
+
+    def _weigh_classes(
+        self, y: np.ndarray | None, sample_weight: np.ndarray | None, learn: bool
+    ) -> np.ndarray | None:
+        """Return the weight of each row in the loss; classifiers fold class weights in.
+
+        Parameters
+        ----------
+        y : ndarray or None
+        sample_weight : ndarray of shape (n_samples,) or None
+        learn : bool
+            Whether these are the training data, which settle the weights of the classes.
+        """
+        return sample_weight
+
+    def _stratify(self, targets: np.ndarray | None) -> np.ndarray | None:
+        """Return the labels, one a row, by which a validation set is stratified, if any."""
+        return None
+
+    # ------------------------------------------------------------------ the network
+
+    def _planned_output(
+        self, n_classes: int | None, n_outputs: int | None
+    ) -> tuple[int | None, str]:
+        """Return outputs and output activation of a network for data that are not there yet."""
+        raise NotImplementedError
+
+    def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
+        """Return the arguments of ``_network_class`` but for the device."""
+        raise NotImplementedError
+
+    def _initial_activations(self) -> list[str]:
+        """Return for each dense layer the activation for which its weights are drawn."""
+        raise NotImplementedError
+
+    def _prepare_network(self, samples: Samples) -> None:
+        """Change a new network whose weights were drawn, before it is trained."""
+
+    # ------------------------------------------------------------------ loss and score
+
+    def _make_loss(self) -> Loss:
+        """Return the loss that the training minimises."""
+        raise NotImplementedError
+
+    def _default_score(
+        self, raw: np.ndarray, y: np.ndarray | None, sample_weight: np.ndarray | None
+    ) -> float:
+        """Return the score of a validation set's raw output where ``scoring`` is None."""
+        raise NotImplementedError
+
+    def _validation_scoring(self) -> Any:
+        """Return what early stopping goes by; None for ``_default_score``."""
+        return self.scoring
+
+    # ------------------------------------------------------------------ rules
+
+    def _check_combinations(self, call: Call) -> None:
+        """Refuse parameters and arguments that are valid one by one but not together."""
+        check_combinations(self, call, self._sources_of_chance())
+
+    def _sources_of_chance(self) -> list[tuple[str, bool]]:
+        """Return the parameters by which the loss is random, and whether they are in use."""
+        return [("dropout", any(np.ravel(self.dropout) != 0))]
+
+    def _reason_to_train_alone(self) -> str:
+        """Return why the network can be no part of a stack, as far as this class knows."""
+        return ""
+
+    def _fixed_parameters(self) -> dict[str, Any]:
+        """Return parameters, beside the network's own, that may not change between calls."""
+        return {"dtype": self.dtype, "solver": self.solver}
+
+    # ------------------------------------------------------------------ afterwards
+
+    def _describe_training(self, batches: Any, incremental: bool) -> None:
+        """Set what a trained network tells of its training data.
+
+        Parameters
+        ----------
+        batches : Batches, or with L-BFGS a Chunk
+        incremental : bool
+        """

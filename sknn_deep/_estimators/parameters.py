@@ -1,0 +1,256 @@
+"""The parameters that the three estimators share: names, defaults, valid values, combinations."""
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+from sklearn.metrics import get_scorer_names
+from sklearn.utils import get_tags
+
+from sknn_deep._engine.solvers import (
+    ANNEALING_SCHEDULES,
+    DEFAULT_WEIGHT_DECAY,
+    STOCHASTIC_SOLVERS,
+)
+from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.callback_parameter import check_callback
+from sknn_deep._networks.layers import ACTIVATIONS, NORMALIZATIONS
+from sknn_deep._sklearn import (
+    Interval,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class NetworkParameters(CallbackSupportMixin, BaseEstimator):
+    """The keyword-only parameters that the three estimators share, in scikit-learn's order.
+
+    They are written here once; each estimator puts its positional parameters before them and
+    documents them all.
+    """
+
+    solver: str | type[torch.optim.Optimizer] = "adam"
+    alpha: float = 0.0001
+    batch_size: int | str = "auto"
+    learning_rate: str = "constant"
+    learning_rate_init: float = 0.001
+    power_t: float = 0.5
+    max_iter: int = 200
+    shuffle: bool = True
+    random_state: int | np.random.RandomState | None = None
+    tol: float = 1e-4
+    verbose: bool | int = False
+    warm_start: bool = False
+    momentum: float = 0.9
+    nesterovs_momentum: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    n_iter_no_change: int | float = 10
+    max_fun: int = 15000
+    dropout: float | Sequence[float] = 0.0
+    normalization: str | None = None
+    solver_params: dict[str, Any] | None = None
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None
+    scoring: Any = None
+    device: str | torch.device = "auto"
+    dtype: str = "auto"
+    callbacks: list | None = None
+
+    _parameter_constraints: ClassVar[dict] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple],
+        "solver": [StrOptions({"lbfgs", *STOCHASTIC_SOLVERS}), type],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive", *ANNEALING_SCHEDULES})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [
+            Interval(Integral, 1, None, closed="left"),
+            Options(Real, {np.inf}),
+        ],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple, np.ndarray],
+        "normalization": [StrOptions(set(NORMALIZATIONS)), None],
+        "solver_params": [dict, None],
+        "weight_decay": [Interval(Real, 0, None, closed="left"), None],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
+        "device": [str, torch.device],
+        "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
+        "callbacks": [list, tuple, None],
+    }
+
+    @classmethod
+    @cache
+    def _get_param_names(cls) -> list[str]:
+        # scikit-learn reads the signature anew in every call of get_params, fit and clone
+        return super()._get_param_names()
+
+    @classmethod
+    @cache
+    def _valid_defaults(cls) -> dict[str, Any]:
+        """Return the defaults of the parameters, but for those that a subclass forbids."""
+        signature = inspect.signature(cls.__init__)
+        defaults = {name: signature.parameters[name].default for name in cls._get_param_names()}
+        for name, value in list(defaults.items()):
+            try:
+                validate_parameter_constraints(
+                    cls._parameter_constraints, {name: value}, cls.__name__
+                )
+            except ValueError:
+                del defaults[name]
+        return defaults
+
+    def _validate_params(self) -> None:
+        # most parameters are left at their defaults
+        valid, missing = self._valid_defaults(), object()
+        params = self.get_params(deep=False).items()
+        chosen = {name: value for name, value in params if value is not valid.get(name, missing)}
+        validate_parameter_constraints(self._parameter_constraints, chosen, type(self).__name__)
+
+    def _check_solver(self) -> bool:
+        if self.solver == "lbfgs":
+            raise AttributeError(
+                "partial_fit is only available for stochastic optimizers. "
+                f"{self.solver} is not stochastic."
+            )
+        return True
+
+    def _hidden_sizes(self, name: str) -> list[int]:
+        """Return a parameter's sizes of hidden layers as a list of positive integers."""
+        sizes = getattr(self, name)
+        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+        if not all(isinstance(size, Integral) for size in sizes):
+            raise ValueError(f"{name} must be integers, got {sizes}.")
+        if any(size <= 0 for size in sizes):
+            raise ValueError(f"{name} must be > 0, got {sizes}.")
+        return [int(size) for size in sizes]
+
+    def _layer_options(self, n_hidden: int) -> tuple[list[str], list[float]]:
+        """Return activation and dropout rate of each hidden layer."""
+        activations = self._per_layer("activation", n_hidden)
+        known = set(ACTIVATIONS)
+        unknown = [name for name in activations if not (isinstance(name, str) and name in known)]
+        if unknown:
+            raise ValueError(f"activation must be among {sorted(ACTIVATIONS)}, got {unknown}.")
+        dropout = self._per_layer("dropout", n_hidden)
+        if not all(isinstance(rate, Real) and 0 <= rate < 1 for rate in dropout):
+            raise ValueError(f"dropout must be numbers in [0, 1), got {dropout}.")
+        return activations, [float(rate) for rate in dropout]
+
+    def _per_layer(self, name: str, n_hidden: int) -> list[Any]:
+        """Return a parameter's value for each hidden layer."""
+        value = getattr(self, name)
+        if isinstance(value, str) or np.ndim(value) == 0:
+            return [value] * n_hidden
+        if len(value) != n_hidden:
+            raise ValueError(
+                f"{name} must be one value or one per hidden layer ({n_hidden}), "
+                f"got {len(value)}: {value}."
+            )
+        return list(value)
+
+    def _decoupled_weight_decay(self) -> float:
+        """Return ``weight_decay``, or the solver's default for it."""
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return DEFAULT_WEIGHT_DECAY.get(self.solver, 0.0) if isinstance(self.solver, str) else 0.0
+
+    def _batch_size_for(self, n_samples: int) -> int:
+        """Return the rows of a batch, of a training on so many rows."""
+        if self.batch_size == "auto":
+            return min(200, n_samples)
+        if self.batch_size > n_samples:
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. "
+                "It is going to be clipped",
+                stacklevel=2,
+            )
+        return min(self.batch_size, n_samples)
+
+    def _check_enough_rows(self, n_samples: int) -> None:
+        """Refuse one row where a batch's statistics are needed."""
+        if self.normalization == "batch" and n_samples < 2:
+            raise ValueError(
+                f"normalization='batch' needs at least two samples, got n_samples={n_samples}; "
+                "pass more rows or use normalization='layer'."
+            )
+
+
+def check_combinations(
+    estimator: NetworkParameters, call: Call, sources_of_chance: Sequence[tuple[str, bool]]
+) -> None:
+    """Refuse parameters and arguments that are valid one by one but not together.
+
+    Parameters
+    ----------
+    estimator : estimator
+    call : Call
+    sources_of_chance : sequence of (str, bool)
+        Parameters that make the loss random, and whether they are in use.
+    """
+    if call.incremental and estimator.early_stopping:
+        raise ValueError("partial_fit does not support early_stopping=True")
+    solver = estimator.solver
+    if isinstance(solver, type) and not issubclass(solver, torch.optim.Optimizer):
+        raise ValueError(
+            f"solver={solver!r} is not a torch.optim.Optimizer class; pass one, or one "
+            f"of {['lbfgs', *STOCHASTIC_SOLVERS]}."
+        )
+    if estimator.normalization == "batch" and estimator.batch_size == 1:
+        raise ValueError(
+            "normalization='batch' needs at least two samples per batch, got batch_size=1; "
+            "raise batch_size or use normalization='layer'."
+        )
+    for callback in estimator.callbacks or []:
+        check_callback(callback)
+    if (call.X_val is None) != (call.y_val is None) and get_tags(estimator).target_tags.required:
+        raise ValueError("X_val and y_val must be passed together, got only one of them.")
+    if call.sample_weight_val is not None and call.X_val is None:
+        raise ValueError("sample_weight_val was passed without X_val; pass both or neither.")
+    if solver == "lbfgs":
+        _check_lbfgs(estimator, call, sources_of_chance)
+
+
+def _check_lbfgs(
+    estimator: NetworkParameters, call: Call, sources_of_chance: Sequence[tuple[str, bool]]
+) -> None:
+    for name, is_given, reason in (
+        ("callbacks", estimator.callbacks, "there are no epochs to call them in"),
+        *((name, used, "it needs a deterministic loss") for name, used in sources_of_chance),
+        ("X_val", call.X_val is not None, "it does not stop early"),
+        ("dtype='bfloat16'", estimator.dtype == "bfloat16", "it needs exact gradients"),
+    ):
+        if is_given:
+            raise ValueError(
+                f"solver='lbfgs' does not support {name}: {reason}. "
+                "Choose a stochastic solver such as 'adam'."
+            )

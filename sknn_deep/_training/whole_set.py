@@ -1,0 +1,98 @@
+"""A training on all rows at once, by L-BFGS: it has iterations, but no epochs."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from sknn_deep._engine.batches import Chunk
+from sknn_deep._engine.lbfgs import fit_lbfgs
+from sknn_deep._engine.losses import Loss
+from sknn_deep._networks.flat import Network
+from sknn_deep._training.interruption import is_one_of_many
+from sknn_deep._training.progress import DivergenceError, divergence_message
+from sknn_deep._training.sklearn_callbacks import SklearnCallbacks
+
+
+class WholeSetTraining:
+    """One network's way to a minimum of the loss over the whole training set.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its parameters say how to train: ``alpha``, ``tol``, ``max_iter``, ``max_fun``.
+    network : Network
+        On its device, initialised.
+    loss : Loss
+    batches : Chunk
+        The whole set.
+    callbacks : list of SklearnCallbacks
+        Told of the begin and of the end.
+
+    Attributes
+    ----------
+    n_iter : int
+        Iterations, once it has ended.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        network: Network,
+        loss: Loss,
+        batches: Chunk,
+        callbacks: list[SklearnCallbacks],
+    ):
+        self.estimator, self.network, self.loss = estimator, network, loss
+        self.batches, self._callbacks = batches, callbacks
+        self.n_iter, self._value, self._interrupted = 0, np.nan, False
+
+    def begin(self) -> None:
+        """Announce the training."""
+        for callback in self._callbacks:
+            callback.on_train_begin(None)
+
+    def run(self, checkpoint: None = None) -> None:
+        """Train to the end.
+
+        Raises
+        ------
+        DivergenceError
+            If the weights or the loss are not finite.
+        KeyboardInterrupt
+            If the user interrupts before the first iteration, or one of many fits.
+        """
+        estimator = self.estimator
+        value, n_iter, self._interrupted = fit_lbfgs(
+            self.network,
+            self.loss,
+            self.batches,
+            alpha=estimator.alpha,
+            tol=estimator.tol,
+            max_iter=estimator.max_iter,
+            max_fun=estimator.max_fun,
+            verbose=estimator.verbose is True or estimator.verbose >= 1,
+        )
+        for callback in self._callbacks:
+            callback.on_train_end(None)
+        is_finite = self.network.is_finite()
+        if not is_finite or not np.isfinite(value):
+            what = "loss" if is_finite else "parameter weights"
+            raise DivergenceError(
+                f"{divergence_message(what)} The loss was {value:g}: scale the input "
+                "(StandardScaler) and large targets."
+            )
+        if self._interrupted:
+            if is_one_of_many():
+                raise KeyboardInterrupt
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+        self.n_iter, self._value = n_iter, value
+
+    def fitted_attributes(self) -> dict[str, Any]:
+        """Return what the training publishes on the estimator."""
+        return {
+            "loss_": self._value,
+            "n_iter_": self.n_iter,
+            "best_iter_": self.n_iter,
+            "interrupted_": self._interrupted,
+        }
