@@ -1,6 +1,5 @@
 """The autoencoder: dimensionality reduction by a dense network, as a transformer."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
@@ -29,11 +28,12 @@ from sknn_deep._estimators.code_statistics import (
     turn_to_principal_axes,
 )
 from sknn_deep._estimators.column_statistics import column_limits, column_means, limits
-from sknn_deep._estimators.fitting import forget_optimizer
+from sknn_deep._estimators.optimizer import forget_optimizer
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
 from sknn_deep._sklearn import Interval, StrOptions, check_sample_weight, fit_context
+from sknn_deep._training.user_warnings import warn_user
 
 # A unit whose standard deviation is this share of the largest is the same for every row.
 _DEAD = 1e-6
@@ -805,11 +805,10 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             remedy = f"lower sparsity={self.sparsity}"
         elif self.code_activation != "identity":
             remedy = f"choose code_activation='identity' instead of {self.code_activation!r}"
-        warnings.warn(
+        warn_user(
             f"{len(units)} of the {self.n_components} units of the code are the same for every "
             f"row: {', '.join(map(str, units))} (counted from 0). To bring them to life, {remedy}.",
             ConvergenceWarning,
-            stacklevel=2,
         )
 
     def _validate_held_out_data(self, X, y, dtype):

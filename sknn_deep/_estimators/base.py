@@ -16,8 +16,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sknn_deep._engine.in_parts import map_parts
 from sknn_deep._engine.samples import dense
 from sknn_deep._estimators.call import Call
-from sknn_deep._estimators.fitting import fit_network, move_network, optimizer_state
+from sknn_deep._estimators.fitting import fit_network
 from sknn_deep._estimators.hooks import NetworkHooks
+from sknn_deep._estimators.optimizer import move_network, optimizer_state
 from sknn_deep._hardware.device import as_tensor, numpy_dtype
 from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 from sknn_deep._networks.summary import summary

@@ -10,7 +10,6 @@ checkpoints all run through :class:`Fit`::
         fit.commit()    # hands the fitted state to the estimator
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,7 +20,6 @@ from skorch.history import History
 
 from sknn_deep._engine.batches import Batches, Chunk, whole
 from sknn_deep._engine.samples import Samples
-from sknn_deep._engine.solvers import load_state, make_optimizer, to_arrays, to_tensors
 from sknn_deep._estimators.call import Call, Validated
 from sknn_deep._estimators.callback_parameter import (
     description,
@@ -32,6 +30,7 @@ from sknn_deep._estimators.fitted_state import Rollback, fitted_state, set_fitte
 from sknn_deep._estimators.held_out import make_validation, split_rows, without_feature_names
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._estimators.memory_advice import memory_explained
+from sknn_deep._estimators.optimizer import forget_optimizer, move_network, optimizer_of
 from sknn_deep._hardware.device import (
     accepted_dtypes,
     numpy_dtype,
@@ -49,6 +48,7 @@ from sknn_deep._training.progress import Progress
 from sknn_deep._training.sklearn_callbacks import SklearnCallbacks
 from sknn_deep._training.skorch_net import Net
 from sknn_deep._training.training import DivergenceError, Training, Validation
+from sknn_deep._training.user_warnings import warn_user
 from sknn_deep._training.whole_set import WholeSetTraining
 
 # Errors after which nothing of a training is kept. After others, such as those of a callback, the
@@ -168,7 +168,7 @@ class Fit:
             if is_one_of_many():
                 raise
             self.estimator.interrupted_ = True
-            warnings.warn("Training interrupted by user.", stacklevel=2)
+            warn_user("Training interrupted by user.")
 
     def hand_over(self, *, describe: bool) -> None:
         """Set the fitted state on the estimator, as far as the training has come.
@@ -410,55 +410,6 @@ def sklearn_callbacks(
     if not getattr(estimator, "_skl_callbacks", None):
         return []
     return [SklearnCallbacks(estimator, n_epochs, *given, learned=learned)]
-
-
-def optimizer_of(estimator: NetworkHooks, incremental: bool) -> torch.optim.Optimizer:
-    """Return a new optimiser, or in ``partial_fit`` the one of the call before."""
-    network = estimator.module_
-    if incremental and hasattr(estimator, "_optimizer"):
-        present = {id(network.flat), *map(id, network.parameters())}
-        groups = estimator._optimizer.param_groups
-        if all(id(param) in present for group in groups for param in group["params"]):
-            return estimator._optimizer
-        estimator._optimizer_state = optimizer_state(estimator)  # the network was moved
-    estimator._optimizer = make_optimizer(
-        estimator.solver,
-        network,
-        lr=estimator.learning_rate_init,
-        momentum=estimator.momentum,
-        nesterov=estimator.nesterovs_momentum,
-        betas=(estimator.beta_1, estimator.beta_2),
-        eps=estimator.epsilon,
-        solver_params=estimator.solver_params,
-    )
-    state = vars(estimator).pop("_optimizer_state", None)
-    if incremental and state is not None:
-        load_state(estimator._optimizer, to_tensors(state), has_moved=True)
-    return estimator._optimizer
-
-
-def optimizer_state(estimator: Any) -> dict[str, Any] | None:
-    """Return the state of the optimiser as arrays on the CPU, if there is one."""
-    if hasattr(estimator, "_optimizer"):
-        return to_arrays(estimator._optimizer.state_dict())
-    return getattr(estimator, "_optimizer_state", None)
-
-
-def forget_optimizer(estimator: Any) -> None:
-    """Delete the optimiser, whose state belongs to weights that are no more."""
-    for name in ("_optimizer", "_optimizer_state"):
-        vars(estimator).pop(name, None)
-
-
-def move_network(estimator: Any, device: torch.device) -> None:
-    """Move a fitted network to a device, with the state of its optimiser."""
-    if estimator.module_.flat.device == device:
-        return
-    estimator.module_.to(device)
-    state = optimizer_state(estimator)
-    forget_optimizer(estimator)
-    if state is not None:
-        estimator._optimizer_state = state
 
 
 def draft_of(estimator: NetworkHooks, goes_on: bool) -> NetworkHooks:

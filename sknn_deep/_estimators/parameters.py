@@ -1,7 +1,6 @@
 """The parameters that the three estimators share: names, defaults, valid values, combinations."""
 
 import inspect
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +28,7 @@ from sknn_deep._sklearn import (
     StrOptions,
     validate_parameter_constraints,
 )
+from sknn_deep._training.user_warnings import warn_user
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -189,10 +189,8 @@ class NetworkParameters(CallbackSupportMixin, BaseEstimator):
         if self.batch_size == "auto":
             return min(200, n_samples)
         if self.batch_size > n_samples:
-            warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. "
-                "It is going to be clipped",
-                stacklevel=2,
+            warn_user(
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
             )
         return min(self.batch_size, n_samples)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from sknn_deep._engine.losses import Loss
 from sknn_deep._networks.flat import Network
 from sknn_deep._training.checkpoint import check_can_be_kept
+from sknn_deep._training.history import record_batch
 from sknn_deep._training.interruption import is_raised
 
 
@@ -174,13 +175,6 @@ class Net(NeuralNet):
 
     def __sklearn_tags__(self):
         return self._scored.__sklearn_tags__()
-
-
-def record_batch(history: History, loss: float, size: int) -> None:
-    """Write a batch into skorch's history, under skorch's names."""
-    history.new_batch()
-    history.record_batch("train_loss", loss)
-    history.record_batch("train_batch_size", size)
 
 
 def _state_of(callback: Callback, name: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import itertools
 import math
 import numbers
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,20 +23,17 @@ from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.engine import Engine, EpochLosses
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.solvers import (
-    ANNEALING_SCHEDULES,
-    annealed_rate,
     load_state,
-    set_learning_rate,
 )
 from sknn_deep._hardware.device import is_out_of_memory
 from sknn_deep._networks.flat import Network
 from sknn_deep._training.checkpoint import CheckpointFile
+from sknn_deep._training.history import HistoryWriter
 from sknn_deep._training.interruption import is_one_of_many
 from sknn_deep._training.progress import DivergenceError, Progress, divergence_message
-from sknn_deep._training.skorch_net import Net, record_batch
-
-# Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
-_SMALLEST_ADAPTIVE_RATE = 1e-6
+from sknn_deep._training.schedule import Schedule
+from sknn_deep._training.skorch_net import Net
+from sknn_deep._training.user_warnings import warn_user
 
 
 @dataclass
@@ -132,7 +128,8 @@ class Training:
         self._records_batches = net is not None and net.records_batches
         self._max_iter = 1 if incremental else estimator.max_iter
         self._n_epochs_before = len(progress.loss_curve)
-        self._first_epoch = 0 if incremental else self._n_epochs_before
+        first_epoch = 0 if incremental else self._n_epochs_before
+        self._schedule = Schedule(estimator, optimizer, progress, first_epoch)
         self._data: dict = {"X": None, "y": None}
         self._datasets = {"dataset_train": None, "dataset_valid": None}
         if net is not None:
@@ -140,7 +137,7 @@ class Training:
             self._datasets["dataset_train"] = Dataset(*self._data.values(), length=len(batches))
             if validation is not None:
                 self._datasets["dataset_valid"] = validation.dataset
-        self._smallest = self._smallest_losses()
+        self._writer = HistoryWriter(history)
 
     @property
     def n_iter(self) -> int:
@@ -224,12 +221,12 @@ class Training:
     def begin_epoch(self) -> list[float] | None:
         """Shuffle; return the learning rate of each batch, where a schedule sets it."""
         self._start = time.perf_counter()
-        self._history.append({"batches": [], "epoch": len(self._history) + 1})
+        self._writer.begin_epoch()
         if self.net is not None:
             self.net.notify("on_epoch_begin", **self._datasets)
         if self.estimator.shuffle and self._order is None:
             self.batches.shuffle(self.random_state)
-        return self._annealed_rates()
+        return self._schedule.rates(self.batches.n_batches)
 
     @property
     def is_validated(self) -> bool:
@@ -322,13 +319,13 @@ class Training:
         self.is_done, self._has_diverged = state["is_done"], state["has_diverged"]
         self._reached_max_iter = state["reached_max_iter"]
         self._progress.load(state["progress"])  # last: an epoch that it counts is here as a whole
-        self._smallest = self._smallest_losses()
+        self._writer.read()
 
     def end_epoch(self, losses: EpochLosses) -> None:
         """Judge an epoch; see whether it was the last."""
         progress, estimator = self._progress, self.estimator
         if self._records_batches:
-            self._record_batches(losses)
+            self._writer.write_batches(losses)
         loss = losses.mean
         progress.n_samples_seen += len(self.batches)
         progress.loss_curve.append(loss)
@@ -339,8 +336,8 @@ class Training:
         else:
             progress.add_validation(*self._validation.evaluate(), estimator.tol, self.network)
             self._say(f"Validation score: {progress.validation_scores[-1]:f}")
-        self._record(loss, time.perf_counter() - self._start)
-        self._end_of_epoch_rate()
+        self._writer.end_epoch(loss, progress, time.perf_counter() - self._start)
+        self._schedule.end_epoch()
         self.is_done = self._should_stop(loss)
         if not self.is_done and self.n_iter >= self._max_iter:
             self.is_done = self._reached_max_iter = True
@@ -373,7 +370,7 @@ class Training:
         self._has_diverged = not math.isfinite(loss)
         if self.net is not None and self.net.end_epoch(self._datasets):
             return True
-        return self._has_diverged or self._has_stagnated()
+        return self._has_diverged or self._schedule.has_stagnated()
 
     def _notify(self, event: str, **kwargs) -> None:
         if self.net is not None:
@@ -404,121 +401,39 @@ class Training:
         self._progress.back_to(progress)
         del self._history[n_rows:]
 
-    def _smallest_losses(self) -> dict[str, float]:
-        return {
-            name: min((row[name] for row in self._history if name in row), default=np.inf)
-            for name in ("train_loss", "valid_loss")
-        }
-
-    def _record_batches(self, losses: EpochLosses) -> None:
-        for loss, size, weight_sum in zip(
-            losses.values, losses.sizes, losses.weight_sums, strict=True
-        ):
-            if weight_sum > 0:  # else the batch was skipped
-                record_batch(self._history, loss, size)
-
-    def _annealed_rates(self) -> list[float] | None:
-        estimator = self.estimator
-        if estimator.learning_rate not in ANNEALING_SCHEDULES:
-            return None
-        n_batches = self.batches.n_batches
-        epochs_done = len(self._progress.loss_curve) - self._first_epoch
-        return [
-            annealed_rate(
-                estimator.learning_rate,
-                estimator.learning_rate_init,
-                (epochs_done + number / n_batches) / estimator.max_iter,
-            )
-            for number in range(n_batches)
-        ]
-
-    def _end_of_epoch_rate(self) -> None:
-        """Let the "invscaling" schedule fall with the number of samples seen."""
-        estimator = self.estimator
-        if estimator.learning_rate == "invscaling" and estimator.solver == "sgd":
-            decay = (self._progress.n_samples_seen + 1) ** estimator.power_t
-            set_learning_rate(self.optimizer, estimator.learning_rate_init / decay)
-
-    def _has_stagnated(self) -> bool:
-        """Return whether to stop; the "adaptive" schedule lowers its rate first."""
-        estimator, progress = self.estimator, self._progress
-        watching = progress.watching
-        if progress.no_improvement_count <= estimator.n_iter_no_change:
-            return False
-        if estimator.learning_rate in ANNEALING_SCHEDULES and not watching:
-            return False  # the loss falls again as the rate does: run the whole course
-        what = "Validation score" if watching else "Training loss"
-        message = (
-            f"{what} did not improve more than tol={estimator.tol:f} "
-            f"for {estimator.n_iter_no_change} consecutive epochs."
-        )
-        rate = self.optimizer.param_groups[0]["lr"]
-        if estimator.learning_rate != "adaptive" or estimator.solver != "sgd":
-            self._say(f"{message} Stopping.")
-            return True
-        if rate <= _SMALLEST_ADAPTIVE_RATE:
-            self._say(f"{message} Learning rate too small. Stopping.")
-            return True
-        set_learning_rate(self.optimizer, rate / 5)
-        self._say(f"{message} Setting learning rate to {rate / 5:f}")
-        progress.no_improvement_count = 0
-        return False
-
-    def _record(self, loss: float, seconds: float) -> None:
-        """Write the epoch into skorch's history, under skorch's names."""
-        progress = self._progress
-        row = next(reversed(self._history))  # history[-1] would copy all rows
-        self._record_loss(row, "train_loss", loss)
-        if progress.watching:
-            row["valid_score"] = progress.validation_scores[-1]
-            self._record_loss(row, "valid_loss", progress.validation_loss_curve[-1])
-        row["dur"] = seconds
-
-    def _record_loss(self, row: dict[str, Any], name: str, value: float) -> None:
-        is_best = value < self._smallest[name]
-        row[name], row[f"{name}_best"] = value, is_best
-        if is_best:
-            self._smallest[name] = value
-
     def _say(self, line: str) -> None:
         if self.estimator.verbose:
             print(line)
-
-    def _warn_unless_converged(self) -> None:
-        if not self._incremental and self.estimator.learning_rate not in ANNEALING_SCHEDULES:
-            warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({self.estimator.max_iter}) "
-                "reached and the optimization hasn't converged yet.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
 
     def _warn_of_the_end(self, has_best: bool) -> None:
         """Warn where the training has not ended as it should."""
         progress = self._progress
         if self.interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=3)
+            warn_user("Training interrupted by user.")
         elif self._reached_max_iter:
-            self._warn_unless_converged()
+            if self._schedule.expects_convergence and not self._incremental:
+                warn_user(
+                    f"Stochastic Optimizer: Maximum iterations ({self.estimator.max_iter}) "
+                    "reached and the optimization hasn't converged yet.",
+                    ConvergenceWarning,
+                )
         elif self._has_diverged:
-            warnings.warn(
+            warn_user(
                 f"Training diverged in iteration {self.n_iter}; the weights of the best "
                 f"validation score (epoch {progress.best_iter}) are kept. {self._divergence()}",
                 ConvergenceWarning,
-                stacklevel=3,
             )
         if progress.validation_scores and progress.watching and not has_best:
-            warnings.warn(
+            warn_user(
                 "The validation score was never a finite number, so the weights of the last epoch "
                 f"are kept. Check scoring={self.estimator.scoring!r} and the validation set.",
                 ConvergenceWarning,
-                stacklevel=3,
             )
 
     def _divergence(self) -> str:
         """Return where the training has diverged, and what to do."""
         loss = self._progress.loss_curve[-1] if self._progress.loss_curve else np.nan
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = self._schedule.rate
         return (
             f"The loss was {loss:g} in epoch {self.n_iter}, at a learning rate of {rate:g}: scale "
             "the input (StandardScaler) and large targets, lower "

@@ -1,6 +1,5 @@
 """A training on all rows at once, by L-BFGS: it has iterations, but no epochs."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from sknn_deep._networks.flat import Network
 from sknn_deep._training.interruption import is_one_of_many
 from sknn_deep._training.progress import DivergenceError, divergence_message
 from sknn_deep._training.sklearn_callbacks import SklearnCallbacks
+from sknn_deep._training.user_warnings import warn_user
 
 
 class WholeSetTraining:
@@ -85,7 +85,7 @@ class WholeSetTraining:
         if self._interrupted:
             if is_one_of_many():
                 raise KeyboardInterrupt
-            warnings.warn("Training interrupted by user.", stacklevel=2)
+            warn_user("Training interrupted by user.")
         self.n_iter, self._value = n_iter, value
 
     def fitted_attributes(self) -> dict[str, Any]:

@@ -21,8 +21,10 @@ from sklearn.base import clone
 from sklearn.utils import get_tags
 from sklearn.utils.parallel import Parallel, delayed
 
-from sknn_deep._estimators.fused import Job, fit_jobs, stacks
+from sknn_deep._estimators.fused import fit_jobs
+from sknn_deep._estimators.jobs import Job, stacks
 from sknn_deep._sklearn import MultimetricScorer, safe_split, score_or_error
+from sknn_deep._training.user_warnings import warned_once
 from sknn_deep.model_selection._pipelines import in_parts, prepare
 from sknn_deep.model_selection._trials import Trial
 
@@ -51,12 +53,13 @@ def evaluate(trials: list[Trial], X, y, settings: Settings, parallel: Parallel) 
         "train_scores" and "estimator".
     """
     result_of: dict[int, dict] = {}
-    for part in in_parts(trials, X):
-        prepare(part, X, y, settings.error_score, parallel)
-        groups = _groups(part, effective_n_jobs(parallel.n_jobs))
-        answers = parallel(delayed(_run)(group, X, y, settings) for group in groups)
-        for group, results in zip(groups, answers, strict=True):
-            result_of |= zip(map(id, group), results, strict=True)
+    with warned_once():
+        for part in in_parts(trials, X):
+            prepare(part, X, y, settings.error_score, parallel)
+            groups = _groups(part, effective_n_jobs(parallel.n_jobs))
+            answers = parallel(delayed(_run)(group, X, y, settings) for group in groups)
+            for group, results in zip(groups, answers, strict=True):
+                result_of |= zip(map(id, group), results, strict=True)
     return [result_of[id(trial)] for trial in trials]
 
 

@@ -15,7 +15,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.parallel import Parallel, delayed
 
 from sknn_deep._estimators.base import BaseDeepNetwork
-from sknn_deep._estimators.fused import Job
+from sknn_deep._estimators.jobs import Job
 from sknn_deep._sklearn import routing_enabled, safe_split
 from sknn_deep.model_selection._trials import Route, Trial
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from sknn_deep._estimators.fused import Job
+from sknn_deep._estimators.jobs import Job
 from sknn_deep._sklearn import check_method_params, rows_of
 
 

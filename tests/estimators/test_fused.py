@@ -25,7 +25,8 @@ from sknn_deep._engine.optimizers import Adam
 from sknn_deep._estimators import fused
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitting import Fit
-from sknn_deep._estimators.fused import Job, fit_jobs, stacks
+from sknn_deep._estimators.fused import fit_jobs
+from sknn_deep._estimators.jobs import Job, stacks
 from sknn_deep._training import stack, stack_rows, stack_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -766,13 +767,12 @@ def test_error_of_the_caller_ends_the_training():
         fit_jobs(_jobs(_classifier, y), done=stop)
 
 
-def test_warnings_are_those_of_separate_fits():
-    with pytest.warns(ConvergenceWarning) as seen:
+def test_a_warning_of_many_fits_is_given_once_with_their_number():
+    with pytest.warns(ConvergenceWarning, match="Maximum iterations \\(2\\)") as seen:
         fit_jobs(_jobs(lambda i: _classifier(i, max_iter=2), y))
-    assert (
-        len([warning for warning in seen if "Maximum iterations (2)" in str(warning.message)])
-        == N_JOBS
-    )
+    (warning,) = seen
+    assert str(warning.message).endswith(f"({N_JOBS} fits)")
+    assert warning.filename == __file__
 
 
 def _wide_and_narrow(widths=(5, 20)):

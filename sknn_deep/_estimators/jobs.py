@@ -1,0 +1,204 @@
+"""Fits to do, and which of them may be trained as one stack.
+
+References
+----------
+.. [1] S. F. Hummel, E. Schonberg, L. E. Flynn (1992). Factoring: a method for scheduling
+   parallel loops. Communications of the ACM 35(8).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+from sknn_deep._hardware.device import resolve_device
+from sknn_deep._sklearn import num_samples, safe_indexing
+
+# What may differ between the networks of a stack.
+FREE_PARAMETERS = {
+    "alpha", "learning_rate", "learning_rate_init", "power_t", "max_iter", "shuffle",
+    "random_state", "tol", "verbose", "momentum", "nesterovs_momentum", "early_stopping",
+    "validation_fraction", "beta_1", "beta_2", "epsilon", "n_iter_no_change", "max_fun",
+    "dropout", "weight_decay", "max_grad_norm", "scoring", "class_weight", "warm_start",
+}  # fmt: skip
+# What the optimisers of a stack may differ in.
+_NUMBERS = (
+    "learning_rate_init", "learning_rate", "momentum", "nesterovs_momentum", "beta_1", "beta_2",
+    "epsilon",
+)  # fmt: skip
+# Beside the multiply-adds of its outputs, a network's step in a stack, its epoch and its fit
+# take as long as so many.
+_WORK_OF_STEP, _WORK_OF_EPOCH, _WORK_OF_FIT = 5_000, 250_000, 20_000_000
+# A group of about four seconds; joblib's workers may collect garbage after each, for 0.15 s.
+_LEAST_WORK = 4e10
+
+
+@dataclass(eq=False)
+class Job:
+    """One fit to do, and what came of it.
+
+    Jobs that share data hold the very same objects: the same ``X`` and ``y``, and within a
+    fold the same ``rows`` and the same ``fit_params`` values. Compare them with ``is``.
+
+    Attributes
+    ----------
+    estimator : DeepMLPClassifier, DeepMLPRegressor or AutoencoderTransformer
+        With all its parameters set; fitted in place, so each has its own when they are fitted.
+    X, y
+        The data, as ``estimator.fit`` takes them. ``y`` may be None.
+    rows : ndarray of int, or None
+        The rows of X and y to train on; None for all. A search without preprocessing passes
+        the whole data and each fold's rows, so that no fold needs a copy. Only these rows
+        count: a NaN in another row is no error of this fit.
+    fit_params : dict
+        What ``estimator.fit`` takes beside the data, cut to ``rows`` already.
+    seconds : float
+        This fit's share of the time.
+    error : Exception or None
+        What ``estimator.fit`` would have raised.
+    fused : bool
+        Whether it was trained in a stack of several.
+    reason : str
+        Why it was not, else empty.
+    """
+
+    estimator: Any
+    X: Any
+    y: Any
+    rows: np.ndarray | None = None
+    fit_params: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: Exception | None = None
+    fused: bool = False
+    reason: str = ""
+
+    def take(self) -> tuple[Any, Any]:
+        """Return the training data of this fit, a copy of the rows where it has any."""
+        if self.rows is None:
+            return self.X, self.y
+        y = None if self.y is None else safe_indexing(self.y, self.rows)
+        return safe_indexing(self.X, self.rows), y
+
+
+def stacks(jobs: list[Job], n_workers: int) -> list[list[Job]]:
+    """Divide jobs into groups, none empty, which workers that are free take one after the other.
+
+    What can be one stack stays together as far as that allows. Where the work is long,
+    large groups come first and small ones last, as in factoring [1]_: so no worker waits long
+    for another, whatever stops early and however fast each core is.
+    """
+    alike = [in_order(group) for group in group_alike(jobs)]
+    works = [(job, _work(job)) for group in alike for job in group]
+    stops = np.cumsum(_shares(sum(work for _, work in works), n_workers))
+    groups: list[list[Job]] = [[] for _ in stops]
+    done = 0.0
+    for job, work in works:
+        groups[np.searchsorted(stops[:-1], done + work / 2)].append(job)
+        done += work
+    return [group for group in groups if group]
+
+
+def _shares(work: float, n_workers: int) -> list[float]:
+    """Divide work: while it is long half of what is left, and in the end all, in equal parts."""
+    shares = []
+    while work > 2 * n_workers * _LEAST_WORK:
+        work /= 2
+        shares += [work / n_workers] * n_workers
+    return shares + [work / n_workers] * n_workers
+
+
+def _work(job: Job) -> float:
+    """Return about how long a fit takes at most, counted in multiply-adds of its outputs."""
+    estimator = job.estimator
+    try:
+        hidden = np.atleast_1d(getattr(estimator, "hidden_layer_sizes", 1))
+        n_rows = num_samples(job.X if job.rows is None else job.rows)
+        batch_size = getattr(estimator, "batch_size", "auto")
+        batch_size = min(200 if batch_size == "auto" else max(1, batch_size), n_rows)
+        widths = np.array([np.prod(np.shape(job.X)[1:]), *hidden, 1], dtype=float)
+        n_epochs = getattr(estimator, "max_iter", 1) * getattr(estimator, "n_networks", 1)
+        of_steps = n_rows * (widths[:-1] @ widths[1:]) + n_rows / batch_size * _WORK_OF_STEP
+        work = float(n_epochs * (of_steps + _WORK_OF_EPOCH) + _WORK_OF_FIT)
+    except (TypeError, ValueError):
+        return 1.0  # what is no number is refused by the fit
+    return max(work, 1.0) if np.isfinite(work) else 1.0
+
+
+def group_alike(jobs: Iterable[Job]) -> list[list[Job]]:
+    """Group jobs whose networks may be one stack; those that train alone have a reason."""
+    known: dict[tuple, tuple[str, Any]] = {}  # the jobs of a candidate may share an estimator
+    groups: dict[Any, list[Job]] = {}
+    for job in jobs:
+        same = id(job.estimator), id(job.X), *job.fit_params
+        if same not in known:
+            known[same] = _reason_and_shape(job)
+        job.reason, shape = known[same]
+        groups.setdefault("alone" if job.reason else shape, []).append(job)
+    return list(groups.values())
+
+
+def _reason_and_shape(job: Job) -> tuple[str, Any]:
+    """Return why a job's network trains alone, or else what those of its stack share."""
+    try:
+        reason = _reason_to_train_alone(job)
+        return reason, None if reason else _shape_of(job)
+    except (TypeError, ValueError):
+        return "a parameter is not valid", None  # its own fit says which
+
+
+def _reason_to_train_alone(job: Job) -> str:
+    estimator = job.estimator
+    if not vars(type(estimator)).get("_trains_in_stacks", False):
+        return f"{type(estimator).__name__} may train in a way of its own"
+    if own := estimator._reason_to_train_alone():
+        return own
+    if estimator.solver not in ("sgd", "adam"):
+        return f"solver={estimator.solver!r} is not written for stacks"
+    if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
+        return "callbacks are told of one network"
+    if estimator.dtype == "bfloat16":
+        return "dtype='bfloat16' is not written for stacks"
+    if estimator.warm_start and hasattr(estimator, "module_"):
+        return "warm_start=True goes on with an earlier network"
+    others = sorted(job.fit_params.keys() - _arguments_of_fit(type(estimator)))
+    if others:
+        return f"fit was given {', '.join(others)}"
+    device = resolve_device(estimator.device)
+    return "" if device.type in ("cpu", "cuda") else f"stacks are not written for {device.type!r}"
+
+
+@cache
+def _arguments_of_fit(estimator: type) -> frozenset[str]:
+    return frozenset(signature(estimator.fit).parameters)
+
+
+def _shape_of(job: Job) -> tuple:
+    """Return what the networks of a stack have in common, as far as parameters tell."""
+    estimator = job.estimator
+    params = estimator.get_params(deep=False)
+    fixed = [(name, repr(value)) for name, value in params.items() if name not in FREE_PARAMETERS]
+    drops = tuple(np.ravel(estimator.dropout) > 0)
+    return type(estimator), np.shape(job.X)[1:], drops, *fixed
+
+
+def in_order(jobs: list[Job]) -> list[Job]:
+    """Sort jobs of one shape so that stacks can be cut from the list.
+
+    Folds come one after the other, so that the data of few are held at once, and near, and rows
+    are seldom filled up; within them those are neighbours whose weights one call moves.
+    """
+    places = {fold: place for place, fold in enumerate(dict.fromkeys(map(fold_of, jobs)))}
+    return sorted(jobs, key=lambda job: (places[fold_of(job)], numbers_of(job.estimator)))
+
+
+def numbers_of(estimator) -> str:
+    """Return what the networks of a stack share that one call moves."""
+    return repr([getattr(estimator, name) for name in _NUMBERS])
+
+
+def fold_of(job: Job) -> tuple[int, int, int]:
+    """Return what jobs with the same data have in common."""
+    return id(job.X), id(job.y), id(job.rows)

@@ -1,0 +1,57 @@
+"""Warnings at the user's own line, and one for a call that makes many fits."""
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import joblib
+import sklearn
+import skorch
+
+_PACKAGES = tuple(
+    str(Path(file).parent) for file in (joblib.__file__, sklearn.__file__, skorch.__file__)
+)
+# Code that stands between the user's line and a warning.
+_IN_BETWEEN = (*_PACKAGES, str(Path(__file__).parents[1]), contextmanager.__code__.co_filename)
+
+_collected: ContextVar[Counter | None] = ContextVar("_collected", default=None)
+
+
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user's code that called this package.
+
+    Within :func:`warned_once` the warning waits for the end of the block.
+    """
+    collected = _collected.get()
+    if collected is None:
+        warnings.warn(message, category, stacklevel=_users_level())
+    else:
+        collected[message, category] += 1
+
+
+@contextmanager
+def warned_once() -> Iterator[None]:
+    """Give each different warning of the fits in a block once, at its end, with their number."""
+    if _collected.get() is not None:
+        yield
+        return
+    collected: Counter = Counter()
+    token = _collected.set(collected)
+    try:
+        yield
+    finally:
+        _collected.reset(token)
+        for (message, category), n_fits in collected.items():
+            warn_user(message if n_fits == 1 else f"{message} ({n_fits} fits)", category)
+
+
+def _users_level() -> int:
+    """Return the ``stacklevel`` by which ``warnings.warn`` in the caller names the user's line."""
+    level, frame = 2, sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_IN_BETWEEN):
+        level, frame = level + 1, frame.f_back
+    return level
