@@ -38,7 +38,7 @@ WINGS = {
         {"hooks"},
         {"jobs", "memory_advice", "optimizer", "held_out"},
         {"fitting"},
-        {"fused", "base"},
+        {"fused", "base", "code_description"},
         {"ensemble", "autoencoder"},
         {"supervised"},
         {"classifier", "regressor"},

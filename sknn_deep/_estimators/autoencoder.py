@@ -10,33 +10,22 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import with_callbacks
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sknn_deep._engine.batches import Batches
-from sknn_deep._engine.in_parts import applying
+from sknn_deep._engine.batches import Batches, Chunk
 from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
-from sknn_deep._estimators.code_statistics import (
-    code_moments,
-    explained_variance,
-    turn_to_principal_axes,
-)
+from sknn_deep._estimators.code_description import describe_code
 from sknn_deep._estimators.column_statistics import column_limits, column_means, limits
-from sknn_deep._estimators.optimizer import forget_optimizer
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
 from sknn_deep._sklearn import Interval, StrOptions, check_sample_weight, fit_context
-from sknn_deep._training.user_warnings import warn_user
-
-# A unit whose standard deviation is this share of the largest is the same for every row.
-_DEAD = 1e-6
 
 
 @dataclass(eq=False, repr=False)
@@ -753,63 +742,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             self.module_.noise.low.copy_(low)
             self.module_.noise.high.copy_(high)
 
-    def _describe_training(self, batches, incremental):
-        """Describe the code: how its units vary, and what they explain."""
-        is_set = isinstance(batches, Batches)
-        chunks, n_samples = (batches, len(batches)) if is_set else ([batches], len(batches.X))
-        n_trained = n_samples * max(self.n_iter_, 1)
-        # what comes first is a fair sample if it was shuffled
-        n_rows = n_samples
-        if is_set and self.shuffle and not self.order_code:
-            n_rows = min(n_samples, int(np.clip(n_trained // 20, 1000, 10_000)))
-        n_kept = self._n_rows_to_decode(n_trained)
-        with applying(self.module_, n_rows):
-            moments = code_moments(self.module_, chunks, n_rows=n_rows, n_kept=n_kept)
-        if self.order_code and not incremental:
-            snapshot = self.module_.snapshot()
-            try:
-                moments = turn_to_principal_axes(self.module_, moments)
-            except BaseException:  # half a rotation is none
-                self.module_.restore(snapshot)
-                raise
-            # its moments are those of the weights before
-            forget_optimizer(self)
-        self.code_std_ = np.sqrt(moments.covariance.diagonal().clip(0)).astype(self.mean_.dtype)
-        # of rows that are all the same the code has no other than rounding's variance
-        is_dead = (self.code_std_ <= _DEAD * self.code_std_.max()) | (not moments.do_vary)
-        self.n_dead_units_ = int(is_dead.sum())
-        if incremental:
-            for name in ("explained_variance_", "explained_variance_ratio_"):
-                vars(self).pop(name, None)
-            return
-        if moments.do_vary and is_dead.any():
-            self._warn_of_dead_units(np.flatnonzero(is_dead))
-        with applying(self.module_, n_rows):
-            explained, variance = explained_variance(self.module_, moments, self.mean_)
-        self.explained_variance_ = explained
-        self.explained_variance_ratio_ = explained / variance if variance > 0 else explained * 0
-
-    def _n_rows_to_decode(self, n_trained: int) -> int:
-        """Return on how many rows to tell what each unit explains.
-
-        Each unit is a pass of the decoder over them; together they shall take no more than about a
-        twentieth of the training.
-        """
-        return int(np.clip(n_trained // (20 * self.n_components), 100, 2000))
-
-    def _warn_of_dead_units(self, units: np.ndarray) -> None:
-        remedy = "lower learning_rate_init or alpha"
-        if self.variational:
-            remedy = f"lower beta={self.beta}"
-        elif self.sparsity:
-            remedy = f"lower sparsity={self.sparsity}"
-        elif self.code_activation != "identity":
-            remedy = f"choose code_activation='identity' instead of {self.code_activation!r}"
-        warn_user(
-            f"{len(units)} of the {self.n_components} units of the code are the same for every "
-            f"row: {', '.join(map(str, units))} (counted from 0). To bring them to life, {remedy}.",
-            ConvergenceWarning,
-        )
+    def _describe_training(self, batches: Batches | Chunk, incremental: bool) -> None:
+        describe_code(self, batches, incremental)
 
     def _validate_held_out_data(self, X, y, dtype):
         return self._validate_features(X, [dtype], reset=False), None, None

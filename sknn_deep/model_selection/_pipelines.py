@@ -155,7 +155,8 @@ def _is_network(estimator) -> bool:
     """Return whether an estimator is trained by this package, not by a subclass's own fit."""
     if not isinstance(estimator, BaseDeepNetwork):
         return False
-    return type(estimator).fit.__module__.partition(".")[0] == __name__.partition(".")[0]
+    fitted_by = next(cls for cls in type(estimator).__mro__ if "fit" in vars(cls))
+    return "_trains_in_stacks" in vars(fitted_by)
 
 
 def _parts(estimator) -> list:

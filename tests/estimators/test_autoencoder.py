@@ -23,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, summary
+from sknn_deep._estimators import code_description
 from sknn_deep._estimators.fused import Job, fit_jobs
 from sknn_deep.model_selection import FusedGridSearchCV
 
@@ -512,7 +513,9 @@ def test_code_std_is_that_of_the_codes(images):
 @pytest.mark.parametrize("holes", [False, True], ids=["all known", "some missing"])
 def test_explained_variance_sums_to_the_score(monkeypatch, holes, images):
     # else on some of them
-    monkeypatch.setattr(AutoencoderTransformer, "_n_rows_to_decode", lambda self, n: n)
+    monkeypatch.setattr(
+        code_description, "n_rows_to_decode", lambda n_trained, n_components: n_trained
+    )
     X = _with_holes(images) if holes else images
     network = _autoencoder(allow_nan=holes).fit(X)
     assert network.explained_variance_ratio_.sum() == pytest.approx(network.score(X))

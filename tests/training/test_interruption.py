@@ -196,7 +196,7 @@ def test_interruption_while_the_code_is_described(monkeypatch):
             press_ctrl_c()
         return code_moments(*args, **kwargs)
 
-    monkeypatch.setattr("sknn_deep._estimators.autoencoder.code_moments", moments)
+    monkeypatch.setattr("sknn_deep._estimators.code_description.code_moments", moments)
     with pytest.warns(UserWarning, match=INTERRUPTED):
         network = autoencoder().fit(X)
     assert pressed

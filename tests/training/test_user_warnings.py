@@ -53,7 +53,10 @@ def test_different_warnings_of_a_block_are_all_given_and_equal_ones_counted():
 
 
 def test_what_was_collected_is_given_where_a_block_fails():
+    @warned_once()
+    def fail():
+        warn_user("so far")
+        raise RuntimeError
+
     with pytest.warns(UserWarning, match="^so far$"), pytest.raises(RuntimeError):
-        with warned_once():
-            warn_user("so far")
-            raise RuntimeError
+        fail()

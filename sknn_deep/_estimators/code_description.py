@@ -1,0 +1,102 @@
+"""What a trained autoencoder tells of its code: how its units vary, and what they explain."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.in_parts import applying
+from sknn_deep._estimators.code_statistics import (
+    CodeMoments,
+    code_moments,
+    explained_variance,
+    turn_to_principal_axes,
+)
+from sknn_deep._estimators.optimizer import forget_optimizer
+from sknn_deep._training.user_warnings import warn_user
+
+# A unit whose standard deviation is this share of the largest is the same for every row.
+_DEAD = 1e-6
+
+
+def describe_code(autoencoder: Any, batches: Batches | Chunk, incremental: bool) -> None:
+    """Set the attributes that describe the code, over the training data.
+
+    Parameters
+    ----------
+    autoencoder : AutoencoderTransformer
+        Trained. ``code_std_`` and ``n_dead_units_`` are set, and after ``fit``
+        ``explained_variance_`` and ``explained_variance_ratio_``. With ``order_code`` the code is
+        turned to its principal axes first.
+    batches : Batches or Chunk
+        What it was trained on.
+    incremental : bool
+        Whether by ``partial_fit``.
+    """
+    is_set = isinstance(batches, Batches)
+    chunks, n_samples = (batches, len(batches)) if is_set else ([batches], len(batches.X))
+    n_trained = n_samples * max(autoencoder.n_iter_, 1)
+    # the first rows are a fair sample if they were shuffled
+    n_rows = n_samples
+    if is_set and autoencoder.shuffle and not autoencoder.order_code:
+        n_rows = min(n_samples, int(np.clip(n_trained // 20, 1000, 10_000)))
+    n_decoded = n_rows_to_decode(n_trained, autoencoder.n_components)
+    network = autoencoder.module_
+    with applying(network, n_rows):
+        moments = code_moments(network, chunks, n_rows=n_rows, n_kept=n_decoded)
+    if autoencoder.order_code and not incremental:
+        moments = _turned(autoencoder, moments)
+    deviations = np.sqrt(moments.covariance.diagonal().clip(0)).astype(autoencoder.mean_.dtype)
+    # where all rows are the same, the code varies by rounding only
+    is_dead = (deviations <= _DEAD * deviations.max()) | (not moments.do_vary)
+    autoencoder.code_std_, autoencoder.n_dead_units_ = deviations, int(is_dead.sum())
+    if incremental:
+        for name in ("explained_variance_", "explained_variance_ratio_"):
+            vars(autoencoder).pop(name, None)
+        return
+    if moments.do_vary and is_dead.any():
+        _warn_of_dead_units(autoencoder, np.flatnonzero(is_dead))
+    with applying(network, n_rows):
+        explained, variance = explained_variance(network, moments, autoencoder.mean_)
+    autoencoder.explained_variance_ = explained
+    autoencoder.explained_variance_ratio_ = (
+        explained / variance if variance > 0 else np.zeros_like(explained)
+    )
+
+
+def n_rows_to_decode(n_trained: int, n_components: int) -> int:
+    """Return on how many rows to measure what each unit explains.
+
+    Each unit is a pass of the decoder over them; together they take about a twentieth of the
+    training at most.
+    """
+    return int(np.clip(n_trained // (20 * n_components), 100, 2000))
+
+
+def _turned(autoencoder: Any, moments: CodeMoments) -> CodeMoments:
+    """Turn the code to its principal axes; return its moments there."""
+    snapshot = autoencoder.module_.snapshot()
+    try:
+        moments = turn_to_principal_axes(autoencoder.module_, moments)
+    except BaseException:  # half a rotation is none
+        autoencoder.module_.restore(snapshot)
+        raise
+    # its moments are those of the weights before
+    forget_optimizer(autoencoder)
+    return moments
+
+
+def _warn_of_dead_units(autoencoder: Any, units: np.ndarray) -> None:
+    remedy = "lower learning_rate_init or alpha"
+    if autoencoder.variational:
+        remedy = f"lower beta={autoencoder.beta}"
+    elif autoencoder.sparsity:
+        remedy = f"lower sparsity={autoencoder.sparsity}"
+    elif autoencoder.code_activation != "identity":
+        remedy = f"choose code_activation='identity' instead of {autoencoder.code_activation!r}"
+    warn_user(
+        f"{len(units)} of the {autoencoder.n_components} units of the code are the same for every "
+        f"row: {', '.join(map(str, units))} (counted from 0). To bring them to life, {remedy}.",
+        ConvergenceWarning,
+    )
