@@ -555,7 +555,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
                 f"{kinds[was_multilabel]}. Call fit with warm_start=False to begin anew."
             )
         classes = unique_labels(y)
-        if self.warm_start:
+        if self.warm_start and not incremental:
             if set(classes) != set(self.classes_):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,11 @@ from sknn_deep._engine.solvers import (
     STOCHASTIC_SOLVERS,
 )
 from sknn_deep._estimators.call import Call
-from sknn_deep._estimators.callback_parameter import check_callback
+from sknn_deep._estimators.callback_parameter import (
+    callback_params,
+    check_callback,
+    with_callback_params,
+)
 from sknn_deep._networks.layers import ACTIVATIONS, NORMALIZATIONS
 from sknn_deep._sklearn import (
     Interval,
@@ -113,6 +117,40 @@ class NetworkParameters(CallbackSupportMixin, BaseEstimator):
     def _get_param_names(cls) -> list[str]:
         # scikit-learn reads the signature anew in every call of get_params, fit and clone
         return super()._get_param_names()
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters of the estimator.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to return, too, those of estimators among them, and callbacks and their
+            parameters by skorch's names, such as "callbacks__EarlyStopping__patience".
+
+        Returns
+        -------
+        params : dict
+        """
+        params = super().get_params(deep=deep)
+        return params | callback_params(self.callbacks) if deep else params
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, also those of estimators and callbacks among them.
+
+        Parameters
+        ----------
+        **params : dict
+            By the names that ``get_params`` returns.
+
+        Returns
+        -------
+        self : estimator
+        """
+        of_callbacks = {key: params[key] for key in params if key.startswith("callbacks__")}
+        super().set_params(**{key: params[key] for key in params if key not in of_callbacks})
+        if of_callbacks:
+            self.callbacks = with_callback_params(self.callbacks, of_callbacks)
+        return self
 
     @classmethod
     @cache

@@ -163,7 +163,7 @@ def summary(estimator, n_features=None, *, n_classes=None, n_outputs=None) -> Ne
     check_is_fitted(
         estimator, msg="This %(name)s is not fitted yet: call fit, or pass n_features to summary."
     )
-    networks = getattr(estimator, "estimators_", [estimator])
+    networks = estimator._networks
     layers = network_layers(networks[0].module_.config, estimator.out_activation_)
     return NetworkSummary(title, layers, len(networks))
 

@@ -1260,3 +1260,13 @@ def test_y_is_ignored_by_the_autoencoder(digits):
     with_y = autoencoder().fit(digits.X, digits.y)
     without = autoencoder().fit(digits.X)
     assert with_y.loss_curve_ == without.loss_curve_
+
+
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_a_batch_of_partial_fit_need_not_have_every_class(warm_start):
+    X, y = np.random.RandomState(0).normal(size=(40, 3)), np.repeat([0, 1], 20)
+    classifier = DeepMLPClassifier(hidden_layer_sizes=(4,), warm_start=warm_start, random_state=0)
+    classifier.partial_fit(X, y, classes=[0, 1]).partial_fit(X[:5], y[:5])
+    assert_array_equal(classifier.classes_, [0, 1])
+    with pytest.raises(ValueError, match="classes not in `self.classes_`"):
+        classifier.partial_fit(X[:5], np.full(5, 2))
