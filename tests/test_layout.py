@@ -24,7 +24,14 @@ WINGS = {
         {"engine"},
     ],
     "_training": [
-        {"interruption", "progress", "fingerprint", "sklearn_callbacks", "user_warnings"},
+        {
+            "interruption",
+            "progress",
+            "fingerprint",
+            "sklearn_callbacks",
+            "user_warnings",
+            "skorch_errors",
+        },
         {"checkpoint"},
         {"history", "schedule"},
         {"skorch_net"},
