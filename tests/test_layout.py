@@ -24,14 +24,8 @@ WINGS = {
         {"engine"},
     ],
     "_training": [
-        {
-            "interruption",
-            "progress",
-            "fingerprint",
-            "sklearn_callbacks",
-            "user_warnings",
-            "skorch_errors",
-        },
+        {"interruption", "progress", "fingerprint", "sklearn_callbacks"}
+        | {"user_warnings", "skorch_errors"},
         {"checkpoint"},
         {"history", "schedule"},
         {"skorch_net"},
