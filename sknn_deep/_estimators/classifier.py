@@ -109,7 +109,11 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         set passed to ``fit`` switches it on.
 
     validation_fraction : float, default=0.1
-        Share of the samples that early stopping holds out.
+        Share of the samples that early stopping holds out. They are drawn at random, with
+        ``shuffle=False``, too: for rows in order of time pass the last ones as ``X_val``.
+        Of two classes it has as many as there are, as in scikit-learn; of several classes or labels
+        the rows are scikit-learn's unless they are all rows of one: then half of them stay in
+        training. Pass ``X_val`` and ``y_val`` for a stratified set.
 
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its kin, in [0, 1).
@@ -608,9 +612,8 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
             )
         return weights
 
-    def _stratify(self, targets):
-        # scikit-learn stratifies where the encoded labels have one column: two classes
-        return targets[:, 0] if self.n_outputs_ == 1 else None
+    def _labels_to_share(self, targets):
+        return targets[:, 0] if self.n_outputs_ == 1 else targets, self.classes_
 
     def _make_loss(self) -> Loss:
         return classification_loss(self.out_activation_, self.label_smoothing)
