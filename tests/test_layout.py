@@ -24,7 +24,8 @@ WINGS = {
         {"engine"},
     ],
     "_training": [
-        {"interruption", "progress", "fingerprint", "sklearn_callbacks", "user_warnings"},
+        {"interruption", "progress", "fingerprint", "sklearn_callbacks"}
+        | {"user_warnings", "skorch_errors"},
         {"checkpoint"},
         {"history", "schedule"},
         {"skorch_net"},
@@ -33,7 +34,8 @@ WINGS = {
         {"stack"},
     ],
     "_estimators": [
-        {"call", "callback_parameter", "fitted_state", "column_statistics", "code_statistics"},
+        {"call", "callback_parameter", "fitted_state", "column_statistics", "code_statistics"}
+        | {"held_out_rows"},
         {"parameters"},
         {"hooks"},
         {"jobs", "memory_advice", "optimizer", "held_out"},

@@ -115,7 +115,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         set passed to ``fit`` switches it on.
 
     validation_fraction : float, default=0.1
-        Share of the samples that early stopping holds out.
+        Share of the samples that early stopping holds out. They are drawn at random, with
+        ``shuffle=False``, too: for rows in order of time pass the last ones as ``X_val``.
 
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its kin, in [0, 1).

@@ -16,11 +16,10 @@ from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from torch import Tensor
-from torch.nn import functional as F
 
 from sknn_deep._engine.losses import Loss, classification_loss
 from sknn_deep._estimators.call import Call
-from sknn_deep._estimators.ensemble import log_mean_exp, mean
+from sknn_deep._estimators.ensemble import mean
 from sknn_deep._estimators.supervised import BaseDeepMLP
 from sknn_deep._hardware.products import is_narrow
 from sknn_deep._sklearn import Interval, StrOptions, check_partial_fit_first_call, fit_context
@@ -110,7 +109,11 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         set passed to ``fit`` switches it on.
 
     validation_fraction : float, default=0.1
-        Share of the samples that early stopping holds out.
+        Share of the samples that early stopping holds out. They are drawn at random, with
+        ``shuffle=False``, too: for rows in order of time pass the last ones as ``X_val``.
+        Of two classes it has as many as there are, as in scikit-learn; of several classes or labels
+        the rows are scikit-learn's unless they are all rows of one: then half of them stay in
+        training. Pass ``X_val`` and ``y_val`` for a stratified set.
 
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its kin, in [0, 1).
@@ -434,16 +437,16 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
-            Columns in the order of ``classes_``, in the network's floating-point type.
-            Of an ensemble the mean over its networks.
-            For multilabel targets, of each label by itself and strictly between 0 and 1.
+            Columns in the order of ``classes_``, in the network's floating-point type. Never 0:
+            what is too small for the type is its smallest normal number. Of an ensemble the
+            mean over its networks. For multilabel targets, of each label by itself, and below 1.
         """
         return mean(self._map_networks(self._probabilities, self._validate_input(X)))
 
     def predict_log_proba(self, X) -> np.ndarray:
         """Predict the logarithm of the probability of each class.
 
-        Computed from the raw output, so it is finite where ``predict_proba`` rounds to 0.
+        It is finite, since ``predict_proba`` is never 0.
 
         Parameters
         ----------
@@ -453,7 +456,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
-        return log_mean_exp(self._map_networks(self._log_probabilities, self._validate_input(X)))
+        return np.log(self.predict_proba(X))
 
     def score(self, X, y, sample_weight=None) -> float:
         """Return the accuracy of the predicted labels.
@@ -477,19 +480,19 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         return _accuracy(y, self.predict(X), sample_weight)
 
     def _probabilities(self, raw: Tensor) -> Tensor:
-        if self.out_activation_ == "softmax":
-            return _over_classes(torch.softmax, raw)
-        if self.n_outputs_ == 1:
-            return torch.sigmoid(torch.cat([-raw, raw], dim=1))
-        limits = torch.finfo(raw.dtype)
-        return torch.sigmoid(raw).clamp(limits.tiny, 1 - limits.eps)
+        """Return the probability of each class, never 0, given raw output (rows, n_outputs).
 
-    def _log_probabilities(self, raw: Tensor) -> Tensor:
+        Where a probability is too small for its type, it is the smallest normal number: its
+        logarithm is finite, and orders the classes as the probabilities do.
+        """
         if self.out_activation_ == "softmax":
-            return _over_classes(torch.log_softmax, raw)
-        if self.n_outputs_ == 1:
-            return F.logsigmoid(torch.cat([-raw, raw], dim=1))
-        return F.logsigmoid(raw)
+            probabilities = _over_classes(torch.softmax, raw)
+        elif self.n_outputs_ == 1:
+            # the complement from the logit: 1 - sigmoid(raw) would be 0 where sigmoid rounds to 1
+            probabilities = torch.cat((raw.neg(), raw), dim=1).sigmoid_()
+        else:
+            probabilities = torch.sigmoid(raw).clamp_max_(1 - torch.finfo(raw.dtype).eps)
+        return probabilities.clamp_min_(torch.finfo(raw.dtype).tiny)
 
     def _labels(self, output: np.ndarray, threshold: float = 0.0) -> np.ndarray:
         """Return the most probable labels given the raw output, or probabilities."""
@@ -609,9 +612,8 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
             )
         return weights
 
-    def _stratify(self, targets):
-        # scikit-learn stratifies where the encoded labels have one column: two classes
-        return targets[:, 0] if self.n_outputs_ == 1 else None
+    def _labels_to_share(self, targets):
+        return targets[:, 0] if self.n_outputs_ == 1 else targets, self.classes_
 
     def _make_loss(self) -> Loss:
         return classification_loss(self.out_activation_, self.label_smoothing)

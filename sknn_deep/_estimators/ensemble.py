@@ -11,7 +11,6 @@ References
    uncertainty estimation using deep ensembles. NeurIPS.
 """
 
-import math
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -73,21 +72,6 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
 def mean(outputs: list[np.ndarray]) -> np.ndarray:
     """Return the mean over networks: of one, its output itself."""
     return outputs[0] if len(outputs) == 1 else np.mean(outputs, axis=0)
-
-
-def log_mean_exp(outputs: list[np.ndarray]) -> np.ndarray:
-    """Return the logarithm of the mean of what the outputs are logarithms of.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sknn_deep._estimators.ensemble import log_mean_exp
-    >>> log_mean_exp([np.array([-2000.0, 0.0]), np.array([-2000.0, -np.inf])])
-    array([-2.00000000e+03, -6.93147181e-01])
-    """
-    if len(outputs) == 1:
-        return outputs[0]
-    return np.logaddexp.reduce(outputs) - math.log(len(outputs))
 
 
 def check_same_number(estimator: Any, n_before: int) -> None:

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 from skorch.dataset import Dataset
 
 from sknn_deep._engine.in_parts import map_parts
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples, check_weight, dense
+from sknn_deep._estimators.held_out_rows import hold_out_rows
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._hardware.memory_maps import Mapped
 from sknn_deep._networks.flat import Network
@@ -22,19 +22,13 @@ from sknn_deep._training.training import Validation
 def split_rows(
     estimator: NetworkHooks, samples: Samples, random_state: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to train on and the rows held out, drawn as scikit-learn does."""
-    train, held_out = train_test_split(
-        np.arange(samples.X.shape[0]),
-        random_state=random_state,
-        test_size=estimator.validation_fraction,
-        stratify=estimator._stratify(samples.targets),
+    """Return the rows to train on and the rows that early stopping holds out."""
+    return hold_out_rows(
+        samples.X.shape[0],
+        estimator.validation_fraction,
+        random_state,
+        *estimator._labels_to_share(samples.targets),
     )
-    if len(held_out) < 2:
-        raise ValueError(
-            "The validation set is too small. Increase 'validation_fraction' "
-            "or the size of your dataset."
-        )
-    return train, held_out
 
 
 def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:

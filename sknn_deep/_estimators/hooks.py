@@ -78,9 +78,17 @@ class NetworkHooks(NetworkParameters):
         """
         return sample_weight
 
-    def _stratify(self, targets: np.ndarray | None) -> np.ndarray | None:
-        """Return the labels, one a row, by which a validation set is stratified, if any."""
-        return None
+    def _labels_to_share(self, targets: np.ndarray | None) -> tuple[np.ndarray, ...]:
+        """Return the labels of which training and held-out rows shall both have some.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_rows,) or (n_rows, n_labels)
+            Class indices, or 0 and 1 for several labels a row.
+        names : ndarray
+            The classes or labels as the user knows them. An empty tuple without classes.
+        """
+        return ()
 
     # ------------------------------------------------------------------ the network
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EpochScoring, LRScheduler
+from skorch.callbacks import Callback, EpochScoring, LoadInitState, LRScheduler, TrainEndCheckpoint
 from skorch.history import History
 from torch import Tensor
 
@@ -17,6 +17,12 @@ from sknn_deep._networks.flat import Network
 from sknn_deep._training.checkpoint import check_can_be_kept
 from sknn_deep._training.history import record_batch
 from sknn_deep._training.interruption import is_raised
+from sknn_deep._training.skorch_errors import (
+    check_scored_batches,
+    is_of_skorch,
+    missing_keys,
+    missing_keys_message,
+)
 
 
 class Net(NeuralNet):
@@ -59,8 +65,9 @@ class Net(NeuralNet):
     ):
         super().__init__(
             network,
-            criterion=_Constant(loss),
+            criterion=Criterion(loss),
             optimizer=_Constant(optimizer),
+            lr=optimizer.param_groups[0]["lr"],  # read by callbacks that keep records elsewhere
             callbacks=callbacks,
             train_split=None,
             device=None,
@@ -72,6 +79,11 @@ class Net(NeuralNet):
         # known to skorch's callbacks only now: it would move the module and break its views
         self.device = str(network.flat.device)
         self.history_ = history
+        self._n_rows_before = len(history)
+        self._remember_first_rates()
+        for name, callback in self.callbacks_:
+            check_scored_batches(name, callback, hasattr(scored, "classes_"))
+            _initialize_checkpoint_of(callback)
         self.hears_batches = any(_listens_to_batches(callback) for _, callback in self.callbacks_)
         # else they are recorded as they come
         self.records_batches = records_batches and not self.hears_batches
@@ -90,6 +102,47 @@ class Net(NeuralNet):
         self.optimizer_ = self.optimizer()
         return self
 
+    def set_params(self, **params):
+        """Refuse what the network is made from, which would silently change nothing here."""
+        names = sorted(name for name in params if not name.startswith(("callbacks", "verbose")))
+        if names:
+            raise ValueError(
+                f"A callback (such as InputShapeSetter) sets {', '.join(names)} of the net, but "
+                f"{type(self._scored).__name__} makes network, loss and optimizer itself, and "
+                "takes the number of features from X. Set the estimator's own parameters instead; "
+                "a learning rate is set in net.optimizer_.param_groups."
+            )
+        return super().set_params(**params)
+
+    @property
+    def history(self) -> History:
+        return self.history_
+
+    @history.setter
+    def history(self, rows: list[dict[str, Any]]) -> None:
+        self.history_[:] = rows  # in place: the training and the estimator hold the same list
+
+    def load_params(self, *args, **kwargs):
+        """Load what skorch's ``save_params`` has written, a history only before the first epoch.
+
+        What is loaded later, such as the best weights at the end, takes no epoch back.
+        """
+        rows = self.history_.to_list()
+        super().load_params(*args, **kwargs)
+        if len(rows) > self._n_rows_before:
+            self.history_[:] = rows
+        self._remember_first_rates()
+
+    def _remember_first_rates(self) -> None:
+        """Tell torch's schedulers the rate to go on from, which they ask for after earlier epochs.
+
+        skorch keeps the optimiser, where a scheduler has left it, for all calls; a warm start here
+        makes a new one.
+        """
+        if self.history_:
+            for group in self.optimizer_.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+
     # the training writes to the history itself: with or without a net
 
     def on_epoch_begin(self, net, **kwargs):
@@ -98,13 +151,31 @@ class Net(NeuralNet):
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         pass
 
+    def notify(self, method_name: str, **kwargs) -> None:
+        """Tell every callback of an event."""
+        getattr(self, method_name)(self, **kwargs)
+        for name, callback in self.callbacks_:
+            self._tell(name, callback, method_name, **kwargs)
+
+    def _tell(self, name: str, callback: Callback, event: str, **kwargs) -> None:
+        try:
+            getattr(callback, event)(self, **kwargs)
+        except Exception as error:
+            # an error that a callback of the user has made of it says what the user wants to say
+            is_raw = isinstance(error, KeyError) or is_of_skorch(callback)
+            keys = missing_keys(error) if is_raw else []
+            if not keys:
+                raise
+            row = self.history_[-1] if self.history_ else {}
+            raise ValueError(missing_keys_message(name, event, keys, row)) from error
+
     def end_epoch(self, datasets: dict) -> bool:
         """Tell every callback of the end of an epoch; return whether one asks to stop."""
         self.on_epoch_end(self, **datasets)
         stop = False
-        for _, callback in self.callbacks_:
+        for name, callback in self.callbacks_:
             try:
-                callback.on_epoch_end(self, **datasets)
+                self._tell(name, callback, "on_epoch_end", **datasets)
             except KeyboardInterrupt as error:  # skorch's callbacks ask in this way
                 if not is_raised(error):
                     raise  # the user's Ctrl-C came while the callback ran
@@ -165,23 +236,63 @@ class Net(NeuralNet):
         return self._scored.classes_
 
     def predict(self, X):
-        return self._scored.predict(X)
+        return self._evaluated("predict", X)
 
     def predict_proba(self, X):
-        return self._scored.predict_proba(X)
+        return self._evaluated("predict_proba", X)
 
     def score(self, X, y=None):
-        return self._scored.score(X, y)
+        return self._evaluated("score", X, y)
+
+    def _evaluated(self, method: str, *args):
+        """Call a method of the estimator, without dropout in the middle of an epoch, too."""
+        if not hasattr(self._scored, method):
+            raise AttributeError(
+                f"A callback asks for {method}, which {type(self._scored).__name__} does not have. "
+                "Give it scoring=None for the estimator's own score, or a callable "
+                "scoring(net, X, y)."
+            )
+        is_training = self.module_.training
+        self.module_.eval()
+        try:
+            return getattr(self._scored, method)(*args)
+        finally:
+            self.module_.train(is_training)
 
     def __sklearn_tags__(self):
         return self._scored.__sklearn_tags__()
+
+
+class Criterion(torch.nn.Module):
+    """A loss as callbacks of skorch know it: a module, here without parameters or state.
+
+    Parameters
+    ----------
+    loss : Loss
+    """
+
+    def __init__(self, loss: Loss):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss, of shape (), of a batch.
+
+        Parameters
+        ----------
+        raw : Tensor of shape (batch, n_outputs)
+            What the net's module returns.
+        target : Tensor of shape (batch, n_outputs), or (batch,) for a softmax
+            As the events of batches pass it.
+        """
+        losses = self.loss.per_sample(raw, self.loss.encoded(target, raw))
+        return losses.mean() * self.loss.reported_scale
 
 
 def _state_of(callback: Callback, name: str) -> dict[str, Any]:
     """Return a callback's state: by skorch's convention it is in names that end so: ``misses_``."""
     if _has_state(callback):
         return callback.state_dict()
-    is_of_skorch = type(callback).__module__.startswith("skorch.")
     values, states = {}, {}
     for attribute, value in vars(callback).items():
         if not attribute.endswith("_"):
@@ -191,7 +302,7 @@ def _state_of(callback: Callback, name: str) -> dict[str, Any]:
         try:
             check_can_be_kept(value, attribute)
         except (TypeError, RecursionError) as error:
-            if is_of_skorch:
+            if is_of_skorch(callback):
                 continue
             raise ValueError(
                 f"TrainingCheckpoint cannot keep what the callback {name!r} has learned: {error}. "
@@ -207,8 +318,21 @@ def _has_state(value) -> bool:
     return hasattr(value, "load_state_dict") and not isinstance(value, type)
 
 
+def _initialize_checkpoint_of(callback: Callback) -> None:
+    """Make the checkpoint ready that a callback loads from.
+
+    skorch does so for checkpoints that are callbacks of the same net, and not after a clone, in
+    which the two are no longer one object.
+    """
+    if not isinstance(callback, LoadInitState):
+        return
+    checkpoint = callback.checkpoint
+    if isinstance(checkpoint, TrainEndCheckpoint) and not hasattr(checkpoint, "checkpoint_"):
+        checkpoint.initialize()
+
+
 class _Constant:
-    """What skorch calls to make its criterion and optimiser; a lambda would not pickle."""
+    """What skorch calls to make its optimiser; a lambda would not pickle."""
 
     def __init__(self, value):
         self._value = value

@@ -133,6 +133,7 @@ class Training:
         self._data: dict = {"X": None, "y": None}
         self._datasets = {"dataset_train": None, "dataset_valid": None}
         if net is not None:
+            net.batch_size, net.max_epochs = batches.slices[0].stop, self._max_iter
             self._data = {"X": batches.X, "y": batches.y}
             self._datasets["dataset_train"] = Dataset(*self._data.values(), length=len(batches))
             if validation is not None:
@@ -217,6 +218,7 @@ class Training:
     def begin(self) -> None:
         """Announce the training."""
         self._notify("on_train_begin", **self._data)
+        self._writer.read()  # a callback may have loaded a history
 
     def begin_epoch(self) -> list[float] | None:
         """Shuffle; return the learning rate of each batch, where a schedule sets it."""

@@ -1033,7 +1033,7 @@ def test_validation_set_is_judged_in_chunks_as_in_whole(digits, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
-def test_log_probabilities_are_finite_where_probabilities_round(kind, dtype, digits):
+def test_log_probabilities_agree_with_probabilities_that_saturate(kind, dtype, digits):
     y = {
         "binary": digits.y % 2,
         "multiclass": digits.y,
@@ -1041,11 +1041,22 @@ def test_log_probabilities_are_finite_where_probabilities_round(kind, dtype, dig
     }[kind]
     network = classifier(dtype=dtype).fit(digits.X, y)
     network.module_.flat.mul_(1e3)
-    log_probabilities = network.predict_log_proba(digits.X_test)
-    assert np.isfinite(log_probabilities).all()
-    assert log_probabilities.min() < -1000
     probabilities = network.predict_proba(digits.X_test)
-    assert_allclose(np.exp(log_probabilities), probabilities, rtol=1e-4, atol=1e-7)
+    log_probabilities = network.predict_log_proba(digits.X_test)
+    assert probabilities.min() == np.finfo(dtype).tiny
+    assert (probabilities.max() < 1) == (kind == "multilabel")
+    assert np.isfinite(log_probabilities).all()
+    assert_allclose(log_probabilities, np.log(probabilities), rtol=1e-7)
+    assert_array_equal(np.argsort(log_probabilities), np.argsort(probabilities))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_small_probability_of_the_first_class_is_not_rounded_to_zero(dtype, digits):
+    network = classifier(dtype=dtype).fit(digits.X, digits.y % 2)
+    with torch.no_grad():
+        network.module_.flat.mul_(0)
+        network.module_.linear_layers()[-1].bias.fill_(60.0)
+    assert_allclose(network.predict_proba(digits.X_test)[:, 0], np.exp(-60.0), rtol=1e-5)
 
 
 # the autoencoder

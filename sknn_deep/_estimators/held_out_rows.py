@@ -1,0 +1,144 @@
+"""Which rows early stopping holds out: scikit-learn's, but never all rows of a class.
+
+scikit-learn's MLP stratifies two classes and draws from more of them, or from several labels,
+whatever row comes. So a rare class may be held out as a whole, and is never learned. Its rows are
+shared here; in all other cases the rows are scikit-learn's, for the same trajectory.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+
+def hold_out_rows(
+    n_rows: int,
+    fraction: float,
+    random_state: np.random.RandomState,
+    labels: np.ndarray | None = None,
+    names: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to train on and the rows held out, drawn as scikit-learn's MLP does.
+
+    Parameters
+    ----------
+    n_rows : int
+    fraction : float
+        Share of the rows to hold out, rounded up.
+    random_state : RandomState
+    labels : ndarray of shape (n_rows,) or (n_rows, n_labels), default=None
+        Class indices, or 0 and 1 for several labels a row.
+    names : ndarray, default=None
+        The classes, or the labels, as the user knows them.
+
+    Returns
+    -------
+    train, held_out : ndarray of int
+        Together all rows.
+
+    Raises
+    ------
+    ValueError
+        If so few rows are held out, or left, that there is nothing to learn or to watch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = np.repeat([0, 1, 2], [6, 6, 2])
+    >>> train, held_out = hold_out_rows(14, 0.4, np.random.RandomState(6), labels, np.arange(3))
+    >>> np.bincount(labels[train]), np.bincount(labels[held_out])
+    (array([4, 3, 1]), array([2, 3, 1]))
+    """
+    n_held_out = math.ceil(fraction * n_rows)
+    is_binary = labels is not None and labels.ndim == 1 and len(names) <= 2
+    if is_binary:
+        _check_members(labels, names)
+    _check_sizes(n_rows, n_held_out, fraction, n_least=len(names) if is_binary else 1)
+    if is_binary:
+        return train_test_split(
+            np.arange(n_rows),
+            random_state=random_state,
+            test_size=fraction,
+            stratify=labels.astype(bool),
+        )
+    rows = random_state.permutation(n_rows)
+    train, held_out = rows[n_held_out:], rows[:n_held_out]
+    return (train, held_out) if labels is None else _share_classes(train, held_out, labels)
+
+
+def _share_classes(
+    train: np.ndarray, held_out: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exchange rows so that no class, and no value of a label, is held out as a whole.
+
+    Half of its rows go back to the training, and as many of the most frequent class, or the most
+    frequent combination of labels, come instead.
+    """
+    lost = [held_out[members[held_out]] for members in _lost_classes(train, labels)]
+    if not lost:
+        return train, held_out
+    back = np.unique(np.concatenate([rows[: math.ceil(len(rows) / 2)] for rows in lost]))
+    codes = np.unique(labels[train], axis=0, return_inverse=True)[1]
+    most_frequent = np.flatnonzero(codes == np.bincount(codes).argmax())
+    spare = train[most_frequent[1 : len(back) + 1]]  # one stays
+    return (
+        np.concatenate([train[~np.isin(train, spare)], back]),
+        np.concatenate([held_out[~np.isin(held_out, back)], spare]),
+    )
+
+
+def _lost_classes(train: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield a mask of the rows of each class, or each value of a label, without a training row.
+
+    Parameters
+    ----------
+    train : ndarray of int
+    labels : ndarray of shape (n_rows,) or (n_rows, n_labels)
+    """
+    if labels.ndim == 1:
+        present = np.bincount(labels[train], minlength=labels.max() + 1) > 0
+        for index in np.flatnonzero(~present & (np.bincount(labels) > 0)):
+            yield labels == index
+        return
+    for has_label in (labels != 0, labels == 0):
+        lost = ~has_label[train].any(axis=0) & has_label.any(axis=0)
+        for column in np.flatnonzero(lost):
+            yield has_label[:, column]
+
+
+def _check_members(labels: np.ndarray, names: np.ndarray) -> None:
+    """Refuse to stratify a class of one row, with scikit-learn's words at the end."""
+    counts = np.bincount(labels.astype(int), minlength=len(names))
+    if 1 not in counts:
+        return
+    lonely = names[counts == 1].tolist()
+    encoded = [str(bool(index)) for index in np.flatnonzero(counts == 1)]
+    raise ValueError(
+        f"early_stopping=True holds out rows of both classes, but y has only 1 row of {lonely}: "
+        "pass more rows of that class, pass X_val and y_val to fit, or set early_stopping=False. "
+        # what scikit-learn says of it, for code that matches its words
+        "The least populated classes in y have only 1 member, which is too few. The minimum number "
+        "of groups for any class cannot be less than 2. Classes with too few members are: "
+        f"{encoded}"
+    )
+
+
+def _check_sizes(n_rows: int, n_held_out: int, fraction: float, n_least: int) -> None:
+    """Refuse to hold out fewer than two rows, or to train on fewer than there must be."""
+    if n_held_out == 0:
+        raise ValueError(
+            f"validation_fraction={fraction} holds out no row: with early_stopping=True choose a "
+            "number above 0 and below 1, or pass X_val to fit."
+        )
+    if n_rows - n_held_out < n_least:
+        raise ValueError(
+            f"early_stopping=True with validation_fraction={fraction} leaves "
+            f"{n_rows - n_held_out} of {n_rows} rows to train on, but there must be {n_least} at "
+            "least. Pass more rows, pass X_val to fit, or set early_stopping=False."
+        )
+    if n_held_out < 2:
+        raise ValueError(
+            "The validation set is too small. Increase 'validation_fraction' "
+            "or the size of your dataset."
+        )
