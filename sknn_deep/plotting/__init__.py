@@ -9,9 +9,11 @@ from sknn_deep.plotting._embedding import EmbeddingDisplay
 from sknn_deep.plotting._loss_curve import LossCurveDisplay
 from sknn_deep.plotting._reconstruction import ReconstructionDisplay
 from sknn_deep.plotting._search_surface import SearchSurfaceDisplay
+from sknn_deep.plotting._style import PALETTE
 from sknn_deep.plotting._weights import WeightsDisplay
 
 __all__ = [
+    "PALETTE",
     "EmbeddingDisplay",
     "LossCurveDisplay",
     "ReconstructionDisplay",

@@ -73,7 +73,8 @@ class Labels:
     def point_colors(self) -> np.ndarray:
         """Return the colour of each point, for classes."""
         codes = np.nan_to_num(self.values, nan=-1).astype(int)
-        return np.array([*self.colors, GREY])[codes]
+        colors: np.ndarray = np.take([*self.colors, GREY], codes)
+        return colors
 
 
 def read_labels(y: ArrayLike) -> Labels:
@@ -131,4 +132,5 @@ def class_colors(n_classes: int, *, beside_grey: bool = False) -> list[str]:
 def oklab(rgb: np.ndarray) -> np.ndarray:
     """Return sRGB colours from 0 to 1, of shape (n_colors, 3), as lightness and two hues."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    return np.cbrt(linear @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
+    lab: np.ndarray = np.cbrt(linear @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
+    return lab

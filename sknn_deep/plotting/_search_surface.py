@@ -26,7 +26,7 @@ class SearchSurfaceDisplay:
     """Scores of a search over two parameters.
 
     Made by :meth:`from_estimator`. A grid is drawn as a table of colours with the scores
-    written in, anything else as points.
+    written in, anything else as points; those that failed are crosses.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class SearchSurfaceDisplay:
         ------
         ValueError
             If there are more or fewer than two parameters, names that the search does not
-            have, no candidate with both parameters, or no score but NaN.
+            have, no candidate with both parameters, or no finite score.
         """
         check_is_fitted(search, "cv_results_")
         results, metric = search.cv_results_, _metric_name(search, metric)
@@ -189,13 +189,13 @@ class SearchSurfaceDisplay:
         Raises
         ------
         ValueError
-            If all scores are NaN.
+            If no score is finite.
         """
         scores = np.asarray(self.scores, dtype=float)
-        if np.isnan(scores).all():
+        if not np.isfinite(scores).any():
             raise ValueError(
-                f"{self.score_name!r} is NaN for all {len(scores)} candidates: their fits or the "
-                "scorer failed. Search again with error_score='raise' to see the first error."
+                f"{self.score_name!r} is NaN or infinite for all {len(scores)} candidates; search "
+                "again with error_score='raise' to see why the fits or the scorer failed."
             )
         x_values, columns = _levels(self.x)
         y_values, rows = _levels(self.y)
@@ -229,7 +229,7 @@ class SearchSurfaceDisplay:
 
         scores = np.asarray(self.scores, dtype=float)
         table = np.full(shape, np.nan)
-        table[rows, columns] = scores
+        table[rows, columns] = np.where(np.isfinite(scores), scores, np.nan)
         surface = self.ax_.imshow(table, aspect="auto", origin="lower", **colors)
         if show_scores:
             texts = _score_texts(scores, self.deviations)
@@ -244,7 +244,9 @@ class SearchSurfaceDisplay:
     def _plot_points(self, colors: dict[str, Any]) -> None:
         ax, scores = self.ax_, np.asarray(self.scores, dtype=float)
         x, y = _place(self.x, ax, "x"), _place(self.y, ax, "y")
-        order = np.argsort(scores)  # the best on top; failed ones come last and have no colour
+        failed = ~np.isfinite(scores)
+        ax.scatter(x[failed], y[failed], s=60, marker="x", color="gray")
+        order = np.argsort(scores)  # the best on top; the failed have no colour
         style = {"s": 90, "ec": "gray", "lw": 0.6, **colors}
         self.surface_ = ax.scatter(x[order], y[order], c=scores[order], **style)
         best = np.nanargmax(scores)
@@ -362,5 +364,7 @@ def _short(name: str, other: str) -> str:
 
 
 def _ink(rgba: Any) -> str:
-    """Return black or white, whichever is read more easily on a colour."""
+    """Return black or white, whichever is read more easily on a colour; gray on none."""
+    if rgba[3] == 0:
+        return "gray"
     return "black" if np.dot(rgba[:3], (0.299, 0.587, 0.114)) > 0.5 else "white"
