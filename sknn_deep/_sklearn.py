@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import sklearn.utils
 from numpy.random.bit_generator import ISeedSequence
-from sklearn.base import _fit_context as fit_context
-from sklearn.metrics._scorer import _MultimetricScorer as MultimetricScorer
+from sklearn.base import _fit_context
+from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection._validation import (
-    _aggregate_score_dicts as aggregate_score_dicts,
-    _check_groups_routing_disabled as check_groups_routing_disabled,
-    _insert_error_scores as insert_error_scores,
-    _normalize_score_results as normalize_score_results,
-    _score as score_or_error,
-    _warn_or_raise_about_fit_failures as warn_or_raise_about_fit_failures,
+    _aggregate_score_dicts,
+    _check_groups_routing_disabled,
+    _insert_error_scores,
+    _normalize_score_results,
+    _score,
+    _warn_or_raise_about_fit_failures,
 )
-from sklearn.utils import _safe_indexing as safe_indexing
+from sklearn.utils import _safe_indexing
 from sklearn.utils._array_api import device, get_namespace
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import (
@@ -33,18 +33,11 @@ from sklearn.utils._param_validation import (
     validate_params,
 )
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
-from sklearn.utils.metadata_routing import (
-    _manual_routing as manual_routing,
-    _routing_enabled as routing_enabled,
-)
-from sklearn.utils.metaestimators import _safe_split as safe_split
-from sklearn.utils.multiclass import _check_partial_fit_first_call as check_partial_fit_first_call
-from sklearn.utils.optimize import _check_optimize_result as check_optimize_result
-from sklearn.utils.validation import (
-    _check_method_params as check_method_params,
-    _check_sample_weight,
-    _num_samples as num_samples,
-)
+from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
+from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.multiclass import _check_partial_fit_first_call
+from sklearn.utils.optimize import _check_optimize_result
+from sklearn.utils.validation import _check_method_params, _check_sample_weight, _num_samples
 
 __all__ = [
     "HasMethods",
@@ -77,6 +70,23 @@ __all__ = [
     "warn_or_raise_about_fit_failures",
 ]
 
+MultimetricScorer = _MultimetricScorer
+aggregate_score_dicts = _aggregate_score_dicts
+check_groups_routing_disabled = _check_groups_routing_disabled
+check_method_params = _check_method_params
+check_optimize_result = _check_optimize_result
+check_partial_fit_first_call = _check_partial_fit_first_call
+fit_context = _fit_context
+insert_error_scores = _insert_error_scores
+manual_routing = _manual_routing
+normalize_score_results = _normalize_score_results
+num_samples = _num_samples
+routing_enabled = _routing_enabled
+safe_indexing = _safe_indexing
+safe_split = _safe_split
+score_or_error = _score
+warn_or_raise_about_fit_failures = _warn_or_raise_about_fit_failures
+
 
 class _NoEntropy(ISeedSequence):
     """Takes the place of the system's entropy where an int seeds the generator right after."""
@@ -100,7 +110,7 @@ def check_random_state(seed: Any) -> np.random.RandomState:
         return given
     # NumPy's stubs leave out that a bit generator takes any ISeedSequence
     random_state = np.random.RandomState(np.random.MT19937(_NO_ENTROPY))  # type: ignore[arg-type]
-    random_state.seed(seed)
+    random_state.seed(int(seed))
     return random_state
 
 
