@@ -23,7 +23,7 @@ def write_names(ax: Axes, names: Sequence[str], points: np.ndarray, colors: Sequ
     names, colors : sequence of str, length n_names
     points : ndarray of shape (n_names, 2)
     """
-    size = "medium" if len(names) <= _MANY else "small"
+    at = points.tolist()
     texts = [
         ax.annotate(
             name,
@@ -32,14 +32,13 @@ def write_names(ax: Axes, names: Sequence[str], points: np.ndarray, colors: Sequ
             textcoords="offset points",
             ha="center",
             va="center",
-            size=size,
+            size="medium" if len(names) <= _MANY else "small",
             weight="bold",
             color="black",
             parse_math=False,  # a dollar sign in the name of a class is only that
             bbox={"boxstyle": "round,pad=0.25", "fc": "white", "ec": color, "lw": 2},
-            arrowprops={"arrowstyle": "-", "color": color, "lw": 1.5, "shrinkA": 0, "shrinkB": 0},
         )
-        for name, point, color in zip(names, points.tolist(), colors, strict=True)
+        for name, point, color in zip(names, at, colors, strict=True)
     ]
     figure = ax.figure.canvas.figure  # the whole one, where the axes belong to a subfigure
     figure.draw_without_rendering()  # lays the figure out, so that the extents of texts are known
@@ -47,8 +46,27 @@ def write_names(ax: Axes, names: Sequence[str], points: np.ndarray, colors: Sequ
     centers = ax.transData.transform(points)
     sizes = np.array([(box.width, box.height) for box in boxes]) + _GAP
     moved = spread_boxes(centers, sizes, np.array(ax.bbox.min), np.array(ax.bbox.max)) - centers
-    for text, offset in zip(texts, moved * 72 / figure.dpi, strict=True):
-        text.set_position(tuple(offset))
+    offsets = (moved * 72 / figure.dpi).tolist()
+    is_beside = (np.abs(moved) > sizes / 2).any(axis=1)
+    for text, point, offset, color, needs_line in zip(
+        texts, at, offsets, colors, is_beside, strict=True
+    ):
+        text.set_position(offset)
+        if needs_line:
+            ax.annotate(
+                "",
+                point,
+                xytext=offset,
+                textcoords="offset points",
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": color,
+                    "lw": 1.5,
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                },
+                zorder=2.9,  # beneath all names, which have 3
+            )
 
 
 def spread_boxes(

@@ -47,10 +47,15 @@ def test_boxes_without_room_stay_inside():
     assert (np.abs(moved - 50) <= 20 + 1e-6).all()
 
 
+def _names(ax):
+    """Return the texts with a name; the others are lines to points."""
+    return [text for text in ax.texts if text.get_text()]
+
+
 def _frames(ax):
     """Return the frames of all names in pixels, as centres and sizes."""
     ax.figure.canvas.draw()
-    boxes = [text.get_bbox_patch().get_window_extent() for text in ax.texts]
+    boxes = [text.get_bbox_patch().get_window_extent() for text in _names(ax)]
     sizes = np.array([(box.width, box.height) for box in boxes])
     return np.array([(box.x0, box.y0) for box in boxes]) + sizes / 2, sizes
 
@@ -61,7 +66,20 @@ def test_names_of_near_points_do_not_cover_each_other(dpi):
     points = np.random.default_rng(0).uniform(0.3, 0.7, size=(15, 2))
     write_names(ax, [f"name {i}" for i in range(15)], points, ["red"] * 15)
     assert _overlaps(*_frames(ax)) == 0
-    assert [text.xy for text in ax.texts] == [tuple(point) for point in points]
+    assert [list(text.xy) for text in _names(ax)] == points.tolist()
+
+
+def test_a_line_leads_from_a_name_to_its_point_where_another_stands_on_it():
+    _, ax = plt.subplots(layout="constrained")
+    points = np.array([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.1, 0.1]])
+    write_names(ax, ["one", "two", "three", "apart"], points, ["red", "green", "blue", "gray"])
+    names = _names(ax)
+    lines = [text for text in ax.texts if not text.get_text()]
+    assert lines
+    beside = [name for name in names if np.hypot(*name.get_position()) > 10]
+    assert [line.get_position() for line in lines] == [name.get_position() for name in beside]
+    assert {tuple(line.xy) for line in lines} == {(0.5, 0.5)}
+    assert max(line.get_zorder() for line in lines) < min(name.get_zorder() for name in names)
 
 
 def test_a_name_alone_is_written_on_its_point_as_it_is():

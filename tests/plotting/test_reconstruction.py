@@ -18,11 +18,6 @@ def autoencoder(digits):
     return AutoencoderTransformer(2, (12,), **QUICK).fit(digits.X)
 
 
-@pytest.fixture(scope="module")
-def pca(digits):
-    return PCA(2).fit(digits.X)
-
-
 def _texts(ax):
     return [text.get_text() for text in ax.texts]
 
@@ -47,7 +42,8 @@ def test_errors_below_the_images_are_the_reconstruction_errors(autoencoder, digi
     assert _texts(display.plot(show_errors=False).ax_) == []
 
 
-def test_several_methods_are_compared_row_by_row(autoencoder, pca, digits):
+def test_several_methods_are_compared_row_by_row(autoencoder, digits):
+    pca = PCA(2).fit(digits.X)
     X = digits.X[:4]
     rows = {
         name: reduction.inverse_transform(reduction.transform(X))
