@@ -144,7 +144,8 @@ def parse_arguments():
 def load_images(name):
     """Return a data set in three parts: MNIST's own test images, or 30 % of the digits."""
     if name == "mnist":
-        X, y, X_test, y_test = fetch_mnist(return_X_y=True)
+        mnist = fetch_mnist()
+        X, y, X_test, y_test = mnist.X_train, mnist.y_train, mnist.X_test, mnist.y_test
     else:
         X, y = load_digits(return_X_y=True)
         X = (X / 16).astype(np.float32)

@@ -24,7 +24,8 @@ from sknn_deep.plotting import PALETTE, ReconstructionDisplay
 STRANGE = 4
 
 if is_mnist := os.environ.get("DATA") == "mnist":
-    X, y, X_test, y_test = fetch_mnist(return_X_y=True)
+    mnist = fetch_mnist()
+    X, y, X_test, y_test = mnist.X_train, mnist.y_train, mnist.X_test, mnist.y_test
 else:
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split(X / 16, y, test_size=0.5, random_state=0)

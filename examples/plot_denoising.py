@@ -23,7 +23,8 @@ from sknn_deep.datasets import fetch_mnist
 from sknn_deep.plotting import PALETTE, ReconstructionDisplay
 
 if is_mnist := os.environ.get("DATA") == "mnist":
-    X, _, X_test, _ = fetch_mnist(return_X_y=True)
+    mnist = fetch_mnist()
+    X, X_test = mnist.X_train, mnist.X_test
 else:
     X, X_test = train_test_split(load_digits().data / 16, test_size=0.3, random_state=0)
 

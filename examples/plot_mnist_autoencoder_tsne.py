@@ -22,7 +22,8 @@ from sknn_deep.datasets import fetch_mnist
 from sknn_deep.plotting import EmbeddingDisplay, ReconstructionDisplay
 
 if is_mnist := os.environ.get("DATA") == "mnist":
-    X, y, X_test, y_test = fetch_mnist(return_X_y=True)
+    mnist = fetch_mnist()
+    X, y, X_test, y_test = mnist.X_train, mnist.y_train, mnist.X_test, mnist.y_test
     X_test, y_test = X_test[:5000], y_test[:5000]  # t-SNE takes its time
 else:
     X, y = load_digits(return_X_y=True)

@@ -21,7 +21,8 @@ from sknn_deep.datasets import fetch_mnist
 from sknn_deep.plotting import LossCurveDisplay, WeightsDisplay
 
 if os.environ.get("DATA") == "mnist":
-    X, y, X_test, y_test = fetch_mnist(return_X_y=True)
+    mnist = fetch_mnist()
+    X, y, X_test, y_test = mnist.X_train, mnist.y_train, mnist.X_test, mnist.y_test
 else:
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split(X / 16, y, test_size=0.3, random_state=0)

@@ -23,7 +23,7 @@ from sknn_deep.model_selection import FusedGridSearchCV
 from sknn_deep.plotting import SearchSurfaceDisplay
 
 if os.environ.get("DATA") == "mnist":
-    X, y = fetch_mnist(return_X_y=True)[:2]
+    X, y = fetch_mnist(return_X_y=True)
     X, y = X[:10_000], y[:10_000]
 else:
     X, y = load_digits(return_X_y=True)

@@ -1,12 +1,19 @@
 """Loaders for the two data sets that the tests, examples and benchmarks share.
 
-Each looks for its file in the folder that the environment variable ``SKNN_DEEP_DATA`` names.
-Without the variable, the data are downloaded once by scikit-learn and kept in its data folder.
+Each reads its file from the folder that the environment variable ``SKNN_DEEP_DATA`` names, for
+machines without a network. Without the variable, scikit-learn downloads the data once and
+keeps them in its data folder.
 """
+
+from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal, NoReturn, overload
+from urllib.error import URLError
 
 import numpy as np
 import pandas as pd
@@ -16,33 +23,37 @@ from sklearn.utils import Bunch
 
 __all__ = ["fetch_california_housing", "fetch_mnist"]
 
+_N_DIGITS, _N_TRAINING_DIGITS = 70_000, 60_000
+_N_DISTRICTS = 20_640
+_HOUSING_FEATURES = (
+    "MedInc HouseAge AveRooms AveBedrms Population AveOccup Latitude Longitude".split()
+)
 
-_MNIST_SHAPES = {
-    "x_train": (60000, 28, 28),
-    "y_train": (60000,),
-    "x_test": (10000, 28, 28),
-    "y_test": (10000,),
-}
-_HOUSING_FEATURES = [
-    "MedInc",
-    "HouseAge",
-    "AveRooms",
-    "AveBedrms",
-    "Population",
-    "AveOccup",
-    "Latitude",
-    "Longitude",
-]
-_HOUSING_TARGET = "MedHouseVal"
-_HOUSING_ROWS = 20640
+_Path = str | os.PathLike[str]
+_Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def fetch_mnist(*, data_home=None, return_X_y=False):
+class _DataSet(Bunch):
+    """A Bunch that refuses to be unpacked: that would give its keys instead of its arrays."""
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "a data set cannot be unpacked into its arrays; pass return_X_y=True for (X, y), or "
+            f"take its entries by name: {', '.join(self.keys())}."
+        )
+
+
+@overload
+def fetch_mnist(*, data_home: _Path | None = None, return_X_y: Literal[False] = False) -> Bunch: ...
+@overload
+def fetch_mnist(*, data_home: _Path | None = None, return_X_y: Literal[True]) -> _Arrays: ...
+def fetch_mnist(*, data_home: _Path | None = None, return_X_y: bool = False) -> Bunch | _Arrays:
     """Load MNIST: 70,000 images of handwritten digits, 28 by 28 pixels.
 
     The file ``mnist.npz`` is read from the folder that the environment variable ``SKNN_DEEP_DATA``
     names; it holds the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``, as Keras
-    publishes them. Without the variable, scikit-learn fetches ``mnist_784`` from OpenML.
+    publishes them. Without the variable, :func:`sklearn.datasets.fetch_openml` downloads
+    ``mnist_784``.
 
     Parameters
     ----------
@@ -51,21 +62,31 @@ def fetch_mnist(*, data_home=None, return_X_y=False):
         Not used with ``SKNN_DEEP_DATA``.
 
     return_X_y : bool, default=False
-        Return the four arrays ``(X_train, y_train, X_test, y_test)`` instead of a Bunch.
+        Return ``(data, target)`` instead of a Bunch, as scikit-learn's loaders do.
 
     Returns
     -------
     mnist : :class:`~sklearn.utils.Bunch`
-        Dictionary-like object with the published split, in its original order:
+        Dictionary-like object. To unpack it is an error; take its entries by name:
 
-        X_train : ndarray of shape (60000, 784), float32
-            Training images, one a row, row by row from the top left; 0 is black, 1 is white.
-        y_train : ndarray of shape (60000,), int64
+        data : ndarray of shape (70000, 784), float32
+            The images, one a row, row by row from the top left; 0 is black, 1 is white. The
+            first 60,000 are the published training images, the others the test images.
+        target : ndarray of shape (70000,), int64
             Their digits.
-        X_test : ndarray of shape (10000, 784), float32
-            Test images.
-        y_test : ndarray of shape (10000,), int64
-            Their digits.
+        X_train, y_train : ndarray of shape (60000, 784) and (60000,)
+            Training images and their digits, views of ``data`` and ``target``.
+        X_test, y_test : ndarray of shape (10000, 784) and (10000,)
+            Test images and their digits, views too.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``SKNN_DEEP_DATA`` is set and there is no such file.
+    ValueError
+        If the file is not the published one.
+    ConnectionError
+        If the data cannot be downloaded.
 
     References
     ----------
@@ -78,25 +99,40 @@ def fetch_mnist(*, data_home=None, return_X_y=False):
     >>> mnist = fetch_mnist()  # doctest: +SKIP
     >>> mnist.X_train.shape  # doctest: +SKIP
     (60000, 784)
+    >>> X, y = fetch_mnist(return_X_y=True)  # doctest: +SKIP
+    >>> X.shape  # doctest: +SKIP
+    (70000, 784)
     """
-    folder = _data_folder()
-    if folder is None:
-        arrays = _download_mnist(data_home)
-    else:
-        arrays = _read_mnist(_existing_file(folder, "mnist.npz"))
-    X_train, y_train, X_test, y_test = arrays
-    mnist = Bunch(
-        X_train=_scale_pixels(X_train),
-        y_train=y_train.astype(np.int64),
-        X_test=_scale_pixels(X_test),
-        y_test=y_test.astype(np.int64),
-    )
+    options = {"version": 1, "data_home": data_home, "as_frame": False, "return_X_y": True}
+    download = partial(sklearn_datasets.fetch_openml, "mnist_784", **options)
+    images, digits = _from_folder_or_network("mnist.npz", _read_mnist, download)
+    data = images.astype(np.float32)
+    data /= 255
+    target = digits.astype(np.int64)
     if return_X_y:
-        return mnist.X_train, mnist.y_train, mnist.X_test, mnist.y_test
-    return mnist
+        return data, target
+    n_training = _N_TRAINING_DIGITS
+    return _DataSet(
+        data=data,
+        target=target,
+        X_train=data[:n_training],
+        y_train=target[:n_training],
+        X_test=data[n_training:],
+        y_test=target[n_training:],
+    )
 
 
-def fetch_california_housing(*, data_home=None, return_X_y=False):
+@overload
+def fetch_california_housing(
+    *, data_home: _Path | None = None, return_X_y: Literal[False] = False
+) -> Bunch: ...
+@overload
+def fetch_california_housing(
+    *, data_home: _Path | None = None, return_X_y: Literal[True]
+) -> _Arrays: ...
+def fetch_california_housing(
+    *, data_home: _Path | None = None, return_X_y: bool = False
+) -> Bunch | _Arrays:
     """Load California housing: the median house value in 20,640 districts of the 1990 census.
 
     The file ``california_housing.csv.gz`` is read from the folder that the environment variable
@@ -110,12 +146,12 @@ def fetch_california_housing(*, data_home=None, return_X_y=False):
         Not used with ``SKNN_DEEP_DATA``.
 
     return_X_y : bool, default=False
-        Return ``(data, target)`` instead of a Bunch.
+        Return ``(data, target)`` instead of a Bunch, as scikit-learn's loaders do.
 
     Returns
     -------
     housing : :class:`~sklearn.utils.Bunch`
-        Dictionary-like object with:
+        Dictionary-like object. To unpack it is an error; take its entries by name:
 
         data : ndarray of shape (20640, 8), float64
             The features, in scikit-learn's order and units; not standardised.
@@ -129,6 +165,15 @@ def fetch_california_housing(*, data_home=None, return_X_y=False):
             Rows to choose parameters and stop early on.
         test_index : ndarray of shape (4128,), int64
             Rows to report errors on, and for nothing else.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``SKNN_DEEP_DATA`` is set and there is no such file.
+    ValueError
+        If the file is not the published one.
+    ConnectionError
+        If the data cannot be downloaded.
 
     Notes
     -----
@@ -149,19 +194,15 @@ def fetch_california_housing(*, data_home=None, return_X_y=False):
     >>> X_train.shape  # doctest: +SKIP
     (13209, 8)
     """
-    folder = _data_folder()
-    if folder is None:
-        data, target = sklearn_datasets.fetch_california_housing(
-            data_home=data_home, return_X_y=True
-        )
-    else:
-        data, target = _read_housing(_existing_file(folder, "california_housing.csv.gz"))
+    download = partial(
+        sklearn_datasets.fetch_california_housing, data_home=data_home, return_X_y=True
+    )
+    data, target = _from_folder_or_network("california_housing.csv.gz", _read_housing, download)
     if return_X_y:
         return data, target
-
-    rest, test_index = train_test_split(np.arange(_HOUSING_ROWS), test_size=0.2, random_state=0)
+    rest, test_index = train_test_split(np.arange(_N_DISTRICTS), test_size=0.2, random_state=0)
     train_index, validation_index = train_test_split(rest, test_size=0.2, random_state=1)
-    return Bunch(
+    return _DataSet(
         data=data,
         target=target,
         feature_names=list(_HOUSING_FEATURES),
@@ -171,75 +212,45 @@ def fetch_california_housing(*, data_home=None, return_X_y=False):
     )
 
 
-def _data_folder():
-    """Return the folder that SKNN_DEEP_DATA names, or None when it is unset or empty."""
-    value = os.environ.get("SKNN_DEEP_DATA")
-    if not value:
-        return None
-    folder = Path(value).expanduser()
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"SKNN_DEEP_DATA={value!r} is not a folder; set it to the folder that holds the data "
-            "files, or unset it to download them."
-        )
-    return folder
-
-
-def _existing_file(folder, name):
-    """Return the path of a data file, which must exist: what was asked for is never downloaded."""
-    path = folder / name
+def _from_folder_or_network(
+    name: str,
+    read: Callable[[Path], _Arrays],
+    download: Callable[[], _Arrays],
+) -> _Arrays:
+    """Return X and y from the file in SKNN_DEEP_DATA, or downloaded where that is not set."""
+    folder = os.environ.get("SKNN_DEEP_DATA")
+    if not folder:
+        try:
+            return download()
+        except (URLError, ConnectionError, TimeoutError) as error:
+            raise ConnectionError(
+                f"the data could not be downloaded ({error}); without a network, set the "
+                f"environment variable SKNN_DEEP_DATA to a folder that holds {name}."
+            ) from error
+    path = Path(folder).expanduser() / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist, and SKNN_DEEP_DATA names its folder; put {name} there, or "
-            "unset SKNN_DEEP_DATA to download the data."
+            f"{path} does not exist, and SKNN_DEEP_DATA={folder!r} names its folder; put {name} "
+            "there, or unset SKNN_DEEP_DATA to download the data."
         )
-    return path
-
-
-def _read_mnist(path):
-    """Return the images and digits of both parts, as stored in a file of Keras's layout."""
     try:
-        # NumPy leaves a broken archive open when it opens the file itself.
-        with path.open("rb") as stream, np.load(stream) as file:
-            arrays = {name: file[name] for name in _MNIST_SHAPES}
+        return read(path)
     except (KeyError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise _wrong_file(path, f"could not be read ({error})") from error
-    for name, shape in _MNIST_SHAPES.items():
-        if arrays[name].shape != shape:
-            raise _wrong_file(path, f"holds {name} of shape {arrays[name].shape} and not {shape}")
-    return arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"]
+        raise ValueError(
+            f"{path} could not be read ({error}); replace it with the published file, or unset "
+            "SKNN_DEEP_DATA to download the data."
+        ) from error
 
 
-def _download_mnist(data_home):
-    """Return the images and digits of both parts from OpenML, the training part first there."""
-    images, digits = sklearn_datasets.fetch_openml(
-        "mnist_784", version=1, data_home=data_home, as_frame=False, return_X_y=True
-    )
-    return images[:60000], digits[:60000], images[60000:], digits[60000:]
+def _read_mnist(path: Path) -> _Arrays:
+    # NumPy leaves a broken archive open when it opens the file itself.
+    with path.open("rb") as stream, np.load(stream) as file:
+        images = np.concatenate([file["x_train"], file["x_test"]])
+        digits = np.concatenate([file["y_train"], file["y_test"]])
+    return images.reshape(_N_DIGITS, 784), digits.reshape(_N_DIGITS)
 
 
-def _scale_pixels(images):
-    """Return images with pixels from 0 to 255 as rows of float32 from 0 to 1."""
-    pixels = images.reshape(len(images), -1).astype(np.float32)
-    pixels /= 255
-    return pixels
-
-
-def _read_housing(path):
-    """Return the features and the target that a table holds."""
-    try:
-        table = pd.read_csv(path)[[*_HOUSING_FEATURES, _HOUSING_TARGET]]
-        values = table.to_numpy(np.float64)
-    except (KeyError, OSError, EOFError, ValueError) as error:
-        raise _wrong_file(path, f"could not be read ({error})") from error
-    if len(values) != _HOUSING_ROWS:
-        raise _wrong_file(path, f"has {len(values)} rows and not {_HOUSING_ROWS}")
+def _read_housing(path: Path) -> _Arrays:
+    table = pd.read_csv(path)[[*_HOUSING_FEATURES, "MedHouseVal"]]
+    values = table.to_numpy(np.float64).reshape(_N_DISTRICTS, -1)
     return np.ascontiguousarray(values[:, :-1]), values[:, -1].copy()
-
-
-def _wrong_file(path, problem):
-    """Return the error for a data file that is there but is not what it should be."""
-    return ValueError(
-        f"{path} {problem}; replace it with the published file, or unset SKNN_DEEP_DATA to "
-        "download the data."
-    )

@@ -1,6 +1,11 @@
+"""The two data sets: from a folder or downloaded, alike in what they return."""
+
+import copy
 import gzip
 import os
+import pickle
 import re
+from urllib.error import HTTPError, URLError
 
 import numpy as np
 import pytest
@@ -66,7 +71,7 @@ def _write_housing(folder, rows=20640, header=HEADER):
 def test_mnist_is_read_from_the_named_folder(data_folder):
     np.savez_compressed(data_folder / "mnist.npz", **_mnist_arrays())
     mnist = fetch_mnist()
-    assert sorted(mnist) == ["X_test", "X_train", "y_test", "y_train"]
+    assert list(mnist.keys()) == ["data", "target", "X_train", "y_train", "X_test", "y_test"]
     _check_mnist(mnist)
     assert mnist.X_train[0, 28 + 2] == 1
     assert mnist.X_test[0, 27] == np.float32(0.2)
@@ -96,28 +101,72 @@ def test_mnist_from_openml_keeps_the_published_split(monkeypatch):
     assert mnist.X_test[0, 27] == np.float32(0.2)
 
 
-def test_mnist_returns_arrays_in_the_documented_order(data_folder):
+def test_mnist_parts_are_views_of_all_rows(data_folder):
     np.savez_compressed(data_folder / "mnist.npz", **_mnist_arrays())
-    X_train, y_train, X_test, y_test = fetch_mnist(return_X_y=True)
-    assert (len(X_train), y_train[0], len(X_test), y_test[0]) == (60000, 5, 10000, 7)
+    mnist = fetch_mnist()
+    assert mnist.X_train.base is mnist.X_test.base is mnist.data
+    assert mnist.y_train.base is mnist.y_test.base is mnist.target
+    assert_array_equal(mnist.data[60000], mnist.X_test[0])
+
+
+@pytest.mark.parametrize(
+    ("write", "fetch"),
+    [
+        (lambda folder: np.savez_compressed(folder / "mnist.npz", **_mnist_arrays()), fetch_mnist),
+        (lambda folder: _write_housing(folder), fetch_california_housing),
+    ],
+)
+def test_both_return_data_and_target_as_scikit_learn_does(data_folder, write, fetch):
+    write(data_folder)
+    X, y = fetch(return_X_y=True)
+    bunch = fetch()
+    assert_array_equal(X, bunch.data)
+    assert_array_equal(y, bunch.target)
+    assert len(X) == len(y)
+
+
+def test_a_data_set_cannot_be_unpacked_by_mistake(data_folder):
+    _write_housing(data_folder)
+    housing = fetch_california_housing()
+    message = (
+        "cannot be unpacked into its arrays; pass return_X_y=True for (X, y), or take its entries "
+        "by name: data, target, feature_names"
+    )
+    with pytest.raises(TypeError, match=re.escape(message)):
+        X_train, X_test, y_train, y_test = housing
+    with pytest.raises(TypeError, match=re.escape(message)):
+        X, *others = housing
+
+
+def test_a_data_set_is_a_dictionary_all_the_same(data_folder):
+    _write_housing(data_folder)
+    housing = fetch_california_housing()
+    for same in (
+        dict(housing),
+        {**housing},
+        copy.deepcopy(housing),
+        pickle.loads(pickle.dumps(housing)),
+    ):
+        assert list(same.keys()) == list(housing.keys())
+        assert_array_equal(same["data"], housing.data)
+    assert "target" in housing
 
 
 def test_mnist_of_another_shape_is_refused(data_folder):
     arrays = _mnist_arrays()
     arrays["x_test"] = arrays["x_test"][:10]
     np.savez_compressed(data_folder / "mnist.npz", **arrays)
-    message = (
-        f"{data_folder / 'mnist.npz'} holds x_test of shape (10, 28, 28) and not (10000, 28, 28); "
-        "replace it with the published file, or unset SKNN_DEEP_DATA to download the data."
-    )
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = f"{data_folder / 'mnist.npz'} could not be read (cannot reshape array"
+    remedy = "replace it with the published file, or unset SKNN_DEEP_DATA to download the data."
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
         fetch_mnist()
+    assert remedy in str(raised.value)
 
 
 def test_mnist_file_without_an_array_is_refused(data_folder):
     path = data_folder / "mnist.npz"
     np.savez_compressed(path, x_train=np.zeros(3))
-    message = f"{path} could not be read ('y_train is not a file in the archive')"
+    message = f"{path} could not be read ('x_test is not a file in the archive')"
     with pytest.raises(ValueError, match=re.escape(message)):
         fetch_mnist()
 
@@ -186,7 +235,8 @@ def test_housing_split_covers_every_row_once(data_folder):
 def test_housing_with_missing_rows_is_refused(data_folder):
     _write_housing(data_folder, rows=3)
     path = data_folder / "california_housing.csv.gz"
-    with pytest.raises(ValueError, match=re.escape(f"{path} has 3 rows and not 20640; replace it")):
+    message = f"{path} could not be read (cannot reshape array of size 27"
+    with pytest.raises(ValueError, match=re.escape(message)):
         fetch_california_housing()
 
 
@@ -209,8 +259,8 @@ def test_housing_file_that_is_no_table_is_refused(data_folder):
 )
 def test_missing_file_is_an_error_and_not_a_download(data_folder, fetch, name):
     message = (
-        f"{data_folder / name} does not exist, and SKNN_DEEP_DATA names its folder; put {name} "
-        "there, or unset SKNN_DEEP_DATA to download the data."
+        f"{data_folder / name} does not exist, and SKNN_DEEP_DATA={str(data_folder)!r} names its "
+        f"folder; put {name} there, or unset SKNN_DEEP_DATA to download the data."
     )
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         fetch()
@@ -220,8 +270,37 @@ def test_missing_file_is_an_error_and_not_a_download(data_folder, fetch, name):
 def test_missing_folder_is_an_error_and_not_a_download(data_folder, monkeypatch, fetch):
     missing = str(data_folder / "absent")
     monkeypatch.setenv("SKNN_DEEP_DATA", missing)
-    message = f"SKNN_DEEP_DATA={missing!r} is not a folder; set it to the folder that holds"
-    with pytest.raises(NotADirectoryError, match=re.escape(message)):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"SKNN_DEEP_DATA={missing!r} names")):
+        fetch()
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        URLError("Temporary failure in name resolution"),
+        HTTPError("https://data", 403, "Forbidden", None, None),
+        ConnectionResetError("reset by peer"),
+        TimeoutError("timed out"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("fetch", "theirs", "name"),
+    [
+        (fetch_mnist, "fetch_openml", "mnist.npz"),
+        (fetch_california_housing, "fetch_california_housing", "california_housing.csv.gz"),
+    ],
+)
+def test_without_a_network_the_folder_is_named(monkeypatch, fetch, theirs, name, problem):
+    def fail(*args, **kwargs):
+        raise problem
+
+    monkeypatch.delenv("SKNN_DEEP_DATA", raising=False)
+    monkeypatch.setattr(datasets.sklearn_datasets, theirs, fail)
+    message = (
+        f"could not be downloaded ({problem}); without a network, set the environment variable "
+        f"SKNN_DEEP_DATA to a folder that holds {name}."
+    )
+    with pytest.raises(ConnectionError, match=re.escape(message)):
         fetch()
 
 

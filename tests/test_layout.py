@@ -49,9 +49,10 @@ WINGS = {
     "persistence": [{"persistence"}],
     "datasets": [{"datasets"}],
     "plotting": [
-        {"_style", "_embedding_page"},
-        {"_images", "_loss_curve", "_search_surface"},
-        {"_embedding"},
+        {"_style"},
+        {"_labels", "_images", "_annotations"},
+        {"_embedding_page", "_legend"},
+        {"_embedding", "_loss_curve", "_reconstruction", "_search_surface", "_weights"},
     ],
     "model_selection": [
         {"_trials"},

@@ -91,6 +91,45 @@ class FusedSearch:
         root.call_on_fit_task_end(**task)
         return self
 
+    def score(self, X, y=None, **params):
+        """Return the score of the best candidate, fitted to all data, on given data.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Data to score on.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or targets; None for an autoencoder.
+
+        **params : dict
+            Passed on to the scorer.
+
+        Returns
+        -------
+        score : float
+            By the metric that ``refit`` names, if there are several.
+
+        Raises
+        ------
+        ValueError
+            If there are several metrics and ``refit`` is a function, which names none.
+        """
+        if callable(self.refit) and getattr(self, "multimetric_", False):
+            names = [
+                key.removeprefix("mean_test_")
+                for key in self.cv_results_
+                if key.startswith("mean_test_")
+            ]
+            one = f"search.scorer_[{names[0]!r}](search.best_estimator_, X, y)"
+            if callable(self.scoring):
+                one = f"search.scorer_(search.best_estimator_, X, y)[{names[0]!r}]"
+            raise ValueError(
+                f"refit={self.refit!r} names none of the metrics {names}, so score does not know "
+                f"which to return; call {one}, or pass refit={names[0]!r}."
+            )
+        return super().score(X, y, **params)
+
     def _choose(self, candidates: "Candidates", refit_metric: str | None) -> None:
         """Set what is best, where one metric decides."""
         first_score = candidates.out[0]["test_scores"]

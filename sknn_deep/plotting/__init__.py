@@ -1,16 +1,19 @@
 """Pictures of networks and of what they learn, by scikit-learn's conventions for displays.
 
-A display stores what it shows. Its class methods, ``from_estimator`` above all, compute
-that and draw it; ``plot`` draws it again, on other axes or with other options. matplotlib is
-imported when something is drawn, plotly when an interactive page is written.
+A display stores what it shows. Its class method ``from_estimator`` computes that and draws it;
+``plot`` draws it again, on other axes or with other options. matplotlib is imported when
+something is drawn, plotly when an interactive page is written.
 """
 
 from sknn_deep.plotting._embedding import EmbeddingDisplay
-from sknn_deep.plotting._images import ReconstructionDisplay, WeightsDisplay
 from sknn_deep.plotting._loss_curve import LossCurveDisplay
+from sknn_deep.plotting._reconstruction import ReconstructionDisplay
 from sknn_deep.plotting._search_surface import SearchSurfaceDisplay
+from sknn_deep.plotting._style import PALETTE
+from sknn_deep.plotting._weights import WeightsDisplay
 
 __all__ = [
+    "PALETTE",
     "EmbeddingDisplay",
     "LossCurveDisplay",
     "ReconstructionDisplay",

@@ -1,22 +1,35 @@
 """A map of codes in two dimensions."""
 
+from __future__ import annotations
+
+import os
 from math import isqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length
-from sklearn.utils.multiclass import type_of_target
 
+from sknn_deep.plotting._annotations import write_names
 from sknn_deep.plotting._embedding_page import write_page
 from sknn_deep.plotting._images import as_images
+from sknn_deep.plotting._labels import GREY, Labels, read_labels
+from sknn_deep.plotting._legend import draw_legend, legend_width
 from sknn_deep.plotting._style import PALETTE, resolve_axes
 
-_MAX_CLASSES = 30  # integers of more values than this are a scale, not names
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure, SubFigure
+    from numpy.typing import ArrayLike
+    from sklearn.base import BaseEstimator
 
 
 class EmbeddingDisplay:
-    """Points in the plane, one a sample, coloured by class or by a number.
+    """Points in the plane, one for each sample, coloured by class or by a number.
 
-    Made by :meth:`from_estimator` from a transformer with two outputs, by
+    Made by :meth:`from_estimator` from a transformer with two outputs, or by
     :meth:`from_embedding` from points, such as those of t-SNE. :meth:`to_html` writes an
     interactive page.
 
@@ -26,8 +39,9 @@ class EmbeddingDisplay:
         The points.
 
     y : array-like of shape (n_samples,), default=None
-        Classes, or numbers: floating-point numbers with fractions, or integers of more
-        than 30 values, are shown on a scale.
+        Classes or numbers. Numbers with fractions, and integers with more than 30 distinct
+        values, are shown on a scale; anything else names classes. Points whose value is None,
+        NaN or ``pandas.NA`` are unlabelled and drawn in grey.
 
     images : array-like of shape (n_samples, height, width), default=None
         The images behind the points.
@@ -35,13 +49,14 @@ class EmbeddingDisplay:
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn on.
+        The axes with the map.
 
     figure_ : matplotlib Figure
-        Its figure.
+        The figure that holds them.
 
     points_ : matplotlib PathCollection
-        The points, in an order drawn at random so that no class lies on top.
+        The points. Their order is random so that no class hides another; unlabelled points
+        come first and lie beneath.
 
     classes_ : ndarray of shape (n_classes,) or None
         The classes; None for numbers and without y.
@@ -57,18 +72,37 @@ class EmbeddingDisplay:
     array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
 
-    def __init__(self, *, embedding, y=None, images=None):
+    ax_: Axes
+    figure_: Figure | SubFigure
+    points_: PathCollection
+
+    def __init__(
+        self,
+        *,
+        embedding: ArrayLike,
+        y: ArrayLike | None = None,
+        images: ArrayLike | None = None,
+    ) -> None:
         self.embedding = embedding
         self.y = y
         self.images = images
 
     @property
-    def classes_(self):
+    def classes_(self) -> np.ndarray | None:
         """The classes; None for numbers and without y."""
-        return None if self.y is None or _is_scale(self.y) else np.unique(self.y)
+        return None if self.y is None else read_labels(self.y).classes
 
     @classmethod
-    def from_estimator(cls, estimator, X, y=None, *, image_shape=None, ax=None, **options):
+    def from_estimator(
+        cls,
+        estimator: BaseEstimator,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        image_shape: tuple[int, int] | None = None,
+        ax: Axes | None = None,
+        **options: Any,
+    ) -> Self:
         """Draw where a transformer puts the rows of X.
 
         Parameters
@@ -98,13 +132,22 @@ class EmbeddingDisplay:
         Raises
         ------
         ValueError
-            If the transformer has not two outputs, or the shapes do not agree.
+            If the transformer does not have two outputs, or the shapes do not agree.
         """
         images = None if image_shape is None else as_images(X, image_shape)
         return cls.from_embedding(estimator.transform(X), y, images=images, ax=ax, **options)
 
     @classmethod
-    def from_embedding(cls, Z, y=None, *, images=None, image_shape=None, ax=None, **options):
+    def from_embedding(
+        cls,
+        Z: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        images: ArrayLike | None = None,
+        image_shape: tuple[int, int] | None = None,
+        ax: Axes | None = None,
+        **options: Any,
+    ) -> Self:
         """Draw points.
 
         Parameters
@@ -137,33 +180,32 @@ class EmbeddingDisplay:
         ValueError
             If the points do not lie in the plane, or the lengths do not agree.
         """
-        Z = check_array(Z, input_name="Z", ensure_all_finite=True)
-        if Z.shape[1] != 2:
+        points: np.ndarray = check_array(Z, input_name="Z")
+        if points.shape[1] != 2:
             raise ValueError(
-                f"a map needs two numbers for each sample, got {Z.shape[1]}; reduce them first, "
-                "for example with TSNE().fit_transform(Z), and pass them to from_embedding."
+                f"a map needs two numbers for each sample, got {points.shape[1]}; reduce them "
+                "first, for example with TSNE().fit_transform(Z), and pass them to from_embedding."
             )
-        y = None if y is None else np.asarray(y)
-        if y is not None and y.shape != (len(Z),):
+        if y is not None and np.shape(y) != (len(points),):
             raise ValueError(
-                f"y has shape {y.shape} for {len(Z)} samples; pass one value for each."
+                f"y has shape {np.shape(y)} for {len(points)} samples; pass one value for each."
             )
         if images is not None:
             images = as_images(images, image_shape)
-            check_consistent_length(Z, images)
-        return cls(embedding=Z, y=y, images=images).plot(ax, **options)
+            check_consistent_length(points, images)
+        return cls(embedding=points, y=y, images=images).plot(ax, **options)
 
     def plot(
         self,
-        ax=None,
+        ax: Axes | None = None,
         *,
-        size=None,
-        alpha=None,
-        cmap="viridis",
-        legend=True,
-        annotate=False,
-        n_images=0,
-    ):
+        size: float | None = None,
+        alpha: float | None = None,
+        cmap: str | Colormap = "viridis",
+        legend: bool = True,
+        annotate: bool = False,
+        n_images: int = 0,
+    ) -> Self:
         """Draw the points.
 
         Parameters
@@ -172,20 +214,21 @@ class EmbeddingDisplay:
             Where to draw; None makes a figure.
 
         size : float, default=None
-            Area of a point, in square points; None follows from their number.
+            Area of a point, in square points; None chooses it by the number of points.
 
         alpha : float, default=None
-            Opacity of a point; None follows from their number.
+            Opacity of a point; None chooses it by the number of points.
 
         cmap : str or matplotlib Colormap, default="viridis"
             Colours of numbers.
 
         legend : bool, default=True
-            Show what the colours mean.
+            Show what the colours mean; of many classes, the first 60.
 
         annotate : bool, default=False
-            Write the name of each class on the median of its points: the surest way for
-            eyes that confuse colours.
+            Write the name of each class on the median of its points, or beside it with a line
+            where another name stands. Use it for more than ten classes, whose colours are hard
+            to tell apart, and for readers who confuse colours.
 
         n_images : int, default=0
             Draw up to that many of the images, spread over the map.
@@ -197,42 +240,38 @@ class EmbeddingDisplay:
         Raises
         ------
         ValueError
-            If images are asked for and there are none.
+            If images are asked for and there are none, or y holds infinite numbers.
         """
         if n_images and self.images is None:
             raise ValueError(
                 f"n_images={n_images} but there are no images; pass image_shape to "
                 "from_estimator, or images to from_embedding."
             )
-        ax = resolve_axes(self, ax, (6 + self._legend_width() * legend, 6))
-        n_samples = len(self.embedding)
-        order = np.random.RandomState(0).permutation(n_samples)
-        if self.y is not None and self.classes_ is None:
-            colors = {"c": np.asarray(self.y)[order], "cmap": cmap}
-        else:
-            colors = {"color": np.broadcast_to(self._colors(), n_samples)[order]}
-        self.points_ = ax.scatter(
-            *np.asarray(self.embedding)[order].T,
-            s=np.clip(15000 / n_samples, 1.5, 30) if size is None else size,
-            alpha=np.clip(25 / n_samples**0.4, 0.45, 0.8) if alpha is None else alpha,
-            lw=0,
-            rasterized=n_samples > 5000,  # a vector file of so many points opens slowly
-            **colors,
-        )
+        labels = None if self.y is None else read_labels(self.y)
+        width = legend_width(labels) if legend and labels is not None else 0
+        ax = resolve_axes(self, ax, (6 + width, 6))
+        self._draw_points(labels, size, alpha, cmap)
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-        if legend and self.y is not None:
-            self._draw_legend()
-        if annotate and self.classes_ is not None:
-            self._annotate()
+        if legend and labels is not None:
+            draw_legend(ax, self.points_, labels)
+        if annotate and labels is not None and labels.classes is not None:
+            write_names(ax, labels.names, self._medians(labels), labels.colors)
         if n_images:
-            self._draw_images(n_images)
+            self._draw_images(n_images, labels)
         return self
 
-    def to_html(self, path, *, images=None, image_shape=None, title="Embedding"):
-        """Write one file with a map to pan, to zoom and to filter, for any browser.
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        images: ArrayLike | None = None,
+        image_shape: tuple[int, int] | None = None,
+        title: str = "Embedding",
+    ) -> Path:
+        """Write the map as one HTML file that a browser can pan, zoom and filter by class.
 
-        Nothing is loaded from elsewhere. With images, the one under the pointer is shown.
+        The file loads nothing from elsewhere. With images, the one under the pointer is shown.
 
         Parameters
         ----------
@@ -259,7 +298,7 @@ class EmbeddingDisplay:
         ImportError
             If plotly is not installed.
         ValueError
-            If there are not as many images as points.
+            If there are not as many images as points, or y holds infinite numbers.
 
         Examples
         --------
@@ -274,78 +313,61 @@ class EmbeddingDisplay:
         images = self.images if images is None else as_images(images, image_shape)
         if images is not None:
             check_consistent_length(self.embedding, images)
-        names, colors, values = [], [], None
-        if self.classes_ is not None:
-            names, colors = self.classes_, _class_colors(len(self.classes_))
-            values = np.searchsorted(self.classes_, self.y)
-        elif self.y is not None:
-            values = np.asarray(self.y)
         return write_page(
             path,
             points=np.asarray(self.embedding),
-            values=values,
-            names=[str(name) for name in names],
-            colors=colors,
+            labels=None if self.y is None else read_labels(self.y),
             images=None if images is None else np.asarray(images),
             title=title,
         )
 
-    def _colors(self):
-        """Return the colour of each point, or one for all where there are no classes."""
-        if self.classes_ is None:
-            return PALETTE[0]
-        colors = np.array(_class_colors(len(self.classes_)))
-        return colors[np.searchsorted(self.classes_, self.y)]
+    def _draw_points(
+        self,
+        labels: Labels | None,
+        size: float | None,
+        alpha: float | None,
+        cmap: str | Colormap,
+    ) -> None:
+        import matplotlib as mpl
 
-    def _draw_legend(self):
-        if self.classes_ is None:
-            bar = self.figure_.colorbar(self.points_, ax=self.ax_, shrink=0.8, pad=0.02)
-            bar.solids.set_alpha(1)
-            bar.outline.set_visible(False)
-            return
-        from matplotlib.lines import Line2D
-
-        colors = _class_colors(len(self.classes_))
-        self.ax_.legend(
-            [Line2D([], [], ls="", marker="o", color=color) for color in colors],
-            map(str, self.classes_),
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-            frameon=False,
-            handletextpad=0.2,
-            ncols=_n_columns(len(colors)),
+        points = np.asarray(self.embedding)
+        n_samples = len(points)
+        order = np.random.RandomState(0).permutation(n_samples)
+        colors: dict[str, Any] = {"color": PALETTE[0]}
+        if labels is not None:
+            order = order[np.argsort(~labels.is_missing[order], kind="stable")]
+            if labels.classes is None:
+                scale = mpl.colormaps.get_cmap(cmap).with_extremes(bad=GREY)
+                colors = {"c": labels.values[order], "cmap": scale, "plotnonfinite": True}
+            else:
+                colors = {"color": labels.point_colors()[order]}
+        x, y = points[order].T
+        self.points_ = self.ax_.scatter(
+            x,
+            y,
+            s=np.clip(15000 / n_samples, 1.5, 30) if size is None else size,
+            alpha=np.clip(25 / n_samples**0.4, 0.45, 0.8) if alpha is None else alpha,
+            lw=0,
+            rasterized=n_samples > 5000,  # a vector file of so many points opens slowly
+            **colors,
         )
 
-    def _legend_width(self):
-        """Return about how many inches the legend takes beside the map."""
-        if self.y is None:
-            return 0
-        if self.classes_ is None:
-            return 1.2
-        longest = max(len(str(name)) for name in self.classes_)
-        return _n_columns(len(self.classes_)) * (0.5 + 0.085 * longest)
+    def _medians(self, labels: Labels) -> np.ndarray:
+        """Return the median of the points of each class, of shape (n_classes, 2)."""
+        points = np.asarray(self.embedding)
+        codes = range(len(labels.names))
+        return np.array([np.median(points[labels.values == code], axis=0) for code in codes])
 
-    def _annotate(self):
-        embedding, y = np.asarray(self.embedding), np.asarray(self.y)
-        for name, color in zip(self.classes_, _class_colors(len(self.classes_)), strict=True):
-            self.ax_.annotate(
-                str(name),
-                np.median(embedding[y == name], axis=0),
-                ha="center",
-                va="center",
-                weight="bold",
-                color="black",
-                bbox={"boxstyle": "round,pad=0.25", "fc": "white", "ec": color, "lw": 2},
-            )
-
-    def _draw_images(self, n_images):
+    def _draw_images(self, n_images: int, labels: Labels | None) -> None:
         from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
         images, embedding = np.asarray(self.images), np.asarray(self.embedding)
         rows = _spread(embedding, n_images)
-        edges = np.broadcast_to(self._colors(), len(images))
+        edges = np.full(len(images), PALETTE[0])
+        if labels is not None and labels.classes is not None:
+            edges = labels.point_colors()
         # a bit less than a cell of the grid over which they are spread
-        width = self.figure_.get_figwidth() * self.ax_.get_position().width * 72
+        width = self.ax_.bbox.width * 72 / self.figure_.dpi
         zoom = 0.6 * width / np.sqrt(n_images) / max(images.shape[1:])
         for row in rows:
             picture = OffsetImage(images[row], zoom=zoom, cmap="gray_r", interpolation="nearest")
@@ -354,30 +376,7 @@ class EmbeddingDisplay:
             self.ax_.add_artist(box)
 
 
-def _is_scale(y):
-    """Tell numbers, for a scale of colours, from names of classes."""
-    y = np.asarray(y)
-    if type_of_target(y) == "continuous":
-        return True
-    return y.dtype.kind in "iuf" and len(np.unique(y)) > _MAX_CLASSES
-
-
-def _class_colors(n_classes):
-    """Return one colour for each class: those of the palette, or from a scale for many."""
-    if n_classes <= len(PALETTE):
-        return list(PALETTE[:n_classes])
-    import matplotlib as mpl
-
-    scale = mpl.colormaps["viridis"]
-    return [mpl.colors.to_hex(scale(0.1 + 0.85 * i / (n_classes - 1))) for i in range(n_classes)]
-
-
-def _n_columns(n_classes):
-    """Return in how many columns a legend has at most 20 rows."""
-    return -(-n_classes // 20)
-
-
-def _spread(points, n_points):
+def _spread(points: np.ndarray, n_points: int) -> np.ndarray:
     """Return the rows of up to n_points points, each near the middle of a cell of a grid."""
     n_cells = max(isqrt(n_points), 1)
     low, high = points.min(axis=0), points.max(axis=0)

@@ -1,32 +1,44 @@
 """The interactive map of an embedding: one HTML file that needs nothing else.
 
-``embedding_page.html`` holds the page and its script, plotly draws the points with WebGL. The
-data stand in the page as base64 of packed numbers; images are deflated, and the browser
-inflates them once.
+``embedding_page.html`` holds the page and its script; plotly draws the points with WebGL, and
+the legend. The data are stored in the page as packed numbers in base64; images are deflated,
+and the browser inflates them once.
 """
+
+from __future__ import annotations
 
 import base64
 import json
+import os
 import zlib
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import numpy as np
 
+from sknn_deep.plotting._labels import GREY, UNLABELLED, Labels
+
+_HINT = " Click a class in the legend to hide it, double-click to see it alone."
 _PAGE = Path(__file__).with_name("embedding_page.html")
 
 
-def write_page(path, *, points, values, names, colors, images, title) -> Path:
+def write_page(
+    path: str | os.PathLike[str],
+    *,
+    points: np.ndarray,
+    labels: Labels | None,
+    images: np.ndarray | None,
+    title: str,
+) -> Path:
     """Write the page.
 
     Parameters
     ----------
     path : str or path-like
     points : ndarray of shape (n_samples, 2)
-    values : ndarray of shape (n_samples,) or None
-        Index of each point's class, or with no names its number.
-    names, colors : list of str, length n_classes
+    labels : Labels or None
     images : ndarray of shape (n_samples, height, width) or None
     title : str
 
@@ -36,14 +48,16 @@ def write_page(path, *, points, values, names, colors, images, title) -> Path:
     """
     page = Template(_PAGE.read_text(encoding="utf-8")).substitute(
         title=escape(title),
+        hint="" if labels is None or labels.classes is None else _HINT,
         plotly=_plotly_script(),
         data=_json(
             {
                 "x": _packed(points[:, 0], "<f4"),
                 "y": _packed(points[:, 1], "<f4"),
-                "values": None if values is None else _packed(values, "<f4"),
-                "names": names,
-                "colors": colors,
+                "values": None if labels is None else _packed(labels.values, "<f4"),
+                "names": [] if labels is None else labels.names,
+                "colors": [] if labels is None else labels.colors,
+                "unlabelled": {"name": UNLABELLED, "color": GREY},
                 "images": None if images is None else _deflated(images),
                 "shape": None if images is None else images.shape[1:],
             }
@@ -61,19 +75,19 @@ def _plotly_script() -> str:
         raise ImportError(
             "EmbeddingDisplay.to_html needs plotly: pip install 'sknn_deep[interactive]'."
         ) from error
-    return get_plotlyjs()
+    return str(get_plotlyjs())
 
 
-def _json(data) -> str:
+def _json(data: dict[str, Any]) -> str:
     """Return JSON that cannot end the script element it stands in, whatever the names are."""
     return json.dumps(data).replace("<", "\\u003c")
 
 
-def _packed(values, dtype: str) -> str:
+def _packed(values: np.ndarray, dtype: str) -> str:
     return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode()
 
 
-def _deflated(images) -> str:
+def _deflated(images: np.ndarray) -> str:
     """Return images as 256 shades from the smallest to the largest pixel, deflated."""
     images = images.astype(np.float32)
     low, high = images.min(), images.max()

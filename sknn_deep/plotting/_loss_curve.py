@@ -1,16 +1,27 @@
-"""The loss curve."""
+"""The loss over the epochs of a training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sknn_deep.plotting._style import PALETTE, resolve_axes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.lines import Line2D
+    from numpy.typing import ArrayLike
+    from sklearn.base import BaseEstimator
+
 
 class LossCurveDisplay:
     """Loss over the epochs of a training.
 
-    Made by :meth:`from_estimator`. Several trainings share one picture when the axes of the
-    first are passed on: each has a colour, training is dashed, validation solid.
+    Made by :meth:`from_estimator`. To compare trainings in one picture, pass on the axes of the
+    first. Each training has a colour; training loss is dashed, validation loss solid.
 
     Parameters
     ----------
@@ -24,18 +35,18 @@ class LossCurveDisplay:
         Epoch, counted from 1, whose weights were kept. Marked on the validation loss.
 
     name : str, default=None
-        What the legend calls the training.
+        Name of the training in the legend.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn on.
+        The axes with the curves.
 
     figure_ : matplotlib Figure
-        Its figure.
+        The figure that holds them.
 
     lines_ : list of matplotlib Line2D
-        Training loss, then validation loss and the mark of the best epoch, where there are.
+        Training loss, then validation loss and the mark of the best epoch, if there are any.
 
     Examples
     --------
@@ -56,23 +67,41 @@ class LossCurveDisplay:
     6
     """
 
-    def __init__(self, *, training_loss, validation_loss=None, best_iter=None, name=None):
+    ax_: Axes
+    figure_: Figure | SubFigure
+    lines_: list[Line2D]
+
+    def __init__(
+        self,
+        *,
+        training_loss: ArrayLike,
+        validation_loss: ArrayLike | None = None,
+        best_iter: int | None = None,
+        name: str | None = None,
+    ) -> None:
         self.training_loss = training_loss
         self.validation_loss = validation_loss
         self.best_iter = best_iter
         self.name = name
 
     @classmethod
-    def from_estimator(cls, estimator, *, name=None, ax=None, **options):
+    def from_estimator(
+        cls,
+        estimator: BaseEstimator,
+        *,
+        name: str | None = None,
+        ax: Axes | None = None,
+        **options: Any,
+    ) -> Self:
         """Draw the loss curves of a fitted network.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted; of this package, or another with ``loss_curve_``.
+            Fitted network with ``loss_curve_``, of this package or scikit-learn's.
 
         name : str, default=None
-            What the legend calls the training.
+            Name of the training in the legend.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure. Pass ``display.ax_`` to compare trainings.
@@ -105,7 +134,7 @@ class LossCurveDisplay:
         )
         return display.plot(ax, **options)
 
-    def plot(self, ax=None, *, line_kw=None):
+    def plot(self, ax: Axes | None = None, *, line_kw: dict[str, Any] | None = None) -> Self:
         """Draw the curves.
 
         Parameters
@@ -122,33 +151,39 @@ class LossCurveDisplay:
         """
         ax = resolve_axes(self, ax, (6.4, 4))
         n_trainings = len({line.get_color() for line in ax.lines})
-        style = {"color": PALETTE[n_trainings % len(PALETTE)], "lw": 2, **(line_kw or {})}
+        style: dict[str, Any] = {"color": PALETTE[n_trainings % len(PALETTE)], "lw": 2}
+        style |= line_kw or {}
         prefix = "" if self.name is None else f"{self.name}: "
-        epochs = np.arange(1, len(self.training_loss) + 1)
-        has_validation = self.validation_loss is not None
-        training_style = {"lw": 1.5, "ls": "--"} if has_validation else {}
-        self.lines_ = ax.plot(
-            epochs, self.training_loss, label=f"{prefix}training", **(style | training_style)
-        )
-        if has_validation:
-            self.lines_ += ax.plot(
-                epochs, self.validation_loss, label=f"{prefix}validation", **style
-            )
-        if has_validation and self.best_iter is not None:
-            best = [self.best_iter], [self.validation_loss[self.best_iter - 1]]
-            label = f"{prefix}weights kept, epoch {self.best_iter}"
-            mark = {"ls": "", "marker": "o", "ms": 8, "mec": ax.get_facecolor(), "zorder": 3}
-            self.lines_ += ax.plot(*best, color=style["color"], label=label, **mark)
+        training = np.asarray(self.training_loss)
+        epochs = np.arange(1, len(training) + 1)
+        is_alone = self.validation_loss is None
+        training_style = style if is_alone else style | {"lw": 1.5, "ls": "--"}
+        self.lines_ = ax.plot(epochs, training, label=f"{prefix}training", **training_style)
+        if self.validation_loss is not None:
+            validation = np.asarray(self.validation_loss)
+            self.lines_ += ax.plot(epochs, validation, label=f"{prefix}validation", **style)
+            if self.best_iter is not None:
+                self.lines_ += ax.plot(
+                    [self.best_iter],
+                    [validation[self.best_iter - 1]],
+                    ls="",
+                    marker="o",
+                    ms=8,
+                    mec=ax.get_facecolor(),
+                    color=style["color"],
+                    zorder=3,
+                    label=f"{prefix}weights kept, epoch {self.best_iter}",
+                )
         _scale_losses(ax)
         ax.set(xlabel="epoch", ylabel="loss")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)
         ax.grid(axis="y", alpha=0.3, lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False)
         return self
 
 
-def _scale_losses(ax):
+def _scale_losses(ax: Axes) -> None:
     """Choose a logarithmic scale with readable ticks where the losses span a large range."""
     from matplotlib.ticker import LogLocator, NullLocator
 

@@ -1,18 +1,32 @@
 """The scores of a search over two parameters."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sknn_deep.plotting._style import PALETTE, resolve_axes
 
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.image import AxesImage
+    from numpy.typing import ArrayLike
+    from sklearn.base import BaseEstimator
+
 
 class SearchSurfaceDisplay:
     """Scores of a search over two parameters.
 
     Made by :meth:`from_estimator`. A grid is drawn as a table of colours with the scores
-    written in, anything else as points.
+    written in, anything else as points; those that failed are crosses.
 
     Parameters
     ----------
@@ -20,7 +34,7 @@ class SearchSurfaceDisplay:
         Values of the two parameters.
 
     scores : array-like of shape (n_candidates,)
-        Mean score of each candidate.
+        Mean score of each candidate; NaN where it failed.
 
     deviations : array-like of shape (n_candidates,), default=None
         Standard deviation of the score over the folds.
@@ -34,10 +48,10 @@ class SearchSurfaceDisplay:
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn on.
+        The axes with the table or the points.
 
     figure_ : matplotlib Figure
-        Its figure.
+        The figure that holds them.
 
     surface_ : matplotlib AxesImage or PathCollection
         The table, or the points.
@@ -60,7 +74,22 @@ class SearchSurfaceDisplay:
     ('learning_rate_init', 'hidden_layer_sizes')
     """
 
-    def __init__(self, *, x, y, scores, deviations=None, x_name="", y_name="", score_name="score"):
+    ax_: Axes
+    figure_: Figure | SubFigure
+    surface_: AxesImage | PathCollection
+    best_: Artist
+
+    def __init__(
+        self,
+        *,
+        x: Sequence[Any],
+        y: Sequence[Any],
+        scores: ArrayLike,
+        deviations: ArrayLike | None = None,
+        x_name: str = "",
+        y_name: str = "",
+        score_name: str = "score",
+    ) -> None:
         self.x = x
         self.y = y
         self.scores = scores
@@ -70,7 +99,15 @@ class SearchSurfaceDisplay:
         self.score_name = score_name
 
     @classmethod
-    def from_estimator(cls, search, *, params=None, metric=None, ax=None, **options):
+    def from_estimator(
+        cls,
+        search: BaseEstimator,
+        *,
+        params: tuple[str, str] | None = None,
+        metric: str | None = None,
+        ax: Axes | None = None,
+        **options: Any,
+    ) -> Self:
         """Draw the scores of a fitted search.
 
         Parameters
@@ -79,11 +116,13 @@ class SearchSurfaceDisplay:
             Fitted, with ``cv_results_``, such as ``GridSearchCV``.
 
         params : (str, str), default=None
-            Names of the parameters on the x and y axes; of candidates that differ in
-            others, too, the best counts. None takes those that vary, which must be two.
+            Names of the parameters on the x and y axes. Of candidates that differ only in
+            other parameters, the best is drawn; candidates that do not set both are left out.
+            None takes the parameters that vary, which must be two.
 
         metric : str, default=None
-            Which score, of a search with several; None is the one by which it refits.
+            Which score to draw, of a search with several; None is the one by which it refits,
+            or the first if ``refit`` names none.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -98,8 +137,8 @@ class SearchSurfaceDisplay:
         Raises
         ------
         ValueError
-            If there are more or fewer than two parameters, or names that the search does
-            not have.
+            If there are more or fewer than two parameters, names that the search does not
+            have, no candidate with both parameters, or no finite score.
         """
         check_is_fitted(search, "cv_results_")
         results, metric = search.cv_results_, _metric_name(search, metric)
@@ -118,7 +157,14 @@ class SearchSurfaceDisplay:
         )
         return display.plot(ax, **options)
 
-    def plot(self, ax=None, *, cmap="cividis", vmin=None, show_scores=True):
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        cmap: str | Colormap = "cividis",
+        vmin: float | None = None,
+        show_scores: bool = True,
+    ) -> Self:
         """Draw the scores.
 
         Parameters
@@ -130,8 +176,8 @@ class SearchSurfaceDisplay:
             Colours, from the worst to the best score.
 
         vmin : float, default=None
-            Score from which on the colours differ; None is the worst. Raise it where a few
-            bad candidates leave all others in one colour.
+            Lowest score with a colour of its own; None is the worst. Raise it if a few bad
+            candidates leave all others in one colour.
 
         show_scores : bool, default=True
             Write the scores, with their standard deviations, into the cells of a grid.
@@ -139,12 +185,23 @@ class SearchSurfaceDisplay:
         Returns
         -------
         self : SearchSurfaceDisplay
+
+        Raises
+        ------
+        ValueError
+            If no score is finite.
         """
+        scores = np.asarray(self.scores, dtype=float)
+        if not np.isfinite(scores).any():
+            raise ValueError(
+                f"{self.score_name!r} is NaN or infinite for all {len(scores)} candidates; search "
+                "again with error_score='raise' to see why the fits or the scorer failed."
+            )
         x_values, columns = _levels(self.x)
         y_values, rows = _levels(self.y)
         shape = len(y_values), len(x_values)
         colors = {"cmap": cmap, "vmin": vmin}
-        if shape[0] * shape[1] == len(self.scores):
+        if shape[0] * shape[1] == len(scores):
             ax = resolve_axes(self, ax, (1.1 * shape[1] + 2.4, 0.8 * shape[0] + 1.6))
             self._plot_grid(colors, shape, rows, columns, show_scores)
             ax.set_xticks(range(shape[1]), map(_label, x_values))
@@ -160,41 +217,36 @@ class SearchSurfaceDisplay:
         ax.set(xlabel=self.x_name, ylabel=self.y_name)
         return self
 
-    def _plot_grid(self, colors, shape, rows, columns, show_scores):
+    def _plot_grid(
+        self,
+        colors: dict[str, Any],
+        shape: tuple[int, int],
+        rows: np.ndarray,
+        columns: np.ndarray,
+        show_scores: bool,
+    ) -> None:
         from matplotlib.patches import Rectangle
 
-        ax, scores = self.ax_, np.full(shape, np.nan)
-        scores[rows, columns] = self.scores
-        self.surface_ = ax.imshow(scores, aspect="auto", origin="lower", **colors)
+        scores = np.asarray(self.scores, dtype=float)
+        table = np.full(shape, np.nan)
+        table[rows, columns] = np.where(np.isfinite(scores), scores, np.nan)
+        surface = self.ax_.imshow(table, aspect="auto", origin="lower", **colors)
         if show_scores:
-            for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-                color = _ink(self.surface_.to_rgba(scores[row, column]))
-                ax.text(column, row, self._score_text(i), ha="center", va="center", color=color)
-        best = np.nanargmax(self.scores)
+            texts = _score_texts(scores, self.deviations)
+            for row, column, text in zip(rows, columns, texts, strict=True):
+                color = _ink(surface.to_rgba(table[row, column]))
+                self.ax_.text(column, row, text, ha="center", va="center", color=color)
+        best = np.nanargmax(scores)
         corner = columns[best] - 0.47, rows[best] - 0.47
-        style = {"fill": False, "lw": 3, "ec": PALETTE[6]}
-        self.best_ = ax.add_patch(Rectangle(corner, 0.94, 0.94, **style))
+        frame = Rectangle(corner, 0.94, 0.94, fill=False, lw=3, ec=PALETTE[6])
+        self.surface_, self.best_ = surface, self.ax_.add_patch(frame)
 
-    def _score_text(self, i):
-        if np.isnan(self.scores[i]):
-            return "failed"
-        text = f"{self.scores[i]:.3g}"
-        return text if self.deviations is None else f"{text}\n± {self.deviations[i]:.1g}"
-
-    def _plot_points(self, colors):
-        ax, scores = self.ax_, np.asarray(self.scores)
-        axis_values = []
-        for values, axis in ((self.x, "x"), (self.y, "y")):
-            if all(isinstance(value, Real) for value in values):
-                axis_values.append(np.asarray(values, dtype=float))
-                if min(values) > 0 and max(values) >= 20 * min(values):
-                    getattr(ax, f"set_{axis}scale")("log")
-            else:
-                names, positions = _levels(values)
-                axis_values.append(positions)
-                getattr(ax, f"set_{axis}ticks")(range(len(names)), map(_label, names))
-        x, y = axis_values
-        order = np.argsort(scores)  # the best on top; failed ones are last and have no colour
+    def _plot_points(self, colors: dict[str, Any]) -> None:
+        ax, scores = self.ax_, np.asarray(self.scores, dtype=float)
+        x, y = _place(self.x, ax, "x"), _place(self.y, ax, "y")
+        failed = ~np.isfinite(scores)
+        ax.scatter(x[failed], y[failed], s=60, marker="x", color="gray")
+        order = np.argsort(scores)  # the best on top; the failed have no colour
         style = {"s": 90, "ec": "gray", "lw": 0.6, **colors}
         self.surface_ = ax.scatter(x[order], y[order], c=scores[order], **style)
         best = np.nanargmax(scores)
@@ -206,25 +258,26 @@ class SearchSurfaceDisplay:
         ax.set_axisbelow(True)
 
 
-def _metric_name(search, metric):
+def _metric_name(search: Any, metric: str | None) -> str:
     results = search.cv_results_
     known = [name.removeprefix("mean_test_") for name in results if name.startswith("mean_test_")]
     if metric is None:
-        refit = getattr(search, "refit", None)
-        metric = refit if refit in known else known[0]
+        metric = search.refit if getattr(search, "refit", None) in known else known[0]
     if metric not in known:
         raise ValueError(f"metric={metric!r} is not among those of the search: {known}.")
     return metric
 
 
-def _two_parameters(candidates, params):
+def _two_parameters(
+    candidates: Sequence[Mapping[str, Any]], params: tuple[str, str] | None
+) -> tuple[str, str]:
     """Return the names of the parameters for the x and the y axis."""
     names = list(dict.fromkeys(name for candidate in candidates for name in candidate))
     if params is not None:
         unknown = [name for name in params if name not in names]
         if unknown or len(params) != 2:
             raise ValueError(f"params={params!r} must be two of the search's parameters: {names}.")
-        return tuple(params)
+        return params
     varied = [name for name in names if len({repr(c.get(name)) for c in candidates}) > 1]
     if len(varied) != 2:
         raise ValueError(
@@ -238,18 +291,33 @@ def _two_parameters(candidates, params):
     return varied[1], varied[0]
 
 
-def _best_rows(candidates, x_name, y_name, scores):
-    """Return for each pair of values the row of its best candidate; failed ones count least."""
-    best = {}
+def _best_rows(
+    candidates: Sequence[Mapping[str, Any]], x_name: str, y_name: str, scores: np.ndarray
+) -> list[int]:
+    """Return for each pair of values the row of its best candidate; failed ones count least.
+
+    Raises
+    ------
+    ValueError
+        If no candidate sets both parameters.
+    """
+    best: dict[tuple[str, str], int] = {}
     for row, candidate in enumerate(candidates):
         if x_name in candidate and y_name in candidate:
             key = repr(candidate[x_name]), repr(candidate[y_name])
             if key not in best or np.isnan(scores[best[key]]) or scores[row] > scores[best[key]]:
                 best[key] = row
+    if not best:
+        together = list(dict.fromkeys(tuple(candidate) for candidate in candidates))
+        raise ValueError(
+            f"no candidate sets both {x_name!r} and {y_name!r}; the grids of this search set "
+            f"{' or '.join(map(str, map(list, together)))}. Put both into one grid, or name two "
+            "that are set together with params=(x, y)."
+        )
     return list(best.values())
 
 
-def _levels(values):
+def _levels(values: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
     """Return the different values, in order where they are numbers, and the place of each."""
     keys = [repr(value) for value in values]
     levels = dict(zip(keys, values, strict=True))
@@ -259,7 +327,29 @@ def _levels(values):
     return list(levels.values()), np.array([places[key] for key in keys])
 
 
-def _label(value):
+def _place(values: Sequence[Any], ax: Axes, name: str) -> np.ndarray:
+    """Return where values lie on the x or the y axis, and set its scale or its ticks."""
+    if all(isinstance(value, Real) for value in values):
+        if min(values) > 0 and max(values) >= 20 * min(values):
+            ax.set(**{f"{name}scale": "log"})
+        return np.asarray(values, dtype=float)
+    levels, places = _levels(values)
+    ax.set(**{f"{name}ticks": range(len(levels)), f"{name}ticklabels": map(_label, levels)})
+    return places
+
+
+def _score_texts(scores: np.ndarray, deviations: ArrayLike | None) -> list[str]:
+    """Return what is written into the cell of each candidate."""
+    texts = [f"{score:.3g}" for score in scores]
+    if deviations is not None:
+        pairs = zip(texts, np.asarray(deviations), strict=True)
+        texts = [f"{text}\n± {deviation:.1g}" for text, deviation in pairs]
+    return [
+        "failed" if np.isnan(score) else text for score, text in zip(scores, texts, strict=True)
+    ]
+
+
+def _label(value: Any) -> str:
     if isinstance(value, Real) and not isinstance(value, bool):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
@@ -267,12 +357,14 @@ def _label(value):
     return str(value)
 
 
-def _short(name, other):
+def _short(name: str, other: str) -> str:
     """Return a parameter's name without its path through a pipeline, if it stays unlike another."""
     last = name.rpartition("__")[2]
     return name if last == other.rpartition("__")[2] else last
 
 
-def _ink(rgba):
-    """Return black or white, whichever is read more easily on a colour."""
+def _ink(rgba: Any) -> str:
+    """Return black or white, whichever is read more easily on a colour; gray on none."""
+    if rgba[3] == 0:
+        return "gray"
     return "black" if np.dot(rgba[:3], (0.299, 0.587, 0.114)) > 0.5 else "white"

@@ -1,6 +1,13 @@
 """What all pictures share: colours and axes."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from sknn_deep._sklearn import check_matplotlib_support
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Ten colours that stay apart for colour-blind eyes, on white and on black: M. Petroff (2021),
 # Accessible color sequences for data visualization, arXiv:2107.02270.
@@ -18,8 +25,8 @@ PALETTE = (
 )
 
 
-def resolve_axes(display, ax, size):
-    """Set a display's axes and figure, new ones of the given size where there are none yet."""
+def resolve_axes(display: Any, ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """Set ``ax_`` and ``figure_`` of a display; without axes, make a figure of ``size`` inches."""
     check_matplotlib_support(f"{type(display).__name__}.plot")
     import matplotlib.pyplot as plt
 

@@ -305,6 +305,42 @@ def test_same_answer_for_every_way_to_judge(params):
     assert hasattr(search, "best_estimator_") == (params.get("refit", True) is not False)
 
 
+def most_accurate(results):
+    return int(np.argmax(results["mean_test_accuracy"]))
+
+
+@pytest.mark.parametrize(
+    ("scoring", "names", "remedy"),
+    [
+        (
+            ["accuracy", "neg_log_loss"],
+            "['accuracy', 'neg_log_loss']",
+            "search.scorer_['accuracy'](search.best_estimator_, X, y), or pass refit='accuracy'.",
+        ),
+        (
+            brier_and_accuracy,
+            "['top', 'accuracy']",
+            "search.scorer_(search.best_estimator_, X, y)['top'], or pass refit='top'.",
+        ),
+    ],
+)
+def test_a_function_for_refit_leaves_open_which_of_several_scores_to_return(scoring, names, remedy):
+    X, y = classes()
+    search = FusedGridSearchCV(classifier(), RATES, cv=2, scoring=scoring, refit=most_accurate)
+    search.fit(X, y)
+    with pytest.raises(ValueError, match=re.escape(f"names none of the metrics {names}")) as raised:
+        search.score(X, y)
+    assert str(raised.value).endswith(remedy)
+    call = remedy.partition(", or pass")[0]
+    assert isinstance(eval(call, {"search": search, "X": X, "y": y}), float)
+
+
+def test_a_function_for_refit_scores_by_the_only_metric():
+    X, y = classes()
+    search = FusedGridSearchCV(classifier(), RATES, cv=2, scoring="accuracy", refit=worst)
+    assert 0 <= search.fit(X, y).score(X, y) <= 1
+
+
 GROUPS = np.repeat(np.arange(6), N_ROWS // 6)
 
 

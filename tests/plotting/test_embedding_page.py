@@ -1,13 +1,14 @@
 """The interactive map: one file without a network, in a headless browser where there is one."""
 
+import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
 from sknn_deep.plotting import EmbeddingDisplay
-
-pytestmark = pytest.mark.slow
+from sknn_deep.plotting._labels import GREY
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = [
@@ -25,6 +26,27 @@ POINT = """row => {
     const {xaxis, yaxis} = map._fullLayout, box = map.getBoundingClientRect();
     return [box.x + xaxis._offset + xaxis.d2p(x[row]), box.y + yaxis._offset + yaxis.d2p(y[row])];
 }"""
+# The edges of what the page shows, as left, top, right and bottom.
+FRAMES = """() => {
+    const edges = element => {
+        const {left, top, right, bottom} = element.getBoundingClientRect();
+        return [left, top, right, bottom];
+    };
+    const {l, t, w, h} = map._fullLayout._size, [left, top] = edges(map);
+    // plotly's frame of the legend, which is not drawn, is wider than the entries and the bar
+    const inLegend = map.querySelectorAll(".legendtext, .legend .scrollbar");
+    const frame = edges(map.querySelector(".legend .bg"));
+    frame[2] = Math.max(...Array.from(inLegend, element => edges(element)[2]));
+    const {scrollWidth, scrollHeight} = document.documentElement;
+    return {
+        scrolled: [scrollWidth, scrollHeight],
+        header: edges(document.querySelector("header")),
+        map: edges(map),
+        drawing: edges(map.querySelector(".main-svg")),
+        legend: frame,
+        plot: [left + l, top + t, left + l + w, top + t + h],
+    };
+}"""
 BRIGHTNESS = """() => {
     const canvas = document.querySelector("#hovered canvas"), {width, height} = canvas;
     const copy = new OffscreenCanvas(width, height).getContext("2d", {willReadFrequently: true});
@@ -32,6 +54,36 @@ BRIGHTNESS = """() => {
     const {data} = copy.getImageData(0, 0, width, height);
     return Array.from({length: data.length / 4}, (_, i) => data[4 * i]);
 }"""
+
+
+def _grid(n_columns, n_rows):
+    """Return points far enough apart to be hit one by one."""
+    return np.array([(i, j) for i in range(n_columns) for j in range(n_rows)], dtype=float)
+
+
+def test_page_of_a_map_loads_nothing_from_elsewhere(digits, tmp_path):
+    pytest.importorskip("plotly")
+    display = EmbeddingDisplay(embedding=digits.X[:, 20:22], y=digits.y)
+    path = display.to_html(tmp_path / "map.html", images=digits.X, title="A & B")
+    html = path.read_text(encoding="utf-8")
+    assert "default-src 'none'" in html
+    assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", html)
+    assert "<title>A &amp; B</title>" in html
+
+
+def test_page_refuses_images_of_another_number():
+    display = EmbeddingDisplay(embedding=_grid(4, 3))
+    with pytest.raises(ValueError, match=re.escape("inconsistent numbers of samples: [12, 5]")):
+        display.to_html("map.html", images=np.zeros((5, 9)))
+
+
+def test_missing_plotly_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(ImportError, match=re.escape("pip install 'sknn_deep[interactive]'")):
+        EmbeddingDisplay(embedding=_grid(4, 3)).to_html("map.html")
+
+
+# ---- in a browser ----
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +101,8 @@ def browser():
 class Page:
     """A map in the browser, and everything it complained about or asked the network for."""
 
-    def __init__(self, browser, path):
-        self.view = browser.new_page(viewport={"width": 1000, "height": 700})
+    def __init__(self, browser, path, *, width=1000, height=700):
+        self.view = browser.new_page(viewport={"width": width, "height": height})
         self.complaints = []
         self.view.on("console", lambda message: self.complaints.append(message.text))
         self.view.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -58,6 +110,11 @@ class Page:
         self.view.on("request", self._note_request)
         self.view.goto(path.resolve().as_uri())
         self.view.wait_for_selector("body[data-ready=yes]")
+
+    def close(self):
+        """Close the page, which must not have complained."""
+        self.view.close()
+        assert self.complaints == []
 
     def _note_request(self, request):
         if not request.url.startswith(("file:", "data:", "blob:")):
@@ -71,17 +128,19 @@ class Page:
         self.view.wait_for_selector("#hovered", state="visible")
         return self.view.inner_text("#hovered figcaption")
 
-    def buttons(self):
-        return self.view.query_selector_all("#classes button")
+    def legend(self):
+        """Return the names in the legend."""
+        return [entry.text_content() for entry in self.view.query_selector_all(".legendtext")]
 
-    def shown(self):
-        """Return for each class whether plotly shows it."""
-        return self.view.evaluate("map.data.map(trace => trace.visible !== false)")
+    def click(self, entry, **options):
+        """Click an entry of the legend, and wait until another click is no double click."""
+        self.view.locator(".legendtoggle").nth(entry).click(**options)
+        self.view.wait_for_timeout(600)
 
-
-def _grid(n_columns, n_rows):
-    """Return points far enough apart to be hit one by one."""
-    return np.array([(i, j) for i in range(n_columns) for j in range(n_rows)], dtype=float)
+    def wait_for_shown(self, expected):
+        """Wait until plotly shows the classes that are expected."""
+        shown = "map._fullData.map(trace => trace.visible === true)"
+        self.view.wait_for_function(f"String({shown}) === '{','.join(map(str, expected)).lower()}'")
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +157,10 @@ def written(digits, tmp_path_factory):
 def page(browser, written):
     page = Page(browser, written)
     yield page
-    page.view.close()
-    assert page.complaints == []
+    page.close()
 
 
+@pytest.mark.slow
 def test_pointer_shows_the_digit_below_it(page, digits):
     for row in (0, 17, 59):
         assert page.hover(row) == f"{digits.y[row]}, row {row}"
@@ -109,36 +168,39 @@ def test_pointer_shows_the_digit_below_it(page, digits):
         np.testing.assert_allclose(pixels, digits.X[row], atol=1 / 255)
 
 
+@pytest.mark.slow
 def test_pointer_beside_the_points_shows_nothing(page):
     page.hover(17)
     page.view.mouse.move(500, 5)
     page.view.wait_for_selector("#hovered", state="hidden")
 
 
-def test_click_on_a_class_hides_its_points_and_shows_them_again(page, digits):
-    names = [button.inner_text() for button in page.buttons()]
+@pytest.mark.slow
+def test_click_in_the_legend_hides_a_class_and_shows_it_again(page, digits):
+    names = page.legend()
     assert names == [str(digit) for digit in np.unique(digits.y[:60])]
-    third = page.buttons()[3]
     row = int(np.flatnonzero(digits.y[:60] == int(names[3]))[0])
     page.hover(row)
-    third.click()
-    assert page.shown() == [i != 3 for i in range(len(names))]
-    assert third.get_attribute("aria-pressed") == "false"
+    page.click(3)
+    page.wait_for_shown([i != 3 for i in range(len(names))])
     x, y = page.view.evaluate(POINT, row)
     page.view.mouse.move(x + 1, y + 1)
     page.view.wait_for_selector("#hovered", state="hidden")
-    third.click()
-    assert all(page.shown())
+    page.click(3)
+    page.wait_for_shown([True] * len(names))
     assert page.hover(row).startswith(f"{names[3]},")
 
 
-def test_double_click_on_a_class_shows_it_alone_and_another_shows_all(page):
-    page.buttons()[2].dblclick()
-    assert [i for i, is_shown in enumerate(page.shown()) if is_shown] == [2]
-    page.buttons()[2].dblclick()
-    assert all(page.shown())
+@pytest.mark.slow
+def test_double_click_in_the_legend_shows_a_class_alone_and_another_shows_all(page):
+    n_classes = len(page.legend())
+    page.click(2, click_count=2)
+    page.wait_for_shown([i == 2 for i in range(n_classes)])
+    page.click(2, click_count=2)
+    page.wait_for_shown([True] * n_classes)
 
 
+@pytest.mark.slow
 def test_wheel_zooms_and_a_drag_moves(page):
     def limits():
         """Return the limits of the map once they have come to rest: a busy machine lags behind."""
@@ -162,31 +224,106 @@ def test_wheel_zooms_and_a_drag_moves(page):
     assert moved[1] - moved[0] == pytest.approx(zoomed[1] - zoomed[0])
 
 
+@pytest.mark.slow
 def test_names_are_text_and_never_markup(browser, tmp_path):
     pytest.importorskip("plotly")
     y = np.array(HOSTILE * 4)
     display = EmbeddingDisplay(embedding=_grid(4, 3), y=y)
     page = Page(browser, display.to_html(tmp_path / "map.html", title=HOSTILE[0]))
-    assert [button.inner_text() for button in page.buttons()] == sorted(HOSTILE)
+    assert page.legend() == sorted(HOSTILE)
     assert page.view.title() == HOSTILE[0]
     assert page.view.inner_text("h1") == HOSTILE[0]
     assert page.hover(1) == f"{y[1]}, row 1"
-    assert page.complaints == []
-    page.view.close()
+    page.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1366, 1920])
+@pytest.mark.parametrize("n_classes", [3, 40])
+def test_the_map_and_its_legend_fit_the_window(browser, tmp_path, width, n_classes):
+    pytest.importorskip("plotly")
+    y = [None, *[f"class {i % n_classes:02}" for i in range(119)]]
+    display = EmbeddingDisplay(embedding=_grid(20, 6), y=y)
+    page = Page(browser, display.to_html(tmp_path / "map.html"), width=width, height=800)
+    frames = page.view.evaluate(FRAMES)
+    assert frames["scrolled"] == [width, 800]
+    for name in ("drawing", "plot", "legend"):
+        left, top, right, bottom = frames[name]
+        assert left >= 0
+        assert top >= frames["header"][3] - 1
+        assert right <= width + 1
+        assert bottom <= 801
+    assert frames["drawing"] == pytest.approx(frames["map"], abs=1)
+    left, top, right, bottom = frames["plot"]
+    assert right - left > 0.75 * width
+    assert bottom - top > 400
+    if width == 390:
+        assert frames["legend"][1] >= bottom - 1  # below the map
+    else:
+        assert frames["legend"][0] >= right - 1  # beside it
+    page.close()
+
+
+@pytest.mark.slow
+def test_a_window_that_becomes_narrow_has_its_legend_below_the_map(page):
+    before = page.view.evaluate(FRAMES)
+    assert before["legend"][0] >= before["plot"][2] - 1
+    page.view.set_viewport_size({"width": 390, "height": 700})
+    page.view.wait_for_function(f"({FRAMES})().legend[1] >= ({FRAMES})().plot[3] - 1")
+    page.view.wait_for_function(f"Math.abs(({FRAMES})().drawing[3] - 700) <= 1")
+    assert page.view.evaluate(FRAMES)["legend"][3] <= 701
+
+
+@pytest.mark.slow
+def test_unlabelled_points_are_grey_and_last_in_the_legend(browser, tmp_path):
+    pytest.importorskip("plotly")
+    display = EmbeddingDisplay(embedding=_grid(4, 3), y=["a", None, "b"] * 4)
+    page = Page(browser, display.to_html(tmp_path / "map.html"))
+    assert page.legend() == ["a", "b", "unlabelled"]
+    first = page.view.evaluate("[map.data[0].name, map.data[0].marker.color]")  # lies beneath
+    assert first == ["unlabelled", GREY]
+    assert page.hover(1) == "unlabelled, row 1"
+    assert page.hover(2) == "b, row 2"
+    page.close()
+
+
+@pytest.mark.slow
+def test_all_points_can_be_unlabelled(browser, tmp_path):
+    pytest.importorskip("plotly")
+    display = EmbeddingDisplay(embedding=_grid(4, 3), y=[None] * 12)
+    page = Page(browser, display.to_html(tmp_path / "map.html"))
+    assert page.legend() == ["unlabelled"]
+    assert page.view.query_selector(".colorbar") is None
+    assert page.hover(7) == "unlabelled, row 7"
+    page.close()
+
+
+@pytest.mark.slow
+def test_points_without_a_number_are_grey(browser, tmp_path):
+    pytest.importorskip("plotly")
+    display = EmbeddingDisplay(embedding=_grid(4, 3), y=[0.5, np.nan, 2.5] * 4)
+    page = Page(browser, display.to_html(tmp_path / "map.html"))
+    assert page.legend() == ["unlabelled"]
+    assert page.view.query_selector(".colorbar") is not None
+    assert page.hover(4) == "unlabelled, row 4"
+    assert page.hover(5) == "2.500, row 5"
+    page.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("y", [None, np.linspace(0, 1, 12)])
 def test_maps_without_classes_have_no_filter(browser, tmp_path, y):
     pytest.importorskip("plotly")
     display = EmbeddingDisplay(embedding=_grid(4, 3), y=y)
     page = Page(browser, display.to_html(tmp_path / "map.html"))
-    assert page.buttons() == []
+    assert page.legend() == []
+    assert "Click a class" not in page.view.inner_text("header")
     assert page.hover(5) == ("row 5" if y is None else f"{y[5]:#.4g}, row 5")
     assert page.view.is_hidden("#hovered canvas")
-    assert page.complaints == []
-    page.view.close()
+    page.close()
 
 
+@pytest.mark.slow
 def test_the_page_hardly_computes_while_seventy_thousand_points_move(browser, tmp_path):
     # without a graphics card the drawing is slow whatever the page does: its own time is measured
     pytest.importorskip("plotly")
@@ -212,5 +349,4 @@ def test_the_page_hardly_computes_while_seventy_thousand_points_move(browser, tm
     page.view.mouse.up()
     page.view.wait_for_function(f"map._fullLayout.xaxis.range[0] < {left - 1}")
     assert (seconds() - before) / 20 < 0.05
-    assert page.complaints == []
-    page.view.close()
+    page.close()
