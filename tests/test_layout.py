@@ -35,7 +35,7 @@ WINGS = {
     ],
     "_estimators": [
         {"call", "callback_parameter", "fitted_state", "column_statistics", "code_statistics"}
-        | {"held_out_rows"},
+        | {"held_out_rows", "target_scale"},
         {"parameters"},
         {"hooks"},
         {"jobs", "memory_advice", "optimizer", "held_out"},

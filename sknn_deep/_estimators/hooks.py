@@ -145,6 +145,20 @@ class NetworkHooks(NetworkParameters):
 
     # ------------------------------------------------------------------ afterwards
 
+    def _advice(
+        self, targets: np.ndarray | None, weight: np.ndarray | None, loss_value: float
+    ) -> str:
+        """Return why a training has come to little and what to change, where that is known.
+
+        Parameters
+        ----------
+        targets : ndarray of shape (n_samples, n_outputs) or (n_samples,), or None
+        weight : ndarray of shape (n_samples,) or None
+        loss_value : float
+            The training loss of the weights that are kept.
+        """
+        return ""
+
     def _describe_training(self, batches: Any, incremental: bool) -> None:
         """Set what a trained network tells of its training data.
 

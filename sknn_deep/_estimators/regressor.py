@@ -16,6 +16,7 @@ from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import mean
 from sknn_deep._estimators.supervised import BaseDeepMLP
+from sknn_deep._estimators.target_scale import is_poor, odd_size
 from sknn_deep._sklearn import Interval, StrOptions, fit_context
 
 
@@ -271,8 +272,12 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     -----
     With several outputs the gradient is that of the sum over the outputs, as in
     scikit-learn, and ``loss_curve_`` reports the mean over them; "poisson" reports the
-    sum. Scale the target to unit variance (``TransformedTargetRegressor``): networks start
-    with outputs of that size.
+    sum.
+
+    Scale the target to unit variance, as with
+    ``TransformedTargetRegressor(regressor, transformer=StandardScaler())``: initial outputs,
+    ``learning_rate_init`` and ``tol`` are made for that size. Where a target of another size was
+    not learned, a ``ConvergenceWarning`` says so.
 
     References
     ----------
@@ -482,6 +487,18 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     def _fixed_parameters(self):
         # with another output activation the network would mean something else
         return {**super()._fixed_parameters(), "loss='poisson'": self.loss == "poisson"}
+
+    def _advice(self, targets, weight, loss_value):
+        size = None if self.loss == "poisson" else odd_size(targets, weight)
+        level = {"absolute_error": 0.5, "huber": 0.5, "quantile": self.quantile}.get(self.loss)
+        if size is None or not is_poor(loss_value, self._make_loss(), targets, weight, level):
+            return ""
+        return (
+            "The network predicts hardly better than a constant. The target is of the order of "
+            f"{size:g}, but initial outputs, learning_rate_init={self.learning_rate_init} and "
+            f"tol={self.tol} are for targets of the order of 1. Scale it: "
+            f"TransformedTargetRegressor({type(self).__name__}(...), transformer=StandardScaler())."
+        )
 
     def _make_loss(self) -> Loss:
         return regression_loss(

@@ -412,25 +412,34 @@ class Training:
         progress = self._progress
         if self.interrupted:
             warn_user("Training interrupted by user.")
-        elif self._reached_max_iter:
-            if self._schedule.expects_convergence and not self._incremental:
-                warn_user(
-                    f"Stochastic Optimizer: Maximum iterations ({self.estimator.max_iter}) "
-                    "reached and the optimization hasn't converged yet.",
-                    ConvergenceWarning,
-                )
         elif self._has_diverged:
             warn_user(
                 f"Training diverged in iteration {self.n_iter}; the weights of the best "
                 f"validation score (epoch {progress.best_iter}) are kept. {self._divergence()}",
                 ConvergenceWarning,
             )
+        elif not self._incremental:
+            self._warn_unless_converged()
         if progress.validation_scores and progress.watching and not has_best:
             warn_user(
                 "The validation score was never a finite number, so the weights of the last epoch "
                 f"are kept. Check scoring={self.estimator.scoring!r} and the validation set.",
                 ConvergenceWarning,
             )
+
+    def _warn_unless_converged(self) -> None:
+        """Warn where the last epoch came too early, or where little was learned by then."""
+        reasons = []
+        if self._reached_max_iter and self._schedule.expects_convergence:
+            reasons.append(
+                f"Stochastic Optimizer: Maximum iterations ({self.estimator.max_iter}) "
+                "reached and the optimization hasn't converged yet."
+            )
+        samples, progress = self.batches.samples, self._progress
+        loss = progress.loss_curve[progress.best_iter - 1]
+        reasons.append(self.estimator._advice(samples.targets, samples.weight, loss))
+        if any(reasons):
+            warn_user(" ".join(filter(None, reasons)), ConvergenceWarning)
 
     def _divergence(self) -> str:
         """Return where the training has diverged, and what to do."""

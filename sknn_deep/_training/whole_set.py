@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from sknn_deep._engine.batches import Chunk
 from sknn_deep._engine.lbfgs import fit_lbfgs
@@ -86,7 +87,17 @@ class WholeSetTraining:
             if is_one_of_many():
                 raise KeyboardInterrupt
             warn_user("Training interrupted by user.")
+        else:
+            self._warn_of_little(value)
         self.n_iter, self._value = n_iter, value
+
+    def _warn_of_little(self, value: float) -> None:
+        """Warn where little was learned, for a reason that the estimator knows."""
+        target, scale = self.batches.target.cpu().numpy(), self.batches.scale
+        weight = None if scale is None else scale.cpu().numpy().ravel()
+        advice = self.estimator._advice(target, weight, value)
+        if advice:
+            warn_user(advice, ConvergenceWarning)
 
     def fitted_attributes(self) -> dict[str, Any]:
         """Return what the training publishes on the estimator."""

@@ -15,9 +15,11 @@ from conftest import Recorder
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from sknn_deep import DeepMLPClassifier, DeepMLPRegressor, summary
 from sknn_deep._estimators import ensemble
@@ -544,3 +546,27 @@ ensemble.fit(np.eye(4), np.arange(4) % 2).predict(np.eye(4))
 assert "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("transformer", [StandardScaler(), FunctionTransformer(np.log, np.exp)])
+def test_spread_of_an_ensemble_within_a_transformed_target_is_that_of_its_networks(
+    transformer, diabetes
+):
+    y = np.exp(diabetes.y)
+    single = TransformedTargetRegressor(
+        regressor(), transformer=clone(transformer), check_inverse=False
+    )
+    several = clone(single).set_params(regressor__n_networks=3).fit(diabetes.X, y)
+    predictions = [
+        several.transformer_.inverse_transform(network.predict(diabetes.X_test)[:, np.newaxis])
+        for network in several.regressor_.estimators_
+    ]
+    expected = [
+        clone(single)
+        .set_params(regressor__random_state=network.random_state)
+        .fit(diabetes.X, y)
+        .predict(diabetes.X_test)
+        for network in several.regressor_.estimators_
+    ]
+    assert_allclose(np.hstack(predictions).T, expected, rtol=1e-6)
+    assert np.std(predictions, axis=0).min() > 0

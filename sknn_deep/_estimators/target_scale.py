@@ -1,0 +1,78 @@
+"""Regression targets that are far from size 1, on which a training comes to nothing.
+
+Initial outputs are of size 1, an optimiser like Adam moves them by about its learning rate in
+each step, and ``tol`` is an absolute number. A target in dollars is out of reach, and one of size
+0.001 has a loss below ``tol`` before anything is learned of it.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from sknn_deep._engine.losses import Loss
+
+# A target counts as scaled where its root mean square is no larger than the first, and some of it
+# at least as far as the second from its mean: what common scalers make of it does.
+_LARGEST_SIZE, _SMALLEST_REACH = 10.0, 0.5
+# Where targets deviate by less than this share of their size, they are constant but for rounding.
+_CONSTANT = 1e-7
+# A network whose loss is above this share of a constant's has learned little.
+_POOR = 0.9
+
+
+@np.errstate(over="ignore", invalid="ignore")  # of squares that are infinite nothing is said
+def odd_size(targets: np.ndarray, weight: np.ndarray | None) -> float | None:
+    """Return the size of targets that are far from 1, to a power of ten, or None.
+
+    Parameters
+    ----------
+    targets : ndarray of shape (n_samples, n_outputs)
+    weight : ndarray of shape (n_samples,) or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = np.random.RandomState(0).randn(1000, 1)
+    >>> [odd_size(part, None) for part in (y, 250_000 + 90_000 * y, 0.002 * y)]
+    [None, 100000.0, 0.001]
+    """
+    targets = targets.astype(np.float64, copy=False)
+    if weight is None:
+        mean, square = targets.mean(axis=0), np.vdot(targets, targets) / targets.size
+    else:
+        share = weight / weight.sum()
+        mean, square = share @ targets, (share @ np.square(targets)).mean()
+    size = math.sqrt(square)
+    deviation = math.sqrt(max(square - mean @ mean / len(mean), 0.0))
+    if not math.isfinite(size) or deviation <= _CONSTANT * size:
+        return None
+    if size > _LARGEST_SIZE:
+        return 10.0 ** round(math.log10(size))
+    is_small = np.abs(targets - mean).max() < _SMALLEST_REACH
+    return 10.0 ** round(math.log10(deviation)) if is_small else None
+
+
+def is_poor(
+    value: float, loss: Loss, targets: np.ndarray, weight: np.ndarray | None, level: float | None
+) -> bool:
+    """Return whether a network's loss is about that of a constant prediction, or worse.
+
+    Parameters
+    ----------
+    value : float
+        The network's loss, as ``loss_curve_`` reports it.
+    loss : Loss
+    targets : ndarray of shape (n_samples, n_outputs)
+    weight : ndarray of shape (n_samples,) or None
+    level : float or None
+        Of the quantile that is the best constant for this loss; None is the mean.
+    """
+    targets = targets.astype(np.float64)
+    if level is None:
+        constant = np.average(targets, axis=0, weights=weight)
+    else:
+        constant = np.quantile(targets, level, axis=0)
+    output = torch.from_numpy(np.broadcast_to(constant, targets.shape).copy())
+    losses = loss.per_sample(output, torch.from_numpy(targets)).numpy()
+    return value > _POOR * loss.reported_scale * np.average(losses, weights=weight)
