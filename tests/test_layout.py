@@ -16,8 +16,9 @@ WINGS = {
     "_hardware": [{"threads", "memory_maps", "device"}, {"products", "pace"}],
     "_networks": [{"layers"}, {"flat"}, {"models", "stacked", "summary"}],
     "_engine": [
-        {"samples", "activations", "losses", "in_parts"},
-        {"batches", "layer_pass"},
+        {"features", "activations", "losses"},
+        {"samples"},
+        {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},
         {"cuda_graph", "lbfgs"},
@@ -32,7 +33,7 @@ WINGS = {
         {"stack"},
     ],
     "_estimators": [
-        {"fitted_state", "column_statistics", "code_statistics"},
+        {"fitted_state", "rows", "column_statistics", "code_statistics"},
         {"base"},
         {"fused", "autoencoder"},
         {"supervised"},

@@ -5,7 +5,7 @@ Think twice before adding anything here: what only one estimator needs belongs t
 
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -19,18 +19,19 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.callback import CallbackSupportMixin, FitCallback
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import train_test_split
-from sklearn.utils import assert_all_finite, get_tags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from skorch.dataset import Dataset
 from skorch.history import History
+from torch import Tensor
 
 from sknn_deep._engine.batches import Batches, Chunk, whole
 from sknn_deep._engine.engine import Engine
-from sknn_deep._engine.in_parts import map_parts
+from sknn_deep._engine.features import Features, features_of
+from sknn_deep._engine.in_parts import evaluate_loss, map_rows
 from sknn_deep._engine.lbfgs import fit_lbfgs
-from sknn_deep._engine.losses import Loss
-from sknn_deep._engine.samples import Samples, check_weight, dense
+from sknn_deep._engine.samples import Samples, check_weight
 from sknn_deep._engine.solvers import (
     ANNEALING_SCHEDULES,
     DEFAULT_WEIGHT_DECAY,
@@ -41,19 +42,17 @@ from sknn_deep._engine.solvers import (
     to_tensors,
 )
 from sknn_deep._estimators.fitted_state import Before
+from sknn_deep._estimators.rows import to_predict, to_train_on
 from sknn_deep._hardware.device import (
     OutOfMemoryError,
     accepted_dtypes,
-    as_tensor,
     is_out_of_memory,
     numpy_dtype,
     on_device,
     resolve_device,
     seeded_generator,
 )
-from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 from sknn_deep._hardware.threads import fixed_threads, one_thread
-from sknn_deep._networks.flat import Network
 from sknn_deep._networks.layers import ACTIVATIONS, NORMALIZATIONS
 from sknn_deep._networks.summary import network_layers, summary
 from sknn_deep._sklearn import (
@@ -79,8 +78,6 @@ _PUBLISHED = (
     "loss_curve", "best_loss", "validation_scores", "validation_loss_curve",
     "best_validation_score",
 )  # fmt: skip
-# To look at fewer on several threads takes as long as on one.
-_MANY_NUMBERS = 2**20
 # What ends a training so that there is nothing to keep of it.
 _LEAVE_NOTHING = (KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError)
 
@@ -736,6 +733,7 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             rows=rows,
             batch_size=batch_size,
             min_batch_size=2 if self.normalization == "batch" else 1,
+            n_outputs=self.module_.linear_layers()[-1].out_features,
             device=self.module_.flat.device,
             dtype=self.module_.flat.dtype,
         )
@@ -791,14 +789,14 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         # a network that diverges has a score that is no number, and the training judges that
         @np.errstate(over="ignore", invalid="ignore")
         def evaluate() -> tuple[float, float]:
-            value, raw = _evaluate_loss(network, loss, samples, keep=scoring is None)
+            value, raw = evaluate_loss(network, loss, samples, keep=scoring is None)
             if scoring == "loss":
                 return value, -value
             if scoring is None:
                 return value, self._default_score(raw, samples.y, samples.given_weight)
             return value, self._scorer_score(scoring, samples)
 
-        dataset = Dataset(samples.X, samples.y, length=samples.X.shape[0])
+        dataset = Dataset(samples.X.unwrapped(), samples.y, length=len(samples.X))
         return Validation(dataset, evaluate)
 
     def _validation_scoring(self):
@@ -811,9 +809,8 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         weights = {}
         if samples.given_weight is not None and accepts_sample_weight(scorer):
             weights["sample_weight"] = samples.given_weight
-        X = samples.X
-        if isinstance(X, Mapped) and callable(scoring):
-            X = np.asarray(X)  # the user's own code may do anything with it
+        # what is named predicts, and the user's own code may do anything
+        X = samples.X.in_memory() if callable(scoring) else samples.X
         try:
             return float(scorer(self._without_feature_names(), X, samples.y, **weights))
         except (AttributeError, TypeError, ValueError) as error:
@@ -921,146 +918,22 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"dropout must be numbers in [0, 1), got {dropout}.")
         return activations, [float(rate) for rate in dropout]
 
-    def _validate_input(self, X):
-        """Return X for prediction, in the network's floating-point type."""
-        if self._is_as_in_fit(X):  # what is left to validate of a common array
-            if not _is_surely_finite(X):
-                assert_all_finite(
-                    X,
-                    allow_nan=self._ensure_all_finite == "allow-nan",
-                    estimator_name=type(self).__name__,
-                    input_name="X",
-                )
-            return X
-        check_is_fitted(self)
-        return self._validate_rows(X, dtypes=[self._network_dtype], reset=False)
-
-    def _is_as_in_fit(self, X) -> bool:
-        """Return whether X is an array in memory that the fitted network can read as it is."""
-        return (
-            type(X) is np.ndarray
-            and X.ndim == 2
-            and X.flags.c_contiguous
-            and self.__sklearn_is_fitted__()
-            and X.dtype == self._network_dtype
-            and len(X) > 0
-            and X.shape[1] == self.n_features_in_
-            and not hasattr(self, "feature_names_in_")
-            and not is_large_map(X)
-        )
+    def _validate_input(self, X) -> Features:
+        """Return the features of rows to predict, in the network's floating-point type."""
+        return to_predict(self, X)
 
     def _validate_rows(self, X, *y, dtypes: list[type], reset: bool, **options):
-        """Return X, and y where it is given, as arrays; a large memory map stays in its file.
+        """Return the features to train on, and y where it is given, as of :func:`to_train_on`."""
+        return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
 
-        Parameters
-        ----------
-        X, *y
-            As given by the user.
-        dtypes : list of type
-            Those that X may have; others become the first.
-        reset : bool
-        **options
-            As of ``validate_data``.
-        """
-        options |= {"accept_sparse": "csr", "order": "C", "reset": reset}
-        if isinstance(X, Mapped):  # rows of the training's own, that a scorer has passed on
-            return (X, *y) if y else X
-        if not is_large_map(X):
-            # others are looked at once they are converted, which may make numbers infinite
-            is_known = _is_surely_finite(X) and X.dtype in dtypes
-            options["ensure_all_finite"] = False if is_known else self._ensure_all_finite
-            return _native(validate_data(self, X, *y, dtype=dtypes, **options))
-        # what would read all of it is done piece by piece
-        validated = validate_data(self, X, *y, dtype=None, ensure_all_finite=False, **options)
-        array, *rest = validated if y else (validated,)
-        rows = Mapped(array, array.dtype if array.dtype in dtypes else dtypes[0])
-        if not get_config()["assume_finite"]:
-            for piece in rows.pieces():
-                assert_all_finite(
-                    piece,
-                    allow_nan=self._ensure_all_finite == "allow-nan",
-                    estimator_name=type(self).__name__,
-                    input_name="X",
-                )
-        return (rows, *rest) if y else rows
-
-    def _map_rows(self, function, X) -> np.ndarray:
-        """Apply a part of the network to the rows of validated X, chunk by chunk.
-
-        Parameters
-        ----------
-        function : callable
-            Maps a tensor of shape (rows, n_features) to one with as many rows.
-        X : {ndarray, CSR matrix} of shape (n_samples, n_features)
-
-        Returns
-        -------
-        output : ndarray with n_samples rows
-        """
-        flat, n_samples = self.module_.flat, X.shape[0]
-        outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known
-
-        def apply(part: slice) -> None:
-            rows = function(dense(X[part], flat.device, flat.dtype)).cpu().numpy()
-            if len(rows) == n_samples:
-                outputs.append(rows)
-                return
-            if not outputs:
-                outputs.append(np.empty((n_samples, *rows.shape[1:]), rows.dtype))
-            outputs[0][part] = rows
-
-        map_parts(apply, n_samples, self.module_)
-        return outputs[0]
+    def _map_rows(self, function: Callable[[Tensor], Tensor], X) -> np.ndarray:
+        """Apply a part of the network to the rows of validated X, as of :func:`map_rows`."""
+        return map_rows(function, features_of(X), self.module_)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def _is_surely_finite(X) -> bool:
-    """Return whether a large array is without NaN and infinity, because its sum is.
-
-    The sum is torch's, on its threads. Where it does not tell, scikit-learn has to look.
-    """
-    tensor = as_tensor(X)
-    if tensor is None or tensor.numel() < _MANY_NUMBERS or get_config()["assume_finite"]:
-        return False
-    return bool(tensor.sum().isfinite())
-
-
-def _evaluate_loss(
-    network: Network, loss: Loss, samples: Samples, keep: bool
-) -> tuple[float, np.ndarray | None]:
-    """Return the mean loss over a validation set and, to keep, the raw output of every row."""
-    device, dtype = network.flat.device, network.flat.dtype
-
-    def evaluate(part: slice) -> tuple[float, float, np.ndarray | None]:
-        X = dense(samples.X[part], device, dtype)
-        target, weight = (
-            None if array is None else dense(array[part], device, dtype)
-            for array in (samples.targets, samples.weight)
-        )
-        raw = network(X)
-        losses = loss.per_sample(raw, X if target is None else loss.encoded(target, raw))
-        total = losses.sum() if weight is None else torch.dot(losses, weight)
-        weight_sum = float(len(X)) if weight is None else weight.sum().item()
-        return total.item(), weight_sum, raw.cpu().numpy() if keep else None
-
-    parts = map_parts(evaluate, samples.X.shape[0], network)
-    totals, weight_sums, outputs = zip(*parts, strict=True)
-    value = sum(totals) / sum(weight_sums) * loss.reported_scale
-    return value, np.concatenate(outputs) if keep else None
-
-
-def _native(validated):
-    """Return what was validated, X in the byte order of the machine, as torch needs it.
-
-    Of arrays scikit-learn converts the order with the type, but not of DataFrames.
-    """
-    if isinstance(validated, tuple):
-        return _native(validated[0]), *validated[1:]
-    return validated.astype(validated.dtype.newbyteorder("="), copy=False)
 
 
 def _unnamed(callback):

@@ -13,7 +13,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sknn_deep._engine.samples import dense
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.fitted_state import Before
 from sknn_deep._estimators.fused import Job, fit_jobs
@@ -63,9 +62,8 @@ class BaseDeepMLP(BaseDeepNetwork):
                     if part is not None:
                         own_part.load_state_dict(part.state_dict())
         if self.normalization is None:
-            step = -(-samples.X.shape[0] // _MAX_ROWS)
-            flat = self.module_.flat
-            _scale_outputs(self.module_, shared, dense(samples.X[::step], flat.device, flat.dtype))
+            flat, some = self.module_.flat, slice(None, None, -(-len(samples.X) // _MAX_ROWS))
+            _scale_outputs(self.module_, shared, samples.X.to(some, flat.device, flat.dtype))
 
     def _source_layers(self) -> list[tuple]:
         """Return the stages of the encoder that ``init_from`` has learned, the code's last."""

@@ -9,6 +9,7 @@ from sklearn.utils import gen_batches, shuffle
 
 from sknn_deep._engine import batches, in_parts
 from sknn_deep._engine.batches import Batches, batch_slices, whole
+from sknn_deep._engine.features import features_of
 from sknn_deep._engine.in_parts import map_parts
 from sknn_deep._engine.samples import Samples
 from sknn_deep._hardware import pace
@@ -23,7 +24,7 @@ WEIGHT = np.random.RandomState(0).uniform(0.1, 2.0, N_ROWS)
 
 
 def _make(X=VALUES, targets=LABELS, weight=None, dtype=torch.float64, **options):
-    samples = Samples(X, LABELS, targets, weight)
+    samples = Samples(features_of(X), LABELS, targets, weight)
     return Batches(samples, **{"batch_size": 8, "device": CPU, "dtype": dtype, **options})
 
 
@@ -218,7 +219,8 @@ def test_buffers_are_those_of_the_batches_however_many_rows_there_are(monkeypatc
         lambda shape, **options: sizes.append(np.prod(shape)) or empty(shape, **options),
     )
     X = np.zeros((20_000, 100))
-    batches = Batches(Samples(X, None, None, None), batch_size=500, device=CPU, dtype=torch.float64)
+    samples = Samples(features_of(X), None, None, None)
+    batches = Batches(samples, batch_size=500, device=CPU, dtype=torch.float64)
     assert sum(1 for _ in batches) == 4
     assert sum(sizes) <= 2**22 / 8
     assert batches.X is X
@@ -234,13 +236,13 @@ def test_data_of_the_set_are_at_hand_for_scores(rows):
 
 
 def test_samples_taken_are_a_copy_of_all_their_parts():
-    samples = Samples(VALUES.copy(), LABELS, None, WEIGHT, WEIGHT / 2)
+    samples = Samples(features_of(VALUES.copy()), LABELS, None, WEIGHT, WEIGHT / 2)
     taken = samples.take(np.array([5, 1]))
     assert_array_equal(taken.X, VALUES[[5, 1]])
     assert_array_equal(taken.y, LABELS[[5, 1]])
     assert taken.targets is None
     assert_array_equal(taken.given_weight, WEIGHT[[5, 1]] / 2)
-    taken.X[:] = 0
+    taken.X.unwrapped()[:] = 0
     assert_array_equal(samples.X, VALUES)
 
 
@@ -336,7 +338,9 @@ def test_set_without_any_weight_is_refused(rows):
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_the_whole_is_one_batch_in_order(layout, tmp_path):
     chunk = whole(
-        Samples(layout(VALUES, tmp_path), LABELS, LABELS, WEIGHT), device=CPU, dtype=torch.float64
+        Samples(features_of(layout(VALUES, tmp_path)), LABELS, LABELS, WEIGHT),
+        device=CPU,
+        dtype=torch.float64,
     )
     assert_array_equal(chunk.X, VALUES)
     assert_array_equal(chunk.target, LABELS)
@@ -346,7 +350,8 @@ def test_the_whole_is_one_batch_in_order(layout, tmp_path):
 
 
 def test_the_whole_without_weights_or_targets():
-    chunk = whole(Samples(VALUES, None, None, None), device=CPU, dtype=torch.float64)
+    samples = Samples(features_of(VALUES), None, None, None)
+    chunk = whole(samples, device=CPU, dtype=torch.float64)
     assert chunk.target is chunk.X
     assert chunk.scale is None
     assert chunk.weight_sums == [float(N_ROWS)]
@@ -360,8 +365,9 @@ def test_weights_whose_sum_is_no_number_are_refused(rows):
 
 
 def test_the_whole_without_any_weight_is_refused():
+    samples = Samples(features_of(VALUES), None, None, np.zeros(N_ROWS))
     with pytest.raises(ValueError, match="All sample weights of the 53 rows"):
-        whole(Samples(VALUES, None, None, np.zeros(N_ROWS)), device=CPU, dtype=torch.float64)
+        whole(samples, device=CPU, dtype=torch.float64)
 
 
 # --------------------------------------------------------------------------------------
