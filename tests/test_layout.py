@@ -16,8 +16,9 @@ WINGS = {
     "_hardware": [{"threads", "memory_maps", "device"}, {"products", "pace"}],
     "_networks": [{"layers"}, {"flat"}, {"models", "stacked", "summary"}],
     "_engine": [
-        {"samples", "activations", "losses", "in_parts"},
-        {"batches", "layer_pass"},
+        {"features", "activations", "losses"},
+        {"samples"},
+        {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},
         {"cuda_graph", "lbfgs"},
@@ -35,7 +36,7 @@ WINGS = {
     ],
     "_estimators": [
         {"call", "callback_parameter", "fitted_state", "column_statistics", "code_statistics"}
-        | {"held_out_rows", "target_scale"},
+        | {"held_out_rows", "rows", "target_scale"},
         {"parameters"},
         {"hooks"},
         {"jobs", "memory_advice", "optimizer", "held_out"},

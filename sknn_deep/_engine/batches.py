@@ -1,26 +1,22 @@
-"""From validated arrays to device tensors: shuffled batches to train, chunks to predict.
+"""From validated features to device tensors: shuffled batches to train with.
 
 No ``DataLoader``: an epoch is one permutation, and a gather for each batch or, where they
-are small, for many together. Dense rows on the CPU are gathered into one buffer that all
-batches reuse, so an array of any size, memory map included, is never copied whole; sparse
-rows are densified there. On an accelerator the features move once if they fit, else
-gather by gather from pinned memory.
+are small, for many together. On the CPU rows are gathered into one buffer that all batches
+reuse, so features of any size are never copied whole. On an accelerator they move once if
+they fit, else gather by gather from pinned memory.
 """
 
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from sknn_deep._engine.in_parts import chunk_rows
-from sknn_deep._engine.samples import Samples, check_weight, dense, to_device
-from sknn_deep._hardware.device import as_tensor
+from sknn_deep._engine.features import to_device
+from sknn_deep._engine.samples import Samples, check_weight
 from sknn_deep._hardware.products import empty_matrix
 
 # Small batches are gathered together up to this size: on a CPU it stays in the cache.
@@ -28,8 +24,6 @@ _GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26}
 _MAX_TOGETHER = 64
 # Share of an accelerator's free memory that the training features may take.
 _RESIDENT_SHARE = 0.5
-# Features on an accelerator, while anyone uses them: the fits of a search share them.
-_residents: "weakref.WeakValueDictionary[tuple, Tensor]" = weakref.WeakValueDictionary()
 
 
 class Chunk(NamedTuple):
@@ -66,6 +60,8 @@ class Batches:
     batch_size : int
     min_batch_size : int, default=0
         A shorter last batch joins the one before.
+    n_outputs : int, default=1
+        Of the network, where targets are class indices and its outputs are more.
     device : torch.device
     dtype : torch.dtype
 
@@ -85,19 +81,26 @@ class Batches:
         rows: np.ndarray | None = None,
         batch_size: int,
         min_batch_size: int = 0,
+        n_outputs: int = 1,
         device: torch.device,
         dtype: torch.dtype,
     ):
         X, targets, weight = samples.X, samples.targets, samples.weight
         self.samples, self._rows, self._device, self._dtype = samples, rows, device, dtype
-        n_samples = X.shape[0] if rows is None else len(rows)
+        n_samples = len(X) if rows is None else len(rows)
         check_weight(weight if rows is None or weight is None else weight[rows])
         self.order = np.arange(n_samples)
         self.slices = batch_slices(n_samples, batch_size, min_batch_size)
         self.n_batches = len(self.slices)
+        self._width = max(self.n_features, n_outputs)
         self._targets = None if targets is None else to_device(targets, device, dtype)
-        self._resident = _resident_features(X, device, dtype)
-        self._in_memory = as_tensor(X) if device.type == "cpu" else None
+        # all rows on the device, where they are there already or fit
+        self._all: Tensor | None = None
+        if device.type == "cpu":
+            self._all = X.tensor
+        elif device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            self._all = X.resident(device, dtype, _RESIDENT_SHARE * free)
 
     @cached_property
     def longest(self) -> int:
@@ -107,7 +110,7 @@ class Batches:
     @cached_property
     def _pieces(self) -> list[list[slice]]:
         """The batches that are gathered together."""
-        size = n_together(self.longest * self.n_features * self._dtype.itemsize, self._device)
+        size = n_together(self.longest * self._width * self._dtype.itemsize, self._device)
         return [self.slices[i : i + size] for i in range(0, self.n_batches, size)]
 
     @cached_property
@@ -116,7 +119,7 @@ class Batches:
         n_rows = max(piece[-1].stop - piece[0].start for piece in self._pieces)
         X = torch.empty((n_rows, self.n_features), dtype=self._dtype, device=self._device)
         scale = None if self.weight is None else X.new_empty((n_rows, 1))
-        is_far = self._device.type == "cuda" and self._resident is None
+        is_far = self._device.type == "cuda" and self._all is None
         return _Buffers(X, self.new_target((n_rows,)), scale, _Transfer(X) if is_far else None)
 
     def __len__(self) -> int:
@@ -136,7 +139,8 @@ class Batches:
     @property
     def X(self):
         """The rows of this set, as skorch's scoring callbacks expect them."""
-        return self.samples.X if self._rows is None else self.samples.X[self._rows]
+        X = self.samples.X if self._rows is None else self.samples.X.take(self._rows)
+        return X.unwrapped()
 
     @property
     def y(self):
@@ -157,23 +161,26 @@ class Batches:
         """Yield all batches in the present order, those gathered together as one chunk."""
         now = self.start_epoch()
         index = torch.from_numpy(now).to(self._device)
-        buffers = self._buffers
+        buffers, read = self._buffers, self.samples.X.reader(now)
+        is_on_host = self._all is None and self._device.type == "cpu"
         for piece in self._pieces:
-            start, stop = piece[0].start, piece[-1].stop
-            n_rows = stop - start
+            part = slice(piece[0].start, piece[-1].stop)
+            start, n_rows = part.start, part.stop - part.start
             X, target = buffers.X[:n_rows], buffers.target
             if target is not None:
                 target = target[:n_rows]
-            if buffers.transfer is None:
-                self.fill(now[start:stop], index[start:stop], X, target)
-            else:
-                X = buffers.transfer(n_rows, partial(self._take, now[start:stop]))
-                if target is not None:
-                    torch.index_select(self._targets, 0, index[start:stop], out=target)
-            parts = [slice(part.start - start, part.stop - start) for part in piece]
-            weight_sums, scale = [float(part.stop - part.start) for part in parts], None
+            if buffers.transfer is None and not is_on_host:
+                self.fill(now[part], index[part], X, target)
+            else:  # where an order is known it may be read ahead
+                if is_on_host:
+                    read(part, X)
+                else:
+                    X = buffers.transfer(n_rows, partial(read, part))
+                self._fill_targets(index[part], target)
+            parts = [slice(own.start - start, own.stop - start) for own in piece]
+            weight_sums, scale = [float(own.stop - own.start) for own in parts], None
             if buffers.scale is not None:
-                factors, sums = self.weigh(slice(start, stop), parts)
+                factors, sums = self.weigh(part, parts)
                 scale, weight_sums = buffers.scale[:n_rows], sums.tolist()
                 # from pageable memory: it is copied aside before this returns, and nothing waits
                 scale.copy_(torch.from_numpy(factors).unsqueeze(1), non_blocking=True)
@@ -197,16 +204,17 @@ class Batches:
         target : Tensor of shape (len(rows), n_outputs) or (len(rows),), or None
             Where the targets are written.
         """
-        if self._resident is not None:
-            torch.index_select(self._resident, 0, index, out=X)
-        elif self._in_memory is not None:  # on torch's threads
-            torch.index_select(self._in_memory, 0, index, out=X)
+        if self._all is not None:  # on the CPU, on torch's threads
+            torch.index_select(self._all, 0, index, out=X)
         elif self._device.type == "cpu":
-            self._take(rows, X)
+            self.samples.X.gather(rows, X)
         else:
             staged = torch.empty_like(X, device="cpu")
-            self._take(rows, staged)
+            self.samples.X.gather(rows, staged)
             X.copy_(staged)
+        self._fill_targets(index, target)
+
+    def _fill_targets(self, index: Tensor, target: Tensor | None) -> None:
         if target is not None:
             torch.index_select(self._targets, 0, index, out=target)
 
@@ -236,14 +244,6 @@ class Batches:
         sums = np.add.reduceat(weight, [batch.start for batch in batches])
         return weight / np.repeat(np.where(sums > 0, sums, 1.0), lengths), sums
 
-    def _take(self, rows: np.ndarray, out: Tensor) -> None:
-        X = self.samples.X
-        if sp.issparse(X):
-            X[rows].toarray(out=out.numpy())
-        else:
-            # with mode="raise" NumPy would fill a buffer of its own first
-            X.take(rows, axis=0, out=out.numpy(), mode="clip")
-
 
 class _Buffers(NamedTuple):
     """Where a set's batches are gathered."""
@@ -267,8 +267,12 @@ class _Transfer:
         self._on_device = [buffer, torch.empty_like(buffer)]
         self._copied = [torch.cuda.Event() for _ in range(2)]
         self._used = [torch.cuda.Event() for _ in range(2)]
-        self._stream = torch.cuda.Stream()
-        self._turn = 0
+        self._stream, self._turn = torch.cuda.Stream(), 0
+        for own, used in zip(self._on_device, self._used, strict=True):
+            # before, its memory may have been another tensor's that is still read, and when it is
+            # let go of it may still be written to
+            used.record(torch.cuda.current_stream())
+            own.record_stream(self._stream)
 
     def __call__(self, n_rows: int, fill: Callable[[Tensor], None]) -> Tensor:
         turn, self._turn = self._turn, 1 - self._turn
@@ -311,7 +315,7 @@ def batch_slices(n_samples: int, batch_size: int, min_batch_size: int = 0) -> li
 def whole(samples: Samples, *, device: torch.device, dtype: torch.dtype) -> Chunk:
     """Return all samples in their order as one batch."""
     check_weight(samples.weight)
-    X = dense(samples.X, device, dtype)
+    X = samples.X.to(slice(None), device, dtype)
     target = X if samples.targets is None else to_device(samples.targets, device, dtype)
     parts = [slice(0, X.shape[0])]
     if samples.weight is None:
@@ -319,22 +323,3 @@ def whole(samples: Samples, *, device: torch.device, dtype: torch.dtype) -> Chun
     weight_sum = float(samples.weight.sum())
     scale = to_device((samples.weight / weight_sum)[:, np.newaxis], device, dtype)
     return Chunk(X, target, scale, parts, [weight_sum])
-
-
-def _resident_features(X, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-    """Return the features on an accelerator if they fit; None on the CPU and elsewhere."""
-    if device.type != "cuda" or sp.issparse(X):
-        return None
-    key = (id(X), device, dtype)
-    if key in _residents:
-        return _residents[key]
-    n_bytes = X.size * dtype.itemsize
-    free, _ = torch.cuda.mem_get_info(device)
-    if n_bytes > _RESIDENT_SHARE * free:
-        return None
-    resident = torch.empty(X.shape, dtype=dtype, device=device)
-    for part in batch_slices(X.shape[0], chunk_rows(X.shape[1], dtype, device.type)):
-        resident[part] = to_device(X[part], device, dtype)
-    resident.source = X  # lives as long, so that no other array can have its id
-    _residents[key] = resident
-    return resident

@@ -1,4 +1,4 @@
-"""Functions of a network applied to many rows, some at a time."""
+"""Functions of a network applied to many rows, some at a time: outputs, losses."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from sknn_deep._engine.features import Features, to_device
+from sknn_deep._engine.losses import Loss
+from sknn_deep._engine.samples import Samples
 from sknn_deep._hardware.device import OutOfMemoryError
 from sknn_deep._hardware.pace import Pace
 
@@ -57,6 +61,60 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
             if flat.device.type == "cuda":
                 torch.cuda.empty_cache()
     return results
+
+
+def map_rows(function: Callable[[Tensor], Tensor], features: Features, network) -> np.ndarray:
+    """Apply a part of a network to rows, some at a time.
+
+    Parameters
+    ----------
+    function : callable
+        Maps a tensor of shape (n, n_features) to one with as many rows.
+    features : Features of shape (n_rows, n_features)
+    network : Network
+
+    Returns
+    -------
+    output : ndarray with n_rows rows
+    """
+    flat, n_rows = network.flat, len(features)
+    outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known
+
+    def apply(part: slice) -> None:
+        rows = function(features.to(part, flat.device, flat.dtype)).cpu().numpy()
+        if len(rows) == n_rows:
+            outputs.append(rows)
+            return
+        if not outputs:
+            outputs.append(np.empty((n_rows, *rows.shape[1:]), rows.dtype))
+        outputs[0][part] = rows
+
+    map_parts(apply, n_rows, network)
+    return outputs[0]
+
+
+def evaluate_loss(
+    network, loss: Loss, samples: Samples, keep: bool
+) -> tuple[float, np.ndarray | None]:
+    """Return the mean loss over a validation set and, to keep, the raw output of every row."""
+    device, dtype = network.flat.device, network.flat.dtype
+
+    def evaluate(part: slice) -> tuple[float, float, np.ndarray | None]:
+        X = samples.X.to(part, device, dtype)
+        target, weight = (
+            None if array is None else to_device(array[part], device, dtype)
+            for array in (samples.targets, samples.weight)
+        )
+        raw = network(X)
+        losses = loss.per_sample(raw, X if target is None else loss.encoded(target, raw))
+        total = losses.sum() if weight is None else torch.dot(losses, weight)
+        weight_sum = float(len(X)) if weight is None else weight.sum().item()
+        return total.item(), weight_sum, raw.cpu().numpy() if keep else None
+
+    parts = map_parts(evaluate, len(samples.X), network)
+    totals, weight_sums, outputs = zip(*parts, strict=True)
+    value = sum(totals) / sum(weight_sums) * loss.reported_scale
+    return value, np.concatenate(outputs) if keep else None
 
 
 @contextmanager

@@ -1,13 +1,10 @@
 """Validated data on the host, before they are cut into batches."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
-import torch
-from torch import Tensor
 
-from sknn_deep._hardware.device import lies_as_torch_knows
+from sknn_deep._engine.features import Features
 
 
 class Samples(NamedTuple):
@@ -15,7 +12,7 @@ class Samples(NamedTuple):
 
     Attributes
     ----------
-    X : {ndarray, CSR matrix} of shape (n_samples, n_features)
+    X : Features of shape (n_samples, n_features)
     y : ndarray or None
         The user's targets, for what scores predictions.
     targets : ndarray of shape (n_samples, n_outputs) or (n_samples,), or None
@@ -26,14 +23,14 @@ class Samples(NamedTuple):
         The user's weights, by which predictions are scored.
     """
 
-    X: Any
+    X: Features
     y: np.ndarray | None
     targets: np.ndarray | None
     weight: np.ndarray | None
     given_weight: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Samples":
-        """Return a copy of some rows."""
+        """Return some rows."""
         return Samples(*(None if part is None else part[rows] for part in self))
 
 
@@ -54,16 +51,3 @@ def check_weight(weight: np.ndarray | None) -> None:
             f"All sample weights of the {len(weight)} rows to train on or to validate with are "
             "zero; give some rows a positive weight."
         )
-
-
-def dense(X, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return rows, an array or a CSR matrix, as a tensor."""
-    return to_device(X.toarray() if sp.issparse(X) else np.asarray(X), device, dtype)
-
-
-def to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return a tensor of an array; class indices keep their integer type."""
-    if not lies_as_torch_knows(array):
-        array = array.copy()
-    tensor = torch.from_numpy(array)
-    return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)

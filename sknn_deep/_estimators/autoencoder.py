@@ -21,7 +21,7 @@ from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.code_description import describe_code
-from sknn_deep._estimators.column_statistics import column_limits, column_means, limits
+from sknn_deep._estimators.column_statistics import column_limits, column_means
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
@@ -695,7 +695,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         if reset:
             self.out_activation_ = self.output_activation
             if self.output_activation == "auto":
-                low, high = limits(X)
+                low, high = X.limits()
                 self.out_activation_ = "logistic" if low >= 0 and high <= 1 else "identity"
         return X, None, None
 
@@ -703,7 +703,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Return rows to train on or to validate with."""
         X = self._validate_rows(X, dtypes=dtypes, reset=reset)
         if self.loss == "log_loss":
-            low, high = limits(X)
+            low, high = X.limits()
             if low < 0 or high > 1:
                 raise ValueError(
                     f"loss='log_loss' needs features in [0, 1], got values from {low:g} to "

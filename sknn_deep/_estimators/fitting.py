@@ -245,6 +245,7 @@ class Fit:
                 samples,
                 rows=rows,
                 batch_size=batch_size,
+                n_outputs=draft.module_.linear_layers()[-1].out_features,
                 min_batch_size=2 if draft.normalization == "batch" else 1,
                 device=flat.device,
                 dtype=flat.dtype,

@@ -179,7 +179,7 @@ class _Data:
 
     def keep_for(self, jobs: list[Job]) -> None:
         """Forget large data of other jobs."""
-        if sum(_bytes_of(data.X) for data, _ in self._of.values()) > _KEPT_BYTES:
+        if sum(data.X.nbytes for data, _ in self._of.values()) > _KEPT_BYTES:
             wanted = {self._key(job) for job in jobs}
             self._of = {key: data for key, data in self._of.items() if key in wanted}
 
@@ -199,11 +199,6 @@ class _Data:
 
     def _key(self, job: Job) -> tuple:
         return *fold_of(job), *self._settings
-
-
-def _bytes_of(X) -> float:
-    """Return how much memory rows take, and infinity for what is no array."""
-    return getattr(X, "nbytes", math.inf)
 
 
 def _prepare(

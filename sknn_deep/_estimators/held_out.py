@@ -3,18 +3,14 @@
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.metrics import check_scoring
 from sklearn.utils.validation import check_is_fitted
 from skorch.dataset import Dataset
 
-from sknn_deep._engine.in_parts import map_parts
-from sknn_deep._engine.losses import Loss
-from sknn_deep._engine.samples import Samples, check_weight, dense
+from sknn_deep._engine.in_parts import evaluate_loss
+from sknn_deep._engine.samples import Samples, check_weight
 from sknn_deep._estimators.held_out_rows import hold_out_rows
 from sknn_deep._estimators.hooks import NetworkHooks
-from sknn_deep._hardware.memory_maps import Mapped
-from sknn_deep._networks.flat import Network
 from sknn_deep._sklearn import accepts_sample_weight
 from sknn_deep._training.training import Validation
 
@@ -47,14 +43,14 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
     # a network that diverges has a score that is no number, and the training judges that
     @np.errstate(over="ignore", invalid="ignore")
     def evaluate() -> tuple[float, float]:
-        value, raw = _evaluate_loss(network, loss, samples, keep=scoring is None)
+        value, raw = evaluate_loss(network, loss, samples, keep=scoring is None)
         if scoring == "loss":
             return value, -value
         if raw is not None:
             return value, estimator._default_score(raw, samples.y, samples.given_weight)
         return value, _scorer_score(estimator, scoring, samples)
 
-    dataset = Dataset(samples.X, samples.y, length=samples.X.shape[0])
+    dataset = Dataset(samples.X.unwrapped(), samples.y, length=len(samples.X))
     return Validation(dataset, evaluate)
 
 
@@ -73,9 +69,8 @@ def _scorer_score(estimator: NetworkHooks, scoring: Any, samples: Samples) -> fl
     weights = {}
     if samples.given_weight is not None and accepts_sample_weight(scorer):
         weights["sample_weight"] = samples.given_weight
-    X = samples.X
-    if isinstance(X, Mapped) and callable(scoring):
-        X = np.asarray(X)  # the user's own code may do anything with it
+    # what is named predicts, and the user's own code may do anything
+    X = samples.X.in_memory() if callable(scoring) else samples.X
     try:
         return float(scorer(without_feature_names(estimator), X, samples.y, **weights))
     except (AttributeError, TypeError, ValueError) as error:
@@ -83,27 +78,3 @@ def _scorer_score(estimator: NetworkHooks, scoring: Any, samples: Samples) -> fl
             f"scoring={scoring!r} failed on the validation set: {error}. Pass a scorer that "
             f"suits {type(estimator).__name__} and returns one number, or scoring='loss'."
         ) from error
-
-
-def _evaluate_loss(
-    network: Network, loss: Loss, samples: Samples, keep: bool
-) -> tuple[float, np.ndarray | None]:
-    """Return the mean loss over a validation set and, to keep, the raw output of every row."""
-    device, dtype = network.flat.device, network.flat.dtype
-
-    def evaluate(part: slice) -> tuple[float, float, np.ndarray | None]:
-        X = dense(samples.X[part], device, dtype)
-        target, weight = (
-            None if array is None else dense(array[part], device, dtype)
-            for array in (samples.targets, samples.weight)
-        )
-        raw = network(X)
-        losses = loss.per_sample(raw, X if target is None else loss.encoded(target, raw))
-        total = losses.sum() if weight is None else torch.dot(losses, weight)
-        weight_sum = float(len(X)) if weight is None else weight.sum().item()
-        return total.item(), weight_sum, raw.cpu().numpy() if keep else None
-
-    parts = map_parts(evaluate, samples.X.shape[0], network)
-    totals, weight_sums, outputs = zip(*parts, strict=True)
-    value = sum(totals) / sum(weight_sums) * loss.reported_scale
-    return value, np.concatenate(outputs) if keep else None

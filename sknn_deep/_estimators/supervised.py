@@ -10,7 +10,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sknn_deep._engine.samples import Samples, dense
+from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble
@@ -127,9 +127,8 @@ class BaseDeepMLP(BaseDeepNetwork):
                     if part is not None:
                         own_part.load_state_dict(part.state_dict())
         if self.normalization is None:
-            step = -(-samples.X.shape[0] // _MAX_ROWS)
-            flat = self.module_.flat
-            _scale_outputs(self.module_, shared, dense(samples.X[::step], flat.device, flat.dtype))
+            flat, some = self.module_.flat, slice(None, None, -(-len(samples.X) // _MAX_ROWS))
+            _scale_outputs(self.module_, shared, samples.X.to(some, flat.device, flat.dtype))
 
     def _source_layers(self) -> list[tuple]:
         """Return the stages of the encoder that ``init_from`` has learned, the code's last."""

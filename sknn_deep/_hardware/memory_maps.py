@@ -23,9 +23,8 @@ _resident_before: "weakref.WeakKeyDictionary[mmap.mmap, int]" = weakref.WeakKeyD
 
 
 class Mapped:
-    """Rows of a large memory map, converted where they are read.
+    """Rows of a large memory map, converted as they are read.
 
-    Behaves as the array does where the package asks: ``shape``, slices of rows, ``take``.
     Rows chosen by an array of numbers are not copied, but read when they are asked for.
 
     Parameters
@@ -38,8 +37,6 @@ class Mapped:
         The rows of the array that there are; None for all.
     """
 
-    ndim = 2
-
     def __init__(self, array: np.ndarray, dtype: np.dtype | type, rows: np.ndarray | None = None):
         self._array, self.dtype, self._rows = array, np.dtype(dtype), rows
         self._map = map_of(array)
@@ -47,6 +44,7 @@ class Mapped:
         self.shape = (n_rows, array.shape[1])
         self.size = n_rows * array.shape[1]
         self._bytes_of_a_row = array.shape[1] * array.itemsize
+        self.nbytes = n_rows * self._bytes_of_a_row
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -81,10 +79,6 @@ class Mapped:
         """Yield copies of all rows in turn, some at a time."""
         for piece in _pieces(len(self), max(1, _BYTES_AT_ONCE // self._bytes_of_a_row)):
             yield self[piece]
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        array = self._array if self._rows is None else self._array[self._rows]
-        return np.asarray(array, dtype=self.dtype if dtype is None else dtype)
 
     def _numbers(self, rows: np.ndarray) -> np.ndarray:
         return rows if self._rows is None else self._rows[rows]

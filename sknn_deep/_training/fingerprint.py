@@ -6,7 +6,8 @@ from typing import Any
 
 import joblib
 import numpy as np
-import scipy.sparse as sp
+
+from sknn_deep._engine.features import Features
 
 # Of an array so many bytes are hashed at once.
 _BYTES_AT_ONCE = 2**23
@@ -18,7 +19,7 @@ def described_call(estimator, data: dict[str, Any], **more: Any) -> dict[str, An
     Parameters
     ----------
     estimator : estimator
-    data : dict of {ndarray, CSR matrix, None}
+    data : dict of {Features, ndarray, None}
         What was passed, by the name of the argument, validated.
     **more
         What else decides on the result.
@@ -77,13 +78,11 @@ def _described_estimator(estimator) -> list:
 
 
 def _digest(value: Any) -> str | None:
-    """Return type, shape and a hash of the numbers of an array or a CSR matrix."""
+    """Return type, shape and a hash of the numbers of features or of an array."""
     if value is None:
         return None
-    if sp.issparse(value):
-        parts, kind = (value.data, value.indices, value.indptr), "sparse "
-    else:
-        parts, kind = (value,), ""
+    is_features = isinstance(value, Features)
+    parts, kind = (value.stored(), value.kind) if is_features else ((value,), "")
     digest = hashlib.sha256()
     for part in parts:
         if part.dtype.hasobject:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.features import joined
 from sknn_deep._engine.samples import Samples
 from sknn_deep._training.training import SharedOrder, Training
 
@@ -32,22 +33,27 @@ def sources_of(
     keys = [(id(batches.samples.X), id(batches.samples.targets)) for batches in sets]
     distinct = dict(zip(keys, sets, strict=True))
     samples = [batches.samples for batches in distinct.values()]
-    in_memory = all(type(own.X) is np.ndarray for own in samples)
-    arrays = [array for own in samples for array in (own.X, own.targets) if array is not None]
-    if len(samples) > 1 and in_memory and sum(a.nbytes for a in arrays) <= _JOINED_BYTES:
-        n_rows = [own.X.shape[0] for own in samples]
-        X, targets = (
-            None if parts[0] is None else np.concatenate(parts)
-            for parts in ([own.X for own in samples], [own.targets for own in samples])
-        )
-        joined = Batches(
-            Samples(X, None, targets, None), batch_size=sum(n_rows), device=device, dtype=dtype
-        )
+    one = _joined(samples) if len(samples) > 1 else None
+    if one is not None:
+        n_rows = [len(own.X) for own in samples]
+        source = Batches(one, batch_size=sum(n_rows), device=device, dtype=dtype)
         starts = dict(zip(distinct, np.cumsum([0, *n_rows[:-1]]), strict=True))
-        return [(slice(len(sets)), joined)], np.array([starts[key] for key in keys])
+        return [(slice(len(sets)), source)], np.array([starts[key] for key in keys])
     groups = [list(ks) for _, ks in groupby(range(len(sets)), key=keys.__getitem__)]
     sources = [(slice(ks[0], ks[-1] + 1), sets[ks[0]]) for ks in groups]
     return sources, np.zeros(len(sets), dtype=np.intp)
+
+
+def _joined(sets: list[Samples]) -> Samples | None:
+    """Return small sets in memory as one; None for others."""
+    parts = [part for own in sets for part in (own.X, own.targets) if part is not None]
+    if sum(part.nbytes for part in parts) > _JOINED_BYTES:
+        return None
+    X = joined([own.X for own in sets])
+    if X is None:
+        return None
+    targets = [own.targets for own in sets]
+    return Samples(X, None, None if targets[0] is None else np.concatenate(targets), None)
 
 
 @dataclass

@@ -1,19 +1,21 @@
-"""Batches: their order, their rows however these lie in memory, their weights; parts of rows."""
+"""Batches: their order, their rows however these lie in memory, their weights, their way."""
+
+import contextlib
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import skorch
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.utils import gen_batches, shuffle
 
-from sknn_deep._engine import batches, in_parts
+from sknn_deep import DeepMLPRegressor
+from sknn_deep._engine import batches
 from sknn_deep._engine.batches import Batches, batch_slices, whole
-from sknn_deep._engine.in_parts import map_parts
+from sknn_deep._engine.features import features_of
 from sknn_deep._engine.samples import Samples
-from sknn_deep._hardware import pace
 from sknn_deep._hardware.device import as_tensor
-from sknn_deep._networks.models import MLP
 
 CPU, N_ROWS, N_FEATURES = torch.device("cpu"), 53, 5
 # entry (i, j) is 100 i + j, so that a row that stands where another should is seen
@@ -23,7 +25,7 @@ WEIGHT = np.random.RandomState(0).uniform(0.1, 2.0, N_ROWS)
 
 
 def _make(X=VALUES, targets=LABELS, weight=None, dtype=torch.float64, **options):
-    samples = Samples(X, LABELS, targets, weight)
+    samples = Samples(features_of(X), LABELS, targets, weight)
     return Batches(samples, **{"batch_size": 8, "device": CPU, "dtype": dtype, **options})
 
 
@@ -218,7 +220,8 @@ def test_buffers_are_those_of_the_batches_however_many_rows_there_are(monkeypatc
         lambda shape, **options: sizes.append(np.prod(shape)) or empty(shape, **options),
     )
     X = np.zeros((20_000, 100))
-    batches = Batches(Samples(X, None, None, None), batch_size=500, device=CPU, dtype=torch.float64)
+    samples = Samples(features_of(X), None, None, None)
+    batches = Batches(samples, batch_size=500, device=CPU, dtype=torch.float64)
     assert sum(1 for _ in batches) == 4
     assert sum(sizes) <= 2**22 / 8
     assert batches.X is X
@@ -234,13 +237,13 @@ def test_data_of_the_set_are_at_hand_for_scores(rows):
 
 
 def test_samples_taken_are_a_copy_of_all_their_parts():
-    samples = Samples(VALUES.copy(), LABELS, None, WEIGHT, WEIGHT / 2)
+    samples = Samples(features_of(VALUES.copy()), LABELS, None, WEIGHT, WEIGHT / 2)
     taken = samples.take(np.array([5, 1]))
     assert_array_equal(taken.X, VALUES[[5, 1]])
     assert_array_equal(taken.y, LABELS[[5, 1]])
     assert taken.targets is None
     assert_array_equal(taken.given_weight, WEIGHT[[5, 1]] / 2)
-    taken.X[:] = 0
+    taken.X.unwrapped()[:] = 0
     assert_array_equal(samples.X, VALUES)
 
 
@@ -336,7 +339,9 @@ def test_set_without_any_weight_is_refused(rows):
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_the_whole_is_one_batch_in_order(layout, tmp_path):
     chunk = whole(
-        Samples(layout(VALUES, tmp_path), LABELS, LABELS, WEIGHT), device=CPU, dtype=torch.float64
+        Samples(features_of(layout(VALUES, tmp_path)), LABELS, LABELS, WEIGHT),
+        device=CPU,
+        dtype=torch.float64,
     )
     assert_array_equal(chunk.X, VALUES)
     assert_array_equal(chunk.target, LABELS)
@@ -346,7 +351,8 @@ def test_the_whole_is_one_batch_in_order(layout, tmp_path):
 
 
 def test_the_whole_without_weights_or_targets():
-    chunk = whole(Samples(VALUES, None, None, None), device=CPU, dtype=torch.float64)
+    samples = Samples(features_of(VALUES), None, None, None)
+    chunk = whole(samples, device=CPU, dtype=torch.float64)
     assert chunk.target is chunk.X
     assert chunk.scale is None
     assert chunk.weight_sums == [float(N_ROWS)]
@@ -360,66 +366,123 @@ def test_weights_whose_sum_is_no_number_are_refused(rows):
 
 
 def test_the_whole_without_any_weight_is_refused():
+    samples = Samples(features_of(VALUES), None, None, np.zeros(N_ROWS))
     with pytest.raises(ValueError, match="All sample weights of the 53 rows"):
-        whole(Samples(VALUES, None, None, np.zeros(N_ROWS)), device=CPU, dtype=torch.float64)
+        whole(samples, device=CPU, dtype=torch.float64)
 
 
 # --------------------------------------------------------------------------------------
-# parts of rows
+# memory, and the way to a GPU
 
 
-N_FEW = 1001
+@pytest.mark.parametrize(("n_outputs", "expected"), [(1, 7), (5, 7), (50, 2), (5000, 1)])
+def test_many_outputs_count_for_how_many_batches_are_gathered_together(
+    n_outputs, expected, monkeypatch
+):
+    """What the loss compares them with is as wide as they are."""
+    monkeypatch.setattr(batches, "_GATHER_BYTES", {"cpu": 2 * 8 * 50 * 8})
+    assert max(len(chunk.parts) for chunk in _make(n_outputs=n_outputs)) == expected
 
 
-@pytest.fixture
-def spread(monkeypatch, two_threads):
-    """Take any work for worth several threads, and 100 rows for what one of them has at a time."""
-    monkeypatch.setattr(pace, "_WORK_OF_A_THREAD", 1)
-    monkeypatch.setattr(pace, "_ALONE", 0.0)  # whatever else this machine does
-    monkeypatch.setattr(in_parts, "_CHUNK_BYTES", {"cpu": 100 * 6 * 4})
+class Streams:
+    """Stands in for what of ``torch.cuda`` a transfer asks for, and notes who waits for whom."""
+
+    def __init__(self, monkeypatch):
+        self.log, self.computing, self.copying = [], self.Stream("computing"), None
+        empty = torch.empty
+        monkeypatch.setattr(
+            torch, "empty", lambda *shape, pin_memory=False, **kw: empty(*shape, **kw)
+        )
+        monkeypatch.setattr(
+            torch.Tensor,
+            "record_stream",
+            lambda tensor, stream: self.log.append(("used by", stream, tensor.data_ptr())),
+            raising=False,
+        )
+        self.present = self.computing
+        for name in ("Event", "Stream", "stream", "current_stream"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, f"make_{name}"))
+
+    class Stream:
+        def __init__(self, name):
+            self.name, self.seen = name, []
+
+        def wait_event(self, event):
+            assert event.recorded_on is not None, "nobody has recorded it"
+            self.seen.append((event.recorded_on, event.when))
+
+    class Event:
+        recorded_on = None
+
+        def __init__(self, streams):
+            self.streams = streams
+
+        def record(self, stream=None):
+            self.recorded_on = (stream or self.streams.present).name
+            self.when = len(self.streams.log)
+
+        def synchronize(self):
+            pass
+
+    def make_Event(self):
+        return self.Event(self)
+
+    def make_Stream(self):
+        self.copying = self.Stream("copying")
+        return self.copying
+
+    def make_current_stream(self):
+        return self.present
+
+    @contextlib.contextmanager
+    def make_stream(self, stream):
+        self.present = stream
+        yield
+        self.present = self.computing
 
 
-def _network(width=6):
-    return MLP((N_FEATURES, width, 3), activations=["relu"], dropout=[0.0])
+def test_a_transfer_waits_for_whoever_may_still_read_the_buffers(monkeypatch):
+    streams = Streams(monkeypatch)
+    buffer = torch.zeros(4, 3)
+    transfer = batches._Transfer(buffer)
+    used = {pointer for what, stream, pointer in streams.log if stream is streams.copying}
+    assert {tensor.data_ptr() for tensor in transfer._on_device} == used
+    for number in range(4):
+        out = transfer(4, lambda staged, number=number: staged.fill_(number))
+        assert_array_equal(out, np.full((4, 3), number))
+        assert (out.data_ptr() == buffer.data_ptr()) == (number % 2 == 0)
+        streams.log.append(("read by", "computing", out.data_ptr()))
+        # of each buffer it waits for all that was launched before it was handed out again
+        recorded_on, when = streams.copying.seen[-1]
+        assert recorded_on == "computing"
+        reads = [i for i, (what, _, pointer) in enumerate(streams.log[:-1])
+                 if what == "read by" and pointer == out.data_ptr()]  # fmt: skip
+        assert when > max(reads, default=-1)
+        assert streams.computing.seen[-1][0] == "copying"
 
 
-def test_parts_cover_all_rows_in_order(spread):
-    parts = map_parts(lambda part: part, N_FEW, _network())
-    assert [part.start for part in parts] == list(range(0, N_FEW, 200))
-    assert [part.stop for part in parts] == [*range(200, N_FEW, 200), N_FEW]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
-def test_small_work_is_one_part_on_one_thread(two_threads):
-    parts = map_parts(lambda part: (part, torch.get_num_threads()), N_FEW, _network())
-    assert parts == [(slice(0, N_FEW), 1)]
-    assert torch.get_num_threads() == 2
+class GivesUp(skorch.callbacks.Callback):
+    """Fails after an epoch."""
+
+    def on_epoch_end(self, net, **kwargs):
+        raise RuntimeError("this callback gives up")
 
 
-def test_parts_are_computed_on_torchs_threads(spread):
-    counts = map_parts(lambda part: torch.get_num_threads(), N_FEW, _network())
-    assert counts == [2] * 6
-    assert torch.get_num_threads() == 2
-
-
-def test_functions_of_parts_need_no_gradient(spread):
-    flags = map_parts(lambda part: torch.is_inference_mode_enabled(), N_FEW, _network())
-    assert flags == [True] * 6
-    assert not torch.is_inference_mode_enabled()
-
-
-@pytest.mark.parametrize("n_bytes", [1, 6 * 8 * 10, 6 * 8 * 10 + 7, 6 * 8 * 53])
-def test_activations_of_a_part_stay_in_bounds(n_bytes, monkeypatch):
-    monkeypatch.setattr(in_parts, "_CHUNK_BYTES", {"cpu": n_bytes})
-    network = _network().double()
-    parts = map_parts(lambda part: part.stop - part.start, N_ROWS, network)
-    assert sum(parts) == N_ROWS
-    assert max(parts) == max(1, n_bytes // (6 * 8))
-
-
-def test_an_error_in_a_part_comes_out_and_the_threads_come_back(spread):
-    def function(part):
-        raise KeyError(part.start)
-
-    with pytest.raises(KeyError, match="0"):
-        map_parts(function, N_FEW, _network())
-    assert torch.get_num_threads() == 2
+@needs_cuda
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
+def test_rows_that_a_failed_fit_left_on_a_gpu_are_not_found_again():
+    X = np.random.default_rng(0).random((60, 4))
+    options = {"max_iter": 2, "random_state": 0, "hidden_layer_sizes": (3,), "device": "cuda"}
+    expected = DeepMLPRegressor(**options).fit(X, X[:, 0]).loss_curve_
+    large = 255 * X
+    try:
+        DeepMLPRegressor(**options, callbacks=[GivesUp()]).fit(large, X[:, 0])
+    except RuntimeError as error:
+        kept = error  # as a notebook does, and with it all that the fit had
+    large /= 255
+    assert kept.__traceback__ is not None
+    losses = DeepMLPRegressor(**options).fit(large, X[:, 0]).loss_curve_
+    assert_allclose(losses, expected, rtol=1e-5)

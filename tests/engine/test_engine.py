@@ -8,9 +8,9 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sknn_deep._engine import batches
-from sknn_deep._engine import engine as engine_module
 from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.engine import Engine, reported_losses
+from sknn_deep._engine.features import features_of
 from sknn_deep._engine.losses import classification_loss, regression_loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._engine.solvers import TORCH_OPTIMIZERS, annealed_rate, make_optimizer
@@ -51,7 +51,7 @@ def _epochs(n_epochs=N_EPOCHS, weight=None, dtype=torch.float64, shuffle=True, r
     """Yield the chunks of some epochs, valid one at a time."""
     numpy_dtype = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
     batches = Batches(
-        Samples(X.astype(numpy_dtype), None, LABELS, weight),
+        Samples(features_of(X.astype(numpy_dtype)), None, LABELS, weight),
         rows=rows,
         batch_size=BATCH_SIZE,
         device=torch.device("cpu"),
@@ -329,7 +329,8 @@ def graphs(monkeypatch):
     """Stand in for graphs; return those that were made."""
     made = []
     monkeypatch.setattr(
-        engine_module, "StepGraph", lambda *args: made.append(FromTable(*args)) or made[-1]
+        "sknn_deep._engine.engine.StepGraph",
+        lambda *args: made.append(FromTable(*args)) or made[-1],
     )
     return made
 

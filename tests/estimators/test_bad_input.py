@@ -17,7 +17,7 @@ from skorch.callbacks import EpochTimer
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._engine.solvers import STOCHASTIC_SOLVERS
-from sknn_deep._estimators import base
+from sknn_deep._estimators import rows
 from sknn_deep._training.training import DivergenceError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
@@ -79,7 +79,7 @@ LEARN = pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def _any_size(request, monkeypatch):
     """Take the rows for few, or for so many that their sum is looked at first."""
     if request.param == "many numbers":
-        monkeypatch.setattr(base, "_MANY_NUMBERS", 1)
+        monkeypatch.setattr(rows, "_MANY_NUMBERS", 1)
 
 
 any_size = pytest.mark.usefixtures("_any_size")

@@ -30,6 +30,7 @@ import sknn_deep
 from fuzzing.kills import CASES, STAGES, Killer, differences, outcome
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._engine.engine import Engine
+from sknn_deep._engine.features import MappedRows
 from sknn_deep._files.atomic import _prefix
 from sknn_deep._hardware import pace, threads
 from sknn_deep._hardware.memory_maps import Mapped
@@ -527,7 +528,7 @@ def test_rows_of_a_large_file_are_hashed_some_at_a_time(tmp_path):
     array[:] = np.arange(shape[0])[:, None]
     estimator = classifier()
     tracemalloc.start()
-    mapped = described_call(estimator, {"X": Mapped(array, np.float64)})
+    mapped = described_call(estimator, {"X": MappedRows(Mapped(array, np.float64))})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**25  # a quarter of the file, an eighth of its numbers

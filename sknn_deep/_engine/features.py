@@ -1,0 +1,454 @@
+"""Rows of features, whatever holds them: the one place that knows.
+
+An estimator's features are an array, a sparse matrix, a file that is mapped into memory or the
+columns of a frame. :class:`Features` hands their rows to a network, to the statistics and to
+scorers, so that nobody else asks what X is. Each call of ``fit`` or ``predict`` wraps its data
+anew: what is copied to a device belongs to that object and goes with it.
+
+=================  ==================================================================
+:class:`ArrayRows`   An array whose rows are contiguous. Nothing is copied.
+:class:`SparseRows`  A CSR matrix. Rows are densified as they are read.
+:class:`MappedRows`  A large memory map. Rows are read piece by piece and let go of.
+:class:`ColumnRows`  Columns: an array in Fortran order, a frame. Rows are put together
+                     as they are read.
+=================  ==================================================================
+"""
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from sknn_deep._hardware.device import as_tensor, lies_as_torch_knows
+from sknn_deep._hardware.memory_maps import Mapped
+
+# Rows that statistics look at together, and how many numbers they are at most: copies in double
+# precision stay in the cache.
+_ROWS, _NUMBERS = 4096, 2**18
+# Rows go to an accelerator in pieces of so many bytes.
+_UPLOADED_BYTES = 2**25
+# Columns are put together to rows some at a time: so few that they stay in the cache, and so many
+# that each column is worth its call.
+_TILE_BYTES, _TILE_ROWS = 2**21, 1024
+# A cache line holds as many neighbours of a column as of a row, but of a batch's random rows it
+# holds one: rows are read ahead, so many bytes of them, in the order in which they are stored.
+_AHEAD_BYTES = 2**26
+# Columns whose rows take fewer bytes are copied into rows once before a network trains on them.
+_COPIED_BYTES = 2**28
+
+Reader = Callable[[slice, Tensor], None]
+
+
+class Features(ABC):
+    """Validated features of some rows.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and features.
+    dtype : dtype
+        In which a network reads them, float32 or float64.
+
+    Attributes
+    ----------
+    tensor : Tensor of shape (n_rows, n_features), or None
+        All rows in the memory in which they are; None where torch cannot have that.
+    """
+
+    ndim = 2
+    tensor: Tensor | None = None
+    # what a description of the data calls it
+    kind = ""
+
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype | type):
+        self.shape, self.dtype = (int(shape[0]), int(shape[1])), np.dtype(dtype)
+        self._resident: Callable[[], Tensor | None] = lambda: None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: slice | np.ndarray) -> "np.ndarray | Features":
+        """Return rows for a slice, and a set of some rows for their numbers."""
+        return self.read(key) if isinstance(key, slice) else self.take(key)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self.read(slice(None)), dtype=dtype)
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of the numbers where they are, in memory or in a file."""
+
+    @abstractmethod
+    def read(self, part: slice) -> np.ndarray:
+        """Return rows in their order, shape (n, n_features), perhaps the memory they are in."""
+
+    @abstractmethod
+    def gather(self, rows: np.ndarray, out: Tensor) -> None:
+        """Write some rows into a tensor of shape (len(rows), n_features) on the host."""
+
+    @abstractmethod
+    def take(self, rows: np.ndarray) -> "Features":
+        """Return a set of some rows."""
+
+    def reader(self, order: np.ndarray) -> Reader:
+        """Return what writes rows of an order that is known: ``read(part, out)``.
+
+        Parameters
+        ----------
+        order : ndarray of int, shape (n,)
+            Row numbers. Parts of it are asked for from the first on.
+        """
+        return lambda part, out: self.gather(order[part], out)
+
+    def to(self, part: slice, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Return rows in their order as a tensor on a device."""
+        return to_device(self.read(part), device, dtype)
+
+    def resident(
+        self, device: torch.device, dtype: torch.dtype, most_bytes: float
+    ) -> Tensor | None:
+        """Return all rows on an accelerator, the same tensor as long as someone holds it.
+
+        None stands for rows that take more than so many bytes there.
+        """
+        present = self._resident()
+        if present is not None and (present.device, present.dtype) == (device, dtype):
+            return present
+        n_rows, n_features = self.shape
+        row_bytes = n_features * dtype.itemsize
+        if n_rows * row_bytes > most_bytes:
+            return None
+        resident = torch.empty(self.shape, dtype=dtype, device=device)
+        for part in _slices(n_rows, max(1, _UPLOADED_BYTES // row_bytes)):
+            resident[part] = self.to(part, device, dtype)
+        self._resident = weakref.ref(resident)
+        return resident
+
+    def in_rows(self) -> "Features":
+        """Return features whose rows are quick to gather in any order, again and again."""
+        return self
+
+    def unwrapped(self) -> Any:
+        """Return the array or the CSR matrix itself; other rows as they are.
+
+        These read like an array: they have a shape, slices and numbers of rows as keys.
+        """
+        return self
+
+    def in_memory(self) -> Any:
+        """Return an array or a CSR matrix, with which a user's code may do anything."""
+        return np.asarray(self)
+
+    def stored(self) -> Iterator[np.ndarray]:
+        """Yield the numbers in arrays that tell these rows from others, one after the other."""
+        return self.pieces()
+
+    def numbers(self) -> Iterator[np.ndarray]:
+        """Yield every number once as a network reads it, in arrays of any shape and order."""
+        return self.pieces()
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Yield all rows in their order, some at a time: copies of them are small."""
+        n_rows = max(1, min(_ROWS, _NUMBERS // self.shape[1]))
+        return map(self.read, _slices(len(self), n_rows))
+
+    # Sums are ``einsum``'s: it reads rows of single precision as they are, and has no threads.
+    # Those of OpenBLAS, which computes products, spin for some hundredths of a second when they
+    # are done, and torch's would have to share the cores with them.
+
+    def weighted_sums(self, weight: np.ndarray) -> np.ndarray:
+        """Return the sum of each feature over the rows times their weights, in double precision."""
+        sums, start = np.zeros(self.shape[1]), 0
+        for rows in self.pieces():
+            sums += np.einsum("i,ij->j", weight[start : start + len(rows)], rows)
+            start += len(rows)
+        return sums
+
+    def column_limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the smallest and the largest known value of each feature; NaN where none is."""
+        both = [[f.reduce(rows, axis=0) for f in (np.fmin, np.fmax)] for rows in self.pieces()]
+        return np.fmin.reduce([low for low, _ in both]), np.fmax.reduce([high for _, high in both])
+
+    def limits(self) -> tuple[float, float]:
+        """Return the smallest and the largest known value; zeros of sparse rows count."""
+        both = [[f.reduce(rows, axis=None) for f in (np.fmin, np.fmax)] for rows in self.pieces()]
+        low, high = np.fmin.reduce(both)[0], np.fmax.reduce(both)[1]
+        return float(low), float(high)
+
+
+class ArrayRows(Features):
+    """An array with contiguous rows, in the type that a network reads."""
+
+    def __init__(self, X: np.ndarray):
+        super().__init__(X.shape, X.dtype)
+        self._X = X
+
+    @cached_property
+    def tensor(self) -> Tensor | None:
+        return as_tensor(self._X)
+
+    @property
+    def nbytes(self) -> int:
+        return self._X.nbytes
+
+    def read(self, part: slice) -> np.ndarray:
+        return self._X[part]
+
+    def gather(self, rows: np.ndarray, out: Tensor) -> None:
+        if self.tensor is not None:  # on torch's threads
+            torch.index_select(self.tensor, 0, torch.from_numpy(rows), out=out)
+        else:
+            # with mode="raise" NumPy would fill a buffer of its own first
+            self._X.take(rows, axis=0, out=out.numpy(), mode="clip")
+
+    def take(self, rows: np.ndarray) -> "ArrayRows":
+        return ArrayRows(self._X[rows])
+
+    def unwrapped(self) -> np.ndarray:
+        return self._X
+
+    in_memory = unwrapped
+
+    def stored(self) -> Iterator[np.ndarray]:
+        yield self._X
+
+
+class SparseRows(Features):
+    """A CSR matrix, in the type that a network reads."""
+
+    kind = "sparse "
+
+    def __init__(self, X: Any):
+        super().__init__(X.shape, X.dtype)
+        self._X = X
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.stored())
+
+    def read(self, part: slice) -> np.ndarray:
+        return self._X[part].toarray()
+
+    def gather(self, rows: np.ndarray, out: Tensor) -> None:
+        self._X[rows].toarray(out=out.numpy())
+
+    def take(self, rows: np.ndarray) -> "SparseRows":
+        return SparseRows(self._X[rows])
+
+    def resident(self, device, dtype, most_bytes) -> None:
+        """Return None: as dense rows they could take many times their bytes."""
+        return None
+
+    def unwrapped(self) -> Any:
+        return self._X
+
+    in_memory = unwrapped
+
+    def stored(self) -> Iterator[np.ndarray]:
+        yield from (self._X.data, self._X.indices, self._X.indptr)
+
+    def weighted_sums(self, weight: np.ndarray) -> np.ndarray:
+        return np.ravel(weight @ self._X)
+
+    def column_limits(self) -> tuple[np.ndarray, np.ndarray]:
+        low, high = self._X.nanmin(axis=0), self._X.nanmax(axis=0)
+        return low.toarray().ravel(), high.toarray().ravel()
+
+    def limits(self) -> tuple[float, float]:
+        low, high = (f.reduce(self._X.data, initial=0.0) for f in (np.fmin, np.fmax))
+        return float(low), float(high)
+
+
+class MappedRows(Features):
+    """A large memory map: its rows are converted as they are read, and its pages handed back."""
+
+    def __init__(self, mapped: Mapped):
+        super().__init__(mapped.shape, mapped.dtype)
+        self._mapped = mapped
+
+    @property
+    def nbytes(self) -> int:
+        return self._mapped.nbytes
+
+    def read(self, part: slice) -> np.ndarray:
+        return self._mapped[part]
+
+    def gather(self, rows: np.ndarray, out: Tensor) -> None:
+        self._mapped.take(rows, out=out.numpy())
+
+    def take(self, rows: np.ndarray) -> "MappedRows":
+        return MappedRows(self._mapped[rows])
+
+    def numbers(self) -> Iterator[np.ndarray]:
+        return self._mapped.pieces()
+
+
+class ColumnRows(Features):
+    """Columns that lie apart, such as those of an array in Fortran order or of a frame.
+
+    Parameters
+    ----------
+    blocks : sequence of ndarray of shape (n_columns, n_rows)
+        Columns, of any type of numbers, one block after the other; each is best contiguous.
+    dtype : dtype
+        In which they are read.
+    """
+
+    def __init__(self, blocks: Sequence[np.ndarray], dtype: np.dtype | type):
+        super().__init__((blocks[0].shape[1], sum(map(len, blocks))), dtype)
+        self._blocks = blocks
+        row_bytes = self.shape[1] * self.dtype.itemsize
+        self._row_bytes = row_bytes
+        self._tile_rows = max(_TILE_ROWS, _TILE_BYTES // row_bytes)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(block.nbytes for block in self._blocks)
+
+    def read(self, part: slice) -> np.ndarray:
+        start, stop, step = part.indices(len(self))
+        out = np.empty((len(range(start, stop, step)), self.shape[1]), self.dtype)
+        if step != 1:
+            self.gather(np.arange(start, stop, step), torch.from_numpy(out))
+            return out
+        for tile in _slices(len(out), self._tile_rows):
+            self._turn(slice(start + tile.start, start + tile.stop), out[tile])
+        return out
+
+    def to(self, part: slice, device: torch.device, dtype: torch.dtype) -> Tensor:
+        is_all = part.indices(len(self)) == (0, len(self), 1)
+        array = self.unwrapped() if is_all and device.type == "cpu" else self
+        if isinstance(array, np.ndarray) and lies_as_torch_knows(array):
+            return to_device(array, device, dtype)
+        return super().to(part, device, dtype)
+
+    def gather(self, rows: np.ndarray, out: Tensor) -> None:
+        written = out.numpy()
+        for tile in _slices(len(rows), self._tile_rows):
+            self._turn(rows[tile], written[tile])
+
+    def _turn(self, rows: slice | np.ndarray, out: np.ndarray) -> None:
+        """Write rows: cut the columns, then turn what was cut as a whole."""
+        columns, start = np.empty(out.shape[::-1], self.dtype), 0
+        for block in self._blocks:
+            cut = columns[start : start + len(block)]
+            start += len(block)
+            if isinstance(rows, slice):
+                cut[...] = block[:, rows]
+            elif block.dtype == cut.dtype:
+                # one by one: of a block that is not contiguous NumPy would make a copy first
+                for column, values in zip(block, cut, strict=True):
+                    column.take(rows, out=values, mode="clip")
+            else:
+                for column, values in zip(block, cut, strict=True):
+                    values[...] = column.take(rows, mode="clip")
+        torch.from_numpy(out).copy_(torch.from_numpy(columns).mT)  # in squares, unlike NumPy
+
+    def unwrapped(self) -> "np.ndarray | ColumnRows":
+        is_array = len(self._blocks) == 1 and self._blocks[0].dtype == self.dtype
+        return self._blocks[0].T if is_array else self
+
+    def in_memory(self) -> np.ndarray:
+        return np.asarray(self.unwrapped())
+
+    def take(self, rows: np.ndarray) -> "ArrayRows":
+        """Return a copy of some rows."""
+        ahead = _Ahead(self, rows)
+        out = torch.from_numpy(np.empty((len(rows), self.shape[1]), self.dtype))
+        for part in _slices(len(rows), ahead.n_rows):
+            ahead(part, out[part])
+        return ArrayRows(out.numpy())
+
+    def reader(self, order: np.ndarray) -> Reader:
+        return _Ahead(self, order)
+
+    def in_rows(self) -> Features:
+        """Return a copy in rows, unless it takes so many bytes that the columns are all to have."""
+        if len(self) * self._row_bytes > _COPIED_BYTES:
+            return self
+        return ArrayRows(self.read(slice(None)))
+
+    def numbers(self) -> Iterator[np.ndarray]:
+        for block in self._blocks:
+            for part in _slices(len(self), max(1, _NUMBERS)):
+                for column in block:
+                    yield column[part].astype(self.dtype, copy=False)
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        return map(self.read, _slices(len(self), self._tile_rows))
+
+
+class _Ahead:
+    """Rows of columns in an order that is known, read many at a time before they are asked for.
+
+    A block of them is read as it is stored, from each column in one direction, and handed out in
+    the order that was asked for.
+    """
+
+    def __init__(self, features: ColumnRows, order: np.ndarray):
+        self._features, self._order = features, order
+        self.n_rows = max(1, _AHEAD_BYTES // features._row_bytes)
+        self._start = self._stop = 0
+
+    def __call__(self, part: slice, out: Tensor) -> None:
+        if part.stop - part.start > self.n_rows:
+            self._features.gather(self._order[part], out)
+            return
+        if not self._start <= part.start <= part.stop <= self._stop:
+            self._read_from(part.start)
+        places = self._places[part.start - self._start : part.stop - self._start]
+        torch.index_select(self._block, 0, places, out=out)
+
+    def _read_from(self, start: int) -> None:
+        rows = self._order[start : start + self.n_rows]
+        self._start, self._stop = start, start + len(rows)
+        by_row = np.argsort(rows)
+        places = np.empty_like(by_row)
+        places[by_row] = np.arange(len(rows))
+        self._places = torch.from_numpy(places)
+        self._block = self._space[: len(rows)]
+        self._features.gather(rows[by_row], self._block)
+
+    @cached_property
+    def _space(self) -> Tensor:
+        n_rows = min(self.n_rows, len(self._order))
+        shape = (n_rows, self._features.shape[1])
+        return torch.from_numpy(np.empty(shape, self._features.dtype))
+
+
+def features_of(X: Any) -> Features:
+    """Return the features of a float32 or float64 array or CSR matrix."""
+    if isinstance(X, Features):
+        return X
+    if sp.issparse(X):
+        return SparseRows(X)
+    if X.flags.f_contiguous and not X.flags.c_contiguous:
+        return ColumnRows([X.T], X.dtype)
+    return ArrayRows(np.ascontiguousarray(X))
+
+
+def joined(sets: Sequence[Features]) -> ArrayRows | None:
+    """Return the rows of several sets as one, where all are arrays in memory."""
+    arrays = [features.unwrapped() for features in sets]
+    if not all(type(array) is np.ndarray for array in arrays):
+        return None
+    return ArrayRows(np.concatenate(arrays))
+
+
+def to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of an array; class indices keep their integer type."""
+    if not lies_as_torch_knows(array):
+        array = array.copy()
+    tensor = torch.from_numpy(array)
+    return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+
+
+def _slices(n_rows: int, at_once: int) -> Iterator[slice]:
+    return (slice(i, min(i + at_once, n_rows)) for i in range(0, n_rows, at_once))

@@ -1,0 +1,170 @@
+"""What users pass as X: validated as scikit-learn does it, and wrapped as features.
+
+Small data go through scikit-learn's ``validate_data`` and come back as an array or a CSR matrix.
+It would copy large data whole: those that are read where they are, a memory map or columns, have
+their names and shape checked by scikit-learn and their numbers here.
+"""
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+from sklearn import get_config
+from sklearn.utils import assert_all_finite, check_array, check_X_y
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sknn_deep._engine.features import ArrayRows, ColumnRows, Features, MappedRows, features_of
+from sknn_deep._hardware.device import as_tensor
+from sknn_deep._hardware.memory_maps import Mapped, is_large_map
+
+# To look at fewer on several threads takes as long as on one, and to copy fewer takes no time.
+_MANY_NUMBERS = 2**20
+
+
+def validated(estimator, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any) -> Any:
+    """Return the features to train on or to validate with, and y where it is given.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its ``n_features_in_`` and ``feature_names_in_`` are set or compared.
+    X, *y
+        As given by the user.
+    dtypes : list of type
+        Those that X may have; others become the first.
+    reset : bool
+        Whether the names and the number of features are learned.
+    **options
+        As of ``validate_data``.
+    """
+    if isinstance(X, Features):  # the training's own, passed on by an ensemble or a scorer
+        if reset:
+            validate_data(estimator, X, *y, reset=True, skip_check_array=True)
+        return (X, *y) if y else X
+    features = _where_it_is(X, dtypes)
+    if features is None:
+        return _by_scikit_learn(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
+    validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
+    # takes no memory, and has all that scikit-learn has to look at but the numbers
+    stand_in = np.broadcast_to(np.zeros((), features.dtype), features.shape)
+    if y:
+        _, *y = check_X_y(stand_in, *y, dtype=None, estimator=estimator, **options)
+    else:
+        check_array(stand_in, dtype=None, estimator=estimator, input_name="X", **options)
+    if not get_config()["assume_finite"]:
+        for numbers in features.numbers():
+            _check_finite(estimator, numbers)
+    return (features, *y) if y else features
+
+
+def to_train_on(estimator, X: Any, *y: Any, **options: Any) -> Any:
+    """Return what :func:`validated` does, quick to read in every epoch."""
+    found = validated(estimator, X, *y, **options)
+    return (found[0].in_rows(), *found[1:]) if y else found.in_rows()
+
+
+def to_predict(estimator, X: Any) -> Features:
+    """Return the features of rows to predict, in the type of the fitted network."""
+    if _is_as_in_fit(estimator, X):  # what is left to validate of a common array
+        _check_finite(estimator, X)
+        return ArrayRows(X)
+    check_is_fitted(estimator)
+    return validated(estimator, X, dtypes=[estimator._network_dtype], reset=False)
+
+
+def _is_as_in_fit(estimator, X: Any) -> bool:
+    """Return whether X is an array in memory that the fitted network can read as it is."""
+    return (
+        type(X) is np.ndarray
+        and X.ndim == 2
+        and X.flags.c_contiguous
+        and estimator.__sklearn_is_fitted__()
+        and X.dtype == estimator._network_dtype
+        and len(X) > 0
+        and X.shape[1] == estimator.n_features_in_
+        and not hasattr(estimator, "feature_names_in_")
+        and not is_large_map(X)
+    )
+
+
+def _by_scikit_learn(
+    estimator, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
+) -> Any:
+    # numbers of another type are looked at once they are converted, which may make them infinite
+    is_known = getattr(X, "dtype", None) in dtypes and _is_surely_finite(X)
+    options["ensure_all_finite"] = False if is_known else estimator._ensure_all_finite
+    options |= {"accept_sparse": "csr", "order": "C"}
+    found = validate_data(estimator, X, *y, dtype=dtypes, reset=reset, **options)
+    array, *y = found if y else (found,)
+    # of arrays scikit-learn converts the order of bytes with the type, but not of DataFrames
+    features = features_of(array.astype(array.dtype.newbyteorder("="), copy=False))
+    return (features, *y) if y else features
+
+
+def _check_finite(estimator, numbers: np.ndarray) -> None:
+    """Refuse NaN, unless the estimator takes it, and infinity, in scikit-learn's words."""
+    if _is_surely_finite(numbers):
+        return
+    assert_all_finite(
+        numbers,
+        allow_nan=estimator._ensure_all_finite == "allow-nan",
+        estimator_name=type(estimator).__name__,
+        input_name="X",
+    )
+
+
+def _is_surely_finite(X: Any) -> bool:
+    """Return whether a large array is without NaN and infinity, because its sum is.
+
+    The sum is torch's, on its threads. Where it does not tell, scikit-learn has to look.
+    """
+    tensor = as_tensor(X)
+    if tensor is None or tensor.numel() < _MANY_NUMBERS or get_config()["assume_finite"]:
+        return False
+    return bool(tensor.sum().isfinite())
+
+
+def _where_it_is(X: Any, dtypes: list[type]) -> Features | None:
+    """Return features that are read where they are; None for what scikit-learn may copy."""
+    if is_large_map(X):
+        return MappedRows(Mapped(X, _chosen(dtypes, X.dtype)))
+    if math.prod(getattr(X, "shape", (0,))) < _MANY_NUMBERS:
+        return None
+    if type(X) in (np.ndarray, np.memmap):
+        # columns are contiguous, if not each other's neighbours
+        is_by_column = X.ndim == 2 and X.strides[0] == X.itemsize < X.strides[1]
+        if is_by_column and X.dtype.kind in "biuf":
+            return ColumnRows([np.asarray(X).T], _chosen(dtypes, X.dtype))
+        return None
+    columns = _columns_of(X)
+    # strided columns are those of an array in rows, which scikit-learn takes as it is
+    if columns is None or not all(column.flags.c_contiguous for column in columns):
+        return None
+    # as in scikit-learn, which knows the types of pandas' columns only
+    kinds = {column.dtype for column in columns}
+    given = np.result_type(*kinds) if _is_frame(X, "pandas") else None
+    return ColumnRows([column[np.newaxis] for column in columns], _chosen(dtypes, given))
+
+
+def _columns_of(X: Any) -> list[np.ndarray] | None:
+    """Return the columns of a frame of numbers, without a copy where the frame allows it."""
+    if _is_frame(X, "pandas"):
+        if all(isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in X.dtypes):
+            return [column.to_numpy() for _, column in X.items()]
+    elif _is_frame(X, "polars"):
+        boolean = sys.modules["polars"].Boolean
+        if all(kind.is_integer() or kind.is_float() or kind == boolean for kind in X.dtypes):
+            columns = [column.to_numpy() for column in X.get_columns()]
+            return columns if all(column.dtype.kind in "biuf" for column in columns) else None
+    return None
+
+
+def _is_frame(X: Any, library: str) -> bool:
+    # who has such a frame has imported its library
+    return library in sys.modules and isinstance(X, sys.modules[library].DataFrame)
+
+
+def _chosen(dtypes: list[type], given: np.dtype | None) -> np.dtype:
+    """Return the type in which numbers are read: their own, if it is one of some, or the first."""
+    return np.dtype(given if given in dtypes else dtypes[0])
