@@ -12,7 +12,7 @@ PACKAGE = ROOT / "sknn_deep"
 # Wings from the ground up. Each stands on the floors below it, and so do the files inside.
 WINGS = {
     "_sklearn": [{"_sklearn"}],
-    "_files": [{"atomic", "container", "values"}],
+    "_files": [{"atomic", "archive", "packing", "trusted_types"}],
     "_hardware": [{"threads", "memory_maps", "device"}, {"products", "pace"}],
     "_networks": [{"layers"}, {"flat"}, {"models", "stacked", "summary"}],
     "_engine": [
@@ -20,7 +20,7 @@ WINGS = {
         {"batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},
-        {"cuda_graph", "lbfgs"},
+        {"cuda_graph", "lbfgs", "optimizer_state"},
         {"engine"},
     ],
     "_training": [
@@ -32,14 +32,13 @@ WINGS = {
         {"stack"},
     ],
     "_estimators": [
-        {"fitted_state", "column_statistics", "code_statistics"},
+        {"fitted_state", "pickling", "column_statistics", "code_statistics"},
         {"base"},
         {"fused", "autoencoder"},
         {"supervised"},
         {"classifier", "regressor"},
     ],
     "callbacks": [{"callbacks"}],
-    "persistence": [{"persistence"}],
     "datasets": [{"datasets"}],
     "plotting": [
         {"_style", "_embedding_page"},
@@ -47,12 +46,13 @@ WINGS = {
         {"_embedding"},
     ],
     "model_selection": [
-        {"_trials"},
+        {"_trials", "_distributions"},
         {"_pipelines"},
         {"_evaluation"},
         {"_course"},
         {"_searches", "_cross_validate"},
     ],
+    "persistence": [{"persistence"}],
 }
 # The place of each file, from below: first its wing's, then its own.
 FLOOR_OF = {
@@ -61,7 +61,6 @@ FLOOR_OF = {
     for floor, names in enumerate(floors)
     for name in names
 }
-FLOOR_OF |= {"_files.state": (7, 0), "_files.skops_parts": (7, 0)}
 SOURCES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))

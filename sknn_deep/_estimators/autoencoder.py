@@ -27,6 +27,7 @@ from sknn_deep._estimators.code_statistics import (
     turn_to_principal_axes,
 )
 from sknn_deep._estimators.column_statistics import column_limits, column_means, limits
+from sknn_deep._estimators.fitted_state import AUTOENCODER_STATE
 from sknn_deep._hardware.device import numpy_dtype, torch_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
@@ -417,6 +418,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "beta": [Interval(Real, 0, None, closed="left")],
         "order_code": ["boolean"],
     }
+
+    _fitted_state: ClassVar = AUTOENCODER_STATE
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)

@@ -40,7 +40,8 @@ from sknn_deep._engine.solvers import (
     to_arrays,
     to_tensors,
 )
-from sknn_deep._estimators.fitted_state import Before
+from sknn_deep._estimators.fitted_state import FITTED_STATE, Before
+from sknn_deep._estimators.pickling import plain_state, restored_state
 from sknn_deep._hardware.device import (
     OutOfMemoryError,
     accepted_dtypes,
@@ -175,6 +176,9 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
         "callbacks": [list, tuple, None],
     }
+
+    # what a fit leaves behind
+    _fitted_state: ClassVar = FITTED_STATE
 
     # the attributes that are set where training data are validated
     _learned_from_data: ClassVar[tuple[str, ...]] = (
@@ -863,11 +867,10 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
         return getattr(self, "_optimizer_state", None)
 
     def __getstate__(self):
-        # an optimiser refers to the network's tensors: it pickles as arrays on the CPU
-        state = super().__getstate__().copy()
-        if state.pop("_optimizer", None) is not None:
-            state["_optimizer_state"] = self._get_optimizer_state()
-        return state
+        return plain_state(super().__getstate__(), self)
+
+    def __setstate__(self, state):
+        super().__setstate__(restored_state(state, self))
 
     def _planned_network(self, n_features, n_classes, n_outputs) -> tuple[dict[str, Any], str]:
         """Return configuration and output activation of the network that ``fit`` would make."""

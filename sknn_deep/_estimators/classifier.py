@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sknn_deep._engine.losses import Loss, classification_loss
+from sknn_deep._estimators.fitted_state import CLASSIFIER_STATE
 from sknn_deep._estimators.supervised import BaseDeepEnsemble, log_mean_exp, mean
 from sknn_deep._hardware.products import is_narrow
 from sknn_deep._sklearn import Interval, StrOptions, check_partial_fit_first_call, fit_context
@@ -325,6 +326,8 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepEnsemble):
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
+
+    _fitted_state: ClassVar = CLASSIFIER_STATE
 
     _learned_from_data: ClassVar[tuple[str, ...]] = (
         *BaseDeepEnsemble._learned_from_data, "classes_", "_label_binarizer",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sknn_deep._engine.samples import dense
 from sknn_deep._estimators.base import BaseDeepNetwork
-from sknn_deep._estimators.fitted_state import Before
+from sknn_deep._estimators.fitted_state import SUPERVISED_STATE, Before
 from sknn_deep._estimators.fused import Job, fit_jobs
 from sknn_deep._hardware.device import accepted_dtypes, resolve_device, torch_dtype
 from sknn_deep._networks.flat import Linear, Network
@@ -183,6 +183,8 @@ class BaseDeepEnsemble(BaseDeepMLP):
         **BaseDeepMLP._parameter_constraints,
         "n_networks": [Interval(Integral, 1, None, closed="left")],
     }
+
+    _fitted_state: ClassVar = SUPERVISED_STATE
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "estimators_") or super().__sklearn_is_fitted__()
