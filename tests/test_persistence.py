@@ -945,8 +945,17 @@ FORGERIES = {
     "losses of text": (put("history_", [{"train_loss": "x"}]), "rows with numbers"),
     "a loss of 400 digits": (put("history_", [{"train_loss": 10**400}]), "rows with numbers"),
     "ragged table": (
-        put("history_", {"packed as": "table", "keys": ["a"], "values": [[1], [1, 2]]}),
-        "argument 2 is longer",
+        put(
+            "history_",
+            {
+                "packed as": "table",
+                "keys": ["a"],
+                "values": [[1]],
+                "layouts": [["a"]],
+                "rows": np.zeros(2, int),
+            },
+        ),
+        "StopIteration",
     ),
     "lists without end": (
         put("history_", {"packed as": "lists", "lengths": np.array([2**60]), "values": [1]}),

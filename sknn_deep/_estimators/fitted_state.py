@@ -18,7 +18,7 @@ from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.layers import Dropout
 from sknn_deep._networks.models import Autoencoder
-from sknn_deep._training.progress import Progress
+from sknn_deep._training.progress import Progress, are_epochs
 
 # What ``sklearn.callback`` sets when a fit begins, and takes away when it is left.
 _CALLBACK_STATE = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
@@ -145,16 +145,6 @@ def _is_binarizer(value: Any) -> bool:
     )
 
 
-def _is_history(value: Any) -> bool:
-    losses = ("train_loss", "valid_loss")
-    return value is None or all(
-        isinstance(row, dict)
-        and isinstance(row.get("batches", []), list)
-        and all(is_number(row.get(name, 0.0)) for name in losses)
-        for row in value
-    )
-
-
 def _is_output_config(value: Any) -> bool:
     containers = ("default", "pandas", "polars", None)
     is_named = isinstance(value, dict) and value.keys() <= {"transform"}
@@ -189,7 +179,9 @@ FITTED_STATE: dict[str, Entry] = {
     "t_": Entry(*_COUNT),
     "n_layers_": Entry(*_COUNT),
     "interrupted_": Entry(_is(bool), "True or False"),
-    "history_": Entry(_is_history, "rows with numbers as losses, or None"),
+    "history_": Entry(
+        lambda value: value is None or are_epochs(value), "rows with numbers as losses, or None"
+    ),
     "module_": Entry(_is(Network), "a network"),
     "_progress": Entry(_is(Progress), "the progress of a training"),
     "_fixed": Entry(_is(dict), "the parameters that may not change between calls"),

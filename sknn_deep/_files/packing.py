@@ -93,10 +93,23 @@ def _pack_alike(values: list, inner: Callable[[Any, Any], Any]) -> dict[str, Any
         lengths = np.array([len(value) for value in values])
         items = [item for value in values for item in value]
         return {_KIND: "lists", "lengths": lengths, "values": inner(items, "items")}
-    if cls is dict and values[0] and len(set(map(tuple, values))) == 1 and _are_keys(values[0]):
-        columns = [inner([row[key] for row in values], key) for key in values[0]]
-        return {_KIND: "table", "keys": list(values[0]), "values": columns}
-    return None
+    return _pack_rows(values, inner) if cls is dict else None
+
+
+def _pack_rows(rows: list[dict], inner: Callable[[Any, Any], Any]) -> dict[str, Any] | None:
+    """Return dicts column by column, if few combinations of names come up among their keys."""
+    layouts: dict[tuple, int] = {}
+    numbers = [layouts.setdefault(tuple(row), len(layouts)) for row in rows]
+    keys = list(dict.fromkeys(key for layout in layouts for key in layout))
+    if len(layouts) > _SHORT or () in layouts or not all(type(key) is str for key in keys):
+        return None
+    return {
+        _KIND: "table",
+        "layouts": list(layouts),
+        "rows": np.array(numbers),
+        "keys": keys,
+        "values": [inner([row[key] for row in rows if key in row], key) for key in keys],
+    }
 
 
 def _are_keys(keys: Iterable[Any]) -> bool:
@@ -139,12 +152,13 @@ def _unpack_kind(kind: str, packed: dict[str, Any], strict: bool) -> Any:
         return _unpack_array(kind, packed["values"])
     values = unpack(packed["values"], strict=strict)
     if kind in _DICTS:
-        return _DICTS[kind](zip(packed["keys"], values, strict=True))
+        return _DICTS[kind](dict(zip(packed["keys"], values, strict=True)))  # not to be counted
     if kind in _SETS:
         return _SETS[kind](values)
     if kind == "table":
-        rows = zip(*values, strict=True)
-        return [dict(zip(packed["keys"], row, strict=True)) for row in rows]
+        columns = dict(zip(packed["keys"], map(iter, values), strict=True))
+        layouts = [packed["layouts"][number] for number in packed["rows"].tolist()]
+        return [{key: next(columns[key]) for key in layout} for layout in layouts]
     if kind == "lists":
         items, lengths = iter(values), packed["lengths"].tolist()
         lists = [list(islice(items, n)) for n in lengths]

@@ -177,6 +177,9 @@ def read_state(path: str) -> dict[str, Any]:
         if not isinstance(packed, dict):
             raise ValueError(f"it holds a {type(packed).__name__}.")
         return _checked(unpack(packed, strict=True))
+    except archive.UntrustedError as error:
+        other = ValueError("it is another file, such as a saved estimator.")
+        raise ValueError(_unreadable(path, other)) from error
     except OSError:
         raise
     except Exception as error:

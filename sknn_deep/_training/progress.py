@@ -110,3 +110,14 @@ class Progress:
 
     def _count(self, without_improvement: bool) -> None:
         self.no_improvement_count = self.no_improvement_count + 1 if without_improvement else 0
+
+
+def are_epochs(rows: list[dict[str, Any]]) -> bool:
+    """Return whether rows can be a history; callbacks record in it what they like."""
+    losses = ("train_loss", "valid_loss")
+    return all(
+        isinstance(row, dict)
+        and isinstance(row.get("batches"), list)
+        and all(is_number(row.get(name, 0.0)) for name in losses)
+        for row in rows
+    )

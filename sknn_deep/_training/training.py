@@ -35,7 +35,7 @@ from sknn_deep._hardware.device import is_out_of_memory
 from sknn_deep._networks.flat import Network
 from sknn_deep._training.checkpoint import CheckpointFile
 from sknn_deep._training.interruption import is_one_of_many
-from sknn_deep._training.progress import Progress
+from sknn_deep._training.progress import Progress, are_epochs
 from sknn_deep._training.skorch_net import Net, record_batch
 
 # Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
@@ -292,6 +292,8 @@ class Training:
         check_generator(state["random_state"])
         if not (type(state["n_steps"]) is int and state["n_steps"] >= 0):
             raise ValueError(f"{state['n_steps']!r} is no number of steps.")
+        if not are_epochs(state["history"]):
+            raise ValueError("its history is none of epochs.")
         self.network.restore(state["network"])
         for param, requires_grad in zip(
             self.network.parameters(), state["requires_grad"], strict=True
