@@ -3,7 +3,6 @@
 import hashlib
 import os
 import secrets
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +12,6 @@ try:
     import fcntl
 except ImportError:  # Windows, which removes no file that is open
     fcntl = None
-
-# A file without content may be one that another process has just made and not locked yet.
-_SECONDS_TO_LOCK = 60
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
@@ -55,10 +51,7 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
 
 def _write_and_replace(temporary: Path, target: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
-        with open(temporary, "x+b") as file:  # with the permissions that the process gives files
-            if fcntl is not None:
-                with suppress(OSError):  # a file system without locks
-                    fcntl.flock(file, fcntl.LOCK_EX)
+        with _new_locked_file(temporary) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -69,6 +62,18 @@ def _write_and_replace(temporary: Path, target: Path, write: Callable[[BinaryIO]
     except BaseException:
         temporary.unlink(missing_ok=True)  # it has moved already if Ctrl-C came late
         raise
+
+
+def _new_locked_file(path: Path) -> BinaryIO:
+    """Make a file that :func:`remove_orphans` leaves alone as long as it is open."""
+    while True:
+        file = open(path, "x+b")  # with the permissions that the process gives new files
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists():
+            return file
+        file.close()  # taken for an orphan before it was locked
 
 
 def _replace(temporary: Path, target: Path) -> None:
@@ -90,9 +95,7 @@ def remove_orphans(path: str | os.PathLike) -> None:
                 continue
             with open(temporary, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                about = os.fstat(file.fileno())
-                if about.st_size or time.time() - about.st_mtime > _SECONDS_TO_LOCK:
-                    temporary.unlink()
+                temporary.unlink()
 
 
 def _prefix(target: Path) -> str:
