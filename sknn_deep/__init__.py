@@ -4,9 +4,10 @@ from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.classifier import DeepMLPClassifier
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._networks.summary import summary
-from sknn_deep.persistence import load, save
+from sknn_deep.persistence import TRUSTED_TYPES, load, save
 
 __all__ = [
+    "TRUSTED_TYPES",
     "AutoencoderTransformer",
     "DeepMLPClassifier",
     "DeepMLPRegressor",

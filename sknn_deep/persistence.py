@@ -1,73 +1,72 @@
-"""Fitted estimators in files that hold no code: one file, numbers in safetensors, the rest JSON."""
+"""Estimators in files that hold no code, by skops."""
 
+import importlib
 import os
-import stat
-from collections.abc import Iterable
-from typing import Any
+import types
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.frozen import FrozenEstimator
-from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils.metadata_routing import MetadataRequest
 
+from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
-from sknn_deep._files import container as _container
-from sknn_deep._files import skops_parts as _skops_parts
-from sknn_deep._files.atomic import atomic_write
-from sknn_deep._files.state import (
-    make_estimator,
-    make_network,
-    parameters_and_state,
-    progress_fields,
+from sknn_deep._estimators.classifier import DeepMLPClassifier
+from sknn_deep._estimators.fitted_state import check_fitted_state
+from sknn_deep._estimators.regressor import DeepMLPRegressor
+from sknn_deep._files import archive
+from sknn_deep._files.atomic import atomic_write, remove_orphans
+from sknn_deep._files.trusted_types import HARMLESS, OBJECT, name_of
+from sknn_deep.model_selection._searches import FusedGridSearchCV, FusedRandomizedSearchCV
+
+__all__ = ["TRUSTED_TYPES", "load", "save"]
+
+_OURS = (
+    DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer, FusedGridSearchCV,
+    FusedRandomizedSearchCV,
+)  # fmt: skip
+_LOADERS = {**dict.fromkeys(map(name_of, _OURS), OBJECT), **HARMLESS}
+
+#: Types that :func:`load` trusts beyond skops' own; pass them to ``skops.io.load`` and to MLflow.
+TRUSTED_TYPES: list[str] = list(_LOADERS)
+
+# What skops writes without end.
+_CIRCLE = (
+    "a part refers to itself, such as an estimator of scikit-learn on which set_fit_request was "
+    "called, or a discrete distribution of SciPy in a search of scikit-learn. Save it without."
 )
-from sknn_deep._files.values import Decoder, Encoder, check, check_keys, check_list
-from sknn_deep._networks.flat import Network
-from sknn_deep._training.progress import Progress
-
-__all__ = ["load", "save"]
-
-
-_BINARIZER_FIELDS = {"classes_", "sparse_input_", "y_type_"}
-# What to do about a parameter whose value holds code.
-_REMEDIES = {
-    "callbacks": "set_params(callbacks=None) before saving, and pass them again after loading",
-    "scoring": "pass the name of a scorer, or set_params(scoring=None) before saving",
-    "solver": "pass the name of a solver, or a class of torch.optim itself",
-    "init_from": "pass a fitted AutoencoderTransformer, or set_params(init_from=None): the weights "
-    "that were taken over are saved anyway",
-}
 
 
 def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
-    """Save an estimator in one file that holds no code.
+    """Save an estimator in a file that holds no code.
 
-    The file is a safetensors container [1]_: weights, states of optimisers and other arrays are
-    its tensors, and what else there is to know is JSON in its header. It is written whole or
-    not at all: an error leaves the file that was there before.
+    The file is what ``skops.io.dump`` writes [1]_: a zip archive of JSON and NumPy arrays. It is
+    written whole or not at all: an error leaves the file that was there before.
 
     Parameters
     ----------
     estimator : estimator
         A :class:`DeepMLPClassifier`, :class:`DeepMLPRegressor` or
-        :class:`AutoencoderTransformer`, fitted or not; or an estimator of scikit-learn, alone or
-        around some of ours: a ``Pipeline``, ``ColumnTransformer``, ``GridSearchCV``, or a fused
-        search. What is scikit-learn's is stored by skops [2]_, which has to be installed.
+        :class:`AutoencoderTransformer`, fitted or not; or any estimator of scikit-learn's kind,
+        alone or around some of ours: a pipeline, a search, a ``ColumnTransformer``.
 
     path : str or path-like
-        Where to write, by convention with the suffix ".safetensors".
+        Where to write, by convention with the suffix ".skops".
+
+    Warns
+    -----
+    UserWarning
+        If :func:`load` will ask to trust further types, such as classes of your own, skorch's
+        callbacks or scikit-learn's trees. The message lists them.
 
     Raises
     ------
     TypeError
-        If a parameter or a part holds code (a callback, a function, a class of your own), or
-        another type that no file can hold. The message names it.
+        If a part can be in no file, such as a lambda. The message names it.
 
     ValueError
         If a parameter is invalid, or weights are not finite.
-
-    ImportError
-        If a part is scikit-learn's and skops is not installed.
 
     See Also
     --------
@@ -78,13 +77,10 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     A loaded estimator predicts the same bits, and goes on with ``partial_fit`` or
     ``warm_start=True`` as the saved one would have: the state of the optimiser, of a
     ``RandomState`` given as ``random_state`` and of the stopping rule are in the file.
-    Attributes that you have added are not: save refuses them. A ``RandomState`` that several
-    estimators share comes back as one for each.
 
     References
     ----------
-    .. [1] https://huggingface.co/docs/safetensors
-    .. [2] https://skops.readthedocs.io
+    .. [1] https://skops.readthedocs.io
 
     Examples
     --------
@@ -94,7 +90,7 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
     >>> classifier = sknn_deep.DeepMLPClassifier(learning_rate="one_cycle").fit(X, y)
-    >>> path = Path(tempfile.mkdtemp(), "iris.safetensors")
+    >>> path = Path(tempfile.mkdtemp(), "iris.skops")
     >>> sknn_deep.save(classifier, path)
     >>> loaded = sknn_deep.load(path)
     >>> bool((loaded.predict_proba(X) == classifier.predict_proba(X)).all())
@@ -102,24 +98,45 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     """
     if not isinstance(estimator, BaseEstimator):
         raise TypeError(f"save takes an estimator, got {estimator!r}; save it in another way.")
-    document, tensors = _Writer().take_apart(estimator)
-    atomic_write(path, lambda file: _container.write(file, document, tensors))
+    name = type(estimator).__name__
+    try:
+        _check(estimator)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be saved: {error}") from error
+    untrusted: list[str] = []
+
+    def write(file: BinaryIO) -> None:
+        try:
+            untrusted.extend(_dump(estimator, file))
+        except Exception as error:
+            if isinstance(error, OSError | MemoryError):
+                raise
+            reason = _CIRCLE if isinstance(error, RecursionError) else error
+            raise TypeError(f"{name} cannot be saved: {reason}") from error
+
+    remove_orphans(path)
+    atomic_write(path, write)
+    if untrusted:
+        warnings.warn(
+            f"Loading {os.fspath(path)!r} will ask to trust further types. If you know what they "
+            f"do, load it with trusted={untrusted}.",
+            stacklevel=2,
+        )
 
 
 def load(path: str | os.PathLike, *, trusted: Iterable[str | type] = ()) -> BaseEstimator:
-    """Load an estimator that :func:`save` has written.
+    """Load an estimator that :func:`save` or ``skops.io.dump`` has written.
 
-    Nothing in the file is executed: classes are looked up in a list of this package's own,
-    parts of scikit-learn are read by skops, and pickle is never used. Networks are loaded onto
-    the CPU; the next fit moves them to ``device``.
+    Nothing in the file is executed: skops makes objects only of types that are trusted, by their
+    names. Networks are loaded onto the CPU; the next fit moves them to ``device``.
 
     Parameters
     ----------
     path : str or path-like
 
     trusted : iterable of str or type, default=()
-        Types that skops does not trust by itself, but you do: with their code and with
-        whatever the file may hold of them.
+        Types that are not in ``sknn_deep.TRUSTED_TYPES``, but that you trust: with their code,
+        and with whatever the file may hold of them.
 
     Returns
     -------
@@ -128,14 +145,11 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str | type] = ()) -> Base
     Raises
     ------
     ValueError
-        If the file is damaged or forged, was written by a newer release, or holds a type
-        that is not trusted. The message says which.
+        If the path is no regular file, or the file is damaged, forged, or holds a type that is
+        not trusted. The message says which.
 
     OSError
         If the file is not there, or cannot be read.
-
-    ImportError
-        If the file has a part of scikit-learn's and skops is not installed.
 
     See Also
     --------
@@ -146,228 +160,94 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str | type] = ()) -> Base
     >>> import tempfile
     >>> from pathlib import Path
     >>> import sknn_deep
-    >>> path = Path(tempfile.mkdtemp(), "network.safetensors")
+    >>> path = Path(tempfile.mkdtemp(), "network.skops")
     >>> sknn_deep.save(sknn_deep.DeepMLPRegressor(hidden_layer_sizes=(64, 64)), path)
     >>> sknn_deep.load(path)
     DeepMLPRegressor(hidden_layer_sizes=(64, 64))
     """
     if isinstance(trusted, str | bool):
         raise TypeError(f"trusted must list types or their names, got {trusted!r}.")
-    trusted = list(trusted)
     try:
-        with open(path, "rb") as file:
-            about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise ValueError("it is no regular file.")
-            content = _container.read_file(file, about.st_size)
-        return _put_together(*content, trusted)
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} cannot be loaded: {error}") from error
-
-
-def loads(data: bytes, trusted: list[str | type]) -> BaseEstimator:
-    """Return the estimator that a file's content stands for; as :func:`load`."""
-    return _put_together(*_container.read(data), trusted)
-
-
-def _put_together(
-    document: dict[str, Any], tensors: dict[str, np.ndarray], trusted: list[str | type]
-) -> BaseEstimator:
-    try:
-        return _Reader(tensors, trusted).put_together(document)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply.") from error
-
-
-class _Writer:
-    """Takes an estimator apart: into a document and tensors."""
-
-    def __init__(self):
-        self._encoder = Encoder(self._encode_other)
-        self._entries: list[dict[str, Any]] = []
-        self._numbers: dict[int, int] = {}
-        self._n_begun = 0
-
-    def take_apart(self, estimator: BaseEstimator) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return the document and the tensors that stand for an estimator."""
-        if isinstance(estimator, BaseDeepNetwork):
-            root = {"estimator": self._number_of(estimator)}
-        else:
-            blob = _skops_parts.dump(estimator, self._number_of, type(estimator).__name__)
-            root = {"skops": "skops"}
-            self._encoder.tensors["skops"] = np.frombuffer(blob, np.uint8)
-        document = {"written_by": _version(), "estimators": self._entries, "root": root}
-        return document, self._encoder.tensors
-
-    def _number_of(self, estimator: Any) -> int | None:
-        """Return the number of one of our estimators, taken apart before or now."""
-        if not isinstance(estimator, BaseDeepNetwork):
-            return None
-        if id(estimator) not in self._numbers:
-            where = type(estimator).__name__
-            parameters, state = parameters_and_state(estimator, where)
-            prefix = str(self._n_begun)
-            self._n_begun += 1
-            # those that it refers to come first
-            entry = {
-                "class": where,
-                "parameters": self._encode_items(parameters, prefix, where),
-                "state": self._encode_items(state, prefix, where),
-            }
-            self._numbers[id(estimator)] = len(self._entries)
-            self._entries.append(entry)
-        return self._numbers[id(estimator)]
-
-    def _encode_items(self, items: dict[str, Any], prefix: str, where: str) -> dict[str, Any]:
-        encoded = {}
-        for name, value in items.items():
-            try:
-                encoded[name] = self._encode_item(name, value, prefix)
-            except TypeError as error:
-                remedy = _REMEDIES.get(name, "set it to what a file can hold")
-                raise TypeError(f"{where} cannot be saved: {error}; {remedy}.") from error
-        return encoded
-
-    def _encode_item(self, name: str, value: Any, prefix: str) -> Any:
-        """Return JSON for a parameter or an attribute; only these refer to other estimators."""
-        if name == "estimators_":
-            return [{"estimator": self._number_of(network)} for network in value]
-        if isinstance(value, BaseDeepNetwork):
-            return {"estimator": self._number_of(value)}
-        if type(value) is FrozenEstimator and isinstance(value.estimator, BaseDeepNetwork):
-            return {"frozen": self._number_of(value.estimator)}
-        return self._encoder.encode(value, f"{prefix}.{name}")
-
-    def _encode_other(self, value: Any, name: str) -> tuple[str, Any] | None:
-        """Encode what parameters and attributes of ours may hold beside plain values."""
-        encode = self._encoder.encode
-        if isinstance(value, Network):
-            arrays = {key: tensor.cpu().numpy() for key, tensor in value.learned().items()}
-            return "network", {
-                "class": type(value).__name__,
-                "config": encode(value.config, f"{name}.config"),
-                "arrays": {key: encode(array, f"{name}.{key}") for key, array in arrays.items()},
-            }
-        if isinstance(value, Progress):
-            fields = progress_fields()
-            return "progress", {key: encode(getattr(value, key), f"{name}.{key}") for key in fields}
-        if isinstance(value, LabelBinarizer):
-            return "binarizer", {
-                key: encode(getattr(value, key), f"{name}.{key}") for key in _BINARIZER_FIELDS
-            }
-        if isinstance(value, MetadataRequest):
-            return "requests", _skops_parts.encode_requests(value)
-        return None
-
-
-class _Reader:
-    """Puts an estimator together again from a document and tensors."""
-
-    def __init__(self, tensors: dict[str, np.ndarray], trusted: list[str | type]):
-        self._decoder = Decoder(tensors, self._decode_other)
-        self._trusted = trusted
-        self._entries: list[Any] = []
-        self._estimators: dict[int, BaseDeepNetwork] = {}
-        self._n_before = 0
-
-    def put_together(self, document: dict[str, Any]) -> BaseEstimator:
-        """Return the estimator that a document and the tensors stand for."""
-        if list(document) == ["checkpoint"]:
+        archive.check_regular(path)
+        estimator = archive.read(path, _LOADERS, trusted)
+        if not isinstance(estimator, BaseEstimator):
             raise ValueError(
-                "it is the checkpoint of a training: the call of fit that wrote it, with "
-                "TrainingCheckpoint, goes on from it."
+                f"it holds a {type(estimator).__name__} and no estimator. The checkpoint of a "
+                "training is read by the fit that wrote it."
             )
-        check_keys(document, {"written_by", "estimators", "root"}, "its document")
-        check(isinstance(document["written_by"], str), "its writer", document["written_by"], "text")
-        self._entries = check_list(document["estimators"], "its estimators")
-        self._n_before = len(self._entries)
-        root = document["root"]
-        is_root = isinstance(root, dict) and list(root) in (["estimator"], ["skops"])
-        check(is_root, "its root", root, "one of our estimators or a part of scikit-learn's")
-        ((kind, content),) = root.items()
-        if kind == "estimator":
-            estimator = self._estimator(content, "its root")
-        else:
-            blob = self._decoder.array(content, "its root")
-            check(blob.dtype == np.uint8, "its root", blob.dtype, "a tensor of bytes")
-            where = "its part of scikit-learn's"
-            estimator = _skops_parts.load(blob.tobytes(), self._estimator, self._trusted, where)
-        unused = sorted(set(range(len(self._entries))) - set(self._estimators))
-        check(not unused, "it", unused, "without estimators that nothing refers to")
-        unused = sorted(self._decoder.unused)
-        check(not unused, "it", unused, "without tensors that belong nowhere")
-        return estimator
-
-    def _estimator(self, number: Any, where: str) -> BaseDeepNetwork:
-        """Return an estimator, made where it is first referred to."""
-        is_known = type(number) is int and 0 <= number < self._n_before
-        check(is_known, where, number, "the number of an estimator before it")
-        if number not in self._estimators:
-            n_before, self._n_before = self._n_before, number
-            self._estimators[number] = self._make(self._entries[number], f"its estimator {number}")
-            self._n_before = n_before
-        return self._estimators[number]
-
-    def _make(self, entry: Any, where: str) -> BaseDeepNetwork:
-        check_keys(entry, {"class", "parameters", "state"}, where)
-        for key in ("parameters", "state"):
-            check(isinstance(entry[key], dict), where, entry[key], "values by name")
-        parameters, state = (
-            {
-                name: self._decode_item(name, coded, f"{where}.{name}")
-                for name, coded in entry[key].items()
-            }
-            for key in ("parameters", "state")
-        )
-        return make_estimator(entry["class"], parameters, state, where)
-
-    def _decode_item(self, name: str, coded: Any, where: str) -> Any:
-        """Undo :meth:`_Writer._encode_item`."""
-        if name == "estimators_":
-            return self._decode_networks(coded, where)
-        kind = next(iter(coded)) if isinstance(coded, dict) and len(coded) == 1 else None
-        if kind == "estimator":
-            return self._estimator(coded[kind], where)
-        if kind == "frozen":
-            return FrozenEstimator(self._estimator(coded[kind], where))
-        return self._decoder.decode(coded, where)
-
-    def _decode_networks(self, coded: Any, where: str) -> list[BaseDeepNetwork]:
-        for reference in check_list(coded, where):
-            check_keys(reference, {"estimator"}, where)
-        networks = [self._estimator(reference["estimator"], where) for reference in coded]
-        check(len(set(map(id, networks))) == len(networks), where, coded, "each network once")
-        return networks
-
-    def _decode_items(self, items: Any, where: str) -> dict[str, Any]:
-        check(isinstance(items, dict), where, items, "values by name")
-        return {
-            name: self._decoder.decode(coded, f"{where}.{name}") for name, coded in items.items()
-        }
-
-    def _decode_other(self, kind: str, content: Any, where: str) -> Any:
-        if kind == "requests":
-            return _skops_parts.decode_requests(content, where)
-        if kind == "network":
-            check_keys(content, {"class", "config", "arrays"}, where)
-            arrays = self._decode_items(content["arrays"], where)
-            is_arrays = all(isinstance(array, np.ndarray) for array in arrays.values())
-            check(is_arrays, where, arrays, "a network of arrays")
-            config = self._decoder.decode(content["config"], where)
-            return make_network(content["class"], config, arrays, where)
-        if kind == "progress":
-            fields = self._decode_items(content, where)
-            unknown = set(fields) - set(progress_fields())
-            check(not unknown, where, unknown, "without fields that no progress has")
-            return Progress(**fields)
-        check(kind == "binarizer", where, kind, "a kind of value")
-        check_keys(content, _BINARIZER_FIELDS, where)
-        binarizer = LabelBinarizer()
-        vars(binarizer).update(self._decode_items(content, where))
-        return binarizer
+        _check(estimator)
+    except ValueError as error:
+        remedy = ""
+        if isinstance(error, archive.UntrustedError):
+            remedy = " If you know who made the file, and these types, pass them as trusted=[...]."
+        raise ValueError(f"{os.fspath(path)!r} cannot be loaded: {error}{remedy}") from error
+    return estimator
 
 
-def _version() -> str:
-    from importlib.metadata import version
+def _check(estimator: BaseEstimator) -> None:
+    """Raise a ValueError if a network, or a random generator, among the parts is not valid."""
+    try:
+        for part in _parts(estimator):
+            if isinstance(part, BaseDeepNetwork):
+                check_fitted_state(part)
+            elif isinstance(part, np.random.RandomState):
+                archive.check_generator(part.get_state(legacy=False))
+            elif isinstance(part, dict):
+                _check_keys(part)
+    except ValueError:
+        raise
+    except Exception as error:  # a check has met what it does not expect, in a forged file
+        raise ValueError(f"it is not valid: {error!r}") from error
 
-    return version("sknn_deep")
+
+def _check_keys(part: dict[Any, Any]) -> None:
+    """Raise a ValueError if a dict has keys that skops, by way of JSON, would not restore."""
+    is_known = all(
+        isinstance(key, str | int | float | np.number) and not isinstance(key, bool) for key in part
+    )
+    if not is_known or len(set(map(str, part))) < len(part):
+        raise ValueError(f"it has a dict with the keys {list(part)!r}, which no file can hold.")
+
+
+def _parts(estimator: BaseEstimator) -> Iterator[Any]:
+    """Yield an estimator and, once each, all that it holds."""
+    waiting: list[Any] = [estimator]
+    seen: dict[int, Any] = {}  # kept alive, so that no other takes an id
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen or isinstance(part, str | type | types.FunctionType | types.ModuleType):
+            continue
+        seen[id(part)] = part
+        yield part
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, list | tuple | set | frozenset):
+            waiting += part
+        elif isinstance(part, np.ndarray) and part.dtype == object:
+            waiting += part.ravel().tolist()
+        elif isinstance(part, BaseDeepNetwork):
+            waiting.append(part.__getstate__())
+        elif hasattr(part, "__dict__"):
+            waiting.append(vars(part))
+
+
+def _dump(estimator: BaseEstimator, file: BinaryIO) -> list[str]:
+    """Write an estimator, and return the types that loading it will ask for."""
+    import skops.io
+
+    skops.io.dump(estimator, file)
+    file.seek(0)
+    untrusted = set(skops.io.get_untrusted_types(file=file)) - _LOADERS.keys()
+    for name in untrusted:
+        if not _is_found(name):
+            raise TypeError(f"{name} is not found under this name, so it could not be loaded.")
+    return sorted(untrusted)
+
+
+def _is_found(name: str) -> bool:
+    """Return whether skops will find what it knows by a name."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), attribute)
+    except ImportError:  # the module of a method is its class
+        return "." in module and _is_found(module)

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "sknn_deep"
 # Wings from the ground up. Each stands on the floors below it, and so do the files inside.
 WINGS = {
     "_sklearn": [{"_sklearn"}],
-    "_files": [{"atomic", "container", "values"}],
+    "_files": [{"atomic", "archive", "packing", "trusted_types"}],
     "_hardware": [{"threads", "memory_maps", "device"}, {"products", "pace"}],
     "_networks": [{"layers"}, {"flat"}, {"models", "stacked", "summary"}],
     "_engine": [
@@ -21,7 +21,7 @@ WINGS = {
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},
-        {"cuda_graph", "lbfgs"},
+        {"cuda_graph", "lbfgs", "optimizer_state"},
         {"engine"},
     ],
     "_training": [
@@ -35,9 +35,10 @@ WINGS = {
         {"stack"},
     ],
     "_estimators": [
-        {"call", "callback_parameter", "fitted_state", "column_statistics", "code_statistics"}
+        {"call", "callback_parameter", "column_statistics", "code_statistics", "pickling"}
+        | {"rollback"}
         | {"held_out_rows", "rows", "target_scale"},
-        {"parameters"},
+        {"parameters", "fitted_state"},
         {"hooks"},
         {"jobs", "memory_advice", "optimizer", "held_out"},
         {"fitting"},
@@ -47,7 +48,6 @@ WINGS = {
         {"classifier", "regressor"},
     ],
     "callbacks": [{"callbacks"}],
-    "persistence": [{"persistence"}],
     "datasets": [{"datasets"}],
     "plotting": [
         {"_style"},
@@ -56,12 +56,13 @@ WINGS = {
         {"_embedding", "_loss_curve", "_reconstruction", "_search_surface", "_weights"},
     ],
     "model_selection": [
-        {"_trials"},
+        {"_trials", "_distributions"},
         {"_pipelines"},
         {"_evaluation"},
         {"_course"},
         {"_searches", "_cross_validate"},
     ],
+    "persistence": [{"persistence"}],
 }
 # The place of each file, from below: first its wing's, then its own.
 FLOOR_OF = {
@@ -70,7 +71,6 @@ FLOOR_OF = {
     for floor, names in enumerate(floors)
     for name in names
 }
-FLOOR_OF |= {"_files.state": (7, 0), "_files.skops_parts": (7, 0)}
 SOURCES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))

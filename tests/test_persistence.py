@@ -1,42 +1,50 @@
 """Saving and loading: the same bits come back and go on; what is no such file is refused."""
 
-import hashlib
 import io
 import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import time
 import tracemalloc
 import zipfile
-from itertools import product
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import safetensors.numpy
+import skops.io
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import loguniform, randint
 from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.callback import ProgressBar
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.ensemble import VotingClassifier
+from sklearn.feature_selection import SelectKBest
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import accuracy_score, get_scorer, make_scorer
-from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, ShuffleSplit
+from sklearn.impute import SimpleImputer
+from sklearn.metrics import fbeta_score, make_scorer
+from sklearn.model_selection import (
+    GridSearchCV,
+    RandomizedSearchCV,
+    ShuffleSplit,
+    TunedThresholdClassifierCV,
+)
 from sklearn.neighbors import KNeighborsTransformer
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
+    KBinsDiscretizer,
     LabelBinarizer,
     MinMaxScaler,
     OneHotEncoder,
+    SplineTransformer,
     StandardScaler,
 )
 from sklearn.tree import DecisionTreeClassifier
@@ -45,9 +53,14 @@ from skorch.callbacks import Callback, EpochScoring
 from torch import nn
 
 import sknn_deep
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, load, save
-from sknn_deep._files import container, skops_parts
-from sknn_deep._files.values import Decoder, Encoder
+from sknn_deep import (
+    TRUSTED_TYPES,
+    AutoencoderTransformer,
+    DeepMLPClassifier,
+    DeepMLPRegressor,
+    load,
+    save,
+)
 from sknn_deep._training.progress import Progress
 from sknn_deep.model_selection import FusedGridSearchCV, FusedRandomizedSearchCV
 
@@ -58,7 +71,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The total space of parameters"),
 ]
 
-DATA = Path(__file__).parent / "data"
 QUICK = {"hidden_layer_sizes": (6, 5), "max_iter": 3, "random_state": 0}
 TINY = {"hidden_layer_sizes": (2,), "max_iter": 2, "random_state": 0}
 
@@ -67,13 +79,9 @@ LABELS = (X[:, 0] > X[:, 1]).astype(int)
 TARGET = X[:, 0] * 2 - X[:, 1]
 
 
-class Classifier(DeepMLPClassifier):
-    """A class that no file may name."""
-
-
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "estimator.safetensors"
+    return tmp_path / "estimator.skops"
 
 
 def reloaded(estimator, path, **options):
@@ -202,12 +210,17 @@ def test_everything_comes_back_to_the_last_bit(name, path):
     assert_same(clone(estimator), clone(loaded))
 
 
-@pytest.mark.parametrize("name", FITTED)
-def test_the_same_estimator_gives_the_same_bytes(name, path, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["classifier, adamw", "regressor, ensemble", "autoencoder, salt and pepper"]
+)
+def test_skops_itself_writes_and_reads_the_same(name, path):
     cls, params, y = FITTED[name]
     estimator = cls(**{**QUICK, **params}).fit(X, y)
-    save(reloaded(estimator, path), tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        skops.io.dump(estimator, path, compression=compression)
+        assert skops.io.get_untrusted_types(file=path) == [f"{cls.__module__}.{cls.__name__}"]
+        assert_same(estimator, skops.io.load(path, trusted=TRUSTED_TYPES))
+        assert_same(estimator, load(path))
 
 
 @pytest.mark.parametrize("cls", [DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer])
@@ -235,7 +248,7 @@ def test_an_unfitted_estimator_comes_back_unfitted(cls, path):
 def test_labels_of_every_type_come_back(labels, path):
     classifier = DeepMLPClassifier(**QUICK).fit(X, labels[LABELS])
     loaded = reloaded(classifier, path)
-    assert loaded.classes_.dtype == classifier.classes_.dtype.newbyteorder("=")
+    assert loaded.classes_.dtype == classifier.classes_.dtype
     assert_array_equal(loaded.classes_, classifier.classes_)
     assert loaded.predict(X).tolist() == classifier.predict(X).tolist()
     assert loaded.score(X, labels[LABELS]) == classifier.score(X, labels[LABELS])
@@ -251,33 +264,34 @@ def test_names_of_features_come_back(path):
         loaded.transform(frame.rename(columns={"a": "c"}))
 
 
-def test_many_names_are_not_in_the_header(path):
-    frame = pd.DataFrame(np.tile(X, 100), columns=[f"feature {i} \N{SNOWMAN}" for i in range(400)])
-    ensemble = DeepMLPClassifier(**QUICK, n_networks=3).fit(frame, LABELS)
-    assert_same(ensemble, reloaded(ensemble, path))
-    assert int.from_bytes(path.read_bytes()[:8], "little") < 20_000
-
-
-@pytest.mark.parametrize("dtype", [object, "<U5", ">U3"])
-def test_strings_of_every_kind_come_back(dtype):
-    strings = np.array(["", "ab", "\N{SNOWMAN}\N{GRINNING FACE}", "\ud800", "\0a"] * 20, dtype)
-    encoder = Encoder(lambda value, name: None)
-    coded = encoder.encode(strings.reshape(2, -1), "name")
-    assert encoder.tensors
-    decoded = Decoder(encoder.tensors, lambda *args: None).decode(coded, "it")
-    assert decoded.dtype == strings.dtype.newbyteorder("<")
-    assert decoded.tolist() == strings.reshape(2, -1).tolist()
+@pytest.mark.parametrize("cls", [bool, np.bool_, float, str])
+def test_class_weights_with_keys_of_every_type_come_back(cls, path):
+    weights = {cls(0): 0.5, cls(1): 2.0}
+    loaded = reloaded(DeepMLPClassifier(class_weight=weights), path)
+    assert_same(loaded.class_weight, weights)
+    assert [type(key) for key in loaded.class_weight] == [cls, cls]
 
 
 def test_requests_for_metadata_come_back(path):
     with config_context(enable_metadata_routing=True):
         regressor = DeepMLPRegressor(**QUICK).set_fit_request(sample_weight="weight", X_val=False)
-        assert_same(regressor, reloaded(regressor, path))
-        pipeline = make_pipeline(StandardScaler().set_fit_request(sample_weight=True), regressor)
-        loaded = reloaded(pipeline, path)
-        for step, own in zip(pipeline, loaded, strict=True):
-            routing, own_routing = (part.get_metadata_routing() for part in (step, own))
-            assert own_routing._serialize() == routing._serialize()
+        pipeline = make_pipeline(StandardScaler(), regressor)
+        for loaded in (reloaded(regressor, path), reloaded(pipeline, path)[-1]):
+            assert_same(regressor, loaded)
+            assert loaded._metadata_request.owner is loaded
+
+
+def test_a_generator_that_estimators_share_stays_one(path):
+    generator = np.random.RandomState(0)
+    estimators = [DeepMLPRegressor(random_state=generator) for _ in range(2)]
+    loaded = reloaded(make_pipeline(*estimators), path)
+    assert loaded[0].random_state is loaded[1].random_state
+
+
+def test_attributes_of_the_users_come_back(path):
+    estimator = DeepMLPClassifier(**QUICK).fit(X, LABELS)
+    estimator.note = {"by": "me", "rows": X}
+    assert_same(reloaded(estimator, path).note, estimator.note)
 
 
 def test_a_source_of_weights_comes_back_once(path):
@@ -321,9 +335,10 @@ def test_the_history_of_batches_comes_back(path):
     loaded = reloaded(classifier, path)
     assert_same(classifier, loaded)
     assert len(loaded.history_[:, "batches", :, "train_loss"][3]) == 40
-    # numbers are tensors, whatever the length of the training
-    header = int.from_bytes(path.read_bytes()[:8], "little")
-    assert header < 30_000
+    # numbers are in few arrays, whatever the length of the training
+    with zipfile.ZipFile(path) as archive:
+        assert len(archive.namelist()) < 80
+        assert archive.getinfo("schema.json").file_size < 100_000
 
 
 # What goes on
@@ -427,14 +442,32 @@ HOLDERS = {
         "passthrough",
         network(),
     ),
+    "imputer, selection, bins": lambda: make_pipeline(
+        SimpleImputer(),
+        SelectKBest(k=3),
+        KBinsDiscretizer(quantile_method="averaged_inverted_cdf"),
+        network(),
+    ),
+    "calibrated": lambda: CalibratedClassifierCV(network(), cv=2),
+    "calibrated, isotonic": lambda: CalibratedClassifierCV(network(), method="isotonic", cv=2),
+    "threshold": lambda: TunedThresholdClassifierCV(network(), cv=2, scoring="f1"),
     "grid": lambda: GridSearchCV(network(), GRID, cv=2),
     "grid of pipelines": lambda: GridSearchCV(
         make_pipeline(StandardScaler(), network()), {"deepmlpclassifier__alpha": [0.1]}, cv=2
     ),
+    "grid with a scorer": lambda: GridSearchCV(
+        network(), GRID, cv=2, scoring=make_scorer(fbeta_score, beta=2)
+    ),
+    "grid of given splits": lambda: GridSearchCV(
+        network(), GRID, cv=[(np.arange(20), np.arange(20, 40))]
+    ),
     "random": lambda: RandomizedSearchCV(
-        network(), RANDOM, n_iter=2, cv=ShuffleSplit(2, random_state=0), random_state=0
+        network(), GRID, n_iter=2, cv=ShuffleSplit(2, random_state=0), random_state=0
     ),
     "fused grid": lambda: FusedGridSearchCV(network(), GRID, cv=2, scoring="accuracy"),
+    "fused grid of optimisers": lambda: FusedGridSearchCV(
+        network(), {"solver": ["adam", torch.optim.AdamW]}, cv=2
+    ),
     "fused grid of networks": lambda: FusedGridSearchCV(
         make_pipeline(StandardScaler(), network()),
         {"deepmlpclassifier": [network(), network(alpha=1.0)]},
@@ -442,15 +475,12 @@ HOLDERS = {
     ),
     "fused random": lambda: FusedRandomizedSearchCV(
         network(),
-        RANDOM,
-        n_iter=2,
+        [RANDOM, GRID],
+        n_iter=3,
         cv=2,
         scoring=["accuracy", "roc_auc"],
         refit="roc_auc",
         random_state=np.random.RandomState(0),
-    ),
-    "grid of given splits": lambda: GridSearchCV(
-        network(), GRID, cv=[(np.arange(20), np.arange(20, 40))]
     ),
     "voting": lambda: VotingClassifier(
         [("a", network()), ("b", network(alpha=1.0))], voting="soft"
@@ -463,6 +493,8 @@ HOLDERS = {
 
 @pytest.mark.parametrize("name", HOLDERS)
 def test_what_holds_networks_comes_back(name, path):
+    unfitted = HOLDERS[name]()
+    assert without_addresses(reloaded(unfitted, path)) == without_addresses(unfitted)
     estimator = HOLDERS[name]().fit(X, LABELS)
     loaded = reloaded(estimator, path)
     one, other = output(estimator), output(loaded)
@@ -473,6 +505,20 @@ def test_what_holds_networks_comes_back(name, path):
         assert repr(loaded.cv_results_) == repr(estimator.cv_results_)
         assert loaded.score(X, LABELS) == estimator.score(X, LABELS)
     clone(loaded).fit(X, LABELS)
+
+
+def without_addresses(estimator):
+    return re.sub(r" at 0x\w+", "", repr(estimator))
+
+
+def test_distributions_come_back(path):
+    search = FusedRandomizedSearchCV(network(), RANDOM, n_iter=4, random_state=0, cv=2)
+    pickled = pickle.loads(pickle.dumps(search))
+    for twin in (pickled, reloaded(search, path)):
+        assert twin.param_distributions["max_iter"].args == (1, 4)
+        drawn = [each.fit(X, LABELS).cv_results_["param_alpha"].tolist() for each in (search, twin)]
+        assert drawn[0] == drawn[1]
+    assert search.param_distributions["max_iter"].args == (1, 4)  # its own stay
 
 
 def test_saving_leaves_what_is_saved_as_it_was(path):
@@ -493,11 +539,29 @@ def test_columns_come_back(path):
     assert_same(output(pipeline, FRAME), output(reloaded(pipeline, path), FRAME))
 
 
-def test_an_unfitted_pipeline_comes_back(path):
-    pipeline = make_pipeline(StandardScaler(), network())
-    loaded = reloaded(pipeline, path)
-    assert repr(loaded) == repr(pipeline)
-    assert_same(output(loaded.fit(X, LABELS)), output(pipeline.fit(X, LABELS)))
+@pytest.mark.filterwarnings("ignore:Loading .* will ask to trust further types")
+def test_skrub_comes_back_or_tells_what_to_trust(path):
+    skrub = pytest.importorskip("skrub")
+    pipeline = make_pipeline(skrub.TableVectorizer(), network()).fit(FRAME, LABELS)
+    save(pipeline, path)
+    trusted = set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES)
+    assert_same(output(pipeline, FRAME), output(load(path, trusted=trusted), FRAME))
+
+
+def test_mlflow_keeps_and_loads_models(path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(path.parent)
+    mlflow.set_tracking_uri(f"sqlite:///{path.parent / 'mlflow.db'}")
+    pipeline = make_pipeline(StandardScaler(), network()).fit(X, LABELS)
+    for estimator in (pipeline, pipeline[-1], HOLDERS["fused grid"]().fit(X, LABELS)):
+        info = mlflow.sklearn.log_model(
+            estimator,
+            name="model",
+            serialization_format="skops",
+            skops_trusted_types=TRUSTED_TYPES,
+            pip_requirements=["scikit-learn"],
+        )
+        assert_same(output(estimator), output(mlflow.sklearn.load_model(info.model_uri)))
 
 
 def test_one_network_in_two_places_stays_one(path):
@@ -507,7 +571,7 @@ def test_one_network_in_two_places_stays_one(path):
 
 
 class Twice(TransformerMixin, BaseEstimator):
-    """A transformer that skops cannot know."""
+    """A transformer that nobody trusts."""
 
     def fit(self, X, y=None):
         self.is_fitted_ = True
@@ -517,25 +581,44 @@ class Twice(TransformerMixin, BaseEstimator):
         return X * 2
 
 
-def test_types_that_skops_does_not_know_need_trust(path):
-    pipeline = make_pipeline(Twice(), network()).fit(X, LABELS)
-    save(pipeline, path)
-    with pytest.raises(
-        ValueError, match=r"types that are not trusted: \['test_persistence.Twice'\]"
-    ):
-        load(path)
-    for trusted in (["test_persistence.Twice"], (Twice,)):
-        assert_same(output(pipeline), output(load(path, trusted=trusted)))
+class Classifier(DeepMLPClassifier):
+    """A class derived from one of ours."""
 
 
-def test_trees_need_trust(path):
-    voting = VotingClassifier([("a", network()), ("b", DecisionTreeClassifier())])
-    save(voting.fit(X, LABELS), path)
-    with pytest.raises(ValueError, match=re.escape("pass trusted=['sklearn.tree._tree.Tree']")):
+UNTRUSTED = {
+    "of the user": (lambda: make_pipeline(Twice(), network()), {Twice}),
+    "derived": (lambda: Classifier(**TINY), {Classifier}),
+    "tree": (
+        lambda: VotingClassifier([("a", network()), ("b", DecisionTreeClassifier())]),
+        {"sklearn.tree._tree.Tree"},
+    ),
+    "spline": (
+        lambda: make_pipeline(SplineTransformer(), network()),
+        {"scipy.interpolate._bsplines.BSpline"},
+    ),
+    "callback": (lambda: network(callbacks=[Recorder()]), {Recorder}),
+}
+
+
+@pytest.mark.parametrize("name", UNTRUSTED)
+def test_saving_tells_which_types_loading_will_ask_for(name, path):
+    make, expected = UNTRUSTED[name]
+    estimator = make().fit(X, LABELS)
+    with pytest.warns(UserWarning, match="will ask to trust further types") as told:
+        save(estimator, path)
+    trusted = eval(str(told[0].message).partition("trusted=")[2].rstrip("."))
+    names = {t if isinstance(t, str) else f"{t.__module__}.{t.__name__}" for t in expected}
+    assert names <= set(trusted)
+    with pytest.raises(ValueError, match=re.escape(sorted(names)[0])) as refused:
         load(path)
-    assert_array_equal(
-        load(path, trusted=["sklearn.tree._tree.Tree"]).predict(X), voting.predict(X)
-    )
+    assert "pass them as trusted=[...]" in str(refused.value)
+    assert_array_equal(load(path, trusted=trusted).predict(X), estimator.predict(X))
+
+
+def test_types_may_be_trusted_as_they_are(path):
+    with pytest.warns(UserWarning, match="Twice"):
+        save(Twice().fit(X), path)
+    assert_array_equal(load(path, trusted=(Twice,)).transform(X), 2 * X)
 
 
 @pytest.mark.parametrize("trusted", [True, "sklearn.tree._tree.Tree"])
@@ -544,86 +627,62 @@ def test_trust_is_a_list(trusted, path):
         load(path, trusted=trusted)
 
 
-def test_without_skops_the_error_says_how_to_get_it(path, monkeypatch):
-    save(make_pipeline(StandardScaler(), network()), path)
-    monkeypatch.setitem(sys.modules, "skops", None)
-    monkeypatch.setitem(sys.modules, "skops.io", None)
-    message = re.escape("not installed: pip install 'sknn_deep[skops]'")
-    with pytest.raises(ImportError, match=message):
-        load(path)
-    with pytest.raises(ImportError, match=message):
-        save(make_pipeline(StandardScaler(), network()), path)
-    assert_same(network(), reloaded(network(), path))  # which needs none
+def test_every_trusted_type_is_there():
+    # the names of private ones are another release's to change
+    missing = [name for name in TRUSTED_TYPES if not sknn_deep.persistence._is_found(name)]
+    assert not missing
+    assert len(set(TRUSTED_TYPES)) == len(TRUSTED_TYPES)
 
 
 # What is refused when saving
 
 
-def _explode(estimator, X, y):
-    raise AssertionError("never called")
-
-
 @pytest.mark.parametrize(
-    ("params", "message"),
+    ("make", "message"),
     [
-        ({"callbacks": [EpochScoring("accuracy")]}, r"callbacks.*set_params\(callbacks=None\)"),
-        ({"scoring": _explode}, "scoring=.*pass the name of a scorer"),
-        ({"scoring": get_scorer("accuracy")}, "scoring=.*pass the name of a scorer"),
-        ({"solver": type("Own", (torch.optim.SGD,), {})}, "solver=.*pass the name of a solver"),
-        ({"init_from": MinMaxScaler()}, "init_from=.*set_params.init_from=None"),
-        ({"solver_params": {"lr_lambda": len}}, "solver_params.lr_lambda=.*what a file can hold"),
-        ({"dropout": pd.Series([0.1])}, "'dropout' parameter"),
-        ({"hidden_layer_sizes": pd.Series([3])}, "hidden_layer_sizes=.*what a file can hold"),
-        ({"hidden_layer_sizes": np.array([2 + 1j])}, "type complex128"),
-        ({"random_state": np.random.RandomState(np.random.PCG64(0))}, "only MT19937"),
-        ({"alpha": -1.0}, "'alpha' parameter"),
+        (lambda: network(scoring=lambda estimator, X, y: 0.0), "<lambda> is not found"),
+        (lambda: network(callbacks=[(i for i in ())]), "generator"),
+        (lambda: network(solver_params={"lock": (i for i in ())}), "generator"),
+        (lambda: network(alpha=-1.0), "'alpha' parameter"),
+        (lambda: network(dropout=pd.Series([0.1])), "'dropout' parameter"),
+        (
+            lambda: make_pipeline(FunctionTransformer(kw_args={True: 1}), network()),
+            r"a dict with the keys \[True\]",
+        ),
+        (
+            lambda: RandomizedSearchCV(network(), RANDOM),
+            "a part refers to itself, such as .* a discrete distribution of SciPy",
+        ),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    ids=["lambda", "generator", "option", "alpha", "dropout", "keys", "distribution"],
 )
-def test_what_no_file_can_hold_is_named(params, message, path):
+def test_what_no_file_can_hold_is_named(make, message, path):
     path.write_bytes(b"before")
-    with pytest.raises((TypeError, ValueError), match=f"(?s){message}"):
-        save(DeepMLPClassifier(**params), path)
+    with pytest.raises((TypeError, ValueError), match=f"(?s) cannot be saved: .*{message}"):
+        save(make(), path)
     assert os.listdir(path.parent) == [path.name]
     assert path.read_bytes() == b"before"
 
 
-def test_an_array_much_wider_than_its_strings_is_refused(path):
-    classifier = DeepMLPClassifier(**TINY).fit(X, np.array(["a", "b"])[LABELS])
-    classifier.classes_ = classifier.classes_.astype("<U600000")
-    with pytest.raises(TypeError, match="wider than its strings"):
-        save(classifier, path)
+def test_requests_for_metadata_of_others_are_refused(path):
+    with config_context(enable_metadata_routing=True):
+        scaler = StandardScaler().set_fit_request(sample_weight=True)
+        with pytest.raises(TypeError, match="on which set_fit_request was called"):
+            save(make_pipeline(scaler, network()), path)
 
 
-def test_estimators_among_the_options_of_a_solver_are_refused(path):
-    with pytest.raises(TypeError, match="solver_params.a=.*what a file can hold"):
-        save(DeepMLPClassifier(solver_params={"a": AutoencoderTransformer()}), path)
-
-
-def test_scikit_learn_callbacks_are_refused(path):
-    with pytest.raises(
-        TypeError, match=re.escape("call set_callbacks() without any before saving")
-    ):
-        save(DeepMLPClassifier().set_callbacks(ProgressBar()), path)
-    save(DeepMLPClassifier().set_callbacks(ProgressBar()).set_callbacks(), path)
-
-
-def test_subclasses_are_refused(path):
-    with pytest.raises(TypeError, match="of the class Classifier, which derives from one of"):
-        save(Classifier(), path)
-
-
-def test_attributes_of_the_users_are_refused(path):
+@pytest.mark.parametrize("name", ["predict", "_engine"])
+def test_attributes_in_the_place_of_ours_are_refused(name, path):
     estimator = DeepMLPClassifier()
-    estimator.note = "mine"
-    with pytest.raises(ValueError, match=r"none of DeepMLPClassifier's: \['note'\].*Delete them"):
+    setattr(estimator, name, "mine")
+    with pytest.raises(ValueError, match=f"{name} is no attribute of a DeepMLPClassifier; delete"):
         save(estimator, path)
 
 
 def test_weights_that_are_no_numbers_are_refused(path):
     regressor = DeepMLPRegressor(**QUICK).fit(X, TARGET)
     regressor.module_.flat[3] = np.nan
-    with pytest.raises(ValueError, match="module_.layers.0.weight should be finite"):
+    with pytest.raises(ValueError, match="module_ has weights that are not finite"):
         save(regressor, path)
 
 
@@ -631,30 +690,6 @@ def test_weights_that_are_no_numbers_are_refused(path):
 def test_only_estimators_are_saved(value, path):
     with pytest.raises(TypeError, match="save takes an estimator"):
         save(value, path)
-
-
-def test_what_skops_does_not_store_is_an_error(path):
-    pipeline = make_pipeline(FunctionTransformer(kw_args={"lock": (i for i in ())}), network())
-    with pytest.raises(TypeError, match="Pipeline has a part that skops does not store"):
-        save(pipeline, path)
-
-
-def test_own_scorers_need_trust(path):
-    search = GridSearchCV(
-        network(), GRID, cv=2, scoring=make_scorer(accuracy_score, normalize=False)
-    )
-    save(search.fit(X, LABELS), path)
-    with pytest.raises(ValueError, match="sklearn.metrics._scorer._Scorer"):
-        load(path)
-
-
-def test_too_long_a_document_is_refused(path):
-    names = [f"{'name' * 30}{i}" for i in range(10_000)]
-    classifier = DeepMLPClassifier(**TINY).fit(X, LABELS)
-    classifier.solver_params = {"names": names}
-    with pytest.raises(ValueError, match="more than the 1048576 that a file may have"):
-        save(classifier, path)
-    assert not path.exists()
 
 
 def test_a_disk_that_is_full_leaves_the_file_that_was_there(path, monkeypatch):
@@ -672,53 +707,36 @@ def test_a_disk_that_is_full_leaves_the_file_that_was_there(path, monkeypatch):
     assert os.listdir(path.parent) == [path.name]
 
 
-# Files of older and newer releases
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.InconsistentVersionWarning")
-@pytest.mark.parametrize(
-    "file", sorted(DATA.glob("format_*.safetensors")), ids=lambda file: file.stem
-)
-def test_files_of_older_releases_are_read(file):
-    recorded = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    assert_allclose(output(load(file), np.array(recorded["rows"])), recorded["output"], rtol=1e-6)
-
-
-def test_there_are_files_of_all_kinds_and_formats():
-    kinds = ("autoencoder", "classifier", "pipeline", "regressor")
-    expected = {f"format_1_{kind}" for kind in kinds}
-    assert {file.stem for file in DATA.glob("format_*.safetensors")} == expected
-
-
-def test_a_newer_format_is_refused(path):
+@pytest.mark.skipif(sys.platform == "win32", reason="it kills")
+def test_the_next_save_removes_what_a_killed_one_has_left(path):
+    pid = os.fork()
+    if pid == 0:  # dies in the midst of writing, its file half written
+        os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+        save(network(), path)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    (orphan,) = os.listdir(path.parent)
+    assert orphan.endswith(".tmp")
     save(network(), path)
-    path.write_bytes(forged(path.read_bytes(), lambda document: {**document, "format": 2}))
-    with pytest.raises(
-        ValueError, match="written in format 2 by sknn_deep 0.*install a newer sknn_deep"
-    ):
-        load(path)
+    assert os.listdir(path.parent) == [path.name]
 
 
 # What is refused when loading
 
 
-def forged(data, change_document=None, change_header=None, change_tensors=None):
-    """Return a file's content with changes, and a checksum that is right."""
-    length = int.from_bytes(data[:8], "little")
-    header, tensors = json.loads(data[8 : 8 + length]), data[8 + length :]
-    document = json.loads(header["__metadata__"]["sknn_deep"])
-    if change_document is not None:
-        document = change_document(document)
-    if isinstance(document, dict):
-        document = {**document, "sha256": "0" * 64}
-    header["__metadata__"]["sknn_deep"] = json.dumps(document)
-    if change_header is not None:
-        header = change_header(header)
-    if change_tensors is not None:
-        tensors = change_tensors(tensors)
-    text = json.dumps(header).encode()
-    data = len(text).to_bytes(8, "little") + text + tensors
-    return data.replace(b"0" * 64, hashlib.sha256(data).hexdigest().encode(), 1)
+def refusal(data, path):
+    """Return why a file with this content is refused, having taken little time and memory."""
+    path.write_bytes(data)
+    start = time.process_time()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=re.escape(f"{str(path)!r} cannot be loaded: ")) as no:
+            load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - start < 3, "seconds, traced"
+    assert peak < 2**26 + 50 * len(data), "bytes"
+    return str(no.value).partition(" cannot be loaded: ")[2]
 
 
 @pytest.fixture(scope="module")
@@ -727,44 +745,23 @@ def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "file"
     contents = {}
     for name, estimator in {
-        "classifier": DeepMLPClassifier(**TINY, early_stopping=True, validation_fraction=0.3),
-        "regressor": DeepMLPRegressor(**TINY, normalization="batch", solver="sgd"),
-        "generator": DeepMLPRegressor(
-            hidden_layer_sizes=(2,), random_state=np.random.RandomState(0)
-        ),
-        "autoencoder": AutoencoderTransformer(1, **TINY, noise=0.1),
-        "pipeline": make_pipeline(MinMaxScaler(), network()),
+        "classifier": DeepMLPClassifier(**TINY).fit(X, LABELS),
+        "pipeline": HOLDERS["imputer, selection, bins"]().fit(X, LABELS),
+        "unfitted": AutoencoderTransformer(),
     }.items():
-        save(estimator if name == "generator" else estimator.fit(X, LABELS), path)
+        save(estimator, path)
         contents[name] = path.read_bytes()
     return contents
 
 
-def refusal(data, path):
-    """Return why a file with this content is refused."""
-    path.write_bytes(data)
-    start = time.process_time()
-    with pytest.raises(ValueError, match="cannot be loaded") as refused:
-        load(path)
-    assert time.process_time() - start < 1, "seconds"
-    return str(refused.value)
+class Touch:
+    """Makes a file when it is unpickled."""
 
+    def __init__(self, path):
+        self.path = path
 
-def test_a_forgery_that_changes_nothing_is_read(saved, path):
-    for data in saved.values():
-        path.write_bytes(forged(data))
-        load(path)
-
-
-def _pickle():
-    return pickle.dumps(network().fit(X, LABELS))
-
-
-def _zip():
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("schema.json", "{}")
-    return buffer.getvalue()
+    def __reduce__(self):
+        return Path.touch, (self.path,)
 
 
 def _torch():
@@ -774,507 +771,260 @@ def _torch():
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "too short"),
-        (b"1234567", "too short"),
-        (b"\xff" * 64, "announce a header of 18446744073709551615 bytes"),
-        ((10**9).to_bytes(8, "little") + b"{}", "announce a header"),
-        (b"\2\0\0\0\0\0\0\0{}", "no metadata 'sknn_deep'"),
-        (b"\2\0\0\0\0\0\0\0[]", "no metadata 'sknn_deep'"),
-        (b"\2\0\0\0\0\0\0\0\xff\xff", "header is no JSON"),
-        ((5000).to_bytes(8, "little") + b"[" * 5000, "nested too deeply"),
-        ((5000).to_bytes(8, "little") + b'{"a":' * 1000, "nested too deeply|no JSON"),
-        ((5000).to_bytes(8, "little") + b"9" * 5000, "no JSON"),
-        (safetensors.numpy.save({"a": np.zeros(3)}), "sknn_deep.save did not write it"),
-        (safetensors.numpy.save({"a": np.zeros(3)}, {"sknn_deep": "NaN"}), "holds NaN"),
-        (safetensors.numpy.save({"a": np.zeros(3)}, {"sknn_deep": "[1]"}), "no JSON object"),
-        (
-            safetensors.numpy.save({"a": np.zeros(3)}, {"sknn_deep": "{}"}),
-            "format should be a number",
-        ),
-        (safetensors.numpy.save({"a": np.zeros(3)}, {"sknn_deep": '{"format":1}'}), "no checksum"),
-        (_pickle, "announce a header"),
-        (_zip, "announce a header|too short"),
-        (_torch, "announce a header"),
-    ],
-    ids=lambda value: "" if isinstance(value, bytes) else str(getattr(value, "__name__", value)),
+    "content",
+    [b"", b"PK", b"\xff" * 64, b"PK\5\6" + bytes(18), _torch],
+    ids=["empty", "short", "bytes", "empty archive", "torch"],
 )
-def test_what_is_no_such_file_is_refused(content, reason, path):
-    assert re.search(reason, refusal(content() if callable(content) else content, path))
+def test_what_is_no_such_file_is_refused(content, path):
+    reason = refusal(content() if callable(content) else content, path)
+    assert "damaged, or no file of skops" in reason
 
 
-def test_a_pickle_is_never_unpickled(path):
-    class Bomb:
-        def __reduce__(self):
-            return os.mkdir, (str(path) + ".exploded",)
-
-    for content in (pickle.dumps(Bomb()), pickle.dumps([Bomb()] * 3, protocol=0)):
-        refusal(content, path)
+@pytest.mark.parametrize("dump", [pickle.dump, joblib.dump])
+def test_a_pickle_is_never_unpickled(dump, path):
     buffer = io.BytesIO()
-    joblib.dump(Bomb(), buffer)
+    dump(Touch(path.with_name("touched")), buffer)
     refusal(buffer.getvalue(), path)
-    assert not os.path.exists(str(path) + ".exploded")
+    assert not path.with_name("touched").exists()
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError, IsADirectoryError, PermissionError])
-def test_errors_of_the_system_stay_themselves(error, path, tmp_path):
-    if error is IsADirectoryError:
-        path = tmp_path
-    elif error is PermissionError:
-        path.write_bytes(b"")
-        path.chmod(0)
-        if os.access(path, os.R_OK):
-            pytest.skip("this user may read everything")
-    with pytest.raises(error):
+def test_errors_of_the_system_stay_themselves(path):
+    with pytest.raises(FileNotFoundError):
         load(path)
+    path.write_bytes(b"")
+    path.chmod(0)
+    if not os.access(path, os.R_OK):  # root may read everything
+        with pytest.raises(PermissionError):
+            load(path)
 
 
-def test_what_is_no_regular_file_is_refused():
-    with pytest.raises(ValueError, match="no regular file"):
-        load(os.devnull)
+@pytest.mark.parametrize("kind", ["directory", "pipe", "device"])
+def test_what_is_no_regular_file_is_refused_at_once(kind, path):
+    if kind == "pipe":
+        os.mkfifo(path)  # opening it would wait for a writer
+    else:
+        path = path.parent if kind == "directory" else os.devnull
+    with pytest.raises(ValueError, match=re.escape(f"{str(path)!r} cannot be loaded: it is ")):
+        load(path)
+    with pytest.raises((ValueError, IsADirectoryError), match=re.escape(repr(str(path)))):
+        save(network(), path)
 
 
 def test_a_large_file_of_another_kind_is_not_read(path):
     with path.open("wb") as file:
-        file.write(_pickle())
+        file.write(pickle.dumps(network()))
         file.truncate(2**40)  # takes no place on the disk
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="no safetensors file"):
+        with pytest.raises(ValueError, match="no file of skops"):
             load(path)
         assert tracemalloc.get_traced_memory()[1] < 1e8, "bytes"
     finally:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", ["classifier", "autoencoder"])
-def test_every_truncation_is_refused(name, saved):
-    data = saved[name]
-    assert len(data) < 6000
-    for length in range(len(data)):
-        with pytest.raises(ValueError, match=r"\w"):
-            sknn_deep.persistence.loads(data[:length], [])
+def test_every_truncation_is_refused(saved, path):
+    data = saved["classifier"]
+    for length in {*range(0, len(data), 1000), *range(len(data) - 300, len(data))}:
+        path.write_bytes(data[:length])
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            load(path)
 
 
-@pytest.mark.parametrize("name", ["classifier", "autoencoder"])
-def test_every_byte_that_is_flipped_is_found(name, saved):
-    data = saved[name]
-    for position, mask in product(range(len(data)), (0xFF, 0x01, 0x20)):
+@pytest.mark.parametrize("mask", [0xFF, 0x01])
+def test_a_flipped_byte_is_found_or_means_nothing(mask, saved, path):
+    """A date of a member, which nobody reads, may change."""
+    data, n_refused = saved["classifier"], 0
+    path.write_bytes(data)
+    expected, last = load(path).__getstate__(), len(data) - 4000  # the archive's directory
+    positions = [*range(0, last, 997), *range(last, len(data), 7)]
+    for position in positions:
         flipped = bytearray(data)
         flipped[position] ^= mask
-        with pytest.raises(ValueError, match=r"\w"):
-            sknn_deep.persistence.loads(bytes(flipped), [])
+        path.write_bytes(flipped)
+        try:
+            assert_same(load(path).__getstate__(), expected)
+        except ValueError as error:
+            assert "cannot be loaded" in str(error)  # noqa: PT017
+            n_refused += 1
+    assert n_refused > 0.5 * len(positions)
 
 
-def test_bytes_behind_the_end_are_refused(saved, path):
-    assert "damaged" in refusal(saved["classifier"] + b"\0", path)
+# Forged estimators
 
 
-def _entry(document, key):
-    return document["estimators"][0][key]
+def forged(estimator, change):
+    """Return the content of a file with the changed state of an estimator."""
+    cls, state = type(estimator), dict(estimator.__getstate__())
+    change(state)
+    members = {"__module__": cls.__module__, "__getstate__": lambda self: state}
+    return skops.io.dumps(type(cls.__name__, (), members)())
 
 
-def _with(key, name, value):
-    """Return what sets a value of the first estimator of a document."""
+def put(*path_and_value):
+    """Return what sets a value at a place of a nested state."""
+    *path, last, value = path_and_value
 
-    def change(document):
-        _entry(document, key)[name] = value
-        return document
-
-    return change
-
-
-def _config(**changes):
-    def change(document):
-        config = _entry(document, "state")["module_"]["network"]["config"]["dict"]
-        for pair in config:
-            pair[1] = changes.get(pair[0], pair[1])
-        return document
-
-    return change
-
-
-def _progress(**changes):
-    def change(document):
-        _entry(document, "state")["_progress"]["progress"].update(changes)
-        return document
+    def change(state):
+        for key in path:
+            state[key] = state[key].copy()
+            state = state[key]
+        state[last] = value
 
     return change
 
 
-def _without(key, name):
-    def change(document):
-        del _entry(document, key)[name]
-        return document
+def drop(name):
+    return lambda state: state.pop(name)
+
+
+def moment(name, value):
+    """Return what changes what the optimiser keeps of the only parameter."""
+
+    def change(state):
+        kept = state["_optimizer_state"]["state"]["values"][0]
+        kept[name] = value
+        if value is None:
+            del kept[name]
 
     return change
 
 
-def _root(**root):
-    return lambda document: {**document, **root}
+def option(name, value):
+    return lambda state: state["_optimizer_state"]["param_groups"][0].update({name: value})
 
 
-def _strings(dtype, items):
-    return {"strings": {"dtype": dtype, "shape": [len(items)], "items": items}}
+def generator_at(position):
+    """Return a generator that would read its next numbers from beyond its memory."""
+    generator = np.random.RandomState(0)
+    state = generator.get_state(legacy=False)
+    state["state"]["pos"] = position
+    generator.set_state(state)
+    return generator
 
 
-ANOTHER = {"class": "DeepMLPRegressor", "parameters": {}, "state": {}}
-HUGE = {"tuple": [4, 10**12, 1]}
+CONFIG = ("module_", "config")
 FORGERIES = {
-    "another class": (
-        _root(estimators=[{"class": "os.system", "parameters": {}, "state": {}}]),
-        "one of",
+    "a method": (put("predict", 1), "predict is no attribute"),
+    "a private method": (put("_make_optimizer", 1), "_make_optimizer is no attribute"),
+    "parameter": (put("alpha", "much"), "'alpha' parameter"),
+    "no inputs": (drop("n_features_in_"), "n_features_in_.*are missing"),
+    "no progress": (drop("_progress"), "_progress"),
+    "no labels": (drop("classes_"), "classes_.* are missing"),
+    "unsorted labels": (put("classes_", np.array([1, 0])), "sorted vector of labels"),
+    "mixed labels": (put("classes_", np.array(["b", 1], dtype=object)), "sorted vector of labels"),
+    "too many labels": (put("classes_", np.arange(3)), "other classes"),
+    "labels of the binarizer": (put("_label_binarizer", "y_type_", "x"), "a fitted LabelBinarizer"),
+    "class weights": (put("_class_weights", np.ones(3)), "not one for each class"),
+    "absurd layers": (put(*CONFIG, "layer_units", (4, 10**12, 1)), "more weights than"),
+    "overflowing layers": (
+        put(*CONFIG, "layer_units", tuple(np.array([4, 2**14, 2**14, 1], np.int16))),
+        "more weights than",
     ),
-    "no estimators": (_root(estimators=3), "a list"),
-    "no such estimator": (_root(root={"estimator": 7}), "the number of an estimator"),
-    "estimator by truth": (_root(root={"estimator": True}), "the number of an estimator"),
-    "itself": (
-        _root(estimators=[{**ANOTHER, "parameters": {"init_from": {"estimator": 0}}}]),
-        "the number of an estimator before it",
+    "endless layers": (put(*CONFIG, "layer_units", (1,) * 10_000), "more weights than|Index"),
+    "negative layers": (put(*CONFIG, "layer_units", (4, -2, 1)), "at least one unit"),
+    "fractions of units": (put(*CONFIG, "layer_units", (4, 2.0, 1)), "TypeError"),
+    "other layers": (put(*CONFIG, "layer_units", (4, 1, 1)), "do not fit"),
+    "no activation": (put(*CONFIG, "activations", ("eval",)), "KeyError"),
+    "dropout": (put(*CONFIG, "dropout", (1.5,)), "no rate"),
+    "no normalization": (put(*CONFIG, "normalization", "batch"), "do not fit"),
+    "another type": (put(*CONFIG, "dtype", "float32"), "do not fit"),
+    "another class of network": (put("module_", "class", "Network"), "KeyError"),
+    "not finite": (
+        put("module_", "arrays", "layers.0.bias", np.array([np.nan, 0])),
+        "not finite",
     ),
-    "endless chain": (
-        _root(
-            estimators=[ANOTHER]
-            + [{**ANOTHER, "parameters": {"init_from": {"frozen": i}}} for i in range(5000)],
-            root={"estimator": 5000},
-        ),
-        "nested too deeply",
-    ),
-    "an estimator for nobody": (
-        _root(estimators=[ANOTHER, ANOTHER]),
-        "without estimators that nothing refers to, got .1.",
-    ),
-    "one network twice": (
-        _root(
-            estimators=[ANOTHER, {**ANOTHER, "state": {"estimators_": [{"estimator": 0}] * 2}}],
-            root={"estimator": 1},
-        ),
-        "each network once",
-    ),
-    "a network of another kind": (
-        _root(
-            estimators=[ANOTHER, {**ANOTHER, "state": {"estimators_": [{"frozen": 0}]}}],
-            root={"estimator": 1},
-        ),
-        "'estimator'. by name",
-    ),
-    "an estimator as an option": (
-        _root(
-            estimators=[ANOTHER, {**ANOTHER, "parameters": {"init_from": [{"frozen": 0}] * 9999}}],
-            root={"estimator": 1},
-        ),
-        "a kind of value",
-    ),
-    "more estimators than a header holds": (
-        _root(estimators=[ANOTHER] * 100_000),
-        "announce a header of .* bytes; .* follow, and 1048576 are allowed",
-    ),
-    "many estimators for nobody": (_root(estimators=[ANOTHER] * 13_000), "nothing refers to"),
-    "no root": (_root(root={"pickle": "x"}), "one of our estimators"),
-    "more at the top": (_root(more=1), "by name"),
-    "unknown parameter": (_with("parameters", "more", 1), "should be those of DeepMLPClassifier"),
-    "wrong parameter": (_with("parameters", "alpha", "much"), "'alpha' parameter"),
-    "unknown attribute": (_with("state", "predict", 1), "attributes that are none of"),
-    "unknown kind": (_with("parameters", "alpha", {"pickle": "gASVAAA="}), "a kind of value"),
-    "private kind": (_with("parameters", "alpha", {"_init__": 1}), "a kind of value"),
-    "two kinds": (_with("parameters", "alpha", {"a": 1, "b": 2}), "one key"),
-    "infinity": (_with("parameters", "alpha", {"float": "1e9"}), "nan, inf or -inf"),
-    "no optimiser": (
-        _with("parameters", "solver", {"optimizer": "Optimizer"}),
-        "class of torch.optim",
-    ),
-    "a function": (
-        _with("parameters", "scoring", {"optimizer": "os.system"}),
-        "class of torch.optim",
-    ),
-    "no device": (_with("parameters", "device", {"device": "../../x"}), "is no device"),
-    "no dtype": (_with("parameters", "dtype", {"dtype": "int8"}), "a dtype"),
-    "unhashable key": (_with("parameters", "class_weight", {"dict": [[[], 1]]}), "a key that is"),
-    "no pair": (_with("parameters", "class_weight", {"dict": [1]}), "a key and a value"),
-    "no tensor": (_with("state", "classes_", {"array": "nowhere"}), "the name of a tensor"),
-    "tensor by path": (
-        _with("state", "classes_", {"array": "../../etc/passwd"}),
-        "the name of a tensor",
-    ),
-    "tensor twice": (
-        _with("state", "classes_", {"array": "0.module_.layers.0.bias"}),
-        "used nowhere else",
-    ),
-    "tensor unused": (
-        _with("state", "classes_", {"strings": {"dtype": "O", "shape": [2], "items": ["a", "b"]}}),
-        "belong nowhere",
-    ),
-    "unsorted labels": (
-        _with("state", "classes_", {"strings": {"dtype": "O", "shape": [2], "items": ["b", "a"]}}),
-        "sorted vector of labels",
-    ),
-    "labels that no order is in": (
-        _with("state", "classes_", {"strings": {"dtype": "O", "shape": [2], "items": ["b", 1]}}),
-        "sorted vector of labels",
-    ),
-    "too many labels": (
-        _with(
-            "state", "classes_", {"strings": {"dtype": "<U1", "shape": [3], "items": list("abc")}}
-        ),
-        "labels for 1 output",
-    ),
-    "wide labels": (
-        _with(
-            "state",
-            "classes_",
-            {"strings": {"dtype": "<U999999999", "shape": [2], "items": list("ab")}},
-        ),
-        "a type as wide as its strings",
-    ),
-    "labels of 64 MB": (
-        _with("state", "classes_", _strings("<U8388608", ["a", "b"])),
-        "a type as wide as its strings",
-    ),
-    "no label of 4 GB": (
-        _with("state", "classes_", _strings("<U999999999", [])),
-        "a type as wide as its strings",
-    ),
-    "labels of many MB together": (
-        _with(
-            "parameters",
-            "solver_params",
-            {"dict": [[str(i), _strings("<U500000", ["a", "b"])] for i in range(30)]},
-        ),
-        "a type as wide as its strings",
-    ),
-    "labels of foreign digits": (
-        _with("state", "classes_", _strings("<U\N{ARABIC-INDIC DIGIT THREE}", ["a", "b"])),
-        "a type as wide as its strings",
-    ),
-    "labels of no text": (
-        _with("state", "classes_", _strings("O", {"text": "x", "lengths": "y"})),
-        "the name of a tensor",
-    ),
-    "labels of floats": (
-        _with(
-            "state",
-            "classes_",
-            _strings("O", {"text": "0.module_.layers.0.bias", "lengths": "y"}),
-        ),
-        "a tensor of bytes",
-    ),
-    "labels of no shape": (
-        _with("state", "classes_", {"strings": {"dtype": "O", "shape": [2**62, 4], "items": []}}),
-        "the shape of 0 items",
-    ),
-    "absurd layers": (_config(layer_units=HUGE), "layers of at most"),
-    "endless layers": (_config(layer_units={"tuple": [1] * 10_000}), "the units of each layer"),
-    "negative layers": (_config(layer_units={"tuple": [4, -2, 1]}), "the units of each layer"),
-    "other layers": (_config(layer_units={"tuple": [4, 1, 1]}), "one|that of the arrays"),
-    "no activation": (_config(activations={"tuple": ["eval"]}), "an activation"),
-    "too many activations": (
-        _config(activations={"tuple": ["relu"] * 9}),
-        "one for each hidden layer",
-    ),
-    "no dropout": (_config(dropout={"tuple": [1.5]}), "rates of dropout"),
-    "normalization of no arrays": (_config(normalization="batch"), "that of the arrays"),
-    "no normalization": (_config(normalization=[]), "None or one of"),
-    "other inputs": (_with("state", "n_features_in_", 5), "a network of 5 inputs"),
-    "other outputs": (_with("state", "n_outputs_", 2), "labels for 2 output"),
-    "no inputs": (_without("state", "n_features_in_"), "without anything missing"),
-    "no progress": (_without("state", "_progress"), "without anything missing"),
-    "progress of text": (_progress(best_iter="x"), "the progress of a training"),
-    "progress with more": (_progress(more=1), "fields that no progress has"),
-    "no snapshot": (_progress(best_snapshot=[1]), "of the shapes"),
-    "history of text": (_with("state", "history_", {"history": ["x"]}), "a row by name"),
-    "losses of text": (
-        _with("state", "history_", {"history": [{"dict": [["train_loss", "x"]]}]}),
-        "losses that are numbers, and rows",
-    ),
+    "broadcast": (put("module_", "arrays", "layers.0.bias", np.zeros(1)), "do not fit"),
+    "other inputs": (put("n_features_in_", 5), "other inputs"),
+    "other outputs": (put("n_outputs_", 2), "other outputs"),
+    "progress of text": (put("_progress", "best_iter", "x"), "none that a training can have"),
+    "progress with more": (put("_progress", "more", 1), "TypeError"),
+    "no curve": (put("_progress", "loss_curve", None), "none that a training can have"),
+    "no snapshot": (put("_progress", "best_snapshot", [torch.zeros(1).numpy()]), "other shapes"),
+    "history of text": (put("history_", ["x"]), "rows with numbers"),
+    "losses of text": (put("history_", [{"train_loss": "x"}]), "rows with numbers"),
+    "a loss of 400 digits": (put("history_", [{"train_loss": 10**400}]), "rows with numbers"),
     "ragged table": (
-        _with("state", "history_", {"history": {"table": [["a", [1]], ["b", [1, 2]]]}}),
-        "columns of one length",
+        put(
+            "history_",
+            {
+                "packed as": "table",
+                "keys": ["a"],
+                "values": [[1]],
+                "layouts": [["a"]],
+                "rows": np.zeros(2, int),
+            },
+        ),
+        "StopIteration",
     ),
-    "fixed parameters without names": (
-        _with("state", "_fixed", {"dict": [["dtype", "auto"], ["solver", "adam"], [None, "x"]]}),
-        "parameters that a network was fitted with",
+    "lists without end": (
+        put("history_", {"packed as": "lists", "lengths": np.array([2**60]), "values": [1]}),
+        "lengths that it states",
     ),
-    "no optimiser's state": (_with("state", "_optimizer_state", {"dict": []}), "by name"),
-    "requests of no method": (
-        _with("state", "_metadata_request", {"requests": {"owner": "x", "requests": {"eval": {}}}}),
-        "a method's requests",
+    "kind": (put("history_", {"packed as": "eval", "values": [1]}), "no kind of value"),
+    "no fixed parameters": (put("_fixed", {}), "_fixed is not complete"),
+    "no optimiser": (put("_fixed", "solver", "lbfgs"), "keeps no such state"),
+    "no step": (moment("step", None), "does not keep"),
+    "a step of 400 digits": (moment("step", 10**400), "does not fit"),
+    "a negative step": (moment("step", -1), "does not fit"),  # which divides by zero
+    "moments of another shape": (moment("m", np.zeros(3)), "does not fit"),
+    "moments of text": (moment("m", "x"), "not valid"),
+    "an option of 400 digits": (option("eps", 10**400), "no option"),
+    "an option of text": (option("lr", "x"), "no option"),
+    "parameters of another optimiser": (option("params", [0, 1]), "the options"),
+    "a loss without a training": (
+        lambda state: [state.pop(name) for name in ("_progress", "history_", "module_")],
+        "KeyError",
     ),
-    "deep": (
-        _with("parameters", "solver_params", json.loads("[" * 400 + "]" * 400)),
-        "'solver_params'|deep",
+    "requests of no method": (put("_metadata_request", {"eval": {"x": True}}), "AttributeError"),
+    "generator": (
+        put("random_state", generator_at(10**6)),
+        "a generator of random numbers",
     ),
 }
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_forged_documents_are_refused(name, saved, path):
+def test_forged_estimators_are_refused(name, path):
     change, reason = FORGERIES[name]
-    assert re.search(reason, refusal(forged(saved["classifier"], change), path))
+    data = forged(network(dropout=0.2).fit(X, LABELS), change)
+    assert re.search(reason, refusal(data, path))
 
 
-def _to_the_limit(part):
-    return [part] * (1_000_000 // len(json.dumps(json.dumps(part))))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "value",
-    [_to_the_limit([]), _to_the_limit({"tuple": []}), _to_the_limit({"progress": {}}),
-     [{"dict": [[str(i), 0] for i in range(50_000)]}]],
-    ids=["lists", "tuples", "progress", "keys"],
-)  # fmt: skip
-def test_the_longest_header_takes_a_second(value, path):
-    document = {**ANOTHER, "parameters": {"solver_params": value}}
-    save(DeepMLPRegressor(), path)
-    path.write_bytes(forged(path.read_bytes(), _root(estimators=[document])))
-    start = time.process_time()
-    with pytest.raises(ValueError, match="'solver_params' parameter"):
-        load(path)
-    assert time.process_time() - start < 3, "seconds, on a busy machine"
-
-
-def test_the_header_is_parsed_once(saved, path, monkeypatch):
-    parsed, from_json = [], container.from_json
-    monkeypatch.setattr(container, "from_json", lambda text: parsed.append(text) or from_json(text))
-    path.write_bytes(saved["classifier"])
-    load(path)
-    assert len(parsed) == 2  # it, and the document in it
+def test_forged_ensembles_are_refused(path):
+    ensemble = DeepMLPClassifier(**TINY, n_networks=2).fit(X, LABELS)
+    other = DeepMLPClassifier(**TINY).fit(X, np.arange(40) % 3)
+    for members in ([], [ensemble], [other], [DeepMLPRegressor(**TINY).fit(X, TARGET)], [1]):
+        reason = refusal(forged(ensemble, put("estimators_", members)), path)
+        assert re.search("an ensemble has networks|holds other things|is not that of", reason)
 
 
 @pytest.mark.parametrize(
-    ("text", "lengths", "reason"),
+    ("change", "reason"),
     [
-        (b"ab", [1, 2], "the lengths of 2 characters"),
-        (b"ab", [3, -1], "the lengths of 2 characters"),
-        (b"ab", [1.0, 1.0], "a vector"),
-        (b"ab", [[1, 1]], "a vector"),
-        (b"\xffb", [1, 1], "can't decode"),
-        (b"ab", [2], "the shape of 1 items"),
+        (put(*CONFIG, "decoder", "layer_units", (1, 2, 3)), "do not fit"),
+        (put(*CONFIG, "noise", ("eval", 0.1)), "noise="),
+        (put(*CONFIG, "noise", ("gaussian", "much")), "noise="),
+        (put("mean_", np.zeros(3)), "mean_ is not of 4"),
+        (put("out_activation_", "tanh"), "not that of the decoder"),
+        (drop("mean_"), "mean_.* missing"),
     ],
-    ids=["more", "negative", "floats", "matrix", "no text", "one"],
+    ids=["decoder", "kind of noise", "amount of noise", "mean", "activation", "no mean"],
 )
-def test_forged_strings_are_refused(text, lengths, reason):
-    tensors = {"t": np.frombuffer(text, np.uint8), "l": np.array(lengths)}
-    coded = _strings("O", {"text": "t", "lengths": "l"})
-    with pytest.raises(ValueError, match=reason):
-        Decoder(tensors, lambda *args: None).decode(coded, "it")
+def test_forged_autoencoders_are_refused(change, reason, path):
+    autoencoder = AutoencoderTransformer(1, **TINY, noise=0.1, noise_kind="gaussian").fit(X)
+    assert reason in refusal(forged(autoencoder, change), path).replace("'", "") or re.search(
+        reason, refusal(forged(autoencoder, change), path)
+    )
 
 
-def test_a_loss_without_a_training_is_refused(path):
-    save(network(), path)
-    data = forged(path.read_bytes(), _with("state", "best_loss_", 0.5))
-    assert "without anything missing, got ['_progress']" in refusal(data, path)
+def test_absurd_parameters_allocate_nothing(path):
+    data = forged(network().fit(X, LABELS), put("hidden_layer_sizes", (10**15,) * 3))
+    path.write_bytes(data)
+    assert_array_equal(load(path).predict(X[:3]).shape, (3,))
 
 
-def test_absurd_parameters_allocate_nothing(saved, path):
-    change = _with("parameters", "hidden_layer_sizes", {"tuple": [10**15] * 3})
-    path.write_bytes(forged(saved["classifier"], change))
-    tracemalloc.start()
-    try:
-        loaded = load(path)
-        assert tracemalloc.get_traced_memory()[1] < 2e6, "bytes"
-    finally:
-        tracemalloc.stop()
-    assert_array_equal(loaded.predict(X[:3]).shape, (3,))
-
-
-def _offsets(header):
-    names = [name for name in header if name != "__metadata__"]
-    return names, {name: header[name] for name in names}
-
-
-def _field(number, **changes):
-    def change(header):
-        names, _ = _offsets(header)
-        header[names[number]] = {**header[names[number]], **changes}
-        return header
-
-    return change
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        _field(0, data_offsets=[0, 2**63]),
-        _field(0, data_offsets=[-1, 7]),
-        _field(0, data_offsets=[0, 1]),
-        _field(1, data_offsets=[0, 16]),
-        _field(0, shape=[2**62, 2**62]),
-        _field(0, shape=[2**61]),
-        _field(0, dtype="F8_E4M3"),
-        _field(0, dtype="BF16"),
-        _field(0, dtype="pickle"),
-        _field(0, dtype=None),
-        lambda header: {**header, "more": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}},
-    ],
-    ids=["huge", "negative", "short", "overlap", "absurd shape", "large shape", "float8",
-         "bfloat16", "unknown type", "no type", "more"],
-)  # fmt: skip
-def test_forged_headers_are_refused(change, saved, path):
-    refusal(forged(saved["classifier"], change_header=change), path)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["classifier", "regressor", "autoencoder"])
-def test_weights_that_are_no_numbers_are_found(name, value, saved, path):
-    arrays = safetensors.numpy.load(saved[name])
-    weight = next(key for key in arrays if "module_" in key and key.endswith("0.weight"))
-    position = saved[name].index(arrays[weight].tobytes())
-    length = 8 + int.from_bytes(saved[name][:8], "little")
-
-    def change(tensors):
-        at = position - length
-        return tensors[:at] + np.float64(value).tobytes() + tensors[at + 8 :]
-
-    assert "should be finite" in refusal(forged(saved[name], change_tensors=change), path)
-
-
-def test_a_negative_variance_is_found(saved, path):
-    data = saved["regressor"]
-    length = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:length])
-    start = header["0.module_.layers.1.running_var"]["data_offsets"][0]
-
-    def change(tensors):
-        return tensors[:start] + np.float64(-1).tobytes() + tensors[start + 8 :]
-
-    assert "no negative number" in refusal(forged(data, change_tensors=change), path)
-
-
-@pytest.mark.parametrize(
-    ("state", "reason"),
-    [
-        ({"position": 10**6}, "0 to 624"),
-        ({"position": -1}, "0 to 624"),
-        ({"position": 1.5}, "0 to 624"),
-        ({"normal": "x"}, "a number"),
-        ({"key": "nowhere"}, "the name of a tensor"),
-    ],
-    ids=["far", "negative", "fraction", "text", "nowhere"],
-)
-def test_a_forged_generator_is_refused(state, reason, saved, path):
-    def change(document):
-        _entry(document, "parameters")["random_state"]["random_state"].update(state)
-        return document
-
-    assert reason in refusal(forged(saved["generator"], change), path)
-
-
-def test_a_generator_of_zeros_is_refused(saved, path):
-    # its normal numbers would take for ever
-    data = forged(saved["generator"], change_tensors=lambda tensors: bytes(len(tensors)))
-    assert "624 words" in refusal(data, path)
-
-
-def with_archive(data, change):
-    """Return a file's content with another archive of skops in it."""
-    arrays = safetensors.numpy.load(data)
-    with zipfile.ZipFile(io.BytesIO(arrays["skops"].tobytes())) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    arrays["skops"] = np.frombuffer(change(members), np.uint8)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return forged(safetensors.numpy.save(arrays, header["__metadata__"]))
+# Forged archives
 
 
 def zipped(members, kind=zipfile.ZIP_STORED):
@@ -1285,164 +1035,206 @@ def zipped(members, kind=zipfile.ZIP_STORED):
     return buffer.getvalue()
 
 
-def _schema(members, change):
-    schema = json.loads(members["schema.json"])
-    change(schema)
-    return zipped({**members, "schema.json": json.dumps(schema)})
+def schema(tree):
+    return zipped({"schema.json": json.dumps({**tree, "protocol": 2})})
 
 
-def _laughs(members):
-    """Return a tree of few parts, each twice in the next: 2**60 nodes for who walks over it."""
-    node = {"__class__": "list", "__module__": "builtins", "__loader__": "ListNode"}
-    tree = {**node, "content": [], "__id__": 1}
-    for number in range(2, 62):
-        again = {**node, "content": [], "__id__": number - 1}
-        tree = {**node, "content": [tree, again], "__id__": number}
-    return zipped({**members, "schema.json": json.dumps({**tree, "protocol": 2})})
+def in_schema(change):
+    """Return what forges a file by a change of its schema."""
+
+    def forge(members):
+        tree = json.loads(members["schema.json"])
+        change(tree)
+        return zipped({**members, "schema.json": json.dumps(tree)})
+
+    return forge
 
 
-def _npy(members):
-    """Return an archive whose array announces more numbers than any memory holds."""
-    name = next(name for name in members if name.endswith(".npy"))
-    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (%d,), }" % 10**14
-    header += b" " * (117 - len(header)) + b"\n"
-    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
-    return zipped({**members, name: content})
+def node(loader="ListNode", name="builtins.list", number=1, **more):
+    module, _, cls = name.rpartition(".")
+    return {"__module__": module, "__class__": cls, "__loader__": loader, "__id__": number, **more}
+
+
+def laughs(number_of):
+    """Return a tree of few parts, each twice in the next: 2**60 for who walks over it."""
+    tree = node(number=number_of(1), content=[])
+    for i in range(2, 62):
+        again = node(number=number_of(i - 1), content=[])
+        tree = node(number=number_of(i), content=[tree, again])
+    return lambda members: schema(tree)
+
+
+def array(header, content=b"", name="numpy.ndarray"):
+    """Return a tree with an array that announces what it likes."""
+    text = f"{header!r}\n".encode()
+    npy = b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + content
+    tree = {**node("NdArrayNode", name, type="numpy", file="a.npy"), "protocol": 2}
+    return zipped({"schema.json": json.dumps(tree), "a.npy": npy})
+
+
+def header(shape, descr="<f8"):
+    return {"descr": descr, "fortran_order": False, "shape": shape}
+
+
+def called(name, *args):
+    """Return a tree that calls a trusted name."""
+    content = node("TupleNode", "builtins.tuple", 2, content=[*args])
+    return schema(node("ConstructorFromReduceNode", name, content=content))
+
+
+def json_node(value, number=3):
+    return node("JsonNode", "builtins.str", number, content=json.dumps(value), is_json=True)
+
+
+def sparse_bomb(members):
+    inner = zipped({f"{name}.npy": bytes(2**25) for name in "ab"}, zipfile.ZIP_DEFLATED)
+    tree = node("SparseMatrixNode", "scipy.sparse._csr.csr_matrix", type="scipy", file="a.npz")
+    return zipped({"schema.json": json.dumps({**tree, "protocol": 2}), "a.npz": inner})
+
+
+def nested(depth):
+    """Return a tree of lists in lists."""
+    tree = node(number=1, content=[])
+    for number in range(2, depth):
+        tree = node(number=number, content=[tree])
+    return schema(tree)
+
+
+def with_field(offset, content):
+    """Return what overwrites a field of the first entry of the archive's directory."""
+
+    def forge(members):
+        data = bytearray(zipped(members))
+        at = data.index(b"PK\1\2") + offset
+        data[at : at + len(content)] = content
+        return bytes(data)
+
+    return forge
 
 
 ARCHIVES = {
-    "no archive": (lambda members: b"no archive", "no archive"),
     "empty": (lambda members: zipped({}), "schema.json"),
-    "no schema": (lambda members: zipped({"schema.json": "[]"}), "protocol"),
-    "compressed": (lambda members: zipped(members, zipfile.ZIP_DEFLATED), "without compression"),
+    "no schema": (lambda members: zipped({"schema.json": "[]"}), "protocol 2"),
+    "old protocol": (in_schema(lambda tree: tree.update(protocol=0)), "protocol 2 or newer"),
     "bomb": (
         lambda members: zipped({**members, "bomb": bytes(10**8)}, zipfile.ZIP_DEFLATED),
-        "without compression",
+        "may not unpack to",
     ),
-    "bomb in an archive": (
-        lambda members: zipped(
-            {**members, "1.npz": zipped({"data.npy": bytes(10**8)}, zipfile.ZIP_DEFLATED)}
+    "schema bomb": (
+        lambda members: zipped({"schema.json": "[" * 10**7}, zipfile.ZIP_DEFLATED),
+        "schema of 10000000 bytes is too long",
+    ),
+    "sparse bomb": (sparse_bomb, "may not unpack to"),
+    "overlap": (with_field(20, b"\xff\xff\x0f\0\xff\xff\x0f\0"), "overlap"),
+    "offset": (with_field(42, b"\xff\xff\xff\x7f"), "damaged"),
+    "zip64": (with_field(20, b"\xff" * 8), "damaged|may not unpack"),
+    "encrypted": (with_field(8, b"\1"), "encrypted"),
+    "compression": (with_field(10, b"\x0c\0"), "damaged"),
+    "billion laughs": (laughs(lambda i: i), "two different parts"),
+    "laughs by name": (laughs(str), "no id of a part"),
+    "laughs by fractions": (laughs(lambda i: i + 0.5), "no id of a part"),
+    "laughs by truth": (laughs(lambda i: i > 1), "no id of a part|two different"),
+    "circle": (
+        lambda members: schema(node(content=[node(content=[])])), "two different parts",
+    ),
+    "stub": (lambda members: schema(node(content=[{"__id__": 1}])), "KeyError"),
+    "deep": (lambda members: zipped({"schema.json": "[" * 9000 + "]" * 9000}), "nested too deeply"),
+    "deep parts": (lambda members: nested(300), "nested too deeply"),
+    "absurd array": (lambda members: array(header((10**14,))), "not what it states"),
+    "array of much": (lambda members: array(header((2**29,))), "not what it states"),
+    "array of nothing": (lambda members: array(header((2**40,), "<U0")), "not what it states"),
+    "array of objects": (lambda members: array(header((1,), "|O"), bytes(8)), "Object"),
+    "scalar of gigabytes": (
+        lambda members: array(header((), "<i8"), (2**33).to_bytes(8, "little"), "numpy.void"),
+        "no numpy.void",
+    ),
+    "array read often": (
+        lambda members: schema(
+            node(content=[
+                node("NdArrayNode", "numpy.ndarray", i, type="numpy", file="schema.json")
+                for i in (2, 3)
+            ])
         ),
-        "without compression",
+        "damaged|share",
     ),
-    "billion laughs": (_laughs, "at most 1000000 nodes"),
-    "a million lists": (
-        lambda members: _schema(
-            members,
-            lambda schema: schema.update(
-                a={"content": [[]] * 1000, "__id__": -1}, b=[{"__id__": -1}] * 1000
-            ),
+    "a function that is called": (
+        lambda members: called("sklearn.metrics._classification.accuracy_score"),
+        "may not be loaded by ConstructorFromReduceNode",
+    ),
+    "an optimiser that is made": (
+        lambda members: called("torch.optim.adam.Adam"),
+        "may not be loaded by ConstructorFromReduceNode",
+    ),
+    "an estimator that is made": (
+        lambda members: called("sknn_deep._estimators.classifier.DeepMLPClassifier"),
+        "may not be loaded by ConstructorFromReduceNode",
+    ),
+    "a call of the system": (
+        lambda members: called("os.system", json_node("true")), r"'os\.system'"
+    ),
+    "no estimator": (lambda members: schema(json_node("x")), "holds a str and no estimator"),
+    "a number of many digits": (
+        lambda members: schema({**json_node(1), "content": "9" * 5000}), "digits"
+    ),
+    "a distribution": (
+        lambda members: schema(
+            node("ObjectNode", "scipy.stats._distn_infrastructure.rv_continuous_frozen")
         ),
-        "at most 1000000 nodes",
-    ),
-    "absurd array": (_npy, "cannot be read by skops|no archive"),
-    "old protocol": (
-        lambda members: _schema(members, lambda schema: schema.update(protocol=0)),
-        "protocol 2 or newer",
-    ),
-    "another class": (
-        lambda members: _schema(
-            members, lambda schema: schema.update(__class__="system", __module__="os")
-        ),
-        r"not trusted: \['os.system'\]",
-    ),
-    "no estimator": (
-        lambda members: zipped(
-            {"schema.json": json.dumps({"__class__": "str", "__module__": "builtins",
-                                        "__loader__": "JsonNode", "content": '"x"', "protocol": 2})}
-        ),
-        "an estimator",
-    ),
-    "deep": (
-        lambda members: zipped(
-            {"schema.json": '{"protocol": 2, "a": ' + "[" * 900 + "]" * 900 + "}"}
-        ),
-        "deep|no archive",
+        "rv_continuous_frozen",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_forged_archives_are_refused(name, saved, path):
+    with zipfile.ZipFile(io.BytesIO(saved["pipeline"])) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
     change, reason = ARCHIVES[name]
-    assert re.search(reason, refusal(with_archive(saved["pipeline"], change), path))
+    assert re.search(reason, refusal(change(members), path))
 
 
-@pytest.mark.parametrize(
-    ("placeholder", "reason"),
-    [
-        (("estimator", 7), "the number of an estimator"),
-        (("pickle", "x"), "a placeholder for one of"),
-        (("scorer", "os.system"), "the name of a scorer"),
-        (("scorer", ["accuracy"]), "the name of a scorer"),
-        (("distribution", "norm"), "a distribution"),
-        (
-            ("distribution", {"name": "kstest", "args": [], "kwds": {}}),
-            "distribution of scipy.stats",
-        ),
-        (("distribution", {"name": "norm", "args": ["x"], "kwds": {}}), "numbers as parameters"),
-        (("distribution", {"name": "norm", "args": [1] * 9, "kwds": {}}), "SciPy refuses"),
-        (("requests", {"owner": "x", "requests": {"__init__": {}}}), "a method's requests"),
-    ],
-    ids=lambda value: "" if isinstance(value, str) else value[0],
-)
-def test_forged_placeholders_are_refused(placeholder, reason, path, monkeypatch):
-    # what save would write if it knew such a kind
-    monkeypatch.setattr(
-        skops_parts,
-        "_placeholder",
-        lambda part: skops_parts.Placeholder(*placeholder) if isinstance(part, Twice) else part,
+def test_an_object_without_a_state_has_the_defaults(path):
+    path.write_bytes(
+        schema(node("ObjectNode", "sknn_deep._estimators.classifier.DeepMLPClassifier"))
     )
-    save(make_pipeline(Twice(), network()), path)
-    assert reason in refusal(path.read_bytes(), path)
+    assert repr(load(path)) == "DeepMLPClassifier()"
+    assert_array_equal(load(path).get_params()["alpha"], DeepMLPClassifier().alpha)
 
 
-CORPUS = sorted((DATA / "fuzz_load").iterdir())
-
-
-@pytest.mark.parametrize("start", range(0, len(CORPUS), 25))
-@pytest.mark.filterwarnings("ignore")  # what a forged number brings about
-def test_inputs_that_fuzzing_found_are_refused_or_valid(start):
-    for file in CORPUS[start : start + 25]:
-        try:
-            estimator = sknn_deep.persistence.loads(file.read_bytes(), [])
-        except ValueError:
-            continue
-        if (
-            isinstance(estimator, sknn_deep._estimators.base.BaseDeepNetwork)
-            and estimator.__sklearn_is_fitted__()
-        ):
-            vars(estimator).pop("feature_names_in_", None)
-            output(estimator, np.zeros((1, estimator.n_features_in_)))
+def test_forged_distributions_are_refused(path):
+    search = FusedRandomizedSearchCV(network(), RANDOM)
+    for named, reason in (
+        ((0, "alpha", "kstest", (), {}), "no distribution of scipy.stats"),
+        ((0, "alpha", "norm", ("x",), {}), "no numbers"),
+        ((0, "alpha", "norm", (1,) * 9, {}), "TypeError"),
+    ):
+        assert reason in refusal(forged(search, put("_distributions", [named])), path)
 
 
 # What load and save do not do
 
 
 @pytest.mark.slow
-def test_loading_a_network_asks_neither_skops_nor_pickle_nor_the_compiler_of_torch(tmp_path):
-    paths = [str(tmp_path / name) for name in ("one", "two")]
-    save(DeepMLPClassifier(**TINY, solver="adamw").fit(X, LABELS), paths[0])
+def test_loading_asks_neither_pickle_nor_the_compiler_of_torch(path):
+    save(DeepMLPClassifier(**TINY, solver="adamw").fit(X, LABELS), path)
     script = f"""
 import pickle, sys
 import torch
-from sknn_deep import load, save
+from sknn_deep import load
 def refuse(*args, **kwargs):
     raise AssertionError("something was unpickled")
-pickle.load = pickle.loads = pickle.dump = pickle.dumps = pickle.Unpickler = refuse
-torch.load = torch.save = refuse
-save(load({paths[0]!r}), {paths[1]!r})
-print("skops" in sys.modules, "torch._dynamo" in sys.modules)
+pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse
+load({str(path)!r})
+print("torch._dynamo" in sys.modules)
 """
     command = [sys.executable, "-c", script]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert answer.stdout.split() == ["False", "False"]
-    assert Path(paths[0]).read_bytes() == Path(paths[1]).read_bytes()
+    assert answer.stdout.split() == ["False"]
 
 
 def test_the_package_never_asks_torch_or_pickle_to_load():
     folder = Path(sknn_deep.__file__).parent
-    sources = {file.name: file.read_text(encoding="utf-8") for file in folder.glob("*.py")}
+    sources = {file.name: file.read_text(encoding="utf-8") for file in folder.rglob("*.py")}
     found = [
         name
         for name, text in sources.items()
@@ -1535,44 +1327,6 @@ def test_pickles_hold_arrays_and_no_tensors(name):
 
 # Memory
 
-PEAK_OF_LOAD = """
-import sys, warnings
-from pathlib import Path
-from sknn_deep import load
-
-def resident(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(field))) / 1024
-
-warnings.simplefilter("ignore")
-good, *bad = sys.argv[1:]
-load(good)
-Path("/proc/self/clear_refs").write_text("5")
-before = resident("VmRSS")
-for path in bad:
-    try:
-        load(path)
-    except ValueError:
-        pass
-print(resident("VmHWM") - before)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_forged_files_take_little_memory(saved, tmp_path):
-    good = tmp_path / "good"
-    good.write_bytes(saved["pipeline"])
-    forgeries = [forged(saved["classifier"], change) for change, _ in FORGERIES.values()]
-    forgeries += [with_archive(saved["pipeline"], change) for change, _ in ARCHIVES.values()]
-    paths = []
-    for number, data in enumerate(forgeries):
-        paths.append(tmp_path / str(number))
-        paths[-1].write_bytes(data)
-    command = [sys.executable, "-c", PEAK_OF_LOAD, str(good), *map(str, paths)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert float(answer.stdout) < 50, "megabytes"
-
 
 def test_loading_takes_a_multiple_of_the_file(path):
     regressor = DeepMLPRegressor(hidden_layer_sizes=(1000, 1000), solver="lbfgs", max_iter=1).fit(
@@ -1583,6 +1337,6 @@ def test_loading_takes_a_multiple_of_the_file(path):
     try:
         load(path)
         # its content, and the arrays; torch's memory is not traced
-        assert tracemalloc.get_traced_memory()[1] < 2.1 * path.stat().st_size
+        assert tracemalloc.get_traced_memory()[1] < 2.2 * path.stat().st_size
     finally:
         tracemalloc.stop()

@@ -226,7 +226,7 @@ class Interface(RuleBasedStateMachine):
     def save_and_load(self):
         """Go on with what a file holds; where saving is refused, no file is left behind."""
         with TemporaryDirectory() as folder:
-            path = Path(folder, "estimator.safetensors")
+            path = Path(folder, "estimator.skops")
             message = self._call(save, self.estimator, path)
             assert [file.name for file in Path(folder).iterdir()] == [path.name] * (message is None)
             if message is None:

@@ -22,6 +22,7 @@ from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.code_description import describe_code
 from sknn_deep._estimators.column_statistics import column_limits, column_means
+from sknn_deep._estimators.fitted_state import AUTOENCODER_STATE
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
@@ -412,6 +413,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "beta": [Interval(Real, 0, None, closed="left")],
         "order_code": ["boolean"],
     }
+
+    _fitted_state: ClassVar = AUTOENCODER_STATE
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)

@@ -18,7 +18,8 @@ from sknn_deep._engine.in_parts import map_rows
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitting import fit_network
 from sknn_deep._estimators.hooks import NetworkHooks
-from sknn_deep._estimators.optimizer import move_network, optimizer_state
+from sknn_deep._estimators.optimizer import move_network
+from sknn_deep._estimators.pickling import plain_state, restored_state
 from sknn_deep._estimators.rows import to_predict, to_train_on
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.summary import summary
@@ -70,11 +71,10 @@ class BaseDeepNetwork(NetworkHooks):
         fit_network(self, call)
 
     def __getstate__(self):
-        # an optimiser refers to the network's tensors: it pickles as arrays on the CPU
-        state = super().__getstate__().copy()
-        if state.pop("_optimizer", None) is not None:
-            state["_optimizer_state"] = optimizer_state(self)
-        return state
+        return plain_state(super().__getstate__(), self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(restored_state(state, self))
 
     def _planned_network(self, n_features, n_classes, n_outputs) -> tuple[dict[str, Any], str]:
         """Return configuration and output activation of the network that ``fit`` would make."""

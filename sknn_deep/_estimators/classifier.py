@@ -20,6 +20,7 @@ from torch import Tensor
 from sknn_deep._engine.losses import Loss, classification_loss
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import mean
+from sknn_deep._estimators.fitted_state import CLASSIFIER_STATE
 from sknn_deep._estimators.supervised import BaseDeepMLP
 from sknn_deep._hardware.products import is_narrow
 from sknn_deep._sklearn import Interval, StrOptions, check_partial_fit_first_call, fit_context
@@ -331,6 +332,8 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
+
+    _fitted_state: ClassVar = CLASSIFIER_STATE
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)

@@ -20,11 +20,12 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from sknn_deep._estimators.call import Call
-from sknn_deep._estimators.fitted_state import Rollback, fitted_state, set_fitted_state
+from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
 from sknn_deep._estimators.fitting import draft_of, fit_network, sklearn_callbacks
 from sknn_deep._estimators.fused import fit_jobs
 from sknn_deep._estimators.held_out import without_feature_names
 from sknn_deep._estimators.jobs import Job
+from sknn_deep._estimators.rollback import Rollback
 from sknn_deep._hardware.device import accepted_dtypes, numpy_dtype, resolve_device
 from sknn_deep._sklearn import check_sample_weight
 from sknn_deep._training.interruption import one_of_many

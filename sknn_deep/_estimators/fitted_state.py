@@ -1,23 +1,165 @@
 """What a fit leaves behind on an estimator: one list, which all that handles it reads."""
 
+import reprlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
-from sknn_deep._engine.solvers import copied_state, load_state
+import numpy as np
+import torch
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils.metadata_routing import MetadataRequest
 
-# What a fit leaves behind beside the public attributes, whose names end in an underscore.
-_PRIVATE = frozenset(
-    {"_class_weights", "_fixed", "_label_binarizer", "_optimizer", "_optimizer_state", "_progress"}
-)
+from sknn_deep._engine.optimizer_state import check_optimizer_state, is_number
+from sknn_deep._hardware.device import numpy_dtype
+from sknn_deep._networks.flat import Network
+from sknn_deep._networks.layers import Dropout
+from sknn_deep._networks.models import Autoencoder
+from sknn_deep._training.progress import Progress, are_epochs
+
+# The list
 
 
-def is_fitted_state(name: str) -> bool:
-    """Return whether an attribute of this name is set by a fit."""
-    return name in _PRIVATE or (name.endswith("_") and not name.startswith("_"))
+@dataclass(frozen=True)
+class Entry:
+    """An attribute that a fit may leave behind.
+
+    Attributes
+    ----------
+    is_valid : callable
+        Whether a value can be one, as far as it can be told alone.
+    what : str
+        How an error calls a valid value.
+    source : {"data", "progress", "training"}
+        What sets it: the validation of the training data, the progress of the training, or the
+        rest of a fit.
+    """
+
+    is_valid: Callable[[Any], Any]
+    what: str
+    source: str = "training"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_count(value) and value >= 1
+
+
+def _is_score(value: Any) -> bool:
+    return value is None or is_number(value)
+
+
+def _is_curve(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(map(is_number, value)))
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f"
+
+
+def _is_names(value: Any) -> bool:
+    is_vector = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == object
+    return is_vector and all(isinstance(name, str) for name in value)
+
+
+def _is_labels(value: Any) -> bool:
+    if not (isinstance(value, np.ndarray) and value.ndim == 1 and value.size):
+        return False
+    if value.dtype == object:
+        kind = next((k for k in (str, bool) if isinstance(value[0], k)), None)
+        if not all(isinstance(item, kind) if kind else is_number(item) for item in value):
+            return False
+    return value.dtype.kind in "biufUO" and np.array_equal(np.unique(value), value)
+
+
+def _is_binarizer(value: Any) -> bool:
+    return (
+        isinstance(value, LabelBinarizer)
+        and value.y_type_ in ("binary", "multiclass", "multilabel-indicator")
+        and isinstance(value.sparse_input_, bool | np.bool_)
+        and _is_labels(value.classes_)
+    )
+
+
+def _is_output_config(value: Any) -> bool:
+    containers = ("default", "pandas", "polars", None)
+    is_named = isinstance(value, dict) and value.keys() <= {"transform"}
+    return is_named and all(item in containers for item in value.values())
+
+
+def _is(*classes: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, classes)
+
+
+_COUNT = _is_count, "an integer of at least 0"
+_SCORE = _is_score, "a number or None"
+_CURVE = _is_curve, "a list of numbers or None"
+_VECTOR = _is_vector, "a vector of floating-point numbers"
+_NAME = _is(str), "a name"
+
+# What a fit of any estimator may leave behind, beside what scikit-learn's mixins keep: requests
+# for metadata and the container of the output, which no fit sets and no fit forgets.
+FITTED_STATE: dict[str, Entry] = {
+    "n_features_in_": Entry(_is_positive, "a positive integer", "data"),
+    "feature_names_in_": Entry(_is_names, "a vector of strings", "data"),
+    "n_outputs_": Entry(_is_positive, "a positive integer", "data"),
+    "out_activation_": Entry(*_NAME, "data"),
+    "loss_curve_": Entry(*_CURVE, "progress"),
+    "best_loss_": Entry(*_SCORE, "progress"),
+    "validation_scores_": Entry(*_CURVE, "progress"),
+    "validation_loss_curve_": Entry(*_CURVE, "progress"),
+    "best_validation_score_": Entry(*_SCORE, "progress"),
+    "loss_": Entry(*_SCORE),
+    "best_iter_": Entry(*_COUNT),
+    "n_iter_": Entry(*_COUNT),
+    "t_": Entry(*_COUNT),
+    "n_layers_": Entry(*_COUNT),
+    "interrupted_": Entry(_is(bool), "True or False"),
+    "history_": Entry(
+        lambda value: value is None or are_epochs(value), "rows with numbers as losses, or None"
+    ),
+    "module_": Entry(_is(Network), "a network"),
+    "_progress": Entry(_is(Progress), "the progress of a training"),
+    "_fixed": Entry(_is(dict), "the parameters that may not change between calls"),
+    "_optimizer": Entry(_is(torch.optim.Optimizer), "an optimiser"),
+    "_optimizer_state": Entry(_is(dict), "the state of an optimiser"),
+}
+SUPERVISED_STATE = {**FITTED_STATE, "estimators_": Entry(_is(list), "a list of networks")}
+CLASSIFIER_STATE = {
+    **SUPERVISED_STATE,
+    "classes_": Entry(_is_labels, "a sorted vector of labels", "data"),
+    "_label_binarizer": Entry(_is_binarizer, "a fitted LabelBinarizer", "data"),
+    "_class_weights": Entry(*_VECTOR),
+}
+AUTOENCODER_STATE = {
+    **FITTED_STATE,
+    "mean_": Entry(*_VECTOR),
+    "code_std_": Entry(*_VECTOR),
+    "explained_variance_": Entry(*_VECTOR),
+    "explained_variance_ratio_": Entry(*_VECTOR),
+    "n_dead_units_": Entry(*_COUNT),
+}
+_NEITHER_SET_NOR_FORGOTTEN = {
+    "_metadata_request": Entry(_is(MetadataRequest), "requests for metadata"),
+    "_sklearn_output_config": Entry(_is_output_config, "the container of the output"),
+    "_skl_callbacks": Entry(_is(list), "a list of callbacks"),
+}
+# Without these there is no fitted network, or no ensemble.
+_NETWORK = (
+    "n_features_in_", "out_activation_", "n_iter_", "n_layers_", "t_", "history_", "_progress",
+    "_fixed",
+)  # fmt: skip
+_ENSEMBLE = ("n_features_in_", "n_outputs_", "out_activation_", "n_iter_")
 
 
 def fitted_state(estimator: Any) -> dict[str, Any]:
     """Return the attributes that a fit has left on an estimator, by name."""
-    return {name: value for name, value in vars(estimator).items() if is_fitted_state(name)}
+    own = vars(estimator)
+    return {name: own[name] for name in estimator._fitted_state if name in own}
 
 
 def set_fitted_state(estimator: Any, state: dict[str, Any]) -> None:
@@ -29,35 +171,144 @@ def set_fitted_state(estimator: Any, state: dict[str, Any]) -> None:
         del own[name]
 
 
-class Rollback:
-    """Restores what a call trains in place: the network, its optimiser and its records.
+def fitted_names(estimator: Any, source: str | None = None) -> list[str]:
+    """Return the attributes that a fit of an estimator may leave behind.
 
     Parameters
     ----------
-    estimator : estimator
-        Fitted, with one network.
+    estimator : estimator or type
+    source : str, default=None
+        Only those that this sets, as of :class:`Entry`.
     """
+    entries = estimator._fitted_state.items()
+    return [name for name, entry in entries if source in (None, entry.source)]
 
-    def __init__(self, estimator: Any):
-        own = vars(estimator)
-        self._network, self._progress = own["module_"], own["_progress"]
-        self._history, self._optimizer = own["history_"], own.get("_optimizer")
-        self._weights, self._mark = self._network.snapshot(), self._progress.mark()
-        self._rows = list(self._history or ())
-        self._moments = None if self._optimizer is None else copied_state(self._optimizer)
 
-    def __exit__(self, error_type: type[BaseException] | None, *details: Any) -> None:
-        """Restore where a block, or an ``ExitStack`` that this was pushed to, ends by an error."""
-        if error_type is not None:
-            self.restore()
+# Whether it fits together
 
-    def restore(self) -> None:
-        """Undo what has happened to them since."""
-        self._network.restore(self._weights)
-        self._network.eval()
-        self._network.set_generator(None)
-        self._progress.back_to(self._mark)
-        if self._history is not None:
-            self._history[:] = self._rows
-        if self._optimizer is not None:
-            load_state(self._optimizer, self._moments)
+
+def check_fitted_state(estimator: Any) -> None:
+    """Raise a ValueError if an estimator, fitted or not, is none that this package can have made.
+
+    It is asked before an estimator is written to a file, and after it is read.
+    """
+    estimator._validate_params()
+    state, known = vars(estimator).copy(), estimator._fitted_state | _NEITHER_SET_NOR_FORGOTTEN
+    parameters = estimator.get_params(deep=False)
+    # the user's own attributes come along, unless they would take the place of the package's
+    for name in state.keys() - known.keys() - parameters.keys():
+        is_own = not name.startswith("_") and not hasattr(type(estimator), name)
+        _check(is_own, f"{name} is no attribute of a {type(estimator).__name__}; delete it")
+    for name in state.keys() & known.keys():
+        if not known[name].is_valid(state[name]):
+            value = reprlib.repr(state[name])
+            raise ValueError(f"{name} should be {known[name].what}, got {value}.")
+    names = state.get("feature_names_in_")
+    is_named = names is None or len(names) == state.get("n_features_in_")
+    _check(is_named, "feature_names_in_ are not n_features_in_ names")
+    if "estimators_" in state:
+        _check_ensemble(estimator, state)
+    elif "module_" in state:
+        _check_network(estimator, state)
+    if "classes_" in known and state.keys() & {"estimators_", "module_"}:
+        _check_classes(state)
+
+
+def _check(is_right: Any, what: str) -> None:
+    if not is_right:
+        raise ValueError(f"{what}.")
+
+
+def _check_complete(state: dict[str, Any], names: tuple[str, ...]) -> None:
+    missing = [name for name in names if name not in state]
+    _check(not missing, f"{missing} are missing")
+
+
+def _check_classes(state: dict[str, Any]) -> None:
+    """Check that the labels are as many as the outputs."""
+    _check_complete(state, ("classes_", "_label_binarizer"))
+    classes, binarizer = state["classes_"], state["_label_binarizer"]
+    _check(np.array_equal(binarizer.classes_, classes), "_label_binarizer has other classes")
+    n_classes, is_multilabel = len(classes), binarizer.y_type_ == "multilabel-indicator"
+    is_softmax = n_classes > 2 and not is_multilabel
+    _check(
+        state["out_activation_"] == ("softmax" if is_softmax else "logistic")
+        and state["n_outputs_"] == (n_classes if is_softmax or is_multilabel else 1),
+        f"n_outputs_ and out_activation_ are not those of {n_classes} classes",
+    )
+    weights = state.get("_class_weights", classes)
+    _check(len(weights) == n_classes, "_class_weights are not one for each class")
+
+
+def _check_ensemble(estimator: Any, state: dict[str, Any]) -> None:
+    """Check the networks of an ensemble against it; each is checked by itself, too."""
+    _check_complete(state, _ENSEMBLE)
+    members = state["estimators_"]
+    _check(members and "module_" not in state, "an ensemble has networks, and is none itself")
+    for member in members:
+        own = vars(member) if type(member) is type(estimator) else {}
+        _check("module_" in own and "estimators_" not in own, "estimators_ holds other things")
+        for name in fitted_names(estimator, "data"):
+            if not name.startswith("_"):
+                same = np.array_equal(np.asarray(own.get(name)), np.asarray(state.get(name)))
+                _check(same, f"{name} is not that of a network of the ensemble")
+        check_fitted_state(member)
+
+
+def _check_network(estimator: Any, state: dict[str, Any]) -> None:
+    """Check that what belongs to a network fits it."""
+    _check_complete(state, _NETWORK)
+    network = state["module_"]
+    layers = [stage[0] for stage in network.stages()]
+    sizes = [(layer.in_features, layer.out_features) for layer in layers]
+    is_chain = all(one[1] == other[0] for one, other in zip(sizes, sizes[1:], strict=False))
+    n_layers = len(layers) + 1
+    _check(is_chain and state["n_layers_"] == n_layers, "module_ has other layers")
+    _check(sizes[0][0] == state["n_features_in_"], "module_ has other inputs")
+    _check(network.is_finite(), "module_ has weights that are not finite")
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            _check(type(module.p) is float and 0 < module.p < 1, f"dropout={module.p!r} is no rate")
+        if isinstance(module, torch.nn.BatchNorm1d):
+            _check((module.running_var >= 0).all(), "module_ has a negative variance")
+    if isinstance(network, Autoencoder):
+        _check_autoencoder(network, state)
+    else:
+        _check_complete(state, ("n_outputs_",))
+        _check(sizes[-1][1] == state["n_outputs_"], "module_ has other outputs")
+        _check(network.config["out_activation"] == "identity", "module_ has an output activation")
+    is_autoencoder = "mean_" in estimator._fitted_state
+    _check(isinstance(network, Autoencoder) == is_autoencoder, "module_ is of another class")
+    if "classes_" not in estimator._fitted_state and not is_autoencoder:
+        _check(
+            state["out_activation_"] in ("identity", "exp"), "out_activation_ is of no regressor"
+        )
+    _check(state["_fixed"].keys() == estimator._fixed_parameters().keys(), "_fixed is not complete")
+    state["_progress"].check()
+    snapshot = state["_progress"].best_snapshot
+    shapes = [tensor.shape for tensor in snapshot or ()]
+    own = [tensor.shape for tensor in network.snapshot()]
+    _check(snapshot is None or shapes == own, "the best weights so far are of other shapes")
+    if "_optimizer_state" in state:
+        check_optimizer_state(network, state["_fixed"]["solver"], state["_optimizer_state"])
+
+
+def _check_autoencoder(network: Autoencoder, state: dict[str, Any]) -> None:
+    _check_complete(state, ("mean_",))
+    config = network.config
+    encoder, decoder, noise = config["encoder"], config["decoder"], config["noise"]
+    units = encoder["layer_units"]
+    _check(decoder["layer_units"][-1] == units[0], "module_ reconstructs other features")
+    is_mirror = not config["tied_weights"] or decoder["layer_units"] == units[::-1]
+    _check(is_mirror and encoder["dtype"] == decoder["dtype"], "the decoder is of another kind")
+    is_named = state["out_activation_"] == decoder["out_activation"]
+    _check(is_named, "out_activation_ is not that of the decoder")
+    if noise is not None:
+        kinds, (kind, amount) = ("gaussian", "masking", "salt_pepper"), noise
+        _check(kind in kinds and type(amount) is float and 0 < amount, f"noise={noise!r} is none")
+        _check(amount < (np.inf if kind == "gaussian" else 1), f"noise={noise!r} is no share")
+    dtype = np.dtype(numpy_dtype(network.flat.dtype))
+    _check(state["mean_"].dtype == dtype, f"mean_ is not of {dtype}")
+    names = ("code_std_", "explained_variance_", "explained_variance_ratio_")
+    for name, length in {"mean_": units[0], **dict.fromkeys(names, units[-1])}.items():
+        _check(name not in state or state[name].shape == (length,), f"{name} is not of {length}")

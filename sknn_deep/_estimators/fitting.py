@@ -26,11 +26,12 @@ from sknn_deep._estimators.callback_parameter import (
     open_checkpoint,
     skorch_callbacks,
 )
-from sknn_deep._estimators.fitted_state import Rollback, fitted_state, set_fitted_state
+from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
 from sknn_deep._estimators.held_out import make_validation, split_rows, without_feature_names
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._estimators.memory_advice import memory_explained
 from sknn_deep._estimators.optimizer import forget_optimizer, move_network, optimizer_of
+from sknn_deep._estimators.rollback import Rollback
 from sknn_deep._hardware.device import (
     accepted_dtypes,
     numpy_dtype,

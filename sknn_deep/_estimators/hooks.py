@@ -12,6 +12,7 @@ import torch
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.fitted_state import FITTED_STATE, Entry
 from sknn_deep._estimators.parameters import NetworkParameters, check_combinations
 from sknn_deep._networks.flat import Network
 
@@ -30,6 +31,8 @@ class NetworkHooks(NetworkParameters):
 
     # The network that the estimator trains.
     _network_class: ClassVar[type[Network]]
+    # What a fit leaves behind, by name.
+    _fitted_state: ClassVar[dict[str, Entry]] = FITTED_STATE
     # True, or "allow-nan" for an estimator that knows what to do with missing values.
     _ensure_all_finite: ClassVar[bool | str] = True
 

@@ -14,7 +14,7 @@ from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble
-from sknn_deep._estimators.fitted_state import is_fitted_state
+from sknn_deep._estimators.fitted_state import SUPERVISED_STATE
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.layers import Linear
 from sknn_deep._networks.models import MLP
@@ -41,6 +41,7 @@ class BaseDeepMLP(BaseDeepNetwork):
         "n_networks": [Interval(Integral, 1, None, closed="left")],
     }
     _network_class = MLP
+    _fitted_state = SUPERVISED_STATE
 
     @property
     def _networks(self) -> list[Any]:
@@ -49,7 +50,12 @@ class BaseDeepMLP(BaseDeepNetwork):
     def __getattr__(self, name: str):
         # asked only for what is missing: say where to look for what the networks have
         networks = vars(self).get("estimators_")
-        if networks and is_fitted_state(name) and hasattr(networks[0], name):
+        if (
+            networks
+            and name.endswith("_")
+            and not name.startswith("_")
+            and hasattr(networks[0], name)
+        ):
             raise AttributeError(
                 f"An ensemble has no {name}, each of its networks has one: "
                 f"see estimators_[0].{name} to estimators_[{len(networks) - 1}].{name}."

@@ -4,29 +4,35 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows, which removes no file that is open
+    fcntl = None
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that it has its old content or the new, whatever happens in between.
 
-    The bytes go to a new file in the same directory, which takes the old one's place once
-    they are on the disk. Where that fails, the new file is removed and the old one stays. A
-    symbolic link is followed: what it points to is replaced.
+    The bytes go to a temporary file in the same directory, which replaces the old one once they
+    are on the disk. If that fails, the temporary file is removed and the old one stays. A
+    symbolic link is followed: its target is replaced.
 
     Parameters
     ----------
     path : str or path-like
     write : callable
-        Called with a binary file, open for writing.
+        Called with a binary file, open for writing and reading.
 
     Raises
     ------
     OSError
         If it cannot be written. The error names ``path``.
     ValueError
-        If there is a pipe, a device or the like.
+        If the path is a pipe, a device or the like.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -45,33 +51,60 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
 
 def _write_and_replace(temporary: Path, target: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
-        with open(temporary, "xb") as file:  # with the permissions that the process gives new files
+        with _new_locked_file(temporary) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        # closed: Windows replaces no file that is open
-        if target.exists():
-            os.chmod(temporary, target.stat().st_mode & 0o777)
-        os.replace(temporary, target)
+            if fcntl is not None:
+                _replace(temporary, target)  # still locked: nobody takes it for an orphan
+        if fcntl is None:  # Windows replaces no file that is open
+            _replace(temporary, target)
     except BaseException:
-        temporary.unlink(missing_ok=True)  # it has moved already where Ctrl-C came late
+        temporary.unlink(missing_ok=True)  # it has moved already if Ctrl-C came late
         raise
 
 
-def remove_temporaries(path: str | os.PathLike) -> None:
-    """Remove what processes that were killed in :func:`atomic_write` have left of new files."""
+def _new_locked_file(path: Path) -> BinaryIO:
+    """Make a file that :func:`remove_orphans` leaves alone as long as it is open."""
+    while True:
+        file = open(path, "x+b")  # with the permissions that the process gives new files
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists():
+            return file
+        file.close()  # taken for an orphan before it was locked
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    if target.exists():
+        os.chmod(temporary, target.stat().st_mode & 0o777)
+    os.replace(temporary, target)
+
+
+def remove_orphans(path: str | os.PathLike) -> None:
+    """Remove the temporary files of writers of a path that were killed.
+
+    A writer holds a lock on its file as long as it lives, so what is being written stays.
+    """
     target = Path(os.path.realpath(path))
     for temporary in target.parent.glob(f"{_prefix(target)}{'[0-9a-f]' * 16}.tmp"):
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # locked, or removed by another process
+            if fcntl is None:
+                temporary.unlink()
+                continue
+            with open(temporary, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                temporary.unlink()
 
 
 def _prefix(target: Path) -> str:
-    # a name of any length leaves room for more, and another name has another beginning
+    # short, so that a name of any length has room for it, and different for each name
     return f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}."
 
 
 def _sync_directory(directory: Path) -> None:
-    """Put a directory's new entry on the disk, where the system lets a directory be opened."""
+    """Put a directory's new entry on the disk, if the system lets a directory be opened."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows
         return
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

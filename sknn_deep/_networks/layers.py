@@ -1,6 +1,7 @@
 """The layers that networks are made of, and stacks of them."""
 
 import math
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from sknn_deep._hardware.device import numpy_dtype, torch_dtype
 
 
 class Linear(nn.Linear):
@@ -217,7 +220,7 @@ NORMALIZATIONS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": 
 
 
 class PicklesAsArrays(nn.Module):
-    """A module that pickles as its configuration and NumPy arrays.
+    """A module whose pickled state is its configuration, in plain types, and NumPy arrays.
 
     torch would pickle the whole flat buffer once for each view of it, and a network
     trained on a GPU only for machines with one.
@@ -230,17 +233,51 @@ class PicklesAsArrays(nn.Module):
         named = [*self.named_parameters(), *self.named_buffers()]
         return {name: tensor.detach() for name, tensor in named}
 
-    def __reduce__(self):
-        state = {name: tensor.cpu().numpy() for name, tensor in self.learned().items()}
-        return rebuild, (type(self), self.config, state)
+    def __getstate__(self):
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self.learned().items()}
+        return {"config": _with_type_names(self.config), "arrays": arrays}
+
+    def __setstate__(self, state):
+        # on the CPU, wherever it was; nothing is allocated that the arrays do not fill
+        config, arrays = _with_torch_types(state["config"]), state["arrays"]
+        _check_n_weights(config, sum(array.size for array in arrays.values()))
+        self.__init__(**config)
+        learned = self.learned()
+        own = {name: (tensor.shape, tensor.numpy().dtype) for name, tensor in learned.items()}
+        given = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+        if own != given:
+            raise ValueError("the arrays of a network do not fit its configuration.")
+        for name, tensor in learned.items():
+            tensor.copy_(torch.from_numpy(np.require(arrays[name], requirements="W")))
+        self.eval()
 
 
-def rebuild(cls: type[nn.Module], config: dict[str, Any], state: dict[str, np.ndarray]):
-    """Return a module with what it had learned, on the CPU."""
-    module = cls(**config)
-    for name, tensor in module.learned().items():
-        tensor.copy_(torch.from_numpy(np.require(state[name], requirements="W")))
-    return module.eval()
+def _with_type_names(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the names of torch's types, encoder and decoder included."""
+    named = {name: _with_type_names(c) for name, c in config.items() if isinstance(c, dict)}
+    if "dtype" in config:
+        named["dtype"] = numpy_dtype(config["dtype"]).__name__
+    return config | named
+
+
+def _with_torch_types(config: dict[str, Any]) -> dict[str, Any]:
+    """Undo :func:`_with_type_names`."""
+    typed = {name: _with_torch_types(c) for name, c in config.items() if isinstance(c, dict)}
+    if "dtype" in config:
+        typed["dtype"] = torch_dtype(np.dtype(config["dtype"]))
+    return config | typed
+
+
+def _check_n_weights(config: dict[str, Any], n_elements: int) -> None:
+    """Refuse dense layers that would have more weights than there are numbers for them."""
+    for part in config.values():
+        if isinstance(part, dict):
+            _check_n_weights(part, n_elements)
+    units = [operator.index(n) for n in config.get("layer_units", ())]  # small types overflow
+    if min(units, default=1) < 1:
+        raise ValueError(f"layers have at least one unit each, got {units}.")
+    if sum(n_in * n_out for n_in, n_out in pairwise(units)) > n_elements:
+        raise ValueError(f"layers of {units} units have more weights than there are arrays for.")
 
 
 class DenseStack(PicklesAsArrays, nn.Sequential):

@@ -1,34 +1,26 @@
 """The file from which a training goes on, and the call of ``fit`` that it belongs to.
 
-The file is a container of the kind that a saved estimator has. A header is limited and a history
-is not, so the JSON is a tensor, and single numbers are put together in one for each type.
+It is a file of skops, as a saved estimator is, but holds plain data only: no type is to be trusted.
 """
 
 import json
 import os
-import stat
-from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from skorch.callbacks import Callback
 
-from sknn_deep._files import container as _container
-from sknn_deep._files.atomic import atomic_write, remove_temporaries
-from sknn_deep._files.values import Decoder, Encoder
+from sknn_deep._files import archive
+from sknn_deep._files.atomic import atomic_write, remove_orphans
+from sknn_deep._files.packing import pack, unpack
 from sknn_deep._hardware.threads import allowed_threads
 from sknn_deep._training.fingerprint import differences
 
-_TEXT = "json"  # the name of the tensor that holds it
-# What the states of torch's modules and schedulers, and of callbacks, are made of beside values
-# that a saved estimator has, and what each is made from.
-_CONTAINERS = {
-    "counter": (Counter, dict),
-    "ordered": (OrderedDict, dict),
-    "set": (set, list),
-    "frozenset": (frozenset, list),
-}
+# More than any machine has; a forged file may ask for more.
+_MAX_THREADS = 4096
 
 
 class CheckpointFile:
@@ -55,8 +47,9 @@ class CheckpointFile:
     def __init__(self, path: str | os.PathLike, every: int):
         # a callback may change the directory
         self._path, self.every = os.path.abspath(path), every
+        remove_orphans(self._path)
         self._seen = self._identity()
-        self._saved = read_state(self._path)
+        self._saved = None if self._seen is None else read_state(self._path)
         self.n_threads = self._saved["n_threads"] if self._saved else allowed_threads()
         self._call: dict[str, Any] = {}
 
@@ -71,7 +64,8 @@ class CheckpointFile:
             return present
         self._first = self._saved["first_random_state"]
         random_state = np.random.RandomState(0)
-        random_state.set_state(self._first)
+        with self.readable():
+            random_state.set_state(self._first)
         return random_state
 
     def belongs_to(self, call: dict[str, Any]) -> None:
@@ -85,7 +79,8 @@ class CheckpointFile:
         self._call = json.loads(json.dumps(call))  # as plain values
         if self._saved is None:
             return
-        found = differences(self._saved["call"], self._call)
+        with self.readable():
+            found = differences(json.loads(self._saved["call"]), self._call)
         if found:
             raise ValueError(
                 f"The checkpoint {self._path!r} is of another training: {'; '.join(found)}. Pass "
@@ -97,6 +92,14 @@ class CheckpointFile:
         """Return the state to go on from, if there is one, and forget it."""
         saved, self._saved = self._saved, None
         return None if saved is None else saved["training"]
+
+    @contextmanager
+    def readable(self) -> Iterator[None]:
+        """Name the file if a block meets content that no training has written."""
+        try:
+            yield
+        except Exception as error:  # whatever forged numbers bring about
+            raise ValueError(_unreadable(self._path, error)) from error
 
     def save(self, state: dict[str, Any]) -> None:
         """Put the state of the training in the place of the one before.
@@ -114,7 +117,7 @@ class CheckpointFile:
                 "ran; give each a path of its own."
             )
         state = {
-            "call": self._call,
+            "call": json.dumps(self._call),
             "first_random_state": self._first,
             "n_threads": self.n_threads,
             "training": state,
@@ -144,103 +147,61 @@ class CheckpointFile:
 
 
 def write_state(path: str, state: dict[str, Any]) -> None:
-    """Write what :class:`Encoder` knows, by names that are identifiers, to a file.
+    """Write a state, made of what :func:`pack` knows, to a file.
 
     Raises
     ------
     TypeError
-        If there is anything else among it.
+        If there is anything else in it.
     """
-    encoder = _encoder()
-    coded = {name: encoder.encode(value, name) for name, value in state.items()}
-    tensors, singles = _put_together(encoder.tensors)
-    text = _container.to_json({"state": coded, "singles": singles})
-    tensors[_TEXT] = np.frombuffer(text.encode(), np.uint8)
-    atomic_write(path, lambda file: _container.write(file, {"checkpoint": _TEXT}, tensors))
+    import skops.io
+
+    packed = {name: pack(value, strict=True, where=name) for name, value in state.items()}
+    atomic_write(path, lambda file: skops.io.dump(packed, file))
 
 
-def read_state(path: str) -> dict[str, Any] | None:
-    """Read what :func:`write_state` has written; None where there is no file.
-
-    What a killed process has left of its last attempt is removed.
+def read_state(path: str) -> dict[str, Any]:
+    """Read what :func:`write_state` has written.
 
     Raises
     ------
     ValueError
         If the file is damaged, or of another kind.
     """
-    remove_temporaries(path)
     try:
-        about = os.stat(path)
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(about.st_mode):  # a pipe would never end
-        what = "a directory" if stat.S_ISDIR(about.st_mode) else "no regular file"
-        raise ValueError(f"No training can be kept in {path!r}: it is {what}. Name a file.")
+        archive.check_regular(path)
+    except ValueError as error:
+        raise ValueError(f"No training can be kept in {path!r}: {error} Name a file.") from error
     try:
-        with open(path, "rb") as file:
-            document, tensors = _container.read_file(file, about.st_size)
-        if list(document) != ["checkpoint"]:
-            raise ValueError("it is a saved estimator.")
-        text = _container.from_json(tensors.pop(document["checkpoint"]).tobytes())
-        decoder = _decoder(_take_apart(tensors, text["singles"]))
-        return {name: decoder.decode(value, name) for name, value in text["state"].items()}
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"The file {path!r} cannot be read as a checkpoint of a training: {error} Delete it to "
-            "train anew, or name another path."
-        ) from error
+        packed = archive.read(path, {})
+        if not isinstance(packed, dict):
+            raise ValueError(f"it holds a {type(packed).__name__}.")
+        return _checked(unpack(packed, strict=True))
+    except archive.UntrustedError as error:
+        other = ValueError("it is another file, such as a saved estimator.")
+        raise ValueError(_unreadable(path, other)) from error
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(_unreadable(path, error)) from error
 
 
-def check_can_be_kept(value: Any, name: str) -> None:
-    """Raise a TypeError that names a value, or its part, if no checkpoint can hold it."""
-    _encoder().encode(value, name)
+def _checked(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state, if what stands around that of the training is valid."""
+    archive.check_generator(state["first_random_state"])
+    if state.keys() != {"call", "first_random_state", "n_threads", "training"}:
+        raise ValueError(f"it holds {list(state)}.")
+    if not (type(state["n_threads"]) is int and 1 <= state["n_threads"] <= _MAX_THREADS):
+        raise ValueError(f"{state['n_threads']!r} is no number of threads.")
+    return state
 
 
-def _put_together(
-    tensors: dict[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Return tensors with those that hold one number in one of each type, and their names by it."""
-    singles: dict[str, list[str]] = {}
-    for name, tensor in tensors.items():
-        if tensor.ndim == 0:
-            singles.setdefault(tensor.dtype.name, []).append(name)
-    others = {name: tensor for name, tensor in tensors.items() if tensor.ndim > 0}
-    for type_name, names in singles.items():
-        others[f"{_TEXT}.{type_name}"] = np.array([tensors[name] for name in names])
-    return others, singles
-
-
-def _take_apart(
-    tensors: dict[str, np.ndarray], singles: dict[str, list[str]]
-) -> dict[str, np.ndarray]:
-    """Undo :func:`_put_together`."""
-    for type_name, names in singles.items():
-        together = tensors.pop(f"{_TEXT}.{type_name}")
-        numbers = (part.reshape(()).copy() for part in np.split(together, len(together)))
-        tensors |= dict(zip(names, numbers, strict=True))
-    return tensors
-
-
-def _encoder() -> Encoder:
-    def encode_other(value: Any, name: str) -> tuple[str, Any] | None:
-        for kind, (container, plain) in _CONTAINERS.items():
-            if type(value) is container:
-                return kind, encoder.encode(plain(value), name)
-        return None
-
-    encoder = Encoder(encode_other)
-    return encoder
-
-
-def _decoder(tensors: dict[str, np.ndarray]) -> Decoder:
-    def decode_other(kind: str, content: Any, where: str) -> Any:
-        if kind not in _CONTAINERS:
-            raise ValueError(f"{where} is of the unknown kind {kind!r}.")
-        return _CONTAINERS[kind][0](decoder.decode(content, where))
-
-    decoder = Decoder(tensors, decode_other)
-    return decoder
+def _unreadable(path: str, error: Exception) -> str:
+    reason = error if isinstance(error, ValueError) else repr(error)
+    return (
+        f"The file {path!r} cannot be read as a checkpoint of a training: {reason} Delete it to "
+        "train anew, or name another path."
+    )
 
 
 class TrainingCheckpoint(Callback):

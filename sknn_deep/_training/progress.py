@@ -1,11 +1,13 @@
 """What a training has come to: losses, scores, the stopping rule."""
 
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from sknn_deep._engine.optimizer_state import is_number
 from sknn_deep._networks.flat import Network
 
 
@@ -57,6 +59,27 @@ class Progress:
         """Forget the snapshot, which the network has been restored to."""
         self.watching, self.best_snapshot = False, None
 
+    def check(self) -> None:
+        """Raise a ValueError if these are not numbers that a training can go on with.
+
+        They come from a file that anybody may have written.
+        """
+        curves = [self.loss_curve, self.validation_scores, self.validation_loss_curve]
+        bests = [self.best_loss, self.best_validation_score]
+        counts = [self.best_iter, self.no_improvement_count, self.n_samples_seen]
+        is_validated = self.validation_scores is not None
+        if not (
+            all(isinstance(curve, list) and all(map(is_number, curve)) for curve in curves[:1])
+            and all(curve is None or all(map(is_number, curve)) for curve in curves)
+            and all(best is None or is_number(best) for best in bests)
+            and is_validated == (self.best_validation_score is not None)
+            and is_validated == (self.validation_loss_curve is not None)
+            and (is_validated or self.best_loss is not None)
+            and all(isinstance(count, Integral) and count >= 0 for count in counts)
+            and isinstance(self.watching, bool)
+        ):
+            raise ValueError("its progress is none that a training can have made.")
+
     def load(self, values: dict[str, Any]) -> None:
         """Take over all values, the curves into the lists that there are."""
         curves = ("loss_curve", "validation_scores", "validation_loss_curve")
@@ -99,3 +122,14 @@ class Progress:
 
     def _count(self, without_improvement: bool) -> None:
         self.no_improvement_count = self.no_improvement_count + 1 if without_improvement else 0
+
+
+def are_epochs(rows: list[dict[str, Any]]) -> bool:
+    """Return whether rows can be a history; callbacks record in it what they like."""
+    losses = ("train_loss", "valid_loss")
+    return all(
+        isinstance(row, dict)
+        and isinstance(row.get("batches"), list)
+        and all(is_number(row.get(name, 0.0)) for name in losses)
+        for row in rows
+    )

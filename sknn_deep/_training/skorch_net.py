@@ -13,8 +13,8 @@ from skorch.history import History
 from torch import Tensor
 
 from sknn_deep._engine.losses import Loss
+from sknn_deep._files.packing import pack
 from sknn_deep._networks.flat import Network
-from sknn_deep._training.checkpoint import check_can_be_kept
 from sknn_deep._training.history import record_batch
 from sknn_deep._training.interruption import is_raised
 from sknn_deep._training.skorch_errors import (
@@ -200,6 +200,8 @@ class Net(NeuralNet):
                 callback.load_state_dict(states[name])
                 continue
             for attribute, value in states[name]["values"].items():
+                if attribute.startswith("__") or not attribute.endswith("_"):
+                    raise ValueError(f"{attribute} is nothing that the callback {name!r} learns.")
                 setattr(callback, attribute, value)
             for attribute, state in states[name]["states"].items():
                 present = getattr(callback, attribute, None)
@@ -300,7 +302,7 @@ def _state_of(callback: Callback, name: str) -> dict[str, Any]:
         has_state = _has_state(value)
         value = value.state_dict() if has_state else value
         try:
-            check_can_be_kept(value, attribute)
+            pack(value, strict=True, where=attribute)
         except (TypeError, RecursionError) as error:
             if is_of_skorch(callback):
                 continue

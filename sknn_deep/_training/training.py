@@ -5,7 +5,6 @@ An epoch itself is trained by an :class:`Engine`, or for a stack of networks by 
 score, and decides when to stop.
 """
 
-import itertools
 import math
 import numbers
 import time
@@ -22,15 +21,18 @@ from skorch.history import History
 from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.engine import Engine, EpochLosses
 from sknn_deep._engine.losses import Loss
+from sknn_deep._engine.optimizer_state import check_optimizer_state
 from sknn_deep._engine.solvers import (
     load_state,
+    to_arrays,
 )
+from sknn_deep._files.archive import check_generator
 from sknn_deep._hardware.device import is_out_of_memory
 from sknn_deep._networks.flat import Network
 from sknn_deep._training.checkpoint import CheckpointFile
 from sknn_deep._training.history import HistoryWriter
 from sknn_deep._training.interruption import is_one_of_many
-from sknn_deep._training.progress import DivergenceError, Progress, divergence_message
+from sknn_deep._training.progress import DivergenceError, Progress, are_epochs, divergence_message
 from sknn_deep._training.schedule import Schedule
 from sknn_deep._training.skorch_net import Net
 from sknn_deep._training.user_warnings import warn_user
@@ -288,9 +290,7 @@ class Training:
             "random_state": self.random_state.get_state(legacy=False),
             "generator": None if generator is None else generator.get_state(),
             "order": self.batches.order if self.estimator.shuffle else None,
-            # one long list of batches is kept by column
-            "history": [{**row, "batches": len(row["batches"])} for row in self._history],
-            "batches": [batch for row in self._history for batch in row["batches"]],
+            "history": list(self._history),
             "callbacks": {} if self.net is None else self.net.callback_states(),
             "is_done": self.is_done,
             "has_diverged": self._has_diverged,
@@ -298,7 +298,21 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any], engine: Engine) -> None:
-        """Go on with a state of :meth:`state_dict`, which was read from a file."""
+        """Go on with a state of :meth:`state_dict`, which was read from a file.
+
+        Raises
+        ------
+        Exception
+            Of any kind, if another has written the file. What is taken over later, and not used
+            here, is checked.
+        """
+        Progress(**state["progress"]).check()
+        check_optimizer_state(self.network, self.estimator.solver, to_arrays(state["optimizer"]))
+        check_generator(state["random_state"])
+        if not (type(state["n_steps"]) is int and state["n_steps"] >= 0):
+            raise ValueError(f"{state['n_steps']!r} is no number of steps.")
+        if not are_epochs(state["history"]):
+            raise ValueError("its history is none of epochs.")
         self.network.restore(state["network"])
         for param, requires_grad in zip(
             self.network.parameters(), state["requires_grad"], strict=True
@@ -310,12 +324,10 @@ class Training:
         if state["generator"] is not None:
             self.network.generator.set_state(state["generator"])
         if state["order"] is not None:
+            if not np.array_equal(np.sort(state["order"]), np.sort(self.batches.order)):
+                raise ValueError("its order of rows is no permutation of them.")
             self.batches.order[:] = state["order"]
-        batches = iter(state["batches"])
-        self._history[:] = [
-            {**row, "batches": list(itertools.islice(batches, row["batches"]))}
-            for row in state["history"]
-        ]
+        self._history[:] = state["history"]
         if self.net is not None:
             self.net.load_callback_states(state["callbacks"])
         self.is_done, self._has_diverged = state["is_done"], state["has_diverged"]
@@ -384,7 +396,8 @@ class Training:
         if state is None:
             checkpoint.save(self.state_dict(engine))
         else:
-            self.load_state_dict(state, engine)
+            with checkpoint.readable():
+                self.load_state_dict(state, engine)
 
     def _keep(self, checkpoint: CheckpointFile, engine: Engine) -> None:
         """Keep the state after an epoch, unless it is one that nobody wants to go on from."""

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
 from sknn_deep.model_selection._course import MAX_STACK_MEMORY, FusedSearch
+from sknn_deep.model_selection._distributions import named_distributions, with_distributions
 
 
 class FusedGridSearchCV(FusedSearch, GridSearchCV):
@@ -354,3 +355,9 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
             return_train_score=return_train_score,
         )
         self.max_stack_memory = max_stack_memory
+
+    def __getstate__(self):
+        return named_distributions(super().__getstate__())
+
+    def __setstate__(self, state):
+        super().__setstate__(with_distributions(state))

@@ -4,10 +4,11 @@ import errno
 import os
 import re
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sknn_deep._files.atomic import atomic_write, remove_temporaries
+from sknn_deep._files.atomic import _prefix, atomic_write, remove_orphans
 
 
 @pytest.fixture
@@ -135,16 +136,39 @@ def test_ctrl_c_after_the_file_has_moved_is_ctrl_c(path, monkeypatch):
     assert _names(path.parent) == ["file.bin"]
 
 
+def _orphan(path, content=b"half of a file", name="0" * 16):
+    orphan = path.with_name(f"{_prefix(path)}{name}.tmp")
+    orphan.write_bytes(content)
+    return orphan
+
+
 @pytest.mark.parametrize("letter", ["e", "ä"])
-def test_long_names_that_begin_alike_have_temporaries_of_their_own(letter, tmp_path):
+def test_orphans_are_those_of_the_same_name(letter, tmp_path):
     one, other = (tmp_path / f"{letter * 120}_{number}" for number in (1, 2))
+    own, others = _orphan(one), _orphan(other)
+    remove_orphans(one)
+    assert _names(tmp_path) == [others.name]
+    assert not own.exists()
 
+
+def test_a_file_that_is_being_written_is_no_orphan(path):
     def write(file):
-        remove_temporaries(other)
-        assert len(_names(tmp_path)) == 1
-        remove_temporaries(one)
-        assert _names(tmp_path) == []
         file.write(b"new")
+        file.flush()
+        remove_orphans(path)
+        assert len(_names(path.parent)) == 2
 
-    with pytest.raises(FileNotFoundError):  # what was written is gone
-        atomic_write(one, write)
+    atomic_write(path, write)
+    assert path.read_bytes() == b"new"
+
+
+def test_threads_that_write_to_one_path_do_not_take_each_other_for_orphans(path):
+    def write(content):
+        for _ in range(40):
+            remove_orphans(path)
+            atomic_write(path, lambda file: file.write(content))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, [b"a", b"b", b"c", b"d"]))
+    assert path.read_bytes() in (b"a", b"b", b"c", b"d")
+    assert _names(path.parent) == ["file.bin"]

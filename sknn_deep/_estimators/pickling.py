@@ -1,0 +1,126 @@
+"""What an estimator pickles as: its parameters, and what it has learned as plain data.
+
+Pickle, joblib, ``copy.deepcopy`` and skops all ask ``__getstate__``, so a model trained on a GPU
+loads where there is none, and a file names no class of torch or skorch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils.metadata_routing import MetadataRequest
+from skorch.history import History
+
+from sknn_deep._engine.solvers import to_arrays
+from sknn_deep._files.packing import pack, unpack
+from sknn_deep._networks.flat import Network
+from sknn_deep._networks.models import MLP, Autoencoder
+from sknn_deep._training.progress import Progress
+
+_NETWORKS = {cls.__name__: cls for cls in (MLP, Autoencoder)}
+# Of scikit-learn's binarizer, what it has learned.
+_BINARIZER = ("classes_", "sparse_input_", "y_type_")
+# Parameters whose values may be dicts with any keys.
+_DICTS = ("class_weight", "solver_params")
+# Attributes that are the very lists of the progress.
+CURVES = ("loss_curve", "validation_scores", "validation_loss_curve")
+
+
+def plain_state(state: dict[str, Any], owner: Any) -> dict[str, Any]:
+    """Return the state of an estimator without objects of torch, skorch and scikit-learn.
+
+    Parameters
+    ----------
+    state : dict
+        Its attributes.
+    owner : estimator
+
+    Returns
+    -------
+    plain : dict
+        Parameters, and other estimators, as they are.
+    """
+    plain = dict(state)
+    optimizer = plain.pop("_optimizer", None)
+    if optimizer is not None:
+        plain["_optimizer_state"] = to_arrays(optimizer.state_dict())
+    progress = plain.get("_progress")
+    for name in CURVES:
+        if progress is not None and plain.get(f"{name}_", owner) is getattr(progress, name):
+            del plain[f"{name}_"]
+    for name, (to_plain, _) in _FORMS.items():
+        if plain.get(name) is not None:
+            plain[name] = to_plain(plain[name])
+    return plain
+
+
+def restored_state(plain: dict[str, Any], owner: Any) -> dict[str, Any]:
+    """Undo :func:`plain_state`.
+
+    Raises
+    ------
+    AttributeError, KeyError, TypeError, ValueError
+        If it is no state of an estimator.
+    """
+    state = dict(plain)
+    for name, (_, restore) in _FORMS.items():
+        if state.get(name) is not None:
+            state[name] = restore(state[name], owner)
+    if "best_loss_" in state:  # the training was by epochs
+        curves = {f"{name}_": getattr(state["_progress"], name) for name in CURVES}
+        state = curves | state
+    return state
+
+
+def _plain_network(network: Network) -> dict[str, Any]:
+    return {"class": type(network).__name__, **network.__getstate__()}
+
+
+def _restore_network(plain: dict[str, Any], owner: Any) -> Network:
+    cls = _NETWORKS[plain["class"]]
+    network = cls.__new__(cls)
+    network.__setstate__(plain)
+    return network
+
+
+def _plain_binarizer(binarizer: LabelBinarizer) -> dict[str, Any]:
+    return {name: getattr(binarizer, name) for name in _BINARIZER}
+
+
+def _restore_binarizer(plain: dict[str, Any], owner: Any) -> LabelBinarizer:
+    binarizer = LabelBinarizer()
+    vars(binarizer).update((name, plain[name]) for name in _BINARIZER)
+    return binarizer
+
+
+def _plain_requests(request: MetadataRequest) -> dict[str, dict[str, Any]]:
+    """Return what ``set_fit_request`` and its kin have asked for, by method."""
+    return {
+        name: dict(method.requests)
+        for name, method in vars(request).items()
+        if name != "owner" and method.requests
+    }
+
+
+def _restore_requests(plain: dict[str, dict[str, Any]], owner: Any) -> MetadataRequest:
+    request = MetadataRequest(owner=owner)
+    for name, requests in plain.items():
+        for param, alias in requests.items():
+            getattr(request, name).add_request(param=param, alias=alias)
+    return request
+
+
+def _unpack(packed: Any, owner: Any) -> Any:
+    return unpack(packed)
+
+
+# For an attribute, how it becomes plain, and what it was again.
+_FORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
+    "module_": (_plain_network, _restore_network),
+    "history_": (lambda rows: pack(list(rows)), lambda rows, _: History(unpack(rows))),
+    "_progress": (lambda progress: pack(dict(vars(progress))), lambda p, _: Progress(**unpack(p))),
+    "_optimizer_state": (pack, _unpack),
+    "_label_binarizer": (_plain_binarizer, _restore_binarizer),
+    "_metadata_request": (_plain_requests, _restore_requests),
+    **dict.fromkeys(_DICTS, (pack, _unpack)),
+}

@@ -1,0 +1,200 @@
+"""Reading the files of skops, which are zip archives, whoever may have written them.
+
+skops [1]_ decides by name which types a file may use. Before it reads a file, the size of the file
+bounds what it asks for: the bytes that it unpacks to, the numbers that its arrays announce, and the
+parts that stand in several places, over which skops' audit would otherwise walk once for each way
+that leads to them.
+
+References
+----------
+.. [1] https://skops.readthedocs.io
+"""
+
+import json
+import math
+import os
+import stat
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, BinaryIO
+from zipfile import ZipFile
+
+import numpy as np
+
+# A file may unpack to so many bytes, or so many times its size: skops compresses sparse matrices.
+_MAX_UNPACKED, _MAX_RATIO = 2**24, 20
+# The schema becomes Python's objects, which take many times its bytes. It may be as long as the
+# file or, in a small compressed file, so long.
+_MAX_SCHEMA = 2**20
+# Of older protocols skops has repaired holes.
+_OLDEST_PROTOCOL = 2
+
+
+class UntrustedError(ValueError):
+    """A file uses types that are not trusted."""
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raise a ValueError if a path is a directory, a pipe or a device; opening it might block."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+        raise ValueError(f"it is {kind}.")
+
+
+def check_generator(state: Mapping[str, Any]) -> None:
+    """Raise a ValueError if a state would have NumPy's generator read beyond its memory.
+
+    Parameters
+    ----------
+    state : mapping
+        As of ``RandomState.get_state(legacy=False)``.
+    """
+    words, position = state["state"]["key"], state["state"]["pos"]
+    if not (type(position) is int and 0 <= position <= 624 and np.asarray(words)[1:].any()):
+        raise ValueError("it holds a generator of random numbers in a state that there is not.")
+
+
+def read(
+    path: str | os.PathLike,
+    loaders: Mapping[str, Collection[str]],
+    trusted: Iterable[str | type] = (),
+) -> Any:
+    """Return what a regular file of skops holds.
+
+    Parameters
+    ----------
+    path : str or path-like
+    loaders : mapping of str to collection of str
+        Trusted types beyond skops' own, each with the loaders of skops that it may be used by: a
+        function may be referred to, but not called.
+    trusted : iterable of str or type, default=()
+        Types that the user trusts, however they are used.
+
+    Raises
+    ------
+    UntrustedError
+        If the file uses other types.
+    ValueError
+        If it is damaged, or asks for too much.
+    OSError
+        If it cannot be opened.
+    """
+    import skops.io
+
+    with open(path, "rb") as file:
+        try:
+            names = _checked_names(file, os.fstat(file.fileno()).st_size, loaders)
+            # skops copies the list for each part
+            return skops.io.load(file, trusted=[*(names & loaders.keys()), *trusted])
+        except skops.io.exceptions.UntrustedTypesFoundException as error:
+            raise UntrustedError(str(error)) from error
+        except MemoryError:
+            raise
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply.") from error
+        except Exception as error:  # whatever forged bytes bring about in zipfile, NumPy and skops
+            reason = error if isinstance(error, ValueError) else repr(error)
+            raise ValueError(f"it is damaged, or no file of skops: {reason}") from error
+
+
+def _checked_names(file: BinaryIO, size: int, loaders: Mapping[str, Collection[str]]) -> set[str]:
+    """Return the names of all types in a file, having checked what it asks for."""
+    with ZipFile(file) as archive:
+        check = _Check(archive, size, loaders)
+        schema = archive.getinfo("schema.json")
+        if schema.file_size > max(_MAX_SCHEMA, size):
+            raise ValueError(f"its schema of {schema.file_size} bytes is too long.")
+        schema = json.loads(archive.read(schema))
+        if not isinstance(schema, dict) or not schema.get("protocol", 0) >= _OLDEST_PROTOCOL:
+            raise ValueError(f"it is not of skops' protocol {_OLDEST_PROTOCOL} or newer.")
+        check.count(schema)
+        return check.names
+
+
+class _Check:
+    """A walk over the parts of a file, as its schema lists them.
+
+    skops writes a part that stands in several places each time in full, and takes the first for all
+    when it reads. So parts with one id have equally many parts below them; that bounds any walk by
+    the length of the schema, and excludes circles.
+
+    Attributes
+    ----------
+    names : set of str
+        The types of all parts.
+    """
+
+    def __init__(self, archive: ZipFile, size: int, loaders: Mapping[str, Collection[str]]):
+        self._archive, self._size, self._loaders = archive, size, loaders
+        self._n_unpacked = 0
+        self._check_sizes(archive, size)
+        self._sizes: dict[int, int] = {}
+        self._owners: dict[str, int] = {}
+        self.names: set[str] = set()
+
+    def count(self, value: Any) -> int:
+        """Return the number of parts in a piece of the schema, each checked."""
+        if isinstance(value, list):
+            return sum(map(self.count, value))
+        if not isinstance(value, dict):
+            return 0
+        n_parts = sum(map(self.count, value.values()))
+        # content by name has parts as its values, whatever the names are
+        is_part = isinstance(value.get("__loader__"), str)
+        if is_part or not isinstance(value.get("__id__"), dict | None):
+            n_parts += 1
+            self._check_part(value, n_parts)
+        return n_parts
+
+    def _check_part(self, part: dict[str, Any], n_parts: int) -> None:
+        number, loader = part["__id__"], part["__loader__"]
+        if type(number) is not int or number <= 0:
+            raise ValueError(f"{number!r} is no id of a part.")
+        if self._sizes.setdefault(number, n_parts) != n_parts:
+            raise ValueError(f"two different parts have the id {number}.")
+        name = f"{part['__module__']}.{part['__class__']}"
+        self.names.add(name)
+        if loader not in self._loaders.get(name, (loader,)):
+            raise ValueError(f"{name} may not be loaded by {loader}.")
+        if loader == "NdArrayNode" and part["type"] == "numpy":
+            self._claim(part["file"], number)
+            with self._archive.open(part["file"]) as file:
+                self._check_array(file, self._archive.getinfo(part["file"]).file_size, name)
+        elif loader == "SparseMatrixNode":
+            self._claim(part["file"], number)
+            with self._archive.open(part["file"]) as file, ZipFile(file) as archive:
+                self._check_sizes(archive, self._archive.getinfo(part["file"]).file_size)
+                for member in archive.infolist():
+                    with archive.open(member) as array:
+                        self._check_array(array, member.file_size, "numpy.ndarray")
+        elif loader in ("BytesNode", "BytearrayNode"):
+            self._claim(part["file"], number)
+
+    def _check_sizes(self, archive: ZipFile, size: int) -> None:
+        """Refuse members that overlap, or unpack to much more than the file has bytes."""
+        members = archive.infolist()
+        self._n_unpacked += sum(member.file_size for member in members)
+        if self._n_unpacked > max(_MAX_UNPACKED, _MAX_RATIO * self._size):
+            raise ValueError(f"{self._size} bytes may not unpack to {self._n_unpacked}.")
+        if sum(member.compress_size for member in members) > size:
+            raise ValueError("its members overlap.")
+
+    def _claim(self, member: str, number: int) -> None:
+        """Refuse a member that several parts would read."""
+        if self._owners.setdefault(member, number) != number:
+            raise ValueError(f"several parts share {member!r}.")
+
+    def _check_array(self, file: BinaryIO, size: int, name: str) -> None:
+        """Refuse an array that announces more, or something else, than there is of it."""
+        version = np.lib.format.read_magic(file)
+        header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = header(file)
+        n_bytes = math.prod(shape) * max(1, dtype.itemsize)
+        if n_bytes != size - file.tell():
+            raise ValueError(f"an array of shape {shape} and type {dtype} is not what it states.")
+        scalar = f"numpy.{dtype.type.__name__}"
+        if name != "numpy.ndarray" and (shape != () or name != scalar):
+            raise ValueError(f"an array of shape {shape} and type {dtype} is no {name}.")
