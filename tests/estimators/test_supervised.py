@@ -553,17 +553,17 @@ def test_spread_of_an_ensemble_within_a_transformed_target_is_that_of_its_networ
     transformer, diabetes
 ):
     y = np.exp(diabetes.y)
-    single = TransformedTargetRegressor(
-        regressor(), transformer=clone(transformer), check_inverse=False
+    several = TransformedTargetRegressor(
+        regressor(n_networks=3), transformer=transformer, check_inverse=False
     )
-    several = clone(single).set_params(regressor__n_networks=3).fit(diabetes.X, y)
+    several.fit(diabetes.X, y)
     predictions = [
         several.transformer_.inverse_transform(network.predict(diabetes.X_test)[:, np.newaxis])
         for network in several.regressor_.estimators_
     ]
     expected = [
-        clone(single)
-        .set_params(regressor__random_state=network.random_state)
+        clone(several)
+        .set_params(regressor__n_networks=1, regressor__random_state=network.random_state)
         .fit(diabetes.X, y)
         .predict(diabetes.X_test)
         for network in several.regressor_.estimators_
