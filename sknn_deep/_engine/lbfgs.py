@@ -1,4 +1,9 @@
-"""SciPy's L-BFGS over a whole training set, with the gradient in closed form."""
+"""SciPy's L-BFGS over a whole training set, with the gradient in closed form.
+
+It minimises what it reports. For several regression outputs scikit-learn passes the mean of the
+loss over the outputs with the gradient of the sum. Here both are of the sum, so the line search is
+consistent.
+"""
 
 import numpy as np
 import scipy.optimize

@@ -4,6 +4,10 @@ Every optimiser is a :class:`torch.optim.Optimizer`, so that skorch's and torch'
 learning-rate schedulers drive them. ``SGD`` and ``Adam`` are written here because
 scikit-learn's update rules differ from torch's: its velocity holds the learning rate of
 the step that made it, and its Adam adds epsilon before the bias correction.
+
+Both step around torch's wrappers. The first of them imports ``torch._dynamo``, more than a second
+of processor time that every worker of a grid search would pay, and each step is wrapped in a
+profiler's record.
 """
 
 import math
@@ -17,8 +21,7 @@ from torch import Tensor
 def _light(method: Callable) -> Callable:
     """Return a method of torch's optimiser without what torch has wrapped around it.
 
-    The first call of the wrapper imports ``torch._dynamo``, which takes longer than most fits, in
-    every process. The optimisers here are never compiled.
+    The optimisers here are never compiled, which is what the wrapper is for.
     """
     return getattr(method, "__wrapped__", method)
 

@@ -1,4 +1,10 @@
-"""What a trained autoencoder tells of its code: how its units vary, and what they explain."""
+"""What a trained autoencoder tells of its code: how its units vary, and what they explain.
+
+It is measured after the training. One pass of the encoder over the training batches gives the
+moments of the code, which show dead units. What each unit explains is found by decoding 100 to
+2,000 rows with more and more units known, as many rows as take about a twentieth of the training.
+``order_code`` folds the eigenvectors of the code's covariance into the layers on both sides.
+"""
 
 from typing import Any
 

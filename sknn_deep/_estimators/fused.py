@@ -4,6 +4,12 @@ The idea of training a whole grid as one batched computation is HFTA's [1]_; wha
 here is the same answer as from separate fits: orders, folds, penalties, rates and stopping are
 each network's own.
 
+Each job has its own :class:`~sknn_deep._estimators.fitting.Fit`, committed when its network stops.
+If a stack breaks down, for want of memory or by an error that is no single network's, the
+unfinished networks start again from what their estimators were: in stacks of half the size, or
+alone. The caller scores in ``done``, outside of the training's ``try``, so that an error of the
+user's scorer is never taken for one of the stack.
+
 References
 ----------
 .. [1] S. Wang et al. (2021). Horizontally fused training array: an effective hardware
@@ -44,7 +50,7 @@ from sknn_deep._training.user_warnings import warn_user, warned_once
 _SHARE_TO_GO_ON = 0.75
 # Fewer networks of a fold do not have a stack for themselves.
 _FEWEST_OF_FOLD = 4
-# So much of validated data is kept for the shapes to come.
+# Bytes of validated data cached for later shapes.
 _KEPT_BYTES = 2**24
 
 

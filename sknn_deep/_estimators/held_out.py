@@ -1,4 +1,9 @@
-"""The validation set: which rows are held out, and how they are evaluated."""
+"""The validation set: which rows are held out, and how they are evaluated.
+
+A set that the user passes as ``X_val`` switches early stopping on and restores the best weights,
+without ``early_stopping=True``: there is no other reason to pass one. With
+``n_iter_no_change=np.inf`` all epochs are run, and the best weights are restored all the same.
+"""
 
 from typing import Any
 

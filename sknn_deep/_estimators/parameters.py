@@ -1,4 +1,14 @@
-"""The parameters that the three estimators share: names, defaults, valid values, combinations."""
+"""The parameters that the three estimators share: names, defaults, valid values, combinations.
+
+Names, order, defaults, constraints and messages are scikit-learn 1.9's where its MLPs have the
+parameter, so that changing an import is all that a user does. New parameters are keyword-only
+and off by default.
+
+The estimators are dataclasses: shared fields are written once, and the generated ``__init__``
+only assigns, with the signature that scikit-learn inspects. Their docstrings are nevertheless
+written out in full, because ``help()`` is where people read; ``tests/test_documentation.py``
+compares the defaults there with the signature.
+"""
 
 import inspect
 from collections.abc import Sequence

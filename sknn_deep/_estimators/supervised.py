@@ -1,4 +1,13 @@
-"""What the classifier and the regressor share: one network or several, compared with targets."""
+"""What the classifier and the regressor share: one network or several, compared with targets.
+
+``coefs_`` and ``intercepts_`` are properties over the network's weights. There is one copy of what
+was learned, ``module_``, so a snapshot, a pickle and a callback cannot disagree with it.
+
+``clone`` unfits ``init_from``, on purpose. scikit-learn clones estimators among the parameters, so
+a fitted autoencoder arrives unfitted in every search. A ``__sklearn_clone__`` of ours would change
+what ``clone`` means for autoencoders, or hide that a source is shared. scikit-learn has
+``FrozenEstimator`` for fitted estimators, and the error names it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,8 +1,12 @@
 """The torch modules: ``MLP`` and ``Autoencoder``, both stacks of dense layers.
 
 All parameters of a network are views of one flat buffer, weight matrices first, and
-their gradients of another: an optimiser step, the L2 penalty and the norm of the gradient
-are single operations whatever the depth.
+their gradients of another: an optimiser step, the L2 penalty, decoupled weight decay, the norm of
+the gradient and early stopping's snapshots are single operations whatever the depth. Muon and a
+user's own optimiser class see the parameters in their shapes.
+
+Tied matrices are one piece of memory seen twice. The second view has a gradient of its own, which
+is added to the first's at the end of a step.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

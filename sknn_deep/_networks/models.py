@@ -1,4 +1,10 @@
-"""The two networks: ``MLP`` and ``Autoencoder``."""
+"""The two networks: ``MLP`` and ``Autoencoder``.
+
+Variants of the autoencoder are modules or penalties. What changes the pass is a part of the
+network (:class:`Noise`, :class:`Code`, :class:`Contraction`, the buffer ``fill``): so it pickles,
+draws from the network's generator, and is noticed by a warm start, which compares configurations.
+What changes the loss is a part of the loss (``CodePenalty``).
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

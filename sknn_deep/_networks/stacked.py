@@ -1,4 +1,10 @@
-"""Several networks of one shape as one: their parameters in one buffer."""
+"""Several networks of one shape as one: their parameters in one buffer.
+
+The weights are copied into the buffer, in the order in which a stack computes fastest, and back
+when a network leaves the stack or is evaluated. Making all parameters views of the buffer, and
+then of memory of their own again, took longer than an epoch of many short trainings. Outside of a
+stack the flat buffer keeps torch's order, in which snapshots, files and optimisers know it.
+"""
 
 import copy
 from collections.abc import Sequence

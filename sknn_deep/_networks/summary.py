@@ -1,4 +1,8 @@
-"""What a network consists of: its layers, their output shapes and numbers of parameters."""
+"""What a network consists of: its layers, their output shapes and numbers of parameters.
+
+It is read from the dictionary from which a network is made. So an unfitted estimator is described
+without allocating a weight, and scikit-learn's diagram of a fitted one can show it.
+"""
 
 from dataclasses import dataclass
 from html import escape

@@ -1,4 +1,14 @@
-"""What an interruption by the user means: whom it comes from, and whom it is for."""
+"""What an interruption by the user means: whom it comes from, and whom it is for.
+
+Interruptions are exceptions, looked at once they are there: no signal handler is installed, and no
+loop asks. An epoch that was not finished is taken out of the records, whatever ended it. Two
+questions the exception alone does not answer: whether it is Ctrl-C or a callback's way to stop
+(:func:`is_raised`), and whether a search made the fit and has to end, too (:func:`is_one_of_many`).
+
+Our own searches and ensembles set a context variable. joblib tells nobody that it runs, nor do
+scikit-learn's searches, which make their fits through it; so joblib is found in the call stack, by
+the code objects of its functions rather than by their names.
+"""
 
 import dis
 import signal

@@ -2,6 +2,15 @@
 
 The contract is skorch's: ``net.history``, ``net.module_``, ``net.optimizer_`` and the
 notifications. A fit without callbacks needs none of it and makes no net.
+
+skorch's loop, ``DataLoader`` and training split are not used: an epoch is one permutation, and the
+host reads losses once per epoch. The events of single batches are sent only if a callback does
+something with them. The losses of batches are recorded only with skorch's callbacks: otherwise the
+history of a long training stays small.
+
+A callback that raises ``KeyboardInterrupt`` at the end of an epoch, as skorch's ``EarlyStopping``
+does, ends the training without a warning. An interrupt anywhere else is the user's, and gives
+scikit-learn's warning.
 """
 
 from typing import Any

@@ -4,6 +4,12 @@ Each network has rows, an order, a penalty, a learning rate and random numbers o
 The products of a step are batched products over the stack; all else that a step does is one
 operation on the rows of shared buffers. A network's weights come out as they would alone,
 to rounding.
+
+Networks that share their optimiser's numbers and lie next to each other are moved by one call of
+the kernel that moves one network; jobs are sorted so that there are such neighbours. Folds may
+differ by a row: the shorter ones get a row of weight zero, unless normalisation would see it or
+dropout draw for it. When a quarter of the networks have stopped, the others move on to smaller
+buffers (``fused.py``).
 """
 
 from collections.abc import Callable, Iterable, Sequence

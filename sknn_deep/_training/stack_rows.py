@@ -1,4 +1,8 @@
-"""The rows that the networks of a stack see: shared orders, gathered batches."""
+"""The rows that the networks of a stack see: shared orders, gathered batches.
+
+Where all networks of a stack share one order, their products read the same memory: the batch is a
+tensor whose first stride is zero.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

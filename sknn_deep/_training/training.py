@@ -3,6 +3,9 @@
 An epoch itself is trained by an :class:`Engine`, or for a stack of networks by a
 ``Stack``; a :class:`Training` says with which rates, judges the loss and the validation
 score, and decides when to stop.
+
+It is no loop, but a method for before an epoch and one for after it. So a network in a stack
+shuffles, stops, restores its best weights and warns by the same lines as a network alone.
 """
 
 import math
@@ -49,7 +52,13 @@ class Validation:
 class SharedOrder:
     """The order in which several trainings go through the same rows.
 
-    Networks of one seed that are trained on one fold shuffle its rows alike: once is enough.
+    Networks of one seed that are trained on one fold shuffle its rows alike: once is enough, and
+    their batches are gathered once. A network that leaves before its training is done takes a copy
+    of the order and of the generator's state along.
+
+    That the orders are the same is known from an integer ``random_state``, the shape and the rows,
+    not compared: reading the states of generators would take longer than shuffling small folds. So
+    generators that the user passes are not shared.
 
     Parameters
     ----------

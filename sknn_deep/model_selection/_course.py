@@ -1,4 +1,11 @@
-"""The course of a fused search: scikit-learn's, but for how the fits are made."""
+"""The course of a fused search: scikit-learn's, but for how the fits are made.
+
+``BaseSearchCV.fit`` calls joblib with one function per candidate and fold, so there is a ``fit``
+here. Candidates, the format of results, the choice of the best and the routing of metadata are
+inherited. What scikit-learn does in ``_fit_and_score`` is done in stages: the steps before the
+networks (``_pipelines.py``), the networks, the scores (``_evaluation.py``). The engine takes jobs,
+and knows nothing of candidates and scores.
+"""
 
 import time
 from collections import defaultdict

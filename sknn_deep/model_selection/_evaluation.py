@@ -1,6 +1,6 @@
 """Fit and score the trials of a search: stage by stage what scikit-learn does one by one.
 
-1. The steps before the networks are fitted (``_trials.py``), and the networks become jobs.
+1. The steps before the networks are fitted (``_pipelines.py``), and the networks become jobs.
 2. The jobs are divided among the workers in stacks.
 3. Each worker trains its stacks and scores what it has trained. Only scores come back.
 

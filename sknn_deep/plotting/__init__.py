@@ -3,6 +3,9 @@
 A display stores what it shows. Its class method ``from_estimator`` computes that and draws it;
 ``plot`` draws it again, on other axes or with other options. matplotlib is imported when
 something is drawn, plotly when an interactive page is written.
+
+Displays know methods, not classes. They ask for ``transform``, ``coefs_``, ``loss_curve_`` or
+``cv_results_``, so they draw PCA and scikit-learn's own networks and searches, too.
 """
 
 from sknn_deep.plotting._embedding import EmbeddingDisplay
