@@ -45,7 +45,7 @@ def rows(digits):
 
 
 def reference(network, X, y):
-    return type(network)(**network.get_params()).fit(X, y)
+    return type(network)(**network.get_params(deep=False)).fit(X, y)
 
 
 @pytest.mark.parametrize("params", [{}, {"early_stopping": True}, {"dropout": 0.2}], ids=str)
@@ -68,7 +68,7 @@ def test_any_container_gives_the_same_lbfgs_fit(network, container, rows):
 def test_any_container_can_be_learned_from_incrementally(network, container, rows):
     X, y, X_test, _ = rows
     classes = {"classes": np.arange(10)} if isinstance(network, DeepMLPClassifier) else {}
-    twin = type(network)(**network.get_params())
+    twin = type(network)(**network.get_params(deep=False))
     for _ in range(2):
         network.partial_fit(container(X), y, **classes)
         twin.partial_fit(X, y, **classes)
@@ -209,7 +209,7 @@ def test_columns_give_the_same_fit(params, network, by_columns, rows):
 def test_columns_are_learned_from_incrementally(network, by_columns, rows):
     X, y, X_test, _ = rows
     classes = {"classes": np.arange(10)} if isinstance(network, DeepMLPClassifier) else {}
-    twin = type(network)(**network.get_params())
+    twin = type(network)(**network.get_params(deep=False))
     for _ in range(2):
         network.partial_fit(by_columns(X), y, **classes)
         twin.partial_fit(X, y, **classes)
@@ -219,7 +219,7 @@ def test_columns_are_learned_from_incrementally(network, by_columns, rows):
 def test_columns_can_hold_the_validation_set(network, by_columns, rows):
     X, y, X_test, y_test = rows
     held_out = {} if isinstance(network, AutoencoderTransformer) else {"y_val": y_test}
-    expected = type(network)(**network.get_params()).fit(X, y, X_val=X_test, **held_out)
+    expected = type(network)(**network.get_params(deep=False)).fit(X, y, X_val=X_test, **held_out)
     network.fit(by_columns(X), y, X_val=by_columns(X_test), **held_out)
     assert_allclose(network.validation_loss_curve_, expected.validation_loss_curve_, rtol=1e-10)
 
