@@ -1,13 +1,17 @@
 """The only door to scikit-learn's private helpers.
 
 Everything with a leading underscore that the package takes from scikit-learn is imported
-here, so that a release which moves one of them is mended in one place.
+here, so that a release which moves one of them is mended in one place. So are its decorators:
+scikit-learn has no types, and what an untyped decorator returns is unknown to a type checker.
 """
 
+from collections.abc import Callable
 from inspect import signature
 from numbers import Integral
+from typing import Any, TypeVar
 
 import numpy as np
+import sklearn.callback
 import sklearn.utils
 from numpy.random.bit_generator import ISeedSequence
 from sklearn.base import _fit_context
@@ -29,11 +33,12 @@ from sklearn.utils._param_validation import (
     Options,
     StrOptions,
     validate_parameter_constraints,
-    validate_params,
 )
+from sklearn.utils._param_validation import validate_params as _validate_params
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
 from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.metaestimators import available_if as _available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_method_params, _check_sample_weight, _num_samples
@@ -46,6 +51,7 @@ __all__ = [
     "StrOptions",
     "accepts_sample_weight",
     "aggregate_score_dicts",
+    "available_if",
     "check_groups_routing_disabled",
     "check_method_params",
     "check_matplotlib_support",
@@ -66,6 +72,7 @@ __all__ = [
     "validate_parameter_constraints",
     "validate_params",
     "warn_or_raise_about_fit_failures",
+    "with_callbacks",
 ]
 
 MultimetricScorer = _MultimetricScorer
@@ -74,7 +81,6 @@ check_groups_routing_disabled = _check_groups_routing_disabled
 check_method_params = _check_method_params
 check_optimize_result = _check_optimize_result
 check_partial_fit_first_call = _check_partial_fit_first_call
-fit_context = _fit_context
 insert_error_scores = _insert_error_scores
 manual_routing = _manual_routing
 normalize_score_results = _normalize_score_results
@@ -85,30 +91,57 @@ safe_split = _safe_split
 score_or_error = _score
 warn_or_raise_about_fit_failures = _warn_or_raise_about_fit_failures
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Function], Function]:
+    """Return scikit-learn's decorator that validates the parameters before a fit."""
+    return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
+
+
+def with_callbacks(method: Function) -> Function:
+    """Decorate a fit as scikit-learn does, so that its callbacks are always torn down."""
+    return sklearn.callback.with_callbacks(method)
+
+
+def available_if(check: Callable[[Any], bool]) -> Callable[[Function], Function]:
+    """Return scikit-learn's decorator of a method that only some estimators have."""
+    return _available_if(check)
+
+
+def validate_params(
+    parameter_constraints: dict[str, list], *, prefer_skip_nested_validation: bool
+) -> Callable[[Function], Function]:
+    """Return scikit-learn's decorator that validates the parameters of a function."""
+    return _validate_params(
+        parameter_constraints, prefer_skip_nested_validation=prefer_skip_nested_validation
+    )
+
 
 class _NoEntropy(ISeedSequence):
     """Stands for the system's entropy where a seed comes next."""
 
-    def generate_state(self, n_words, dtype=np.uint32):
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
         return np.zeros(n_words, dtype)
 
 
 _NO_ENTROPY = _NoEntropy()
 
 
-def check_random_state(seed):
+def check_random_state(seed: Any) -> np.random.RandomState:
     """Return what scikit-learn's function of this name does, for an int in half the time.
 
     ``RandomState(seed)`` first fills its state from the system's entropy, and then by the seed.
     """
     if not isinstance(seed, Integral):
         return sklearn.utils.check_random_state(seed)
-    random_state = np.random.RandomState(np.random.MT19937(_NO_ENTROPY))
-    random_state.seed(seed)
+    # NumPy's types forget what its documentation allows: any ISeedSequence
+    random_state = np.random.RandomState(np.random.MT19937(_NO_ENTROPY))  # type: ignore[arg-type]
+    random_state.seed(int(seed))
     return random_state
 
 
-def check_sample_weight(sample_weight, X):
+def check_sample_weight(sample_weight: Any, X: Any) -> np.ndarray | None:
     """Return float weights of shape (n_samples,), or None where none were given.
 
     Raises
@@ -121,18 +154,18 @@ def check_sample_weight(sample_weight, X):
     return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
 
 
-def accepts_sample_weight(scorer) -> bool:
+def accepts_sample_weight(scorer: Callable[..., Any]) -> bool:
     """Return whether a scorer, or the metric behind it, takes sample weights."""
     function = getattr(scorer, "_score_func", scorer)
     return "sample_weight" in signature(function).parameters
 
 
-def lbfgs_verbosity(verbose):
+def lbfgs_verbosity(verbose: bool) -> dict[str, Any]:
     """Return the options with which SciPy's L-BFGS-B prints its progress, or not."""
     return _get_additional_lbfgs_options_dict("iprint", 1 if verbose else -1)
 
 
-def rows_of(X, rows):
+def rows_of(X: Any, rows: Any) -> Any:
     """Return row numbers, or those of a mask, in X's namespace and on its device."""
     namespace, _ = get_namespace(X)
     rows = namespace.asarray(rows, device=device(X))

@@ -32,7 +32,7 @@ WINGS = {
         {"stack"},
     ],
     "_estimators": [
-        {"fitted_state", "column_statistics", "code_statistics"},
+        {"types", "fitted_attributes", "fitted_state", "column_statistics", "code_statistics"},
         {"base"},
         {"fused", "autoencoder"},
         {"supervised"},

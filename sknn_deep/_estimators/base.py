@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,17 @@ from sknn_deep._engine.solvers import (
     to_arrays,
     to_tensors,
 )
+from sknn_deep._estimators.fitted_attributes import FittedNetwork
 from sknn_deep._estimators.fitted_state import Before
+from sknn_deep._estimators.types import (
+    DtypeName,
+    NormalizationName,
+    ScheduleName,
+    Scoring,
+    Seed,
+    SkorchCallbacks,
+    Solver,
+)
 from sknn_deep._hardware.device import (
     OutOfMemoryError,
     accepted_dtypes,
@@ -95,7 +105,7 @@ class Validated(NamedTuple):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
+class BaseDeepNetwork(FittedNetwork, CallbackSupportMixin, BaseEstimator):
     """Parameters and training of a dense network.
 
     The fields are the constructor's keyword-only parameters, written once for the three
@@ -107,15 +117,15 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     ``_default_score``.
     """
 
-    solver: str | type[torch.optim.Optimizer] = "adam"
+    solver: Solver = "adam"
     alpha: float = 0.0001
-    batch_size: int | str = "auto"
-    learning_rate: str = "constant"
+    batch_size: int | Literal["auto"] = "auto"
+    learning_rate: ScheduleName = "constant"
     learning_rate_init: float = 0.001
     power_t: float = 0.5
     max_iter: int = 200
     shuffle: bool = True
-    random_state: int | np.random.RandomState | None = None
+    random_state: Seed | None = None
     tol: float = 1e-4
     verbose: bool | int = False
     warm_start: bool = False
@@ -129,14 +139,14 @@ class BaseDeepNetwork(CallbackSupportMixin, BaseEstimator):
     n_iter_no_change: int | float = 10
     max_fun: int = 15000
     dropout: float | Sequence[float] = 0.0
-    normalization: str | None = None
+    normalization: NormalizationName | None = None
     solver_params: dict[str, Any] | None = None
     weight_decay: float | None = None
     max_grad_norm: float | None = None
-    scoring: Any = None
+    scoring: Scoring | None = None
     device: str | torch.device = "auto"
-    dtype: str = "auto"
-    callbacks: list | None = None
+    dtype: DtypeName = "auto"
+    callbacks: SkorchCallbacks | None = None
 
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],

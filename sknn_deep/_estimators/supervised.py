@@ -9,12 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sknn_deep._engine.samples import dense
+from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
+from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import Before
 from sknn_deep._estimators.fused import Job, fit_jobs
 from sknn_deep._hardware.device import accepted_dtypes, resolve_device, torch_dtype
@@ -27,10 +30,10 @@ _MAX_ROWS = 2000
 
 
 @dataclass(eq=False, repr=False)
-class BaseDeepMLP(BaseDeepNetwork):
+class BaseDeepMLP(FittedMLP, BaseDeepNetwork):
     """A network whose output is compared with targets."""
 
-    init_from: Any = field(default=None, kw_only=True)
+    init_from: AutoencoderTransformer | FrozenEstimator | None = field(default=None, kw_only=True)
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseDeepNetwork._parameter_constraints,
