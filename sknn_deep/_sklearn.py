@@ -16,6 +16,7 @@ import sklearn.utils
 from numpy.random.bit_generator import ISeedSequence
 from sklearn.base import _fit_context
 from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._validation import (
     _aggregate_score_dicts,
     _check_groups_routing_disabled,
@@ -44,6 +45,7 @@ from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_method_params, _check_sample_weight, _num_samples
 
 __all__ = [
+    "BaseSearchCV",
     "HasMethods",
     "Interval",
     "MultimetricScorer",

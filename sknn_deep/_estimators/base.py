@@ -879,7 +879,9 @@ class BaseDeepNetwork(FittedNetwork, CallbackSupportMixin, BaseEstimator):
             state["_optimizer_state"] = self._get_optimizer_state()
         return state
 
-    def _planned_network(self, n_features, n_classes, n_outputs) -> tuple[dict[str, Any], str]:
+    def _planned_network(
+        self, n_features: int, n_classes: int | None, n_outputs: int | None
+    ) -> tuple[dict[str, Any], str]:
         """Return configuration and output activation of the network that ``fit`` would make."""
         sizes = {"n_features": n_features, "n_classes": n_classes, "n_outputs": n_outputs}
         for name, size in sizes.items():
