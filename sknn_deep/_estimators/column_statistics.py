@@ -6,6 +6,7 @@ torch's would have to share the cores with them.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,7 +16,7 @@ import scipy.sparse as sp
 _ROWS, _NUMBERS = 4096, 2**18
 
 
-def column_means(X, weight: np.ndarray | None, allow_nan: bool = False) -> np.ndarray:
+def column_means(X: Any, weight: np.ndarray | None, allow_nan: bool = False) -> np.ndarray:
     """Return the weighted mean of each feature, in X's type.
 
     Parameters
@@ -37,7 +38,7 @@ def column_means(X, weight: np.ndarray | None, allow_nan: bool = False) -> np.nd
     return np.asarray(means, dtype=X.dtype).ravel()
 
 
-def _means_of_known(X, weight: np.ndarray) -> np.ndarray:
+def _means_of_known(X: Any, weight: np.ndarray) -> np.ndarray:
     sums, totals = np.zeros((2, X.shape[1]))
     for rows, weights in _parts(X, weight):
         rows = rows.toarray() if sp.issparse(rows) else rows
@@ -51,7 +52,7 @@ def _weighted_sum(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.einsum("i,ij->j", weights, rows)
 
 
-def _parts(X, *others: np.ndarray) -> Iterator:
+def _parts(X: Any, *others: np.ndarray) -> Iterator[Any]:
     """Yield rows, and what belongs to them, so few that copies of them are small."""
     n_rows = max(1, min(_ROWS, _NUMBERS // X.shape[1]))
     for start in range(0, X.shape[0], n_rows):
@@ -59,20 +60,19 @@ def _parts(X, *others: np.ndarray) -> Iterator:
         yield (X[part], *(other[part] for other in others)) if others else X[part]
 
 
-def column_limits(X) -> tuple[np.ndarray, np.ndarray]:
+def column_limits(X: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the smallest and the largest value of each feature; 0 where none is known."""
     if sp.issparse(X):
-        limits = X.nanmin(axis=0).toarray().ravel(), X.nanmax(axis=0).toarray().ravel()
+        low, high = (limit.toarray().ravel() for limit in (X.nanmin(axis=0), X.nanmax(axis=0)))
     else:
-        limits = (
+        low, high = (
             function.reduce([function.reduce(rows, axis=0) for rows in _parts(X)])
             for function in (np.fmin, np.fmax)
         )
-    low, high = (np.nan_to_num(limit) for limit in limits)
-    return low, high
+    return np.nan_to_num(low), np.nan_to_num(high)
 
 
-def limits(X) -> tuple[float, float]:
+def limits(X: Any) -> tuple[float, float]:
     """Return the smallest and the largest value that is known; zeros of sparse rows count."""
     if sp.issparse(X):
         low, high = (f.reduce(X.data, initial=0.0) for f in (np.fmin, np.fmax))

@@ -9,8 +9,10 @@ there.
 import mmap
 import weakref
 from collections.abc import Iterator
+from typing import Any, Literal, overload
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 # Maps of fewer bytes may stay in memory as a whole.
 _LARGE = 2**28
@@ -51,7 +53,13 @@ class Mapped:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, key) -> "np.ndarray | Mapped":
+    @overload
+    def __getitem__(self, key: slice) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, key: np.ndarray) -> "Mapped": ...
+
+    def __getitem__(self, key: slice | np.ndarray) -> "np.ndarray | Mapped":
         """Return a copy of some rows for a slice, and a choice of them for their numbers."""
         if not isinstance(key, slice):
             return Mapped(self._array, self.dtype, self._numbers(key))
@@ -66,7 +74,14 @@ class Mapped:
             self._hand_back()
         return out
 
-    def take(self, rows: np.ndarray, axis: int = 0, *, out: np.ndarray, mode: str = "clip"):
+    def take(
+        self,
+        rows: np.ndarray,
+        axis: int = 0,
+        *,
+        out: np.ndarray,
+        mode: Literal["raise", "wrap", "clip"] = "clip",
+    ) -> np.ndarray:
         """Gather rows into a buffer, as ``numpy.take`` does."""
         rows = self._numbers(rows)
         for piece in _pieces(len(rows), _ROWS_AT_ONCE):
@@ -82,7 +97,7 @@ class Mapped:
         for piece in _pieces(len(self), max(1, _BYTES_AT_ONCE // self._bytes_of_a_row)):
             yield self[piece]
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         array = self._array if self._rows is None else self._array[self._rows]
         return np.asarray(array, dtype=self.dtype if dtype is None else dtype)
 
@@ -91,6 +106,8 @@ class Mapped:
 
     def _hand_back(self) -> None:
         """Hand the pages that were read back, if they are many."""
+        if self._map is None:
+            return
         resident = _resident()
         if resident is None or resident - _resident_before.get(self._map, 0) > _HELD:
             self._map.madvise(mmap.MADV_DONTNEED)
@@ -110,7 +127,7 @@ def _pieces(n_rows: int, at_once: int) -> list[slice]:
     return [slice(i, min(i + at_once, n_rows)) for i in range(0, n_rows, at_once)]
 
 
-def map_of(array) -> mmap.mmap | None:
+def map_of(array: Any) -> mmap.mmap | None:
     """Return the memory map that an array is a view of, if its pages can be handed back.
 
     Those of a private copy (``mode="c"``) hold what was written to them, and nothing else does.
@@ -123,7 +140,7 @@ def map_of(array) -> mmap.mmap | None:
     return array if is_kept else None
 
 
-def is_large_map(X) -> bool:
+def is_large_map(X: Any) -> bool:
     """Return whether rows are to be read piece by piece, because they are in a large file."""
     if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "biuf":
         return False
