@@ -18,7 +18,7 @@ from torch import nn
 from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.in_parts import applying
 from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
-from sknn_deep._estimators.base import BaseDeepNetwork
+from sknn_deep._estimators.base import BaseDeepNetwork, SharedParameters
 from sknn_deep._estimators.code_statistics import (
     code_moments,
     explained_variance,
@@ -51,8 +51,36 @@ _DEAD = 1e-6
 
 
 @dataclass(eq=False, repr=False)
+class AutoencoderParameters(SharedParameters):
+    """The parameters of :class:`AutoencoderTransformer`, which explains them."""
+
+    n_components: int = 32
+    hidden_layer_sizes: int | Sequence[int] = (128, 64)
+    activation: Activations = "relu"
+    _: KW_ONLY
+    decoder_hidden_layer_sizes: int | Sequence[int] | None = None
+    code_activation: ActivationName = "identity"
+    output_activation: ActivationName | Literal["auto"] = "auto"
+    loss: ReconstructionLossName = "squared_error"
+    huber_delta: float = 1.0
+    loss_weights: "ArrayLike | None" = None
+    allow_nan: bool = False
+    noise: float = 0.0
+    noise_kind: NoiseKind = "gaussian"
+    sparsity: float = 0.0
+    contractive: float = 0.0
+    tied_weights: bool = False
+    variational: bool = False
+    beta: float = 1.0
+    order_code: bool = False
+
+
 class AutoencoderTransformer(
-    FittedAutoencoder, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDeepNetwork
+    AutoencoderParameters,
+    FittedAutoencoder,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseDeepNetwork,
 ):
     """Dimensionality reduction by an autoencoder.
 
@@ -389,26 +417,6 @@ class AutoencoderTransformer(
     >>> bool(autoencoder.score(X) > pca.explained_variance_ratio_.sum())
     True
     """
-
-    n_components: int = 32
-    hidden_layer_sizes: int | Sequence[int] = (128, 64)
-    activation: Activations = "relu"
-    _: KW_ONLY
-    decoder_hidden_layer_sizes: int | Sequence[int] | None = None
-    code_activation: ActivationName = "identity"
-    output_activation: ActivationName | Literal["auto"] = "auto"
-    loss: ReconstructionLossName = "squared_error"
-    huber_delta: float = 1.0
-    loss_weights: "ArrayLike | None" = None
-    allow_nan: bool = False
-    noise: float = 0.0
-    noise_kind: NoiseKind = "gaussian"
-    sparsity: float = 0.0
-    contractive: float = 0.0
-    tied_weights: bool = False
-    variational: bool = False
-    beta: float = 1.0
-    order_code: bool = False
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseDeepNetwork._parameter_constraints,

@@ -105,16 +105,12 @@ class Validated(NamedTuple):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class BaseDeepNetwork(FittedNetwork, CallbackSupportMixin, BaseEstimator):
-    """Parameters and training of a dense network.
+class SharedParameters:
+    """The keyword-only parameters of all three estimators, in scikit-learn's order.
 
-    The fields are the constructor's keyword-only parameters, written once for the three
-    estimators, in scikit-learn's order and with its defaults; each subclass puts its
-    positional parameters before them and documents them all.
-
-    A subclass provides ``_validate_training_data``, ``_validate_held_out_data``,
-    ``_planned_output``, ``_network_config``, ``_make_network``, ``_make_loss`` and
-    ``_default_score``.
+    They are written here once; each estimator puts its positional parameters before them and
+    documents them all. The classes of parameters inherit from nothing else: to a type checker
+    that knows no types of scikit-learn, a dataclass that does may take any keyword.
     """
 
     solver: Solver = "adam"
@@ -147,6 +143,15 @@ class BaseDeepNetwork(FittedNetwork, CallbackSupportMixin, BaseEstimator):
     device: str | torch.device = "auto"
     dtype: DtypeName = "auto"
     callbacks: SkorchCallbacks | None = None
+
+
+class BaseDeepNetwork(SharedParameters, FittedNetwork, CallbackSupportMixin, BaseEstimator):
+    """Training of a dense network.
+
+    A subclass provides ``_validate_training_data``, ``_validate_held_out_data``,
+    ``_planned_output``, ``_network_config``, ``_make_network``, ``_make_loss`` and
+    ``_default_score``.
+    """
 
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],

@@ -18,7 +18,12 @@ from torch.nn import functional as F
 
 from sknn_deep._engine.losses import Loss, classification_loss
 from sknn_deep._estimators.fitted_attributes import FittedClassifier
-from sknn_deep._estimators.supervised import BaseDeepEnsemble, log_mean_exp, mean
+from sknn_deep._estimators.supervised import (
+    BaseDeepEnsemble,
+    SupervisedParameters,
+    log_mean_exp,
+    mean,
+)
 from sknn_deep._estimators.types import Activations, MatrixLike
 from sknn_deep._hardware.products import is_narrow
 from sknn_deep._sklearn import (
@@ -32,7 +37,18 @@ from sknn_deep._sklearn import (
 
 
 @dataclass(eq=False, repr=False)
-class DeepMLPClassifier(FittedClassifier, ClassifierMixin, BaseDeepEnsemble):
+class ClassifierParameters(SupervisedParameters):
+    """The parameters of :class:`DeepMLPClassifier`, which explains them."""
+
+    hidden_layer_sizes: int | Sequence[int] = (100,)
+    activation: Activations = "relu"
+    class_weight: Mapping[Any, float] | Literal["balanced"] | None = field(
+        default=None, kw_only=True
+    )
+    label_smoothing: float = field(default=0.0, kw_only=True)
+
+
+class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin, BaseDeepEnsemble):
     """Multilayer perceptron classifier: scikit-learn's, on torch.
 
     Minimises the cross entropy of a softmax (or, for two classes and for multilabel
@@ -321,13 +337,6 @@ class DeepMLPClassifier(FittedClassifier, ClassifierMixin, BaseDeepEnsemble):
     >>> ensemble.score(X_test, y_test) > sum(scores) / 5
     True
     """
-
-    hidden_layer_sizes: int | Sequence[int] = (100,)
-    activation: Activations = "relu"
-    class_weight: Mapping[Any, float] | Literal["balanced"] | None = field(
-        default=None, kw_only=True
-    )
-    label_smoothing: float = field(default=0.0, kw_only=True)
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseDeepEnsemble._parameter_constraints,

@@ -12,13 +12,23 @@ from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 
 from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
-from sknn_deep._estimators.supervised import BaseDeepEnsemble, mean
+from sknn_deep._estimators.supervised import BaseDeepEnsemble, SupervisedParameters, mean
 from sknn_deep._estimators.types import Activations, MatrixLike, RegressionLossName
 from sknn_deep._sklearn import Interval, StrOptions, available_if, fit_context, with_callbacks
 
 
 @dataclass(eq=False, repr=False)
-class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
+class RegressorParameters(SupervisedParameters):
+    """The parameters of :class:`DeepMLPRegressor`, which explains them."""
+
+    loss: RegressionLossName = "squared_error"
+    hidden_layer_sizes: int | Sequence[int] = (100,)
+    activation: Activations = "relu"
+    quantile: float = field(default=0.5, kw_only=True)
+    huber_delta: float = field(default=1.0, kw_only=True)
+
+
+class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepEnsemble):
     """Multilayer perceptron regressor: scikit-learn's, on torch.
 
     Everything that works with scikit-learn's ``MLPRegressor`` works here after a change of
@@ -302,12 +312,6 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepEnsemble):
     >>> bool(std.mean() < std_far.mean())
     True
     """
-
-    loss: RegressionLossName = "squared_error"
-    hidden_layer_sizes: int | Sequence[int] = (100,)
-    activation: Activations = "relu"
-    quantile: float = field(default=0.5, kw_only=True)
-    huber_delta: float = field(default=1.0, kw_only=True)
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseDeepEnsemble._parameter_constraints,

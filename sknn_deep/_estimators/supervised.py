@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sknn_deep._engine.samples import dense
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
-from sknn_deep._estimators.base import BaseDeepNetwork
+from sknn_deep._estimators.base import BaseDeepNetwork, SharedParameters
 from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import Before
 from sknn_deep._estimators.fused import Job, fit_jobs
@@ -29,11 +29,16 @@ from sknn_deep._sklearn import HasMethods, Interval, check_sample_weight
 _MAX_ROWS = 2000
 
 
-@dataclass(eq=False, repr=False)
-class BaseDeepMLP(FittedMLP, BaseDeepNetwork):
-    """A network whose output is compared with targets."""
+@dataclass(eq=False, repr=False, kw_only=True)
+class SupervisedParameters(SharedParameters):
+    """The keyword-only parameters of the classifier and the regressor."""
 
-    init_from: AutoencoderTransformer | FrozenEstimator | None = field(default=None, kw_only=True)
+    init_from: AutoencoderTransformer | FrozenEstimator | None = None
+    n_networks: int = 1
+
+
+class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
+    """A network whose output is compared with targets."""
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseDeepNetwork._parameter_constraints,
@@ -171,7 +176,6 @@ _PRIVATE_STATE = {
 }  # fmt: skip
 
 
-@dataclass(eq=False, repr=False)
 class BaseDeepEnsemble(BaseDeepMLP):
     """A network, or with ``n_networks`` above 1 an ensemble of some.
 
@@ -179,8 +183,6 @@ class BaseDeepEnsemble(BaseDeepMLP):
     validation of the data has set, and ``n_iter_``; all else belongs to its networks. What
     was fitted decides, not the parameter, which may have been set since.
     """
-
-    n_networks: int = field(default=1, kw_only=True)
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseDeepMLP._parameter_constraints,
@@ -190,15 +192,17 @@ class BaseDeepEnsemble(BaseDeepMLP):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "estimators_") or super().__sklearn_is_fitted__()
 
-    def __getattr__(self, name: str):
-        # asked only for what is missing: say where to look for what the networks have
-        networks = vars(self).get("estimators_")
-        if networks and _is_fitted_attribute(name) and hasattr(networks[0], name):
-            raise AttributeError(
-                f"An ensemble has no {name}, each of its networks has one: "
-                f"see estimators_[0].{name} to estimators_[{len(networks) - 1}].{name}."
-            )
-        return super().__getattribute__(name)  # raises what it raised before
+    if not TYPE_CHECKING:  # whom it would tell that there is every attribute
+
+        def __getattr__(self, name: str):
+            # asked only for what is missing: say where to look for what the networks have
+            networks = vars(self).get("estimators_")
+            if networks and _is_fitted_attribute(name) and hasattr(networks[0], name):
+                raise AttributeError(
+                    f"An ensemble has no {name}, each of its networks has one: "
+                    f"see estimators_[0].{name} to estimators_[{len(networks) - 1}].{name}."
+                )
+            return super().__getattribute__(name)  # raises what it raised before
 
     @property
     def _network_dtype(self) -> type:
