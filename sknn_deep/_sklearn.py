@@ -1,18 +1,22 @@
 """The only door to scikit-learn's private helpers.
 
 Every name with a leading underscore that the package takes from scikit-learn is imported here,
-so that a release that moves one needs a change in one place.
+so that a release that moves one needs a change in one place. So are its decorators: scikit-learn
+has no types, and what an untyped decorator returns is unknown to a type checker.
 """
 
+from collections.abc import Callable
 from inspect import signature
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import sklearn.callback
 import sklearn.utils
 from numpy.random.bit_generator import ISeedSequence
 from sklearn.base import _fit_context
 from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._validation import (
     _aggregate_score_dicts,
     _check_groups_routing_disabled,
@@ -30,16 +34,18 @@ from sklearn.utils._param_validation import (
     Options,
     StrOptions,
     validate_parameter_constraints,
-    validate_params,
 )
+from sklearn.utils._param_validation import validate_params as _validate_params
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
 from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.metaestimators import available_if as _available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_method_params, _check_sample_weight, _num_samples
 
 __all__ = [
+    "BaseSearchCV",
     "HasMethods",
     "Interval",
     "MultimetricScorer",
@@ -47,6 +53,7 @@ __all__ = [
     "StrOptions",
     "accepts_sample_weight",
     "aggregate_score_dicts",
+    "available_if",
     "check_groups_routing_disabled",
     "check_method_params",
     "check_matplotlib_support",
@@ -68,6 +75,7 @@ __all__ = [
     "validate_parameter_constraints",
     "validate_params",
     "warn_or_raise_about_fit_failures",
+    "with_callbacks",
 ]
 
 MultimetricScorer = _MultimetricScorer
@@ -76,7 +84,6 @@ check_groups_routing_disabled = _check_groups_routing_disabled
 check_method_params = _check_method_params
 check_optimize_result = _check_optimize_result
 check_partial_fit_first_call = _check_partial_fit_first_call
-fit_context = _fit_context
 insert_error_scores = _insert_error_scores
 manual_routing = _manual_routing
 normalize_score_results = _normalize_score_results
@@ -86,6 +93,32 @@ safe_indexing = _safe_indexing
 safe_split = _safe_split
 score_or_error = _score
 warn_or_raise_about_fit_failures = _warn_or_raise_about_fit_failures
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Function], Function]:
+    """Return scikit-learn's decorator that validates the parameters before a fit."""
+    return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
+
+
+def with_callbacks(method: Function) -> Function:
+    """Decorate a fit as scikit-learn does, so that its callbacks are always torn down."""
+    return sklearn.callback.with_callbacks(method)
+
+
+def available_if(check: Callable[[Any], bool]) -> Callable[[Function], Function]:
+    """Return scikit-learn's decorator of a method that only some estimators have."""
+    return _available_if(check)
+
+
+def validate_params(
+    parameter_constraints: dict[str, list], *, prefer_skip_nested_validation: bool
+) -> Callable[[Function], Function]:
+    """Return scikit-learn's decorator that validates the parameters of a function."""
+    return _validate_params(
+        parameter_constraints, prefer_skip_nested_validation=prefer_skip_nested_validation
+    )
 
 
 class _NoEntropy(ISeedSequence):
@@ -130,7 +163,7 @@ def check_sample_weight(sample_weight: Any, X: Any) -> np.ndarray | None:
     return weight
 
 
-def accepts_sample_weight(scorer: Any) -> bool:
+def accepts_sample_weight(scorer: Callable[..., Any]) -> bool:
     """Return whether a scorer, or the metric behind it, takes sample weights."""
     function = getattr(scorer, "_score_func", scorer)
     return "sample_weight" in signature(function).parameters

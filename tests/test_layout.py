@@ -35,7 +35,15 @@ WINGS = {
         {"stack"},
     ],
     "_estimators": [
-        {"call", "callback_parameter", "column_statistics", "code_statistics", "pickling"}
+        {
+            "types",
+            "fitted_attributes",
+            "call",
+            "callback_parameter",
+            "column_statistics",
+            "code_statistics",
+            "pickling",
+        }
         | {"rollback"}
         | {"held_out_rows", "rows", "target_scale"},
         {"parameters", "fitted_state"},

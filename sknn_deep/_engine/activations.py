@@ -50,7 +50,7 @@ def _sigmoid(z: Tensor, out: Tensor) -> Program:
     return [partial(torch.clamp_min_, z, lowest), partial(torch.sigmoid, z, out=out)]
 
 
-def _derivative(name: str, *constants, in_place: bool | None = None) -> Callable:
+def _derivative(name: str, *constants: float, in_place: bool | None = None) -> Callable:
     """Return a builder of one of torch's own backward kernels.
 
     Those of the units that are linear above zero take the constants first and say whether

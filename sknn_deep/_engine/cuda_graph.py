@@ -8,6 +8,9 @@ from torch import Tensor
 
 from sknn_deep._engine.backprop import Workspace
 
+# Takes the steps of a chunk by their factors; returns the squared norms of the weights before.
+TakeSteps = Callable[[Workspace, Tensor], Tensor]
+
 # CUDA records one graph at a time in a process.
 _recording = threading.Lock()
 
@@ -34,7 +37,7 @@ class StepGraph:
 
     def __call__(
         self,
-        take_steps: Callable[[Workspace, Tensor], Tensor],
+        take_steps: TakeSteps,
         factors: list[tuple[float, float, float]],
     ) -> Tensor:
         self._table.copy_(self._table.new_tensor(factors, device="cpu"), non_blocking=True)
@@ -42,11 +45,11 @@ class StepGraph:
             self._is_first = False
             return self._on_its_stream(take_steps)
         if self._graph is None:
-            self._record(take_steps)
+            self._graph = self._record(take_steps)
         self._graph.replay()
         return self._squared_norms.clone()  # the next replay writes to the same place
 
-    def _on_its_stream(self, take_steps) -> Tensor:
+    def _on_its_stream(self, take_steps: TakeSteps) -> Tensor:
         present = torch.cuda.current_stream()
         self._stream.wait_stream(present)
         with torch.cuda.stream(self._stream):
@@ -54,13 +57,14 @@ class StepGraph:
         present.wait_stream(self._stream)
         return squared_norms
 
-    def _record(self, take_steps) -> None:
-        self._graph = torch.cuda.CUDAGraph()
+    def _record(self, take_steps: TakeSteps) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
         if self._generator is not None:
-            self._graph.register_generator_state(self._generator)
+            graph.register_generator_state(self._generator)
         # what other threads of Python do in between does not count
         with (
             _recording,
-            torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"),
+            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
         ):
             self._squared_norms = take_steps(self._work, self._table)
+        return graph

@@ -1,7 +1,7 @@
 """Training steps: a batch's gradient, the penalties, the optimiser."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from sknn_deep._engine.backprop import Workspace
 from sknn_deep._engine.batches import Batches, Chunk
 from sknn_deep._engine.cuda_graph import StepGraph
 from sknn_deep._engine.losses import Loss
-from sknn_deep._engine.optimizers import SGD, Adam, add_scaled_
+from sknn_deep._engine.optimizers import SGD, Adam, FlatOptimizer, add_scaled_
 from sknn_deep._engine.solvers import (
     TORCH_OPTIMIZERS,
     Muon,
@@ -21,7 +21,7 @@ from sknn_deep._engine.solvers import (
 from sknn_deep._engine.tape import backprop_for
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Program
-from sknn_deep._networks.flat import Network
+from sknn_deep._networks.flat import Network, gradient_of
 
 # Often enough that neither weights nor moments decay to denormal numbers in between.
 STEPS_BETWEEN_FLUSHES = 16
@@ -174,9 +174,9 @@ class Engine:
         )
         if not plain:
             squared_norms = self._steps(work, chunk, rates)
-        elif chunk.X.device.type == "cuda" and not self._network.needs_autograd:
+        elif self._stream is not None and not self._network.needs_autograd:
             # all that a graph holds fast
-            key = (work, *self._optimizer.constants())
+            key = (work, *self._flat_optimizer.constants())
             if key not in self._graphs:
                 self._graphs[key] = StepGraph(work, self._network.generator, self._stream)
             squared_norms = self._graphs[key](self.plain_steps, self._factors(chunk, rates))
@@ -188,11 +188,17 @@ class Engine:
         """Let go of the graphs and the memory that they hold."""
         self._graphs.clear()
 
+    @property
+    def _flat_optimizer(self) -> FlatOptimizer:
+        """The optimiser of plain steps, which are only taken with one of our own."""
+        return cast(FlatOptimizer, self._optimizer)
+
     def _factors(
         self, chunk: Chunk, rates: Sequence[float] | None
     ) -> list[tuple[float, float, float]]:
         """Return what :meth:`plain_steps` asks for, and count the steps."""
-        penalties, optimizer = penalty_factors(self._alpha, chunk.weight_sums), self._optimizer
+        penalties = penalty_factors(self._alpha, chunk.weight_sums)
+        optimizer = self._flat_optimizer
         if rates is None:
             rates = [optimizer.param_groups[0]["lr"]] * len(penalties)
         else:
@@ -221,7 +227,7 @@ class Engine:
             Of the weights before each step.
         """
         squared_norms = []
-        move = self.pace.watched(self._optimizer.kernel(), self._network.flat)
+        move = self.pace.watched(self._flat_optimizer.kernel(), self._network.flat)
         with torch.inference_mode():  # autograd has nothing to note
             for program, (penalty, decay, factor) in zip(work.programs, factors, strict=True):
                 self._flush_now_and_then()
@@ -263,7 +269,7 @@ class Engine:
         return squared_norm
 
     def _step(self, work: Workspace, chunk: Chunk, number: int, penalty: float) -> Tensor:
-        calls = []
+        calls: list[tuple[Tensor, Tensor]] = []
         optimizer, program = self._optimizer, work.programs[number]
         raw = work.raws[number]
 
@@ -283,7 +289,8 @@ class Engine:
             return None
 
         self.in_optimizer = True
-        optimizer.step(gradient)
+        # torch's types know closures that return a float, its documentation those of a Tensor
+        optimizer.step(gradient)  # type: ignore[arg-type]
         self.in_optimizer = False
         if not calls:
             raise ValueError(
@@ -305,9 +312,9 @@ class Engine:
         if self._alpha:
             weights = self._network.weights
             squared_norm = torch.dot(weights, weights)
-            add_scaled_(weights.grad, weights, penalty)
+            add_scaled_(gradient_of(weights), weights, penalty)
         if self._max_grad_norm is not None:
-            gradient = self._network.flat.grad
+            gradient = gradient_of(self._network.flat)
             length = torch.linalg.vector_norm(gradient)
             gradient.mul_((self._max_grad_norm / length).clamp(max=1.0))
         if self.listener is not None:

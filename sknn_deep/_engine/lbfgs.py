@@ -13,7 +13,7 @@ from sknn_deep._engine.backprop import Backprop
 from sknn_deep._engine.batches import Chunk
 from sknn_deep._engine.losses import Loss
 from sknn_deep._hardware.pace import Pace
-from sknn_deep._networks.flat import Network
+from sknn_deep._networks.flat import Network, gradient_of
 from sknn_deep._sklearn import check_optimize_result, lbfgs_verbosity
 
 
@@ -67,10 +67,10 @@ def fit_lbfgs(
             for kernel in program:
                 kernel()
             weights = network.weights
-            weights.grad.add_(weights, alpha=rate)
+            gradient_of(weights).add_(weights, alpha=rate)
             value = work.loss(0).item() + 0.5 * rate * torch.dot(weights, weights).item()
             pace.step_done()
-        return value, network.flat.grad.cpu().numpy().astype(np.float64)
+        return value, gradient_of(network.flat).cpu().numpy().astype(np.float64)
 
     latest = scipy.optimize.OptimizeResult(nit=0)
 

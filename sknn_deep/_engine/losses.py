@@ -130,7 +130,7 @@ def regression_loss(
     huber_delta : float
         Residual, in units of the target, at which "huber" turns from square to linear.
     """
-    per_sample, gradient = {
+    functions: dict[str, tuple[Callable[..., Tensor], Callable[..., object]]] = {
         "squared_error": (_half_squared_error, _half_squared_error_gradient),
         "poisson": (_half_poisson_deviance, _half_poisson_deviance_gradient),
         "absolute_error": (_absolute_error, _absolute_error_gradient),
@@ -142,7 +142,8 @@ def regression_loss(
             partial(_pinball, quantile=quantile),
             partial(_pinball_gradient, quantile=quantile),
         ),
-    }[name]
+    }
+    per_sample, gradient = functions[name]
     scale = 1.0 if name == "poisson" else 1.0 / n_outputs
     return Loss(per_sample, gradient, reported_scale=scale)
 
@@ -175,9 +176,12 @@ def reconstruction_loss(
         return Loss(_mean_squared_error, _mean_squared_error_gradient, penalty=penalty)
     shares = partial(_shares, weights=weights, allow_nan=allow_nan)
     if name == "cosine":
-        functions = partial(_cosine, shares=shares), partial(_cosine_gradient, shares=shares)
-        return Loss(*functions, penalty=penalty)
-    of_each, derivative = {
+        return Loss(
+            partial(_cosine, shares=shares),
+            partial(_cosine_gradient, shares=shares),
+            penalty=penalty,
+        )
+    functions: dict[str, tuple[Callable[..., Tensor], Callable[..., object]]] = {
         "squared_error": (_square, _square_derivative),
         "absolute_error": (_absolute, _absolute_derivative),
         "huber": (
@@ -185,7 +189,8 @@ def reconstruction_loss(
             partial(_huber_derivative, threshold=huber_delta),
         ),
         "log_loss": (_log_loss, _log_loss_derivative),
-    }[name]
+    }
+    of_each, derivative = functions[name]
     return Loss(
         partial(_mean_of_each, of_each=of_each, shares=shares),
         partial(_mean_of_each_gradient, derivative=derivative, shares=shares),

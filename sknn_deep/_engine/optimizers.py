@@ -32,7 +32,7 @@ Move = Callable[[float | Tensor], None]
 class FlatOptimizer(torch.optim.Optimizer):
     """Base of the optimisers written here, which move one flat buffer.
 
-    A subclass names its ``buffers`` and provides ``numbers``, ``next_biases`` and
+    A subclass names its ``buffers`` and overrides ``numbers``, ``next_biases`` and
     ``kernel_for``.
 
     Parameters
@@ -52,14 +52,27 @@ class FlatOptimizer(torch.optim.Optimizer):
     def __init__(self, flat: Tensor, **defaults: Any):
         super().__init__([flat], defaults)
 
-    def step(self, closure: Callable[[], Any]) -> Any:
+    # the engine always passes a closure
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
         result = closure()
         self.kernel()(self.next_factor())
         return result
 
     # torch wraps the step of every optimiser class in a profiler's record,
     # unless it finds it wrapped already
-    step.hooked = True
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def numbers(self) -> tuple:
+        """Return what a step goes by beside its factor."""
+        raise NotImplementedError
+
+    def next_biases(self, n_steps: int) -> list[float]:
+        """Count steps; return the factor of each at a learning rate of one."""
+        raise NotImplementedError
+
+    def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
+        """Return what moves these weights as this optimiser would, given a factor."""
+        raise NotImplementedError
 
     def next_factor(self) -> float:
         """Count a step; return its factor: the learning rate times the optimiser's own."""
@@ -171,7 +184,9 @@ class Adam(FlatOptimizer):
 
     buffers = ("m", "v")
 
-    def __init__(self, flat: Tensor, lr: float, betas=(0.9, 0.999), eps: float = 1e-8):
+    def __init__(
+        self, flat: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ):
         super().__init__(flat, lr=lr, betas=betas, eps=eps)
 
     def numbers(self) -> tuple:
@@ -191,8 +206,8 @@ class Adam(FlatOptimizer):
 
     def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
         """Return what moves these weights as this optimiser would, given a factor."""
-        *betas, eps = self.numbers()
-        return adam_kernel(flat, gradient, state["m"], state["v"], betas, eps)
+        beta_1, beta_2, eps = self.numbers()
+        return adam_kernel(flat, gradient, state["m"], state["v"], (beta_1, beta_2), eps)
 
 
 def sgd_kernel(
@@ -259,7 +274,8 @@ def adam_kernel(
     if _fused_adam is None or device.type != "cpu" or not without_gaps:
         return by_public_operations
     # after infinitely many steps the kernel's own corrections of the bias are one
-    tensors = [param], [gradient], [m], [v], [], [_INFINITELY_MANY]
+    no_maxima: list[Tensor] = []
+    tensors = [param], [gradient], [m], [v], no_maxima, [_INFINITELY_MANY]
     options = {
         "beta1": beta_1, "beta2": beta_2, "eps": eps,
         "weight_decay": 0.0, "amsgrad": False, "maximize": False,

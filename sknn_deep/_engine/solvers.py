@@ -44,14 +44,25 @@ class Muon(torch.optim.Optimizer):
     .. [2] J. Liu et al. (2025). Muon is scalable for LLM training. arXiv:2502.16982.
     """
 
-    def __init__(self, matrices, others, lr: float, betas=(0.9, 0.999), eps=1e-8, **options):
+    def __init__(
+        self,
+        matrices: list[Tensor],
+        others: list[Tensor],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        **options: Any,
+    ):
         options = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0, **options}
-        self.parts = [torch.optim.Muon(matrices, lr=lr, **options)] if matrices else []
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.parts.append(torch.optim.Muon(matrices, lr=lr, **options))
         self.parts.append(torch.optim.Adam(others, lr=lr, betas=betas, eps=eps))
         super().__init__([*matrices, *others], {"lr": lr})
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+    # the engine always passes a closure
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
         loss = closure()
         for part in self.parts:
             part.step()
@@ -92,12 +103,14 @@ def make_optimizer(
     taken = {"lr": "learning_rate_init"}
     if isinstance(solver, str):
         taken["weight_decay"] = "weight_decay"
-    for name in taken.keys() & (solver_params or {}).keys():
+    solver_params = solver_params or {}
+    for name in taken.keys() & solver_params.keys():
         raise ValueError(
             f"solver={solver!r} refused solver_params={solver_params!r}: {name} is set by a "
             f"parameter of the estimator; pass {taken[name]}={solver_params[name]!r} instead."
         )
     options: dict[str, Any] = {"lr": lr}
+    factory: type[torch.optim.Optimizer]
     if solver == "sgd":
         factory, options = SGD, {**options, "momentum": momentum, "nesterov": nesterov}
         params: list[Any] = [network.flat]
@@ -116,7 +129,7 @@ def make_optimizer(
         params = [[network.flat]]
     else:
         factory, params = solver, [list(network.parameters())]
-    options |= solver_params or {}
+    options |= solver_params
     try:
         return factory(*params, **options)
     except (TypeError, ValueError) as error:

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.callback import with_callbacks
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -22,15 +20,62 @@ from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.code_description import describe_code
 from sknn_deep._estimators.column_statistics import column_limits, column_means
+from sknn_deep._estimators.fitted_attributes import FittedAutoencoder
 from sknn_deep._estimators.fitted_state import AUTOENCODER_STATE
+from sknn_deep._estimators.parameters import SharedParameters
+from sknn_deep._estimators.types import (
+    ActivationName,
+    Activations,
+    MatrixLike,
+    NoiseKind,
+    ReconstructionLossName,
+    Seed,
+)
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
-from sknn_deep._sklearn import Interval, StrOptions, check_sample_weight, fit_context
+from sknn_deep._sklearn import (
+    Interval,
+    StrOptions,
+    available_if,
+    check_sample_weight,
+    fit_context,
+    with_callbacks,
+)
 
 
 @dataclass(eq=False, repr=False)
-class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseDeepNetwork):
+class AutoencoderParameters(SharedParameters):
+    """The parameters of :class:`AutoencoderTransformer`, which explains them."""
+
+    n_components: int = 32
+    hidden_layer_sizes: int | Sequence[int] = (128, 64)
+    activation: Activations = "relu"
+    _: KW_ONLY
+    decoder_hidden_layer_sizes: int | Sequence[int] | None = None
+    code_activation: ActivationName = "identity"
+    output_activation: ActivationName | Literal["auto"] = "auto"
+    loss: ReconstructionLossName = "squared_error"
+    huber_delta: float = 1.0
+    loss_weights: "ArrayLike | None" = None
+    allow_nan: bool = False
+    noise: float = 0.0
+    noise_kind: NoiseKind = "gaussian"
+    sparsity: float = 0.0
+    contractive: float = 0.0
+    tied_weights: bool = False
+    variational: bool = False
+    beta: float = 1.0
+    order_code: bool = False
+
+
+class AutoencoderTransformer(
+    AutoencoderParameters,
+    FittedAutoencoder,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseDeepNetwork,
+):
     """Dimensionality reduction by an autoencoder.
 
     An encoder maps the features to a code of ``n_components`` units, a decoder maps the
@@ -43,10 +88,10 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Units of the code, the dimension of what ``transform`` returns. More than there
         are features is allowed, and compresses nothing.
 
-    hidden_layer_sizes : array-like of int, default=(128, 64)
+    hidden_layer_sizes : int or sequence of int, default=(128, 64)
         Units of the encoder's hidden layers. ``()`` encodes linearly.
 
-    activation : str or list of str, default="relu"
+    activation : str or sequence of str, default="relu"
         Activation of the hidden layers, or one name per hidden layer: "identity",
         "logistic", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish" or
         "softplus". Smooth ones such as "gelu" and "silu" often fit better.
@@ -135,7 +180,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     max_fun : int, default=15000
         Largest number of L-BFGS function evaluations.
 
-    dropout : float or list of float, default=0.0
+    dropout : float or sequence of float, default=0.0
         Probability with which a hidden unit is dropped during training, or one per
         hidden layer. Against overfitting; 0.1 to 0.5 are usual.
 
@@ -176,7 +221,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
         registered with ``set_callbacks``.
 
-    decoder_hidden_layer_sizes : array-like of int or None, default=None
+    decoder_hidden_layer_sizes : int, sequence of int or None, default=None
         Units of the decoder's hidden layers; None mirrors the encoder's.
 
     code_activation : str, default="identity"
@@ -368,26 +413,6 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     True
     """
 
-    n_components: int = 32
-    hidden_layer_sizes: ArrayLike = (128, 64)
-    activation: str | list[str] = "relu"
-    _: KW_ONLY
-    decoder_hidden_layer_sizes: ArrayLike | None = None
-    code_activation: str = "identity"
-    output_activation: str = "auto"
-    loss: str = "squared_error"
-    huber_delta: float = 1.0
-    loss_weights: ArrayLike | None = None
-    allow_nan: bool = False
-    noise: float = 0.0
-    noise_kind: str = "gaussian"
-    sparsity: float = 0.0
-    contractive: float = 0.0
-    tied_weights: bool = False
-    variational: bool = False
-    beta: float = 1.0
-    order_code: bool = False
-
     _network_class = Autoencoder
     _trains_in_stacks = True
     _parameter_constraints: ClassVar[dict] = {
@@ -419,8 +444,14 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
-        self, X, y=None, sample_weight=None, *, X_val=None, sample_weight_val=None
-    ) -> "AutoencoderTransformer":
+        self,
+        X: "MatrixLike",
+        y: object = None,
+        sample_weight: "ArrayLike | None" = None,
+        *,
+        X_val: "MatrixLike | None" = None,
+        sample_weight_val: "ArrayLike | None" = None,
+    ) -> Self:
         """Learn to reconstruct the data.
 
         Parameters
@@ -457,7 +488,9 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     @available_if(lambda est: est._check_solver())
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None) -> "AutoencoderTransformer":
+    def partial_fit(
+        self, X: "MatrixLike", y: object = None, sample_weight: "ArrayLike | None" = None
+    ) -> Self:
         """Train one epoch on the given data.
 
         The schedules "cosine" and "one_cycle" count the calls as epochs: after
@@ -494,7 +527,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         check_is_fitted(self)
         return self.module_.decoder
 
-    def transform(self, X) -> np.ndarray:
+    def transform(self, X: "MatrixLike") -> np.ndarray:
         """Encode the data.
 
         Parameters
@@ -508,7 +541,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         X = self._validate_input(X)
         return self._map_rows(self.module_.encode, X)
 
-    def inverse_transform(self, X) -> np.ndarray:
+    def inverse_transform(self, X: "ArrayLike") -> np.ndarray:
         """Decode codes.
 
         Parameters
@@ -532,7 +565,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return self._map_rows(self.module_.decoder, codes)
 
     @available_if(lambda est: est._check_variational())
-    def sample(self, n_samples=1, *, random_state=None) -> np.ndarray:
+    def sample(self, n_samples: int = 1, *, random_state: Seed | None = None) -> np.ndarray:
         """Draw new rows: codes from the standard normal distribution, decoded.
 
         Only with ``variational=True``.
@@ -554,7 +587,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         codes = check_random_state(random_state).standard_normal(shape)
         return self.inverse_transform(codes)
 
-    def reconstruction_error(self, X, *, per_feature=False) -> np.ndarray:
+    def reconstruction_error(self, X: "MatrixLike", *, per_feature: bool = False) -> np.ndarray:
         """Return how badly each row is reconstructed.
 
         Parameters
@@ -575,7 +608,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             return self._map_rows(lambda rows: (self.module_(rows) - rows).square(), X)
         return self._map_rows(lambda rows: (self.module_(rows) - rows).square().nanmean(dim=1), X)
 
-    def score_samples(self, X) -> np.ndarray:
+    def score_samples(self, X: "MatrixLike") -> np.ndarray:
         """Return the negative reconstruction error of each row: low for an outlier.
 
         Parameters
@@ -588,7 +621,9 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         return -self.reconstruction_error(X)
 
-    def score(self, X, y=None, sample_weight=None) -> float:
+    def score(
+        self, X: "MatrixLike", y: object = None, sample_weight: "ArrayLike | None" = None
+    ) -> float:
         """Return the share of the variance that the reconstruction explains.
 
         One minus the squared error of the reconstruction over that of ``mean_``. For the
@@ -628,7 +663,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return self.module_.config["decoder"]["layer_units"][0]
 
     @property
-    def _ensure_all_finite(self) -> bool | str:
+    def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
         return "allow-nan" if self.allow_nan else True
 
     def _check_variational(self) -> bool:
@@ -739,12 +774,13 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _prepare_network(self, samples: Samples) -> None:
         self.mean_ = column_means(samples.X, samples.weight, self.allow_nan)
-        if self.allow_nan:
-            self.module_.fill.copy_(torch.from_numpy(self.mean_))
-        if self.noise and self.noise_kind == "salt_pepper":
+        fill, noise = self.module_.fill, self.module_.noise
+        if fill is not None:
+            fill.copy_(torch.from_numpy(self.mean_))
+        if noise is not None and noise.kind == "salt_pepper":
             low, high = map(torch.from_numpy, column_limits(samples.X))
-            self.module_.noise.low.copy_(low)
-            self.module_.noise.high.copy_(high)
+            noise.low.copy_(low)
+            noise.high.copy_(high)
 
     def _describe_training(self, batches: Batches | Chunk, incremental: bool) -> None:
         describe_code(self, batches, incremental)

@@ -1,33 +1,51 @@
 """The classifier."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
-from sklearn.callback import with_callbacks
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d, compute_sample_weight
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from torch import Tensor
 
 from sknn_deep._engine.losses import Loss, classification_loss
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import mean
+from sknn_deep._estimators.fitted_attributes import FittedClassifier
 from sknn_deep._estimators.fitted_state import CLASSIFIER_STATE
-from sknn_deep._estimators.supervised import BaseDeepMLP
+from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters
+from sknn_deep._estimators.types import Activations, MatrixLike
 from sknn_deep._hardware.products import is_narrow
-from sknn_deep._sklearn import Interval, StrOptions, check_partial_fit_first_call, fit_context
+from sknn_deep._sklearn import (
+    Interval,
+    StrOptions,
+    available_if,
+    check_partial_fit_first_call,
+    fit_context,
+    with_callbacks,
+)
 
 
 @dataclass(eq=False, repr=False)
-class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
+class ClassifierParameters(SupervisedParameters):
+    """The parameters of :class:`DeepMLPClassifier`, which explains them."""
+
+    hidden_layer_sizes: int | Sequence[int] = (100,)
+    activation: Activations = "relu"
+    class_weight: Mapping[Any, float] | Literal["balanced"] | None = field(
+        default=None, kw_only=True
+    )
+    label_smoothing: float = field(default=0.0, kw_only=True)
+
+
+class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin, BaseDeepMLP):
     """Multilayer perceptron classifier: scikit-learn's, on torch.
 
     Minimises the cross entropy of a softmax (or, for two classes and for multilabel
@@ -37,10 +55,10 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
 
     Parameters
     ----------
-    hidden_layer_sizes : array-like of int, default=(100,)
+    hidden_layer_sizes : int or sequence of int, default=(100,)
         Units of each hidden layer. ``()`` gives logistic regression.
 
-    activation : str or list of str, default="relu"
+    activation : str or sequence of str, default="relu"
         Activation of the hidden layers, or one name per hidden layer: "identity",
         "logistic", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish" or
         "softplus". Smooth ones such as "gelu" and "silu" often fit better on tabular data.
@@ -132,7 +150,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
     max_fun : int, default=15000
         Largest number of L-BFGS function evaluations.
 
-    dropout : float or list of float, default=0.0
+    dropout : float or sequence of float, default=0.0
         Probability with which a hidden unit is dropped during training, or one per
         hidden layer. Against overfitting; 0.1 to 0.5 are usual.
 
@@ -321,11 +339,6 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
     True
     """
 
-    hidden_layer_sizes: ArrayLike = (100,)
-    activation: str | list[str] = "relu"
-    class_weight: dict | str | None = field(default=None, kw_only=True)
-    label_smoothing: float = field(default=0.0, kw_only=True)
-
     _trains_in_stacks = True
     _parameter_constraints: ClassVar[dict] = {
         **BaseDeepMLP._parameter_constraints,
@@ -338,8 +351,15 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
-        self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None
-    ) -> "DeepMLPClassifier":
+        self,
+        X: "MatrixLike",
+        y: "ArrayLike",
+        sample_weight: "ArrayLike | None" = None,
+        *,
+        X_val: "MatrixLike | None" = None,
+        y_val: "ArrayLike | None" = None,
+        sample_weight_val: "ArrayLike | None" = None,
+    ) -> Self:
         """Fit the network to data and labels.
 
         Parameters
@@ -381,7 +401,13 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
 
     @available_if(lambda est: est._check_solver())
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None, classes=None) -> "DeepMLPClassifier":
+    def partial_fit(
+        self,
+        X: "MatrixLike",
+        y: "ArrayLike",
+        sample_weight: "ArrayLike | None" = None,
+        classes: "ArrayLike | None" = None,
+    ) -> Self:
         """Train one epoch on the given data.
 
         The schedules "cosine" and "one_cycle" count the calls as epochs: after
@@ -414,7 +440,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         self._fit(Call(X, y, sample_weight, classes=classes, incremental=True))
         return self
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: "MatrixLike") -> np.ndarray:
         """Predict the class labels.
 
         Parameters
@@ -430,7 +456,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
             return self._labels(self._map_rows(self.module_, X))
         return self._labels(mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
-    def predict_proba(self, X) -> np.ndarray:
+    def predict_proba(self, X: "MatrixLike") -> np.ndarray:
         """Predict the probability of each class.
 
         Parameters
@@ -446,7 +472,7 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         """
         return mean(self._map_networks(self._probabilities, self._validate_input(X)))
 
-    def predict_log_proba(self, X) -> np.ndarray:
+    def predict_log_proba(self, X: "MatrixLike") -> np.ndarray:
         """Predict the logarithm of the probability of each class.
 
         It is finite, since ``predict_proba`` is never 0.
@@ -461,7 +487,9 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
         """
         return np.log(self.predict_proba(X))
 
-    def score(self, X, y, sample_weight=None) -> float:
+    def score(
+        self, X: "MatrixLike", y: "ArrayLike", sample_weight: "ArrayLike | None" = None
+    ) -> float:
         """Return the accuracy of the predicted labels.
 
         Parameters
@@ -602,12 +630,13 @@ class DeepMLPClassifier(ClassifierMixin, BaseDeepMLP):
             present = totals > 0
             share = totals.sum() / present.sum()
             return np.divide(share, totals, out=np.zeros(len(totals)), where=present)
-        unknown = [label for label in self.class_weight if label not in self.classes_]
+        weight_of = self.class_weight or {}
+        unknown = [label for label in weight_of if label not in self.classes_]
         if unknown:
             raise ValueError(
                 f"class_weight names {unknown}, which are not among the classes {self.classes_}."
             )
-        weights = np.array([self.class_weight.get(label, 1.0) for label in self.classes_.tolist()])
+        weights = np.array([weight_of.get(label, 1.0) for label in self.classes_.tolist()])
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
             raise ValueError(
                 f"class_weight={self.class_weight} must map classes to finite, non-negative "

@@ -56,18 +56,20 @@ def code_moments(
     n_kept : int
         About how many rows to keep.
     """
-    step, start, do_vary, n_read = -(-n_rows // n_kept), None, False, 0
-    rows, weights, total, first, second = [], [], 0.0, 0.0, 0.0
+    step, do_vary, n_read, total = -(-n_rows // n_kept), False, 0, 0.0
+    rows: list[Tensor] = []
+    weights: list[Tensor] = []
     for chunk in chunks:
         if n_read >= n_rows:
             break
-        n_read += len(chunk.X)
         with torch.inference_mode():
             codes = network.encode(chunk.X).cpu().double()
         weight = _row_weights(chunk)
-        if start is None:
+        if n_read == 0:
             # sums about a point within the data keep their digits
             start, first_row = codes[0], chunk.X[0].clone()
+            first, second = torch.zeros_like(start), torch.zeros_like(torch.outer(start, start))
+        n_read += len(chunk.X)
         do_vary = do_vary or bool((chunk.X != first_row).any())
         codes = codes - start
         # by torch: NumPy's threads would spin beside torch's when they are done
@@ -112,7 +114,7 @@ def turn_to_principal_axes(network: Autoencoder, moments: CodeMoments) -> CodeMo
     largest = np.abs(axes).argmax(axis=0)
     axes = axes * np.where(axes[largest, range(len(axes))] < 0, -1.0, 1.0)
     encoder = [module for module in network.encoder if isinstance(module, Linear)][-1]
-    decoder = network.decoder[0]
+    decoder, *_ = [module for module in network.decoder if isinstance(module, Linear)]
     with torch.no_grad():
         # in double precision, like the axes, and on the CPU, which always has it
         w_e, b_e, w_d, b_d = (

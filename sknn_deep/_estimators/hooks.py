@@ -12,22 +12,18 @@ import torch
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.fitted_attributes import FittedNetwork
 from sknn_deep._estimators.fitted_state import FITTED_STATE, Entry
 from sknn_deep._estimators.parameters import NetworkParameters, check_combinations
 from sknn_deep._networks.flat import Network
 
 
-class NetworkHooks(NetworkParameters):
+class NetworkHooks(FittedNetwork, NetworkParameters):
     """The decisions of an estimator: its data, its network, its loss, its rules.
 
     A :class:`~sknn_deep._estimators.fitting.Fit` calls them on a draft of the estimator, and
     whatever they set there belongs to the estimator once the fit is committed.
     """
-
-    # fitted attributes that the hooks may read
-    module_: Network
-    n_outputs_: int | None
-    out_activation_: str
 
     # The network that the estimator trains.
     _network_class: ClassVar[type[Network]]

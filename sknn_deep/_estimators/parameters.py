@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -35,6 +35,15 @@ from sknn_deep._estimators.callback_parameter import (
     check_callback,
     with_callback_params,
 )
+from sknn_deep._estimators.types import (
+    DtypeName,
+    NormalizationName,
+    ScheduleName,
+    Scoring,
+    Seed,
+    SkorchCallbacks,
+    Solver,
+)
 from sknn_deep._networks.layers import ACTIVATIONS, NORMALIZATIONS
 from sknn_deep._sklearn import (
     Interval,
@@ -46,22 +55,23 @@ from sknn_deep._training.user_warnings import warn_user
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class NetworkParameters(CallbackSupportMixin, BaseEstimator):
-    """The keyword-only parameters that the three estimators share, in scikit-learn's order.
+class SharedParameters:
+    """The keyword-only parameters of all three estimators, in scikit-learn's order.
 
     They are written here once; each estimator puts its positional parameters before them and
-    documents them all.
+    documents them all. The classes of parameters inherit from nothing else: to a type checker
+    that knows no types of scikit-learn, a dataclass that does may take any keyword.
     """
 
-    solver: str | type[torch.optim.Optimizer] = "adam"
+    solver: Solver = "adam"
     alpha: float = 0.0001
-    batch_size: int | str = "auto"
-    learning_rate: str = "constant"
+    batch_size: int | Literal["auto"] = "auto"
+    learning_rate: ScheduleName = "constant"
     learning_rate_init: float = 0.001
     power_t: float = 0.5
     max_iter: int = 200
     shuffle: bool = True
-    random_state: int | np.random.RandomState | None = None
+    random_state: Seed | None = None
     tol: float = 1e-4
     verbose: bool | int = False
     warm_start: bool = False
@@ -75,14 +85,18 @@ class NetworkParameters(CallbackSupportMixin, BaseEstimator):
     n_iter_no_change: int | float = 10
     max_fun: int = 15000
     dropout: float | Sequence[float] = 0.0
-    normalization: str | None = None
+    normalization: NormalizationName | None = None
     solver_params: dict[str, Any] | None = None
     weight_decay: float | None = None
     max_grad_norm: float | None = None
-    scoring: Any = None
+    scoring: Scoring | None = None
     device: str | torch.device = "auto"
-    dtype: str = "auto"
-    callbacks: list | None = None
+    dtype: DtypeName = "auto"
+    callbacks: SkorchCallbacks | None = None
+
+
+class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
+    """The valid values of the shared parameters, and what they mean for a network."""
 
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],

@@ -1,27 +1,37 @@
 """The regressor."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import ClassVar
+from typing import ClassVar, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
-from sklearn.callback import with_callbacks
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
-from sklearn.utils.metaestimators import available_if
 
 from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import mean
-from sknn_deep._estimators.supervised import BaseDeepMLP
+from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters
 from sknn_deep._estimators.target_scale import is_poor, odd_size
-from sknn_deep._sklearn import Interval, StrOptions, fit_context
+from sknn_deep._estimators.types import Activations, MatrixLike, RegressionLossName
+from sknn_deep._sklearn import Interval, StrOptions, available_if, fit_context, with_callbacks
 
 
 @dataclass(eq=False, repr=False)
-class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
+class RegressorParameters(SupervisedParameters):
+    """The parameters of :class:`DeepMLPRegressor`, which explains them."""
+
+    loss: RegressionLossName = "squared_error"
+    hidden_layer_sizes: int | Sequence[int] = (100,)
+    activation: Activations = "relu"
+    quantile: float = field(default=0.5, kw_only=True)
+    huber_delta: float = field(default=1.0, kw_only=True)
+
+
+class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
     """Multilayer perceptron regressor: scikit-learn's, on torch.
 
     Everything that works with scikit-learn's ``MLPRegressor`` works here after a change of
@@ -35,10 +45,10 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
         through an exponential and needs ``y >= 0``. "absolute_error" and "huber" are
         robust to outliers, "quantile" estimates the level ``quantile``.
 
-    hidden_layer_sizes : array-like of int, default=(100,)
+    hidden_layer_sizes : int or sequence of int, default=(100,)
         Units of each hidden layer. ``()`` gives linear regression.
 
-    activation : str or list of str, default="relu"
+    activation : str or sequence of str, default="relu"
         Activation of the hidden layers, or one name per hidden layer: "identity",
         "logistic", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish" or
         "softplus". Smooth ones such as "gelu" and "silu" often fit smooth functions better.
@@ -127,7 +137,7 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     max_fun : int, default=15000
         Largest number of L-BFGS function evaluations.
 
-    dropout : float or list of float, default=0.0
+    dropout : float or sequence of float, default=0.0
         Probability with which a hidden unit is dropped during training, or one per
         hidden layer. Against overfitting; 0.1 to 0.5 are usual.
 
@@ -311,12 +321,6 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     True
     """
 
-    loss: str = "squared_error"
-    hidden_layer_sizes: ArrayLike = (100,)
-    activation: str | list[str] = "relu"
-    quantile: float = field(default=0.5, kw_only=True)
-    huber_delta: float = field(default=1.0, kw_only=True)
-
     _trains_in_stacks = True
     _parameter_constraints: ClassVar[dict] = {
         **BaseDeepMLP._parameter_constraints,
@@ -328,8 +332,15 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
-        self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None
-    ) -> "DeepMLPRegressor":
+        self,
+        X: "MatrixLike",
+        y: "ArrayLike",
+        sample_weight: "ArrayLike | None" = None,
+        *,
+        X_val: "MatrixLike | None" = None,
+        y_val: "ArrayLike | None" = None,
+        sample_weight_val: "ArrayLike | None" = None,
+    ) -> Self:
         """Fit the network to data and targets.
 
         Parameters
@@ -371,7 +382,9 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
 
     @available_if(lambda est: est._check_solver())
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None) -> "DeepMLPRegressor":
+    def partial_fit(
+        self, X: "MatrixLike", y: "ArrayLike", sample_weight: "ArrayLike | None" = None
+    ) -> Self:
         """Train one epoch on the given data.
 
         The schedules "cosine" and "one_cycle" count the calls as epochs: after
@@ -395,7 +408,22 @@ class DeepMLPRegressor(RegressorMixin, BaseDeepMLP):
         self._fit(Call(X, y, sample_weight, incremental=True))
         return self
 
-    def predict(self, X, *, return_std=False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    @overload
+    def predict(self, X: "MatrixLike", *, return_std: Literal[False] = False) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self, X: "MatrixLike", *, return_std: Literal[True]
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    @overload
+    def predict(
+        self, X: "MatrixLike", *, return_std: bool
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]: ...
+
+    def predict(
+        self, X: "MatrixLike", *, return_std: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Predict the targets.
 
         Parameters

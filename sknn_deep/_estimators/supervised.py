@@ -10,20 +10,24 @@ what ``clone`` means for autoencoders, or hide that a source is shared. scikit-l
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sknn_deep._engine.samples import Samples
+from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble
+from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import SUPERVISED_STATE
+from sknn_deep._estimators.parameters import SharedParameters
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.layers import Linear
 from sknn_deep._networks.models import MLP
@@ -33,16 +37,20 @@ from sknn_deep._sklearn import HasMethods, Interval
 _MAX_ROWS = 2000
 
 
-@dataclass(eq=False, repr=False)
-class BaseDeepMLP(BaseDeepNetwork):
+@dataclass(eq=False, repr=False, kw_only=True)
+class SupervisedParameters(SharedParameters):
+    """The keyword-only parameters of the classifier and the regressor."""
+
+    init_from: AutoencoderTransformer | FrozenEstimator | None = None
+    n_networks: int = 1
+
+
+class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     """A network whose output is compared with targets, or with ``n_networks`` several.
 
     What was fitted decides whether there are several, not the parameter, which may have been set
     since.
     """
-
-    init_from: Any = field(default=None, kw_only=True)
-    n_networks: int = field(default=1, kw_only=True)
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseDeepNetwork._parameter_constraints,
@@ -56,20 +64,18 @@ class BaseDeepMLP(BaseDeepNetwork):
     def _networks(self) -> list[Any]:
         return vars(self).get("estimators_", [self])
 
-    def __getattr__(self, name: str):
-        # asked only for what is missing: say where to look for what the networks have
-        networks = vars(self).get("estimators_")
-        if (
-            networks
-            and name.endswith("_")
-            and not name.startswith("_")
-            and hasattr(networks[0], name)
-        ):
-            raise AttributeError(
-                f"An ensemble has no {name}, each of its networks has one: "
-                f"see estimators_[0].{name} to estimators_[{len(networks) - 1}].{name}."
-            )
-        return super().__getattribute__(name)  # raises what it raised before
+    if not TYPE_CHECKING:  # it would tell a type checker that every attribute exists
+
+        def __getattr__(self, name: str):
+            # called only for what is missing: say where to look for what the networks have
+            networks = vars(self).get("estimators_")
+            is_fitted_name = name.endswith("_") and not name.startswith("_")
+            if networks and is_fitted_name and hasattr(networks[0], name):
+                raise AttributeError(
+                    f"An ensemble has no {name}, each of its networks has one: "
+                    f"see estimators_[0].{name} to estimators_[{len(networks) - 1}].{name}."
+                )
+            return super().__getattribute__(name)  # raises what it raised before
 
     @property
     def coefs_(self) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """Where the numbers live: device, floating-point type, order in memory, random generators."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def lies_as_torch_knows(array: np.ndarray) -> bool:
     )
 
 
-def as_tensor(X) -> Tensor | None:
+def as_tensor(X: Any) -> Tensor | None:
     """Return an array of floating-point numbers as a tensor in the same memory.
 
     None stands for whatever torch does not know as it is: read-only arrays, as joblib's workers are

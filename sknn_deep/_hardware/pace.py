@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -200,7 +201,7 @@ class Pace:
             return move
         n_parts = min(self._n_used, max(1, weights.numel() // _GRAIN))
 
-        def run(*args) -> None:
+        def run(*args: Any) -> None:
             start = time.perf_counter()
             move(*args)
             # a pass that several threads share

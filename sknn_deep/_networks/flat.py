@@ -10,6 +10,8 @@ is added to the first's at the end of a step.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import UnionType
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,10 +19,10 @@ from torch import Tensor, nn
 
 from sknn_deep._hardware.threads import one_thread
 from sknn_deep._networks.layers import (
-    NORMALIZATIONS,
     DenseStack,
     Dropout,
     Linear,
+    Normalization,
     PicklesAsArrays,
     RandomModule,
 )
@@ -40,15 +42,19 @@ class Network(PicklesAsArrays):
         Units of the widest layer, input and output included.
     generator : Generator or None
         From which dropout, noise and the like draw while training.
-    code_layer : int or None
-        Number of the dense layer whose output is the code.
-    needs_autograd : bool
-        Whether the closed form of the gradient does not cover the network.
     """
 
     generator: torch.Generator | None = None
-    code_layer: int | None = None
-    needs_autograd: bool = False
+
+    @property
+    def code_layer(self) -> int | None:
+        """The number of the dense layer whose output is the code, where there is one."""
+        return None
+
+    @property
+    def needs_autograd(self) -> bool:
+        """Whether the closed form of the gradient does not cover the network."""
+        return False
 
     def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
         """Return what happens to a batch before the first layer, in training.
@@ -107,7 +113,7 @@ class Network(PicklesAsArrays):
         """Return pairs of layers of which the second's matrix is the first's, transposed."""
         return []
 
-    def named_parameters(self, *args, **kwargs) -> Iterator[tuple[str, nn.Parameter]]:
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the parameters with their names; a matrix that two layers share once."""
         tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
         for name, param in super().named_parameters(*args, **kwargs):
@@ -117,11 +123,11 @@ class Network(PicklesAsArrays):
     def add_tied_gradients(self) -> None:
         """Add the gradients of tied matrices to those of the matrices that they are."""
         for encoder, decoder in self.tied_layers():
-            encoder.weight.grad.add_(decoder.weight.grad.mT)
+            gradient_of(encoder.weight).add_(gradient_of(decoder.weight).mT)
 
     def view_of(self, flat: Tensor, gradient: Tensor) -> None:
         """Make the parameters views of a flat buffer, which holds them already."""
-        gradients = []
+        gradients: list[tuple[Tensor, Tensor]] = []
         parts = zip(flat.split(self._sizes), gradient.split(self._sizes), strict=True)
         for param, (own, own_gradient) in zip(self._in_order, parts, strict=True):
             if param.ndim > 1:
@@ -142,7 +148,7 @@ class Network(PicklesAsArrays):
         for tensor, gradient in self._gradients:
             tensor.grad = gradient
 
-    def frozen_parameters(self) -> list[nn.Parameter]:
+    def frozen_parameters(self) -> list[Tensor]:
         """Return the parameters that want no gradient."""
         params = [param for param, _ in self._gradients[:-2]]
         return [param for param in params if not param.requires_grad]
@@ -150,11 +156,11 @@ class Network(PicklesAsArrays):
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Set the gradients to zero; they stay views, whatever ``set_to_none`` asks."""
         self.attach_gradients()
-        self.flat.grad.zero_()
+        gradient_of(self.flat).zero_()
         for _, decoder in self.tied_layers():
-            decoder.weight.grad.zero_()
+            gradient_of(decoder.weight).zero_()
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # .to(), .double() and their kin replace the parameters one by one
         super()._apply(fn, recurse)
         self.flatten()
@@ -164,27 +170,20 @@ class Network(PicklesAsArrays):
         """Return the dense layers from input to output."""
         return [module for module in self._within if isinstance(module, Linear)]
 
-    def stages(self) -> "list[tuple[Linear, nn.Module | None, str, Dropout | None]]":
+    def stages(self) -> list[tuple[Linear, Normalization | None, str, Dropout | None]]:
         """Return each dense layer with its normalisation, its activation's name, its dropout."""
-        stages = []
-        for stack in self._within:
-            if isinstance(stack, DenseStack):
-                config, parts = stack.config, list(stack)
-                names = [*config["activations"], config["out_activation"]]
-                starts = [i for i, part in enumerate(parts) if isinstance(part, Linear)]
-                for name, start, end in zip(names, starts, [*starts[1:], None], strict=True):
-                    found = {type(part): part for part in parts[start:end]}
-                    norm = next(
-                        (found[kind] for kind in NORMALIZATIONS.values() if kind in found), None
-                    )
-                    stages.append((parts[start], norm, name, found.get(Dropout)))
-        return stages
+        return [
+            stage
+            for stack in self._within
+            if isinstance(stack, DenseStack)
+            for stage in stack.stages()
+        ]
 
     def hidden_matrices_and_others(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the weight matrices but the last, and all other parameters."""
         tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
-        matrices = [layer.weight for layer in self.linear_layers()[:-1]]
-        matrices = [matrix for matrix in matrices if id(matrix) not in tied]
+        weights: list[Tensor] = [layer.weight for layer in self.linear_layers()[:-1]]
+        matrices = [matrix for matrix in weights if id(matrix) not in tied]
         hidden = {id(matrix) for matrix in matrices}
         return matrices, [p for p in self.parameters() if id(p) not in hidden]
 
@@ -211,11 +210,12 @@ class Network(PicklesAsArrays):
 
     @property
     def has_normalization(self) -> bool:
-        return self._has(*NORMALIZATIONS.values())
+        """Whether a layer is followed by batch or layer normalisation."""
+        return self._has(Normalization)
 
-    def _has(self, *kinds: type) -> bool:
+    def _has(self, kind: type | UnionType) -> bool:
         # no generator: an interruption while one is closed would be lost
-        return True in [isinstance(module, kinds) for module in self._within]
+        return True in [isinstance(module, kind) for module in self._within]
 
     def zero_negligible(self) -> None:
         """Set weights to zero whose square would be a denormal number."""
@@ -254,6 +254,13 @@ class Network(PicklesAsArrays):
 
     def _state(self) -> list[Tensor]:
         return [self.flat, *self.buffers()]
+
+
+def gradient_of(tensor: Tensor) -> Tensor:
+    """Return the buffer that ``Network.attach_gradients`` has made a tensor's gradient."""
+    if tensor.grad is None:
+        raise RuntimeError("A network's gradient is not attached; call attach_gradients first.")
+    return tensor.grad
 
 
 def zero_negligible(weights: Tensor) -> None:

@@ -4,7 +4,7 @@ import math
 import operator
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ class Linear(nn.Linear):
     ``nn.Linear`` draws from torch's global generator; here ``Network.initialize`` sets
     the weights. Input (batch, in_features), output (batch, out_features).
     """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
 
     def reset_parameters(self) -> None:
         pass
@@ -100,6 +103,9 @@ class Noise(RandomModule):
     .. [1] P. Vincent, H. Larochelle, I. Lajoie, Y. Bengio, P.-A. Manzagol (2010). Stacked
        denoising autoencoders. JMLR 11.
     """
+
+    low: Tensor
+    high: Tensor
 
     def __init__(
         self,
@@ -216,7 +222,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "mish": nn.Mish,
     "softplus": nn.Softplus,
 }
-NORMALIZATIONS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+Normalization: TypeAlias = nn.BatchNorm1d | nn.LayerNorm
+NORMALIZATIONS: dict[str, type[Normalization]] = {
+    "batch": nn.BatchNorm1d,
+    "layer": nn.LayerNorm,
+}
 
 
 class PicklesAsArrays(nn.Module):
@@ -233,11 +243,11 @@ class PicklesAsArrays(nn.Module):
         named = [*self.named_parameters(), *self.named_buffers()]
         return {name: tensor.detach() for name, tensor in named}
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         arrays = {name: tensor.cpu().numpy() for name, tensor in self.learned().items()}
         return {"config": _with_type_names(self.config), "arrays": arrays}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         # on the CPU, wherever it was; nothing is allocated that the arrays do not fill
         config, arrays = _with_torch_types(state["config"]), state["arrays"]
         _check_n_weights(config, sum(array.size for array in arrays.values()))
@@ -337,7 +347,30 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
         if out_activation != "identity":
             self.append(ACTIVATIONS[out_activation]())
 
-    def __getitem__(self, index):
+    def stages(self) -> list[tuple[Linear, Normalization | None, str, Dropout | None]]:
+        """Return each dense layer with its normalisation, its activation's name, its dropout."""
+        names = [*self.config["activations"], self.config["out_activation"]]
+        linears: list[Linear] = []
+        norms: list[Normalization | None] = []
+        dropouts: list[Dropout | None] = []
+        for part in self:
+            if isinstance(part, Linear):
+                linears.append(part)
+                norms.append(None)
+                dropouts.append(None)
+            elif isinstance(part, Normalization):
+                norms[-1] = part
+            elif isinstance(part, Dropout):
+                dropouts[-1] = part
+        return list(zip(linears, norms, names, dropouts, strict=True))
+
+    @overload
+    def __getitem__(self, index: int) -> nn.Module: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> nn.Sequential: ...
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
         # a part of the stack is no stack of dense layers
         return (
             nn.Sequential(*list(self)[index])

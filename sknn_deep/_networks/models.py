@@ -82,6 +82,8 @@ class Autoencoder(Network):
     (torch.Size([5, 784]), torch.Size([5, 2]))
     """
 
+    fill: Tensor | None
+
     def __init__(
         self,
         encoder: dict[str, Any],
@@ -114,9 +116,9 @@ class Autoencoder(Network):
         self.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.code is None or not self.training:
-            return self.decoder(self.encoder(self.corrupted(x)))
-        return self.decoder(self.code.draw(*self.distribution(self.corrupted(x))))
+        x = self.corrupted(x)
+        code = self.drawn(*self.distribution(x)) if self.training else self.encoder(x)
+        return self.decoder(code)
 
     def corrupted(self, x: Tensor) -> Tensor:
         """Return what the encoder reads: without missing values, and noisy while training."""
@@ -130,6 +132,12 @@ class Autoencoder(Network):
         hidden = self.encoder[:-1](x)
         return self.encoder[-1](hidden), self.code(hidden)
 
+    def drawn(self, mean: Tensor, log_variance: Tensor | None) -> Tensor:
+        """Return the codes: draws of variational ones, the means of others."""
+        if self.code is None or log_variance is None:
+            return mean
+        return self.code.draw(mean, log_variance)
+
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes of rows, without noise."""
         return self.encoder(self.filled(x))
@@ -140,8 +148,9 @@ class Autoencoder(Network):
 
     def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
         changes: list[Callable[[Tensor, Tensor], object]] = []
-        if self.fill is not None:
-            changes.append(lambda x, out: torch.where(x.isnan(), self.fill, x, out=out))
+        fill = self.fill
+        if fill is not None:
+            changes.append(lambda x, out: torch.where(x.isnan(), fill, x, out=out))
         if self.noise is not None:
             changes.append(self.noise.corrupt)
         return changes

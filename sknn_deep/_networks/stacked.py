@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sknn_deep._networks.flat import Network
-from sknn_deep._networks.layers import Dropout
+from sknn_deep._networks.flat import Network, gradient_of
+from sknn_deep._networks.layers import Dropout, Linear, Normalization
 
 
 class NormLayer(NamedTuple):
     """A module that normalises, and its parameters where they are trained."""
 
-    module: nn.Module
+    module: Normalization
     weight: Tensor
     bias: Tensor
     weight_grad: Tensor
@@ -96,11 +96,12 @@ def dense_layers(
         raise ValueError(f"The layers of {len(networks)} networks are those of a shared buffer.")
     views = [networks[0].views_in(buffer) for buffer in buffers or ()]
 
-    def trained(module: nn.Module) -> list[Tensor]:
-        params = [module.weight, module.bias]
+    def trained(module: Linear | Normalization) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        weight, bias = module.weight, module.bias
         if views:
-            return [of_parameters[id(param)] for of_parameters in views for param in params]
-        return [param.detach() for param in params] + [param.grad for param in params]
+            params, gradients = views
+            return params[id(weight)], params[id(bias)], gradients[id(weight)], gradients[id(bias)]
+        return weight.detach(), bias.detach(), gradient_of(weight), gradient_of(bias)
 
     layers = []
     for stages in zip(*(network.stages() for network in networks), strict=True):

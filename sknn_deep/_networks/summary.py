@@ -7,11 +7,20 @@ without allocating a weight, and scikit-learn's diagram of a fitted one can show
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from sklearn.utils.validation import check_is_fitted
 
 _HEADINGS = ("layer", "output shape", "parameters")
+
+
+@runtime_checkable
+class PlannedNetwork(Protocol):
+    """An estimator that can tell, before it is fitted, which network ``fit`` would make."""
+
+    def _planned_network(
+        self, n_features: int, n_classes: int | None, n_outputs: int | None
+    ) -> tuple[dict[str, Any], str]: ...
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,13 @@ def _html_row(tag: str, cells: tuple[str, str, str]) -> str:
     return f'<tr class="default">{left}{right}</tr>'
 
 
-def summary(estimator, n_features=None, *, n_classes=None, n_outputs=None) -> NetworkSummary:
+def summary(
+    estimator: PlannedNetwork,
+    n_features: int | None = None,
+    *,
+    n_classes: int | None = None,
+    n_outputs: int | None = None,
+) -> NetworkSummary:
     """Describe a network layer by layer: output shape and number of parameters.
 
     Parameters
@@ -150,7 +165,7 @@ def summary(estimator, n_features=None, *, n_classes=None, n_outputs=None) -> Ne
     total                                        109,386
     """
     title = type(estimator).__name__
-    if not hasattr(estimator, "_planned_network"):
+    if not isinstance(estimator, PlannedNetwork):
         raise TypeError(
             f"summary describes the estimators of sknn_deep, got {title}; of a pipeline or a "
             "search pass the network itself, such as pipeline[-1] or search.best_estimator_."
@@ -167,8 +182,9 @@ def summary(estimator, n_features=None, *, n_classes=None, n_outputs=None) -> Ne
     check_is_fitted(
         estimator, msg="This %(name)s is not fitted yet: call fit, or pass n_features to summary."
     )
-    networks = estimator._networks
-    layers = network_layers(networks[0].module_.config, estimator.out_activation_)
+    fitted: Any = estimator
+    networks = fitted._networks
+    layers = network_layers(networks[0].module_.config, fitted.out_activation_)
     return NetworkSummary(title, layers, len(networks))
 
 

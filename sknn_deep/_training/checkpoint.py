@@ -269,11 +269,11 @@ class TrainingCheckpoint(Callback):
     True
     """
 
-    def __init__(self, path, every=1):
+    def __init__(self, path: str | os.PathLike[str], every: int = 1):
         self.path = path
         self.every = every
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"TrainingCheckpoint(path={self.path!r}, every={self.every!r})"
 
     def open(self) -> CheckpointFile:

@@ -9,18 +9,21 @@ and knows nothing of candidates and scores.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from numbers import Integral
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import check_cv
-from sklearn.utils import indexable
+from sklearn.utils import Bunch, indexable
 from sklearn.utils.parallel import Parallel
 
+from sknn_deep._estimators.types import MatrixLike, Splitter
 from sknn_deep._sklearn import (
+    BaseSearchCV,
     Interval,
     MultimetricScorer,
     check_method_params,
@@ -30,17 +33,38 @@ from sknn_deep._sklearn import (
 )
 from sknn_deep.model_selection._evaluation import Settings, evaluate
 from sknn_deep.model_selection._pipelines import check_for_networks
-from sknn_deep.model_selection._trials import make_splits, make_trials
+from sknn_deep.model_selection._trials import Split, make_splits, make_trials
 
 # The values that ``max_stack_memory`` may have.
 MAX_STACK_MEMORY = [Interval(Integral, 1, None, closed="left"), None]
 
+# What to judge by, and how to choose the best candidate.
+SearchScoring: TypeAlias = (
+    str | Callable[..., Any] | Sequence[str] | Mapping[str, str | Callable[..., Any]]
+)
+Refit: TypeAlias = bool | str | Callable[[dict[str, Any]], int]
 
-class FusedSearch:
+
+class FusedSearch(BaseSearchCV):
     """The course of a search whose fits are made together; put before scikit-learn's class."""
 
+    max_stack_memory: int | None
+
+    cv_results_: dict[str, Any]
+    best_estimator_: Any
+    best_score_: float
+    best_params_: dict[str, Any]
+    best_index_: int
+    scorer_: Any
+    n_splits_: int
+    refit_time_: float
+    multimetric_: bool
+    feature_names_in_: np.ndarray
+    fused_: np.ndarray
+    not_fused_reasons_: np.ndarray
+
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, **params):
+    def fit(self, X: "MatrixLike", y: "ArrayLike | None" = None, **params: Any) -> Self:
         """Search: fit and score every candidate on every split, then refit the best.
 
         Parameters
@@ -58,7 +82,7 @@ class FusedSearch:
 
         Returns
         -------
-        self : object
+        self : FusedGridSearchCV or FusedRandomizedSearchCV
 
         Raises
         ------
@@ -153,7 +177,7 @@ class FusedSearch:
             self.best_score_ = results[f"mean_test_{refit_metric}"][self.best_index_]
         self.best_params_ = results["params"][self.best_index_]
 
-    def _refit(self, root, task: dict[str, Any], fit_params: dict[str, Any]) -> None:
+    def _refit(self, root: Any, task: dict[str, Any], fit_params: dict[str, Any]) -> None:
         """Fit the best candidate to all data, by itself."""
         best = clone(self.estimator).set_params(**clone(self.best_params_, safe=False))
         self.best_estimator_ = best
@@ -182,7 +206,7 @@ class Candidates:
     scorers : callable
     """
 
-    def __init__(self, search, X, y, routed, scorers):
+    def __init__(self, search: FusedSearch, X: Any, y: Any, routed: Bunch, scorers: Any):
         self.search, self.X, self.y, self.routed = search, X, y, routed
         self.estimator = clone(search.estimator)
         self.parallel = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)
@@ -200,7 +224,11 @@ class Candidates:
         self.results: dict[str, Any] = {}
 
     def evaluate(
-        self, candidate_params: Iterable[dict], cv=None, more_results=None, callback_ctx=None
+        self,
+        candidate_params: Iterable[dict[str, Any]],
+        cv: Any = None,
+        more_results: Mapping[str, list] | None = None,
+        callback_ctx: Any = None,
     ) -> dict[str, Any]:
         """Evaluate candidates and return all results so far, formatted like ``cv_results_``."""
         search, parameters = self.search, list(candidate_params)
@@ -234,7 +262,7 @@ class Candidates:
         )
         return self.results
 
-    def _splits(self, cv) -> list:
+    def _splits(self, cv: Splitter) -> list[Split]:
         folds = list(cv.split(self.X, self.y, **self.routed.splitter.split))
         if len(folds) != self.search.n_splits_:
             raise ValueError(
@@ -244,7 +272,7 @@ class Candidates:
         return make_splits(self.X, folds, self.routed.estimator.fit, self.routed.scorer.score)
 
 
-def check_failures(out: list[dict], scoring, error_score) -> None:
+def check_failures(out: list[dict], scoring: Any, error_score: float | str) -> None:
     """Warn of fits that failed, or raise where all did, and complete their scores."""
     warn_or_raise_about_fit_failures(out, error_score)
     if callable(scoring):

@@ -1,17 +1,19 @@
 """Cross-validation of networks that are trained as one stack."""
 
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
-from sklearn.base import is_classifier
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import check_cv
-from sklearn.utils import indexable
+from sklearn.utils import Bunch, indexable
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.parallel import Parallel
 
+from sknn_deep._estimators.types import CrossValidation, MatrixLike, Splitter
 from sknn_deep._sklearn import (
     HasMethods,
     StrOptions,
@@ -22,10 +24,49 @@ from sknn_deep._sklearn import (
     routing_enabled,
     validate_params,
 )
-from sknn_deep.model_selection._course import MAX_STACK_MEMORY, check_failures
+from sknn_deep.model_selection._course import MAX_STACK_MEMORY, SearchScoring, check_failures
 from sknn_deep.model_selection._evaluation import Settings, evaluate
 from sknn_deep.model_selection._pipelines import check_for_networks
 from sknn_deep.model_selection._trials import make_splits, make_trials
+
+
+class _Options(TypedDict, total=False):
+    """The parameters that do not change what ``cross_validate`` returns."""
+
+    groups: "ArrayLike | None"
+    scoring: SearchScoring | None
+    cv: CrossValidation | None
+    n_jobs: int | None
+    verbose: int
+    params: dict[str, Any] | None
+    pre_dispatch: int | str
+    return_train_score: bool
+    error_score: float | Literal["raise"]
+    max_stack_memory: int | None
+
+
+@overload
+def cross_validate(
+    estimator: BaseEstimator,
+    X: "MatrixLike",
+    y: "ArrayLike | None" = None,
+    *,
+    return_estimator: Literal[False] = False,
+    return_indices: Literal[False] = False,
+    **options: Unpack[_Options],
+) -> dict[str, np.ndarray]: ...
+
+
+@overload
+def cross_validate(
+    estimator: BaseEstimator,
+    X: "MatrixLike",
+    y: "ArrayLike | None" = None,
+    *,
+    return_estimator: bool = False,
+    return_indices: bool = False,
+    **options: Unpack[_Options],
+) -> dict[str, Any]: ...
 
 
 @validate_params(
@@ -49,22 +90,22 @@ from sknn_deep.model_selection._trials import make_splits, make_trials
     prefer_skip_nested_validation=False,  # the estimator's own are still to be validated
 )
 def cross_validate(
-    estimator,
-    X,
-    y=None,
+    estimator: BaseEstimator,
+    X: "MatrixLike",
+    y: "ArrayLike | None" = None,
     *,
-    groups=None,
-    scoring=None,
-    cv=None,
-    n_jobs=None,
-    verbose=0,
-    params=None,
-    pre_dispatch="2*n_jobs",
-    return_train_score=False,
-    return_estimator=False,
-    return_indices=False,
-    error_score=np.nan,
-    max_stack_memory=None,
+    groups: "ArrayLike | None" = None,
+    scoring: SearchScoring | None = None,
+    cv: CrossValidation | None = None,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+    params: dict[str, Any] | None = None,
+    pre_dispatch: int | str = "2*n_jobs",
+    return_train_score: bool = False,
+    return_estimator: bool = False,
+    return_indices: bool = False,
+    error_score: float | Literal["raise"] = np.nan,
+    max_stack_memory: int | None = None,
 ) -> dict[str, Any]:
     """Cross-validate a network, all folds trained at once.
 
@@ -142,10 +183,10 @@ def cross_validate(
     """
     check_groups_routing_disabled(groups)
     X, y = indexable(X, y)
-    cv = check_cv(cv, y, classifier=is_classifier(estimator))
+    splitter: Splitter = check_cv(cv, y, classifier=is_classifier(estimator))
     scorers = check_scoring(estimator, scoring=scoring, raise_exc=(error_score == "raise"))
-    routed = _route(estimator, cv, scorers, groups, params or {})
-    folds = list(cv.split(X, y, **routed.splitter.split))
+    routed = _route(estimator, splitter, scorers, groups, params or {})
+    folds = list(splitter.split(X, y, **routed.splitter.split))
     splits = make_splits(X, folds, routed.estimator.fit, routed.scorer.score)
     trials = make_trials(estimator, [None], splits, verbose, [])
     check_for_networks(estimator, trials)
@@ -163,7 +204,9 @@ def cross_validate(
     return _by_fold(aggregate_score_dicts(out), folds if return_indices else None)
 
 
-def _route(estimator, cv, scorers, groups, params: dict[str, Any]):
+def _route(
+    estimator: BaseEstimator, splitter: Splitter, scorers: Any, groups: Any, params: dict[str, Any]
+) -> Bunch:
     """Return what goes to ``fit``, to the splitter and to the scorer."""
     if not routing_enabled():
         return manual_routing(
@@ -171,7 +214,7 @@ def _route(estimator, cv, scorers, groups, params: dict[str, Any]):
         )
     router = MetadataRouter(owner="cross_validate")
     for name, consumer, method in (
-        ("splitter", cv, "split"),
+        ("splitter", splitter, "split"),
         ("estimator", estimator, "fit"),
         ("scorer", scorers, "score"),
     ):

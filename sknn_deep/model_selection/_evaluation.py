@@ -42,7 +42,9 @@ class Settings:
     return_estimator: bool = False
 
 
-def evaluate(trials: list[Trial], X, y, settings: Settings, parallel: Parallel) -> list[dict]:
+def evaluate(
+    trials: list[Trial], X: Any, y: Any, settings: Settings, parallel: Parallel
+) -> list[dict[str, Any]]:
     """Fit and score all trials.
 
     Returns
@@ -52,7 +54,7 @@ def evaluate(trials: list[Trial], X, y, settings: Settings, parallel: Parallel) 
         traceback, or None), "fused", "reason" (why not, or empty), and as asked for
         "train_scores" and "estimator".
     """
-    result_of: dict[int, dict] = {}
+    result_of: dict[int, dict[str, Any]] = {}
     with warned_once():
         for part in in_parts(trials, X):
             prepare(part, X, y, settings.error_score, parallel)
@@ -72,9 +74,9 @@ def _groups(trials: list[Trial], n_workers: int) -> list[list[Trial]]:
     return [[trial_of[id(job)] for job in group] for group in groups] + alone
 
 
-def _run(trials: list[Trial], X, y, settings: Settings) -> list[dict]:
+def _run(trials: list[Trial], X: Any, y: Any, settings: Settings) -> list[dict[str, Any]]:
     """Fit a group of trials, and score each as soon as it is fitted."""
-    results: dict[int, dict] = {}
+    results: dict[int, dict[str, Any]] = {}
     test_sets: dict[tuple, tuple] = {}
     trial_of = {id(trial.job): trial for trial in trials if trial.job is not None}
 
@@ -108,8 +110,13 @@ def _run(trials: list[Trial], X, y, settings: Settings) -> list[dict]:
 
 
 def _finish(
-    trial: Trial, error: Exception | None, X, y, test_sets: dict, settings: Settings
-) -> dict:
+    trial: Trial,
+    error: Exception | None,
+    X: Any,
+    y: Any,
+    test_sets: dict[tuple, tuple],
+    settings: Settings,
+) -> dict[str, Any]:
     """Score a trial that is fitted, tell of it, and let its estimator go."""
     try:
         if error is not None:
@@ -128,7 +135,7 @@ def _finish(
     return result
 
 
-def _fit_alone(trial: Trial, X, y, settings: Settings) -> Exception | None:
+def _fit_alone(trial: Trial, X: Any, y: Any, settings: Settings) -> Exception | None:
     """Fit an estimator by its own ``fit``, its callbacks included; return what it raises."""
     X_train, y_train = safe_split(trial.estimator, X, y, trial.split.train)
     data = (X_train,) if y_train is None else (X_train, y_train)
@@ -151,7 +158,7 @@ def _callbacks_reaching(trial: Trial) -> AbstractContextManager:
     return trial.context.propagate_callback_context(trial.estimator)
 
 
-def _call_hook(trial: Trial, X, y, settings: Settings, name: str) -> None:
+def _call_hook(trial: Trial, X: Any, y: Any, settings: Settings, name: str) -> None:
     """Tell scikit-learn's callbacks that the task of a trial begins or ends."""
     if trial.context is None:
         return
@@ -169,7 +176,9 @@ def _call_hook(trial: Trial, X, y, settings: Settings, name: str) -> None:
     )
 
 
-def _score(trial: Trial, X, y, test_sets: dict, settings: Settings) -> dict:
+def _score(
+    trial: Trial, X: Any, y: Any, test_sets: dict[tuple, tuple], settings: Settings
+) -> dict[str, Any]:
     """Return the result of a trial whose fit is done.
 
     Parameters
@@ -177,7 +186,7 @@ def _score(trial: Trial, X, y, test_sets: dict, settings: Settings) -> dict:
     test_sets : dict
         The test rows that were cut for other trials of the group; added to.
     """
-    result = {"fit_error": trial.failure or None, "fit_time": trial.seconds}
+    result: dict[str, Any] = {"fit_error": trial.failure or None, "fit_time": trial.seconds}
     split, estimator = trial.split, trial.estimator
     start = time.perf_counter()
     if trial.failure:
@@ -186,8 +195,9 @@ def _score(trial: Trial, X, y, test_sets: dict, settings: Settings) -> dict:
             result["train_scores"] = _error_scores(settings)
         return result
 
-    def scores(data, score_params):
-        return score_or_error(estimator, *data, settings.scorer, score_params, settings.error_score)
+    def scores(rows: tuple[Any, Any], score_params: dict[str, Any]) -> float | dict[str, float]:
+        X, y = rows
+        return score_or_error(estimator, X, y, settings.scorer, score_params, settings.error_score)
 
     key = id(split), get_tags(estimator).input_tags.pairwise
     if key not in test_sets:
@@ -200,7 +210,7 @@ def _score(trial: Trial, X, y, test_sets: dict, settings: Settings) -> dict:
     return result
 
 
-def _error_scores(settings: Settings) -> float | dict[str, float]:
+def _error_scores(settings: Settings) -> float | str | dict[str, float | str]:
     """Return what stands for the scores of a fit that failed."""
     if isinstance(settings.scorer, MultimetricScorer):
         return dict.fromkeys(settings.scorer._scorers, settings.error_score)
@@ -211,7 +221,7 @@ def _described(parameters: dict | None) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted((parameters or {}).items()))
 
 
-def _report(trial: Trial, result: dict, settings: Settings) -> None:
+def _report(trial: Trial, result: dict[str, Any], settings: Settings) -> None:
     """Print how a trial ended, with its scores where more is asked for."""
     parts = [f"{_described(trial.parameters)};"] if trial.parameters else []
     if settings.verbose > 2:
@@ -222,7 +232,7 @@ def _report(trial: Trial, result: dict, settings: Settings) -> None:
     print(f"{start}{message:.>{max(80 - len(start), 0)}}")
 
 
-def _score_message(result: dict) -> str:
+def _score_message(result: dict[str, Any]) -> str:
     """Return the scores of a trial as text."""
     tests, trains = result["test_scores"], result.get("train_scores")
     if isinstance(tests, dict):

@@ -5,13 +5,14 @@ import math
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
+from sklearn.utils import Tags, get_tags
+from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.parallel import Parallel, delayed
 
 from sknn_deep._estimators.base import BaseDeepNetwork
@@ -42,24 +43,24 @@ class Recorder:
         Says which metadata are routed to it.
     """
 
-    def __init__(self, network):
+    def __init__(self, network: BaseDeepNetwork):
         self._network = network
         self.given: tuple[Any, Any, dict[str, Any]] | None = None
 
-    def fit(self, X, y=None, **params):
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Keep the data."""
         self.given = (X, y, params)
         return self
 
-    def get_metadata_routing(self):
+    def get_metadata_routing(self) -> MetadataRequest:
         """Return the network's requests."""
         return self._network.get_metadata_routing()
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         return get_tags(self._network)
 
 
-def check_for_networks(estimator, trials: list[Trial]) -> None:
+def check_for_networks(estimator: BaseEstimator, trials: list[Trial]) -> None:
     """Refuse a search in which there is nothing to fuse."""
     if trials and not any(_holds_network(trial.estimator) for trial in trials):
         raise TypeError(
@@ -69,7 +70,7 @@ def check_for_networks(estimator, trials: list[Trial]) -> None:
         )
 
 
-def in_parts(trials: list[Trial], X) -> list[list[Trial]]:
+def in_parts(trials: list[Trial], X: Any) -> list[list[Trial]]:
     """Find each trial's way to its network, and divide the trials so that memory suffices.
 
     The data that the steps before the networks hand on are kept until the networks are
@@ -96,14 +97,16 @@ def in_parts(trials: list[Trial], X) -> list[list[Trial]]:
     return list(parts.values())
 
 
-def _n_bytes(X) -> int:
+def _n_bytes(X: Any) -> int:
     """Return about how much memory rows take once they are numbers."""
     if sp.issparse(X):
         return X.data.nbytes + X.nnz * 4
     return getattr(X, "nbytes", 8 * math.prod(getattr(X, "shape", (len(X),))))
 
 
-def prepare(trials: list[Trial], X, y, error_score, parallel: Parallel) -> None:
+def prepare(
+    trials: list[Trial], X: Any, y: Any, error_score: float | str, parallel: Parallel
+) -> None:
     """Give a job to every trial that ends in a network, its pipeline fitted up to there."""
     sharing: dict[tuple, list[Trial]] = {}
     for trial in trials:
@@ -138,7 +141,7 @@ def _route(trial: Trial) -> Route:
     return Route(names, (path, requests, *own))
 
 
-def _path_to_last_step(estimator) -> tuple[list[str], Any]:
+def _path_to_last_step(estimator: Any) -> tuple[list[str], Any]:
     """Return the names of the last steps of nested pipelines, and the innermost last step."""
     names = []
     while isinstance(estimator, Pipeline):
@@ -151,7 +154,7 @@ def _path_to_last_step(estimator) -> tuple[list[str], Any]:
     return names, estimator
 
 
-def _is_network(estimator) -> bool:
+def _is_network(estimator: Any) -> bool:
     """Return whether an estimator is trained by this package, not by a subclass's own fit."""
     if not isinstance(estimator, BaseDeepNetwork):
         return False
@@ -159,16 +162,16 @@ def _is_network(estimator) -> bool:
     return "_trains_in_stacks" in vars(fitted_by)
 
 
-def _parts(estimator) -> list:
+def _parts(estimator: Any) -> list:
     """Return an estimator and those among its parameters, at any depth."""
     return [estimator, *estimator.get_params(deep=True).values()]
 
 
-def _holds_network(estimator) -> bool:
+def _holds_network(estimator: Any) -> bool:
     return any(isinstance(part, BaseDeepNetwork) for part in _parts(estimator))
 
 
-def _identity(value) -> tuple:
+def _identity(value: Any) -> tuple:
     """Return what tells parameter values apart: itself for a number or a text, else which object.
 
     Candidates take their values from the user's lists, so the same value is the same object.
@@ -177,7 +180,7 @@ def _identity(value) -> tuple:
     return (type(value), value) if plain else (type(value), id(value))
 
 
-def _fit_steps(trial: Trial, X, y, error_score) -> Prepared:
+def _fit_steps(trial: Trial, X: Any, y: Any, error_score: float | str) -> Prepared:
     """Fit a pipeline up to its network by its own ``fit``, with a recorder for the network."""
     start = time.perf_counter()
     twin = clone(trial.estimator)
@@ -195,7 +198,7 @@ def _fit_steps(trial: Trial, X, y, error_score) -> Prepared:
     return Prepared(pipeline, recorder.given, time.perf_counter() - start, failure)
 
 
-def _ending_in(pipeline: Pipeline, last) -> Pipeline:
+def _ending_in(pipeline: Pipeline, last: Any) -> Pipeline:
     """Return a shallow copy of nested pipelines with another innermost last step."""
     twin = copy.copy(pipeline)
     name, present = pipeline.steps[-1]

@@ -1,11 +1,14 @@
 """Hyperparameter searches that train many networks at once."""
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from sklearn.base import BaseEstimator
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
-from sknn_deep.model_selection._course import MAX_STACK_MEMORY, FusedSearch
+from sknn_deep._estimators.types import CrossValidation, Seed
+from sknn_deep.model_selection._course import MAX_STACK_MEMORY, FusedSearch, Refit, SearchScoring
 from sknn_deep.model_selection._distributions import named_distributions, with_distributions
 
 
@@ -148,25 +151,25 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
     True
     """
 
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: dict = {
         **GridSearchCV._parameter_constraints,
         "max_stack_memory": MAX_STACK_MEMORY,
     }
 
     def __init__(
         self,
-        estimator,
-        param_grid,
+        estimator: BaseEstimator,
+        param_grid: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         *,
-        scoring=None,
-        n_jobs=None,
-        refit=True,
-        cv=None,
-        verbose=0,
-        pre_dispatch="2*n_jobs",
-        error_score=np.nan,
-        return_train_score=False,
-        max_stack_memory=None,
+        scoring: SearchScoring | None = None,
+        n_jobs: int | None = None,
+        refit: Refit = True,
+        cv: CrossValidation | None = None,
+        verbose: int = 0,
+        pre_dispatch: int | str = "2*n_jobs",
+        error_score: float | Literal["raise"] = np.nan,
+        return_train_score: bool = False,
+        max_stack_memory: int | None = None,
     ):
         super().__init__(
             estimator,
@@ -318,27 +321,27 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
     (6,)
     """
 
-    _parameter_constraints: ClassVar[dict] = {
+    _parameter_constraints: dict = {
         **RandomizedSearchCV._parameter_constraints,
         "max_stack_memory": MAX_STACK_MEMORY,
     }
 
     def __init__(
         self,
-        estimator,
-        param_distributions,
+        estimator: BaseEstimator,
+        param_distributions: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         *,
-        n_iter=10,
-        scoring=None,
-        n_jobs=None,
-        refit=True,
-        cv=None,
-        verbose=0,
-        pre_dispatch="2*n_jobs",
-        random_state=None,
-        error_score=np.nan,
-        return_train_score=False,
-        max_stack_memory=None,
+        n_iter: int = 10,
+        scoring: SearchScoring | None = None,
+        n_jobs: int | None = None,
+        refit: Refit = True,
+        cv: CrossValidation | None = None,
+        verbose: int = 0,
+        pre_dispatch: int | str = "2*n_jobs",
+        random_state: Seed | None = None,
+        error_score: float | Literal["raise"] = np.nan,
+        return_train_score: bool = False,
+        max_stack_memory: int | None = None,
     ):
         super().__init__(
             estimator,

@@ -5,12 +5,12 @@ here, once for all trials of a split with the same setting of these steps, by th
 own ``fit``: a recorder stands where the network is, and keeps what would be handed to it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 
 from sknn_deep._estimators.jobs import Job
 from sknn_deep._sklearn import check_method_params, rows_of
@@ -94,7 +94,7 @@ class Trial:
 
 
 def make_splits(
-    X, folds: Iterable, fit_params: dict[str, Any], score_params: dict[str, Any]
+    X: Any, folds: Iterable, fit_params: dict[str, Any], score_params: dict[str, Any]
 ) -> list[Split]:
     """Cut what belongs to rows into the folds of a cross-validation.
 
@@ -122,7 +122,11 @@ def make_splits(
 
 
 def make_trials(
-    estimator, candidates: list[dict | None], splits: list[Split], verbose: int, contexts: list
+    estimator: BaseEstimator,
+    candidates: Sequence[dict[str, Any] | None],
+    splits: list[Split],
+    verbose: int,
+    contexts: list,
 ) -> list[Trial]:
     """Return a trial for each candidate and split, the splits of a candidate side by side."""
     trials = []

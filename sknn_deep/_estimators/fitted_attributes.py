@@ -1,0 +1,64 @@
+"""The attributes that ``fit`` sets, declared for type checkers and editors.
+
+A dataclass takes every annotation in its own body for a parameter, so these classes are none. They
+declare only: an attribute is there once a fit has set it. The docstrings of the estimators say
+what each one is, and ``tests/test_types.py`` compares the two.
+"""
+
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+from skorch.history import History
+
+from sknn_deep._networks.flat import Network
+from sknn_deep._networks.models import MLP, Autoencoder
+
+
+class FittedNetwork:
+    """What each of the three estimators has."""
+
+    module_: Network
+    history_: History
+    loss_: float
+    loss_curve_: list[float]
+    validation_scores_: list[float] | None
+    validation_loss_curve_: list[float] | None
+    best_loss_: float | None
+    best_validation_score_: float | None
+    best_iter_: int
+    n_iter_: int
+    interrupted_: bool
+    t_: int
+    n_layers_: int
+    out_activation_: str
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
+    # made by scikit-learn from the signature of ``fit``
+    set_fit_request: Callable[..., Self]
+
+
+class FittedMLP(FittedNetwork):
+    """What the classifier and the regressor have, too."""
+
+    module_: MLP
+    n_outputs_: int
+    estimators_: list[Self]
+
+
+class FittedClassifier(FittedMLP):
+    """What only the classifier has."""
+
+    classes_: np.ndarray
+
+
+class FittedAutoencoder(FittedNetwork):
+    """What only the autoencoder has."""
+
+    module_: Autoencoder
+    mean_: np.ndarray
+    code_std_: np.ndarray
+    n_dead_units_: int
+    explained_variance_: np.ndarray
+    explained_variance_ratio_: np.ndarray
