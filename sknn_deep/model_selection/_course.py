@@ -122,7 +122,7 @@ class FusedSearch(BaseSearchCV):
         root.call_on_fit_task_end(**task)
         return self
 
-    def score(self, X, y=None, **params):
+    def score(self, X: "MatrixLike", y: "ArrayLike | None" = None, **params: Any) -> float:
         """Return the score of the best candidate, fitted to all data, on given data.
 
         Parameters

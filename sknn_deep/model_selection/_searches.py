@@ -359,8 +359,8 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
         )
         self.max_stack_memory = max_stack_memory
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return named_distributions(super().__getstate__())
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(with_distributions(state))
