@@ -1,11 +1,11 @@
-"""Whether a state from a file is one that an optimiser of a network goes on from.
+"""Whether an optimiser can go on from a state that was read from a file.
 
 It is told without making the optimiser: the first one of torch's takes a second to import.
 """
 
 import inspect
 import math
-import numbers
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from sknn_deep._engine.optimizers import SGD, Adam
 from sknn_deep._engine.solvers import TORCH_OPTIMIZERS
 from sknn_deep._networks.flat import Network
 
-_KINDS = {"sgd": SGD, "adam": Adam, **TORCH_OPTIMIZERS}
-# What optimisers keep for each parameter: numbers, arrays, and arrays that an option adds.
+_CLASSES = {"sgd": SGD, "adam": Adam, **TORCH_OPTIMIZERS}
+# What optimisers keep for each parameter: counts, arrays of its shape, and those of an option.
 _KEPT: dict[type, tuple[set[str], set[str], set[str]]] = {
     SGD: (set(), {"velocity"}, set()),
     Adam: ({"step"}, {"m", "v"}, set()),
@@ -26,11 +26,13 @@ _KEPT: dict[type, tuple[set[str], set[str], set[str]]] = {
     torch.optim.RMSprop: ({"step"}, {"square_avg"}, {"momentum_buffer", "grad_avg"}),
     torch.optim.Adagrad: ({"step"}, {"sum"}, set()),
     torch.optim.Muon: (set(), {"momentum_buffer"}, set()),
-}  # fmt: skip
+}
+
+_ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def check_optimizer_state(network: Network, solver: str | type, state: Any) -> None:
-    """Raise a ValueError if an optimiser of a solver could not go on from a state.
+def check_optimizer_state(network: Network, solver: str | type, state: dict[str, Any]) -> None:
+    """Raise an error, a ValueError by preference, if an optimiser cannot go on from a state.
 
     Parameters
     ----------
@@ -38,59 +40,36 @@ def check_optimizer_state(network: Network, solver: str | type, state: Any) -> N
     solver : str or type
         As the parameter of the estimators.
     state : dict
-        The optimiser's ``state_dict``, with arrays in place of tensors. Of classes that are not
-        this package's or torch's, the names of what they keep are not known.
+        The optimiser's ``state_dict``, with arrays in place of tensors. Of classes that are neither
+        this package's nor torch's only the shapes of arrays are known.
     """
-    kinds: list[Any] = [_KINDS.get(solver, solver)]
-    params = [[network.flat]] if isinstance(solver, str) else [list(network.parameters())]
-    parts = [state]
+    parts = [(state, _CLASSES.get(solver, solver), list(network.parameters()))]
     if solver == "muon":
         matrices, others = network.hidden_matrices_and_others()
-        kinds, params = [torch.optim.Muon, torch.optim.Adam], [matrices, others]
-        if not matrices:
-            kinds, params = kinds[1:], params[1:]
-        parts = state["parts"]
-    if not isinstance(kinds[0], type) or len(parts) != len(kinds):
-        raise ValueError(f"solver={solver!r} keeps no such state of an optimiser.")
-    for part, kind, own in zip(parts, kinds, params, strict=True):
+        own = [(torch.optim.Muon, matrices), (torch.optim.Adam, others)]
+        own = own if matrices else own[1:]
+        parts = [(part, *pair) for part, pair in zip(state["parts"], own, strict=True)]
+    elif isinstance(solver, str):
+        parts = [(state, _CLASSES[solver], [network.flat])]
+    for part, cls, params in parts:
         (group,) = part["param_groups"]
-        _check_group(group, kind, list(range(len(own))))
+        _, *options = inspect.signature(cls).parameters.values()
+        names = {option.name for option in options if option.kind not in _ANY_NUMBER}
+        if names - group.keys() or group["params"] != list(range(len(params))):
+            raise ValueError(f"{sorted(group)} are not the options of {cls.__name__}.")
+        for name, value in group.items():
+            if not _is_option(value) or (name == "lr" and not _is_finite(value)):
+                raise ValueError(f"{name}={value!r} is no option of {cls.__name__}.")
         for number, kept in part["state"].items():
-            _check_kept(kept, kind, tuple(own[number].shape))
+            _check_kept(kept, cls, tuple(params[number].shape))
 
 
 def is_number(value: Any) -> bool:
     """Return whether a value is a number that fits a float, NaN and infinity included."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return False
     try:
-        float(value)
+        return isinstance(value, Real) and not isinstance(value, bool) and float(value) is not None
     except OverflowError:  # an integer of hundreds of digits
         return False
-    return True
-
-
-def _check_group(group: dict[str, Any], kind: type, params: list[int]) -> None:
-    """Check the options of an optimiser; its constructor names them, schedulers add numbers."""
-    options = list(inspect.signature(kind.__init__).parameters.values())[2:]
-    missing = {option.name for option in options} - group.keys()
-    if group["params"] != params or missing:
-        raise ValueError(f"the options {sorted(group)} are not those of {kind.__name__}.")
-    defaults = {option.name: option.default for option in options}
-    for name, value in group.items():
-        default = 0.0 if name == "lr" else defaults.get(name)
-        if name != "params" and not _is_option(value, default):
-            raise ValueError(f"{name}={value!r} is no option of {kind.__name__}.")
-
-
-def _is_option(value: Any, default: Any) -> bool:
-    if isinstance(default, tuple):
-        return len(value) == len(default) and all(map(_is_finite, value))
-    if is_number(default):
-        return _is_finite(value)
-    if isinstance(value, tuple | list):
-        return all(map(_is_finite, value))
-    return value is None or isinstance(value, bool | str) or _is_finite(value)
 
 
 def _is_finite(value: Any) -> bool:
@@ -98,21 +77,24 @@ def _is_finite(value: Any) -> bool:
     return is_number(value) and math.isfinite(value)
 
 
-def _check_kept(kept: dict[str, Any], kind: type, shape: tuple[int, ...]) -> None:
-    """Check what an optimiser keeps for a parameter of a shape."""
-    single, arrays, optional = _KEPT.get(kind, (set(), set(), kept.keys()))
-    if not single | arrays <= kept.keys() <= single | arrays | optional:
-        raise ValueError(f"{kind.__name__} does not keep {sorted(kept)}.")
-    if kind not in _KEPT:
-        return
+def _is_option(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_finite, value))
+    return value is None or isinstance(value, bool | str) or _is_finite(value)
+
+
+def _check_kept(kept: dict[str, Any], cls: type, shape: tuple[int, ...]) -> None:
+    counts, arrays, optional = _KEPT.get(cls, (set(), set(), kept.keys()))
+    if not counts | arrays <= kept.keys() <= counts | arrays | optional:
+        raise ValueError(f"{cls.__name__} does not keep {sorted(kept)}.")
     for name, value in kept.items():
-        if name in single:
-            # torch counts in tensors, ours does not
-            is_right = type(value) is int if kind is Adam else np.shape(value) == ()
+        if name in counts:  # ours is a Python number, torch's a tensor
+            is_right = type(value) is int if cls is Adam else np.shape(value) == ()
             is_right = is_right and _is_finite(value) and value >= 0
-        elif value is None:
-            is_right = name in optional
+        elif cls in _KEPT:
+            is_array = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+            is_right = (is_array and value.shape == shape) or (value is None and name in optional)
         else:
-            is_right = value.shape == shape and value.dtype.kind == "f"
+            is_right = True
         if not is_right:
-            raise ValueError(f"{name}={value!r} of {kind.__name__} does not fit {shape}.")
+            raise ValueError(f"{name}={value!r} of {cls.__name__} does not fit {shape}.")

@@ -157,10 +157,12 @@ def _unpack_kind(kind: str, packed: dict[str, Any], strict: bool) -> Any:
         return _SETS[kind](values)
     if kind == "table":
         columns = dict(zip(packed["keys"], map(iter, values), strict=True))
-        layouts = [packed["layouts"][number] for number in packed["rows"].tolist()]
+        layouts = [
+            packed["layouts"][number] for number in _unpack_array("integers", packed["rows"])
+        ]
         return [{key: next(columns[key]) for key in layout} for layout in layouts]
     if kind == "lists":
-        items, lengths = iter(values), packed["lengths"].tolist()
+        items, lengths = iter(values), _unpack_array("integers", packed["lengths"])
         lists = [list(islice(items, n)) for n in lengths]
         if [len(part) for part in lists] != lengths or sum(lengths) != len(values):
             raise ValueError("its lists do not have the lengths that it states.")

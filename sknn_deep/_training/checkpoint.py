@@ -36,7 +36,7 @@ class CheckpointFile:
     ----------
     every : int
     n_threads : int
-        On how many threads the training computes: as many as when it began.
+        Threads on which the training computes: as many as when it began.
 
     Raises
     ------
@@ -56,30 +56,23 @@ class CheckpointFile:
     def first_random_state(self, present: np.random.RandomState) -> np.random.RandomState:
         """Return the generator that the training begins with.
 
-        A new one where there is a checkpoint, so that one that is not asked to go on from it
-        leaves the present generator alone.
+        It is a new one if there is a checkpoint, so that the present generator does not change
+        if the call turns out to be another.
         """
         if self._saved is None:
             self._first = present.get_state(legacy=False)
             return present
-        self._first = self._saved["first_random_state"]
-        random_state = np.random.RandomState(0)
-        with self.readable():
+        self._first, random_state = self._saved["first_random_state"], np.random.RandomState(0)
+        with understood(self._path):
             random_state.set_state(self._first)
         return random_state
 
     def belongs_to(self, call: dict[str, Any]) -> None:
-        """Refuse to go on where the checkpoint is of another call.
-
-        Parameters
-        ----------
-        call : dict
-            As of :func:`described_call`.
-        """
+        """Refuse to go on if the checkpoint is of another call, as :func:`described_call` tells."""
         self._call = json.loads(json.dumps(call))  # as plain values
         if self._saved is None:
             return
-        with self.readable():
+        with understood(self._path):
             found = differences(json.loads(self._saved["call"]), self._call)
         if found:
             raise ValueError(
@@ -88,18 +81,12 @@ class CheckpointFile:
                 "train anew."
             )
 
-    def take_state(self) -> dict[str, Any] | None:
-        """Return the state to go on from, if there is one, and forget it."""
-        saved, self._saved = self._saved, None
-        return None if saved is None else saved["training"]
-
     @contextmanager
-    def readable(self) -> Iterator[None]:
-        """Name the file if a block meets content that no training has written."""
-        try:
-            yield
-        except Exception as error:  # whatever forged numbers bring about
-            raise ValueError(_unreadable(self._path, error)) from error
+    def state_to_go_on_from(self) -> Iterator[dict[str, Any] | None]:
+        """Offer the state to go on from, if there is one, and forget it."""
+        saved, self._saved = self._saved, None
+        with understood(self._path):
+            yield None if saved is None else saved["training"]
 
     def save(self, state: dict[str, Any]) -> None:
         """Put the state of the training in the place of the one before.
@@ -109,7 +96,7 @@ class CheckpointFile:
         OSError
             If it cannot be written, for want of space for example; the one before is kept.
         ValueError
-            If another training has written to the path meanwhile.
+            If another training has written to the path meanwhile, or a value can be in no file.
         """
         if self._identity() not in (None, self._seen):
             raise ValueError(
@@ -138,7 +125,7 @@ class CheckpointFile:
         self._seen = self._identity()
 
     def _identity(self) -> tuple[int, int] | None:
-        """Return what tells this file from any that takes its place; None where there is none."""
+        """Return what tells this file from any that takes its place; None if there is none."""
         try:
             status = os.stat(self._path)
         except FileNotFoundError:
@@ -147,13 +134,7 @@ class CheckpointFile:
 
 
 def write_state(path: str, state: dict[str, Any]) -> None:
-    """Write a state, made of what :func:`pack` knows, to a file.
-
-    Raises
-    ------
-    TypeError
-        If there is anything else in it.
-    """
+    """Write a state to a file; a TypeError names what :func:`pack` does not know in it."""
     import skops.io
 
     packed = {name: pack(value, strict=True, where=name) for name, value in state.items()}
@@ -161,47 +142,37 @@ def write_state(path: str, state: dict[str, Any]) -> None:
 
 
 def read_state(path: str) -> dict[str, Any]:
-    """Read what :func:`write_state` has written.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, or of another kind.
-    """
+    """Return what :func:`write_state` has written; a ValueError names a file that is none."""
     try:
         archive.check_regular(path)
     except ValueError as error:
         raise ValueError(f"No training can be kept in {path!r}: {error} Name a file.") from error
-    try:
-        packed = archive.read(path, {})
-        if not isinstance(packed, dict):
-            raise ValueError(f"it holds a {type(packed).__name__}.")
-        return _checked(unpack(packed, strict=True))
-    except archive.UntrustedError as error:
-        other = ValueError("it is another file, such as a saved estimator.")
-        raise ValueError(_unreadable(path, other)) from error
-    except OSError:
-        raise
-    except Exception as error:
-        raise ValueError(_unreadable(path, error)) from error
-
-
-def _checked(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state, if what stands around that of the training is valid."""
-    archive.check_generator(state["first_random_state"])
-    if state.keys() != {"call", "first_random_state", "n_threads", "training"}:
-        raise ValueError(f"it holds {list(state)}.")
-    if not (type(state["n_threads"]) is int and 1 <= state["n_threads"] <= _MAX_THREADS):
-        raise ValueError(f"{state['n_threads']!r} is no number of threads.")
+    with understood(path):
+        try:
+            state = unpack(archive.read(path, {}), strict=True)
+        except archive.UntrustedError as error:
+            raise ValueError("it is another file, such as a saved estimator.") from error
+        if not (state.keys() == {"call", "first_random_state", "n_threads", "training"}):
+            raise ValueError(f"it holds {list(state)}.")
+        archive.check_generator(state["first_random_state"])
+        if not (type(state["n_threads"]) is int and 1 <= state["n_threads"] <= _MAX_THREADS):
+            raise ValueError(f"{state['n_threads']!r} is no number of threads.")
     return state
 
 
-def _unreadable(path: str, error: Exception) -> str:
-    reason = error if isinstance(error, ValueError) else repr(error)
-    return (
-        f"The file {path!r} cannot be read as a checkpoint of a training: {reason} Delete it to "
-        "train anew, or name another path."
-    )
+@contextmanager
+def understood(path: str) -> Iterator[None]:
+    """Name the file if a block meets content that no training has written."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # whatever forged content brings about
+        reason = error if isinstance(error, ValueError) else repr(error)
+        raise ValueError(
+            f"The file {path!r} cannot be read as a checkpoint of a training: {reason} Name "
+            "another path, or delete it to train anew."
+        ) from error
 
 
 class TrainingCheckpoint(Callback):
@@ -209,49 +180,46 @@ class TrainingCheckpoint(Callback):
 
     Pass it in the ``callbacks`` of an estimator. When the process ends, however it ends, and
     the same program is started again, the same call of ``fit`` continues after the last epoch
-    that was kept. On a CPU it ends with the same bits as a training that nobody
-    disturbed.
+    that was kept. On a CPU the result has the same bits as that of a training that was not
+    interrupted.
 
     Parameters
     ----------
     path : str or path-like
-        The file. It belongs to one training: another call finds it and is refused. A relative
-        path is of the directory in which ``fit`` begins.
+        The file, for one training only: any other call is refused. A relative path refers to the
+        directory in which ``fit`` begins.
 
     every : int, default=1
-        Epochs between two checkpoints. The last epoch is always kept. Raise it where writing
+        Epochs between two checkpoints. The last epoch is always kept. Raise it if writing
         takes a noticeable part of an epoch: the file has three to four times the size of the
-        weights and, with ``shuffle``, eight bytes for each row. It grows with the history: by
-        some tens of bytes for each epoch, and with other callbacks for each batch.
+        weights, eight bytes for each row with ``shuffle``, and tens of bytes for each epoch (and,
+        with other callbacks, for each batch).
 
     Notes
     -----
-    A checkpoint holds the weights and the best ones so far, the state of the optimiser with its
-    learning rate, of the stopping rule and of all random generators, which parameters are frozen,
-    the order of the rows and the history. It is written to a new file, which takes the place of
-    the one before once it is on the disk. Reading it executes nothing.
+    A checkpoint holds the weights and the best ones so far, the state of the optimiser, of the
+    stopping rule and of all random generators, which parameters are frozen, the order of the rows
+    and the history. It is written to a new file, which replaces the old one once it is on the
+    disk. Reading it executes nothing.
 
-    The file names the call that it belongs to: the parameters but ``verbose``, and hashes (SHA-256)
-    of the data. Where one differs, ``fit`` raises a ``ValueError`` that names it. So in a
-    search the fits of the other folds are refused: give every training a path of its own.
-    Of ``random_state`` as None or as a ``RandomState`` the state is taken from the
-    checkpoint. Functions and classes are compared by name only, what does not pickle by its
-    type, and an estimator such as ``init_from`` by its parameters and weights.
+    It also holds the parameters of the call, but for ``verbose``, and hashes (SHA-256) of the data.
+    If one differs, ``fit`` raises a ``ValueError`` that names it; so give every fit of a search a
+    path of its own. Functions and classes are compared by name only, what does not pickle by its
+    type, an estimator such as ``init_from`` by its parameters and weights. If ``random_state`` is
+    None or a ``RandomState``, its state is taken from the checkpoint.
 
-    A training that has ended leaves its file behind, and the same call of ``fit`` then returns at
-    once with what came out. Delete the file, or name another, to train anew. Ctrl-C leaves
-    the file of the last epoch: the same call goes on from there.
+    A training that has ended leaves its file, and the same call then returns its result at
+    once. Delete the file, or name another, to train anew. After Ctrl-C the same call goes on from
+    the last epoch.
 
-    While it is kept, a training computes on as many threads as it began with, and does not
-    try whether fewer are faster, because the last digits depend on their number.
+    A training with a checkpoint computes on as many threads as it began with, because the
+    last digits depend on their number.
 
-    Other callbacks go on with what they have learned, by skorch's convention the attributes
-    whose names end in an underscore: numbers, texts, arrays, containers of them, and what has
-    ``state_dict`` and ``load_state_dict``. Where such an attribute is anything else, ``fit`` raises
-    a ``ValueError`` that names it; skorch's own callbacks make theirs anew.
+    Of other callbacks, attributes whose names end in an underscore are kept, as is skorch's
+    convention: numbers, strings, arrays, containers of them, and what has ``state_dict`` and
+    ``load_state_dict``. For any other attribute ``fit`` raises a ``ValueError`` that names it.
 
-    It is for ``fit`` with a stochastic solver and one network: ``partial_fit``, ``solver="lbfgs"``
-    and ``n_networks`` above 1 refuse it.
+    ``partial_fit``, ``solver="lbfgs"`` and ``n_networks`` above 1 take no checkpoint.
 
     Examples
     --------
@@ -259,7 +227,7 @@ class TrainingCheckpoint(Callback):
     >>> from pathlib import Path
     >>> from sklearn.datasets import load_digits
     >>> from sknn_deep import DeepMLPClassifier
-    >>> from sknn_deep._training.checkpoint import TrainingCheckpoint
+    >>> from sknn_deep.callbacks import TrainingCheckpoint
     >>> X, y = load_digits(return_X_y=True)
     >>> path = Path(tempfile.mkdtemp()) / "digits.checkpoint"
     >>> classifier = DeepMLPClassifier(
@@ -277,13 +245,7 @@ class TrainingCheckpoint(Callback):
         return f"TrainingCheckpoint(path={self.path!r}, every={self.every!r})"
 
     def open(self) -> CheckpointFile:
-        """Return the file, read.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a parameter is not valid, or the file is damaged.
-        """
+        """Return the file, read; an error says if a parameter, or the file, is not valid."""
         if not isinstance(self.path, str | os.PathLike):
             raise TypeError(f"TrainingCheckpoint needs the path of a file, got path={self.path!r}.")
         if not os.fspath(self.path):

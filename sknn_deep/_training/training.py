@@ -401,12 +401,11 @@ class Training:
 
     def _go_on_from(self, checkpoint: CheckpointFile, engine: Engine) -> None:
         """Go on from a checkpoint; where there is none, make the first."""
-        state = checkpoint.take_state()
+        with checkpoint.state_to_go_on_from() as state:
+            if state is not None:
+                self.load_state_dict(state, engine)
         if state is None:
             checkpoint.save(self.state_dict(engine))
-        else:
-            with checkpoint.readable():
-                self.load_state_dict(state, engine)
 
     def _keep(self, checkpoint: CheckpointFile, engine: Engine) -> None:
         """Keep the state after an epoch, unless it is one that nobody wants to go on from."""

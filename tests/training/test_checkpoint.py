@@ -652,7 +652,7 @@ def refuses(path):
     message = f"The file {str(path)!r} cannot be read as a checkpoint of a training: "
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         classifier(path).fit(X, Y)
-    assert "Delete it to train anew" in str(raised.value)
+    assert "delete it to train anew" in str(raised.value)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.3, 0.9, 0.9999])
