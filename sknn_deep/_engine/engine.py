@@ -174,11 +174,12 @@ class Engine:
         )
         if not plain:
             squared_norms = self._steps(work, chunk, rates)
-        elif self._stream is not None and not self._network.needs_autograd:
+        elif chunk.X.device.type == "cuda" and not self._network.needs_autograd:
             # all that a graph holds fast
             key = (work, *self._flat_optimizer.constants())
             if key not in self._graphs:
-                self._graphs[key] = StepGraph(work, self._network.generator, self._stream)
+                stream = cast(torch.cuda.Stream, self._stream)  # there is one on CUDA
+                self._graphs[key] = StepGraph(work, self._network.generator, stream)
             squared_norms = self._graphs[key](self.plain_steps, self._factors(chunk, rates))
         else:
             squared_norms = self.plain_steps(work, self._factors(chunk, rates))
