@@ -1,9 +1,10 @@
-"""Values as plain data: arrays, numbers, strings, lists, tuples and dicts with names as keys.
+"""Values as plain data: JSON's values, and arrays.
 
 skops and pickle then need nothing of torch. Long lists of numbers become arrays, lists of similar
 dicts columns, so that a history takes a few arrays however many epochs it has.
 """
 
+import json
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -20,7 +21,7 @@ _SHORT = 8
 _SCALARS = (type(None), bool, int, float, str)
 _KEYS = (*_SCALARS, np.generic)
 _DICTS = {cls.__name__: cls for cls in (dict, OrderedDict, Counter)}
-_SETS = {cls.__name__: cls for cls in (set, frozenset)}
+_SEQUENCES = {cls.__name__: cls for cls in (tuple, set, frozenset)}
 _COLUMNS = {
     "floats": (float, np.float64),
     "integers": (int, np.int64),
@@ -48,29 +49,29 @@ def pack(value: Any, *, strict: bool = False, where: str = "it") -> Any:
     Examples
     --------
     >>> from sknn_deep._files.packing import pack, unpack
-    >>> pack({1: 0.5, None: (True,)})
-    {'packed as': 'dict', 'keys': [1, None], 'values': [0.5, (True,)]}
-    >>> unpack(pack({1: 0.5, None: (True,)}))
-    {1: 0.5, None: (True,)}
+    >>> pack({1: 0.5, None: "a"})
+    {'packed as': 'dict', 'keys': [1, None], 'values': [0.5, 'a']}
+    >>> unpack(pack({1: 0.5, None: "a"}))
+    {1: 0.5, None: 'a'}
     """
 
     def inner(part: Any, name: Any) -> Any:
         return pack(part, strict=strict, where=f"{where}.{name}")
 
     cls = type(value)
-    if cls in _SCALARS or (isinstance(value, np.generic | np.ndarray) and _is_plain(value)):
+    if cls in _SCALARS or (isinstance(value, np.ndarray) and _is_plain(value)):
         return value
+    if isinstance(value, np.generic) and _is_plain(value):
+        return {_KIND: "number", "values": np.asarray(value)}
     if cls is list:
         packed = _pack_alike(value, inner)
         return packed or [inner(item, i) for i, item in enumerate(value)]
-    if cls is tuple:
-        return tuple(inner(item, i) for i, item in enumerate(value))
     if cls in _DICTS.values() and _are_keys(value):
         values = [inner(item, key) for key, item in value.items()]
         if cls is dict and all(type(key) is str for key in value) and _KIND not in value:
             return dict(zip(value, values, strict=True))
-        return {_KIND: cls.__name__, "keys": list(value), "values": values}
-    if cls in _SETS.values():
+        return {_KIND: cls.__name__, "keys": [inner(key, key) for key in value], "values": values}
+    if cls in _SEQUENCES.values():
         return {_KIND: cls.__name__, "values": [inner(item, i) for i, item in enumerate(value)]}
     if isinstance(value, Tensor) and not value.is_complex() and value.dtype != torch.bfloat16:
         return {_KIND: "Tensor", "values": value.detach().cpu().numpy()}
@@ -105,7 +106,7 @@ def _pack_rows(rows: list[dict], inner: Callable[[Any, Any], Any]) -> dict[str, 
         return None
     return {
         _KIND: "table",
-        "layouts": list(layouts),
+        "layouts": [list(layout) for layout in layouts],
         "rows": np.array(numbers),
         "keys": keys,
         "values": [inner([row[key] for row in rows if key in row], key) for key in keys],
@@ -127,6 +128,25 @@ def _is_plain(value: np.generic | np.ndarray) -> bool:
     return value.dtype.kind == "U" or (value.dtype.kind in "biuf" and value.dtype.itemsize <= 8)
 
 
+def to_text(value: Any) -> tuple[str, list[np.ndarray]]:
+    """Return a packed value as JSON, and its arrays in order; skops is slow for many parts."""
+    arrays: list[np.ndarray] = []
+
+    def placeholder(array: np.ndarray) -> dict[str, str]:
+        arrays.append(array)
+        return {_KIND: "array"}
+
+    return json.dumps(value, default=placeholder), arrays
+
+
+def from_text(text: str, arrays: list[np.ndarray]) -> Any:
+    """Undo :func:`to_text`; each array is used once."""
+    left = iter(arrays)
+    return json.loads(
+        text, object_hook=lambda part: next(left) if part == {_KIND: "array"} else part
+    )
+
+
 def unpack(value: Any, *, strict: bool = False) -> Any:
     """Undo :func:`pack`.
 
@@ -136,25 +156,26 @@ def unpack(value: Any, *, strict: bool = False) -> Any:
         If ``pack`` has not made the value.
     """
     cls = type(value)
-    if cls in (list, tuple):
-        return cls(unpack(item, strict=strict) for item in value)
+    if cls is list:
+        return [unpack(item, strict=strict) for item in value]
     if cls is dict and _KIND not in value:
         return {key: unpack(item, strict=strict) for key, item in value.items()}
     if cls is dict:
         return _unpack_kind(value[_KIND], value, strict)
-    if strict and not isinstance(value, (*_KEYS, np.ndarray)):
+    if strict and not isinstance(value, (*_SCALARS, np.ndarray)):
         raise ValueError(f"a {cls.__name__} is not what it may hold.")
     return value
 
 
 def _unpack_kind(kind: str, packed: dict[str, Any], strict: bool) -> Any:
-    if kind in ("Tensor", "numbers", *_COLUMNS):
+    if kind in ("Tensor", "number", "numbers", *_COLUMNS):
         return _unpack_array(kind, packed["values"])
     values = unpack(packed["values"], strict=strict)
     if kind in _DICTS:
-        return _DICTS[kind](dict(zip(packed["keys"], values, strict=True)))  # not to be counted
-    if kind in _SETS:
-        return _SETS[kind](values)
+        keys = unpack(packed["keys"], strict=strict)
+        return _DICTS[kind](dict(zip(keys, values, strict=True)))  # pairs would be counted
+    if kind in _SEQUENCES:
+        return _SEQUENCES[kind](values)
     if kind == "table":
         columns = dict(zip(packed["keys"], map(iter, values), strict=True))
         layouts = [
@@ -173,6 +194,8 @@ def _unpack_kind(kind: str, packed: dict[str, Any], strict: bool) -> Any:
 def _unpack_array(kind: str, array: np.ndarray) -> Any:
     if kind == "Tensor":
         return torch.from_numpy(np.require(array, requirements="W"))
+    if kind == "number":
+        return array[()]
     if array.ndim != 1 or (kind in _COLUMNS and array.dtype != _COLUMNS[kind][1]):
         raise ValueError(f"{array.dtype} of shape {array.shape} is no list of {kind}.")
     return list(array) if kind == "numbers" else array.tolist()

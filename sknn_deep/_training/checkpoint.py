@@ -15,7 +15,7 @@ from skorch.callbacks import Callback
 
 from sknn_deep._files import archive
 from sknn_deep._files.atomic import atomic_write, remove_orphans
-from sknn_deep._files.packing import pack, unpack
+from sknn_deep._files.packing import from_text, pack, to_text, unpack
 from sknn_deep._hardware.threads import allowed_threads
 from sknn_deep._training.fingerprint import differences
 
@@ -73,7 +73,7 @@ class CheckpointFile:
         if self._saved is None:
             return
         with understood(self._path):
-            found = differences(json.loads(self._saved["call"]), self._call)
+            found = differences(self._saved["call"], self._call)
         if found:
             raise ValueError(
                 f"The checkpoint {self._path!r} is of another training: {'; '.join(found)}. Pass "
@@ -104,7 +104,7 @@ class CheckpointFile:
                 "ran; give each a path of its own."
             )
         state = {
-            "call": json.dumps(self._call),
+            "call": self._call,
             "first_random_state": self._first,
             "n_threads": self.n_threads,
             "training": state,
@@ -138,7 +138,8 @@ def write_state(path: str, state: dict[str, Any]) -> None:
     import skops.io
 
     packed = {name: pack(value, strict=True, where=name) for name, value in state.items()}
-    atomic_write(path, lambda file: skops.io.dump(packed, file))
+    text, arrays = to_text(packed)
+    atomic_write(path, lambda file: skops.io.dump({"text": text, "arrays": arrays}, file))
 
 
 def read_state(path: str) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def read_state(path: str) -> dict[str, Any]:
         raise ValueError(f"No training can be kept in {path!r}: {error} Name a file.") from error
     with understood(path):
         try:
-            state = unpack(archive.read(path, {}), strict=True)
+            state = unpack(from_text(**archive.read(path, {})), strict=True)
         except archive.UntrustedError as error:
             raise ValueError("it is another file, such as a saved estimator.") from error
         if not (state.keys() == {"call", "first_random_state", "n_threads", "training"}):

@@ -674,7 +674,7 @@ def test_flipped_byte_is_noticed_or_means_nothing(content, path):
         except ValueError as error:
             assert str(path) in str(error)  # noqa: PT017
             n_refused += 1
-    assert n_refused > 0.9 * len(positions)
+    assert n_refused > 0.8 * len(positions)
 
 
 FORGERIES = {
