@@ -741,11 +741,11 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.mean_ = column_means(samples.X, samples.weight, self.allow_nan)
         super()._start(samples, random_state, device)
         if self.allow_nan:
-            self.module_.fill.copy_(torch.from_numpy(self.mean_))
+            self.module_.input.fill.copy_(torch.from_numpy(self.mean_))
         if self.noise and self.noise_kind == "salt_pepper":
             low, high = map(torch.from_numpy, column_limits(samples.X))
-            self.module_.noise.low.copy_(low)
-            self.module_.noise.high.copy_(high)
+            self.module_.input.noise.low.copy_(low)
+            self.module_.input.noise.high.copy_(high)
 
     def _after_training(self, batches, incremental):
         """Describe the code: how its units vary, and what they explain."""
