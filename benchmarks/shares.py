@@ -26,8 +26,8 @@ from benchmarks import harness, search, train
 from benchmarks.contenders import ours, scikit_learn
 from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.engine import Engine
-from sknn_deep._engine.layer_pass import LayerPass as _Pass
 from sknn_deep._engine.optimizers import Adam
+from sknn_deep._hardware.products import LayerProducts
 from sknn_deep._training.stack import Stack
 
 PARTS = ["products", "other kernels", "optimiser", "gathering", "the rest"]
@@ -55,7 +55,8 @@ def watched(seconds: Seconds) -> Iterator[None]:
 
     with ExitStack() as stack:
         for owner, name, wrapper in (
-            (_Pass, "_multiply", result_timed("products", _Pass._multiply)),
+            (LayerProducts, "_by_numpy", result_timed("products", LayerProducts._by_numpy)),
+            (LayerProducts, "_by_torch", result_timed("products", LayerProducts._by_torch)),
             (Adam, "kernel_for", result_timed("optimiser", Adam.kernel_for)),
             (Batches, "fill", timed(seconds, "gathering", Batches.fill)),
             (Engine, "plain_steps", timed(seconds, "steps", Engine.plain_steps)),

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "sknn_deep"
 WINGS = {
     "_sklearn": [{"_sklearn"}],
     "_files": [{"atomic", "archive", "packing", "trusted_types"}],
-    "_hardware": [{"threads", "memory_maps", "device"}, {"products", "pace"}],
-    "_networks": [{"layers"}, {"flat"}, {"models", "stacked", "summary"}],
+    "_hardware": [{"threads", "memory_maps", "device"}, {"pace"}, {"products"}],
+    "_networks": [{"layers"}, {"inputs"}, {"flat"}, {"models", "stacked", "summary"}],
     "_engine": [
         {"features", "activations", "losses"},
         {"samples"},

@@ -12,6 +12,10 @@ them. With :math:`\delta_l = \partial L / \partial z_l`, backpropagation is [1]_
     \frac{\partial L}{\partial W_l} = \delta_l^\top a_{l-1}, \qquad
     \frac{\partial L}{\partial b_l} = \sum_i \delta_{l,i}
 
+The batch itself may come from an input layer, :math:`a_0 = \psi_\theta(x)`. Where that has
+parameters it is given :math:`\partial L / \partial a_0 = \delta_1 W_1`, and else there is no
+such product.
+
 These equations need no tape. They are written once, as a list of kernels bound to buffers
 that all batches share; a training step runs the list. In a stack of K networks every
 tensor has a leading dimension of K, and each product is one batched product.
@@ -31,12 +35,12 @@ from torch import Tensor
 
 from sknn_deep._engine.activations import SMALL_TENSOR
 from sknn_deep._engine.batches import Chunk
-from sknn_deep._engine.layer_pass import LayerPass, matrices_of
+from sknn_deep._engine.layer_pass import LayerPass
 from sknn_deep._engine.losses import Loss
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Kernel, Program, empty_matrix
 from sknn_deep._networks.flat import Network
-from sknn_deep._networks.stacked import dense_layers
+from sknn_deep._networks.stacked import bound_input, dense_layers
 
 
 class Backprop:
@@ -76,12 +80,9 @@ class Backprop:
         # the last batch may be shorter than the others, or longer: each length has its buffers
         self._passes: dict[int, list[LayerPass]] = {}
         self._workspaces: dict[tuple, Workspace] = {}
-        # what happens to a batch before the first layer, by each network of the stack
-        self._changes = [
-            tuple(functions)
-            for functions in zip(*(network.input_changes() for network in networks), strict=True)
-        ]
-        self._changed: dict[tuple, Tensor] = {}
+        self._input = bound_input(networks, buffers)
+        # what it makes of a batch of so many rows, and the gradient with respect to that
+        self._taken_in: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._code_layer = networks[0].code_layer
         self._add_tied_gradients = [
             network.add_tied_gradients for network in networks if network.tied_layers()
@@ -130,7 +131,7 @@ class Backprop:
             Where the penalty of the code is written, if the loss has one.
         """
         passes = self._passes_for(X.shape[-2])
-        kernels, first_input = self._take_in(X)
+        kernels, first_input, first_delta = self._take_in(X)
         inputs, saved = [first_input], []
         for layer in passes:
             out = raw if layer is passes[-1] else None
@@ -147,23 +148,25 @@ class Backprop:
             kernels += passes[i].backward(inputs[i], saved[i], is_merged)
             if i > 0:
                 kernels += passes[i].delta_of_input(passes[i - 1].delta)
+        if first_delta is not None:
+            kernels += passes[0].delta_of_input(first_delta)
+            kernels += self._input.backward(X, first_delta)
         return kernels + self._add_tied_gradients
 
-    def _take_in(self, X: Tensor) -> tuple[Program, Tensor]:
-        """Return what the first layer reads in the place of a batch, and the kernels for it."""
-        kernels: Program = []
-        for change in self._changes:
-            # each length has one buffer for it, which all batches share
-            key = (change, X.shape[-2])
-            if key not in self._changed:
-                self._changed[key] = torch.empty(X.shape, dtype=X.dtype, device=X.device)
-            out = self._changed[key]
-            kernels += [
-                partial(function, *rows)
-                for function, *rows in zip(change, matrices_of(X), matrices_of(out), strict=True)
-            ]
-            X = out
-        return kernels, X
+    def _take_in(self, X: Tensor) -> tuple[Program, Tensor, Tensor | None]:
+        """Return the kernels of the input layer, what they write, and where its gradient goes.
+
+        There is no such place where the input layer has nothing to learn.
+        """
+        if self._input is None:
+            return [], X, None
+        n_rows = X.shape[-2]
+        if n_rows not in self._taken_in:  # all batches of a length share the buffers
+            shape = (*X.shape[:-1], self._layers[0].weight.shape[-1])
+            delta = X.new_empty(shape) if self._input.parameters else None
+            self._taken_in[n_rows] = X.new_empty(shape), delta
+        out, delta = self._taken_in[n_rows]
+        return self._input.forward(X, out), out, delta
 
     def _sparsify(self, code: Tensor, scale: Tensor, delta: Tensor, penalty: Tensor) -> Kernel:
         """Return what adds the gradient of the code's absolute values, and writes their mean."""

@@ -1,28 +1,27 @@
-"""One dense layer's forward and backward pass over batches of one length."""
+r"""One dense layer's forward and backward pass over batches of one length.
 
-import math
+.. math::
+    z = x W^\top + b, \qquad y = \nu(z), \qquad a = m \odot \phi(y)
+
+and, given :math:`\delta = \partial L / \partial a`,
+
+.. math::
+    \delta \leftarrow \nu'(\delta \odot m \odot \phi'(y)), \qquad
+    \frac{\partial L}{\partial W} = \delta^\top x, \qquad
+    \frac{\partial L}{\partial b} = 1^\top \delta, \qquad
+    \frac{\partial L}{\partial x} = \delta W
+"""
+
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sknn_deep._engine.activations import ACTIVATIONS, LOWEST_LOGIT, aten
 from sknn_deep._hardware.pace import Pace
-from sknn_deep._hardware.products import (
-    FEW_ROWS,
-    MEDIUM_PRODUCT,
-    SMALL_FORWARD_PRODUCT,
-    SMALL_PRODUCT,
-    SMALL_SUM,
-    Kernel,
-    Program,
-    empty_matrix,
-    in_blocks,
-    is_narrow,
-)
-from sknn_deep._hardware.threads import numpy_takes_one_thread
+from sknn_deep._hardware.products import LayerProducts, Program, empty_matrix
+from sknn_deep._networks.inputs import matrices_of
 from sknn_deep._networks.stacked import DenseLayer, NormLayer
 
 _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in LOWEST_LOGIT}
@@ -51,14 +50,8 @@ class LayerPass:
     ):
         self._layer = layer
         self._activation = ACTIVATIONS[layer.activation]
-        self._is_stack = layer.weight.ndim == 3
-        self._matmul = torch.bmm if self._is_stack else torch.mm
-        self._product_dtype, self._pace = product_dtype, pace
-        self._casts: dict[str, list[Tensor]] = {}
-        self._built: dict[tuple, Program] = {}
-        self._work = n_rows * layer.weight.numel()
-        # NumPy knows neither bfloat16 nor devices
-        self._suits_numpy = product_dtype is None and layer.weight.device.type == "cpu"
+        self._products = LayerProducts(layer.weight, n_rows, product_dtype, pace)
+        self._built: dict[tuple, tuple[Program, tuple]] = {}
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
         new = partial(empty_matrix, shape, like=layer.weight)
         self.delta = new()
@@ -79,16 +72,19 @@ class LayerPass:
         if out is not None:
             a = out
             z = y = out if self._activation.in_place else z
-        kernels = self._once(self._product, "forward", x, z) + self._once(self._activate, z, y, a)
+        kernels = self._once(self._multiply, x, z) + self._once(self._activate, z, y, a)
         return (
             kernels,
             a if self._kept is None else self._kept,
             a if self._activation.in_place else y,
         )
 
+    def _multiply(self, x: Tensor, z: Tensor) -> Program:
+        return self._products.product("forward", x, self._layer.weight.mT, z)
+
     def _activate(self, z: Tensor, y: Tensor, a: Tensor) -> Program:
         layer = self._layer
-        bias = layer.bias.unsqueeze(-2) if self._is_stack else layer.bias
+        bias = layer.bias.unsqueeze(-2) if z.ndim == 3 else layer.bias
         kernels: Program = [partial(z.add_, bias)]
         kernels += [norm.forward for norm in self._norms]
         kernels += self._activation.forward(y, a)
@@ -119,89 +115,18 @@ class LayerPass:
         return kernels
 
     def _gradients(self, x: Tensor) -> Program:
-        return [*self._product("gradient", x, self._layer.weight_grad), self._sum_of_rows()]
-
-    def _sum_of_rows(self) -> Kernel:
-        """Return what writes the gradient of the bias."""
-        delta, sums = self.delta, self._layer.bias_grad
-        # a sum takes longer than a product with ones
-        by_numpy = self._suits_numpy and math.prod(delta.shape[-2:]) <= SMALL_SUM
-        if self._is_stack and not by_numpy:
-            # its rows lie apart, which a batched product of torch would take one by one
-            return partial(torch.sum, delta, dim=-2, out=sums)
-        ones = delta.new_ones((1, delta.shape[-2]))
-        return self._multiply(ones, delta, sums.unsqueeze(-2), by_numpy)
+        layer, delta = self._layer, self.delta
+        return [
+            *self._products.product("gradient", delta.mT, x, layer.weight_grad),
+            self._products.sum_of_rows(delta, layer.bias_grad),
+        ]
 
     def delta_of_input(self, out: Tensor) -> Program:
         """Return the kernels that write the gradient with respect to the layer's input."""
-        return self._once(self._product, "delta", None, out)
+        return self._once(self._propagate, out)
 
-    def _product(self, name: str, x: Tensor | None, out: Tensor) -> Program:
-        """Return the kernels of one of the layer's three products."""
-        left, right = {
-            "forward": (x, self._layer.weight.mT),
-            "gradient": (self.delta.mT, x),
-            "delta": (self.delta, self._layer.weight),
-        }[name]
-        if self._product_dtype is not None:
-            return self._product_of_casts(name, left, right, out)
-        if self._suits_numpy and self._prefers_numpy(name, right, out):
-            if self._is_stack and name != "gradient":
-                left, right, out = in_blocks(left, right, out)
-            return [self._multiply(left, right, out, by_numpy=True)]
-        if not self._wants_buffer(out):
-            return [self._multiply(left, right, out, by_numpy=False)]
-        buffer = empty_matrix(out.shape, like=out)
-        if out.stride(-1) != 1 and not is_narrow(*out.shape[-2:]):
-            buffer = out.new_empty(out.mT.shape).mT
-        return [self._multiply(left, right, buffer, by_numpy=False), partial(out.copy_, buffer)]
-
-    def _prefers_numpy(self, name: str, right: Tensor, out: Tensor) -> bool:
-        """Return whether NumPy takes less time for a product than torch."""
-        if not self._is_stack:
-            limit = SMALL_FORWARD_PRODUCT if name == "forward" else SMALL_PRODUCT
-            return self._work <= limit
-        limit = MEDIUM_PRODUCT if numpy_takes_one_thread() else SMALL_PRODUCT
-        are_spread = self._pace.threads_for(multiply_adds=self._work) > 1
-        if self._work > limit * len(out) or are_spread:
-            return False
-        n_rows, n_columns = out.shape[-2:]
-        suits_mkl = n_rows <= FEW_ROWS and not is_narrow(n_rows, n_columns)
-        is_turned = right.stride(-1) != 1
-        return not (is_turned and suits_mkl)
-
-    def _wants_buffer(self, out: Tensor) -> bool:
-        """Return whether a product is faster into a buffer: by column where it is narrow."""
-        if self._is_stack:
-            return not (out.is_contiguous() or out.mT.is_contiguous())
-        return is_narrow(*out.shape) and out.is_contiguous()
-
-    def _product_of_casts(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
-        if name not in self._casts:
-            self._casts[name] = [
-                torch.empty_like(tensor, dtype=self._product_dtype) for tensor in (left, right, out)
-            ]
-        *factors, product = self._casts[name]
-        return [
-            partial(factors[0].copy_, left),
-            partial(factors[1].copy_, right),
-            self._multiply(*factors, product, by_numpy=False),
-            partial(out.copy_, product),
-        ]
-
-    def _multiply(self, left: Tensor, right: Tensor, out: Tensor, by_numpy: bool) -> Kernel:
-        """Return a product as a kernel, of NumPy or of torch."""
-        # a product by column is the transposed product by row, which is all that NumPy knows
-        # and what torch computes in one call for a stack
-        if (by_numpy or self._is_stack) and out.stride(-1) != 1:
-            left, right, out = right.mT, left.mT, out.mT
-        if not by_numpy:
-            return partial(self._matmul, left, right, out=out)
-        if out.ndim == 2:
-            return partial(np.dot, left.numpy(), right.numpy(), out.numpy())
-        if left.shape[-1] == 1:  # NumPy would take it element by element
-            return partial(torch.mul, left, right, out=out)
-        return partial(np.matmul, left.numpy(), right.numpy(), out.numpy())
+    def _propagate(self, out: Tensor) -> Program:
+        return self._products.product("delta", self.delta, self._layer.weight, out)
 
     def _once(self, build: Callable[..., Program], *args) -> Program:
         """Return what a method builds of tensors, from the time before if it is the same."""
@@ -261,8 +186,3 @@ class _Norm:
 
 def _shrink(tensor: Tensor, limit: float) -> None:
     aten.hardshrink.out(tensor, limit, out=tensor)
-
-
-def matrices_of(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return the matrices of a stack, or the only one."""
-    return tensor.unbind() if tensor.ndim == 3 else (tensor,)

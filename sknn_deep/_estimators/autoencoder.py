@@ -774,13 +774,13 @@ class AutoencoderTransformer(
 
     def _prepare_network(self, samples: Samples) -> None:
         self.mean_ = column_means(samples.X, samples.weight, self.allow_nan)
-        fill, noise = self.module_.fill, self.module_.noise
-        if fill is not None:
-            fill.copy_(torch.from_numpy(self.mean_))
-        if noise is not None and noise.kind == "salt_pepper":
+        corruption = self.module_.input
+        if corruption is not None and self.allow_nan:
+            corruption.fill.copy_(torch.from_numpy(self.mean_))
+        if corruption is not None and self.noise and self.noise_kind == "salt_pepper":
             low, high = map(torch.from_numpy, column_limits(samples.X))
-            noise.low.copy_(low)
-            noise.high.copy_(high)
+            corruption.noise.low.copy_(low)
+            corruption.noise.high.copy_(high)
 
     def _describe_training(self, batches: Batches | Chunk, incremental: bool) -> None:
         describe_code(self, batches, incremental)

@@ -1,39 +1,40 @@
-"""Matrix products: which library computes them, and how their factors lie in memory."""
+"""Matrix products: which library computes them, and how their factors lie in memory.
 
+On a CPU two libraries are at hand. NumPy's (OpenBLAS) takes less time for a call, and for the
+products of a stack less time altogether up to a size; torch's (MKL) is faster for larger ones and
+the only one with several threads, other devices and bfloat16. All constants were measured with
+``python -m benchmarks.kernels``.
+"""
+
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
+import numpy as np
+import torch
 from torch import Tensor
+
+from sknn_deep._hardware.pace import Pace
+from sknn_deep._hardware.threads import numpy_takes_one_thread
 
 # A product of so few multiply-adds OpenBLAS computes on one thread, however many it may take, and
 # its call costs less than torch's; where a factor is transposed, as in the forward pass, MKL is
 # faster sooner. A sum of rows is a product by a vector, which OpenBLAS spreads sooner.
-SMALL_PRODUCT, SMALL_FORWARD_PRODUCT, SMALL_SUM = 2**18, 2**16, 9000
+_SMALL_PRODUCT, _SMALL_FORWARD_PRODUCT, _SMALL_SUM = 2**18, 2**16, 9000
 # Up to so many multiply-adds each NumPy takes no more time than MKL for the products of a stack,
 # where it has one thread.
-MEDIUM_PRODUCT = 2**20
+_MEDIUM_PRODUCT = 2**20
 # With so few rows a stack's outputs take MKL less time than OpenBLAS, unless they are narrow.
-FEW_ROWS = 64
+_FEW_ROWS = 64
 # OpenBLAS packs the factors of outputs of so many units for more rows than that; without it they
 # take less time.
 _BLOCK_COLUMNS, _BLOCK_ROWS = range(5, 17), 100
-Kernel = Callable[[], object]
-Program = list[Kernel]
-
-
-def in_blocks(left: Tensor, right: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a product as those of blocks of its rows, all of one length, where that is faster."""
-    n_rows, n_columns = out.shape[-2:]
-    if n_columns in _BLOCK_COLUMNS and n_rows > _BLOCK_ROWS:
-        for length in range(_BLOCK_ROWS, _BLOCK_ROWS // 2, -1):
-            if n_rows % length == 0:
-                blocks = (n_rows // length, length)
-                return left.unflatten(-2, blocks), right.unsqueeze(-3), out.unflatten(-2, blocks)
-    return left, right, out
-
-
 # Rows shorter than this make a product several times slower than the same numbers stored
 # by column: MKL works on whole vector registers of its output.
 _NARROW = 32
+
+Kernel = Callable[[], object]
+Program = list[Kernel]
 
 
 def is_narrow(n_rows: int, n_columns: int) -> bool:
@@ -47,3 +48,126 @@ def empty_matrix(shape: Sequence[int], like: Tensor) -> Tensor:
     if is_narrow(n_rows, n_columns):
         return like.new_empty((*leading, n_columns, n_rows)).mT
     return like.new_empty(shape)
+
+
+class LayerProducts:
+    """The products of a dense layer for batches of one length, as kernels.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (out_features, in_features)
+        Of a stack of K layers, this and all other matrices with a leading dimension of K.
+    n_rows : int
+        Of a batch.
+    dtype : torch.dtype or None
+        In which products are computed, where it is not that of the weights.
+    pace : Pace
+        What knows whether a stack's products are worth several threads.
+    """
+
+    def __init__(self, weight: Tensor, n_rows: int, dtype: torch.dtype | None, pace: Pace):
+        self._is_stack = weight.ndim == 3
+        self._torchs = torch.bmm if self._is_stack else torch.mm
+        self._dtype, self._pace = dtype, pace
+        # of all layers together
+        self._multiply_adds = n_rows * weight.numel()
+        # NumPy knows neither bfloat16 nor devices
+        self._suits_numpy = dtype is None and weight.device.type == "cpu"
+        self._casts: dict[str, list[Tensor]] = {}
+
+    def product(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
+        """Return the kernels that write ``left @ right``.
+
+        Parameters
+        ----------
+        name : {"forward", "gradient", "delta"}
+            Which of the layer's: it decides on the library, and each has its own buffers.
+        left : Tensor of shape (n, m)
+        right : Tensor of shape (m, k)
+        out : Tensor of shape (n, k)
+        """
+        if self._dtype is not None:
+            return self._of_casts(name, left, right, out)
+        if self._suits_numpy and self._prefers_numpy(name, right, out):
+            if self._is_stack and name != "gradient":
+                left, right, out = _in_blocks(left, right, out)
+            return [self._by_numpy(left, right, out)]
+        if not self._wants_buffer(out):
+            return [self._by_torch(left, right, out)]
+        buffer = empty_matrix(out.shape, like=out)
+        if out.stride(-1) != 1 and not is_narrow(*out.shape[-2:]):
+            buffer = out.new_empty(out.mT.shape).mT
+        return [self._by_torch(left, right, buffer), partial(out.copy_, buffer)]
+
+    def sum_of_rows(self, matrix: Tensor, out: Tensor) -> Kernel:
+        """Return what writes the sum over the rows of a matrix, shape (n, k), into (k,)."""
+        by_numpy = self._suits_numpy and math.prod(matrix.shape[-2:]) <= _SMALL_SUM
+        if self._is_stack and not by_numpy:
+            # its rows lie apart, which a batched product of torch would take one by one
+            return partial(torch.sum, matrix, dim=-2, out=out)
+        # a sum takes longer than a product with ones
+        ones = matrix.new_ones((1, matrix.shape[-2]))
+        multiply = self._by_numpy if by_numpy else self._by_torch
+        return multiply(ones, matrix, out.unsqueeze(-2))
+
+    def _prefers_numpy(self, name: str, right: Tensor, out: Tensor) -> bool:
+        """Return whether NumPy takes less time for a product than torch."""
+        if not self._is_stack:
+            limit = _SMALL_FORWARD_PRODUCT if name == "forward" else _SMALL_PRODUCT
+            return self._multiply_adds <= limit
+        limit = _MEDIUM_PRODUCT if numpy_takes_one_thread() else _SMALL_PRODUCT
+        are_spread = self._pace.threads_for(multiply_adds=self._multiply_adds) > 1
+        if self._multiply_adds > limit * len(out) or are_spread:
+            return False
+        n_rows, n_columns = out.shape[-2:]
+        suits_mkl = n_rows <= _FEW_ROWS and not is_narrow(n_rows, n_columns)
+        is_turned = right.stride(-1) != 1
+        return not (is_turned and suits_mkl)
+
+    def _wants_buffer(self, out: Tensor) -> bool:
+        """Return whether a product is faster into a buffer: by column where it is narrow."""
+        if self._is_stack:
+            return not (out.is_contiguous() or out.mT.is_contiguous())
+        return is_narrow(*out.shape) and out.is_contiguous()
+
+    def _of_casts(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
+        if name not in self._casts:
+            self._casts[name] = [
+                torch.empty_like(tensor, dtype=self._dtype) for tensor in (left, right, out)
+            ]
+        *factors, product = self._casts[name]
+        return [
+            partial(factors[0].copy_, left),
+            partial(factors[1].copy_, right),
+            self._by_torch(*factors, product),
+            partial(out.copy_, product),
+        ]
+
+    def _by_torch(self, left: Tensor, right: Tensor, out: Tensor) -> Kernel:
+        if self._is_stack:  # which torch computes in one call by row only
+            left, right, out = _by_row(left, right, out)
+        return partial(self._torchs, left, right, out=out)
+
+    def _by_numpy(self, left: Tensor, right: Tensor, out: Tensor) -> Kernel:
+        left, right, out = _by_row(left, right, out)
+        if out.ndim == 2:
+            return partial(np.dot, left.numpy(), right.numpy(), out.numpy())
+        if left.shape[-1] == 1:  # NumPy would take it element by element
+            return partial(torch.mul, left, right, out=out)
+        return partial(np.matmul, left.numpy(), right.numpy(), out.numpy())
+
+
+def _by_row(left: Tensor, right: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a product whose output lies by row: one by column is the transposed one by row."""
+    return (left, right, out) if out.stride(-1) == 1 else (right.mT, left.mT, out.mT)
+
+
+def _in_blocks(left: Tensor, right: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a product as those of blocks of its rows, all of one length, where that is faster."""
+    n_rows, n_columns = out.shape[-2:]
+    if n_columns in _BLOCK_COLUMNS and n_rows > _BLOCK_ROWS:
+        for length in range(_BLOCK_ROWS, _BLOCK_ROWS // 2, -1):
+            if n_rows % length == 0:
+                blocks = (n_rows // length, length)
+                return left.unflatten(-2, blocks), right.unsqueeze(-3), out.unflatten(-2, blocks)
+    return left, right, out

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sknn_deep._hardware.threads import one_thread
+from sknn_deep._networks.inputs import InputLayer
 from sknn_deep._networks.layers import (
     DenseStack,
     Dropout,
@@ -33,17 +34,22 @@ class Network(PicklesAsArrays):
 
     Attributes
     ----------
+    input : InputLayer or None
+        What a batch goes through before the first dense layer; its parameters are in the flat
+        buffer, too.
     flat : Tensor of shape (n_parameters,)
         All parameters: weight matrices, then biases, scales and shifts. Its ``grad`` is
         the flat gradient.
     weights : Tensor of shape (n_weights,)
-        The weight matrices alone, a view of ``flat``; its ``grad`` is a view likewise.
+        The matrices of the dense layers alone, a view of ``flat``; its ``grad`` is a view
+        likewise.
     width : int
         Units of the widest layer, input and output included.
     generator : Generator or None
         From which dropout, noise and the like draw while training.
     """
 
+    input: InputLayer | None
     generator: torch.Generator | None = None
 
     @property
@@ -56,13 +62,6 @@ class Network(PicklesAsArrays):
         """Whether the closed form of the gradient does not cover the network."""
         return False
 
-    def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
-        """Return what happens to a batch before the first layer, in training.
-
-        Each is called with a batch and a buffer of its shape to write to.
-        """
-        return []
-
     def flatten(self) -> None:
         """Make every parameter a view of the flat buffer, every gradient of the other."""
         # torch's own walk through them takes longer than most of what is done on the way; who
@@ -70,9 +69,10 @@ class Network(PicklesAsArrays):
         self._within = [module for module in self.modules() if module is not self]
         self._in_order = self._ordered_parameters()
         self._sizes = [param.numel() for param in self._in_order]
-        matrices = [param for param in self._in_order if param.ndim == 2]
-        self._n_weights = sum(self._sizes[: len(matrices)])
+        matrices = [layer.weight for layer in self.linear_layers()]
         self.width = max(max(matrix.shape) for matrix in matrices)
+        own = {id(matrix) for matrix in matrices}
+        self._n_weights = sum(param.numel() for param in self._in_order if id(param) in own)
         flat = torch.cat([param.detach().reshape(-1) for param in self._in_order])
         self.view_of(flat, torch.zeros_like(flat))
 
@@ -168,7 +168,9 @@ class Network(PicklesAsArrays):
 
     def linear_layers(self) -> list[Linear]:
         """Return the dense layers from input to output."""
-        return [module for module in self._within if isinstance(module, Linear)]
+        of_input = () if self.input is None else set(self.input.modules())
+        found = [module for module in self._within if isinstance(module, Linear)]
+        return [module for module in found if module not in of_input]
 
     def stages(self) -> list[tuple[Linear, Normalization | None, str, Dropout | None]]:
         """Return each dense layer with its normalisation, its activation's name, its dropout."""

@@ -6,14 +6,15 @@ draws from the network's generator, and is noticed by a warm start, which compar
 What changes the loss is a part of the loss (``CodePenalty``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sknn_deep._networks.flat import Network
-from sknn_deep._networks.layers import Code, Contraction, DenseStack, Linear, Noise
+from sknn_deep._networks.inputs import Corruption
+from sknn_deep._networks.layers import Code, Contraction, DenseStack, Linear
 
 
 class MLP(Network):
@@ -39,19 +40,20 @@ class MLP(Network):
 
     def __init__(self, layer_units: Sequence[int], **options: Any):
         super().__init__()
+        self.input = None
         self.layers = DenseStack(layer_units, **options)
         self.config = self.layers.config
         self.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        return self.layers(x if self.input is None else self.input(x))
 
 
 class Autoencoder(Network):
     """An encoder to a code and a decoder back from it.
 
-    Input and output (batch, n_features); ``encode`` gives (batch, n_components). NaN in the
-    input is replaced by ``fill`` where the network has it.
+    Input and output (batch, n_features); ``encode`` gives (batch, n_components). The encoder reads
+    the input through a :class:`Corruption`, where one of the first two options asks for it.
 
     Parameters
     ----------
@@ -60,7 +62,7 @@ class Autoencoder(Network):
     noise : tuple of (str, float), default=None
         Kind and amount of a :class:`Noise`.
     allow_nan : bool, default=False
-        Whether there is a buffer ``fill`` of shape (n_features,) for missing values.
+        Whether missing values are filled.
     tied_weights : bool, default=False
         Whether the matrices of the decoder are those of the encoder, transposed.
     variational : bool, default=False
@@ -111,8 +113,8 @@ class Autoencoder(Network):
             "contractive": contractive,
         }
         self.contraction = Contraction() if contractive else None
-        self.noise = None if noise is None else Noise(*noise, units[0], **options)
-        self.register_buffer("fill", torch.zeros(units[0], **options) if allow_nan else None)
+        is_corrupted = noise is not None or allow_nan
+        self.input = Corruption(units[0], noise, allow_nan, **options) if is_corrupted else None
         self.flatten()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,8 +124,7 @@ class Autoencoder(Network):
 
     def corrupted(self, x: Tensor) -> Tensor:
         """Return what the encoder reads: without missing values, and noisy while training."""
-        x = self.filled(x)
-        return x if self.noise is None else self.noise(x)
+        return x if self.input is None else self.input(x)
 
     def distribution(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the means of the codes and, of a variational code, the log variances."""
@@ -140,20 +141,7 @@ class Autoencoder(Network):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes of rows, without noise."""
-        return self.encoder(self.filled(x))
-
-    def filled(self, x: Tensor) -> Tensor:
-        """Return rows without missing values."""
-        return x if self.fill is None else torch.where(x.isnan(), self.fill, x)
-
-    def input_changes(self) -> list[Callable[[Tensor, Tensor], object]]:
-        changes: list[Callable[[Tensor, Tensor], object]] = []
-        fill = self.fill
-        if fill is not None:
-            changes.append(lambda x, out: torch.where(x.isnan(), fill, x, out=out))
-        if self.noise is not None:
-            changes.append(self.noise.corrupt)
-        return changes
+        return self.encoder(x if self.input is None else self.input.filled(x))
 
     @property
     def needs_autograd(self) -> bool:

@@ -7,14 +7,15 @@ stack the flat buffer keeps torch's order, in which snapshots, files and optimis
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sknn_deep._networks.flat import Network, gradient_of
+from sknn_deep._networks.inputs import BoundInput
 from sknn_deep._networks.layers import Dropout, Linear, Normalization
 
 
@@ -92,28 +93,56 @@ def dense_layers(
     buffers : (Tensor, Tensor) or None
         Parameters and gradients of :func:`share_buffer`; None for the only network's own.
     """
-    if buffers is None and len(networks) > 1:
-        raise ValueError(f"The layers of {len(networks)} networks are those of a shared buffer.")
-    views = [networks[0].views_in(buffer) for buffer in buffers or ()]
-
-    def trained(module: Linear | Normalization) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        weight, bias = module.weight, module.bias
-        if views:
-            params, gradients = views
-            return params[id(weight)], params[id(bias)], gradients[id(weight)], gradients[id(bias)]
-        return weight.detach(), bias.detach(), gradient_of(weight), gradient_of(bias)
-
+    trained = _trained_tensors(networks, buffers)
     layers = []
     for stages in zip(*(network.stages() for network in networks), strict=True):
         linears, modules, names, dropouts = zip(*stages, strict=True)
         norms = []
         if modules[0] is not None:
-            tensors = trained(modules[0])
+            tensors = _of_module(modules[0], trained)
             rows = [tensors] if buffers is None else zip(*tensors, strict=True)
             norms = [NormLayer(module, *row) for module, row in zip(modules, rows, strict=True)]
         dropout = [module for module in dropouts if module is not None]
-        layers.append(DenseLayer(*trained(linears[0]), names[0], norms, dropout))
+        layers.append(DenseLayer(*_of_module(linears[0], trained), names[0], norms, dropout))
     return layers
+
+
+def bound_input(
+    networks: Sequence[Network], buffers: tuple[Tensor, Tensor] | None = None
+) -> BoundInput | None:
+    """Return the input layer of a network, or those of several; None where they have none.
+
+    Parameters are as of :func:`dense_layers`.
+    """
+    modules = [network.input for network in networks if network.input is not None]
+    if not modules:
+        return None
+    trained = _trained_tensors(networks, buffers)
+    pairs = {name: trained(param) for name, param in modules[0].named_parameters()}
+    parameters, gradients = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
+    return BoundInput(modules, parameters, gradients)
+
+
+def _trained_tensors(
+    networks: Sequence[Network], buffers: tuple[Tensor, Tensor] | None
+) -> Callable[[nn.Parameter], tuple[Tensor, Tensor]]:
+    """Return what finds a parameter of the first network, and its gradient, as they are trained."""
+    if buffers is None:
+        if len(networks) > 1:
+            raise ValueError(
+                f"The layers of {len(networks)} networks are those of a shared buffer."
+            )
+        return lambda param: (param.detach(), gradient_of(param))
+    parameters, gradients = (networks[0].views_in(buffer) for buffer in buffers)
+    return lambda param: (parameters[id(param)], gradients[id(param)])
+
+
+def _of_module(
+    module: Linear | Normalization, trained: Callable[[nn.Parameter], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return weight and bias of a module, and their gradients."""
+    (weight, weight_grad), (bias, bias_grad) = trained(module.weight), trained(module.bias)
+    return weight, bias, weight_grad, bias_grad
 
 
 def training_twin(network: Network) -> Network:

@@ -27,8 +27,8 @@ def _network(activation="tanh", out_activation="logistic", seed=0, **options):
     names = [activation] * len(network.linear_layers())
     network.initialize(np.random.RandomState(seed), names)
     network.set_generator(torch.Generator())
-    if network.fill is not None:
-        network.fill.fill_(0.3)
+    if network.config["allow_nan"]:
+        network.input.fill.fill_(0.3)
     return network.train()
 
 
@@ -242,8 +242,8 @@ def test_a_network_that_is_not_training_adds_no_noise(noise):
 
 def test_salt_and_pepper_are_the_limits_of_each_feature():
     network = _network(noise=("salt_pepper", 0.5))
-    network.noise.low.copy_(torch.arange(6) - 10)
-    network.noise.high.copy_(torch.arange(6) + 10)
+    network.input.noise.low.copy_(torch.arange(6) - 10)
+    network.input.noise.high.copy_(torch.arange(6) + 10)
     X = torch.zeros((2000, N_FEATURES), dtype=torch.float64)
     noisy = network.corrupted(X)
     for feature in range(N_FEATURES):

@@ -19,7 +19,6 @@ from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
-from sknn_deep._engine import layer_pass
 from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.optimizers import Adam
 from sknn_deep._estimators import fused
@@ -27,6 +26,7 @@ from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitting import Fit
 from sknn_deep._estimators.fused import fit_jobs
 from sknn_deep._estimators.jobs import Job, stacks
+from sknn_deep._hardware import products
 from sknn_deep._training import stack, stack_rows, stack_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -380,9 +380,9 @@ def test_stack_comes_out_the_same_however_many_threads_numpy_takes(takes_one, ca
         "vector_norm",
         lambda *args, **options: norms.append("out" in options) or vector_norm(*args, **options),
     )
-    for module in (layer_pass, stack):
+    for module in (products, stack):
         monkeypatch.setattr(module, "numpy_takes_one_thread", lambda: takes_one)
-    monkeypatch.setattr(layer_pass, "SMALL_PRODUCT", 0)  # torch's where NumPy takes several
+    monkeypatch.setattr(products, "_SMALL_PRODUCT", 0)  # torch's where NumPy takes several
     fit_jobs(jobs)
     assert any(norms) is not takes_one
     for job, alone in zip(jobs, expected, strict=True):

@@ -1,0 +1,153 @@
+r"""Input layers: what a network does to a batch before its first dense layer.
+
+An input layer maps raw features to what the first dense layer multiplies. It may fill what is
+missing, add noise, or embed numbers and categories with weights of its own. To write one, derive
+a module from :class:`InputLayer` and set it as ``network.input`` before ``network.flatten()``:
+
+* ``forward(x)`` maps (batch, n_features) to (batch, n_inputs) by torch's operations: predictions
+  and the tape use it. ``n_inputs`` is what the first dense layer takes.
+* ``forward_kernels(own, x, out)`` returns what does the same in training, into a buffer. Without
+  it ``forward`` is called.
+* ``backward_kernels(own, x, delta)`` is for layers with parameters :math:`\theta`. Given
+  :math:`\delta = \partial L / \partial \text{out}`, its kernels write
+  :math:`\partial L / \partial \theta`, every entry, into ``own.gradients``.
+
+The kernels run once for every batch, in a stack of K networks for all of them: ``x``, ``out`` and
+``delta`` then have a leading dimension of K, and so have the parameters and the gradients in
+``own``, which are views of the flat buffers. A layer's parameters are not decayed and belong to
+no L2 penalty. The gradient with respect to the first dense layer's input is computed for layers
+with parameters only.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from sknn_deep._hardware.products import Program
+from sknn_deep._networks.layers import Noise
+
+
+class InputLayer(nn.Module):
+    """Base of the modules that a network's input goes through first.
+
+    Input (batch, n_features), output (batch, n_inputs).
+    """
+
+    def forward_kernels(self, own: "BoundInput", x: Tensor, out: Tensor) -> Program:
+        """Return the kernels that write a batch of shape (batch, n_inputs), while training.
+
+        Parameters
+        ----------
+        own : BoundInput
+            This layer, or those of all networks of a stack.
+        x : Tensor of shape (batch, n_features)
+            Valid when a kernel runs; each network of a stack has rows of its own.
+        out : Tensor of shape (batch, n_inputs)
+        """
+        rows = zip(own.modules, matrices_of(x), matrices_of(out), strict=True)
+        return [partial(module.write, x_k, out_k) for module, x_k, out_k in rows]
+
+    def write(self, x: Tensor, out: Tensor) -> None:
+        """Write what becomes of one network's rows, for layers without parameters."""
+        out.copy_(self(x))
+
+    def backward_kernels(self, own: "BoundInput", x: Tensor, delta: Tensor) -> Program:
+        """Return the kernels that write the gradients of the parameters.
+
+        Parameters
+        ----------
+        own : BoundInput
+        x : Tensor of shape (batch, n_features)
+        delta : Tensor of shape (batch, n_inputs)
+            The gradient of the loss with respect to this layer's output.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has the parameters {list(own.parameters)}, but no "
+            "backward_kernels that write their gradients."
+        )
+
+
+@dataclass(frozen=True)
+class BoundInput:
+    """A network's input layer, or those of K networks, and where their parameters are trained.
+
+    Attributes
+    ----------
+    modules : list of InputLayer, length 1 or K
+    parameters, gradients : dict of Tensor
+        By name; of a stack with a leading dimension of K.
+    """
+
+    modules: list[InputLayer]
+    parameters: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+    def forward(self, x: Tensor, out: Tensor) -> Program:
+        """Return the kernels of :meth:`InputLayer.forward_kernels`."""
+        return self.modules[0].forward_kernels(self, x, out)
+
+    def backward(self, x: Tensor, delta: Tensor) -> Program:
+        """Return the kernels of :meth:`InputLayer.backward_kernels`."""
+        return self.modules[0].backward_kernels(self, x, delta)
+
+
+class Corruption(InputLayer):
+    """What an autoencoder's encoder reads: without missing values, and noisy while training.
+
+    Input and output (batch, n_features).
+
+    Parameters
+    ----------
+    n_features : int
+    noise : tuple of (str, float), default=None
+        Kind and amount of a :class:`Noise`.
+    allow_nan : bool, default=False
+        Whether NaN is replaced by ``fill``, a buffer of shape (n_features,).
+    dtype, device
+        Of the buffers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._networks.inputs import Corruption
+    >>> corruption = Corruption(2, allow_nan=True)
+    >>> corruption(torch.tensor([[1.0, torch.nan]]))
+    tensor([[1., 0.]])
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        noise: tuple[str, float] | None = None,
+        allow_nan: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        options = {"dtype": dtype, "device": device}
+        self.noise = None if noise is None else Noise(*noise, n_features, **options)
+        self.register_buffer("fill", torch.zeros(n_features, **options) if allow_nan else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.filled(x)
+        return x if self.noise is None else self.noise(x)
+
+    def filled(self, x: Tensor) -> Tensor:
+        """Return rows without missing values."""
+        return x if self.fill is None else torch.where(x.isnan(), self.fill, x)
+
+    def write(self, x: Tensor, out: Tensor) -> None:
+        if self.fill is not None:
+            torch.where(x.isnan(), self.fill, x, out=out)
+            x = out if self.noise is None else out.clone()
+        if self.noise is not None:
+            self.noise.corrupt(x, out)
+        elif self.fill is None:
+            out.copy_(x)
+
+
+def matrices_of(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the matrices of a stack, or the only one."""
+    return tensor.unbind() if tensor.ndim == 3 else (tensor,)
