@@ -15,7 +15,7 @@ from skorch.callbacks import Callback
 
 from sknn_deep._files import archive
 from sknn_deep._files.atomic import atomic_write, remove_orphans
-from sknn_deep._files.packing import from_text, pack, to_text, unpack
+from sknn_deep._files.packing import pack, unpack
 from sknn_deep._hardware.threads import allowed_threads
 from sknn_deep._training.fingerprint import differences
 
@@ -137,9 +137,8 @@ def write_state(path: str, state: dict[str, Any]) -> None:
     """Write a state to a file; a TypeError names what :func:`pack` does not know in it."""
     import skops.io
 
-    packed = {name: pack(value, strict=True, where=name) for name, value in state.items()}
-    text, arrays = to_text(packed)
-    atomic_write(path, lambda file: skops.io.dump({"text": text, "arrays": arrays}, file))
+    packed = pack(state, strict=True)
+    atomic_write(path, lambda file: skops.io.dump(packed, file))
 
 
 def read_state(path: str) -> dict[str, Any]:
@@ -150,7 +149,7 @@ def read_state(path: str) -> dict[str, Any]:
         raise ValueError(f"No training can be kept in {path!r}: {error} Name a file.") from error
     with understood(path):
         try:
-            state = unpack(from_text(**archive.read(path, {})), strict=True)
+            state = unpack(archive.read(path, {}), strict=True)
         except archive.UntrustedError as error:
             raise ValueError("it is another file, such as a saved estimator.") from error
         if not (state.keys() == {"call", "first_random_state", "n_threads", "training"}):

@@ -311,7 +311,7 @@ def _state_of(callback: Callback, name: str) -> dict[str, Any]:
         has_state = _has_state(value)
         value = value.state_dict() if has_state else value
         try:
-            pack(value, strict=True, where=attribute)
+            pack({attribute: value}, strict=True)
         except (TypeError, RecursionError) as error:
             if is_of_skorch(callback):
                 continue

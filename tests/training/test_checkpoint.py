@@ -277,7 +277,7 @@ class Learning(skorch.callbacks.Callback):
 
 
 VALUES = {
-    "keys are numbers": lambda n: {0: 0.5, n: "a", None: True},
+    "keys are numbers": lambda n: {0: 0.5, n: "a", None: True, (0, n): 1},
     "tuples": lambda n: (n, [(1.0, n)], {"a": ((),)}),
     "strings": lambda n: np.array(["a", "b" * n]),
     "objects": lambda n: np.array(["a", n, 0.5], dtype=object),
@@ -325,7 +325,6 @@ UNKNOWN = {
     "long double": np.longdouble(1),
     "complex tensor": torch.tensor([1j]),
     "bfloat16": torch.zeros(2, dtype=torch.bfloat16),
-    "tuple as a key": {(0, 1): 0.5},
     "array of arrays": np.array([None, [1]], dtype=object),
     "three dimensions": np.full((1, 1, 1), None, dtype=object),
     "path": Path("a"),
@@ -407,11 +406,11 @@ class PerBatch(skorch.callbacks.Callback):
         net.history.record("score", np.float64(0.1) * len(net.history))
 
 
-def test_long_history_is_kept_by_column(path):
+def test_long_history_is_one_text(path):
     params = {"callbacks": [TrainingCheckpoint(path), PerBatch()], "batch_size": 2, "max_iter": 35}
     history = classifier(**params).fit(X, Y).history_
     with zipfile.ZipFile(path) as archive:
-        assert len(archive.namelist()) < 50
+        assert len(archive.namelist()) < 20
     again = classifier(**{**params, "callbacks": [TrainingCheckpoint(path), PerBatch()]}).fit(X, Y)
     assert exactly(list(again.history_)) == exactly(list(history))
 
