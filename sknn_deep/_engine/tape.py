@@ -1,7 +1,13 @@
 """The gradient by torch's tape, for what the closed form does not cover.
 
-A code that is drawn from a distribution, and a penalty on the Jacobian of the encoder, whose
-gradient is one of second derivatives. All else of a training is the same.
+Two kinds of code need it: a code that is drawn from a distribution branches, and a penalty on the
+Jacobian of the encoder needs second derivatives. :class:`AutogradBackprop` overrides one method,
+``program``, by a single kernel that runs the modules under autograd; buffers, losses, optimisers,
+callbacks and the engine know nothing of it. All other variants of the autoencoder are the same in
+the closed form and on the tape, so they combine; both are compared with each other and with finite
+differences (``tests/engine/test_tape.py``).
+
+The tape trains one network at a time, and takes no CUDA graph and no bfloat16.
 """
 
 from collections.abc import Sequence

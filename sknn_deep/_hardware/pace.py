@@ -1,4 +1,20 @@
-"""Whether the steps of a training run on one thread or on several."""
+"""Whether the steps of a training run on one thread or on several.
+
+All of a training's steps, or none: if a step has a product of 1.5 million multiply-adds or more, or
+an optimiser's pass over 23,000 weights, the whole epoch has several of torch's threads, as many as
+leave each at least half of that; torch and its library decide for each kernel whether to divide it.
+An earlier version switched to several threads kernel by kernel. With all on several a fit takes
+less time: each core finds the rows that it has worked on before in its own cache, and nothing waits
+for the one core that does the rest.
+
+torch's threads wait for each other in every operation. With a second process on the machine a step
+takes many times as long as without (``python -m benchmarks.kernels`` shows it), so a :class:`Pace`
+follows the clock. The price: beside busy processes, and on cores that are far from each other, the
+clock decides whether a product runs on one thread or on several; the library rounds differently, so
+the last digit of a fit with large layers may differ. Every bit is the same each time on a machine
+of one's own whose cores share a cache, on one thread (``OMP_NUM_THREADS=1``), and with
+``torch.use_deterministic_algorithms(True)``.
+"""
 
 import math
 import threading

@@ -1,6 +1,16 @@
 """The file from which a training goes on, and the call of ``fit`` that it belongs to.
 
 It is a file of skops, as a saved estimator is, but holds plain data only: no type is to be trusted.
+
+A checkpoint is a training's own state (``Training.state_dict``), not an estimator's. What led to it
+is not in the file: the same call makes the network, the split and the batches again, from the first
+state of the generator, and then takes over the numbers. So another call has to be refused. The
+engine's count of steps is among the numbers, because it decides when negligible weights are set to
+zero. The batches of all epochs are one list, kept by column, because they are many.
+
+``Training.run`` writes it between two epochs, when all callbacks have been heard: a callback that
+wrote it on an event of skorch's would miss what the callbacks after it do. So
+:class:`TrainingCheckpoint` only looks like a callback, and hears of nothing.
 """
 
 import json
