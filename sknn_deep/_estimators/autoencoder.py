@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
+from torch import Tensor, nn
 
 from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.base import BaseDeepNetwork
@@ -648,7 +649,7 @@ class AutoencoderTransformer(
         sample_weight = check_sample_weight(sample_weight, X)
         mean = torch.from_numpy(self.mean_).to(self.module_.flat.device)
 
-        def errors(rows):
+        def errors(rows: Tensor) -> Tensor:
             residual, spread = self.module_(rows) - rows, rows - mean
             sums = [part.square().nansum(dim=1) for part in (residual, spread)]
             return torch.stack(sums, dim=1) / rows.shape[1]
@@ -727,7 +728,9 @@ class AutoencoderTransformer(
         used += ["loss_weights"] * (self.loss_weights is not None)
         return f"{', '.join(used)} is not written for stacks" if used else ""
 
-    def _validate_training_data(self, call, dtypes, *, reset):
+    def _validate_training_data(
+        self, call: Call, dtypes: list[type], *, reset: bool
+    ) -> tuple[Features, None, None]:
         X = self._validate_features(call.X, dtypes, reset)
         self._check_loss_weights(X.shape[1])
         if reset:
@@ -737,17 +740,17 @@ class AutoencoderTransformer(
                 self.out_activation_ = "logistic" if low >= 0 and high <= 1 else "identity"
         return X, None, None
 
-    def _validate_features(self, X, dtypes: list[type], reset: bool):
+    def _validate_features(self, X: Any, dtypes: list[type], reset: bool) -> Features:
         """Return rows to train on or to validate with."""
-        X = self._validate_rows(X, dtypes=dtypes, reset=reset)
+        features: Features = self._validate_rows(X, dtypes=dtypes, reset=reset)
         if self.loss == "log_loss":
-            low, high = X.limits()
+            low, high = features.limits()
             if low < 0 or high > 1:
                 raise ValueError(
                     f"loss='log_loss' needs features in [0, 1], got values from {low:g} to "
                     f"{high:g}; scale them with MinMaxScaler, or choose loss='squared_error'."
                 )
-        return X
+        return features
 
     def _check_loss_weights(self, n_features: int) -> None:
         if self.loss_weights is None:
@@ -764,7 +767,7 @@ class AutoencoderTransformer(
                 "zero."
             )
 
-    def _planned_output(self, n_classes, n_outputs):
+    def _planned_output(self, n_classes: int | None, n_outputs: int | None) -> tuple[None, str]:
         if n_classes is not None or n_outputs is not None:
             raise ValueError(
                 "AutoencoderTransformer reconstructs its features and has no other outputs; got "
@@ -785,7 +788,7 @@ class AutoencoderTransformer(
     def _describe_training(self, batches: Batches | Chunk, incremental: bool) -> None:
         describe_code(self, batches, incremental)
 
-    def _validate_held_out_data(self, X, y, dtype):
+    def _validate_held_out_data(self, X: Any, y: Any, dtype: type) -> tuple[Features, None, None]:
         return self._validate_features(X, [dtype], reset=False), None, None
 
     def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -848,13 +851,13 @@ class AutoencoderTransformer(
             penalty=penalty if has_penalty else None,
         )
 
-    def _fixed_parameters(self):
+    def _fixed_parameters(self) -> dict[str, Any]:
         return {**super()._fixed_parameters(), "output_activation": self.output_activation}
 
-    def _validation_scoring(self):
+    def _validation_scoring(self) -> Any:
         return "loss" if self.scoring is None else self.scoring
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.allow_nan
         # tags are asked for before parameters are validated: this may be anything

@@ -70,24 +70,26 @@ class BaseDeepNetwork(NetworkHooks):
         """Fit the network, or all networks of an ensemble."""
         fit_network(self, call)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return plain_state(super().__getstate__(), self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(restored_state(state, self))
 
-    def _planned_network(self, n_features, n_classes, n_outputs) -> tuple[dict[str, Any], str]:
+    def _planned_network(
+        self, n_features: int, n_classes: int | None, n_outputs: int | None
+    ) -> tuple[dict[str, Any], str]:
         """Return configuration and output activation of the network that ``fit`` would make."""
         sizes = {"n_features": n_features, "n_classes": n_classes, "n_outputs": n_outputs}
         for name, size in sizes.items():
-            if size is not None and not (isinstance(size, Integral) and size >= 1):
+            if size is not None and not (isinstance(size, Integral) and int(size) >= 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {size!r}.")
         plan = clone(self)
         plan._validate_params()
         plan.n_outputs_, plan.out_activation_ = plan._planned_output(n_classes, n_outputs)
         return plan._network_config(n_features, torch.float64), plan.out_activation_
 
-    def _get_fitted_attr_html(self, doc_link=""):
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
         # what scikit-learn's diagrams show of a fitted estimator, alone or in a pipeline
         attributes = super()._get_fitted_attr_html(doc_link)
         html = attributes._repr_html_inner() + summary(self)._repr_html_()
@@ -98,7 +100,9 @@ class BaseDeepNetwork(NetworkHooks):
         """Return the features of rows to predict, in the network's floating-point type."""
         return to_predict(self, X)
 
-    def _validate_rows(self, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any):
+    def _validate_rows(
+        self, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
+    ) -> Any:
         """Return the features to train on, and y where it is given, as of :func:`to_train_on`."""
         return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
 
@@ -106,7 +110,7 @@ class BaseDeepNetwork(NetworkHooks):
         """Apply a part of the network to the rows of validated X, as of :func:`map_rows`."""
         return map_rows(function, features_of(X), self.module_)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags

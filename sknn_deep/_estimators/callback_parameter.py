@@ -86,7 +86,7 @@ def named_callbacks(callbacks: Any) -> dict[str, Any]:
     names = [
         callback[0] if _is_named(callback) else _class_name(callback) for callback in callbacks
     ]
-    total, seen = Counter(names), Counter()
+    total, seen = Counter(names), Counter[str]()
     named = {}
     for name, callback in zip(names, callbacks, strict=True):
         seen[name] += 1

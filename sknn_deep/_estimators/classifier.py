@@ -15,6 +15,7 @@ from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from torch import Tensor
 
+from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import Loss, classification_loss
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import mean
@@ -533,7 +534,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         # a network that saw one class has one output, too, and nothing else to say
         return self.classes_[np.minimum(indices, len(self.classes_) - 1)]
 
-    def _validate_training_data(self, call, dtypes, *, reset):
+    def _validate_training_data(
+        self, call: Call, dtypes: list[type], *, reset: bool
+    ) -> tuple[Features, np.ndarray, np.ndarray]:
         if call.incremental and check_partial_fit_first_call(self, call.classes):
             multilabel = type_of_target(call.y).startswith("multilabel")
             labels = call.y if multilabel else call.classes
@@ -545,17 +548,19 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         self.out_activation_ = "softmax" if targets.ndim == 1 else "logistic"
         return X, y, targets
 
-    def _planned_output(self, n_classes, n_outputs):
-        if (n_classes is None) == (n_outputs is None):
-            raise ValueError(
-                "DeepMLPClassifier needs n_classes, or n_outputs for a target of several labels: "
-                f"pass one of them, got n_classes={n_classes} and n_outputs={n_outputs}."
-            )
-        if n_outputs is not None:
+    def _planned_output(self, n_classes: int | None, n_outputs: int | None) -> tuple[int, str]:
+        if n_classes is None and n_outputs is not None:
             return n_outputs, "logistic"
-        return (n_classes, "softmax") if n_classes > 2 else (1, "logistic")
+        if n_classes is not None and n_outputs is None:
+            return (n_classes, "softmax") if n_classes > 2 else (1, "logistic")
+        raise ValueError(
+            "DeepMLPClassifier needs n_classes, or n_outputs for a target of several labels: "
+            f"pass one of them, got n_classes={n_classes} and n_outputs={n_outputs}."
+        )
 
-    def _validate_held_out_data(self, X, y, dtype):
+    def _validate_held_out_data(
+        self, X: Any, y: Any, dtype: type
+    ) -> tuple[Features, np.ndarray, np.ndarray]:
         X, y = self._validate_pair(X, y, [dtype], reset=False)
         if (y.ndim == 2) != (self._label_binarizer.y_type_ == "multilabel-indicator"):
             raise ValueError(
@@ -569,13 +574,15 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             )
         return X, y, self._encode(y, X.dtype)
 
-    def _validate_pair(self, X, y, dtypes, reset):
+    def _validate_pair(
+        self, X: Any, y: Any, dtypes: list[type], reset: bool
+    ) -> tuple[Features, np.ndarray]:
         X, y = self._validate_rows(X, y, dtypes=dtypes, reset=reset, multi_output=True)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return X, y
 
-    def _learn_classes(self, y, incremental: bool) -> None:
+    def _learn_classes(self, y: np.ndarray, incremental: bool) -> None:
         """Set ``classes_``, or check that y fits those of an earlier call."""
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
@@ -601,14 +608,16 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
                 f"`self.classes_` has {self.classes_}. 'y' has {classes}."
             )
 
-    def _encode(self, y, dtype) -> np.ndarray:
+    def _encode(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return class indices for a softmax output, 0 and 1 of shape (n, k) for others."""
         if y.ndim == 2:
             return self._label_binarizer.transform(y).astype(dtype)
         indices = np.searchsorted(self.classes_, y)
         return indices if len(self.classes_) > 2 else indices.astype(dtype)[:, np.newaxis]
 
-    def _weigh_classes(self, y, sample_weight, learn: bool):
+    def _weigh_classes(  # type: ignore[override]  # a classifier always has y
+        self, y: np.ndarray, sample_weight: np.ndarray | None, learn: bool
+    ) -> np.ndarray | None:
         if learn:
             vars(self).pop("_class_weights", None)  # those of other classes
         if self.class_weight is None:
@@ -622,7 +631,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             weights = self._class_weights[indices]
         return weights if sample_weight is None else sample_weight * weights
 
-    def _make_class_weights(self, indices: np.ndarray, sample_weight) -> np.ndarray:
+    def _make_class_weights(
+        self, indices: np.ndarray, sample_weight: np.ndarray | None
+    ) -> np.ndarray:
         """Return the weight of each class, given the classes of the training samples."""
         if self.class_weight == "balanced":
             # over the weights, not the rows: a weight of 2 is a row that stands twice
@@ -644,20 +655,24 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             )
         return weights
 
-    def _labels_to_share(self, targets):
+    def _labels_to_share(  # type: ignore[override]  # a classifier always has targets
+        self, targets: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
         return targets[:, 0] if self.n_outputs_ == 1 else targets, self.classes_
 
     def _make_loss(self) -> Loss:
         return classification_loss(self.out_activation_, self.label_smoothing)
 
-    def _default_score(self, raw: np.ndarray, y, sample_weight) -> float:
+    def _default_score(  # type: ignore[override]  # a classifier always has y
+        self, raw: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None
+    ) -> float:
         if not np.isfinite(raw).all():
             return np.nan
         if y.ndim == 1:  # accuracy_score would look at the kind of the labels in every epoch
             return float(np.average(self._labels(raw) == y, weights=sample_weight))
         return float(accuracy_score(y, self._labels(raw), sample_weight=sample_weight))
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
@@ -671,7 +686,7 @@ def _over_classes(function: Callable[..., Tensor], raw: Tensor) -> Tensor:
     return function(raw.mT, dim=0).mT.contiguous()
 
 
-def _accuracy(y, labels: np.ndarray, sample_weight) -> float:
+def _accuracy(y: Any, labels: np.ndarray, sample_weight: Any) -> float:
     """Return scikit-learn's accuracy.
 
     It looks at the kind of the labels first, which takes longer than a small network's

@@ -6,6 +6,7 @@ moments of the code, which show dead units. What each unit explains is found by 
 ``order_code`` folds the eigenvectors of the code's covariance into the layers on both sides.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ def describe_code(autoencoder: Any, batches: Batches | Chunk, incremental: bool)
         Whether by ``partial_fit``.
     """
     is_set = isinstance(batches, Batches)
-    chunks, n_samples = (batches, len(batches)) if is_set else ([batches], len(batches.X))
+    chunks: Iterable[Chunk] = batches if isinstance(batches, Batches) else [batches]
+    n_samples = len(batches) if is_set else len(batches.X)
     n_trained = n_samples * max(autoencoder.n_iter_, 1)
     # the first rows are a fair sample if they were shuffled
     n_rows = n_samples

@@ -59,7 +59,7 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
     networks = _twins(draft) if goes_on else _new_networks(draft)
     with ExitStack() as stack:
         for network in networks if goes_on else ():
-            stack.push(Rollback(network))
+            stack.push(Rollback(network).__exit__)
         own = _validated(draft, call, goes_on)
         if call.incremental:
             _fit_in_turn(networks, own)

@@ -2,17 +2,20 @@
 
 A dataclass takes every annotation in its own body for a parameter, so these classes are none. They
 declare only: an attribute is there once a fit has set it. The docstrings of the estimators say
-what each one is, and ``tests/test_types.py`` compares the two.
+what each public one is, and ``tests/test_types.py`` compares the two.
 """
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import torch
+from sklearn.preprocessing import LabelBinarizer
 from skorch.history import History
 
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.models import MLP, Autoencoder
+from sknn_deep._training.progress import Progress
 
 
 class FittedNetwork:
@@ -35,6 +38,13 @@ class FittedNetwork:
     n_features_in_: int
     feature_names_in_: np.ndarray
 
+    _progress: Progress
+    # parameters that may not change between calls
+    _fixed: dict[str, Any]
+    # what partial_fit goes on with: of a network that was moved or loaded only the state
+    _optimizer: torch.optim.Optimizer
+    _optimizer_state: dict[str, Any] | None
+
     # made by scikit-learn from the signature of ``fit``
     set_fit_request: Callable[..., Self]
 
@@ -51,6 +61,10 @@ class FittedClassifier(FittedMLP):
     """What only the classifier has."""
 
     classes_: np.ndarray
+
+    _label_binarizer: LabelBinarizer
+    # with ``class_weight`` only
+    _class_weights: np.ndarray
 
 
 class FittedAutoencoder(FittedNetwork):

@@ -42,7 +42,7 @@ class Entry:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 def _is_positive(value: Any) -> bool:
@@ -270,7 +270,9 @@ def _check_network(estimator: Any, state: dict[str, Any]) -> None:
         if isinstance(module, Dropout):
             _check(type(module.p) is float and 0 < module.p < 1, f"dropout={module.p!r} is no rate")
         if isinstance(module, torch.nn.BatchNorm1d):
-            _check((module.running_var >= 0).all(), "module_ has a negative variance")
+            variance = module.running_var
+            is_valid = variance is not None and (variance >= 0).all()
+            _check(is_valid, "module_ has a negative variance")
     if isinstance(network, Autoencoder):
         _check_autoencoder(network, state)
     else:

@@ -20,7 +20,7 @@ without drawing, and dropout and noise have a generator of their own.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,10 @@ class Fit:
         try:
             self.training.begin()
             with self._memory_explained(num_samples(self.call.X)):
-                self.training.run(self._checkpoint)
+                if isinstance(self.training, Training):
+                    self.training.run(self._checkpoint)
+                else:
+                    self.training.run()
         except BaseException as error:
             if self.training.n_iter and not isinstance(error, _LEAVE_NOTHING):
                 self.hand_over(describe=False)
@@ -309,7 +312,7 @@ class Fit:
         draft.module_.eval()
         draft.n_layers_ = len(draft.module_.stages()) + 1
         draft._progress = Progress()
-        draft.history_ = None
+        draft.history_ = None  # type: ignore[assignment]  # L-BFGS leaves it at that
         draft._fixed = draft._fixed_parameters()
 
     def _resume(self, config: dict[str, Any], device: torch.device) -> None:
@@ -333,7 +336,7 @@ class Fit:
             forget_optimizer(draft)
         move_network(draft, device)
 
-    def _memory_explained(self, n_samples: int):
+    def _memory_explained(self, n_samples: int) -> AbstractContextManager[None]:
         flat = self.draft.module_.flat
         return memory_explained(self.draft, n_samples, self._validated.X.shape[1], flat.dtype)
 

@@ -99,8 +99,10 @@ class _Member:
 
     Attributes
     ----------
-    training : Training or None
-        None when the job is done.
+    training : Training
+        Until the job is done or undone.
+    is_finished : bool
+        Whether the job is done.
     """
 
     def __init__(self, job: Job, data: "_Data"):
@@ -108,11 +110,13 @@ class _Member:
         has_state = isinstance(self._generator, np.random.RandomState)
         self._drawn = self._generator.get_state() if has_state else None
         self.fit = data.prepare(job)
-        self.training: Training | None = self.fit.training
+        # no stack is trained on the whole set, as L-BFGS is
+        self.training: Training = self.fit.training  # type: ignore[assignment]
+        self.is_finished = False
 
     def undo(self) -> None:
         """Take back what was begun: only a generator of the user's has noticed."""
-        self.training = None
+        del self.training
         if self._drawn is not None:
             self._generator.set_state(self._drawn)
 
@@ -172,12 +176,12 @@ class _Data:
     What is small is kept for the networks of other shapes, too.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         # with the objects whose names are in the key, so that no others can get these
         self._of: dict[tuple, tuple[Validated, Any]] = {}
         self._settings: tuple = ()
 
-    def begin_shape(self, estimator) -> None:
+    def begin_shape(self, estimator: Any) -> None:
         """Look at what decides on the validation for the jobs to come."""
         params = estimator.get_params(deep=False)
         others = params.keys() - FREE_PARAMETERS - {"hidden_layer_sizes", "activation"}
@@ -299,7 +303,7 @@ def _train_and_tell(
             is_memory = isinstance(error, torch.OutOfMemoryError)
             break
         done(member.job)  # what it raises is the caller's
-    return [member for member in group if member.training is not None], is_memory
+    return [member for member in group if not member.is_finished], is_memory
 
 
 def _train(members: list[_Member]) -> Iterator[_Member]:
@@ -363,7 +367,8 @@ def _timed(members: Collection[_Member]) -> Iterator[None]:
 def _finish(member: _Member) -> None:
     """End a training; let go of everything that only training needs."""
     start = time.perf_counter()
-    training, member.training = member.training, None
+    training, member.is_finished = member.training, True
+    del member.training
     try:
         if member.job.error is None:
             training.end()

@@ -51,16 +51,17 @@ def hold_out_rows(
     (array([4, 3, 1]), array([2, 3, 1]))
     """
     n_held_out = math.ceil(fraction * n_rows)
-    is_binary = labels is not None and labels.ndim == 1 and len(names) <= 2
-    if is_binary:
+    n_least, strata = 1, None
+    if labels is not None and names is not None and labels.ndim == 1 and len(names) <= 2:
         _check_members(labels, names)
-    _check_sizes(n_rows, n_held_out, fraction, n_least=len(names) if is_binary else 1)
-    if is_binary:
+        n_least, strata = len(names), labels.astype(bool)
+    _check_sizes(n_rows, n_held_out, fraction, n_least)
+    if strata is not None:
         return train_test_split(
             np.arange(n_rows),
             random_state=random_state,
             test_size=fraction,
-            stratify=labels.astype(bool),
+            stratify=strata,
         )
     rows = random_state.permutation(n_rows)
     train, held_out = rows[n_held_out:], rows[:n_held_out]

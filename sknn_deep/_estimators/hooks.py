@@ -4,6 +4,7 @@ Every method that an estimator may override stands here, with what it takes and 
 those of the first two groups have a default.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_attributes import FittedNetwork
 from sknn_deep._estimators.fitted_state import FITTED_STATE, Entry
 from sknn_deep._estimators.parameters import NetworkParameters, check_combinations
+from sknn_deep._estimators.types import Activations
 from sknn_deep._networks.flat import Network
 
 
@@ -24,6 +26,10 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     A :class:`~sknn_deep._estimators.fitting.Fit` calls them on a draft of the estimator, and
     whatever they set there belongs to the estimator once the fit is committed.
     """
+
+    # Parameters of all three estimators, each with a default of its own.
+    hidden_layer_sizes: int | Sequence[int]
+    activation: Activations
 
     # The network that the estimator trains.
     _network_class: ClassVar[type[Network]]

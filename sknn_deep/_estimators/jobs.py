@@ -151,8 +151,9 @@ def _reason_and_shape(job: Job) -> tuple[str, Any]:
 
 def _reason_to_train_alone(job: Job) -> str:
     estimator = job.estimator
-    if not vars(type(estimator)).get("_trains_in_stacks", False):
-        return f"{type(estimator).__name__} may train in a way of its own"
+    estimator_class: Any = type(estimator)
+    if not vars(estimator_class).get("_trains_in_stacks", False):
+        return f"{estimator_class.__name__} may train in a way of its own"
     if own := estimator._reason_to_train_alone():
         return own
     if estimator.solver not in ("sgd", "adam"):
@@ -163,7 +164,7 @@ def _reason_to_train_alone(job: Job) -> str:
         return "dtype='bfloat16' is not written for stacks"
     if estimator.warm_start and hasattr(estimator, "module_"):
         return "warm_start=True goes on with an earlier network"
-    others = sorted(job.fit_params.keys() - _arguments_of_fit(type(estimator)))
+    others = sorted(job.fit_params.keys() - _arguments_of_fit(estimator_class))
     if others:
         return f"fit was given {', '.join(others)}"
     device = resolve_device(estimator.device)
@@ -171,8 +172,8 @@ def _reason_to_train_alone(job: Job) -> str:
 
 
 @cache
-def _arguments_of_fit(estimator: type) -> frozenset[str]:
-    return frozenset(signature(estimator.fit).parameters)
+def _arguments_of_fit(estimator_class: Any) -> frozenset[str]:
+    return frozenset(signature(estimator_class.fit).parameters)
 
 
 def _shape_of(job: Job) -> tuple:
@@ -194,7 +195,7 @@ def in_order(jobs: list[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: (places[fold_of(job)], numbers_of(job.estimator)))
 
 
-def numbers_of(estimator) -> str:
+def numbers_of(estimator: Any) -> str:
     """Return what the networks of a stack share that one call moves."""
     return repr([getattr(estimator, name) for name in _NUMBERS])
 

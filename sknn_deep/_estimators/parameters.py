@@ -224,7 +224,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         if unknown:
             raise ValueError(f"activation must be among {sorted(ACTIVATIONS)}, got {unknown}.")
         dropout = self._per_layer("dropout", n_hidden)
-        if not all(isinstance(rate, Real) and 0 <= rate < 1 for rate in dropout):
+        if not all(isinstance(rate, Real) and 0 <= float(rate) < 1 for rate in dropout):
             raise ValueError(f"dropout must be numbers in [0, 1), got {dropout}.")
         return activations, [float(rate) for rate in dropout]
 

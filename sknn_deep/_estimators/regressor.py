@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,6 +11,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 
+from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import mean
@@ -459,7 +460,9 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
         values = np.exp(raw) if self.out_activation_ == "exp" else raw
         return values.ravel() if self.n_outputs_ == 1 else values
 
-    def _validate_training_data(self, call, dtypes, *, reset):
+    def _validate_training_data(
+        self, call: Call, dtypes: list[type], *, reset: bool
+    ) -> tuple[Features, np.ndarray, np.ndarray]:
         X, y, targets = self._validate_triple(call.X, call.y, dtypes, reset)
         if not reset and targets.shape[1] != self.n_outputs_:
             raise ValueError(
@@ -470,7 +473,7 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
         self.out_activation_ = self._output_activation()
         return X, y, targets
 
-    def _planned_output(self, n_classes, n_outputs):
+    def _planned_output(self, n_classes: int | None, n_outputs: int | None) -> tuple[int, str]:
         if n_classes is not None:
             raise ValueError(
                 f"DeepMLPRegressor has no classes, got n_classes={n_classes}; pass n_outputs for "
@@ -481,7 +484,9 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
     def _output_activation(self) -> str:
         return "exp" if self.loss == "poisson" else "identity"
 
-    def _validate_held_out_data(self, X, y, dtype):
+    def _validate_held_out_data(
+        self, X: Any, y: Any, dtype: type
+    ) -> tuple[Features, np.ndarray, np.ndarray]:
         X, y, targets = self._validate_triple(X, y, [dtype], reset=False)
         if self.scoring is None and X.shape[0] < 2:
             raise ValueError(
@@ -494,7 +499,9 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
             )
         return X, y, targets
 
-    def _validate_triple(self, X, y, dtypes, reset):
+    def _validate_triple(
+        self, X: Any, y: Any, dtypes: list[type], reset: bool
+    ) -> tuple[Features, np.ndarray, np.ndarray]:
         X, y = self._validate_rows(
             X, y, dtypes=dtypes, reset=reset, multi_output=True, y_numeric=True
         )
@@ -512,11 +519,13 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
             )
         return X, y, np.ascontiguousarray(y.reshape(len(y), -1), dtype=X.dtype)
 
-    def _fixed_parameters(self):
+    def _fixed_parameters(self) -> dict[str, Any]:
         # with another output activation the network would mean something else
         return {**super()._fixed_parameters(), "loss='poisson'": self.loss == "poisson"}
 
-    def _advice(self, targets, weight, loss_value):
+    def _advice(  # type: ignore[override]  # a regressor always has targets
+        self, targets: np.ndarray, weight: np.ndarray | None, loss_value: float
+    ) -> str:
         size = None if self.loss == "poisson" else odd_size(targets, weight)
         level = {"absolute_error": 0.5, "huber": 0.5, "quantile": self.quantile}.get(self.loss)
         if size is None or not is_poor(loss_value, self._make_loss(), targets, weight, level):
@@ -533,7 +542,9 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
             self.loss, self.n_outputs_, quantile=self.quantile, huber_delta=self.huber_delta
         )
 
-    def _default_score(self, raw: np.ndarray, y, sample_weight) -> float:
+    def _default_score(
+        self, raw: np.ndarray, y: np.ndarray | None, sample_weight: np.ndarray | None
+    ) -> float:
         if not np.isfinite(raw).all():
             return np.nan
         return r2_score(y, self._values(raw), sample_weight=sample_weight)

@@ -35,5 +35,5 @@ class Rollback:
         self._progress.back_to(self._mark)
         if self._history is not None:
             self._history[:] = self._rows
-        if self._optimizer is not None:
+        if self._moments is not None:
             load_state(self._optimizer, self._moments)

@@ -21,8 +21,13 @@ from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 # To look at fewer on several threads takes as long as on one, and to copy fewer takes no time.
 _MANY_NUMBERS = 2**20
 
+# A type checker cannot know that ``*y`` is one argument at most.
+_validate_data: Any = validate_data
 
-def validated(estimator, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any) -> Any:
+
+def validated(
+    estimator: Any, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
+) -> Any:
     """Return the features to train on or to validate with, and y where it is given.
 
     Parameters
@@ -40,12 +45,12 @@ def validated(estimator, X: Any, *y: Any, dtypes: list[type], reset: bool, **opt
     """
     if isinstance(X, Features):  # the training's own, passed on by an ensemble or a scorer
         if reset:
-            validate_data(estimator, X, *y, reset=True, skip_check_array=True)
+            _validate_data(estimator, X, *y, reset=True, skip_check_array=True)
         return (X, *y) if y else X
     features = _where_it_is(X, dtypes)
     if features is None:
         return _by_scikit_learn(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
-    validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
+    _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
     # takes no memory, and has all that scikit-learn has to look at but the numbers
     stand_in = np.broadcast_to(np.zeros((), features.dtype), features.shape)
     if y:
@@ -58,13 +63,13 @@ def validated(estimator, X: Any, *y: Any, dtypes: list[type], reset: bool, **opt
     return (features, *y) if y else features
 
 
-def to_train_on(estimator, X: Any, *y: Any, **options: Any) -> Any:
+def to_train_on(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
     """Return what :func:`validated` does, quick to read in every epoch."""
     found = validated(estimator, X, *y, **options)
     return (found[0].in_rows(), *found[1:]) if y else found.in_rows()
 
 
-def to_predict(estimator, X: Any) -> Features:
+def to_predict(estimator: Any, X: Any) -> Features:
     """Return the features of rows to predict, in the type of the fitted network."""
     if _is_as_in_fit(estimator, X):  # what is left to validate of a common array
         _check_finite(estimator, X)
@@ -73,7 +78,7 @@ def to_predict(estimator, X: Any) -> Features:
     return validated(estimator, X, dtypes=[estimator._network_dtype], reset=False)
 
 
-def _is_as_in_fit(estimator, X: Any) -> bool:
+def _is_as_in_fit(estimator: Any, X: Any) -> bool:
     """Return whether X is an array in memory that the fitted network can read as it is."""
     return (
         type(X) is np.ndarray
@@ -89,20 +94,20 @@ def _is_as_in_fit(estimator, X: Any) -> bool:
 
 
 def _by_scikit_learn(
-    estimator, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
+    estimator: Any, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
 ) -> Any:
     # numbers of another type are looked at once they are converted, which may make them infinite
     is_known = getattr(X, "dtype", None) in dtypes and _is_surely_finite(X)
     options["ensure_all_finite"] = False if is_known else estimator._ensure_all_finite
     options |= {"accept_sparse": "csr", "order": "C"}
-    found = validate_data(estimator, X, *y, dtype=dtypes, reset=reset, **options)
-    array, *y = found if y else (found,)
+    found = _validate_data(estimator, X, *y, dtype=dtypes, reset=reset, **options)
+    array, *targets = found if y else (found,)
     # of arrays scikit-learn converts the order of bytes with the type, but not of DataFrames
     features = features_of(array.astype(array.dtype.newbyteorder("="), copy=False))
-    return (features, *y) if y else features
+    return (features, *targets) if y else features
 
 
-def _check_finite(estimator, numbers: np.ndarray) -> None:
+def _check_finite(estimator: Any, numbers: np.ndarray) -> None:
     """Refuse NaN, unless the estimator takes it, and infinity, in scikit-learn's words."""
     if _is_surely_finite(numbers):
         return

@@ -28,9 +28,8 @@ from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble
 from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import SUPERVISED_STATE
 from sknn_deep._estimators.parameters import SharedParameters
-from sknn_deep._networks.flat import Network
 from sknn_deep._networks.layers import Linear
-from sknn_deep._networks.models import MLP
+from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._sklearn import HasMethods, Interval
 
 # Enough rows to tell by how much the outputs of a layer vary.
@@ -145,7 +144,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             if source[0].out_features == own[0].out_features:
                 shared.append(own[0])
                 for part, own_part in zip(source[:2], own[:2], strict=True):  # and normalisation
-                    if part is not None:
+                    if part is not None and own_part is not None:
                         own_part.load_state_dict(part.state_dict())
         if self.normalization is None:
             flat, some = self.module_.flat, slice(None, None, -(-len(samples.X) // _MAX_ROWS))
@@ -153,18 +152,18 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
 
     def _source_layers(self) -> list[tuple]:
         """Return the stages of the encoder that ``init_from`` has learned, the code's last."""
+        source: Any = self.init_from
         check_is_fitted(
-            self.init_from,
+            source,
             msg="init_from=%(name)s(...) is not fitted. clone, cross-validation and searches make "
             "unfitted copies of estimators among the parameters: pass "
             "init_from=FrozenEstimator(autoencoder), of sklearn.frozen, which they leave alone.",
         )
-        if not hasattr(self.init_from, "encoder_"):
+        if not hasattr(source, "encoder_"):
             raise ValueError(
-                f"init_from={self.init_from!r} has no encoder; pass a fitted "
-                "AutoencoderTransformer."
+                f"init_from={source!r} has no encoder; pass a fitted AutoencoderTransformer."
             )
-        network: Network = self.init_from.module_
+        network: Autoencoder = source.module_
         return network.stages()[: network.code_layer + 1]
 
     def _check_source(self, encoder: list[tuple]) -> None:
@@ -183,7 +182,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                 f"hidden_layer_sizes={tuple(own)} must begin with the {n_hidden} layer(s) of "
                 f"init_from, {tuple(sizes[:n_hidden])}; the code of {sizes[-1]} units may follow."
             )
-        learned = self.init_from.module_.config["encoder"]
+        source: Any = self.init_from
+        learned = source.module_.config["encoder"]
         for name, present, asked in (
             ("activation", learned["activations"], config["activations"][: len(sizes) - 1]),
             ("normalization", learned["normalization"], config["normalization"]),
