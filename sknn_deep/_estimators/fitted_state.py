@@ -166,7 +166,6 @@ _NAME = _is(str), "a name"
 FITTED_STATE: dict[str, Entry] = {
     "n_features_in_": Entry(_is_positive, "a positive integer", "data"),
     "feature_names_in_": Entry(_is_names, "a vector of strings", "data"),
-    "n_outputs_": Entry(_is_positive, "a positive integer", "data"),
     "out_activation_": Entry(*_NAME, "data"),
     "loss_curve_": Entry(*_CURVE, "progress"),
     "best_loss_": Entry(*_SCORE, "progress"),
@@ -188,7 +187,11 @@ FITTED_STATE: dict[str, Entry] = {
     "_optimizer": Entry(_is(torch.optim.Optimizer), "an optimiser"),
     "_optimizer_state": Entry(_is(dict), "the state of an optimiser"),
 }
-SUPERVISED_STATE = {**FITTED_STATE, "estimators_": Entry(_is(list), "a list of networks")}
+SUPERVISED_STATE = {
+    **FITTED_STATE,
+    "n_outputs_": Entry(_is_positive, "a positive integer", "data"),
+    "estimators_": Entry(_is(list), "a list of networks"),
+}
 CLASSIFIER_STATE = {
     **SUPERVISED_STATE,
     "classes_": Entry(_is_labels, "a sorted vector of labels", "data"),
