@@ -13,7 +13,7 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from sknn_deep._engine.optimizer_state import check_optimizer_state, is_number
-from sknn_deep._engine.solvers import copied_state, load_state
+from sknn_deep._engine.solvers import copied_state, load_state, to_arrays
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.layers import Dropout
@@ -337,8 +337,11 @@ def _check_network(estimator: Any, state: dict[str, Any]) -> None:
     shapes = [tensor.shape for tensor in snapshot or ()]
     own = [tensor.shape for tensor in network.snapshot()]
     _check(snapshot is None or shapes == own, "the best weights so far are of other shapes")
-    if "_optimizer_state" in state:
-        check_optimizer_state(network, state["_fixed"]["solver"], state["_optimizer_state"])
+    kept = state.get("_optimizer_state")
+    if "_optimizer" in state:
+        kept = to_arrays(state["_optimizer"].state_dict())
+    if kept is not None:
+        check_optimizer_state(network, state["_fixed"]["solver"], kept)
 
 
 def _check_autoencoder(network: Autoencoder, state: dict[str, Any]) -> None:
