@@ -243,6 +243,6 @@ class TrainingCheckpoint(Callback):
         is_number = isinstance(self.every, Integral) and not isinstance(self.every, bool)
         if not is_number or self.every < 1:
             raise ValueError(
-                f"TrainingCheckpoint needs an integer of at least 1 as every, got {self.every!r}."
+                f"TrainingCheckpoint needs an integer of at least 1, got every={self.every!r}."
             )
         return CheckpointFile(self.path, self.every)

@@ -584,8 +584,8 @@ def test_two_trainings_that_write_to_one_path_are_told(path, monkeypatch):
     [
         ([TrainingCheckpoint(None)], TypeError, "needs the path of a file, got path=None"),
         ([TrainingCheckpoint("")], ValueError, "needs the path of a file, got path=''"),
-        ([TrainingCheckpoint("x", every=0)], ValueError, "at least 1, got 0"),
-        ([TrainingCheckpoint("x", every=1.5)], ValueError, "at least 1, got 1.5"),
+        ([TrainingCheckpoint("x", every=0)], ValueError, "at least 1, got every=0"),
+        ([TrainingCheckpoint("x", every=1.5)], ValueError, "at least 1, got every=1.5"),
         ([TrainingCheckpoint("x")] * 2, ValueError, "callbacks holds 2 of TrainingCheckpoint"),
         ([TrainingCheckpoint], TypeError, "the class TrainingCheckpoint; pass an instance"),
     ],
