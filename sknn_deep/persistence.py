@@ -42,7 +42,10 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     """Save an estimator in a file that holds no code.
 
     The file is what ``skops.io.dump`` writes [1]_: a zip archive of JSON and NumPy arrays. It is
-    written whole or not at all: an error leaves the file that was there before.
+    written whole or not at all: an error leaves the file that was there before. A loaded estimator
+    predicts the same bits, and goes on with ``partial_fit`` or ``warm_start=True`` as the saved one
+    would have: the state of the optimiser, of a ``RandomState`` given as ``random_state`` and of
+    the stopping rule are in the file.
 
     Parameters
     ----------
@@ -72,12 +75,6 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     --------
     load : Read the file.
 
-    Notes
-    -----
-    A loaded estimator predicts the same bits, and goes on with ``partial_fit`` or
-    ``warm_start=True`` as the saved one would have: the state of the optimiser, of a
-    ``RandomState`` given as ``random_state`` and of the stopping rule are in the file.
-
     References
     ----------
     .. [1] https://skops.readthedocs.io
@@ -104,18 +101,8 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     except ValueError as error:
         raise ValueError(f"{name} cannot be saved: {error}") from error
     untrusted: list[str] = []
-
-    def write(file: BinaryIO) -> None:
-        try:
-            untrusted.extend(_dump(estimator, file))
-        except Exception as error:
-            if isinstance(error, OSError | MemoryError):
-                raise
-            reason = _CIRCLE if isinstance(error, RecursionError) else error
-            raise TypeError(f"{name} cannot be saved: {reason}") from error
-
     remove_orphans(path)
-    atomic_write(path, write)
+    atomic_write(path, lambda file: untrusted.extend(_dump(estimator, file)))
     if untrusted:
         warnings.warn(
             f"Loading {os.fspath(path)!r} will ask to trust further types. If you know what they "
@@ -157,15 +144,9 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str | type] = ()) -> Base
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> import sknn_deep
-    >>> path = Path(tempfile.mkdtemp(), "network.skops")
-    >>> sknn_deep.save(sknn_deep.DeepMLPRegressor(hidden_layer_sizes=(64, 64)), path)
-    >>> sknn_deep.load(path)
-    DeepMLPRegressor(hidden_layer_sizes=(64, 64))
+    See :func:`save`.
     """
-    if isinstance(trusted, str | bool):
+    if isinstance(trusted, str | bool) or trusted is None:
         raise TypeError(f"trusted must list types or their names, got {trusted!r}.")
     try:
         archive.check_regular(path)
@@ -235,12 +216,22 @@ def _dump(estimator: BaseEstimator, file: BinaryIO) -> list[str]:
     """Write an estimator, and return the types that loading it will ask for."""
     import skops.io
 
-    skops.io.dump(estimator, file)
+    whole = type(estimator).__name__
+    try:
+        skops.io.dump(estimator, file)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # of any type, for what skops does not know
+        reason = _CIRCLE if isinstance(error, RecursionError) else error
+        raise TypeError(f"{whole} cannot be saved: {reason}") from error
     file.seek(0)
     untrusted = set(skops.io.get_untrusted_types(file=file)) - _LOADERS.keys()
     for name in untrusted:
         if not _is_found(name):
-            raise TypeError(f"{name} is not found under this name, so it could not be loaded.")
+            raise TypeError(
+                f"{whole} cannot be saved: {name} is not found under this name, so it could "
+                "not be loaded."
+            )
     return sorted(untrusted)
 
 

@@ -41,7 +41,7 @@ def check_optimizer_state(network: Network, solver: str | type, state: dict[str,
         As the parameter of the estimators.
     state : dict
         The optimiser's ``state_dict``, with arrays in place of tensors. Of classes that are neither
-        this package's nor torch's only the shapes of arrays are known.
+        this package's nor torch's nothing is known.
     """
     parts = [(state, _CLASSES.get(solver, solver), list(network.parameters()))]
     if solver == "muon":
@@ -52,6 +52,8 @@ def check_optimizer_state(network: Network, solver: str | type, state: dict[str,
     elif isinstance(solver, str):
         parts = [(state, _CLASSES[solver], [network.flat])]
     for part, cls, params in parts:
+        if cls not in _KEPT and getattr(torch.optim, cls.__name__, None) is not cls:
+            continue
         (group,) = part["param_groups"]
         _, *options = inspect.signature(cls).parameters.values()
         names = {option.name for option in options if option.kind not in _ANY_NUMBER}

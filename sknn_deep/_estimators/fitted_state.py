@@ -12,6 +12,7 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from sknn_deep._engine.optimizer_state import check_optimizer_state, is_number
+from sknn_deep._engine.solvers import to_arrays
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.layers import Dropout
@@ -106,7 +107,6 @@ _NAME = _is(str), "a name"
 FITTED_STATE: dict[str, Entry] = {
     "n_features_in_": Entry(_is_positive, "a positive integer", "data"),
     "feature_names_in_": Entry(_is_names, "a vector of strings", "data"),
-    "n_outputs_": Entry(_is_positive, "a positive integer", "data"),
     "out_activation_": Entry(*_NAME, "data"),
     "loss_curve_": Entry(*_CURVE, "progress"),
     "best_loss_": Entry(*_SCORE, "progress"),
@@ -128,7 +128,11 @@ FITTED_STATE: dict[str, Entry] = {
     "_optimizer": Entry(_is(torch.optim.Optimizer), "an optimiser"),
     "_optimizer_state": Entry(_is(dict), "the state of an optimiser"),
 }
-SUPERVISED_STATE = {**FITTED_STATE, "estimators_": Entry(_is(list), "a list of networks")}
+SUPERVISED_STATE = {
+    **FITTED_STATE,
+    "n_outputs_": Entry(_is_positive, "a positive integer", "data"),
+    "estimators_": Entry(_is(list), "a list of networks"),
+}
 CLASSIFIER_STATE = {
     **SUPERVISED_STATE,
     "classes_": Entry(_is_labels, "a sorted vector of labels", "data"),
@@ -291,8 +295,11 @@ def _check_network(estimator: Any, state: dict[str, Any]) -> None:
     shapes = [tensor.shape for tensor in snapshot or ()]
     own = [tensor.shape for tensor in network.snapshot()]
     _check(snapshot is None or shapes == own, "the best weights so far are of other shapes")
-    if "_optimizer_state" in state:
-        check_optimizer_state(network, state["_fixed"]["solver"], state["_optimizer_state"])
+    kept = state.get("_optimizer_state")
+    if "_optimizer" in state:
+        kept = to_arrays(state["_optimizer"].state_dict())
+    if kept is not None:
+        check_optimizer_state(network, state["_fixed"]["solver"], kept)
 
 
 def _check_autoencoder(network: Autoencoder, state: dict[str, Any]) -> None:

@@ -1,9 +1,8 @@
-"""Reading the files of skops, which are zip archives, whoever may have written them.
+"""Reading the files of skops [1]_, zip archives, whoever may have written them.
 
-skops [1]_ decides by name which types a file may use. Before it reads a file, the size of the file
-bounds what it asks for: the bytes that it unpacks to, the numbers that its arrays announce, and the
-parts that stand in several places, over which skops' audit would otherwise walk once for each way
-that leads to them.
+skops decides by name which types a file may use. Before it reads a file, its size bounds what it
+asks for: bytes to unpack, numbers in arrays, and parts that stand in several places, over which
+skops' audit would walk once for each way that leads to them.
 
 References
 ----------
@@ -37,18 +36,11 @@ def check_regular(path: str | os.PathLike) -> None:
     """Raise a ValueError if a path is a directory, a pipe or a device; opening it might block."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-        raise ValueError(f"it is {kind}.")
+        raise ValueError(f"it is {'a directory' if stat.S_ISDIR(mode) else 'no regular file'}.")
 
 
 def check_generator(state: Mapping[str, Any]) -> None:
-    """Raise a ValueError if a state would have NumPy's generator read beyond its memory.
-
-    Parameters
-    ----------
-    state : mapping
-        As of ``RandomState.get_state(legacy=False)``.
-    """
+    """Raise a ValueError if NumPy would read beyond its memory in a state of ``RandomState``."""
     words, position = state["state"]["key"], state["state"]["pos"]
     if not (type(position) is int and 0 <= position <= 624 and np.asarray(words)[1:].any()):
         raise ValueError("it holds a generator of random numbers in a state that there is not.")
@@ -65,7 +57,7 @@ def read(
     ----------
     path : str or path-like
     loaders : mapping of str to collection of str
-        Trusted types beyond skops' own, each with the loaders of skops that it may be used by: a
+        Trusted types beyond skops' own, each with the loaders of skops that may use it: a
         function may be referred to, but not called.
     trusted : iterable of str or type, default=()
         Types that the user trusts, however they are used.
@@ -112,24 +104,17 @@ def _checked_names(file: BinaryIO, size: int, loaders: Mapping[str, Collection[s
 
 
 class _Check:
-    """A walk over the parts of a file, as its schema lists them.
+    """A walk over the parts of a file, as its schema lists them; ``names`` collects their types.
 
     skops writes a part that stands in several places each time in full, and takes the first for all
     when it reads. So parts with one id have equally many parts below them; that bounds any walk by
     the length of the schema, and excludes circles.
-
-    Attributes
-    ----------
-    names : set of str
-        The types of all parts.
     """
 
     def __init__(self, archive: ZipFile, size: int, loaders: Mapping[str, Collection[str]]):
         self._archive, self._size, self._loaders = archive, size, loaders
-        self._n_unpacked = 0
+        self._n_unpacked, self._n_below, self._owners = 0, {}, {}
         self._check_sizes(archive, size)
-        self._sizes: dict[int, int] = {}
-        self._owners: dict[str, int] = {}
         self.names: set[str] = set()
 
     def count(self, value: Any) -> int:
@@ -148,27 +133,29 @@ class _Check:
 
     def _check_part(self, part: dict[str, Any], n_parts: int) -> None:
         number, loader = part["__id__"], part["__loader__"]
-        if type(number) is not int or number <= 0:
-            raise ValueError(f"{number!r} is no id of a part.")
-        if self._sizes.setdefault(number, n_parts) != n_parts:
-            raise ValueError(f"two different parts have the id {number}.")
         name = f"{part['__module__']}.{part['__class__']}"
         self.names.add(name)
+        if type(number) is not int or number <= 0:
+            raise ValueError(f"{number!r} is no id of a part.")
+        if self._n_below.setdefault(number, n_parts) != n_parts:
+            raise ValueError(f"two different parts have the id {number}.")
         if loader not in self._loaders.get(name, (loader,)):
             raise ValueError(f"{name} may not be loaded by {loader}.")
-        if loader == "NdArrayNode" and part["type"] == "numpy":
-            self._claim(part["file"], number)
-            with self._archive.open(part["file"]) as file:
-                self._check_array(file, self._archive.getinfo(part["file"]).file_size, name)
-        elif loader == "SparseMatrixNode":
-            self._claim(part["file"], number)
-            with self._archive.open(part["file"]) as file, ZipFile(file) as archive:
-                self._check_sizes(archive, self._archive.getinfo(part["file"]).file_size)
-                for member in archive.infolist():
-                    with archive.open(member) as array:
-                        self._check_array(array, member.file_size, "numpy.ndarray")
-        elif loader in ("BytesNode", "BytearrayNode"):
-            self._claim(part["file"], number)
+        if "file" not in part:
+            return
+        member = self._archive.getinfo(part["file"])
+        if self._owners.setdefault(member.filename, number) != number:
+            raise ValueError(f"several parts share {member.filename!r}.")
+        if loader not in ("NdArrayNode", "SparseMatrixNode"):
+            return
+        with self._archive.open(member) as file:
+            if loader == "NdArrayNode":
+                return self._check_array(file, member.file_size, name)
+            with ZipFile(file) as inner:
+                self._check_sizes(inner, member.file_size)
+                for info in inner.infolist():
+                    with inner.open(info) as array:
+                        self._check_array(array, info.file_size, "numpy.ndarray")
 
     def _check_sizes(self, archive: ZipFile, size: int) -> None:
         """Refuse members that overlap, or unpack to much more than the file has bytes."""
@@ -179,22 +166,15 @@ class _Check:
         if sum(member.compress_size for member in members) > size:
             raise ValueError("its members overlap.")
 
-    def _claim(self, member: str, number: int) -> None:
-        """Refuse a member that several parts would read."""
-        if self._owners.setdefault(member, number) != number:
-            raise ValueError(f"several parts share {member!r}.")
-
     def _check_array(self, file: BinaryIO, size: int, name: str) -> None:
         """Refuse an array that announces more, or something else, than there is of it."""
         version = np.lib.format.read_magic(file)
-        header = {
+        read_header = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
-        shape, _, dtype = header(file)
-        n_bytes = math.prod(shape) * max(1, dtype.itemsize)
-        if n_bytes != size - file.tell():
+        shape, _, dtype = read_header(file)
+        if math.prod(shape) * max(1, dtype.itemsize) != size - file.tell():
             raise ValueError(f"an array of shape {shape} and type {dtype} is not what it states.")
-        scalar = f"numpy.{dtype.type.__name__}"
-        if name != "numpy.ndarray" and (shape != () or name != scalar):
+        if name != "numpy.ndarray" and (shape or name != f"numpy.{dtype.type.__name__}"):
             raise ValueError(f"an array of shape {shape} and type {dtype} is no {name}.")

@@ -44,14 +44,8 @@ class CheckpointFile:
 
     Attributes
     ----------
-    every : int
     n_threads : int
         Threads on which the training computes: as many as when it began.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, or no checkpoint.
     """
 
     def __init__(self, path: str | os.PathLike, every: int):
@@ -101,12 +95,8 @@ class CheckpointFile:
     def save(self, state: dict[str, Any]) -> None:
         """Put the state of the training in the place of the one before.
 
-        Raises
-        ------
-        OSError
-            If it cannot be written, for want of space for example; the one before is kept.
-        ValueError
-            If another training has written to the path meanwhile, or a value can be in no file.
+        An OSError says that it cannot be written, a ValueError that another training has written
+        to the path meanwhile, or that a value can be in no file.
         """
         if self._identity() not in (None, self._seen):
             raise ValueError(
@@ -162,7 +152,7 @@ def read_state(path: str) -> dict[str, Any]:
             state = unpack(archive.read(path, {}), strict=True)
         except archive.UntrustedError as error:
             raise ValueError("it is another file, such as a saved estimator.") from error
-        if not (state.keys() == {"call", "first_random_state", "n_threads", "training"}):
+        if state.keys() != {"call", "first_random_state", "n_threads", "training"}:
             raise ValueError(f"it holds {list(state)}.")
         archive.check_generator(state["first_random_state"])
         if not (type(state["n_threads"]) is int and 1 <= state["n_threads"] <= _MAX_THREADS):
@@ -263,7 +253,6 @@ class TrainingCheckpoint(Callback):
         is_number = isinstance(self.every, Integral) and not isinstance(self.every, bool)
         if not is_number or self.every < 1:
             raise ValueError(
-                f"TrainingCheckpoint needs a number of epochs of at least 1, got "
-                f"every={self.every!r}."
+                f"TrainingCheckpoint needs an integer of at least 1, got every={self.every!r}."
             )
         return CheckpointFile(self.path, self.every)
