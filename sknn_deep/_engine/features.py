@@ -33,9 +33,9 @@ from sknn_deep._hardware.memory_maps import Mapped
 _ROWS, _NUMBERS = 4096, 2**18
 # Rows go to an accelerator in pieces of so many bytes.
 _UPLOADED_BYTES = 2**25
-# Columns are put together to rows some at a time: so few that they stay in the cache, and so many
-# that each column is worth its call.
-_TILE_BYTES, _TILE_ROWS = 2**21, 1024
+# Columns are turned into rows some at a time: so few that they stay in the cache, and so many that
+# each column is worth its call. A power of two would put the ends of all into one set of it.
+_TILE_BYTES, _TILE_ROWS = 2**21, 1000
 # A cache line holds as many neighbours of a column as of a row, but of a batch's random rows it
 # holds one: rows are read ahead, so many bytes of them, in the order in which they are stored.
 _AHEAD_BYTES = 2**26
@@ -87,7 +87,7 @@ class Features(ABC):
 
     @abstractmethod
     def read(self, part: slice) -> np.ndarray:
-        """Return rows in their order, shape (n, n_features), perhaps the memory they are in."""
+        """Return rows, shape (n, n_features), in any layout and perhaps where they are."""
 
     @abstractmethod
     def gather(self, rows: np.ndarray, out: Tensor) -> None:
@@ -313,30 +313,17 @@ class ColumnRows(Features):
         return sum(block.nbytes for block in self._blocks)
 
     def read(self, part: slice) -> np.ndarray:
-        start, stop, step = part.indices(len(self))
-        out = np.empty((len(range(start, stop, step)), self.shape[1]), self.dtype)
-        if step != 1:
-            self.gather(np.arange(start, stop, step), torch.from_numpy(out))
-            return out
-        for tile in _slices(len(out), self._tile_rows):
-            self._turn(slice(start + tile.start, start + tile.stop), out[tile])
-        return out
-
-    def to(self, part: slice, device: torch.device, dtype: torch.dtype) -> Tensor:
-        is_all = part.indices(len(self)) == (0, len(self), 1)
-        array = self.unwrapped() if is_all and device.type == "cpu" else self
-        if isinstance(array, np.ndarray) and lies_as_torch_knows(array):
-            return to_device(array, device, dtype)
-        return super().to(part, device, dtype)
+        # by column, which takes a product no more time than by row, unlike turning them
+        return self._cut(part, len(range(*part.indices(len(self))))).T
 
     def gather(self, rows: np.ndarray, out: Tensor) -> None:
         written = out.numpy()
         for tile in _slices(len(rows), self._tile_rows):
-            self._turn(rows[tile], written[tile])
+            written[tile] = self._cut(rows[tile], tile.stop - tile.start).T
 
-    def _turn(self, rows: slice | np.ndarray, out: np.ndarray) -> None:
-        """Write rows: cut the columns, then turn what was cut as a whole."""
-        columns, start = np.empty(out.shape[::-1], self.dtype), 0
+    def _cut(self, rows: slice | np.ndarray, n_rows: int) -> np.ndarray:
+        """Return a copy of some rows of all columns, shape (n_features, n_rows)."""
+        columns, start = np.empty((self.shape[1], n_rows), self.dtype), 0
         for block in self._blocks:
             cut = columns[start : start + len(block)]
             start += len(block)
@@ -349,7 +336,14 @@ class ColumnRows(Features):
             else:
                 for column, values in zip(block, cut, strict=True):
                     values[...] = column.take(rows, mode="clip")
-        torch.from_numpy(out).copy_(torch.from_numpy(columns).mT)  # in squares, unlike NumPy
+        return columns
+
+    def to(self, part: slice, device: torch.device, dtype: torch.dtype) -> Tensor:
+        is_all = part.indices(len(self)) == (0, len(self), 1)
+        array = self.unwrapped() if is_all and device.type == "cpu" else self
+        if isinstance(array, np.ndarray) and lies_as_torch_knows(array):
+            return to_device(array, device, dtype)
+        return super().to(part, device, dtype)
 
     def unwrapped(self) -> "np.ndarray | ColumnRows":
         is_array = len(self._blocks) == 1 and self._blocks[0].dtype == self.dtype
@@ -373,13 +367,19 @@ class ColumnRows(Features):
         """Return a copy in rows, unless it takes so many bytes that the columns are all to have."""
         if len(self) * self._row_bytes > _COPIED_BYTES:
             return self
-        return ArrayRows(self.read(slice(None)))
+        if isinstance(self.unwrapped(), np.ndarray):
+            return ArrayRows(np.ascontiguousarray(self.unwrapped()))
+        out = np.empty(self.shape, self.dtype)
+        for tile in _slices(len(self), self._tile_rows):
+            out[tile] = self.read(tile)
+        return ArrayRows(out)
 
     def numbers(self) -> Iterator[np.ndarray]:
         for block in self._blocks:
-            for part in _slices(len(self), max(1, _NUMBERS)):
-                for column in block:
-                    yield column[part].astype(self.dtype, copy=False)
+            at_once = max(1, _NUMBERS // len(self)) if block.dtype == self.dtype else 1
+            for some in _slices(len(block), at_once):
+                for part in _slices(len(self), _NUMBERS):
+                    yield block[some, part].astype(self.dtype, copy=False)
 
     def pieces(self) -> Iterator[np.ndarray]:
         return map(self.read, _slices(len(self), self._tile_rows))

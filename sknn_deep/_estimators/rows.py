@@ -120,14 +120,18 @@ def _check_finite(estimator: Any, numbers: np.ndarray) -> None:
 
 
 def _is_surely_finite(X: Any) -> bool:
-    """Return whether a large array is without NaN and infinity, because its sum is.
+    """Return whether an array is without NaN and infinity, because its sum is.
 
-    The sum is torch's, on its threads. Where it does not tell, scikit-learn has to look.
+    That of many numbers is torch's, on its threads. Where it does not tell, scikit-learn has to
+    look.
     """
-    tensor = as_tensor(X)
-    if tensor is None or tensor.numel() < _MANY_NUMBERS or get_config()["assume_finite"]:
+    if not isinstance(X, np.ndarray) or X.dtype.kind != "f" or get_config()["assume_finite"]:
         return False
-    return bool(tensor.sum().isfinite())
+    tensor = as_tensor(X) if X.size >= _MANY_NUMBERS else None
+    if tensor is not None:
+        return bool(tensor.sum().isfinite())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.add.reduce(X, axis=None)))
 
 
 def _where_it_is(X: Any, dtypes: list[type]) -> Features | None:

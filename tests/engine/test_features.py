@@ -144,14 +144,14 @@ def test_an_order_may_be_read_from_the_first_part_again():
 
 
 def test_columns_are_read_once_for_many_batches(monkeypatch):
-    turned, turn = [], ColumnRows._turn
+    cut, original = [], ColumnRows._cut
     monkeypatch.setattr(
-        ColumnRows, "_turn", lambda self, rows, out: turned.extend(rows) or turn(self, rows, out)
+        ColumnRows, "_cut", lambda self, rows, n: cut.extend(rows) or original(self, rows, n)
     )
     read, out = apart(VALUES).reader(ROWS), torch.empty((10, N_FEATURES), dtype=torch.float64)
     for start in range(0, 60, 10):
         read(slice(start, start + 10), out)
-    assert turned == sorted(ROWS[:60]), "as they are stored"
+    assert cut == sorted(ROWS[:60]), "as they are stored"
 
 
 def test_some_rows_are_features_again(holder):
