@@ -30,7 +30,7 @@ import torch
 from sknn_deep._engine.engine import EpochLosses
 from sknn_deep._estimators.base import Validated
 from sknn_deep._estimators.fitted_state import Before
-from sknn_deep._hardware.device import on_device, resolve_device
+from sknn_deep._hardware.device import on_device, release_cached_memory, resolve_device
 from sknn_deep._sklearn import num_samples, safe_indexing
 from sknn_deep._training.stack import Stack
 from sknn_deep._training.stack_size import stack_size
@@ -455,8 +455,7 @@ def _free(device: torch.device, size: int, half: int) -> None:
         stacklevel=2,
     )
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    release_cached_memory(device)
 
 
 def _train_and_tell(
