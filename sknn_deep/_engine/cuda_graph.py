@@ -1,18 +1,87 @@
 """The steps of a chunk recorded as one CUDA graph."""
 
-import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
 from sknn_deep._engine.backprop import Workspace
+from sknn_deep._hardware.device import recording
+from sknn_deep._networks.flat import Network
 
-# Takes the steps of a chunk by their factors; returns the squared norms of the weights before.
-TakeSteps = Callable[[Workspace, Tensor], Tensor]
+Factors = list[tuple[float, float, float]]
+TakeSteps = Callable[[Workspace, Factors | Tensor], Tensor]
 
-# CUDA records one graph at a time in a process.
-_recording = threading.Lock()
+
+class StepGraphs:
+    """The recorded steps of one network's training: a graph for each kind of chunk.
+
+    Where a recording fails, because there is no memory for it or another thread has synchronised
+    the device meanwhile, a warning says so and all later steps are launched one by one.
+
+    Parameters
+    ----------
+    network : Network
+        Its random generator is replaced where a recording fails.
+    """
+
+    def __init__(self, network: Network):
+        self._network, device = network, network.flat.device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._graphs: dict[Hashable, StepGraph] = {}
+        self._is_given_up = False
+
+    def take_steps(
+        self, key: Hashable, work: Workspace, take_steps: TakeSteps, factors: Factors
+    ) -> Tensor:
+        """Take the steps of a chunk.
+
+        Parameters
+        ----------
+        key : hashable
+            All that the steps go by beside their factors.
+        work : Workspace
+        take_steps : callable
+            Takes the steps, given ``work`` and the factors as they are or as a tensor.
+        factors : list of (float, float, float)
+            For each step.
+
+        Returns
+        -------
+        squared_norms : Tensor of shape (n_batches,)
+            What ``take_steps`` returns.
+        """
+        if self._is_given_up:
+            return take_steps(work, factors)
+        if key not in self._graphs:
+            self._graphs[key] = StepGraph(work, self._network.generator, self._stream)
+        graph = self._graphs[key]
+        try:
+            graph.prepare(take_steps)
+        except Exception as error:
+            self._give_up(error)
+            return take_steps(work, factors)
+        return graph(take_steps, factors)
+
+    def close(self) -> None:
+        """Let go of the graphs and the memory that they hold."""
+        self._graphs.clear()
+
+    def _give_up(self, error: Exception) -> None:
+        self._is_given_up = True
+        self.close()
+        generator = self._network.generator
+        if generator is not None:
+            # torch lets one that is registered with a spoilt graph draw no more
+            fresh = torch.Generator(generator.device)
+            self._network.set_generator(fresh.set_state(generator.get_state()))
+        warnings.warn(
+            "A training step could not be recorded as a CUDA graph "
+            f"({str(error).splitlines()[0]}). The training goes on with steps that are launched "
+            "one by one: the result is the same, and it takes longer.",
+            stacklevel=2,
+        )
 
 
 class StepGraph:
@@ -28,43 +97,46 @@ class StepGraph:
     """
 
     def __init__(
-        self, work: Workspace, generator: torch.Generator | None, stream: torch.cuda.Stream
+        self, work: Workspace, generator: torch.Generator | None, stream: torch.cuda.Stream | None
     ):
         self._work, self._generator, self._stream = work, generator, stream
         self._table = work.raws[0].new_empty((len(work.programs), 3))
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._is_first = True
+        self._is_ready = False
 
-    def __call__(
-        self,
-        take_steps: TakeSteps,
-        factors: list[tuple[float, float, float]],
-    ) -> Tensor:
+    def prepare(self, take_steps: TakeSteps) -> None:
+        """Record the steps, unless they are recorded already or have never run."""
+        if not self._is_ready or self._graph is not None:
+            return
+        graph, present = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        if self._generator is not None:
+            graph.register_generator_state(self._generator)
+        try:
+            # what other threads of Python do in between does not count
+            with (
+                recording,
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                self._squared_norms = take_steps(self._work, self._table)
+        finally:
+            torch.cuda.set_stream(present)  # torch does not where a recording fails
+        self._graph = graph
+
+    def __call__(self, take_steps: TakeSteps, factors: Factors) -> Tensor:
         self._table.copy_(self._table.new_tensor(factors, device="cpu"), non_blocking=True)
-        if self._is_first:
-            self._is_first = False
-            return self._on_its_stream(take_steps)
         if self._graph is None:
-            self._graph = self._record(take_steps)
+            return self._on_its_stream(take_steps)
         self._graph.replay()
         return self._squared_norms.clone()  # the next replay writes to the same place
 
     def _on_its_stream(self, take_steps: TakeSteps) -> Tensor:
         present = torch.cuda.current_stream()
         self._stream.wait_stream(present)
-        with torch.cuda.stream(self._stream):
-            squared_norms = take_steps(self._work, self._table)
-        present.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                squared_norms = take_steps(self._work, self._table)
+        finally:
+            # memory that an error frees may be in use there
+            present.wait_stream(self._stream)
+        self._is_ready = True
         return squared_norms
-
-    def _record(self, take_steps: TakeSteps) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        if self._generator is not None:
-            graph.register_generator_state(self._generator)
-        # what other threads of Python do in between does not count
-        with (
-            _recording,
-            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            self._squared_norms = take_steps(self._work, self._table)
-        return graph

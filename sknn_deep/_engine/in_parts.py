@@ -11,7 +11,7 @@ from torch import Tensor
 from sknn_deep._engine.features import Features, to_device
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
-from sknn_deep._hardware.device import OutOfMemoryError
+from sknn_deep._hardware.device import OutOfMemoryError, release_cached_memory
 from sknn_deep._hardware.pace import Pace
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
@@ -58,8 +58,7 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
                     raise OutOfMemoryError(_too_small_for_a_row(flat.device, error)) from error
             # outside of the block, which holds the tensors of the attempt
             rows = n_rows // 2
-            if flat.device.type == "cuda":
-                torch.cuda.empty_cache()
+            release_cached_memory(flat.device)
     return results
 
 

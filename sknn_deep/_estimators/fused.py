@@ -39,7 +39,7 @@ from sknn_deep._estimators.jobs import (
     in_order,
     numbers_of,
 )
-from sknn_deep._hardware.device import on_device, resolve_device
+from sknn_deep._hardware.device import on_device, release_cached_memory, resolve_device
 from sknn_deep._training.interruption import one_of_many
 from sknn_deep._training.stack import Stack
 from sknn_deep._training.stack_size import stack_size
@@ -275,8 +275,7 @@ def _free(device: torch.device, size: int, half: int) -> None:
         f"trained {half} at a time. Pass a smaller max_stack_memory to avoid the attempt."
     )
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    release_cached_memory(device)
 
 
 def _train_and_tell(

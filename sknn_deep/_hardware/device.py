@@ -1,11 +1,15 @@
 """Where the numbers live: device, floating-point type, order in memory, random generators."""
 
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# CUDA records one graph at a time in a process, and can give no memory back meanwhile.
+recording = threading.Lock()
 
 
 class OutOfMemoryError(torch.OutOfMemoryError, MemoryError):
@@ -91,6 +95,15 @@ def resolve_device(device: str | torch.device) -> torch.device:
         f"device={device!r} is not available: {found}. "
         "Pass device='auto' to use what the machine has, or device='cpu'."
     )
+
+
+def release_cached_memory(device: torch.device) -> None:
+    """Give memory that torch keeps for tensors to come back to an accelerator."""
+    if device.type == "mps":
+        torch.mps.empty_cache()
+    elif device.type != "cpu":
+        with recording:
+            torch.accelerator.empty_cache()
 
 
 def on_device(device: torch.device) -> AbstractContextManager:

@@ -307,6 +307,9 @@ class FromTable:
         self._work = work
         self.n_chunks = 0
 
+    def prepare(self, take_steps):
+        pass
+
     def __call__(self, take_steps, factors):
         self.n_chunks += 1
         return take_steps(self._work, self._work.raws[0].new_tensor(factors))
