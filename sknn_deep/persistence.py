@@ -237,7 +237,8 @@ def _dump(estimator: BaseEstimator, file: BinaryIO) -> list[str]:
 
     skops.io.dump(estimator, file)
     file.seek(0)
-    untrusted = set(skops.io.get_untrusted_types(file=file)) - _LOADERS.keys()
+    needed = skops.io.get_untrusted_types(file=file)  # type: ignore[arg-type]  # a file, too
+    untrusted = set(needed) - _LOADERS.keys()
     for name in untrusted:
         if not _is_found(name):
             raise TypeError(f"{name} is not found under this name, so it could not be loaded.")
