@@ -225,7 +225,8 @@ def _dump(estimator: BaseEstimator, file: BinaryIO) -> list[str]:
         reason = _CIRCLE if isinstance(error, RecursionError) else error
         raise TypeError(f"{whole} cannot be saved: {reason}") from error
     file.seek(0)
-    untrusted = set(skops.io.get_untrusted_types(file=file)) - _LOADERS.keys()
+    needed = skops.io.get_untrusted_types(file=file)  # type: ignore[arg-type]  # a file, too
+    untrusted = set(needed) - _LOADERS.keys()
     for name in untrusted:
         if not _is_found(name):
             raise TypeError(

@@ -18,7 +18,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import scipy.sparse as sp
@@ -62,7 +62,6 @@ class Features(ABC):
     """
 
     ndim = 2
-    tensor: Tensor | None = None
     # what a description of the data calls it
     kind = ""
 
@@ -73,11 +72,24 @@ class Features(ABC):
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def tensor(self) -> Tensor | None:
+        """All rows in the memory in which they are."""
+        return None
+
+    @overload
+    def __getitem__(self, key: slice) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, key: np.ndarray) -> "Features": ...
+
     def __getitem__(self, key: slice | np.ndarray) -> "np.ndarray | Features":
         """Return rows for a slice, and a set of some rows for their numbers."""
         return self.read(key) if isinstance(key, slice) else self.take(key)
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(
+        self, dtype: np.dtype | type | None = None, copy: bool | None = None
+    ) -> np.ndarray:
         return np.asarray(self.read(slice(None)), dtype=dtype)
 
     @property
@@ -242,7 +254,7 @@ class SparseRows(Features):
     def take(self, rows: np.ndarray) -> "SparseRows":
         return SparseRows(self._X[rows])
 
-    def resident(self, device, dtype, most_bytes) -> None:
+    def resident(self, device: torch.device, dtype: torch.dtype, most_bytes: float) -> None:
         """Return None: as dense rows they could take many times their bytes."""
         return None
 

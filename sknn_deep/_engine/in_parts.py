@@ -13,6 +13,7 @@ from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._hardware.device import OutOfMemoryError, release_cached_memory
 from sknn_deep._hardware.pace import Pace
+from sknn_deep._networks.flat import Network
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
 # on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
@@ -27,7 +28,7 @@ def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cp
     return max(1, n_bytes // (width * dtype.itemsize))
 
 
-def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list[Any]:
+def map_parts(function: Callable[[slice], Any], n_samples: int, network: Network) -> list[Any]:
     """Apply a function to rows part by part, so that the activations stay in bounds.
 
     Where the memory of a device is too small for a part, that and those after it are halved.
@@ -40,7 +41,8 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
     network : Network
         What the function applies.
     """
-    flat, results, start = network.flat, [], 0
+    results: list[Any] = []
+    flat, start = network.flat, 0
     with applying(network, n_samples) as pace:
         # each thread has its own share of a part in its cache
         n_together = min(torch.get_num_threads(), _MOST_SHARES)
@@ -62,7 +64,9 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network) -> list
     return results
 
 
-def map_rows(function: Callable[[Tensor], Tensor], features: Features, network) -> np.ndarray:
+def map_rows(
+    function: Callable[[Tensor], Tensor], features: Features, network: Network
+) -> np.ndarray:
     """Apply a part of a network to rows, some at a time.
 
     Parameters
@@ -93,7 +97,7 @@ def map_rows(function: Callable[[Tensor], Tensor], features: Features, network) 
 
 
 def evaluate_loss(
-    network, loss: Loss, samples: Samples, keep: bool
+    network: Network, loss: Loss, samples: Samples, keep: bool
 ) -> tuple[float, np.ndarray | None]:
     """Return the mean loss over a validation set and, to keep, the raw output of every row."""
     device, dtype = network.flat.device, network.flat.dtype
@@ -117,7 +121,7 @@ def evaluate_loss(
 
 
 @contextmanager
-def applying(network, n_rows: int) -> Iterator[Pace]:
+def applying(network: Network, n_rows: int) -> Iterator[Pace]:
     """Let a block apply a network to so many rows, on as many threads as are worth it."""
     pace = Pace.of_outputs(network.flat.device)
     with pace.steps(multiply_adds=n_rows * network.weights.numel()):

@@ -5,17 +5,19 @@ It is told without making the optimiser: the first one of torch's takes a second
 
 import inspect
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sknn_deep._engine.optimizers import SGD, Adam
 from sknn_deep._engine.solvers import TORCH_OPTIMIZERS
 from sknn_deep._networks.flat import Network
 
-_CLASSES = {"sgd": SGD, "adam": Adam, **TORCH_OPTIMIZERS}
+_CLASSES: dict[str, type] = {"sgd": SGD, "adam": Adam, **TORCH_OPTIMIZERS}
 # What optimisers keep for each parameter: counts, arrays of its shape, and those of an option.
 _KEPT: dict[type, tuple[set[str], set[str], set[str]]] = {
     SGD: (set(), {"velocity"}, set()),
@@ -43,13 +45,15 @@ def check_optimizer_state(network: Network, solver: str | type, state: dict[str,
         The optimiser's ``state_dict``, with arrays in place of tensors. Of classes that are neither
         this package's nor torch's nothing is known.
     """
-    parts = [(state, _CLASSES.get(solver, solver), list(network.parameters()))]
-    if solver == "muon":
+    parts: list[tuple[dict[str, Any], type, Sequence[Tensor]]]
+    if not isinstance(solver, str):
+        parts = [(state, solver, list(network.parameters()))]
+    elif solver == "muon":
         matrices, others = network.hidden_matrices_and_others()
         own = [(torch.optim.Muon, matrices), (torch.optim.Adam, others)]
         own = own if matrices else own[1:]
         parts = [(part, *pair) for part, pair in zip(state["parts"], own, strict=True)]
-    elif isinstance(solver, str):
+    else:
         parts = [(state, _CLASSES[solver], [network.flat])]
     for part, cls, params in parts:
         if cls not in _KEPT and getattr(torch.optim, cls.__name__, None) is not cls:

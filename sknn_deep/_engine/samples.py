@@ -31,7 +31,8 @@ class Samples(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Samples":
         """Return some rows."""
-        return Samples(*(None if part is None else part[rows] for part in self))
+        _, *arrays = self
+        return Samples(self.X[rows], *(None if part is None else part[rows] for part in arrays))
 
 
 def check_weight(weight: np.ndarray | None) -> None:

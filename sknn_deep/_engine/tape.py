@@ -12,6 +12,7 @@ The tape trains one network at a time, and takes no CUDA graph and no bfloat16.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def backprop_for(
 ) -> Backprop:
     """Return the closed form where it covers the networks, else the tape."""
     if networks[0].needs_autograd:
-        (network,) = networks
+        (network,) = cast(Sequence[Autoencoder], networks)  # no others need it
         return AutogradBackprop(network, loss)
     return Backprop(networks, loss, product_dtype)
 
@@ -73,7 +74,7 @@ def _differentiate(
     with torch.inference_mode(False), torch.enable_grad():
         x = network.corrupted(X).requires_grad_()
         mean, log_variance = network.distribution(x)
-        code = mean if log_variance is None else network.code.draw(mean, log_variance)
+        code = network.drawn(mean, log_variance)
         # the loss's gradient is the closed form's: for some pairs before the activation
         output = network.decoder[:-1](code) if loss.is_merged else network.decoder(code)
         penalties = _penalties(network, loss.penalty, x, mean, log_variance)
@@ -88,7 +89,7 @@ def _differentiate(
         outputs, deltas = zip(*ends, strict=True)
         gradients = torch.autograd.grad(outputs, parameters, deltas)
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad.copy_(gradient)
+        parameter.grad.copy_(gradient)  # type: ignore[union-attr]  # a view in the flat gradient
     penalty.copy_(total.detach())
     network.add_tied_gradients()
 

@@ -14,7 +14,7 @@ import math
 import os
 import stat
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 from zipfile import ZipFile
 
 import numpy as np
@@ -166,7 +166,7 @@ class _Check:
         if sum(member.compress_size for member in members) > size:
             raise ValueError("its members overlap.")
 
-    def _check_array(self, file: BinaryIO, size: int, name: str) -> None:
+    def _check_array(self, file: IO[bytes], size: int, name: str) -> None:
         """Refuse an array that announces more, or something else, than there is of it."""
         version = np.lib.format.read_magic(file)
         read_header = {

@@ -11,7 +11,7 @@ from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # Windows, which removes no file that is open
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a name for what is missing
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:

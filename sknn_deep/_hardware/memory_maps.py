@@ -9,6 +9,7 @@ there.
 import mmap
 import weakref
 from collections.abc import Iterator
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Mapped:
 
     def __init__(self, array: np.ndarray, dtype: np.dtype | type, rows: np.ndarray | None = None):
         self._array, self.dtype, self._rows = array, np.dtype(dtype), rows
-        self._map = map_of(array)
+        self._map: mmap.mmap = map_of(array)  # type: ignore[assignment]  # is_large_map() has seen it
         n_rows = len(array) if rows is None else len(rows)
         self.shape = (n_rows, array.shape[1])
         self.size = n_rows * array.shape[1]
@@ -49,7 +50,13 @@ class Mapped:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, key) -> "np.ndarray | Mapped":
+    @overload
+    def __getitem__(self, key: slice) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, key: np.ndarray) -> "Mapped": ...
+
+    def __getitem__(self, key: slice | np.ndarray) -> "np.ndarray | Mapped":
         """Return a copy of some rows for a slice, and a choice of them for their numbers."""
         if not isinstance(key, slice):
             return Mapped(self._array, self.dtype, self._numbers(key))
@@ -64,7 +71,14 @@ class Mapped:
             self._hand_back()
         return out
 
-    def take(self, rows: np.ndarray, axis: int = 0, *, out: np.ndarray, mode: str = "clip"):
+    def take(
+        self,
+        rows: np.ndarray,
+        axis: int = 0,
+        *,
+        out: np.ndarray,
+        mode: Literal["raise", "wrap", "clip"] = "clip",
+    ) -> np.ndarray:
         """Gather rows into a buffer, as ``numpy.take`` does."""
         rows = self._numbers(rows)
         for piece in _pieces(len(rows), _ROWS_AT_ONCE):
@@ -104,7 +118,7 @@ def _pieces(n_rows: int, at_once: int) -> list[slice]:
     return [slice(i, min(i + at_once, n_rows)) for i in range(0, n_rows, at_once)]
 
 
-def map_of(array) -> mmap.mmap | None:
+def map_of(array: Any) -> mmap.mmap | None:
     """Return the memory map that an array is a view of, if its pages can be handed back.
 
     Those of a private copy (``mode="c"``) hold what was written to them, and nothing else does.
@@ -117,7 +131,7 @@ def map_of(array) -> mmap.mmap | None:
     return array if is_kept else None
 
 
-def is_large_map(X) -> bool:
+def is_large_map(X: Any) -> bool:
     """Return whether rows are to be read piece by piece, because they are in a large file."""
     if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "biuf":
         return False

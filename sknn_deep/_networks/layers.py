@@ -251,7 +251,7 @@ class PicklesAsArrays(nn.Module):
         # on the CPU, wherever it was; nothing is allocated that the arrays do not fill
         config, arrays = _with_torch_types(state["config"]), state["arrays"]
         _check_n_weights(config, sum(array.size for array in arrays.values()))
-        self.__init__(**config)
+        self.__init__(**config)  # type: ignore[misc]  # its class wrote the configuration
         learned = self.learned()
         own = {name: (tensor.shape, tensor.numpy().dtype) for name, tensor in learned.items()}
         given = {name: (array.shape, array.dtype) for name, array in arrays.items()}
@@ -264,7 +264,9 @@ class PicklesAsArrays(nn.Module):
 
 def _with_type_names(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration with the names of torch's types, encoder and decoder included."""
-    named = {name: _with_type_names(c) for name, c in config.items() if isinstance(c, dict)}
+    named: dict[str, Any] = {
+        name: _with_type_names(c) for name, c in config.items() if isinstance(c, dict)
+    }
     if "dtype" in config:
         named["dtype"] = numpy_dtype(config["dtype"]).__name__
     return config | named
@@ -272,7 +274,9 @@ def _with_type_names(config: dict[str, Any]) -> dict[str, Any]:
 
 def _with_torch_types(config: dict[str, Any]) -> dict[str, Any]:
     """Undo :func:`_with_type_names`."""
-    typed = {name: _with_torch_types(c) for name, c in config.items() if isinstance(c, dict)}
+    typed: dict[str, Any] = {
+        name: _with_torch_types(c) for name, c in config.items() if isinstance(c, dict)
+    }
     if "dtype" in config:
         typed["dtype"] = torch_dtype(np.dtype(config["dtype"]))
     return config | typed

@@ -13,7 +13,7 @@ from sknn_deep._engine.features import Features
 _BYTES_AT_ONCE = 2**23
 
 
-def described_call(estimator, data: dict[str, Any], **more: Any) -> dict[str, Any]:
+def described_call(estimator: Any, data: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Return what tells one call of ``fit`` from another.
 
     Parameters
@@ -59,7 +59,7 @@ def _described(value: Any) -> Any:
         return type(value).__qualname__
 
 
-def _parameters(estimator) -> dict[str, Any]:
+def _parameters(estimator: Any) -> dict[str, Any]:
     """Return the parameters but those that decide on what is printed, and where."""
     parameters = estimator.get_params(deep=False)
     return {
@@ -67,7 +67,7 @@ def _parameters(estimator) -> dict[str, Any]:
     }
 
 
-def _described_estimator(estimator) -> list:
+def _described_estimator(estimator: Any) -> list:
     """Return what tells an estimator from others: of what it has learned the weights alone.
 
     Its history holds durations, which are others each time it is fitted.
@@ -89,7 +89,8 @@ def _digest(value: Any) -> str | None:
             digest.update(joblib.hash(part.tolist()).encode())
         else:
             for rows in _slices(part):
-                digest.update(np.asarray(rows, order="C").reshape(-1).view(np.uint8))
+                buffer = np.asarray(rows, order="C").reshape(-1).view(np.uint8)
+                digest.update(buffer)  # type: ignore[arg-type]  # typed as one from Python 3.12 on
     return f"{kind}{value.dtype} of shape {value.shape}, sha256 {digest.hexdigest()}"
 
 

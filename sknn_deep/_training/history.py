@@ -45,8 +45,8 @@ class HistoryWriter:
         row = next(reversed(self._history))  # history[-1] would copy all rows
         self._write_loss(row, "train_loss", loss)
         if progress.watching:
-            row["valid_score"] = progress.validation_scores[-1]
-            self._write_loss(row, "valid_loss", progress.validation_loss_curve[-1])
+            valid_loss, row["valid_score"] = progress.last_validation()
+            self._write_loss(row, "valid_loss", valid_loss)
         row["dur"] = seconds
 
     def _write_loss(self, row: dict[str, Any], name: str, value: float) -> None:

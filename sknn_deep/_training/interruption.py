@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
+from typing import Any
 
 import joblib
 from joblib.parallel import BatchedCalls
@@ -44,7 +46,7 @@ def is_one_of_many() -> bool:
     """
     if _is_within_many.get():
         return True
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code in _JOBLIBS_CALLS:
             return True
@@ -58,7 +60,7 @@ def is_raised(error: BaseException) -> bool:
     The interpreter raises a ``KeyboardInterrupt`` of its own, for Ctrl-C, at any other instruction.
     A ``raise`` in a handler of the signal is Ctrl-C, too.
     """
-    traceback = error.__traceback__
+    traceback: Any = error.__traceback__  # what was caught has one
     handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
     while traceback.tb_next is not None and traceback.tb_frame.f_code is not handler:
         traceback = traceback.tb_next

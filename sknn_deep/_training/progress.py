@@ -52,7 +52,8 @@ class Progress:
         if self.validation_scores is None:
             self.validation_scores, self.validation_loss_curve = [], []
             self.best_validation_score, self.best_loss = -np.inf, None
-        if np.isfinite(self.best_validation_score):
+        best = self.best_validation_score
+        if best is not None and np.isfinite(best):
             self.best_snapshot = network.snapshot()
 
     def stop_watching(self) -> None:
@@ -99,8 +100,9 @@ class Progress:
         values, n_losses, n_scores = mark
         vars(self).update(values)
         del self.loss_curve[n_losses:]
-        if self.validation_scores is not None:
-            del self.validation_scores[n_scores:], self.validation_loss_curve[n_scores:]
+        for curve in (self.validation_scores, self.validation_loss_curve):
+            if curve is not None:
+                del curve[n_scores:]
 
     def add_loss(self, loss: float, tol: float) -> None:
         """Judge an epoch by its training loss."""
@@ -112,13 +114,25 @@ class Progress:
 
     def add_validation(self, loss: float, score: float, tol: float, network: Network) -> None:
         """Judge an epoch by its validation score."""
-        self.validation_loss_curve.append(loss)
-        self.validation_scores.append(score)
-        self._count(score < self.best_validation_score + tol)
-        if np.isfinite(score) and score > self.best_validation_score:
+        losses, scores, best = self._validation()
+        losses.append(loss)
+        scores.append(score)
+        self._count(score < best + tol)
+        if np.isfinite(score) and score > best:
             self.best_snapshot = network.snapshot()
             self.best_validation_score = score
             self.best_iter = len(self.loss_curve)
+
+    def last_validation(self) -> tuple[float, float]:
+        """Return the loss and the score of the last epoch on the validation set."""
+        losses, scores, _ = self._validation()
+        return losses[-1], scores[-1]
+
+    def _validation(self) -> tuple[list[float], list[float], float]:
+        """Return the losses, the scores and the best of these, once a validation set is watched."""
+        curves = self.validation_loss_curve, self.validation_scores
+        # watch_validation() has made them
+        return *curves, self.best_validation_score  # type: ignore[return-value]
 
     def _count(self, without_improvement: bool) -> None:
         self.no_improvement_count = self.no_improvement_count + 1 if without_improvement else 0

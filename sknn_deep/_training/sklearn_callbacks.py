@@ -46,18 +46,22 @@ class SklearnCallbacks(Callback):
             "estimator": estimator, "X": X, "y": y, "metadata": metadata,
         }  # fmt: skip
         self._root = estimator._init_callback_context(max_subtasks=max_iter)
-        self._epoch = None
+        self._epoch: Any = None
 
-    def on_train_begin(self, net, **kwargs):
+    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Begin the root task."""
         self._root.call_on_fit_task_begin(**self._task)
 
-    def on_epoch_begin(self, net, **kwargs):
+    def on_epoch_begin(
+        self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
+    ) -> None:
         """Begin a task for the epoch."""
         self._epoch = self._root.subcontext(task_name="epoch")
         self._epoch.call_on_fit_task_begin(**self._task)
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(
+        self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
+    ) -> None:
         """End the epoch's task, and the training if a callback asks for it."""
         epoch, self._epoch = self._epoch, None
         stop = epoch.call_on_fit_task_end(
@@ -71,7 +75,7 @@ class SklearnCallbacks(Callback):
         if stop:
             raise StopTraining
 
-    def on_train_end(self, net, **kwargs):
+    def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """End the root task, and the epoch's where it was interrupted."""
         if self._epoch is not None:
             self._epoch.call_on_fit_task_end(**self._task)

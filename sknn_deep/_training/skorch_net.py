@@ -13,7 +13,7 @@ does, ends the training without a warning. An interrupt anywhere else is the use
 scikit-learn's warning.
 """
 
-from typing import Any
+from typing import Any, Protocol, Self, TypeGuard
 
 import torch
 from skorch import NeuralNet
@@ -67,10 +67,10 @@ class Net(NeuralNet):
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         history: History,
-        callbacks: list,
+        callbacks: list[Callback],
         records_batches: bool,
         verbose: int,
-        scored,
+        scored: Any,
     ):
         super().__init__(
             network,
@@ -98,20 +98,20 @@ class Net(NeuralNet):
         self.records_batches = records_batches and not self.hears_batches
 
     @property
-    def _default_callbacks(self):
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
         return []
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, torch.nn.Module | torch.optim.Optimizer):
             super().__setattr__(name, value)
         else:  # skorch would look it up among the components of torch, which takes longer
             object.__setattr__(self, name, value)
 
-    def initialize_optimizer(self, triggered_directly=None):
+    def initialize_optimizer(self, triggered_directly: bool | None = None) -> Self:
         self.optimizer_ = self.optimizer()
         return self
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Refuse what the network is made from, which would silently change nothing here."""
         names = sorted(name for name in params if not name.startswith(("callbacks", "verbose")))
         if names:
@@ -131,7 +131,7 @@ class Net(NeuralNet):
     def history(self, rows: list[dict[str, Any]]) -> None:
         self.history_[:] = rows  # in place: the training and the estimator hold the same list
 
-    def load_params(self, *args, **kwargs):
+    def load_params(self, *args: Any, **kwargs: Any) -> None:
         """Load what skorch's ``save_params`` has written, a history only before the first epoch.
 
         What is loaded later, such as the best weights at the end, takes no epoch back.
@@ -154,19 +154,23 @@ class Net(NeuralNet):
 
     # the training writes to the history itself: with or without a net
 
-    def on_epoch_begin(self, net, **kwargs):
+    def on_epoch_begin(
+        self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
+    ) -> None:
         pass
 
-    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+    def on_batch_begin(
+        self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any
+    ) -> None:
         pass
 
-    def notify(self, method_name: str, **kwargs) -> None:
+    def notify(self, method_name: str, **kwargs: Any) -> None:
         """Tell every callback of an event."""
         getattr(self, method_name)(self, **kwargs)
         for name, callback in self.callbacks_:
             self._tell(name, callback, method_name, **kwargs)
 
-    def _tell(self, name: str, callback: Callback, event: str, **kwargs) -> None:
+    def _tell(self, name: str, callback: Callback, event: str, **kwargs: Any) -> None:
         try:
             getattr(callback, event)(self, **kwargs)
         except Exception as error:
@@ -178,7 +182,7 @@ class Net(NeuralNet):
             row = self.history_[-1] if self.history_ else {}
             raise ValueError(missing_keys_message(name, event, keys, row)) from error
 
-    def end_epoch(self, datasets: dict) -> bool:
+    def end_epoch(self, datasets: dict[str, Any]) -> bool:
         """Tell every callback of the end of an epoch; return whether one asks to stop."""
         self.on_epoch_end(self, **datasets)
         stop = False
@@ -213,7 +217,7 @@ class Net(NeuralNet):
                     raise ValueError(f"{attribute} is nothing that the callback {name!r} learns.")
                 setattr(callback, attribute, value)
             for attribute, state in states[name]["states"].items():
-                present = getattr(callback, attribute, None)
+                present: Any = getattr(callback, attribute, None)
                 if not _has_state(present):
                     raise ValueError(
                         f"The callback {name!r} has no {attribute} that could take back its state "
@@ -243,19 +247,19 @@ class Net(NeuralNet):
     # skorch's scoring callbacks treat the net as the estimator that they score
 
     @property
-    def classes_(self):
+    def classes_(self) -> Any:
         return self._scored.classes_
 
-    def predict(self, X):
+    def predict(self, X: Any) -> Any:
         return self._evaluated("predict", X)
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> Any:
         return self._evaluated("predict_proba", X)
 
-    def score(self, X, y=None):
+    def score(self, X: Any, y: Any = None) -> Any:
         return self._evaluated("score", X, y)
 
-    def _evaluated(self, method: str, *args):
+    def _evaluated(self, method: str, *args: Any) -> Any:
         """Call a method of the estimator, without dropout in the middle of an epoch, too."""
         if not hasattr(self._scored, method):
             raise AttributeError(
@@ -270,7 +274,7 @@ class Net(NeuralNet):
         finally:
             self.module_.train(is_training)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         return self._scored.__sklearn_tags__()
 
 
@@ -300,11 +304,20 @@ class Criterion(torch.nn.Module):
         return losses.mean() * self.loss.reported_scale
 
 
+class _Stateful(Protocol):
+    """What gives and takes its state, as torch's schedulers do."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> object: ...
+
+
 def _state_of(callback: Callback, name: str) -> dict[str, Any]:
     """Return a callback's state: by skorch's convention it is in names that end so: ``misses_``."""
     if _has_state(callback):
         return callback.state_dict()
-    values, states = {}, {}
+    values: dict[str, Any] = {}
+    states: dict[str, Any] = {}
     for attribute, value in vars(callback).items():
         if not attribute.endswith("_"):
             continue
@@ -324,7 +337,7 @@ def _state_of(callback: Callback, name: str) -> dict[str, Any]:
     return {"values": values, "states": states}
 
 
-def _has_state(value) -> bool:
+def _has_state(value: object) -> TypeGuard[_Stateful]:
     """Return whether an object, such as a scheduler of torch, gives and takes its state."""
     return hasattr(value, "load_state_dict") and not isinstance(value, type)
 
@@ -345,10 +358,10 @@ def _initialize_checkpoint_of(callback: Callback) -> None:
 class _Constant:
     """What skorch calls to make its optimiser; a lambda would not pickle."""
 
-    def __init__(self, value):
+    def __init__(self, value: torch.optim.Optimizer):
         self._value = value
 
-    def __call__(self):
+    def __call__(self) -> torch.optim.Optimizer:
         return self._value
 
 

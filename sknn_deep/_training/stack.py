@@ -15,6 +15,7 @@ buffers (``fused.py``).
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from sknn_deep._engine.backprop import Backprop, Workspace
 from sknn_deep._engine.batches import Chunk, n_together
 from sknn_deep._engine.engine import STEPS_BETWEEN_FLUSHES, EpochLosses, reported_losses
-from sknn_deep._engine.optimizers import FlatOptimizer, Move, zero_negligible_moments
+from sknn_deep._engine.optimizers import FlatOptimizer, zero_negligible_moments
 from sknn_deep._engine.solvers import set_learning_rate
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.threads import numpy_takes_one_thread
@@ -59,10 +60,12 @@ class Stack:
         self._flat, self._gradient = share_buffer(networks)
         n_weights = networks[0].weights.numel()
         self._weights, self._penalized = self._flat[:, :n_weights], self._gradient[:, :n_weights]
-        names = trainings[0].optimizer.buffers
+        # only our own optimisers have steps for a stack
+        self._optimizers = cast(list[FlatOptimizer], [own.optimizer for own in trainings])
+        names = self._optimizers[0].buffers
         self._state = {name: torch.zeros_like(self._flat) for name in names}
-        for k, training in enumerate(trainings):
-            training.optimizer.write_state({name: own[k] for name, own in self._state.items()})
+        for k, optimizer in enumerate(self._optimizers):
+            optimizer.write_state({name: own[k] for name, own in self._state.items()})
         for buffer in self._state.values():
             turn_first(buffer, networks[0].first_shape)
         self._first_shape = networks[0].first_shape
@@ -173,8 +176,9 @@ class Stack:
         if validated:
             self._write_weights(validated)
         for k, training in self._live.items():
-            if rates[k] is not None:
-                set_learning_rate(training.optimizer, rates[k][-1])
+            rate = rates[k]
+            if rate is not None:
+                set_learning_rate(training.optimizer, rate[-1])
         penalties = self._alphas[:, np.newaxis] / sums
         values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)
         means = (values * self._lengths).sum(axis=1) / self._lengths.sum(axis=1)
@@ -200,7 +204,7 @@ class Stack:
             rows = rows_of_networks(buffer, numbers, self._first_shape)
             for k, row in zip(numbers, rows, strict=True):
                 # in memory of its own, so that it does not keep that of the others
-                self._trainings[k].optimizer.read_state({name: row.clone()})
+                self._optimizers[k].read_state({name: row.clone()})
         for k in numbers:
             self._live.pop(k).stop_sharing()
         for order in self._orders:
@@ -225,21 +229,22 @@ class Stack:
         for orders, source in self._sources:
             rows = self._rows[orders, start:stop].ravel()
             index = self._index[orders, start:stop].reshape(-1)
-            source.fill(rows, index, buffers.X.part(orders), buffers.target.part(orders))
+            own_X: Any = buffers.X.part(orders)  # unlike targets they are always there
+            source.fill(rows, index, own_X, buffers.target.part(orders))
         buffers.X.hand_out()
         buffers.target.hand_out()
         parts = [slice(part.start - start, part.stop - start) for part in parts]
-        if self._has_weights:
+        scale = buffers.scale
+        if scale is not None:  # rows have weights
             for k, training in self._live.items():
                 n_rows = min(stop, len(training.batches)) - start
                 own_parts = [slice(part.start, min(part.stop, n_rows)) for part in parts]
-                rows = slice(start, start + n_rows)
-                factors, sums[k, piece] = training.batches.weigh(rows, own_parts)
-                buffers.scale[k, :n_rows, 0] = torch.from_numpy(factors)
-                buffers.scale[k, n_rows:] = 0
-            scale = buffers.scale
-        else:
-            scale = self._last_scale if stop == self._rows.shape[1] else None
+                present = slice(start, start + n_rows)
+                factors, sums[k, piece] = training.batches.weigh(present, own_parts)
+                scale[k, :n_rows, 0] = torch.from_numpy(factors)
+                scale[k, n_rows:] = 0
+        elif stop == self._rows.shape[1]:
+            scale = self._last_scale
         X, target = buffers.X.of_networks, buffers.target.of_networks
         return Chunk(X, X if target is None else target, scale, parts, [])
 
@@ -258,7 +263,13 @@ class Stack:
             self._buffers[n_rows] = StackBuffers(X, gathered(batches.new_target), scale)
         return self._buffers[n_rows]
 
-    def _factors(self, piece: slice, sums: np.ndarray, rates, moves) -> list[Factors]:
+    def _factors(
+        self,
+        piece: slice,
+        sums: np.ndarray,
+        rates: dict[int, list[float] | None],
+        moves: "list[_Moves]",
+    ) -> list[Factors]:
         """Return what each step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
         n_steps = self._lengths[0, piece].size
         if moves is not self._table_of or self._has_weights or not self._shares_rate:
@@ -269,8 +280,8 @@ class Stack:
             decays = 1 - self._lrs * self._decays[:, np.newaxis]
             penalties = self._alphas[:, np.newaxis] / sums[:, piece]
             table = np.array([penalties, decays, self._lrs]).swapaxes(1, 2)[..., np.newaxis]
-            table = torch.from_numpy(table).to(self._flat.dtype).to(self._device)
-            self._table = [rows.unbind() for rows in table]
+            there = torch.from_numpy(table).to(self._flat.dtype).to(self._device)
+            self._table = [rows.unbind() for rows in there]
         penalties, decays, lrs = self._table
         by_move = []
         for move in moves:
@@ -301,18 +312,18 @@ class Stack:
             return self._last_moves
 
         def numbers(k: int) -> tuple:
-            return *self._live[k].optimizer.numbers(), *present[k]
+            return *self._optimizers[k].numbers(), *present[k]
 
         self._catch_up()
         moves = []
-        for _, members in groupby(self._live, key=numbers):
-            members = list(members)
+        for _, neighbours in groupby(self._live, key=numbers):
+            members = list(neighbours)
             rows = slice(members[0], members[-1] + 1)
-            optimizers = [self._live[k].optimizer for k in members]
+            optimizers = [self._optimizers[k] for k in members]
             state = {name: buffer[rows] for name, buffer in self._state.items()}
             kernel = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
-            kernel = self._pace.watched(kernel, self._flat[rows])
-            moves.append(_Moves(rows, members[0], optimizers, kernel))
+            watched = self._pace.watched(kernel, self._flat[rows])
+            moves.append(_Moves(rows, members[0], optimizers, watched))
         self._present, self._last_moves = present, moves
         return moves
 
@@ -364,4 +375,4 @@ class _Moves:
     rows: slice
     first: int
     optimizers: list[FlatOptimizer]
-    kernel: Move
+    kernel: Callable[..., object]

@@ -7,7 +7,7 @@ tensor whose first stride is zero.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ def _joined(sets: list[Samples]) -> Samples | None:
     X = joined([own.X for own in sets])
     if X is None:
         return None
-    targets = [own.targets for own in sets]
+    targets: list[Any] = [own.targets for own in sets]  # all have them, or none
     return Samples(X, None, None if targets[0] is None else np.concatenate(targets), None)
 
 

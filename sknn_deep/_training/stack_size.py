@@ -33,9 +33,10 @@ def stack_size(training: Training, max_memory: int | None, n_sharing: int = 1) -
             if fitting >= _FEWEST_ON_CPU:
                 return min(fitting, _MOST_NETWORKS)
         return 1
-    if max_memory is None:
-        max_memory = _MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-    return max(1, min(int(max_memory // n_bytes), _MOST_NETWORKS))
+    most: float | None = max_memory
+    if most is None:
+        most = _MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+    return max(1, min(int(most // n_bytes), _MOST_NETWORKS))
 
 
 def _bytes_of(training: Training) -> int:

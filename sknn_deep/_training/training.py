@@ -13,7 +13,7 @@ import numbers
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -39,6 +39,14 @@ from sknn_deep._training.progress import DivergenceError, Progress, are_epochs, 
 from sknn_deep._training.schedule import Schedule
 from sknn_deep._training.skorch_net import Net
 from sknn_deep._training.user_warnings import warn_user
+
+
+class Penalties(TypedDict):
+    """What holds the weights back, as of :class:`Engine`."""
+
+    alpha: float
+    weight_decay: float
+    max_grad_norm: float | None
 
 
 @dataclass
@@ -87,7 +95,7 @@ class Training:
         On its device, initialised.
     loss : Loss
     optimizer : torch.optim.Optimizer
-    penalties : dict
+    penalties : Penalties
         ``alpha``, ``weight_decay`` and ``max_grad_norm``, as of :class:`Engine`.
     product_dtype : torch.dtype or None
         As of :class:`Engine`.
@@ -113,12 +121,12 @@ class Training:
 
     def __init__(
         self,
-        estimator,
+        estimator: Any,
         network: Network,
         *,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
-        penalties: dict[str, float | None],
+        penalties: Penalties,
         product_dtype: torch.dtype | None,
         batches: Batches,
         validation: Validation | None,
@@ -141,12 +149,13 @@ class Training:
         self._n_epochs_before = len(progress.loss_curve)
         first_epoch = 0 if incremental else self._n_epochs_before
         self._schedule = Schedule(estimator, optimizer, progress, first_epoch)
-        self._data: dict = {"X": None, "y": None}
+        self._data: dict[str, Any] = {"X": None, "y": None}
+        self._datasets: dict[str, Dataset | None]
         self._datasets = {"dataset_train": None, "dataset_valid": None}
         if net is not None:
             net.batch_size, net.max_epochs = batches.slices[0].stop, self._max_iter
             self._data = {"X": batches.X, "y": batches.y}
-            self._datasets["dataset_train"] = Dataset(*self._data.values(), length=len(batches))
+            self._datasets["dataset_train"] = Dataset(batches.X, batches.y, length=len(batches))
             if validation is not None:
                 self._datasets["dataset_valid"] = validation.dataset
         self._writer = HistoryWriter(history)
@@ -331,6 +340,8 @@ class Training:
         engine.n_steps = state["n_steps"]
         self.random_state.set_state(state["random_state"])
         if state["generator"] is not None:
+            if self.network.generator is None:
+                raise ValueError("it has the state of a generator, and the network draws nothing.")
             self.network.generator.set_state(state["generator"])
         if state["order"] is not None:
             if not np.array_equal(np.sort(state["order"]), np.sort(self.batches.order)):
@@ -358,7 +369,7 @@ class Training:
             progress.add_loss(loss, estimator.tol)
         else:
             progress.add_validation(*self._validation.evaluate(), estimator.tol, self.network)
-            self._say(f"Validation score: {progress.validation_scores[-1]:f}")
+            self._say(f"Validation score: {progress.last_validation()[1]:f}")
         self._writer.end_epoch(loss, progress, time.perf_counter() - self._start)
         self._schedule.end_epoch()
         self.is_done = self._should_stop(loss)
@@ -367,9 +378,10 @@ class Training:
 
     def end(self) -> None:
         """Put the best weights back, where a validation set found them; announce the end."""
-        has_best = self._progress.best_snapshot is not None
-        if has_best:
-            self.network.restore(self._progress.best_snapshot)
+        best = self._progress.best_snapshot
+        has_best = best is not None
+        if best is not None:
+            self.network.restore(best)
         self._notify("on_train_end", **self._data)
         is_finite = self.network.is_finite()
         if not is_finite or (self._has_diverged and not has_best):
@@ -395,7 +407,7 @@ class Training:
             return True
         return self._has_diverged or self._schedule.has_stagnated()
 
-    def _notify(self, event: str, **kwargs) -> None:
+    def _notify(self, event: str, **kwargs: Any) -> None:
         if self.net is not None:
             self.net.notify(event, **kwargs)
 

@@ -34,8 +34,8 @@ def named_distributions(state: dict[str, Any]) -> dict[str, Any]:
         {param: None if (i, param) in taken else value for param, value in space.items()}
         for i, space in enumerate(spaces)
     ]
-    rest = rest[0] if isinstance(given, dict) else rest
-    return {**state, "param_distributions": rest, "_distributions": named}
+    others = rest[0] if isinstance(given, dict) else rest
+    return {**state, "param_distributions": others, "_distributions": named}
 
 
 def with_distributions(state: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import ArrayLike
-    from sklearn.base import BaseEstimator
 
 
 class EmbeddingDisplay:
@@ -95,7 +94,7 @@ class EmbeddingDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator: BaseEstimator,
+        estimator: Any,
         X: ArrayLike,
         y: ArrayLike | None = None,
         *,

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
     from numpy.typing import ArrayLike
-    from sklearn.base import BaseEstimator
 
 
 class LossCurveDisplay:
@@ -87,7 +86,7 @@ class LossCurveDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator: BaseEstimator,
+        estimator: Any,
         *,
         name: str | None = None,
         ax: Axes | None = None,

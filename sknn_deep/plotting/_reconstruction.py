@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.image import AxesImage
     from numpy.typing import ArrayLike
-    from sklearn.base import BaseEstimator
 
 
 class ReconstructionDisplay:
@@ -71,7 +70,7 @@ class ReconstructionDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator: BaseEstimator,
+        estimator: Any,
         X: ArrayLike,
         *,
         image_shape: tuple[int, int] | None = None,

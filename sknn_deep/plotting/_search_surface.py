@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.image import AxesImage
     from numpy.typing import ArrayLike
-    from sklearn.base import BaseEstimator
 
 
 class SearchSurfaceDisplay:
@@ -101,7 +100,7 @@ class SearchSurfaceDisplay:
     @classmethod
     def from_estimator(
         cls,
-        search: BaseEstimator,
+        search: Any,
         *,
         params: tuple[str, str] | None = None,
         metric: str | None = None,
