@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Hashable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -130,13 +131,13 @@ class StepGraph:
         return self._squared_norms.clone()  # the next replay writes to the same place
 
     def _on_its_stream(self, take_steps: TakeSteps) -> Tensor:
-        present = torch.cuda.current_stream()
-        self._stream.wait_stream(present)
+        present, own = torch.cuda.current_stream(), cast(torch.cuda.Stream, self._stream)
+        own.wait_stream(present)
         try:
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(own):
                 squared_norms = take_steps(self._work, self._table)
         finally:
             # memory that an error frees may be in use there
-            present.wait_stream(self._stream)
+            present.wait_stream(own)
         self._is_ready = True
         return squared_norms

@@ -778,9 +778,11 @@ class AutoencoderTransformer(
     def _prepare_network(self, samples: Samples) -> None:
         self.mean_ = column_means(samples.X, samples.weight, self.allow_nan)
         corruption = self.module_.input
-        if corruption is not None and self.allow_nan:
+        if corruption is None:
+            return
+        if corruption.fill is not None:
             corruption.fill.copy_(torch.from_numpy(self.mean_))
-        if corruption is not None and self.noise and self.noise_kind == "salt_pepper":
+        if corruption.noise is not None and corruption.noise.kind == "salt_pepper":
             low, high = map(torch.from_numpy, column_limits(samples.X))
             corruption.noise.low.copy_(low)
             corruption.noise.high.copy_(high)

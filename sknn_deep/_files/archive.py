@@ -113,7 +113,9 @@ class _Check:
 
     def __init__(self, archive: ZipFile, size: int, loaders: Mapping[str, Collection[str]]):
         self._archive, self._size, self._loaders = archive, size, loaders
-        self._n_unpacked, self._n_below, self._owners = 0, {}, {}
+        self._n_unpacked = 0
+        self._n_below: dict[Any, Any] = {}
+        self._owners: dict[str, int] = {}
         self._check_sizes(archive, size)
         self.names: set[str] = set()
 

@@ -6,6 +6,7 @@ string: so a history of many epochs stays small, and a checkpoint is written fas
 
 import json
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def pack(value: Any, *, strict: bool = False) -> dict[str, Any]:
 def _as_json(value: Any, parts: list[Any], strict: bool, where: tuple) -> Any:
     """Return what stands for a value in JSON, which has its place in ``where``, inside out."""
 
-    def each(items) -> list:
+    def each(items: Iterable[tuple[Any, Any]]) -> list[Any]:
         return [
             item if type(item) in _SCALARS else _as_json(item, parts, strict, (name, where))
             for name, item in items
@@ -122,7 +123,8 @@ def unpack(packed: dict[str, Any], *, strict: bool = False) -> Any:
     def restored(coded: dict[str, Any]) -> Any:
         if _KIND not in coded:
             return coded
-        kind, items = coded[_KIND], coded.get("items")
+        kind = coded[_KIND]
+        items: Any = coded.get("items")
         if kind == "part":
             return parts.pop()
         if kind == "Tensor":

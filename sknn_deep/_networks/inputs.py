@@ -117,6 +117,9 @@ class Corruption(InputLayer):
     tensor([[1., 0.]])
     """
 
+    fill: Tensor | None
+    noise: Noise | None
+
     def __init__(
         self,
         n_features: int,
@@ -126,9 +129,11 @@ class Corruption(InputLayer):
         device: torch.device | None = None,
     ):
         super().__init__()
-        options = {"dtype": dtype, "device": device}
-        self.noise = None if noise is None else Noise(*noise, n_features, **options)
-        self.register_buffer("fill", torch.zeros(n_features, **options) if allow_nan else None)
+        self.noise = None
+        if noise is not None:
+            self.noise = Noise(*noise, n_features, dtype=dtype, device=device)
+        fill = torch.zeros(n_features, dtype=dtype, device=device) if allow_nan else None
+        self.register_buffer("fill", fill)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.filled(x)

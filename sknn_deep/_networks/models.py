@@ -86,6 +86,8 @@ class Autoencoder(Network):
 
     fill: Tensor | None
 
+    input: Corruption | None
+
     def __init__(
         self,
         encoder: dict[str, Any],
