@@ -21,6 +21,14 @@ from threadpoolctl import threadpool_limits
 from sknn_deep.datasets import fetch_california_housing, fetch_mnist
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Leave out the tests on a simulated device, which need a process of their own."""
+    is_simulated = "simulated_cuda" in collection_path.parts
+    if is_simulated and not config.pluginmanager.has_plugin("tests.simulated_cuda.plugin"):
+        return True
+    return None
+
+
 class Explode(torch.optim.SGD):
     """Takes larger and larger steps."""
 

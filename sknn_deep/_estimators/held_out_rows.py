@@ -116,7 +116,7 @@ def _check_members(labels: np.ndarray, names: np.ndarray) -> None:
     lonely = names[counts == 1].tolist()
     encoded = [str(bool(index)) for index in np.flatnonzero(counts == 1)]
     raise ValueError(
-        f"early_stopping=True holds out rows of both classes, but y has only 1 row of {lonely}: "
+        f"early_stopping=True holds out rows of both classes, but y has only 1 sample of {lonely}: "
         "pass more rows of that class, pass X_val and y_val to fit, or set early_stopping=False. "
         # what scikit-learn says of it, for code that matches its words
         "The least populated classes in y have only 1 member, which is too few. The minimum number "
@@ -136,10 +136,11 @@ def _check_sizes(n_rows: int, n_held_out: int, fraction: float, n_least: int) ->
         raise ValueError(
             f"early_stopping=True with validation_fraction={fraction} leaves "
             f"{n_rows - n_held_out} of {n_rows} rows to train on, but there must be {n_least} at "
-            "least. Pass more rows, pass X_val to fit, or set early_stopping=False."
+            "least. Pass more rows, pass X_val to fit, or set early_stopping=False. Got "
+            f"n_samples={n_rows}."
         )
     if n_held_out < 2:
         raise ValueError(
-            "The validation set is too small. Increase 'validation_fraction' "
-            "or the size of your dataset."
+            "The validation set is too small. Increase 'validation_fraction' or the size of your "
+            f"dataset.{' It takes a row of each class.' if n_least > 1 else ''}"
         )

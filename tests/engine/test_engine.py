@@ -332,7 +332,7 @@ def graphs(monkeypatch):
     """Stand in for graphs; return those that were made."""
     made = []
     monkeypatch.setattr(
-        "sknn_deep._engine.engine.StepGraph",
+        "sknn_deep._engine.cuda_graph.StepGraph",
         lambda *args: made.append(FromTable(*args)) or made[-1],
     )
     return made

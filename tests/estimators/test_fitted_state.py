@@ -45,8 +45,14 @@ def test_the_list_has_all_that_a_fit_leaves_behind(cls):
 
 
 def test_the_list_tells_what_sets_an_attribute():
-    data = fitted_names(DeepMLPClassifier, "data")
-    assert set(data) == set(DeepMLPClassifier._learned_from_data)
+    assert set(fitted_names(DeepMLPClassifier, "data")) == {
+        "n_features_in_",
+        "feature_names_in_",
+        "n_outputs_",
+        "out_activation_",
+        "classes_",
+        "_label_binarizer",
+    }
     assert fitted_names(AutoencoderTransformer, "progress") == [
         "loss_curve_",
         "best_loss_",

@@ -146,7 +146,7 @@ X_SMALL = np.arange(12.0).reshape(6, 2)
 def test_class_of_one_row_is_named_as_the_user_names_it(y, lonely):
     message = refusal(DeepMLPClassifier(**QUICK), X_SMALL, y)
     assert message.startswith(
-        f"early_stopping=True holds out rows of both classes, but y has only 1 row of {lonely}: "
+        f"early_stopping=True holds out rows of both classes, but y has only 1 sample of {lonely}: "
         "pass more rows of that class, pass X_val and y_val to fit, or set early_stopping=False."
     )
 
