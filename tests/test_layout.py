@@ -17,7 +17,7 @@ WINGS = {
     "_networks": [{"layers"}, {"inputs"}, {"flat"}, {"models", "stacked", "summary"}],
     "_engine": [
         {"features", "activations", "losses"},
-        {"samples"},
+        {"columns", "samples"},
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},

@@ -5,13 +5,12 @@ columns of a frame. :class:`Features` hands their rows to a network, to the stat
 scorers, so that nobody else asks what X is. Each call of ``fit`` or ``predict`` wraps its data
 anew: what is copied to a device belongs to that object and goes with it.
 
-=================  ==================================================================
+===================  ================================================================
 :class:`ArrayRows`   An array whose rows are contiguous. Nothing is copied.
 :class:`SparseRows`  A CSR matrix. Rows are densified as they are read.
 :class:`MappedRows`  A large memory map. Rows are read piece by piece and let go of.
-:class:`ColumnRows`  Columns: an array in Fortran order, a frame. Rows are put together
-                     as they are read.
-=================  ==================================================================
+``ColumnRows``       Columns, in a file of their own: an array in Fortran order, a frame.
+===================  ================================================================
 """
 
 import weakref
@@ -33,15 +32,6 @@ from sknn_deep._hardware.memory_maps import Mapped
 _ROWS, _NUMBERS = 4096, 2**18
 # Rows go to an accelerator in pieces of so many bytes.
 _UPLOADED_BYTES = 2**25
-# Columns are turned into rows some at a time: so few that they stay in the cache, and so many that
-# each column is worth its call. A power of two would put the ends of all into one set of it.
-_TILE_BYTES, _TILE_ROWS = 2**21, 1000
-# A cache line holds as many neighbours of a column as of a row, but of a batch's random rows it
-# holds one: rows are read ahead, so many bytes of them, in the order in which they are stored.
-_AHEAD_BYTES = 2**26
-# Columns whose rows take fewer bytes are copied into rows once before a network trains on them.
-_COPIED_BYTES = 2**28
-
 Reader = Callable[[slice, Tensor], None]
 
 
@@ -138,7 +128,7 @@ class Features(ABC):
         if n_rows * row_bytes > most_bytes:
             return None
         resident = torch.empty(self.shape, dtype=dtype, device=device)
-        for part in _slices(n_rows, max(1, _UPLOADED_BYTES // row_bytes)):
+        for part in slices(n_rows, max(1, _UPLOADED_BYTES // row_bytes)):
             resident[part] = self.to(part, device, dtype)
         self._resident = weakref.ref(resident)
         return resident
@@ -169,7 +159,7 @@ class Features(ABC):
     def pieces(self) -> Iterator[np.ndarray]:
         """Yield all rows in their order, some at a time: copies of them are small."""
         n_rows = max(1, min(_ROWS, _NUMBERS // self.shape[1]))
-        return map(self.read, _slices(len(self), n_rows))
+        return map(self.read, slices(len(self), n_rows))
 
     # Sums are ``einsum``'s: it reads rows of single precision as they are, and has no threads.
     # Those of OpenBLAS, which computes products, spin for some hundredths of a second when they
@@ -230,6 +220,8 @@ class ArrayRows(Features):
 
     def stored(self) -> Iterator[np.ndarray]:
         yield self._X
+
+    numbers = stored
 
 
 class SparseRows(Features):
@@ -302,148 +294,11 @@ class MappedRows(Features):
         return self._mapped.pieces()
 
 
-class ColumnRows(Features):
-    """Columns that lie apart, such as those of an array in Fortran order or of a frame.
-
-    Parameters
-    ----------
-    blocks : sequence of ndarray of shape (n_columns, n_rows)
-        Columns, of any type of numbers, one block after the other; each is best contiguous.
-    dtype : dtype
-        In which they are read.
-    """
-
-    def __init__(self, blocks: Sequence[np.ndarray], dtype: np.dtype | type):
-        super().__init__((blocks[0].shape[1], sum(map(len, blocks))), dtype)
-        self._blocks = blocks
-        row_bytes = self.shape[1] * self.dtype.itemsize
-        self._row_bytes = row_bytes
-        self._tile_rows = max(_TILE_ROWS, _TILE_BYTES // row_bytes)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(block.nbytes for block in self._blocks)
-
-    def read(self, part: slice) -> np.ndarray:
-        # by column, which takes a product no more time than by row, unlike turning them
-        return self._cut(part, len(range(*part.indices(len(self))))).T
-
-    def gather(self, rows: np.ndarray, out: Tensor) -> None:
-        written = out.numpy()
-        for tile in _slices(len(rows), self._tile_rows):
-            written[tile] = self._cut(rows[tile], tile.stop - tile.start).T
-
-    def _cut(self, rows: slice | np.ndarray, n_rows: int) -> np.ndarray:
-        """Return a copy of some rows of all columns, shape (n_features, n_rows)."""
-        columns, start = np.empty((self.shape[1], n_rows), self.dtype), 0
-        for block in self._blocks:
-            cut = columns[start : start + len(block)]
-            start += len(block)
-            if isinstance(rows, slice):
-                cut[...] = block[:, rows]
-            elif block.dtype == cut.dtype:
-                # one by one: of a block that is not contiguous NumPy would make a copy first
-                for column, values in zip(block, cut, strict=True):
-                    column.take(rows, out=values, mode="clip")
-            else:
-                for column, values in zip(block, cut, strict=True):
-                    values[...] = column.take(rows, mode="clip")
-        return columns
-
-    def to(self, part: slice, device: torch.device, dtype: torch.dtype) -> Tensor:
-        is_all = part.indices(len(self)) == (0, len(self), 1)
-        array = self.unwrapped() if is_all and device.type == "cpu" else self
-        if isinstance(array, np.ndarray) and lies_as_torch_knows(array):
-            return to_device(array, device, dtype)
-        return super().to(part, device, dtype)
-
-    def unwrapped(self) -> "np.ndarray | ColumnRows":
-        is_array = len(self._blocks) == 1 and self._blocks[0].dtype == self.dtype
-        return self._blocks[0].T if is_array else self
-
-    def in_memory(self) -> np.ndarray:
-        return np.asarray(self.unwrapped())
-
-    def take(self, rows: np.ndarray) -> "ArrayRows":
-        """Return a copy of some rows."""
-        ahead = _Ahead(self, rows)
-        out = torch.from_numpy(np.empty((len(rows), self.shape[1]), self.dtype))
-        for part in _slices(len(rows), ahead.n_rows):
-            ahead(part, out[part])
-        return ArrayRows(out.numpy())
-
-    def reader(self, order: np.ndarray) -> Reader:
-        return _Ahead(self, order)
-
-    def in_rows(self) -> Features:
-        """Return a copy in rows, unless it takes so many bytes that the columns are all to have."""
-        if len(self) * self._row_bytes > _COPIED_BYTES:
-            return self
-        if isinstance(self.unwrapped(), np.ndarray):
-            return ArrayRows(np.ascontiguousarray(self.unwrapped()))
-        out = np.empty(self.shape, self.dtype)
-        for tile in _slices(len(self), self._tile_rows):
-            out[tile] = self.read(tile)
-        return ArrayRows(out)
-
-    def numbers(self) -> Iterator[np.ndarray]:
-        for block in self._blocks:
-            at_once = max(1, _NUMBERS // len(self)) if block.dtype == self.dtype else 1
-            for some in _slices(len(block), at_once):
-                for part in _slices(len(self), _NUMBERS):
-                    yield block[some, part].astype(self.dtype, copy=False)
-
-    def pieces(self) -> Iterator[np.ndarray]:
-        return map(self.read, _slices(len(self), self._tile_rows))
-
-
-class _Ahead:
-    """Rows of columns in an order that is known, read many at a time before they are asked for.
-
-    A block of them is read as it is stored, from each column in one direction, and handed out in
-    the order that was asked for.
-    """
-
-    def __init__(self, features: ColumnRows, order: np.ndarray):
-        self._features, self._order = features, order
-        self.n_rows = max(1, _AHEAD_BYTES // features._row_bytes)
-        self._start = self._stop = 0
-
-    def __call__(self, part: slice, out: Tensor) -> None:
-        if part.stop - part.start > self.n_rows:
-            self._features.gather(self._order[part], out)
-            return
-        if not self._start <= part.start <= part.stop <= self._stop:
-            self._read_from(part.start)
-        places = self._places[part.start - self._start : part.stop - self._start]
-        torch.index_select(self._block, 0, places, out=out)
-
-    def _read_from(self, start: int) -> None:
-        rows = self._order[start : start + self.n_rows]
-        self._start, self._stop = start, start + len(rows)
-        by_row = np.argsort(rows)
-        places = np.empty_like(by_row)
-        places[by_row] = np.arange(len(rows))
-        self._places = torch.from_numpy(places)
-        self._block = self._space[: len(rows)]
-        self._features.gather(rows[by_row], self._block)
-
-    @cached_property
-    def _space(self) -> Tensor:
-        n_rows = min(self.n_rows, len(self._order))
-        shape = (n_rows, self._features.shape[1])
-        return torch.from_numpy(np.empty(shape, self._features.dtype))
-
-
 def features_of(X: Any) -> Features:
-    """Return the features of a float32 or float64 array or CSR matrix."""
+    """Return the features of a float32 or float64 array, best in C order, or of a CSR matrix."""
     if isinstance(X, Features):
         return X
-    if sp.issparse(X):
-        return SparseRows(X)
-    if X.flags.f_contiguous and not X.flags.c_contiguous:
-        return ColumnRows([X.T], X.dtype)
-    return ArrayRows(np.ascontiguousarray(X))
+    return SparseRows(X) if sp.issparse(X) else ArrayRows(np.ascontiguousarray(X))
 
 
 def joined(sets: Sequence[Features]) -> ArrayRows | None:
@@ -462,5 +317,6 @@ def to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Te
     return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
 
 
-def _slices(n_rows: int, at_once: int) -> Iterator[slice]:
+def slices(n_rows: int, at_once: int) -> Iterator[slice]:
+    """Yield the parts of so many rows that have some of them each, in their order."""
     return (slice(i, min(i + at_once, n_rows)) for i in range(0, n_rows, at_once))

@@ -14,7 +14,8 @@ from sklearn import get_config
 from sklearn.utils import assert_all_finite, check_array, check_X_y
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sknn_deep._engine.features import ArrayRows, ColumnRows, Features, MappedRows, features_of
+from sknn_deep._engine.columns import ColumnRows
+from sknn_deep._engine.features import ArrayRows, Features, MappedRows, features_of
 from sknn_deep._hardware.device import as_tensor
 from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 
@@ -25,10 +26,12 @@ _MANY_NUMBERS = 2**20
 _validate_data: Any = validate_data
 
 
-def validated(
+def to_train_on(
     estimator: Any, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
 ) -> Any:
     """Return the features to train on or to validate with, and y where it is given.
+
+    They are quick to read in every epoch: columns are copied into rows, unless they are too large.
 
     Parameters
     ----------
@@ -43,39 +46,34 @@ def validated(
     **options
         As of ``validate_data``.
     """
-    if isinstance(X, Features):  # the training's own, passed on by an ensemble or a scorer
+    if isinstance(X, Features):  # an ensemble's, for each of its networks
         if reset:
             _validate_data(estimator, X, *y, reset=True, skip_check_array=True)
         return (X, *y) if y else X
     features = _where_it_is(X, dtypes)
     if features is None:
         return _by_scikit_learn(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
-    _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
-    # takes no memory, and has all that scikit-learn has to look at but the numbers
-    stand_in = np.broadcast_to(np.zeros((), features.dtype), features.shape)
-    if y:
-        _, *y = check_X_y(stand_in, *y, dtype=None, estimator=estimator, **options)
-    else:
-        check_array(stand_in, dtype=None, estimator=estimator, input_name="X", **options)
-    if not get_config()["assume_finite"]:
-        for numbers in features.numbers():
-            _check_finite(estimator, numbers)
-    return (features, *y) if y else features
-
-
-def to_train_on(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
-    """Return what :func:`validated` does, quick to read in every epoch."""
-    found = validated(estimator, X, *y, **options)
-    return (found[0].in_rows(), *found[1:]) if y else found.in_rows()
+    targets = _check_but_the_numbers(estimator, features, X, *y, reset=reset, **options)
+    features = features.in_rows()
+    _check_numbers(estimator, features)
+    return (features, *targets) if y else features
 
 
 def to_predict(estimator: Any, X: Any) -> Features:
     """Return the features of rows to predict, in the type of the fitted network."""
+    if isinstance(X, Features):  # the training's own, passed on by a scorer
+        return X
     if _is_as_in_fit(estimator, X):  # what is left to validate of a common array
         _check_finite(estimator, X)
         return ArrayRows(X)
     check_is_fitted(estimator)
-    return validated(estimator, X, dtypes=[estimator._network_dtype], reset=False)
+    dtypes = [estimator._network_dtype]
+    features = _where_it_is(X, dtypes)
+    if features is None:
+        return _by_scikit_learn(estimator, X, dtypes=dtypes, reset=False)
+    _check_but_the_numbers(estimator, features, X, reset=False)
+    _check_numbers(estimator, features)
+    return features
 
 
 def _is_as_in_fit(estimator: Any, X: Any) -> bool:
@@ -105,6 +103,25 @@ def _by_scikit_learn(
     # of arrays scikit-learn converts the order of bytes with the type, but not of DataFrames
     features = features_of(array.astype(array.dtype.newbyteorder("="), copy=False))
     return (features, *targets) if y else features
+
+
+def _check_but_the_numbers(
+    estimator: Any, features: Features, X: Any, *y: Any, reset: bool, **options: Any
+) -> tuple:
+    """Let scikit-learn check names and shape of X, and y, which is returned."""
+    _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
+    # takes no memory, and has all that scikit-learn has to look at but the numbers
+    stand_in = np.broadcast_to(np.zeros((), features.dtype), features.shape)
+    if not y:
+        check_array(stand_in, dtype=None, estimator=estimator, input_name="X", **options)
+        return ()
+    return check_X_y(stand_in, *y, dtype=None, estimator=estimator, **options)[1:]
+
+
+def _check_numbers(estimator: Any, features: Features) -> None:
+    if not get_config()["assume_finite"]:
+        for numbers in features.numbers():
+            _check_finite(estimator, numbers)
 
 
 def _check_finite(estimator: Any, numbers: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from sklearn.utils import gen_batches, shuffle
 from sknn_deep import DeepMLPRegressor
 from sknn_deep._engine import batches
 from sknn_deep._engine.batches import Batches, batch_slices, whole
+from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._engine.features import features_of
 from sknn_deep._engine.samples import Samples
 from sknn_deep._hardware.device import as_tensor
@@ -121,6 +122,7 @@ def _readonly(X):
 LAYOUTS = {
     "C order": lambda X, _: X.copy(),
     "F order": lambda X, _: np.asfortranarray(X),
+    "columns": lambda X, _: ColumnRows([np.asfortranarray(X).T], X.dtype),
     "every other row": lambda X, _: np.repeat(X, 2, axis=0)[::2],
     "every other column": lambda X, _: np.repeat(X, 2, axis=1)[:, ::2],
     "backwards": lambda X, _: X[::-1, ::-1].copy()[::-1, ::-1],

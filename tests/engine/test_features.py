@@ -9,15 +9,9 @@ import scipy.sparse as sp
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sknn_deep._engine import features
-from sknn_deep._engine.features import (
-    ArrayRows,
-    ColumnRows,
-    MappedRows,
-    SparseRows,
-    features_of,
-    joined,
-)
+from sknn_deep._engine import columns, features
+from sknn_deep._engine.columns import ColumnRows
+from sknn_deep._engine.features import ArrayRows, MappedRows, SparseRows, features_of, joined
 from sknn_deep._hardware.memory_maps import Mapped
 
 CPU, N_ROWS, N_FEATURES = torch.device("cpu"), 211, 6
@@ -37,6 +31,10 @@ def mapped(X, folder):
     return MappedRows(Mapped(np.load(folder / "X.npy", mmap_mode="r"), X.dtype))
 
 
+def by_column(X):
+    return ColumnRows([X.T], X.dtype)
+
+
 def apart(X):
     """Return columns of their own, of which none lies next to another."""
     blocks = np.split(np.repeat(X.T, 2, axis=0), [2, 8])
@@ -47,7 +45,7 @@ HOLDERS = {
     "array": lambda X, _: features_of(X.copy()),
     "read-only array": lambda X, _: features_of(read_only(X)),
     "backwards": lambda X, _: features_of(X[::-1].copy()[::-1]),
-    "Fortran order": lambda X, _: features_of(np.asfortranarray(X)),
+    "Fortran order": lambda X, _: by_column(np.asfortranarray(X)),
     "rows of Fortran order": lambda X, _: ColumnRows(
         [np.asfortranarray(np.tile(X, (3, 1)))[N_ROWS : 2 * N_ROWS].T], X.dtype
     ),
@@ -67,13 +65,14 @@ def holder(request, tmp_path):
 def little_at_once(monkeypatch):
     """Let every piece, tile and block be short, so that rows come from several."""
     row_bytes = N_FEATURES * VALUES.itemsize
+    monkeypatch.setattr(features, "_NUMBERS", 50 * N_FEATURES)
     for name, value in {
-        "_NUMBERS": 50 * N_FEATURES,
+        "_NUMBERS": 100,
         "_TILE_ROWS": 1,
         "_TILE_BYTES": 7 * row_bytes,
         "_AHEAD_BYTES": 60 * row_bytes,
     }.items():
-        monkeypatch.setattr(features, name, value)
+        monkeypatch.setattr(columns, name, value)
 
 
 # --------------------------------------------------------------------------------------
@@ -85,7 +84,7 @@ def little_at_once(monkeypatch):
     [
         (lambda: VALUES, ArrayRows),
         (lambda: VALUES[:, ::-1], ArrayRows),
-        (lambda: np.asfortranarray(VALUES), ColumnRows),
+        (lambda: np.asfortranarray(VALUES), ArrayRows),
         (lambda: sp.csr_matrix(VALUES), SparseRows),
         (lambda: sp.csr_array(VALUES), SparseRows),
     ],
@@ -146,7 +145,7 @@ def test_an_order_may_be_read_from_the_first_part_again():
 def test_columns_are_read_once_for_many_batches(monkeypatch):
     cut, original = [], ColumnRows._cut
     monkeypatch.setattr(
-        ColumnRows, "_cut", lambda self, rows, n: cut.extend(rows) or original(self, rows, n)
+        ColumnRows, "_cut", lambda self, rows, out: cut.extend(rows) or original(self, rows, out)
     )
     read, out = apart(VALUES).reader(ROWS), torch.empty((10, N_FEATURES), dtype=torch.float64)
     for start in range(0, 60, 10):
@@ -188,17 +187,17 @@ def test_nothing_is_copied_of_an_array():
 
 def test_nothing_is_copied_of_a_whole_array_in_fortran_order():
     X = np.asfortranarray(VALUES)
-    own = features_of(X)
+    own = by_column(X)
     assert np.shares_memory(own.to(slice(None), CPU, torch.float64).numpy(), X)
     assert np.shares_memory(own.unwrapped(), X)
     assert np.shares_memory(own.in_memory(), X)
 
 
 def test_columns_are_copied_into_rows_if_they_are_few(monkeypatch):
-    own = features_of(np.asfortranarray(VALUES))
+    own = by_column(np.asfortranarray(VALUES))
     assert type(own.in_rows()) is ArrayRows
     assert_array_equal(own.in_rows(), VALUES)
-    monkeypatch.setattr(features, "_COPIED_BYTES", VALUES.nbytes - 1)
+    monkeypatch.setattr(columns, "_COPIED_BYTES", VALUES.nbytes - 1)
     assert own.in_rows() is own
 
 

@@ -13,8 +13,8 @@ from sklearn.neural_network import MLPClassifier
 from skorch.callbacks import EpochTimer
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
-from sknn_deep._engine import features
-from sknn_deep._engine.features import ColumnRows
+from sknn_deep._engine import columns
+from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._estimators import rows as estimators_rows
 from sknn_deep.model_selection import FusedGridSearchCV
 
@@ -168,8 +168,8 @@ def frame_of(make, X):
 def by_columns(request, tmp_path, monkeypatch):
     """Offer what puts rows into columns, and have no copy made of these, however few there are."""
     monkeypatch.setattr(estimators_rows, "_MANY_NUMBERS", 1)
-    monkeypatch.setattr(features, "_COPIED_BYTES", 0)
-    monkeypatch.setattr(features, "_AHEAD_BYTES", 100 * 64 * 8)
+    monkeypatch.setattr(columns, "_COPIED_BYTES", 0)
+    monkeypatch.setattr(columns, "_AHEAD_BYTES", 100 * 64 * 8)
     made, init = [], ColumnRows.__init__
     monkeypatch.setattr(
         ColumnRows, "__init__", lambda self, *args: made.append(self) or init(self, *args)
@@ -409,8 +409,8 @@ def test_array_in_memory_is_not_copied_whole(kind):
 @pytest.mark.parametrize("make", [np.asfortranarray, pd.DataFrame, pl.DataFrame])
 @pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
 def test_columns_are_not_copied_whole(kind, make, monkeypatch):
-    monkeypatch.setattr(features, "_COPIED_BYTES", 2**22)
-    monkeypatch.setattr(features, "_AHEAD_BYTES", 2**22)
+    monkeypatch.setattr(columns, "_COPIED_BYTES", 2**22)
+    monkeypatch.setattr(columns, "_AHEAD_BYTES", 2**22)
     values = np.random.RandomState(0).uniform(size=(60_000, 100))
     X = values if make is np.asfortranarray else {f"c{j}": values[:, j].copy() for j in range(100)}
     X, y = make(X), np.arange(len(values)) % 2
