@@ -3,6 +3,10 @@
 With ``--mapped`` the data are a float32 memory map of 4 GB, or as many as are given, of random
 numbers in a file of the temporary folder, and a figure is the peak of all that the process holds.
 
+With ``--columns`` they are random float64 numbers, 0.4 GB or as many as are given, in an array in C
+or in Fortran order or in a frame of pandas or polars, and the figures are of one epoch of ``fit``
+and of ``predict``.
+
 Each fit runs in a fresh process on MNIST as a float32 array of 188 MB. A figure is the peak of
 resident memory during ``fit`` less what was resident before: copies of the data, batches, the
 network. Before stands a fit of a few rows, so that what libraries load at their first use is
@@ -24,7 +28,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pandas as pd
+import polars as pl
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
 
 from benchmarks import harness
 from benchmarks.contenders import Work, in_process
@@ -52,6 +59,12 @@ ON_A_MAP = {
     "regressor": ("regressor", {}),
     "autoencoder": ("autoencoder", {}),
     "autoencoder, in order": ("autoencoder", {"shuffle": False}),
+}
+HOLDERS = {
+    "C order": lambda columns: np.ascontiguousarray(columns.T),
+    "Fortran order": lambda columns: columns.T.copy("F"),
+    "pandas": lambda columns: pd.DataFrame(_apart(columns), copy=False),
+    "polars": lambda columns: pl.DataFrame(_apart(columns)),
 }
 SHARED_ON_A_MAP = {"hidden_layer_sizes": (32,), "batch_size": 512, "max_iter": 1, "device": "cpu"}
 
@@ -111,6 +124,34 @@ def peaks_on_a_map(case: str, path: Path) -> dict[str, float]:
     return found
 
 
+def _apart(columns: np.ndarray) -> dict[str, np.ndarray]:
+    """Return columns by name in memory of their own, as a file's reader leaves them."""
+    return {f"feature {j}": column.copy() for j, column in enumerate(columns)}
+
+
+def peaks_of_columns(holder: str, is_ours: bool, n_bytes: float) -> dict[str, float]:
+    """Return by how many MB an epoch of ``fit``, and ``predict``, raise this process' memory."""
+    warnings.simplefilter("ignore")
+    columns = np.random.default_rng(0).random((100, int(n_bytes / 800)))
+    X, y = HOLDERS[holder](columns), np.arange(columns.shape[1]) % 2
+    few = HOLDERS[holder](columns[:, :N_FEW])
+    del columns
+    network = (
+        DeepMLPClassifier(max_iter=1, random_state=0, device="cpu")
+        if is_ours
+        else MLPClassifier(max_iter=1, random_state=0)
+    )
+    network.fit(few, y[:N_FEW]).predict(few)
+    found = {}
+    for name, run in (("fit", lambda: network.fit(X, y)), ("predict", lambda: network.predict(X))):
+        Path("/proc/self/clear_refs").write_text("5")
+        before, start = resident("VmRSS"), time.process_time()
+        run()
+        found[name] = resident("VmHWM") - before
+        found[f"{name}, s"] = time.process_time() - start
+    return found
+
+
 def in_fresh_process(function, *arguments):
     """Return what a function answers in a process of its own, which imports anew."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
@@ -128,10 +169,20 @@ def main():
         metavar="GB",
         help="measure fits of a memory map of so many gigabytes (default: 4) instead",
     )
+    options.add_argument(
+        "--columns",
+        type=float,
+        nargs="?",
+        const=0.4,
+        metavar="GB",
+        help="measure fits of so many gigabytes (default: 0.4) by row and by column instead",
+    )
     arguments = options.parse_args()
     if sys.platform != "linux":
         raise SystemExit("The peak is read from /proc, which only Linux has.")
     measure = measure_fits if arguments.mapped is None else measure_fits_on_a_map
+    if arguments.columns is not None:
+        measure = measure_columns
     with TemporaryDirectory() as folder:
         header, rows, results = measure(Path(folder), arguments)
     harness.print_machine()
@@ -166,6 +217,24 @@ def measure_fits_on_a_map(folder: Path, arguments: argparse.Namespace):
         }
     header = [f"MB at the peak, {arguments.mapped:g} GB mapped", *results["classifier"]]
     rows = [[case, *(f"{value:.0f}" for value in each.values())] for case, each in results.items()]
+    return header, rows, results
+
+
+def measure_columns(folder: Path, arguments: argparse.Namespace):
+    """Return the table of what networks take beyond data by row and by column, and all figures."""
+    results = {
+        f"{holder}, {name}": in_fresh_process(
+            peaks_of_columns, holder, name == "ours", arguments.columns * 1e9
+        )
+        for holder in HOLDERS
+        for name in ("ours", "scikit-learn")
+    }
+    first = next(iter(results.values()))
+    header = [f"MB beyond {arguments.columns:g} GB, and CPU seconds", *first]
+    rows = [
+        [name, *(f"{value:.{2 * key.endswith('s')}f}" for key, value in found.items())]
+        for name, found in results.items()
+    ]
     return header, rows, results
 
 

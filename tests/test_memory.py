@@ -6,7 +6,7 @@ from contextlib import chdir
 
 import pytest
 
-from benchmarks.memory import in_fresh_process, peaks_on_a_map, write_map
+from benchmarks.memory import HOLDERS, in_fresh_process, peaks_of_columns, peaks_on_a_map, write_map
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,3 +65,10 @@ def test_a_large_memory_map_is_learned_from_in_little_memory(case, gigabytes, tm
     assert peaks["before"] + 1000 * gigabytes > 600, "the file would not fit"
     assert peaks["fit"] < 600, "megabytes of all that the process holds"
     assert peaks["predict"] < 600
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_rows_are_gathered_from_large_columns_without_a_copy(holder):
+    peaks = in_fresh_process(peaks_of_columns, holder, True, 0.4e9)
+    assert peaks["fit"] < 130, "megabytes; the data take 400"
+    assert peaks["predict"] < 80
