@@ -108,9 +108,8 @@ class ColumnRows(Features):
     def reader(self, order: np.ndarray) -> Reader:
         return _Ahead(self, order)
 
-    def in_rows(self) -> Features:
-        """Return a copy in rows, unless it takes so many bytes that the columns are all to have."""
-        if len(self) * self._row_bytes > _COPIED_BYTES:
+    def in_rows(self, most_bytes: float | None = None) -> Features:
+        if len(self) * self._row_bytes > (_COPIED_BYTES if most_bytes is None else most_bytes):
             return self
         if isinstance(self.unwrapped(), np.ndarray):
             return ArrayRows(np.ascontiguousarray(self.unwrapped()))

@@ -133,8 +133,14 @@ class Features(ABC):
         self._resident = weakref.ref(resident)
         return resident
 
-    def in_rows(self) -> "Features":
-        """Return features whose rows are quick to gather in any order, again and again."""
+    def in_rows(self, most_bytes: float | None = None) -> "Features":
+        """Return features whose rows are quick to gather in any order, again and again.
+
+        Parameters
+        ----------
+        most_bytes : float, default=None
+            What a copy may take; None is what is worth it for one network.
+        """
         return self
 
     def unwrapped(self) -> Any:

@@ -44,8 +44,22 @@ def sources_of(
         starts = dict(zip(distinct, np.cumsum([0, *n_rows[:-1]]), strict=True))
         return [(slice(len(sets)), source)], np.array([starts[key] for key in keys])
     groups = [list(ks) for _, ks in groupby(range(len(sets)), key=keys.__getitem__)]
-    sources = [(slice(ks[0], ks[-1] + 1), sets[ks[0]]) for ks in groups]
+    by_row = {key: _by_row(batches, device, dtype) for key, batches in distinct.items()}
+    sources = [(slice(ks[0], ks[-1] + 1), by_row[keys[ks[0]]]) for ks in groups]
     return sources, np.zeros(len(sets), dtype=np.intp)
+
+
+def _by_row(batches: Batches, device: torch.device, dtype: torch.dtype) -> Batches:
+    """Return what gathers the rows of a set, from a copy in rows where they lie by column.
+
+    One network's order can be read ahead from columns of any size, those of many can not.
+    """
+    X = batches.samples.X
+    rows = X.in_rows(np.inf) if device.type == "cpu" else X
+    if rows is X:
+        return batches
+    samples = batches.samples._replace(X=rows, weight=None)
+    return Batches(samples, batch_size=len(rows), device=device, dtype=dtype)
 
 
 def _joined(sets: list[Samples]) -> Samples | None:

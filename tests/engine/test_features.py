@@ -199,6 +199,7 @@ def test_columns_are_copied_into_rows_if_they_are_few(monkeypatch):
     assert_array_equal(own.in_rows(), VALUES)
     monkeypatch.setattr(columns, "_COPIED_BYTES", VALUES.nbytes - 1)
     assert own.in_rows() is own
+    assert_array_equal(own.in_rows(VALUES.nbytes).unwrapped(), VALUES)
 
 
 def test_a_users_code_is_given_what_the_user_passed(tmp_path):

@@ -233,6 +233,13 @@ def test_columns_train_an_ensemble(kind, by_columns, rows):
     assert all(member.n_features_in_ == X.shape[1] for member in network.estimators_)
 
 
+def test_a_stack_gathers_rows_of_columns_from_a_copy(by_columns, rows, monkeypatch):
+    """Its networks go through them in orders of their own, which are not read ahead."""
+    monkeypatch.setattr(ColumnRows, "gather", None)
+    network = DeepMLPRegressor(**QUICK, n_networks=3).fit(by_columns(rows[0]), rows[1])
+    assert len(network.estimators_) == 3
+
+
 @pytest.mark.parametrize(
     "options",
     [{"noise": 0.1, "noise_kind": "salt_pepper"}, {"allow_nan": True}, {"loss": "log_loss"}],
