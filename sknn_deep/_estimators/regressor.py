@@ -537,6 +537,11 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
             f"TransformedTargetRegressor({type(self).__name__}(...), transformer=StandardScaler())."
         )
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.positive_only = self.loss == "poisson"
+        return tags
+
     def _make_loss(self) -> Loss:
         return regression_loss(
             self.loss, self.n_outputs_, quantile=self.quantile, huber_delta=self.huber_delta
