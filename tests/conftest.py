@@ -20,6 +20,11 @@ from threadpoolctl import threadpool_limits
 
 from sknn_deep.datasets import fetch_california_housing, fetch_mnist
 
+# The tests are of the CPU even where there is a GPU, in processes that they start, too: torch looks
+# for one when it is first asked. `make gpu` has its tests run on it.
+if os.environ.get("SKNN_DEEP_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = "-1"
+
 
 def pytest_ignore_collect(collection_path, config):
     """Leave out the tests on a simulated device, which need a process of their own."""
