@@ -32,6 +32,7 @@ def install(library: Path) -> None:
     torch.ops.simulated_cuda.add_kernels(_own_kernels())
     _provide_functions(torch)
     _provide_classes(torch)
+    torch.cuda.init()  # before that torch would ask the driver, and the environment, for devices
 
 
 def missing_kernels() -> list[str]:
