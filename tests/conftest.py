@@ -19,7 +19,7 @@ from sknn_deep.datasets import fetch_california_housing, fetch_mnist
 
 try:
     import polars as pl
-except ImportError:  # what comes with a GPU has torch, and not all that the tests of containers need
+except ImportError:  # as on a machine with a GPU and no more than torch
     pl = None
 
 # The tests are of the CPU even where there is a GPU, in processes that they start, too: torch looks
