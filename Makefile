@@ -12,9 +12,11 @@ RUN = $(VENV)/bin/python
 
 # Each worker computes on one thread: two that use every core wait for each other.
 TEST = SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -n $(WORKERS) --dist worksteal
+# A simulated GPU is there for the whole process or not at all, so its tests have one of their own.
+TEST_DEVICE = $(TEST) -p tests.simulated_cuda.plugin tests/simulated_cuda tests/hardware/test_device.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint docs clean
+.PHONY: help demo test test-device test-fast gpu lint docs clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,10 +25,17 @@ demo: $(VENV)/with-plot,progress  ## train, print a table, draw pictures in demo
 	$(RUN) examples/demo.py --data $(DATA) --output $(DEMO)
 
 test: $(VENV)/with-test  ## run every test
+	$(TEST_DEVICE)
 	$(TEST)
+
+test-device: $(VENV)/with-test  ## run those on a simulated GPU, which needs g++
+	$(TEST_DEVICE)
 
 test-fast: $(VENV)/with-test  ## run the tests that take seconds
 	$(TEST) -m "not slow"
+
+gpu:  ## test and measure on a GPU with PYTHON's own torch; the report goes to gpu/
+	$(PYTHON) -m benchmarks.gpu --output gpu
 
 lint: $(VENV)/with-dev  ## check style, format and types
 	$(VENV)/bin/ruff check .

@@ -5,11 +5,8 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import polars as pl
 import pytest
 import scipy.sparse as sp
 import torch
@@ -19,6 +16,16 @@ from sklearn.preprocessing import scale
 from threadpoolctl import threadpool_limits
 
 from sknn_deep.datasets import fetch_california_housing, fetch_mnist
+
+try:
+    import polars as pl
+except ImportError:  # as on a machine with a GPU and no more than torch
+    pl = None
+
+# The tests are of the CPU even where there is a GPU, in processes that they start, too: torch looks
+# for one when it is first asked. `make gpu` has its tests run on it.
+if os.environ.get("SKNN_DEEP_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = "-1"
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -155,6 +162,9 @@ def container(request, tmp_path):
 @pytest.fixture
 def scratch(tmp_path, monkeypatch):
     """Run in an empty folder, and draw without a screen."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
     yield tmp_path

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Hashable
-from typing import cast
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,10 +28,14 @@ class StepGraphs:
     """
 
     def __init__(self, network: Network):
-        self._network, device = network, network.flat.device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._network = network
         self._graphs: dict[Hashable, StepGraph] = {}
         self._is_given_up = False
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        """Where all are readied and recorded, as CUDA does not record its default stream."""
+        return torch.cuda.Stream(self._network.flat.device)
 
     def take_steps(
         self, key: Hashable, work: Workspace, take_steps: TakeSteps, factors: Factors
@@ -62,8 +66,10 @@ class StepGraphs:
             graph.prepare(take_steps)
         except Exception as error:
             self._give_up(error)
-            return take_steps(work, factors)
-        return graph(take_steps, factors)
+        else:
+            return graph(take_steps, factors)
+        # outside of the block, which holds the tensors of the attempt
+        return take_steps(work, factors)
 
     def close(self) -> None:
         """Let go of the graphs and the memory that they hold."""
@@ -77,10 +83,10 @@ class StepGraphs:
             # torch lets one that is registered with a spoilt graph draw no more
             fresh = torch.Generator(generator.device)
             self._network.set_generator(fresh.set_state(generator.get_state()))
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         warnings.warn(
-            "A training step could not be recorded as a CUDA graph "
-            f"({str(error).splitlines()[0]}). The training goes on with steps that are launched "
-            "one by one: the result is the same, and it takes longer.",
+            f"A training step could not be recorded as a CUDA graph ({reason}). The training goes "
+            "on with steps that are launched one by one: the result is the same, but takes longer.",
             stacklevel=2,
         )
 
@@ -98,7 +104,7 @@ class StepGraph:
     """
 
     def __init__(
-        self, work: Workspace, generator: torch.Generator | None, stream: torch.cuda.Stream | None
+        self, work: Workspace, generator: torch.Generator | None, stream: torch.cuda.Stream
     ):
         self._work, self._generator, self._stream = work, generator, stream
         self._table = work.raws[0].new_empty((len(work.programs), 3))
@@ -131,13 +137,13 @@ class StepGraph:
         return self._squared_norms.clone()  # the next replay writes to the same place
 
     def _on_its_stream(self, take_steps: TakeSteps) -> Tensor:
-        present, own = torch.cuda.current_stream(), cast(torch.cuda.Stream, self._stream)
-        own.wait_stream(present)
+        present = torch.cuda.current_stream()
+        self._stream.wait_stream(present)
         try:
-            with torch.cuda.stream(own):
+            with torch.cuda.stream(self._stream):
                 squared_norms = take_steps(self._work, self._table)
         finally:
             # memory that an error frees may be in use there
-            present.wait_stream(own)
+            present.wait_stream(self._stream)
         self._is_ready = True
         return squared_norms

@@ -1,7 +1,9 @@
 """Where the numbers live: device, floating-point type, order in memory, random generators."""
 
+import re
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,9 @@ from torch import Tensor
 
 # CUDA records one graph at a time in a process, and can give no memory back meanwhile.
 recording = threading.Lock()
+# Kinds of accelerators that "auto" takes. On Apple's a small network may be slower than on the CPU.
+_AUTOMATIC = ("cuda", "xpu")
+_NAMES = {"cuda": "CUDA", "xpu": "XPU", "mps": "Metal"}
 
 
 class OutOfMemoryError(torch.OutOfMemoryError, MemoryError):
@@ -58,43 +63,89 @@ def resolve_device(device: str | torch.device) -> torch.device:
     Parameters
     ----------
     device : str or torch.device
-        "auto" is the first CUDA device where there is one and the CPU elsewhere.
+        "auto" is the accelerator that torch finds, CUDA's, ROCm's (which torch calls "cuda") or
+        Intel's, and the CPU where there is none. Apple's must be named. Without an index it
+        is torch's current device.
 
     Returns
     -------
     device : torch.device
+        With an index, unless it is the CPU.
 
     Raises
     ------
     ValueError
         If the device is unknown to torch or not present on this machine.
+    RuntimeError
+        If this process was forked from one that had used the device.
     """
-    if device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if device != "auto" and _parsed(device).type == "cpu":
+        return torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if device != "auto":
+        resolved = _parsed(device)
+    elif accelerator is not None and accelerator.type in _AUTOMATIC:
+        resolved = accelerator
+    else:
+        return torch.device("cpu")
+    count = 0
+    if accelerator is not None and accelerator.type == resolved.type:
+        count = torch.accelerator.device_count()
+    if (resolved.index or 0) >= count:
+        raise ValueError(
+            f"device={device!r} is not available: torch finds {count} "
+            f"{_NAMES.get(resolved.type, resolved.type)} device(s) here. "
+            "Pass device='auto' to use what the machine has, or device='cpu'."
+        )
+    if torch.get_device_module(resolved)._is_in_bad_fork():
+        raise RuntimeError(
+            f"device={device!r} cannot be used in this process: it was forked from one that had "
+            "used the device. Start processes anew, by n_jobs with joblib's default backend "
+            "'loky' or by multiprocessing's start method 'spawn'; or pass device='cpu'."
+        )
+    if resolved.index is not None:
+        return resolved
+    return torch.device(resolved.type, torch.accelerator.current_device_index())
+
+
+def _parsed(device: str | torch.device) -> torch.device:
     try:
-        resolved = torch.device(device)
+        return torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"device={device!r} is not a device that torch knows; "
-            "choose 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'."
+            "choose 'auto', 'cpu', 'cuda', 'cuda:1', 'xpu' or 'mps'."
         ) from error
-    if resolved.type == "cpu":
-        return resolved
-    if resolved.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (resolved.index or 0) < count:
-            return torch.device("cuda", resolved.index or 0)
-        found = f"torch finds {count} CUDA device(s) here"
-    elif resolved.type == "mps":
-        if torch.backends.mps.is_available():
-            return resolved
-        found = "torch finds no Metal device here"
-    else:
-        found = "it is neither a CPU, a CUDA nor an MPS device"
-    raise ValueError(
-        f"device={device!r} is not available: {found}. "
-        "Pass device='auto' to use what the machine has, or device='cpu'."
-    )
+
+
+def on_device(device: torch.device) -> AbstractContextManager:
+    """Return a context in which a device is torch's current one, as its streams and graphs ask.
+
+    Where the device lacks a kernel, an error there says so.
+    """
+    return nullcontext() if device.type == "cpu" else _on_accelerator(device)
+
+
+@contextmanager
+def _on_accelerator(device: torch.device) -> Iterator[None]:
+    # Apple's is always the only one
+    with nullcontext() if device.type == "mps" else torch.accelerator.device_index(device.index):
+        try:
+            yield
+        except NotImplementedError as error:
+            operator = re.search(r"aten::[\w.]+", str(error))
+            if operator is None:
+                raise
+            raise NotImplementedError(
+                f"torch has no kernel for {operator[0]} on device={str(device)!r}, which these "
+                "parameters need; pass device='cpu', or choose another solver or normalization."
+            ) from error
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes an accelerator has free."""
+    free, _ = torch.accelerator.get_memory_info(device)
+    return free
 
 
 def release_cached_memory(device: torch.device) -> None:
@@ -104,11 +155,6 @@ def release_cached_memory(device: torch.device) -> None:
     elif device.type != "cpu":
         with recording:
             torch.accelerator.empty_cache()
-
-
-def on_device(device: torch.device) -> AbstractContextManager:
-    """Return a context in which streams and graphs of CUDA belong to a device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def accepted_dtypes(dtype: str, device: torch.device) -> list[type]:
@@ -128,14 +174,20 @@ def accepted_dtypes(dtype: str, device: torch.device) -> list[type]:
     -------
     dtypes : list of numpy scalar types
     """
-    if dtype == "float64" and device.type == "mps":
+    if dtype == "float64" and not _computes_in_double(device):
         raise ValueError(
-            "dtype='float64' is not available with device='mps', whose hardware has no "
+            f"dtype='float64' is not available with device={str(device)!r}, whose hardware has no "
             "double precision; pass dtype='float32' or device='cpu'."
         )
     if dtype == "auto":
         return [np.float64, np.float32] if device.type == "cpu" else [np.float32]
     return [np.float64] if dtype == "float64" else [np.float32]
+
+
+def _computes_in_double(device: torch.device) -> bool:
+    if device.type in ("cpu", "cuda", "mps"):
+        return device.type != "mps"
+    return torch.float64 in torch.accelerator.get_device_capability(device)["supported_dtypes"]
 
 
 def seeded_generator(

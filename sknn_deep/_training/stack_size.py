@@ -1,7 +1,6 @@
 """How many networks fit into one stack."""
 
-import torch
-
+from sknn_deep._hardware.device import free_memory
 from sknn_deep._training.training import Training
 
 # On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
@@ -35,7 +34,7 @@ def stack_size(training: Training, max_memory: int | None, n_sharing: int = 1) -
         return 1
     most: float | None = max_memory
     if most is None:
-        most = _MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+        most = _MEMORY_SHARE * free_memory(device)
     return max(1, min(int(most // n_bytes), _MOST_NETWORKS))
 
 

@@ -331,6 +331,7 @@ def _on_cuda(chunks):
 def graphs(monkeypatch):
     """Stand in for graphs; return those that were made."""
     made = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(
         "sknn_deep._engine.cuda_graph.StepGraph",
         lambda *args: made.append(FromTable(*args)) or made[-1],

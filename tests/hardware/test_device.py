@@ -55,36 +55,70 @@ def test_cpu_is_found_under_its_name(device):
     assert resolve_device(device) == torch.device("cpu")
 
 
-def test_automatic_device_is_cuda_where_there_is_one(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert resolve_device("auto") == torch.device("cuda:0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve_device("auto") == torch.device("cpu")
+@pytest.fixture
+def machine(monkeypatch):
+    """Offer what makes torch find so many devices of a kind, or none."""
+
+    def with_devices(kind=None, count=1, current=0):
+        accelerator = None if kind is None else torch.device(kind)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: accelerator)
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+        monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: current)
+
+    return with_devices
 
 
 @pytest.mark.parametrize(
-    ("device", "expected"), [("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1")]
+    ("kind", "expected"), [("cuda", "cuda:1"), ("xpu", "xpu:1"), ("mps", "cpu"), (None, "cpu")]
 )
-def test_cuda_devices_that_are_there_are_accepted(device, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+def test_automatic_device_is_an_accelerator_where_there_is_one(kind, expected, machine):
+    machine(kind, count=2, current=1)
+    assert resolve_device("auto") == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cuda", "cuda:1"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1"), ("xpu", "xpu:1"),
+        ("mps", "mps:1"), (torch.device("cuda"), "cuda:1"),
+    ],
+)  # fmt: skip
+def test_devices_that_are_there_are_accepted(device, expected, machine):
+    machine(torch.device(device).type, count=2, current=1)
     assert resolve_device(device) == torch.device(expected)
 
 
-@pytest.mark.parametrize(("device", "count"), [("cuda", 0), ("cuda:1", 1), ("cuda:2", 2)])
-def test_cuda_devices_that_are_not_there_are_refused(device, count, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    message = f"device={device!r} is not available: torch finds {count} CUDA device(s) here"
+@pytest.mark.parametrize(
+    ("device", "kind", "count", "found"),
+    [
+        ("cuda", None, 0, "0 CUDA"),
+        ("cuda:1", "cuda", 1, "1 CUDA"),
+        ("cuda:2", "cuda", 2, "2 CUDA"),
+        ("cuda", "xpu", 1, "0 CUDA"),
+        ("xpu:1", "xpu", 1, "1 XPU"),
+        ("mps", "cuda", 1, "0 Metal"),
+        ("meta", "cuda", 1, "0 meta"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(device, kind, count, found, machine):
+    machine(kind, count)
+    message = f"device={device!r} is not available: torch finds {found} device(s) here. Pass"
     with pytest.raises(ValueError, match=re.escape(message)):
         resolve_device(device)
 
 
-def test_metal_device_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    message = "device='mps' is not available: torch finds no Metal device here"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        resolve_device("mps")
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+def test_forked_processes_are_told_what_to_do(device, machine, monkeypatch):
+    machine("cuda")
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    message = (
+        f"device={device!r} cannot be used in this process: it was forked from one that had used "
+        "the device. Start processes anew, by n_jobs with joblib's default backend 'loky' or by "
+        "multiprocessing's start method 'spawn'; or pass device='cpu'."
+    )
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        resolve_device(device)
+    assert resolve_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:-1", "cuda:one", "", "CPU "])
@@ -124,8 +158,27 @@ def test_floating_point_types_follow_parameter_and_device(dtype, device, expecte
 
 
 def test_metal_has_no_double_precision():
-    with pytest.raises(ValueError, match="dtype='float64' is not available with device='mps'"):
-        accepted_dtypes("float64", torch.device("mps"))
+    with pytest.raises(ValueError, match="dtype='float64' is not available with device='mps:0'"):
+        accepted_dtypes("float64", torch.device("mps", 0))
+
+
+@pytest.mark.parametrize("has_double", [False, True])
+def test_other_accelerators_are_asked_for_double_precision(has_double, monkeypatch):
+    known = {torch.float32} | ({torch.float64} if has_double else set())
+    monkeypatch.setattr(
+        torch.accelerator, "get_device_capability", lambda device: {"supported_dtypes": known}
+    )
+    device = torch.device("xpu", 0)
+    assert accepted_dtypes("auto", device) == [np.float32]
+    if has_double:
+        assert accepted_dtypes("float64", device) == [np.float64]
+    else:
+        message = (
+            "dtype='float64' is not available with device='xpu:0', whose hardware has no double "
+            "precision; pass dtype='float32' or device='cpu'."
+        )
+        with pytest.raises(ValueError, match=re.escape(message)):
+            accepted_dtypes("float64", device)
 
 
 @pytest.mark.parametrize(
@@ -224,11 +277,10 @@ def test_state_of_a_pickle_is_arrays_on_the_cpu(kind, digits):
     assert copy.copy(network.module_).flat.device.type == "cpu"
 
 
-def test_pickle_made_on_another_device_predicts_on_this_one(kind, digits, monkeypatch):
+def test_pickle_made_on_another_device_predicts_on_this_one(kind, digits):
     # as of a machine that has a GPU: the parameter names what is missing here
     network = kind(**QUICK).fit(digits.X, digits.y)
     network.set_params(device="cuda:7")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     twin = pickle.loads(pickle.dumps(network))
     assert_array_equal(output(twin, digits.X_test), output(network, digits.X_test))
     with pytest.raises(ValueError, match="device='cuda:7' is not available"):

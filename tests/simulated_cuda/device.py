@@ -9,6 +9,7 @@ are found from who waits for whom, not from their effects.
 """
 
 import ctypes
+import functools
 import itertools
 import os
 import re
@@ -27,24 +28,51 @@ def install(library: Path) -> None:
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     import torch
 
-    torch.ops.simulated_cuda.set_missing_kernels(_missing_kernels(Path(torch.__file__).parents[1]))
+    torch.ops.simulated_cuda.set_missing_kernels(missing_kernels())
+    torch.ops.simulated_cuda.add_kernels(_own_kernels())
     _provide_functions(torch)
     _provide_classes(torch)
+    torch.cuda.init()  # before that torch would ask the driver, and the environment, for devices
 
 
-def _missing_kernels(site_packages: Path) -> list[str]:
-    """Return the operators that torch computes on a CPU and not on CUDA, from its own list."""
-    path = site_packages / "torchgen" / "packaged" / "ATen" / "native" / "native_functions.yaml"
-    missing = []
-    for entry in re.split(r"^- func: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
-        name, keys = entry[: entry.index("(")], re.findall(r"^    ([\w, ]+): \w+", entry, re.M)
-        backends = {key.strip() for line in keys for key in line.split(",")}
-        if "CPU" in backends and not backends & {"CUDA", *_COMPOSITE}:
-            missing.append(f"aten::{name}")
-    return missing
+def missing_kernels() -> list[str]:
+    """Return the operators that torch computes on a CPU and not on CUDA."""
+    return [
+        f"aten::{name}"
+        for name, backends in _backends().items()
+        if "CPU" in backends and not backends & {"CUDA", *_COMPOSED}
+    ]
 
 
-_COMPOSITE = ("CompositeExplicitAutograd", "CompositeImplicitAutograd")
+def _own_kernels() -> list[str]:
+    """Return the operators for which CUDA has a kernel, and other devices call several."""
+    return [
+        name
+        for name, backends in _backends().items()
+        if "CUDA" in backends
+        and backends & set(_COMPOSED)
+        and ("CPU" in backends or name.startswith("_foreach"))
+    ]
+
+
+_COMPOSED = ("CompositeExplicitAutograd", "CompositeImplicitAutograd")
+
+
+@functools.cache
+def _backends() -> dict[str, set[str]]:
+    """Return the kinds of kernels that torch has for each operator, from its own list."""
+    import torchgen
+
+    path = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
+    entries = re.split(r"^- func: ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {
+        entry[: entry.index("(")]: {
+            key.strip()
+            for keys in re.findall(r"^    ([\w, ]+): \w+", entry, flags=re.MULTILINE)
+            for key in keys.split(",")
+        }
+        for entry in entries
+    }
 
 
 def _provide_functions(torch) -> None:
@@ -210,6 +238,19 @@ def limited_memory(n_bytes: int, device: int = 0):
         yield
     finally:
         torch.ops.simulated_cuda.set_limit(device, -1)
+
+
+@contextmanager
+def without_kernels(*names: str):
+    """Let the devices lack the kernels of operators such as "mm.out" within the block."""
+    import torch
+
+    lacking = [f"aten::{name}" for name in names]
+    torch.ops.simulated_cuda.set_missing_kernels(missing_kernels() + lacking)
+    try:
+        yield
+    finally:
+        torch.ops.simulated_cuda.set_missing_kernels(missing_kernels())
 
 
 def needed_bytes(device: int = 0) -> int:

@@ -1,5 +1,6 @@
 """The simulated device itself: it computes as the CPU does, and refuses what a GPU would."""
 
+import gc
 import multiprocessing
 import re
 import threading
@@ -65,6 +66,7 @@ def test_new_memory_is_not_zero():
 
 
 def test_memory_is_counted_and_given_back():
+    gc.collect()
     before = torch.cuda.memory_allocated()
     x = torch.empty(1024, device="cuda")
     view = x[:10]
@@ -79,6 +81,7 @@ def test_memory_is_counted_and_given_back():
 
 
 def test_memory_runs_out():
+    gc.collect()
     used = torch.cuda.memory_allocated()
     with limited_memory(used + 4096):
         x = torch.empty(1024, device="cuda")
@@ -205,33 +208,40 @@ def test_replays_draw_on_from_a_registered_generator():
 
 
 REFUSED = {
-    "item()": lambda x: x.sum().item(),
-    "a copy to the host": lambda x: x.cpu(),
-    "a copy from pageable memory": lambda x: x.copy_(torch.ones(3), non_blocking=True),
-    "aten::nonzero": lambda x: x.nonzero(),
-    "aten::_index_put_impl_ with a mask": lambda x: x.index_put_((x > 0,), x.new_ones(3)),
-    "synchronization of the device": lambda x: torch.cuda.synchronize(),
-    "synchronization with a stream": lambda x: torch.cuda.current_stream().synchronize(),
-    "a question about a stream": lambda x: torch.cuda.current_stream().query(),
-    "a new generator": lambda x: torch.Generator("cuda"),
-    "with a generator that the graph lacks": lambda x: x.normal_(generator=GENERATOR),
-    "a generator's state": lambda x: GENERATOR.get_state(),
-    "a wait for an event from outside": lambda x: EVENT.wait(),
-    "synchronization with an event": lambda x: EVENT.synchronize(),
+    "item()": lambda x, generator, event: x.sum().item(),
+    "a copy to the host": lambda x, generator, event: x.cpu(),
+    "a copy from pageable memory": lambda x, generator, event: x.copy_(
+        torch.ones(3), non_blocking=True
+    ),
+    "aten::nonzero": lambda x, generator, event: x.nonzero(),
+    "aten::_index_put_impl_ with a mask": lambda x, generator, event: x.index_put_(
+        (x > 0,), x.new_ones(3)
+    ),
+    "synchronization of the device": lambda x, generator, event: torch.cuda.synchronize(),
+    "synchronization with a stream": lambda x, generator, event: (
+        torch.cuda.current_stream().synchronize()
+    ),
+    "a question about a stream": lambda x, generator, event: torch.cuda.current_stream().query(),
+    "a new generator": lambda x, generator, event: torch.Generator("cuda"),
+    "with a generator that the graph lacks": lambda x, generator, event: x.normal_(
+        generator=generator
+    ),
+    "a generator's state": lambda x, generator, event: generator.get_state(),
+    "a wait for an event from outside": lambda x, generator, event: event.wait(),
+    "synchronization with an event": lambda x, generator, event: event.synchronize(),
 }
-GENERATOR, EVENT = torch.Generator("cuda"), torch.cuda.Event()
 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_may_not_be_recorded_spoils_the_graph(what):
-    x = _on_device(3)
-    EVENT.record()
+    x, generator, event = _on_device(3), torch.Generator("cuda"), torch.cuda.Event()
+    event.record()
     before, errors = x.cpu(), []
 
     def record():
         x.mul_(2)
         try:
-            REFUSED[what](x)
+            REFUSED[what](x, generator, event)
         except RuntimeError as error:
             errors.append(str(error))
 
@@ -326,6 +336,7 @@ def test_a_graph_does_not_keep_memory_from_outside_alive():
 
 
 def test_memory_of_a_graph_is_given_back_with_it():
+    gc.collect()  # what failed in other tests may hold some until then
     x = torch.ones(1000, device="cuda")
     before = torch.cuda.memory_allocated()
     graph = _record(lambda: (x + 1).mul_(2))

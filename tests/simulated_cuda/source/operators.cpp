@@ -430,6 +430,14 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("record_stream", &record_stream);
 }
 
+// Operators that would be composed of others get a kernel of the device.
+void add_kernels(std::vector<std::string> names) {
+  static torch::Library library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__,
+                                __LINE__);
+  for (const auto& name : names)
+    library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&call_any>());
+}
+
 TORCH_LIBRARY(simulated_cuda, library) {
   library.def("register_generator(int graph, Generator? generator) -> ()", &register_generator);
   library.def("capture_begin(int graph, str mode) -> ()", [](int64_t graph, std::string mode) {
@@ -447,6 +455,7 @@ TORCH_LIBRARY(simulated_cuda, library) {
     for (const auto& [name, n] : take_counts()) counts.insert(name, n);
     return counts;
   });
+  library.def("add_kernels(str[] names) -> ()", &add_kernels);
   library.def("set_missing_kernels(str[] names) -> ()", [](std::vector<std::string> names) {
     missing_kernels = {names.begin(), names.end()};
   });
