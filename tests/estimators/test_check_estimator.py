@@ -228,7 +228,10 @@ def test_the_values_leave_nothing_out():
 
 @pytest.mark.slow
 @converging_or_not
-@parametrize_with_checks(_small(COMBINATIONS), expected_failed_checks=_expected_failures)
+@parametrize_with_checks(
+    _in_turn([{**SMALL, **option} for option in COMBINATIONS]),
+    expected_failed_checks=_expected_failures,
+)
 def test_every_solver_activation_and_schedule_complies(estimator, check):
     _check(estimator, check)
 
