@@ -179,7 +179,7 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     with zipfile.ZipFile(buffer, "w", kind) as archive:
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name), content, kind)
-    return buffer.getvalue() if buffer.tell() <= max_size else data
+    return buffer.getvalue() if buffer.tell() <= max_size else data[:max_size]
 
 
 def changed(value, rng: random.Random):

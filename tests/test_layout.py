@@ -42,10 +42,12 @@ WINGS = {
             "callback_parameter",
             "column_statistics",
             "code_statistics",
+            "not_numbers",
             "pickling",
         }
         | {"rollback"}
-        | {"held_out_rows", "rows", "target_scale"},
+        | {"held_out_rows", "target_scale"},
+        {"rows"},
         {"parameters", "fitted_state"},
         {"hooks"},
         {"jobs", "memory_advice", "optimizer", "held_out"},

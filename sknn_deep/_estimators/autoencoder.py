@@ -23,6 +23,7 @@ from sknn_deep._estimators.code_description import describe_code
 from sknn_deep._estimators.column_statistics import column_limits, column_means
 from sknn_deep._estimators.fitted_attributes import FittedAutoencoder
 from sknn_deep._estimators.fitted_state import AUTOENCODER_STATE
+from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._estimators.parameters import SharedParameters
 from sknn_deep._estimators.types import (
     ActivationName,
@@ -555,6 +556,7 @@ class AutoencoderTransformer(
         reconstructions : ndarray of shape (n_samples, n_features)
         """
         check_is_fitted(self)
+        refuse_not_numbers(self, X)
         codes = check_array(
             X, dtype=numpy_dtype(self.module_.flat.dtype), order="C", input_name="X"
         )

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._engine.features import ArrayRows, Features, MappedRows, features_of
+from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._hardware.device import as_tensor
 from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 
@@ -50,6 +51,7 @@ def to_train_on(
         if reset:
             _validate_data(estimator, X, *y, reset=True, skip_check_array=True)
         return (X, *y) if y else X
+    refuse_not_numbers(estimator, X)
     features = _where_it_is(X, dtypes)
     if features is None:
         return _by_scikit_learn(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
@@ -67,6 +69,7 @@ def to_predict(estimator: Any, X: Any) -> Features:
         _check_finite(estimator, X)
         return ArrayRows(X)
     check_is_fitted(estimator)
+    refuse_not_numbers(estimator, X)
     dtypes = [estimator._network_dtype]
     features = _where_it_is(X, dtypes)
     if features is None:

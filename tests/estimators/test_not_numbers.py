@@ -1,0 +1,115 @@
+"""Dates, durations and pandas' NA in X are refused by name, and never trained on as integers."""
+
+import datetime
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+
+QUICK = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0, "device": "cpu"}
+NUMBERS = np.random.RandomState(0).uniform(size=20)
+TARGET = (NUMBERS > 0.5).astype(int)
+DAYS = np.datetime64("2020-01-01", "ns") + np.arange(20).astype("m8[D]")
+SPANS = DAYS - DAYS[0]
+NAT = np.where(np.arange(20) == 3, np.datetime64("NaT"), DAYS)
+
+
+def _frame(days):
+    return pd.DataFrame({"size": NUMBERS, "when": days})
+
+
+def _objects(values):
+    table = np.empty((20, 2), dtype=object)
+    table[:, 0], table[:, 1] = NUMBERS, list(values)
+    return table
+
+
+DATES = {
+    "array": (np.column_stack([DAYS, DAYS]), r"datetime64\[ns\] in every column"),
+    "array with NaT": (np.column_stack([NAT, NAT]), r"datetime64\[ns\] in every column"),
+    "array of durations": (np.column_stack([SPANS, SPANS]), r"timedelta64\[ns\] in every column"),
+    "frame": (_frame(DAYS), r"datetime64\[ns\] in column 'when'"),
+    "frame of dates only": (_frame(DAYS)[["when", "when"]], "datetime64.* in column 'when'"),
+    "frame with NaT": (_frame(NAT), r"datetime64\[ns\] in column 'when'"),
+    "durations": (_frame(SPANS), r"timedelta64\[ns\] in column 'when'"),
+    "time zone": (
+        _frame(pd.DatetimeIndex(DAYS).tz_localize("UTC")),
+        r"datetime64\[ns, UTC\] in column 'when'",
+    ),
+    "periods": (_frame(pd.period_range("2020", periods=20, freq="D")), "period.* in column 'when'"),
+    "categories": (
+        _frame(pd.Categorical(DAYS)),
+        r"datetime64\[ns\] in column 'when'",
+    ),
+    "polars": (
+        pl.DataFrame({"size": NUMBERS, "when": DAYS}),
+        "Datetime.* in column 'when'",
+    ),
+    "durations of polars": (pl.DataFrame({"a": SPANS, "b": SPANS}), "Duration.* in column 'a'"),
+    "objects of NumPy": (_objects(DAYS), r"np.datetime64\('2020-01-01T.* in column 1, row 0"),
+    "objects of pandas": (_objects(pd.DatetimeIndex(DAYS)), "Timestamp.* in column 1, row 0"),
+    "objects of Python": (
+        _objects([1.0] * 19 + [datetime.date(2020, 1, 2)]),
+        r"datetime.date\(2020, 1, 2\) in column 1, row 19",
+    ),
+    "NaT among numbers": (_objects([1.0, 2.0, pd.NaT] + [0.0] * 17), "NaT in column 1, row 2"),
+    "object columns": (
+        _frame(DAYS).astype(object).rename(columns={"when": "size"}),
+        "Timestamp.* in column 'size', row 0",
+    ),
+    "lists": ([[a, b] for a, b in zip(NUMBERS, DAYS, strict=True)], "datetime64.* in column 1"),
+}
+ESTIMATORS = {
+    "classifier": DeepMLPClassifier(**QUICK),
+    "regressor": DeepMLPRegressor(**QUICK),
+    "autoencoder": AutoencoderTransformer(1, **QUICK, allow_nan=True),
+}
+
+
+@pytest.fixture(params=ESTIMATORS)
+def estimator(request):
+    return ESTIMATORS[request.param]
+
+
+@pytest.mark.parametrize("kind", DATES)
+def test_dates_are_refused_by_name_in_fits(estimator, kind):
+    X, message = DATES[kind]
+    with pytest.raises(ValueError, match=message + ".*numbers only.*the days since a date"):
+        estimator.fit(X, TARGET)
+
+
+@pytest.mark.parametrize("kind", DATES)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_dates_are_refused_by_name_where_numbers_were_learned_from(kind):
+    X, message = DATES[kind]
+    fitted = DeepMLPRegressor(**QUICK).fit(np.column_stack([NUMBERS, NUMBERS]), NUMBERS)
+    codes = AutoencoderTransformer(2, **QUICK).fit(np.column_stack([NUMBERS, NUMBERS]))
+    decode = codes.inverse_transform
+    for method in (fitted.predict, codes.transform, decode, codes.partial_fit):
+        with pytest.raises(ValueError, match=message):
+            method(X)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_na_among_objects_is_named_and_its_remedy_works():
+    X = _frame(NUMBERS).astype(object)
+    X.iloc[4, 1] = pd.NA
+    autoencoder = ESTIMATORS["autoencoder"]
+    with pytest.raises(ValueError, match="pd.NA in column 'when', row 4; .* X.replace"):
+        autoencoder.fit(X)
+    codes = autoencoder.fit_transform(X.replace({pd.NA: np.nan}).astype(float))
+    assert np.isfinite(codes).all()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_numbers_among_objects_are_still_taken(estimator):
+    table = _objects(NUMBERS)
+    expected = np.column_stack([NUMBERS, NUMBERS])
+    method = "predict" if hasattr(estimator, "predict") else "transform"
+    learned = getattr(estimator.fit(table, TARGET), method)(table)
+    np.testing.assert_array_equal(
+        learned, getattr(estimator.fit(expected, TARGET), method)(expected)
+    )
