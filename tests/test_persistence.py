@@ -890,22 +890,29 @@ def packed(name, change):
 
 
 def progress(name, value):
-    return packed("_progress", lambda fields: fields.update({name: value}))
+    return packed("_progress", lambda course: course[0].update({name: value}))
+
+
+def history(rows):
+    def change(course):
+        course[1] = rows
+
+    return packed("_progress", change)
 
 
 def moment(name, *value):
     """Return what changes what the optimiser keeps of its only parameter, or deletes it."""
 
     def change(state):
-        kept = state["state"][0]
+        kept = state["_optimizer_state"]["state"][0]
         del kept[name]
         kept.update({name: value[0]} if value else {})
 
-    return packed("_optimizer_state", change)
+    return change
 
 
 def option(name, value):
-    return packed("_optimizer_state", lambda state: state["param_groups"][0].update({name: value}))
+    return lambda state: state["_optimizer_state"]["param_groups"][0].update({name: value})
 
 
 def generator_at(position):
@@ -938,39 +945,42 @@ FORGERIES = {
     "endless layers": (put(*CONFIG, "layer_units", (1,) * 10_000), "more weights than|Index"),
     "negative layers": (put(*CONFIG, "layer_units", (4, -2, 1)), "at least one unit"),
     "fractions of units": (put(*CONFIG, "layer_units", (4, 2.0, 1)), "TypeError"),
-    "other layers": (put(*CONFIG, "layer_units", (4, 1, 1)), "do not fit"),
+    "other layers": (put(*CONFIG, "layer_units", (4, 1, 1)), "not fit its configuration"),
     "no activation": (put(*CONFIG, "activations", ("eval",)), "KeyError"),
     "dropout": (put(*CONFIG, "dropout", (1.5,)), "no rate"),
-    "no normalization": (put(*CONFIG, "normalization", "batch"), "do not fit"),
-    "another type": (put(*CONFIG, "dtype", "float32"), "do not fit"),
+    "no normalization": (put(*CONFIG, "normalization", "batch"), "not fit its configuration"),
+    "another type": (put(*CONFIG, "dtype", "float32"), "not fit its configuration"),
     "another class of network": (put("module_", "class", "Network"), "KeyError"),
     "not finite": (
         put("module_", "arrays", "layers.0.bias", np.array([np.nan, 0])),
         "not finite",
     ),
-    "broadcast": (put("module_", "arrays", "layers.0.bias", np.zeros(1)), "do not fit"),
+    "broadcast": (
+        put("module_", "arrays", "layers.0.bias", np.zeros(1)),
+        "not fit its configuration",
+    ),
     "other inputs": (put("n_features_in_", 5), "other inputs"),
     "other outputs": (put("n_outputs_", 2), "other outputs"),
     "progress of text": (progress("best_iter", "x"), "none that a training can have"),
     "progress with more": (progress("more", 1), "TypeError"),
     "no curve": (progress("loss_curve", None), "none that a training can have"),
     "no snapshot": (progress("best_snapshot", [torch.zeros(1)]), "other shapes"),
-    "history of text": (put("history_", pack(["x"])), "rows with numbers"),
-    "losses of text": (put("history_", pack([{"train_loss": "x"}])), "rows with numbers"),
+    "history of text": (history(["x"]), "rows with numbers"),
+    "losses of text": (history([{"train_loss": "x"}]), "rows with numbers"),
     "a loss of 400 digits": (
-        put("history_", pack([{"batches": [], "train_loss": 10**400}])),
+        history([{"batches": [], "train_loss": 10**400}]),
         "rows with numbers",
     ),
-    "text that is no JSON": (put("history_", {"text": "[", "parts": []}), "Expecting value"),
+    "text that is no JSON": (put("_progress", {"text": "[", "parts": []}), "Expecting value"),
     "text without parts": (
-        put("history_", {"text": '[{"packed as": "part"}]', "parts": []}),
+        put("_progress", {"text": '[{"packed as": "part"}]', "parts": []}),
         "IndexError",
     ),
     "kind": (
-        put("history_", {"text": '{"packed as": "eval", "items": 1}', "parts": []}),
+        put("_progress", {"text": '{"packed as": "eval", "items": 1}', "parts": []}),
         "KeyError",
     ),
-    "deep text": (put("history_", {"text": "[" * 10**5, "parts": []}), "nested too deeply"),
+    "deep text": (put("_progress", {"text": "[" * 10**5, "parts": []}), "nested too deeply"),
     "no fixed parameters": (put("_fixed", {}), "_fixed is not complete"),
     "no optimiser": (put("_fixed", "solver", "lbfgs"), "lbfgs"),
     "no step": (moment("step"), "does not keep"),
@@ -982,7 +992,7 @@ FORGERIES = {
     "an option of text": (option("lr", "x"), "no option"),
     "parameters of another optimiser": (option("params", [0, 1]), "the options"),
     "a loss without a training": (
-        lambda state: [state.pop(name) for name in ("_progress", "history_", "module_")],
+        lambda state: [state.pop(name) for name in ("_progress", "module_")],
         "KeyError",
     ),
     "requests of no method": (put("_metadata_request", {"eval": {"x": True}}), "AttributeError"),
@@ -1011,7 +1021,7 @@ def test_forged_ensembles_are_refused(path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (put(*CONFIG, "decoder", "layer_units", (1, 2, 3)), "do not fit"),
+        (put(*CONFIG, "decoder", "layer_units", (1, 2, 3)), "not fit its configuration"),
         (put(*CONFIG, "noise", ("eval", 0.1)), "noise="),
         (put(*CONFIG, "noise", ("gaussian", "much")), "noise="),
         (put("mean_", np.zeros(3)), "mean_ is not of 4"),
@@ -1022,9 +1032,25 @@ def test_forged_ensembles_are_refused(path):
 )
 def test_forged_autoencoders_are_refused(change, reason, path):
     autoencoder = AutoencoderTransformer(1, **TINY, noise=0.1, noise_kind="gaussian").fit(X)
-    assert reason in refusal(forged(autoencoder, change), path).replace("'", "") or re.search(
-        reason, refusal(forged(autoencoder, change), path)
-    )
+    assert re.search(reason, refusal(forged(autoencoder, change), path))
+
+
+@pytest.mark.parametrize("cls", ["AdamW", "SGD", "Adamax", "LBFGS"])
+def test_forged_states_of_torchs_optimisers_are_refused(cls, path):
+    options = {"momentum": 0.9} if cls == "SGD" else None
+    solver = getattr(torch.optim, cls)
+    estimator = network(solver=solver, solver_params=options, batch_size=40).fit(X, LABELS)
+    kept = estimator.__getstate__()["_optimizer_state"]["state"][0]
+    name = next(name for name, value in kept.items() if isinstance(value, list | np.ndarray))
+    reason = refusal(forged(estimator, moment(name, str)), path)  # a type, as skops may hold it
+    assert f"{name}=<class 'str'> of {cls} does not fit" in reason
+
+
+def test_what_a_rare_optimiser_of_torch_lacks_is_told_by_its_step(path):
+    estimator = network(solver=torch.optim.Adamax).fit(X, LABELS)
+    path.write_bytes(forged(estimator, moment("exp_inf")))
+    with pytest.raises(ValueError, match="failed in a step: 'exp_inf'"):
+        load(path).partial_fit(X, LABELS)
 
 
 def test_absurd_parameters_allocate_nothing(path):

@@ -23,6 +23,8 @@ _KEPT: dict[type, tuple[set[str], set[str], set[str]]] = {
     SGD: (set(), {"velocity"}, set()),
     Adam: ({"step"}, {"m", "v"}, set()),
     torch.optim.Adam: ({"step"}, {"exp_avg", "exp_avg_sq"}, {"max_exp_avg_sq"}),
+    torch.optim.AdamW: ({"step"}, {"exp_avg", "exp_avg_sq"}, {"max_exp_avg_sq"}),
+    torch.optim.SGD: (set(), set(), {"momentum_buffer"}),
     torch.optim.NAdam: ({"step", "mu_product"}, {"exp_avg", "exp_avg_sq"}, set()),
     torch.optim.RAdam: ({"step"}, {"exp_avg", "exp_avg_sq"}, set()),
     torch.optim.RMSprop: ({"step"}, {"square_avg"}, {"momentum_buffer", "grad_avg"}),
@@ -43,7 +45,8 @@ def check_optimizer_state(network: Network, solver: str | type, state: dict[str,
         As the parameter of the estimators.
     state : dict
         The optimiser's ``state_dict``, with arrays in place of tensors. Of classes that are neither
-        this package's nor torch's nothing is known.
+        this package's nor torch's nothing is known, and of torch's rare ones only that they keep
+        numbers; what else is wrong there, the step tells.
     """
     parts: list[tuple[dict[str, Any], type, Sequence[Tensor]]]
     if not isinstance(solver, str):
@@ -101,6 +104,14 @@ def _check_kept(kept: dict[str, Any], cls: type, shape: tuple[int, ...]) -> None
             is_array = isinstance(value, np.ndarray) and value.dtype.kind == "f"
             is_right = (is_array and value.shape == shape) or (value is None and name in optional)
         else:
-            is_right = True
+            is_right = _is_numeric(value)
         if not is_right:
             raise ValueError(f"{name}={value!r} of {cls.__name__} does not fit {shape}.")
+
+
+def _is_numeric(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_numeric, value))
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biuf"
+    return value is None or isinstance(value, bool) or is_number(value)

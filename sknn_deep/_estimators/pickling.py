@@ -44,10 +44,13 @@ def plain_state(state: dict[str, Any], owner: Any) -> dict[str, Any]:
     optimizer = plain.pop("_optimizer", None)
     if optimizer is not None:
         plain["_optimizer_state"] = to_arrays(optimizer.state_dict())
-    progress = plain.get("_progress")
-    for name in CURVES:
-        if progress is not None and plain.get(f"{name}_", owner) is getattr(progress, name):
-            del plain[f"{name}_"]
+    if "_progress" in plain:
+        progress = vars(plain["_progress"])
+        for name in CURVES:
+            if plain.get(f"{name}_", owner) is progress[name]:
+                del plain[f"{name}_"]
+        rows = plain.pop("history_", None)
+        plain["_progress"] = pack([progress, rows if rows is None else list(rows)])  # one text
     for name, (to_plain, _) in _FORMS.items():
         if plain.get(name) is not None:
             plain[name] = to_plain(plain[name])
@@ -66,6 +69,10 @@ def restored_state(plain: dict[str, Any], owner: Any) -> dict[str, Any]:
     for name, (_, restore) in _FORMS.items():
         if state.get(name) is not None:
             state[name] = restore(state[name], owner)
+    if "_progress" in state:
+        fields, rows = unpack(state["_progress"])
+        state["_progress"] = Progress(**fields)
+        state["history_"] = rows if rows is None else History(rows)
     if "best_loss_" in state:  # the training was by epochs
         curves = {f"{name}_": getattr(state["_progress"], name) for name in CURVES}
         state = curves | state
@@ -117,9 +124,6 @@ def _unpack(packed: Any, owner: Any) -> Any:
 # For an attribute, how it becomes plain, and what it was again.
 _FORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
     "module_": (_plain_network, _restore_network),
-    "history_": (lambda rows: pack(list(rows)), lambda rows, _: History(unpack(rows))),
-    "_progress": (lambda progress: pack(dict(vars(progress))), lambda p, _: Progress(**unpack(p))),
-    "_optimizer_state": (pack, _unpack),
     "_label_binarizer": (_plain_binarizer, _restore_binarizer),
     "_metadata_request": (_plain_requests, _restore_requests),
     **dict.fromkeys(_DICTS, (pack, _unpack)),

@@ -118,6 +118,8 @@ def unpack(packed: dict[str, Any], *, strict: bool = False) -> Any:
     """
     if strict and not all(isinstance(part, np.ndarray) for part in packed["parts"]):
         raise ValueError("it holds other parts than arrays.")
+    if f'"{_KIND}"' not in packed["text"]:
+        return json.loads(packed["text"])
     parts = packed["parts"][::-1]  # each stands once, in its order
 
     def restored(coded: dict[str, Any]) -> Any:

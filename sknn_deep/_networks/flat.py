@@ -106,7 +106,12 @@ class Network(PicklesAsArrays):
         matrices = [layer.weight for layer in self.linear_layers()]
         tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
         in_matrices = {id(matrix) for matrix in matrices}
-        others = [p for p in self.parameters() if id(p) not in in_matrices]
+        others = [
+            param
+            for module in self._within  # torch's own walk takes longer
+            for param in module._parameters.values()
+            if param is not None and id(param) not in in_matrices
+        ]
         return [matrix for matrix in matrices if id(matrix) not in tied] + others
 
     def tied_layers(self) -> list[tuple[Linear, Linear]]:
@@ -152,6 +157,12 @@ class Network(PicklesAsArrays):
         """Return the parameters that want no gradient."""
         params = [param for param, _ in self._gradients[:-2]]
         return [param for param in params if not param.requires_grad]
+
+    def train(self, mode: bool = True) -> "Network":
+        """Set all modules to training or, as ``eval`` does, to evaluation."""
+        for module in (self, *self._within):  # without torch's walk, which takes longer
+            vars(module)["training"] = mode
+        return self
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Set the gradients to zero; they stay views, whatever ``set_to_none`` asks."""

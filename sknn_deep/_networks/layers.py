@@ -253,12 +253,14 @@ class PicklesAsArrays(nn.Module):
         _check_n_weights(config, sum(array.size for array in arrays.values()))
         self.__init__(**config)  # type: ignore[misc]  # its class wrote the configuration
         learned = self.learned()
-        own = {name: (tensor.shape, tensor.numpy().dtype) for name, tensor in learned.items()}
-        given = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-        if own != given:
+        if learned.keys() != arrays.keys():
             raise ValueError("the arrays of a network do not fit its configuration.")
         for name, tensor in learned.items():
-            tensor.copy_(torch.from_numpy(np.require(arrays[name], requirements="W")))
+            array = arrays[name]
+            source = torch.from_numpy(array if array.flags.writeable else array.copy())
+            if source.shape != tensor.shape or source.dtype != tensor.dtype:
+                raise ValueError(f"the array {name} of a network does not fit its configuration.")
+            tensor.copy_(source)
         self.eval()
 
 

@@ -392,7 +392,7 @@ class Training:
     def _train_epoch(self, engine: Engine, rates: list[float] | None) -> EpochLosses:
         try:
             return engine.train_epoch(self.batches, rates)
-        except (AssertionError, RuntimeError) as error:
+        except (ArithmeticError, AssertionError, LookupError, RuntimeError) as error:
             if not engine.in_optimizer or is_out_of_memory(error):
                 raise
             estimator = self.estimator
