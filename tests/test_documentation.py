@@ -126,6 +126,21 @@ def test_readme_holds_no_placeholder():
     assert re.findall(placeholders, README.read_text(encoding="utf-8")) == []
 
 
+def test_tests_that_the_documentation_names_exist():
+    root = README.parent
+    texts = [*root.glob("*.md"), *root.glob("docs/**/*.md")]
+    names = {
+        name
+        for path in texts
+        for name in re.findall(r"`(test_\w+|tests/[\w/]+\.py)`", path.read_text(encoding="utf-8"))
+    }
+    written = "\n".join(path.read_text(encoding="utf-8") for path in root.glob("tests/**/*.py"))
+    defined = set(re.findall(r"def (test_\w+)\(", written))
+    assert len(names) > 50
+    missing = [name for name in names if name not in defined and not Path(root, name).is_file()]
+    assert missing == []
+
+
 def test_links_of_the_readme_lead_to_files():
     text = README.read_text(encoding="utf-8")
     targets = re.findall(r"(?:\]\(|(?:src|href)=\")([^)\"#:\s]+)(?=[)\"#])", text)

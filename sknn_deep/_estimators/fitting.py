@@ -320,20 +320,25 @@ class Fit:
         draft, incremental = self.draft, self.call.incremental
         asked = _flat_items(config) | draft._fixed_parameters()
         present = _flat_items(draft.module_.config) | draft._fixed
+        present["dtype"] = asked["dtype"] = draft.module_.flat.dtype
+        if draft.dtype != "auto":
+            asked["dtype"] = torch_dtype(accepted_dtypes(draft.dtype, device)[0])
         if not incremental:  # a warm start has a new optimiser
             present["solver"] = asked["solver"]
-        changes = [
-            f"{key} {present[key]} -> {asked[key]}" for key in asked if asked[key] != present[key]
-        ]
-        if changes:
+        changed = [key for key in asked if asked[key] != present[key]]
+        unfit = [key for key in changed if key.split()[-1] not in _WITHOUT_WEIGHTS]
+        if unfit:
+            changes = ", ".join(f"{key} {present[key]} -> {asked[key]}" for key in unfit)
             raise ValueError(
                 "warm_start and partial_fit go on with the network of the previous call; the "
-                f"present parameters and data ask for another one ({', '.join(changes)}). Set "
+                f"present parameters and data ask for another one ({changes}). Set "
                 "warm_start=False, or make a new estimator."
             )
         if not incremental:
             draft._fixed = {**draft._fixed, "solver": draft.solver}
             forget_optimizer(draft)
+        if changed:
+            draft.module_ = draft.module_.reconfigured(config)
         move_network(draft, device)
 
     def _memory_explained(self, n_samples: int) -> AbstractContextManager[None]:
@@ -437,6 +442,10 @@ def draft_of(estimator: NetworkHooks, goes_on: bool) -> NetworkHooks:
         (name, value) for name, value in vars(estimator).items() if name not in learned
     )
     return draft
+
+
+# Entries of a network's configuration that a warm start and partial_fit may change.
+_WITHOUT_WEIGHTS = ("dropout", "noise")
 
 
 def _flat_items(config: dict[str, Any]) -> dict[str, Any]:

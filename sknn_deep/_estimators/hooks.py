@@ -146,7 +146,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
 
     def _fixed_parameters(self) -> dict[str, Any]:
         """Return parameters, beside the network's own, that may not change between calls."""
-        return {"dtype": self.dtype, "solver": self.solver}
+        return {"solver": self.solver}
 
     # ------------------------------------------------------------------ afterwards
 

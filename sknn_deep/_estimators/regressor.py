@@ -105,7 +105,8 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
         Whether to print the loss of each epoch.
 
     warm_start : bool, default=False
-        Whether ``fit`` goes on from the weights of the previous call.
+        Whether ``fit`` goes on from the weights of the previous call. Parameters that the weights
+        do not depend on, such as rates and dropout, may have changed.
 
     momentum : float, default=0.9
         Momentum of "sgd", in [0, 1].

@@ -4,7 +4,7 @@ import math
 import operator
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, TypeAlias, overload
+from typing import Any, Self, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -242,6 +242,21 @@ class PicklesAsArrays(nn.Module):
         """Return parameters and buffers by name; a matrix that two layers share stands once."""
         named = [*self.named_parameters(), *self.named_buffers()]
         return {name: tensor.detach() for name, tensor in named}
+
+    def reconfigured(self, config: dict[str, Any]) -> Self:
+        """Return a network of another configuration with the same weights, on the same device.
+
+        Only for what has no weights, such as dropout: all tensors must be the same in order.
+        """
+        device = next(self.parameters()).device
+        other = type(self)(**config, device=device)
+        pairs = zip(self.learned().values(), other.learned().values(), strict=True)
+        for own, theirs in pairs:
+            theirs.copy_(own)
+        for param, new in zip(self.parameters(), other.parameters(), strict=True):
+            new.requires_grad_(param.requires_grad)
+        other.eval()
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         arrays = {name: tensor.cpu().numpy() for name, tensor in self.learned().items()}
