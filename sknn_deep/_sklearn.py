@@ -31,10 +31,11 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
+    InvalidParameterError,
     Options,
-    StrOptions,
     validate_parameter_constraints,
 )
+from sklearn.utils._param_validation import StrOptions as _StrOptions
 from sklearn.utils._param_validation import validate_params as _validate_params
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
 from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
@@ -48,6 +49,7 @@ __all__ = [
     "BaseSearchCV",
     "HasMethods",
     "Interval",
+    "InvalidParameterError",
     "MultimetricScorer",
     "Options",
     "StrOptions",
@@ -95,6 +97,13 @@ score_or_error = _score
 warn_or_raise_about_fit_failures = _warn_or_raise_about_fit_failures
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class StrOptions(_StrOptions):
+    """The texts that a parameter may be, which messages list in alphabetical order."""
+
+    def __str__(self) -> str:
+        return f"a str among {{{', '.join(map(repr, sorted(self.options)))}}}"
 
 
 def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Function], Function]:

@@ -43,6 +43,7 @@ WINGS = {
             "column_statistics",
             "code_statistics",
             "not_numbers",
+            "parameter_advice",
             "pickling",
         }
         | {"rollback"}

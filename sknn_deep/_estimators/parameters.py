@@ -35,6 +35,7 @@ from sknn_deep._estimators.callback_parameter import (
     check_callback,
     with_callback_params,
 )
+from sknn_deep._estimators.parameter_advice import advice_for
 from sknn_deep._estimators.types import (
     DtypeName,
     NormalizationName,
@@ -47,6 +48,7 @@ from sknn_deep._estimators.types import (
 from sknn_deep._networks.layers import ACTIVATIONS, NORMALIZATIONS
 from sknn_deep._sklearn import (
     Interval,
+    InvalidParameterError,
     Options,
     StrOptions,
     validate_parameter_constraints,
@@ -196,7 +198,23 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         valid, missing = self._valid_defaults(), object()
         params = self.get_params(deep=False).items()
         chosen = {name: value for name, value in params if value is not valid.get(name, missing)}
-        validate_parameter_constraints(self._parameter_constraints, chosen, type(self).__name__)
+        try:
+            validate_parameter_constraints(self._parameter_constraints, chosen, type(self).__name__)
+        except InvalidParameterError as error:
+            advice = self._advice_of_parameters(chosen, error)
+            raise InvalidParameterError(" ".join(filter(None, (str(error), advice)))) from None
+
+    def _advice_of_parameters(self, params: dict[str, Any], error: InvalidParameterError) -> str:
+        """Return what may have been meant by the parameter that scikit-learn refuses."""
+        (name,) = [name for name in params if f"The {name!r} parameter" in str(error)]
+        options = [
+            option
+            for constraint in self._parameter_constraints[name]
+            if isinstance(constraint, Options)
+            for option in constraint.options
+            if isinstance(option, str)
+        ]
+        return advice_for(name, params[name], options)
 
     def _check_solver(self) -> bool:
         if self.solver == "lbfgs":
@@ -222,7 +240,10 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         known = set(ACTIVATIONS)
         unknown = [name for name in activations if not (isinstance(name, str) and name in known)]
         if unknown:
-            raise ValueError(f"activation must be among {sorted(ACTIVATIONS)}, got {unknown}.")
+            advice = advice_for("activation", unknown[0], ACTIVATIONS)
+            raise ValueError(
+                f"activation must be among {sorted(ACTIVATIONS)}, got {unknown}. {advice}".strip()
+            )
         dropout = self._per_layer("dropout", n_hidden)
         if not all(isinstance(rate, Real) and 0 <= float(rate) < 1 for rate in dropout):
             raise ValueError(f"dropout must be numbers in [0, 1), got {dropout}.")

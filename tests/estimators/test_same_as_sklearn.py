@@ -627,13 +627,6 @@ def test_bad_data_are_refused_in_the_same_words(task, X, y):
     _assert_refused_alike(task, lambda est: est.fit(X, y))
 
 
-@pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_continuous_labels_are_refused_in_the_same_words(method):
-    more = {"classes": np.arange(10)} if method == "partial_fit" else {}
-    y = Y_CLASSES + 0.5
-    _assert_refused_alike("multiclass", lambda est: getattr(est, method)(X_CLASSES, y, **more))
-
-
 @pytest.mark.parametrize(
     "weights",
     [np.ones(3), np.full(len(X_CLASSES), np.nan), np.ones((len(X_CLASSES), 2)),
