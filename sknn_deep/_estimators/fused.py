@@ -32,6 +32,7 @@ from sknn_deep._engine.engine import EpochLosses
 from sknn_deep._estimators.call import Call, Validated
 from sknn_deep._estimators.fitting import Fit
 from sknn_deep._estimators.jobs import (
+    FASTER_ALONE,
     FREE_PARAMETERS,
     Job,
     fold_of,
@@ -310,9 +311,7 @@ def _train(members: list[_Member]) -> Iterator[_Member]:
     is_fused = len(members) > 1
     for member in members:
         member.job.fused = is_fused
-        member.job.reason = (
-            "" if is_fused else "no other has its shape, or stacks of its size are slow"
-        )
+        member.job.reason = "" if is_fused else FASTER_ALONE
         member.training.begin()
     while members:
         with _timed(members):

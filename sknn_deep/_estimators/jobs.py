@@ -29,6 +29,8 @@ _NUMBERS = (
     "learning_rate_init", "learning_rate", "momentum", "nesterovs_momentum", "beta_1", "beta_2",
     "epsilon",
 )  # fmt: skip
+# Why a network that could be part of a stack is none: nobody loses by that.
+FASTER_ALONE = "no other has its shape, or stacks of its size are slow"
 # Beside the multiply-adds of its outputs, a network's step in a stack, its epoch and its fit
 # take as long as so many.
 _WORK_OF_STEP, _WORK_OF_EPOCH, _WORK_OF_FIT = 5_000, 250_000, 20_000_000

@@ -21,6 +21,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import Bunch, indexable
 from sklearn.utils.parallel import Parallel
 
+from sknn_deep._estimators.jobs import FASTER_ALONE
 from sknn_deep._estimators.types import MatrixLike, Splitter
 from sknn_deep._sklearn import (
     BaseSearchCV,
@@ -31,6 +32,7 @@ from sknn_deep._sklearn import (
     insert_error_scores,
     warn_or_raise_about_fit_failures,
 )
+from sknn_deep._training.user_warnings import warn_user
 from sknn_deep.model_selection._evaluation import Settings, evaluate
 from sknn_deep.model_selection._pipelines import check_for_networks
 from sknn_deep.model_selection._trials import Split, make_splits, make_trials
@@ -120,7 +122,18 @@ class FusedSearch(BaseSearchCV):
         self.fused_ = np.reshape([out["fused"] for out in candidates.out], shape)
         self.not_fused_reasons_ = np.reshape([out["reason"] for out in candidates.out], shape)
         root.call_on_fit_task_end(**task)
+        self._tell_where_nothing_was_fused()
         return self
+
+    def _tell_where_nothing_was_fused(self) -> None:
+        """Warn who searches in vain for the speed that this class is made for."""
+        reasons = dict.fromkeys(self.not_fused_reasons_.flat)
+        if self.fused_.any() or self.fused_.size == 1 or FASTER_ALONE in reasons:
+            return
+        warn_user(
+            "No fits could be trained together, so the search took scikit-learn's time: "
+            f"{'; '.join(reasons)}. not_fused_reasons_ tells of each fit."
+        )
 
     def score(self, X: "MatrixLike", y: "ArrayLike | None" = None, **params: Any) -> float:
         """Return the score of the best candidate, fitted to all data, on given data.

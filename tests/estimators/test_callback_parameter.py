@@ -44,6 +44,7 @@ def test_parameters_of_a_callback_are_got_and_set_by_its_name(callbacks, name):
 
 
 @pytest.mark.parametrize("search", [GridSearchCV, FusedGridSearchCV])
+@pytest.mark.filterwarnings("ignore:No fits could be trained together")
 def test_a_grid_varies_the_parameters_of_a_callback(search):
     grid = {"callbacks__clip__gradient_clip_value": [1e-9, 1.0]}
     classifier = _classifier([("clip", GradientNormClipping(1.0))])

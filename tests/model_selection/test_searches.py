@@ -37,6 +37,7 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, model_selection
+from sknn_deep._estimators.jobs import FASTER_ALONE
 from sknn_deep.model_selection import (
     FusedGridSearchCV,
     FusedRandomizedSearchCV,
@@ -193,7 +194,11 @@ GRIDS = {
 }
 
 
+alone_or_not = pytest.mark.filterwarnings("ignore:No fits could be trained together")
+
+
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@alone_or_not
 def test_same_answer_for_every_kind_of_grid(grid):
     X, y = classes()
     assert_same(classifier(), grid, X, y)
@@ -823,6 +828,7 @@ def test_a_network_among_the_candidates_is_enough():
     assert reasons == {"LogisticRegression is no deep network of this package"}
 
 
+@alone_or_not
 def test_wrappers_are_fitted_one_by_one():
     X, y = numbers()
     estimator = TransformedTargetRegressor(regressor(), transformer=StandardScaler())
@@ -845,11 +851,44 @@ class OwnMethod(DeepMLPClassifier):
 
 
 @pytest.mark.parametrize(("cls", "has_own_fit"), [(OwnFit, True), (OwnMethod, False)])
+@alone_or_not
 def test_a_subclass_with_a_fit_of_its_own_is_fitted_by_it(cls, has_own_fit):
     X, y = classes()
     search = assert_same(cls(**SMALL), RATES, X, y)
     told = "OwnFit is no deep network of this package"
     assert ({told} == set(search.not_fused_reasons_.flat)) == has_own_fit
+
+
+@pytest.mark.parametrize("grid", [{"solver": ["adamw", "lbfgs"]}, {"warm_start": [False, True]}])
+def test_a_search_says_so_where_nothing_is_trained_together(grid):
+    X, y = classes()
+    search = FusedGridSearchCV(classifier(solver="adamw", max_iter=3), grid, cv=2, refit=False)
+    with pytest.warns(UserWarning, match="took scikit-learn's time: solver='adamw'") as records:
+        search.fit(X, y)
+    (told,) = [
+        item
+        for item in records
+        if issubclass(item.category, UserWarning) and "trained together" in str(item.message)
+    ]
+    assert told.filename == __file__
+    if "solver" in grid:
+        assert "; solver='lbfgs' is not written for stacks." in str(told.message)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_search_says_nothing_where_networks_are_as_fast_alone():
+    X, y = classes()
+    shapes = {"hidden_layer_sizes": [(3,), (4,)]}
+    search = FusedGridSearchCV(classifier(), shapes, cv=[(range(20), range(20, 40))], refit=False)
+    assert not search.fit(X, y).fused_.any()
+    assert set(search.not_fused_reasons_.flat) == {FASTER_ALONE}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_search_of_which_a_part_is_trained_together_says_nothing():
+    X, y = classes()
+    grid = {"solver": ["adam", "adamw"]}
+    FusedGridSearchCV(classifier(max_iter=3), grid, cv=2, refit=False).fit(X, y)
 
 
 class Counter(Callback):
@@ -942,6 +981,7 @@ def test_callbacks_are_handed_on_to_what_is_fitted_by_itself():
     assert named.count("candidate-split-evaluation") == 2
 
 
+@alone_or_not
 def test_a_network_with_callbacks_of_its_own_is_fitted_by_itself():
     X, y = classes()
     recorder = Recorder()
@@ -1195,6 +1235,7 @@ def test_searches_clone_and_pickle():
     assert not hasattr(clone(search), "cv_results_")
 
 
+@alone_or_not
 def test_searches_nest():
     X, y = classes()
     search = FusedGridSearchCV(classifier(batch_size=10), RATES, cv=2)
@@ -1227,6 +1268,7 @@ def _estimators():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
 @parametrize_with_checks(list(_estimators()))
+@alone_or_not
 def test_searches_comply(estimator, check):
     check(estimator)
 

@@ -121,6 +121,7 @@ def make_callback(name):
     return made(*ARGUMENTS.get(name, tuple)())
 
 
+@pytest.mark.filterwarnings("ignore:No fits could be trained together")
 @pytest.mark.parametrize("validated", [False, True], ids=["", "validated"])
 @pytest.mark.parametrize("how", ["fit", "search"])
 @pytest.mark.parametrize("name", skorch.callbacks.__all__)
