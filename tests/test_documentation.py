@@ -141,6 +141,25 @@ def test_tests_that_the_documentation_names_exist():
     assert missing == []
 
 
+def test_links_to_headings_lead_to_headings():
+    root, links, broken = README.parent, 0, []
+    for path in [*root.glob("*.md"), *root.glob("docs/**/*.md")]:
+        for target, anchor in re.findall(
+            r"\]\(([\w./-]*)#([\w-]+)\)", path.read_text(encoding="utf-8")
+        ):
+            page = (path.parent / target) if target else path
+            text = page.read_text(encoding="utf-8")
+            headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+            slugs = {
+                re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+            }
+            labels = set(re.findall(r"^\(([\w-]+)\)=$", text, flags=re.MULTILINE))
+            links += 1
+            broken += [f"{path.name}: {target}#{anchor}"] * (anchor not in slugs | labels)
+    assert links > 5
+    assert broken == []
+
+
 def test_links_of_the_readme_lead_to_files():
     text = README.read_text(encoding="utf-8")
     targets = re.findall(r"(?:\]\(|(?:src|href)=\")([^)\"#:\s]+)(?=[)\"#])", text)
