@@ -585,9 +585,10 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     def _learn_classes(self, y: np.ndarray, incremental: bool) -> None:
         """Set ``classes_``, or check that y fits those of an earlier call."""
-        if y.dtype.kind == "f" and type_of_target(y).startswith("continuous"):
+        kind = type_of_target(y) if y.dtype.kind == "f" else ""
+        if kind.startswith("continuous"):
             raise ValueError(
-                f"Unknown label type: {type_of_target(y)}. y must hold classes, got numbers such "
+                f"Unknown label type: {kind}. y must hold classes, got numbers such "
                 f"as {y[y != np.trunc(y)].flat[0]}; use DeepMLPRegressor to predict numbers."
             )
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):

@@ -1,7 +1,7 @@
-"""Values of X that are no numbers and that NumPy converts, or refuses, without naming them.
+"""Dates, durations and pandas' NA in X: refused by name.
 
-It makes of ``datetime64`` a count of nanoseconds, of NaT -9.2e18, and says of pandas' NA in a
-column of objects only that ``float`` does not take it.
+NumPy would convert ``datetime64`` to a count of nanoseconds and NaT to -9.2e18. For pandas' NA in
+a column of objects it raises an error that names neither the column nor the row.
 """
 
 import datetime
@@ -20,6 +20,12 @@ _DATES = (
 )
 # as the types of pandas (Arrow's, too) and polars begin, in lower case
 _TYPES_OF_DATES = ("date", "time", "duration", "period")
+# What to do.
+_NO_DATES = (
+    "Leave dates out, or give numbers in their place that mean something to the task, such as "
+    "the days since a date, the month or the hour."
+)
+_NO_NA = "Write missing values as NaN, by X.replace({pd.NA: np.nan}), or fill them in."
 
 
 def refuse_not_numbers(estimator: Any, X: Any) -> None:
@@ -34,23 +40,18 @@ def refuse_not_numbers(estimator: Any, X: Any) -> None:
     """
     if getattr(getattr(X, "dtype", None), "kind", None) in ("b", "i", "u", "f"):
         return
-    for value, place, remedy in _found(X):
+    found = next(_found(X), None)
+    if found is not None:
+        value, place, remedy = found
         name = type(estimator).__name__
         raise ValueError(f"X holds {value} in {place}; {name} takes numbers only. {remedy}")
-
-
-_NO_DATES = (
-    "Leave dates out, or give numbers in their place that mean something to the task, such as "
-    "the days since a date, the month or the hour."
-)
-_NO_NA = "Write missing values as NaN, by X.replace({pd.NA: np.nan}), or fill them in."
 
 
 def _found(X: Any) -> Iterator[tuple[str, str, str]]:
     """Yield what is no number, where it is, and what to do."""
     if hasattr(X, "dtypes") and hasattr(X, "columns"):
         for position, (name, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True)):
-            # objects would be asked of categories, but NumPy makes integers of dates on the way
+            # of a categorical column the type of its categories: NumPy would make integers of dates
             categories = getattr(dtype, "categories", None)
             text = str(getattr(categories, "dtype", dtype))
             if text.lower().startswith(_TYPES_OF_DATES):
@@ -72,7 +73,7 @@ def _found(X: Any) -> Iterator[tuple[str, str, str]]:
 
 
 def _among(values: np.ndarray, names: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
-    """Do the same for objects of shape (n_samples, number of names)."""
+    """Yield the same for an array of objects, shape (n_samples, number of names)."""
     for name, column in zip(names, values.T, strict=True):
         for row, value in enumerate(column):
             if isinstance(value, _DATES):

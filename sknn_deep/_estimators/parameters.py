@@ -206,7 +206,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
 
     def _advice_of_parameters(self, params: dict[str, Any], error: InvalidParameterError) -> str:
         """Return what may have been meant by the parameter that scikit-learn refuses."""
-        (name,) = [name for name in params if f"The {name!r} parameter" in str(error)]
+        name = next(name for name in params if str(error).startswith(f"The {name!r} parameter"))
         options = [
             option
             for constraint in self._parameter_constraints[name]

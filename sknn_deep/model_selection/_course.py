@@ -131,7 +131,7 @@ class FusedSearch(BaseSearchCV):
         if self.fused_.any() or self.fused_.size == 1 or FASTER_ALONE in reasons:
             return
         warn_user(
-            "No fits could be trained together, so the search took scikit-learn's time: "
+            "No fits could be trained together, so the search was no faster than scikit-learn's: "
             f"{'; '.join(reasons)}. not_fused_reasons_ tells of each fit."
         )
 

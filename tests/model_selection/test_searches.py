@@ -863,7 +863,9 @@ def test_a_subclass_with_a_fit_of_its_own_is_fitted_by_it(cls, has_own_fit):
 def test_a_search_says_so_where_nothing_is_trained_together(grid):
     X, y = classes()
     search = FusedGridSearchCV(classifier(solver="adamw", max_iter=3), grid, cv=2, refit=False)
-    with pytest.warns(UserWarning, match="took scikit-learn's time: solver='adamw'") as records:
+    with pytest.warns(
+        UserWarning, match="no faster than scikit-learn's: solver='adamw'"
+    ) as records:
         search.fit(X, y)
     (told,) = [
         item
