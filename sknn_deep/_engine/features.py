@@ -54,6 +54,8 @@ class Features(ABC):
     ndim = 2
     # what a description of the data calls it
     kind = ""
+    # what an estimator has learned of the columns of a table
+    columns: Any = None
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype | type):
         self.shape, self.dtype = (int(shape[0]), int(shape[1])), np.dtype(dtype)

@@ -13,6 +13,7 @@ import torch
 from sklearn.preprocessing import LabelBinarizer
 from skorch.history import History
 
+from sknn_deep._estimators.table_columns import TableColumns
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._training.progress import Progress
@@ -39,6 +40,7 @@ class FittedNetwork:
     feature_names_in_: np.ndarray
 
     _progress: Progress
+    _columns: TableColumns | None
     # parameters that may not change between calls
     _fixed: dict[str, Any]
     # what partial_fit goes on with: of a network that was moved or loaded only the state

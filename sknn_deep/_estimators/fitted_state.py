@@ -13,10 +13,12 @@ from sklearn.utils.metadata_routing import MetadataRequest
 
 from sknn_deep._engine.optimizer_state import check_optimizer_state, is_number
 from sknn_deep._engine.solvers import to_arrays
+from sknn_deep._estimators.table_columns import TableColumns
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.layers import Dropout
 from sknn_deep._networks.models import Autoencoder
+from sknn_deep._networks.table_input import TableInput
 from sknn_deep._training.progress import Progress, are_epochs
 
 # The list
@@ -92,6 +94,21 @@ def _is_output_config(value: Any) -> bool:
     return is_named and all(item in containers for item in value.values())
 
 
+def _is_columns(value: Any) -> bool:
+    if not isinstance(value, TableColumns):
+        return value is None
+    return (
+        isinstance(value.categories, dict)
+        and isinstance(value.gaps, list)
+        and all(map(_is_count, [*value.categories, *value.gaps]))
+        and all(
+            isinstance(values, list)
+            and all(isinstance(item, str | bool | int | float | None) for item in values)
+            for values in value.categories.values()
+        )
+    )
+
+
 def _is(*classes: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, classes)
 
@@ -107,6 +124,7 @@ _NAME = _is(str), "a name"
 FITTED_STATE: dict[str, Entry] = {
     "n_features_in_": Entry(_is_positive, "a positive integer", "data"),
     "feature_names_in_": Entry(_is_names, "a vector of strings", "data"),
+    "_columns": Entry(_is_columns, "what is known of the columns, or None", "data"),
     "out_activation_": Entry(*_NAME, "data"),
     "loss_curve_": Entry(*_CURVE, "progress"),
     "best_loss_": Entry(*_SCORE, "progress"),
@@ -268,7 +286,12 @@ def _check_network(estimator: Any, state: dict[str, Any]) -> None:
     is_chain = all(one[1] == other[0] for one, other in zip(sizes, sizes[1:], strict=False))
     n_layers = len(layers) + 1
     _check(is_chain and state["n_layers_"] == n_layers, "module_ has other layers")
-    _check(sizes[0][0] == state["n_features_in_"], "module_ has other inputs")
+    n_features = state["n_features_in_"]
+    n_inputs = n_features
+    if isinstance(network.input, TableInput):
+        n_inputs = network.input.n_inputs
+        _check_table(network.input, state.get("_columns"), n_features)
+    _check(sizes[0][0] == n_inputs, "module_ has other inputs")
     _check(network.is_finite(), "module_ has weights that are not finite")
     for module in network.modules():
         if isinstance(module, Dropout):
@@ -300,6 +323,15 @@ def _check_network(estimator: Any, state: dict[str, Any]) -> None:
         kept = to_arrays(state["_optimizer"].state_dict())
     if kept is not None:
         check_optimizer_state(network, state["_fixed"]["solver"], kept)
+
+
+def _check_table(layer: TableInput, columns: TableColumns | None, n_features: int) -> None:
+    """Check an input layer against what is known of the columns."""
+    known = columns or TableColumns({}, [])
+    used = sorted([*layer.numbers, *(column for column, _ in layer.categories)])
+    _check(used == list(range(n_features)), "the input layer reads other columns")
+    is_same = layer.categories == known.n_categories() and layer.gaps == known.gaps
+    _check(is_same, "the input layer has other categories, or other gaps")
 
 
 def _check_autoencoder(network: Autoencoder, state: dict[str, Any]) -> None:

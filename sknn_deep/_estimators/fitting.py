@@ -244,6 +244,7 @@ class Fit:
         draft, flat, n_samples = self.draft, self.draft.module_.flat, samples.X.shape[0]
         if draft.solver == "lbfgs":
             draft._check_enough_rows(n_samples)
+            self._learn_scales(samples, None)
             with self._memory_explained(n_samples):
                 return whole(samples, device=flat.device, dtype=flat.dtype), None, None
         rows, validation, own_set = None, None, None
@@ -256,6 +257,7 @@ class Fit:
             n_samples = len(rows)
         batch_size = draft._batch_size_for(n_samples)
         draft._check_enough_rows(n_samples)
+        self._learn_scales(samples, rows)
         with self._memory_explained(n_samples):
             batches = Batches(
                 samples,
@@ -267,6 +269,11 @@ class Fit:
                 dtype=flat.dtype,
             )
         return batches, validation, own_set
+
+    def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
+        """Let a new network learn scales from the rows to train on; None stands for all."""
+        if not self._goes_on:
+            self.draft._learn_scales(samples.X, rows)
 
     def _described(self, samples: Samples, held_out: Samples | None) -> dict[str, Any]:
         """Return what tells this call of ``fit`` from another, for a checkpoint."""

@@ -16,6 +16,7 @@ from sknn_deep._engine.in_parts import evaluate_loss
 from sknn_deep._engine.samples import Samples, check_weight
 from sknn_deep._estimators.held_out_rows import hold_out_rows
 from sknn_deep._estimators.hooks import NetworkHooks
+from sknn_deep._estimators.rows import has_categories
 from sknn_deep._sklearn import accepts_sample_weight
 from sknn_deep._training.training import Validation
 
@@ -65,6 +66,8 @@ def without_feature_names(estimator: Any) -> Any:
     twin = object.__new__(type(estimator))
     vars(twin).update(vars(estimator))
     vars(twin).pop("feature_names_in_", None)
+    if has_categories(twin):  # it is given their codes
+        twin._columns = None
     return twin
 
 

@@ -10,12 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_attributes import FittedNetwork
 from sknn_deep._estimators.fitted_state import FITTED_STATE, Entry
 from sknn_deep._estimators.parameters import NetworkParameters, check_combinations
+from sknn_deep._estimators.table_columns import TableColumns
 from sknn_deep._estimators.types import Activations
 from sknn_deep._networks.flat import Network
 
@@ -69,6 +71,14 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         """Validate the user's validation set; return what ``_validate_training_data`` does."""
         raise NotImplementedError
 
+    def _learn_columns(self, X: Any) -> TableColumns | None:
+        """Return what the training data tell of columns that are none of numbers."""
+        return None
+
+    def _learn_gaps(self, X: Features) -> TableColumns | None:
+        """Return what is known of the columns, with those in which validated numbers are missing."""
+        return None
+
     def _weigh_classes(
         self, y: np.ndarray | None, sample_weight: np.ndarray | None, learn: bool
     ) -> np.ndarray | None:
@@ -113,6 +123,9 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
 
     def _prepare_network(self, samples: Samples) -> None:
         """Change a new network whose weights were drawn, before it is trained."""
+
+    def _learn_scales(self, X: Features, rows: np.ndarray | None) -> None:
+        """Learn what a new network scales by, from the rows to train on; None stands for all."""
 
     # ------------------------------------------------------------------ loss and score
 

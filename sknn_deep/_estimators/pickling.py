@@ -12,6 +12,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from skorch.history import History
 
 from sknn_deep._engine.solvers import to_arrays
+from sknn_deep._estimators.table_columns import TableColumns
 from sknn_deep._files.packing import pack, unpack
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.models import MLP, Autoencoder
@@ -90,6 +91,15 @@ def _restore_network(plain: dict[str, Any], owner: Any) -> Network:
     return network
 
 
+def _plain_columns(columns: TableColumns) -> Any:
+    return pack([columns.categories, columns.gaps])
+
+
+def _restore_columns(plain: Any, owner: Any) -> TableColumns:
+    categories, gaps = unpack(plain)
+    return TableColumns(dict(categories), gaps)
+
+
 def _plain_binarizer(binarizer: LabelBinarizer) -> dict[str, Any]:
     return {name: getattr(binarizer, name) for name in _BINARIZER}
 
@@ -124,6 +134,7 @@ def _unpack(packed: Any, owner: Any) -> Any:
 # For an attribute, how it becomes plain, and what it was again.
 _FORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
     "module_": (_plain_network, _restore_network),
+    "_columns": (_plain_columns, _restore_columns),
     "_label_binarizer": (_plain_binarizer, _restore_binarizer),
     "_metadata_request": (_plain_requests, _restore_requests),
     **dict.fromkeys(_DICTS, (pack, _unpack)),

@@ -50,15 +50,37 @@ def to_train_on(
     if isinstance(X, Features):  # an ensemble's, for each of its networks
         if reset:
             _validate_data(estimator, X, *y, reset=True, skip_check_array=True)
+            estimator._columns = X.columns
         return (X, *y) if y else X
     refuse_not_numbers(estimator, X)
+    if reset:
+        estimator._columns = estimator._learn_columns(X)
+    features, *targets = _validated(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
+    if reset:
+        estimator._columns = estimator._learn_gaps(features)
+        features.columns = estimator._columns
+    return (features, *targets) if y else features
+
+
+def _validated(
+    estimator: Any, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
+) -> tuple:
+    """Return features to train on, and y where it is given."""
+    if has_categories(estimator):
+        return _of_table(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
     features = _where_it_is(X, dtypes)
     if features is None:
         return _by_scikit_learn(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
     targets = _check_but_the_numbers(estimator, features, X, *y, reset=reset, **options)
     features = features.in_rows()
     _check_numbers(estimator, features)
-    return (features, *targets) if y else features
+    return features, *targets
+
+
+def has_categories(estimator: Any) -> bool:
+    """Return whether some columns of X are known to hold categories."""
+    columns = vars(estimator).get("_columns")
+    return columns is not None and bool(columns.categories)
 
 
 def to_predict(estimator: Any, X: Any) -> Features:
@@ -71,9 +93,11 @@ def to_predict(estimator: Any, X: Any) -> Features:
     check_is_fitted(estimator)
     refuse_not_numbers(estimator, X)
     dtypes = [estimator._network_dtype]
+    if has_categories(estimator):
+        return _of_table(estimator, X, dtypes=dtypes, reset=False)[0]
     features = _where_it_is(X, dtypes)
     if features is None:
-        return _by_scikit_learn(estimator, X, dtypes=dtypes, reset=False)
+        return _by_scikit_learn(estimator, X, dtypes=dtypes, reset=False)[0]
     _check_but_the_numbers(estimator, features, X, reset=False)
     _check_numbers(estimator, features)
     return features
@@ -90,13 +114,27 @@ def _is_as_in_fit(estimator: Any, X: Any) -> bool:
         and len(X) > 0
         and X.shape[1] == estimator.n_features_in_
         and not hasattr(estimator, "feature_names_in_")
+        and not has_categories(estimator)
         and not is_large_map(X)
     )
 
 
+def _of_table(
+    estimator: Any, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
+) -> tuple:
+    """Return numbers and codes of a table with categories, in a matrix."""
+    if not hasattr(X, "columns"):
+        X = np.asarray(X)
+    _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
+    features = ArrayRows(estimator._columns.encode(X, _chosen(dtypes, None)))
+    targets = _check_but_the_numbers(estimator, features, X, *y, reset=reset, **options)
+    _check_numbers(estimator, features)
+    return features, *targets
+
+
 def _by_scikit_learn(
     estimator: Any, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
-) -> Any:
+) -> tuple:
     # numbers of another type are looked at once they are converted, which may make them infinite
     is_known = getattr(X, "dtype", None) in dtypes and _is_surely_finite(X)
     options["ensure_all_finite"] = False if is_known else estimator._ensure_all_finite
@@ -104,8 +142,7 @@ def _by_scikit_learn(
     found = _validate_data(estimator, X, *y, dtype=dtypes, reset=reset, **options)
     array, *targets = found if y else (found,)
     # of arrays scikit-learn converts the order of bytes with the type, but not of DataFrames
-    features = features_of(array.astype(array.dtype.newbyteorder("="), copy=False))
-    return (features, *targets) if y else features
+    return features_of(array.astype(array.dtype.newbyteorder("="), copy=False)), *targets
 
 
 def _check_but_the_numbers(

@@ -11,7 +11,7 @@ what ``clone`` means for autoencoders, or hide that a source is shared. scikit-l
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sknn_deep._engine.features import Features
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
@@ -28,12 +29,25 @@ from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble
 from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import SUPERVISED_STATE
 from sknn_deep._estimators.parameters import SharedParameters
+from sknn_deep._estimators.rows import has_categories
+from sknn_deep._estimators.table_columns import TableColumns, learn_columns
+from sknn_deep._estimators.types import (
+    CategoricalFeatures,
+    NumericEmbeddingName,
+    ScalingName,
+)
 from sknn_deep._networks.layers import Linear
 from sknn_deep._networks.models import MLP, Autoencoder
-from sknn_deep._sklearn import HasMethods, Interval
+from sknn_deep._networks.number_inputs import BASES, SCALINGS
+from sknn_deep._networks.table_input import TableInput
+from sknn_deep._sklearn import HasMethods, Interval, StrOptions
 
 # Enough rows to tell by how much the outputs of a layer vary.
 _MAX_ROWS = 2000
+# Scales and quantiles come from so many rows at most.
+_ROWS_OF_SCALES = 200_000
+# Where a layer takes no memory, to ask for its size.
+_META = torch.device("meta")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -42,6 +56,16 @@ class SupervisedParameters(SharedParameters):
 
     init_from: AutoencoderTransformer | FrozenEstimator | None = None
     n_networks: int = 1
+    categorical_features: CategoricalFeatures = "from_dtype"
+    allow_nan: bool = False
+    scaling: ScalingName | None = None
+    numeric_embedding: NumericEmbeddingName | None = None
+    numeric_embedding_size: int = 12
+    n_bins: int = 48
+    n_frequencies: int = 16
+    frequency_scale: float = 0.1
+    max_one_hot: int = 9
+    category_embedding_size: int = 8
 
 
 class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
@@ -55,6 +79,16 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         **BaseDeepNetwork._parameter_constraints,
         "init_from": [HasMethods(["transform", "inverse_transform"]), None],
         "n_networks": [Interval(Integral, 1, None, closed="left")],
+        "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
+        "allow_nan": ["boolean"],
+        "scaling": [StrOptions(set(SCALINGS)), None],
+        "numeric_embedding": [StrOptions(set(BASES)), None],
+        "numeric_embedding_size": [Interval(Integral, 1, None, closed="left")],
+        "n_bins": [Interval(Integral, 1, None, closed="left")],
+        "n_frequencies": [Interval(Integral, 1, None, closed="left")],
+        "frequency_scale": [Interval(Real, 0, None, closed="neither")],
+        "max_one_hot": [Interval(Integral, 0, None, closed="left")],
+        "category_embedding_size": [Interval(Integral, 1, None, closed="left")],
     }
     _network_class = MLP
     _fitted_state = SUPERVISED_STATE
@@ -119,14 +153,74 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
         hidden = self._hidden_sizes("hidden_layer_sizes")
         activations, dropout = self._layer_options(len(hidden))
+        inputs = self._input_config(n_features)
+        n_inputs = n_features if inputs is None else TableInput(**inputs, device=_META).n_inputs
         return {
-            "layer_units": (n_features, *hidden, self.n_outputs_),
+            "layer_units": (n_inputs, *hidden, self.n_outputs_),
+            "input": inputs,
             "activations": tuple(activations),
             "dropout": tuple(dropout),
             "normalization": self.normalization,
             "out_activation": "identity",
             "dtype": dtype,
         }
+
+    # ------------------------------------------------------------------ tables
+
+    @property
+    def is_categorical_(self) -> np.ndarray | None:
+        """Mask of the features that hold categories, shape (n_features,), or None without any."""
+        check_is_fitted(self)
+        if not has_categories(self):
+            return None
+        columns: Any = self._columns
+        return np.isin(np.arange(self.n_features_in_), list(columns.categories))
+
+    @property
+    def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
+        return "allow-nan" if self.allow_nan else True
+
+    def _learn_columns(self, X: Any) -> TableColumns | None:
+        return learn_columns(X, self.categorical_features)
+
+    def _learn_gaps(self, X: Features) -> TableColumns | None:
+        columns = self._columns
+        if not self.allow_nan:
+            return columns
+        missing = np.zeros(X.shape[1], dtype=bool)
+        for rows in X.pieces():
+            missing |= np.isnan(rows).any(axis=0)
+        categories = {} if columns is None else columns.categories
+        return TableColumns(categories, np.flatnonzero(missing).tolist())
+
+    def _input_config(self, n_features: int) -> dict[str, Any] | None:
+        """Return the arguments of the network's input layer, or None where it needs none."""
+        columns = vars(self).get("_columns") or TableColumns({}, [])
+        is_plain = not columns.categories and not self.allow_nan
+        if is_plain and self.scaling is None and self.numeric_embedding is None:
+            return None
+        is_periodic = self.numeric_embedding == "periodic"
+        return {
+            "numbers": tuple(j for j in range(n_features) if j not in columns.categories),
+            "gaps": tuple(columns.gaps),
+            "categories": tuple(columns.n_categories()),
+            "scaling": self.scaling,
+            "embedding": self.numeric_embedding,
+            "n_functions": int(self.n_frequencies if is_periodic else self.n_bins),
+            "number_size": int(self.numeric_embedding_size),
+            "frequency_scale": float(self.frequency_scale),
+            "max_one_hot": int(self.max_one_hot),
+            "category_size": int(self.category_embedding_size),
+        }
+
+    def _learn_scales(self, X: Features, rows: np.ndarray | None) -> None:
+        layer = self.module_.input
+        if layer is not None:
+            chosen = np.arange(len(X)) if rows is None else rows
+            some = chosen[:: -(-len(chosen) // _ROWS_OF_SCALES)]
+            layer.learn(np.asarray(X.take(some)))
+
+    # ------------------------------------------------------------------ the start
 
     def _initial_activations(self) -> list[str]:
         # the output layer is initialised for the hidden activation, as in scikit-learn
@@ -137,6 +231,12 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def _prepare_network(self, samples: Samples) -> None:
         if self.init_from is None:
             return
+        if self.module_.input is not None:
+            raise ValueError(
+                f"init_from={self.init_from!r} has learned from plain numbers: it goes with no "
+                "categories in X, and with scaling, numeric_embedding and allow_nan at their "
+                "defaults."
+            )
         encoder, hidden = self._source_layers(), self.module_.stages()[:-1]
         self._check_source(encoder)
         shared = []
@@ -193,6 +293,11 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                     f"{name}={getattr(self, name)!r} is not that of init_from, whose layers have "
                     f"learned with {present!r}; pass the same."
                 )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.allow_nan
+        return tags
 
 
 def _scale_outputs(network: MLP, layers: list[Linear], x: Tensor) -> None:

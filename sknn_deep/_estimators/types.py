@@ -29,6 +29,10 @@ RegressionLossName: TypeAlias = Literal[
 ReconstructionLossName: TypeAlias = Literal[
     "squared_error", "absolute_error", "huber", "log_loss", "cosine"
 ]
+ScalingName: TypeAlias = Literal["standard", "robust"]
+NumericEmbeddingName: TypeAlias = Literal["piecewise_linear", "periodic"]
+# Names, numbers or a mask of columns.
+CategoricalFeatures: TypeAlias = Literal["from_dtype"] | Sequence[Any] | np.ndarray | None
 NormalizationName: TypeAlias = Literal["batch", "layer"]
 NoiseKind: TypeAlias = Literal["gaussian", "masking", "salt_pepper"]
 DtypeName: TypeAlias = Literal["auto", "float32", "float64", "bfloat16"]

@@ -208,6 +208,8 @@ class Network(PicklesAsArrays):
         """
         for layer, name in zip(self.linear_layers(), activations, strict=True):
             layer.glorot_uniform_(random_state, gain=2.0 if name == "logistic" else 6.0)
+        if self.input is not None:
+            self.input.initialize(random_state)
 
     def set_generator(self, generator: torch.Generator | None) -> None:
         """Let dropout, noise and all else that is random draw from one generator."""
@@ -265,8 +267,15 @@ class Network(PicklesAsArrays):
             for tensor, saved in zip(self._state(), snapshot, strict=True):
                 tensor.copy_(saved)
 
+    def learned_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        if self.input is None:
+            yield from super().learned_buffers()
+        else:
+            persistent = self.state_dict().keys()
+            yield from ((name, b) for name, b in self.named_buffers() if name in persistent)
+
     def _state(self) -> list[Tensor]:
-        return [self.flat, *self.buffers()]
+        return [self.flat, *(buffer for _, buffer in self.learned_buffers())]
 
 
 def gradient_of(tensor: Tensor) -> Tensor:

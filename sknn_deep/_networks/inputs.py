@@ -19,9 +19,12 @@ no L2 penalty. The gradient with respect to the first dense layer's input is com
 with parameters only.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +38,11 @@ class InputLayer(nn.Module):
     Input (batch, n_features), output (batch, n_inputs).
     """
 
+    n_inputs: int
+
+    def initialize(self, random_state: np.random.RandomState) -> None:
+        """Draw the parameters, after those of the dense layers; without it they stay as made."""
+
     def forward_kernels(self, own: "BoundInput", x: Tensor, out: Tensor) -> Program:
         """Return the kernels that write a batch of shape (batch, n_inputs), while training.
 
@@ -46,8 +54,15 @@ class InputLayer(nn.Module):
             Valid when a kernel runs; each network of a stack has rows of its own.
         out : Tensor of shape (batch, n_inputs)
         """
-        rows = zip(own.modules, matrices_of(x), matrices_of(out), strict=True)
-        return [partial(module.write, x_k, out_k) for module, x_k, out_k in rows]
+        return [
+            kernel
+            for one, x_k, out_k in _networks(own, x, out)
+            for kernel in one.modules[0].kernels(one, x_k, out_k)
+        ]
+
+    def kernels(self, own: "BoundInput", x: Tensor, out: Tensor) -> Program:
+        """Return those of one network. Without them ``write`` is called."""
+        return [partial(self.write, x, out)]
 
     def write(self, x: Tensor, out: Tensor) -> None:
         """Write what becomes of one network's rows, for layers without parameters."""
@@ -63,9 +78,17 @@ class InputLayer(nn.Module):
         delta : Tensor of shape (batch, n_inputs)
             The gradient of the loss with respect to this layer's output.
         """
+        return [
+            kernel
+            for one, x_k, delta_k in _networks(own, x, delta)
+            for kernel in one.modules[0].gradient_kernels(one, x_k, delta_k)
+        ]
+
+    def gradient_kernels(self, own: "BoundInput", x: Tensor, delta: Tensor) -> Program:
+        """Return those of one network."""
         raise NotImplementedError(
             f"{type(self).__name__} has the parameters {list(own.parameters)}, but no "
-            "backward_kernels that write their gradients."
+            "gradient_kernels that write their gradients."
         )
 
 
@@ -80,9 +103,10 @@ class BoundInput:
         By name; of a stack with a leading dimension of K.
     """
 
-    modules: list[InputLayer]
+    modules: list[Any]
     parameters: dict[str, Tensor]
     gradients: dict[str, Tensor]
+    _cache: dict[Hashable, Any] = field(default_factory=dict)
 
     def forward(self, x: Tensor, out: Tensor) -> Program:
         """Return the kernels of :meth:`InputLayer.forward_kernels`."""
@@ -91,6 +115,35 @@ class BoundInput:
     def backward(self, x: Tensor, delta: Tensor) -> Program:
         """Return the kernels of :meth:`InputLayer.backward_kernels`."""
         return self.modules[0].backward_kernels(self, x, delta)
+
+    def network(self, number: int) -> "BoundInput":
+        """Return what belongs to one network of a stack, without the leading dimension."""
+        return self.cached(("network", number), partial(self._network, number))
+
+    def _network(self, number: int) -> "BoundInput":
+        parameters, gradients = (
+            {name: tensor[number] for name, tensor in tensors.items()}
+            for tensors in (self.parameters, self.gradients)
+        )
+        return BoundInput([self.modules[number]], parameters, gradients)
+
+    def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what all batches share, such as buffers; it is made when first asked for."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+    def part(self, number: int) -> "BoundInput":
+        """Return one of the layers that are ``parts`` of this one, bound."""
+        return self.cached(("part", number), partial(self._part, number))
+
+    def _part(self, number: int) -> "BoundInput":
+        prefix, modules = f"parts.{number}.", [module.parts[number] for module in self.modules]
+        parameters, gradients = (
+            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            for tensors in (self.parameters, self.gradients)
+        )
+        return BoundInput(modules, parameters, gradients)
 
 
 class Corruption(InputLayer):
@@ -156,3 +209,13 @@ class Corruption(InputLayer):
 def matrices_of(tensor: Tensor) -> tuple[Tensor, ...]:
     """Return the matrices of a stack, or the only one."""
     return tensor.unbind() if tensor.ndim == 3 else (tensor,)
+
+
+def _networks(
+    own: BoundInput, x: Tensor, rows: Tensor
+) -> Iterator[tuple[BoundInput, Tensor, Tensor]]:
+    """Yield what belongs to each network: its layer, its batch, and rows of the layer's outputs."""
+    if x.ndim == 2:
+        yield own, x, rows
+    else:
+        yield from zip(map(own.network, range(len(x))), x, rows, strict=True)

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Self, TypeAlias, overload
 
@@ -240,8 +240,12 @@ class PicklesAsArrays(nn.Module):
 
     def learned(self) -> dict[str, Tensor]:
         """Return parameters and buffers by name; a matrix that two layers share stands once."""
-        named = [*self.named_parameters(), *self.named_buffers()]
+        named = [*self.named_parameters(), *self.learned_buffers()]
         return {name: tensor.detach() for name, tensor in named}
+
+    def learned_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the buffers with their names, but for those that the configuration implies."""
+        yield from self.named_buffers()
 
     def reconfigured(self, config: dict[str, Any]) -> Self:
         """Return a network of another configuration with the same weights, on the same device.

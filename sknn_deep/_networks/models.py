@@ -15,6 +15,7 @@ from torch import Tensor
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.inputs import Corruption
 from sknn_deep._networks.layers import Code, Contraction, DenseStack, Linear
+from sknn_deep._networks.table_input import TableInput
 
 
 class MLP(Network):
@@ -26,6 +27,8 @@ class MLP(Network):
     ----------
     layer_units : sequence of int
         Units of every layer, input and output included.
+    input : dict, default=None
+        The arguments of a :class:`TableInput` that makes the first layer's input of the features.
     **options
         As of :class:`DenseStack`.
 
@@ -38,11 +41,16 @@ class MLP(Network):
     torch.Size([5, 10])
     """
 
-    def __init__(self, layer_units: Sequence[int], **options: Any):
+    def __init__(
+        self, layer_units: Sequence[int], *, input: dict[str, Any] | None = None, **options: Any
+    ):
         super().__init__()
-        self.input = None
         self.layers = DenseStack(layer_units, **options)
-        self.config = self.layers.config
+        self.config = self.layers.config | {"input": input}
+        self.input = None
+        if input is not None:
+            dtype, device = self.config["dtype"], options.get("device")
+            self.input = TableInput(**input, dtype=dtype, device=device)
         self.flatten()
 
     def forward(self, x: Tensor) -> Tensor:

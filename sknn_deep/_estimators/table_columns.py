@@ -1,0 +1,239 @@
+"""The columns of a table: which hold categories, and what becomes of them.
+
+A network reads numbers. Of a table with texts and categories it is given one matrix all the same:
+numbers as they are, NaN where they are missing, and in place of each category its code. So
+batches, validation sets, files mapped into memory and fused searches know nothing of tables; what
+the codes mean to the network is decided by its input layer
+(:class:`~sknn_deep._networks.table_input.TableInput`).
+
+pandas reads the columns, whatever holds them: it knows every way in which a value may be missing.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sknn_deep._training.user_warnings import warn_user
+
+# A column of texts with more values than this that are numbers is taken for one of numbers.
+_MANY_NUMBERS = 20
+_KINDS_WITH_TEXT = ("string", "bytes", "mixed", "mixed-integer")
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """What a fit has learned of the columns of X.
+
+    Attributes
+    ----------
+    categories : dict of list
+        For each column of categories, by its number, their values in the order of their codes:
+        texts, numbers, True and False. None is last, where values were missing in training.
+    gaps : list of int
+        Columns of numbers in which values were missing in training.
+    """
+
+    categories: dict[int, list[Any]]
+    gaps: list[int]
+
+    def encode(self, X: Any, dtype: np.dtype | type) -> np.ndarray:
+        """Return numbers and codes, shape (n_rows, n_features).
+
+        The code of what was not in the training data is -1. Missing numbers are NaN.
+
+        Raises
+        ------
+        ValueError
+            If a column of numbers holds something else.
+        """
+        columns = list(_columns_of(X))
+        encoded = np.empty((len(X), len(columns)), dtype)
+        for j, (name, column) in enumerate(columns):
+            values = self.categories.get(j)
+            encoded[:, j] = _numbers(name, column) if values is None else _codes(column, values)
+        return encoded
+
+    def n_categories(self) -> list[tuple[int, int]]:
+        """Return each column of categories, and how many it has."""
+        return [(column, len(values)) for column, values in self.categories.items()]
+
+
+def learn_columns(X: Any, selection: Any) -> TableColumns | None:
+    """Return what the training data tell of their columns; None if all are of numbers.
+
+    Parameters
+    ----------
+    X : array-like or frame
+    selection : "from_dtype", array-like or None
+        The parameter ``categorical_features``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the selection names other columns than X has.
+    """
+    is_named = isinstance(selection, str)
+    if selection is None or (is_named and not _may_hold_text(X)):
+        return None
+    columns = list(_columns_of(X))
+    if is_named:
+        chosen = [j for j, (_, column) in enumerate(columns) if _is_of_categories(column)]
+    else:
+        chosen = _selected(selection, [name for name, _ in columns])
+    if not chosen:
+        return None
+    categories = {j: _categories(*columns[j], warn=is_named) for j in chosen}
+    return TableColumns(categories, [])
+
+
+def _may_hold_text(X: Any) -> bool:
+    """Return whether X is a frame or an array with other columns than of numbers."""
+    if hasattr(X, "dtypes") and hasattr(X, "columns"):
+        return not all(getattr(dtype, "kind", "") in tuple("biuf") for dtype in X.dtypes)
+    return isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OU"
+
+
+def _columns_of(X: Any) -> Iterator[tuple[Any, pd.Series]]:
+    """Yield the columns of a frame or an array with their names, or numbers."""
+    if isinstance(X, pd.DataFrame):
+        for j, name in enumerate(X.columns):  # by number: names may occur twice
+            yield name, X.iloc[:, j]
+    elif _is_polars(X):
+        for column in X.get_columns():
+            yield column.name, _from_polars(column)
+    else:
+        array = X if isinstance(X, np.ndarray) else np.asarray(X)
+        if array.ndim != 2:
+            raise ValueError(
+                f"categorical_features needs X of shape (n_samples, n_features), got {array.shape}."
+            )
+        for j, column in enumerate(array.T):
+            yield j, pd.Series(column)
+
+
+def _is_polars(X: Any) -> bool:
+    # who has such a frame has imported the library
+    return "polars" in sys.modules and isinstance(X, sys.modules["polars"].DataFrame)
+
+
+def _from_polars(column: Any) -> pd.Series:
+    polars = sys.modules["polars"]
+    if column.dtype in (polars.Categorical, polars.Enum):
+        column = column.cast(polars.String)
+    values = column.to_numpy() if column.dtype != polars.Boolean else column.to_list()
+    is_text = column.dtype == polars.String
+    return pd.Series(values, dtype=object if is_text or column.dtype == polars.Boolean else None)
+
+
+def _is_of_categories(column: pd.Series) -> bool:
+    """Return whether the type of a column, or what an object column holds, is no number."""
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype) or dtype.type is str:
+        return True
+    if isinstance(dtype, pd.ArrowDtype):
+        return dtype.kind == "O" and dtype.type is pd.CategoricalDtype.type
+    if dtype.kind not in "OU":
+        return False
+    kind = pd.api.types.infer_dtype(column, skipna=True)
+    return kind in _KINDS_WITH_TEXT and any(isinstance(value, str | bytes) for value in column)
+
+
+def _selected(selection: Any, names: list[Any]) -> list[int]:
+    """Return the numbers of the columns that names, numbers or a mask select."""
+    items = np.asarray(selection, dtype=object).ravel().tolist()
+    if all(isinstance(item, bool | np.bool_) for item in items) and items:
+        if len(items) != len(names):
+            raise ValueError(
+                f"categorical_features is a mask of {len(items)} columns, but X has {len(names)}."
+            )
+        return [j for j, is_chosen in enumerate(items) if is_chosen]
+    chosen = set()
+    for item in items:
+        if isinstance(item, Integral) and not isinstance(item, bool):
+            if not -len(names) <= item < len(names):
+                raise ValueError(
+                    f"categorical_features has {item}, but X has {len(names)} columns."
+                )
+            chosen.add(int(item) % len(names))
+        elif item in names:
+            chosen.add(names.index(item))
+        else:
+            raise ValueError(
+                f"categorical_features has {item!r}, which is no column of X; it has {names}."
+            )
+    return sorted(chosen)
+
+
+def _factorized(name: Any, column: pd.Series) -> tuple[np.ndarray, list[Any]]:
+    """Return for each row the number of its value, -1 where it is missing, and the values."""
+    try:
+        numbers, values = pd.factorize(column)
+    except TypeError:
+        example = next(value for value in column if not hasattr(type(value), "__hash__") or (
+            type(value).__hash__ is None))
+        raise TypeError(
+            f"Column {name!r} holds {example!r}, of {type(example).__name__}, which is neither a "
+            "number nor a text; leave it out, or give numbers or texts in its place."
+        ) from None
+    return numbers, [_plain(value) for value in np.asarray(values, dtype=object).tolist()]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as a file keeps it: numbers, texts, True and False; others as texts."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if isinstance(value, str | bool | int | float) else str(value)
+
+
+def _categories(name: Any, column: pd.Series, *, warn: bool) -> list[Any]:
+    """Return the values of a column in an order that does not depend on the rows'."""
+    numbers, values = _factorized(name, column)
+    if warn:
+        _warn_of_numbers(name, values)
+    values = sorted(dict.fromkeys(values), key=lambda value: (isinstance(value, str), value))
+    return values + [None] * bool((numbers < 0).any())
+
+
+def _codes(column: pd.Series, categories: list[Any]) -> np.ndarray:
+    """Return the code of each row, -1 for what is not among the categories."""
+    numbers, values = _factorized(column.name, column)
+    code_of = {value: code for code, value in enumerate(categories)}
+    # a missing value has the number -1, and so the last code
+    codes = [code_of.get(value, -1) for value in [*values, None]]
+    return np.array(codes)[numbers]
+
+
+def _numbers(name: Any, column: pd.Series) -> np.ndarray:
+    """Return a column of numbers, NaN where they are missing."""
+    try:
+        if column.dtype.kind == "c":
+            raise TypeError("Complex data not supported.")
+        if column.dtype.kind in "OU":
+            column = pd.Series([np.nan if m else float(v) for v, m in zip(column, column.isna())])
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Column {name!r} should hold numbers, as in training: {error}. Convert it, or name "
+            "it in categorical_features and fit again."
+        ) from error
+
+
+def _warn_of_numbers(name: Any, values: list[Any]) -> None:
+    """Warn of a column of texts most of which are numbers."""
+    texts = [value for value in values if isinstance(value, str)]
+    is_number = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").notna()
+    n_numbers = int(is_number.sum())
+    if n_numbers <= max(_MANY_NUMBERS, len(values) // 2):
+        return
+    number, others = texts[int(is_number.argmax())], [t for t, n in zip(texts, is_number) if not n]
+    beside = f", beside {others[0]!r}" if others else ""
+    warn_user(
+        f"Column {name!r} holds numbers as texts, such as {number!r}{beside}, and is taken for "
+        f"{len(values)} categories. Convert it, as by X[{name!r}] = pd.to_numeric(X[{name!r}], "
+        'errors="coerce") with allow_nan=True; or name it in categorical_features.'
+    )

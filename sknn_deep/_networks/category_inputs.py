@@ -1,0 +1,138 @@
+"""Input layers for the categories of a table, which come as codes 0, 1, ... and -1 for unknown ones.
+
+A code that is -1, or beyond those of the training, is of a category that nobody has seen.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sknn_deep._hardware.products import Program
+from sknn_deep._networks.inputs import BoundInput, InputLayer
+
+
+class Indicators(InputLayer):
+    """One-hot codes: for each category a number that is 1 in its rows, and 0 in others.
+
+    Input (batch, n_features), output (batch, sum of the numbers of categories).
+
+    Parameters
+    ----------
+    columns : sequence of (int, int)
+        Where the codes stand, and how many there are.
+    dtype, device
+        Of the buffers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._networks.category_inputs import Indicators
+    >>> Indicators([(0, 2), (1, 3)])(torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+    tensor([[0., 1., 1., 0., 0.],
+            [1., 0., 0., 0., 0.]])
+    """
+
+    columns: Tensor
+    codes: Tensor
+
+    def __init__(
+        self,
+        columns: Sequence[tuple[int, int]],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.n_inputs = sum(n for _, n in columns)
+        numbers = [column for column, n in columns for _ in range(n)]
+        codes = [code for _, n in columns for code in range(n)]
+        self.register_buffer("columns", torch.tensor(numbers, device=device), False)
+        self.register_buffer("codes", torch.tensor(codes, dtype=dtype, device=device), False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, self.columns] == self.codes).to(x.dtype)
+
+    def write(self, x: Tensor, out: Tensor) -> None:
+        torch.eq(x.index_select(1, self.columns), self.codes, out=out)
+
+
+class CategoryVectors(InputLayer):
+    """Learned vectors of categories [1]_.
+
+    Input (batch, n_features), output (batch, n_columns * size).
+
+    Parameters
+    ----------
+    columns : sequence of (int, int)
+        Where the codes stand, and how many there are.
+    size : int
+        Length of the vectors.
+    dtype, device
+        Of parameters and buffers.
+
+    References
+    ----------
+    .. [1] C. Guo, F. Berkhahn (2016). Entity embeddings of categorical variables.
+       arXiv:1604.06737.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._networks.category_inputs import CategoryVectors
+    >>> CategoryVectors([(0, 20), (1, 30)], size=4)(torch.zeros(5, 2)).shape
+    torch.Size([5, 8])
+    """
+
+    columns: Tensor
+    first: Tensor
+    last: Tensor
+
+    def __init__(
+        self,
+        columns: Sequence[tuple[int, int]],
+        size: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.n_inputs = len(columns) * size
+        # the first vector of each column is that of the categories that nobody has seen
+        n_vectors = np.array([n + 1 for _, n in columns])
+        last = np.cumsum(n_vectors) - 1
+        for name, numbers in (
+            ("columns", [column for column, _ in columns]),
+            ("first", last - n_vectors + 1),
+            ("last", last),
+        ):
+            self.register_buffer(name, torch.tensor(np.array(numbers), device=device), False)
+        shape = (int(n_vectors.sum()), size)
+        self.vectors = nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
+
+    def initialize(self, random_state: np.random.RandomState) -> None:
+        with torch.no_grad():
+            self.vectors.copy_(torch.from_numpy(random_state.normal(size=self.vectors.shape)))
+            self.vectors[self.first] = 0.0  # the mean of the others
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.vectors[self._rows_of(x)].flatten(1)
+
+    def kernels(self, own: BoundInput, x: Tensor, out: Tensor) -> Program:
+        return [partial(self._write, own.parameters["vectors"], x, out)]
+
+    def gradient_kernels(self, own: BoundInput, x: Tensor, delta: Tensor) -> Program:
+        return [partial(self._write_gradient, own.gradients["vectors"], x, delta)]
+
+    def _rows_of(self, x: Tensor) -> Tensor:
+        """Return the number of the vector of each code, shape (batch, n_columns)."""
+        rows = x.index_select(1, self.columns).long() + (self.first + 1)
+        is_known = (rows > self.first) & (rows <= self.last)
+        return torch.where(is_known, rows, self.first)
+
+    def _write(self, vectors: Tensor, x: Tensor, out: Tensor) -> None:
+        out.copy_(vectors[self._rows_of(x)].flatten(1))
+
+    def _write_gradient(self, gradient: Tensor, x: Tensor, delta: Tensor) -> None:
+        rows = self._rows_of(x).flatten()
+        gradient.zero_().index_add_(0, rows, delta.reshape(len(rows), -1))

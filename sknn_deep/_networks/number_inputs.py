@@ -1,0 +1,371 @@
+r"""Input layers for the numbers of a table: scaled, embedded, with values that are missing.
+
+A number is centred and scaled to :math:`z` and, with robust scaling, clipped smoothly [1]_. Then
+it goes on as it is (:class:`ScaledNumbers`), or becomes a vector (:class:`EmbeddedNumbers`)
+
+.. math:: e_j = \sum_t u_{jt} W_{jt} \in R^d
+
+where :math:`u_j` are some functions of :math:`z`, then :math:`z` itself, and last an indicator that
+is 1 where the number is missing and all others are 0. So a gap has a learned vector of its own. The
+functions are
+
+* of "piecewise_linear" the shares of :math:`T` bins between quantiles :math:`b_{jt}` of the
+  training data, :math:`u_{jt} = \min(\max((z - b_{j,t-1}) / (b_{jt} - b_{j,t-1}), 0), 1)`. As
+  :math:`W` starts at zero but in the row of :math:`z`, the embedding starts as a linear one [2]_;
+* of "periodic" :math:`u_{jt} = \cos(2 \pi f_{jt} z + \phi_{jt})`, with frequencies and phases that
+  are trained [1]_.
+
+References
+----------
+.. [1] D. Holzmüller, L. Grinsztajn, I. Steinwart (2024). Better by default: strong pre-tuned MLPs
+   and boosted trees on tabular data. NeurIPS.
+.. [2] Y. Gorishniy, I. Rubachev, A. Babenko (2022). On embeddings for numerical features in
+   tabular deep learning. NeurIPS.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sknn_deep._hardware.products import Program
+from sknn_deep._networks.inputs import BoundInput, InputLayer
+
+SCALINGS = ("standard", "robust")
+BASES = ("piecewise_linear", "periodic")
+# A number that is clipped smoothly stays between plus and minus this.
+_CLIP = 3.0
+# Scales come from percentiles of so many rows at most.
+_MOST_ROWS = 200_000
+# A bin that begins here is never reached.
+_BEYOND = 1e30
+
+
+class Numbers(InputLayer):
+    """Base of the two layers for numbers: their columns and scales.
+
+    Input (batch, n_features), output (batch, n_outputs).
+
+    Parameters
+    ----------
+    columns : sequence of int
+        Where the numbers stand.
+    scaling : {"standard", "robust"} or None
+        By mean and standard deviation; or by median and interquartile range, with the smooth clip
+        z / sqrt(1 + (z / 3)²).
+    dtype, device
+        Of parameters and buffers.
+    """
+
+    columns: Tensor
+    center: Tensor
+    factor: Tensor
+
+    def __init__(
+        self,
+        columns: Sequence[int],
+        scaling: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.scaling = scaling
+        options = {"dtype": dtype, "device": device}
+        self.register_buffer("columns", torch.tensor(list(columns), device=device), False)
+        self.register_buffer("center", torch.zeros(len(columns), **options))
+        self.register_buffer("factor", torch.ones(len(columns), **options))
+
+    def learn(self, X: np.ndarray) -> None:
+        """Set centres and scales to those of training rows, shape (n_rows, n_features)."""
+        values = X[:: -(-len(X) // _MOST_ROWS), self.columns.cpu().numpy()].astype(np.float64)
+        center, scale = centers_and_scales(values, self.scaling)
+        self.center.copy_(torch.from_numpy(center))
+        self.factor.copy_(torch.from_numpy(1 / scale))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return scaled numbers, NaN where they are missing; shape (batch, n_columns)."""
+        z = (x[:, self.columns] - self.center) * self.factor
+        return z / (z / _CLIP).square().add(1.0).sqrt() if self.scaling == "robust" else z
+
+
+
+class ScaledNumbers(Numbers):
+    """Numbers as they are, and for each column with gaps a learned value and an indicator.
+
+    Input (batch, n_features), output (batch, n_columns + n_gaps).
+
+    Parameters
+    ----------
+    columns : sequence of int
+    gaps : sequence of int, default=()
+        Those of the columns in which numbers are missing.
+    **options
+        As of :class:`Numbers`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._networks.number_inputs import ScaledNumbers
+    >>> numbers = ScaledNumbers([0, 2], gaps=[2])
+    >>> numbers(torch.tensor([[1.0, 5.0, 2.0], [3.0, 5.0, torch.nan]])).detach()
+    tensor([[1., 2., 0.],
+            [3., 0., 1.]])
+    """
+
+    gaps: Tensor
+
+    def __init__(self, columns: Sequence[int], gaps: Sequence[int] = (), **options):
+        super().__init__(columns, **options)
+        positions = [list(columns).index(column) for column in gaps]
+        device = self.center.device
+        self.register_buffer("gaps", torch.tensor(positions, dtype=torch.long, device=device), False)
+        self.n_inputs = len(columns) + len(gaps)
+        if gaps:
+            self.fill = nn.Parameter(self.center.new_zeros(len(gaps)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.scaled(x)
+        is_missing = z.isnan()
+        z = z.masked_fill(is_missing, 0.0)
+        if not len(self.gaps):
+            return z
+        own = is_missing[:, self.gaps].to(z.dtype)
+        return torch.cat([z.index_add(1, self.gaps, own * self.fill), own], dim=1)
+
+    def kernels(self, own: BoundInput, x: Tensor, out: Tensor) -> Program:
+        return [partial(self._write, own.parameters.get("fill"), x, out)]
+
+    def gradient_kernels(self, own: BoundInput, x: Tensor, delta: Tensor) -> Program:
+        return [partial(self._write_gradient, own.gradients["fill"], x, delta)]
+
+    def _write(self, fill: Tensor | None, x: Tensor, out: Tensor) -> None:
+        z = self.scaled(x)
+        if fill is not None:
+            is_missing = z.isnan()
+            indicators = is_missing[:, self.gaps].to(z.dtype)
+            z.masked_fill_(is_missing, 0.0).index_add_(1, self.gaps, indicators * fill)
+            out[:, z.shape[1] :] = indicators
+        out[:, : z.shape[1]] = z
+
+    def _write_gradient(self, gradient: Tensor, x: Tensor, delta: Tensor) -> None:
+        is_missing = x[:, self.columns[self.gaps]].isnan()
+        torch.sum(delta[:, self.gaps] * is_missing, dim=0, out=gradient)
+
+
+class EmbeddedNumbers(Numbers):
+    """Numbers as vectors that are learned, a linear map of some functions of each.
+
+    Input (batch, n_features), output (batch, n_columns * size).
+
+    Parameters
+    ----------
+    columns : sequence of int
+    basis : {"piecewise_linear", "periodic"}
+        The functions.
+    n_functions : int
+        Bins, or frequencies.
+    size : int
+        Length of the vectors.
+    frequency_scale : float
+        Standard deviation of the frequencies that "periodic" starts with.
+    **options
+        As of :class:`Numbers`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._networks.number_inputs import EmbeddedNumbers
+    >>> numbers = EmbeddedNumbers([0, 1], "piecewise_linear", n_functions=16, size=4)
+    >>> numbers(torch.zeros(5, 2)).shape
+    torch.Size([5, 8])
+    """
+
+    low: Tensor
+    rate: Tensor
+
+    def __init__(
+        self,
+        columns: Sequence[int],
+        basis: str,
+        n_functions: int,
+        size: int,
+        frequency_scale: float = 0.1,
+        **options,
+    ):
+        super().__init__(columns, **options)
+        self.basis, self.frequency_scale = basis, frequency_scale
+        self.n_inputs = len(columns) * size
+        new, shape = self.center.new_zeros, (len(columns), n_functions)
+        self.weight = nn.Parameter(new((len(columns), n_functions + 2, size)))
+        if basis == "periodic":
+            self.frequencies = nn.Parameter(new(shape))
+            self.phases = nn.Parameter(new(shape))
+        else:
+            self.register_buffer("low", new(shape))
+            self.register_buffer("rate", new(shape))
+
+    def initialize(self, random_state: np.random.RandomState) -> None:
+        n_columns, _, size = self.weight.shape
+        with torch.no_grad():
+            _draw(self.weight[:, -2], random_state.uniform(-1, 1, (n_columns, size)) / size**0.5)
+            if self.basis == "periodic":
+                shape = self.frequencies.shape
+                _draw(self.frequencies, random_state.normal(0, self.frequency_scale, shape))
+                _draw(self.phases, random_state.uniform(-np.pi, np.pi, shape))
+                bound = shape[1] ** -0.5
+                _draw(self.weight[:, :-2], random_state.uniform(-bound, bound, (*shape, size)))
+
+    def learn(self, X: np.ndarray) -> None:
+        super().learn(X)
+        if self.basis == "piecewise_linear":
+            some = torch.from_numpy(np.ascontiguousarray(X[:: -(-len(X) // _MOST_ROWS)]))
+            values = self.scaled(some.to(self.center)).cpu().numpy().astype(np.float64)
+            bins = [quantile_bins(column, self.low.shape[1]) for column in values.T]
+            low, rate = (torch.from_numpy(np.array(part)) for part in zip(*bins, strict=True))
+            self.low.copy_(low)
+            self.rate.copy_(rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.scaled(x).mT
+        is_missing = z.isnan().unsqueeze(-1)
+        z = z.unsqueeze(-1).masked_fill(is_missing, 0.0)
+        if self.basis == "periodic":
+            functions = (z * (2 * math.pi * self.frequencies[:, None]) + self.phases[:, None]).cos()
+        else:
+            functions = ((z - self.low[:, None]) * self.rate[:, None]).clamp(0.0, 1.0)
+        functions = functions.masked_fill(is_missing, 0.0)
+        values = torch.cat([functions, z, is_missing.to(z.dtype)], dim=-1)
+        return torch.bmm(values, self.weight).transpose(0, 1).flatten(1)
+
+    def kernels(self, own: BoundInput, x: Tensor, out: Tensor) -> Program:
+        values, vectors = own.cached(len(x), partial(self._workspace, x))
+        return [
+            partial(self._write_values, own.parameters, x, values),
+            partial(torch.bmm, values, own.parameters["weight"], out=vectors),
+            partial(_by_column(out, vectors).copy_, vectors),
+        ]
+
+    def gradient_kernels(self, own: BoundInput, x: Tensor, delta: Tensor) -> Program:
+        values, vectors = own.cached(len(x), partial(self._workspace, x))
+        kernels: Program = [
+            partial(vectors.copy_, _by_column(delta, vectors)),
+            partial(torch.bmm, values.mT, vectors, out=own.gradients["weight"]),
+        ]
+        if self.basis == "periodic":
+            kernels.append(partial(_write_angles, own.parameters, values, vectors, own.gradients))
+        return kernels
+
+    def _workspace(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where the functions' values and the vectors of a batch are written."""
+        n_columns, n_values, size = self.weight.shape
+        values, vectors = ((n_columns, len(x), n) for n in (n_values, size))
+        return x.new_empty(values), x.new_empty(vectors)
+
+    def _write_values(self, params: dict[str, Tensor], x: Tensor, values: Tensor) -> None:
+        z = self.scaled(x).mT
+        is_missing = z.isnan()
+        values[..., -1] = is_missing
+        functions = values[..., :-2]
+        if self.basis == "periodic":
+            values[..., -2] = z.masked_fill_(is_missing, 0.0)
+            frequencies, phases = params["frequencies"], params["phases"]
+            torch.mul(z.unsqueeze(-1), 2 * math.pi * frequencies.unsqueeze(1), out=functions)
+            functions.add_(phases.unsqueeze(1)).cos_()
+            functions.masked_fill_(is_missing.unsqueeze(-1), 0.0)
+        else:
+            z.masked_fill_(is_missing, -math.inf)  # below all bins
+            torch.sub(z.unsqueeze(-1), self.low.unsqueeze(1), out=functions)
+            functions.mul_(self.rate.unsqueeze(1)).clamp_(0.0, 1.0)
+            values[..., -2] = z.masked_fill_(is_missing, 0.0)
+
+
+def centers_and_scales(values: np.ndarray, scaling: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is subtracted from each column, and what it is divided by.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_rows, n_columns)
+        NaN where a number is missing.
+    scaling : {"standard", "robust"} or None
+
+    Returns
+    -------
+    centers, scales : ndarray of shape (n_columns,)
+        A column without two known values that differ is centred, and not scaled. With "robust"
+        one whose middle half is constant is scaled by half of its range [1]_.
+
+    References
+    ----------
+    .. [1] D. Holzmüller, L. Grinsztajn, I. Steinwart (2024). Better by default: strong pre-tuned
+       MLPs and boosted trees on tabular data. NeurIPS.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sknn_deep._networks.number_inputs import centers_and_scales
+    >>> centers_and_scales(np.array([[0.0], [1.0], [2.0], [3.0], [100.0]]), "robust")
+    (array([2.]), array([2.]))
+    """
+    n_columns = values.shape[1]
+    centers, scales = np.zeros(n_columns), np.ones(n_columns)
+    if scaling is None:
+        return centers, scales
+    for j, column in enumerate(values.T):
+        known = column[~np.isnan(column)]
+        if not len(known):
+            continue
+        if scaling == "standard":
+            centers[j], scale = known.mean(), known.std()
+        else:
+            low, centers[j], high = np.percentile(known, (25, 50, 75))
+            scale = high - low or np.ptp(known) / 2
+        # the mean of equal numbers may be off by a rounding error
+        is_constant = scale <= 1e-12 * np.abs(known).max()
+        scales[j] = 1.0 if is_constant else scale
+    return centers, scales
+
+
+def quantile_bins(column: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lower ends of bins between quantiles, and one over their widths.
+
+    Parameters
+    ----------
+    column : ndarray of shape (n_rows,)
+        NaN where a number is missing.
+    n_bins : int
+
+    Returns
+    -------
+    low, rate : ndarray of shape (n_bins,)
+        Where there are fewer quantiles that differ, the last bins lie beyond all numbers.
+    """
+    low, rate = np.full(n_bins, _BEYOND), np.ones(n_bins)
+    known = column[~np.isnan(column)]
+    if len(known):
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, n_bins + 1)))
+        low[: len(edges) - 1], rate[: len(edges) - 1] = edges[:-1], 1 / np.diff(edges)
+    return low, rate
+
+
+def _by_column(rows: Tensor, vectors: Tensor) -> Tensor:
+    """Return rows of all vectors, shape (batch, n_columns * size), in the shape of ``vectors``."""
+    return rows.unflatten(1, (len(vectors), -1)).transpose(0, 1)
+
+
+def _write_angles(
+    params: dict[str, Tensor], values: Tensor, vectors: Tensor, gradients: dict[str, Tensor]
+) -> None:
+    """Write the gradients of frequencies and phases; ``vectors`` are those of the output."""
+    z, is_missing = values[..., -2:-1], values[..., -1:]
+    frequencies, phases = params["frequencies"].unsqueeze(1), params["phases"].unsqueeze(1)
+    sine = (2 * math.pi * frequencies * z + phases).sin_()
+    of_angles = torch.bmm(vectors, params["weight"][:, :-2].mT).mul_(sine).mul_(is_missing - 1)
+    torch.sum(of_angles, dim=1, out=gradients["phases"])
+    torch.sum(of_angles.mul_(2 * math.pi * z), dim=1, out=gradients["frequencies"])
+
+
+def _draw(param: Tensor, drawn: np.ndarray) -> None:
+    param.copy_(torch.from_numpy(drawn))

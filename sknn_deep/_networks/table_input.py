@@ -1,0 +1,115 @@
+"""The input layer of a table: its numbers and its categories, each by a layer of their own."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_deep._hardware.products import Program
+from sknn_deep._networks.category_inputs import CategoryVectors, Indicators
+from sknn_deep._networks.inputs import BoundInput, InputLayer
+from sknn_deep._networks.number_inputs import EmbeddedNumbers, Numbers, ScaledNumbers
+
+
+class TableInput(InputLayer):
+    """What a network sees of a table's row: the outputs of several layers, side by side.
+
+    Input (batch, n_features), output (batch, n_inputs).
+
+    Parameters
+    ----------
+    numbers : sequence of int
+        The columns that hold numbers.
+    gaps : sequence of int, default=()
+        Those of them in which numbers are missing.
+    categories : sequence of (int, int), default=()
+        The columns that hold codes of categories, and how many categories each has.
+    scaling : {"standard", "robust"} or None, default=None
+        Of the numbers, as of :class:`Numbers`.
+    embedding : {"piecewise_linear", "periodic"} or None, default=None
+        Of the numbers, as of :class:`EmbeddedNumbers`.
+    n_functions, number_size, frequency_scale
+        As of :class:`EmbeddedNumbers`.
+    max_one_hot : int, default=9
+        Columns of more categories have learned vectors, others indicators.
+    category_size : int, default=8
+        Length of these vectors.
+    dtype : torch.dtype, default=torch.float32
+    device : torch.device, default=None
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._networks.table_input import TableInput
+    >>> layer = TableInput([0], categories=[(1, 3)])
+    >>> layer(torch.tensor([[0.5, 2.0], [1.5, 0.0]]))
+    tensor([[0.5000, 0.0000, 0.0000, 1.0000],
+            [1.5000, 1.0000, 0.0000, 0.0000]])
+    """
+
+    def __init__(
+        self,
+        numbers: Sequence[int],
+        gaps: Sequence[int] = (),
+        categories: Sequence[tuple[int, int]] = (),
+        *,
+        scaling: str | None = None,
+        embedding: str | None = None,
+        n_functions: int = 48,
+        number_size: int = 8,
+        frequency_scale: float = 0.1,
+        max_one_hot: int = 9,
+        category_size: int = 8,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.numbers, self.gaps = list(numbers), list(gaps)
+        self.categories = [(column, n) for column, n in categories]
+        self.parts = torch.nn.ModuleList()
+        options: dict[str, Any] = {"dtype": dtype, "device": device}
+        if numbers and embedding is None:
+            self.parts.append(ScaledNumbers(numbers, gaps, scaling=scaling, **options))
+        elif numbers:
+            sizes = (n_functions, number_size, frequency_scale)
+            part = EmbeddedNumbers(numbers, embedding, *sizes, scaling=scaling, **options)
+            self.parts.append(part)
+        few = [column for column in categories if column[1] <= max_one_hot]
+        many = [column for column in categories if column[1] > max_one_hot]
+        if few:
+            self.parts.append(Indicators(few, **options))
+        if many:
+            self.parts.append(CategoryVectors(many, category_size, **options))
+        self.n_inputs = sum(part.n_inputs for part in self.parts)
+
+    def initialize(self, random_state: np.random.RandomState) -> None:
+        for part in self.parts:
+            part.initialize(random_state)
+
+    def learn(self, X: np.ndarray) -> None:
+        """Learn scales and quantiles from training rows, shape (n_rows, n_features)."""
+        for part in self.parts:
+            if isinstance(part, Numbers):
+                part.learn(X)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part(x) for part in self.parts], dim=1)
+
+    def kernels(self, own: BoundInput, x: Tensor, out: Tensor) -> Program:
+        return [kernel for part, rows in self._divided(own, out) for kernel in part.forward(x, rows)]
+
+    def gradient_kernels(self, own: BoundInput, x: Tensor, delta: Tensor) -> Program:
+        return [
+            kernel
+            for part, rows in self._divided(own, delta)
+            if part.parameters
+            for kernel in part.backward(x, rows)
+        ]
+
+    def _divided(self, own: BoundInput, rows: Tensor) -> Iterator[tuple[BoundInput, Tensor]]:
+        """Yield the parts, bound, with their columns of rows of shape (batch, n_inputs)."""
+        sizes = [part.n_inputs for part in self.parts]
+        for i, columns in enumerate(rows.split(sizes, dim=-1)):
+            yield own.part(i), columns
