@@ -20,7 +20,7 @@ TORCH_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 STOCHASTIC_SOLVERS = ("sgd", "adam", *TORCH_OPTIMIZERS, "muon")
 DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.01}
-ANNEALING_SCHEDULES = ("cosine", "one_cycle")
+ANNEALING_SCHEDULES = ("cosine", "one_cycle", "flat_cosine", "coslog4")
 
 
 class Muon(torch.optim.Optimizer):
@@ -35,6 +35,8 @@ class Muon(torch.optim.Optimizer):
     lr : float
     betas : (float, float)
         Adam's, for ``others``.
+    adam_factor : float
+        Adam's learning rate, as a multiple of Muon's.
     **options
         Passed on to :class:`torch.optim.Muon`.
 
@@ -51,13 +53,15 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        adam_factor: float = 1.0,
         **options: Any,
     ):
         options = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0, **options}
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
             self.parts.append(torch.optim.Muon(matrices, lr=lr, **options))
-        self.parts.append(torch.optim.Adam(others, lr=lr, betas=betas, eps=eps))
+        group = {"params": others, "lr_factor": adam_factor}
+        self.parts.append(torch.optim.Adam([group], lr=lr * adam_factor, betas=betas, eps=eps))
         super().__init__([*matrices, *others], {"lr": lr})
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
@@ -144,10 +148,12 @@ def annealed_rate(schedule: str, peak: float, progress: float) -> float:
 
     Parameters
     ----------
-    schedule : {"cosine", "one_cycle"}
+    schedule : {"cosine", "one_cycle", "flat_cosine", "coslog4"}
         "cosine" falls from the peak to zero along half a cosine [1]_. "one_cycle" rises
         from a 25th of the peak over the first 30 % of the training and then falls to
-        zero, both along half a cosine [2]_.
+        zero, both along half a cosine [2]_. "flat_cosine" stays at the peak for half of the
+        training before it falls. "coslog4" rises and falls four times, each time over twice as
+        many steps: (1 - cos(2 pi log2(1 + 15 t))) / 2 of the peak [3]_.
     peak : float
     progress : float
         Share of the training that is done, cut to [0, 1].
@@ -158,6 +164,8 @@ def annealed_rate(schedule: str, peak: float, progress: float) -> float:
        restarts. ICLR.
     .. [2] L. Smith, N. Topin (2018). Super-convergence: very fast training of neural
        networks using large learning rates. arXiv:1708.07120.
+    .. [3] D. Holzmüller, L. Grinsztajn, I. Steinwart (2024). Better by default: strong
+       pre-tuned MLPs and boosted trees on tabular data. NeurIPS.
 
     Examples
     --------
@@ -166,17 +174,22 @@ def annealed_rate(schedule: str, peak: float, progress: float) -> float:
     [0.04, 1.0, 0.5, 0.0]
     """
     progress = min(max(progress, 0.0), 1.0)
-    warm_up, start = (0.3, 0.04) if schedule == "one_cycle" else (0.0, 1.0)
-    if progress < warm_up:
-        rise = 0.5 * (1 - math.cos(math.pi * progress / warm_up))
+    if schedule == "coslog4":
+        return peak * 0.5 * (1 - math.cos(2 * math.pi * math.log2(1 + 15 * progress)))
+    # where the fall begins, and the share of the peak at the start
+    falls_at, start = {"one_cycle": (0.3, 0.04), "flat_cosine": (0.5, 1.0)}.get(
+        schedule, (0.0, 1.0)
+    )
+    if progress < falls_at:
+        rise = 0.5 * (1 - math.cos(math.pi * progress / falls_at))
         return peak * (start + (1 - start) * rise)
-    return peak * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - falls_at) / (1 - falls_at)))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group, times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
 def zero_negligible_state(optimizer: torch.optim.Optimizer) -> None:

@@ -69,6 +69,14 @@ class FittedClassifier(FittedMLP):
     _class_weights: np.ndarray
 
 
+class FittedRegressor(FittedMLP):
+    """What only the regressor has."""
+
+    # with ``target_scaling`` only
+    target_center_: np.ndarray
+    target_scale_: np.ndarray
+
+
 class FittedAutoencoder(FittedNetwork):
     """What only the autoencoder has."""
 

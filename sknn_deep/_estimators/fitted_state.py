@@ -151,6 +151,11 @@ SUPERVISED_STATE = {
     "n_outputs_": Entry(_is_positive, "a positive integer", "data"),
     "estimators_": Entry(_is(list), "a list of networks"),
 }
+REGRESSOR_STATE = {
+    **SUPERVISED_STATE,
+    "target_center_": Entry(*_VECTOR),
+    "target_scale_": Entry(*_VECTOR),
+}
 CLASSIFIER_STATE = {
     **SUPERVISED_STATE,
     "classes_": Entry(_is_labels, "a sorted vector of labels", "data"),
@@ -308,10 +313,13 @@ def _check_network(estimator: Any, state: dict[str, Any]) -> None:
         _check(network.config["out_activation"] == "identity", "module_ has an output activation")
     is_autoencoder = "mean_" in estimator._fitted_state
     _check(isinstance(network, Autoencoder) == is_autoencoder, "module_ is of another class")
-    if "classes_" not in estimator._fitted_state and not is_autoencoder:
+    if "target_scale_" in estimator._fitted_state:
         _check(
             state["out_activation_"] in ("identity", "exp"), "out_activation_ is of no regressor"
         )
+        scales = [state[name] for name in ("target_center_", "target_scale_") if name in state]
+        is_whole = len(scales) in (0, 2) and all(len(s) == state["n_outputs_"] for s in scales)
+        _check(is_whole, "target_center_ and target_scale_ are not one number for each output")
     _check(state["_fixed"].keys() == estimator._fixed_parameters().keys(), "_fixed is not complete")
     state["_progress"].check()
     snapshot = state["_progress"].best_snapshot

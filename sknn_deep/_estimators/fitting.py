@@ -244,20 +244,22 @@ class Fit:
         draft, flat, n_samples = self.draft, self.draft.module_.flat, samples.X.shape[0]
         if draft.solver == "lbfgs":
             draft._check_enough_rows(n_samples)
-            self._learn_scales(samples, None)
+            samples = self._scaled(samples, None)
             with self._memory_explained(n_samples):
                 return whole(samples, device=flat.device, dtype=flat.dtype), None, None
-        rows, validation, own_set = None, None, None
+        rows, held_out, own_set = None, None, None
         if self.call.X_val is not None:
-            own_set = self._validate_held_out()
-            validation = make_validation(draft, own_set)
+            own_set = held_out = self._validate_held_out()
         elif draft.early_stopping:
             rows, held_out_rows = split_rows(draft, samples, random_state)
-            validation = make_validation(draft, samples.take(held_out_rows))
+            held_out = samples.take(held_out_rows)
             n_samples = len(rows)
+        samples = self._scaled(samples, rows)
+        validation = None
+        if held_out is not None:
+            validation = make_validation(draft, draft._in_network_units(held_out))
         batch_size = draft._batch_size_for(n_samples)
         draft._check_enough_rows(n_samples)
-        self._learn_scales(samples, rows)
         with self._memory_explained(n_samples):
             batches = Batches(
                 samples,
@@ -270,10 +272,11 @@ class Fit:
             )
         return batches, validation, own_set
 
-    def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
-        """Let a new network learn scales from the rows to train on; None stands for all."""
+    def _scaled(self, samples: Samples, rows: np.ndarray | None) -> Samples:
+        """Return samples in the network's units; a new one learns them from the training rows."""
         if not self._goes_on:
-            self.draft._learn_scales(samples.X, rows)
+            self.draft._learn_scales(samples, rows)
+        return self.draft._in_network_units(samples)
 
     def _described(self, samples: Samples, held_out: Samples | None) -> dict[str, Any]:
         """Return what tells this call of ``fit`` from another, for a checkpoint."""

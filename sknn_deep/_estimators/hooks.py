@@ -124,8 +124,12 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     def _prepare_network(self, samples: Samples) -> None:
         """Change a new network whose weights were drawn, before it is trained."""
 
-    def _learn_scales(self, X: Features, rows: np.ndarray | None) -> None:
+    def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
         """Learn what a new network scales by, from the rows to train on; None stands for all."""
+
+    def _in_network_units(self, samples: Samples) -> Samples:
+        """Return samples with the targets that the network's raw output is compared with."""
+        return samples
 
     # ------------------------------------------------------------------ loss and score
 

@@ -13,11 +13,15 @@ from sklearn.utils import column_or_1d
 
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
+from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import mean
+from sknn_deep._estimators.fitted_attributes import FittedRegressor
+from sknn_deep._estimators.fitted_state import REGRESSOR_STATE
 from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters
 from sknn_deep._estimators.target_scale import is_poor, odd_size
 from sknn_deep._estimators.types import Activations, MatrixLike, RegressionLossName
+from sknn_deep._networks.number_inputs import centers_and_scales
 from sknn_deep._sklearn import Interval, StrOptions, available_if, fit_context, with_callbacks
 
 
@@ -30,9 +34,10 @@ class RegressorParameters(SupervisedParameters):
     activation: Activations = "relu"
     quantile: float = field(default=0.5, kw_only=True)
     huber_delta: float = field(default=1.0, kw_only=True)
+    target_scaling: Literal["standard"] | None = field(default=None, kw_only=True)
 
 
-class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
+class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, BaseDeepMLP):
     """Multilayer perceptron regressor: scikit-learn's, on torch.
 
     Everything that works with scikit-learn's ``MLPRegressor`` works here after a change of
@@ -324,11 +329,13 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
     """
 
     _trains_in_stacks = True
+    _fitted_state: ClassVar = REGRESSOR_STATE
     _parameter_constraints: ClassVar[dict] = {
         **BaseDeepMLP._parameter_constraints,
         "loss": [StrOptions(set(REGRESSION_LOSSES))],
         "quantile": [Interval(Real, 0, 1, closed="neither")],
         "huber_delta": [Interval(Real, 0, None, closed="neither")],
+        "target_scaling": [StrOptions({"standard"}), None],
     }
 
     @with_callbacks
@@ -459,6 +466,8 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
     def _values(self, raw: np.ndarray) -> np.ndarray:
         """Return the prediction that belongs to the raw output."""
         values = np.exp(raw) if self.out_activation_ == "exp" else raw
+        if self._has_target_scale:
+            values = values * self.target_scale_ + self.target_center_
         return values.ravel() if self.n_outputs_ == 1 else values
 
     def _validate_training_data(
@@ -520,9 +529,38 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
             )
         return X, y, np.ascontiguousarray(y.reshape(len(y), -1), dtype=X.dtype)
 
+    @property
+    def _has_target_scale(self) -> bool:
+        return "target_scale_" in vars(self)
+
+    def _check_combinations(self, call: Call) -> None:
+        super()._check_combinations(call)
+        if self.target_scaling is not None and self.loss == "poisson":
+            raise ValueError(
+                "loss='poisson' is of counts as they are, got target_scaling="
+                f"{self.target_scaling!r}; leave it at None."
+            )
+
+    def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
+        super()._learn_scales(samples, rows)
+        if self.target_scaling is None:
+            return
+        targets: Any = samples.targets if rows is None else samples.targets[rows]
+        center, scale = centers_and_scales(targets.astype(np.float64), "standard")
+        self.target_center_, self.target_scale_ = (
+            part.astype(targets.dtype) for part in (center, scale)
+        )
+
+    def _in_network_units(self, samples: Samples) -> Samples:
+        if not self._has_target_scale:
+            return samples
+        targets = (samples.targets - self.target_center_) / self.target_scale_
+        return samples._replace(targets=targets)
+
     def _fixed_parameters(self) -> dict[str, Any]:
         # with another output activation the network would mean something else
-        return {**super()._fixed_parameters(), "loss='poisson'": self.loss == "poisson"}
+        fixed = {"loss='poisson'": self.loss == "poisson", "target_scaling": self.target_scaling}
+        return {**super()._fixed_parameters(), **fixed}
 
     def _advice(  # type: ignore[override]  # a regressor always has targets
         self, targets: np.ndarray, weight: np.ndarray | None, loss_value: float

@@ -213,8 +213,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             "category_size": int(self.category_embedding_size),
         }
 
-    def _learn_scales(self, X: Features, rows: np.ndarray | None) -> None:
-        layer = self.module_.input
+    def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
+        layer, X = self.module_.input, samples.X
         if layer is not None:
             chosen = np.arange(len(X)) if rows is None else rows
             some = chosen[:: -(-len(chosen) // _ROWS_OF_SCALES)]

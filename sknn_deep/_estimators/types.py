@@ -22,7 +22,9 @@ SolverName: TypeAlias = Literal[
     "lbfgs", "sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "muon",
 ]  # fmt: skip
 Solver: TypeAlias = SolverName | type[torch.optim.Optimizer]
-ScheduleName: TypeAlias = Literal["constant", "invscaling", "adaptive", "cosine", "one_cycle"]
+ScheduleName: TypeAlias = Literal[
+    "constant", "invscaling", "adaptive", "cosine", "one_cycle", "flat_cosine", "coslog4",
+]  # fmt: skip
 RegressionLossName: TypeAlias = Literal[
     "squared_error", "poisson", "absolute_error", "huber", "quantile"
 ]
