@@ -3,6 +3,7 @@
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.classifier import DeepMLPClassifier
 from sknn_deep._estimators.regressor import DeepMLPRegressor
+from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep._networks.summary import summary
 from sknn_deep.persistence import TRUSTED_TYPES, load, save
 
@@ -11,6 +12,8 @@ __all__ = [
     "AutoencoderTransformer",
     "DeepMLPClassifier",
     "DeepMLPRegressor",
+    "TabularMLPClassifier",
+    "TabularMLPRegressor",
     "load",
     "save",
     "summary",

@@ -85,8 +85,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         fifth whenever the stopping rule strikes) mean what they mean in scikit-learn, the
         last two with ``solver="sgd"`` only. "cosine" falls to zero over ``max_iter`` epochs;
         "one_cycle" first rises over 30 % of them from a 25th of ``learning_rate_init``.
-        Both run their whole course unless early stopping ends it, and reach a given
-        accuracy in far fewer epochs than a constant rate.
+        "flat_cosine" falls in the second half only, and "coslog4" rises and falls four times,
+        each time over twice as many epochs [7]_. All four run their whole course unless early
+        stopping ends it, and reach a given accuracy in far fewer epochs than a constant rate.
 
     learning_rate_init : float, default=0.001
         Initial learning rate; the peak of "cosine" and "one_cycle".
@@ -211,6 +212,48 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         disagree. 5 to 10 are usual. They take at most as long as so many fits, and less
         where they are small and trained as one stack.
 
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
+        Features that hold categories: by name or number, or as a mask. "from_dtype" takes
+        columns of texts and categoricals, whether of pandas or polars, and columns of an object
+        array that hold texts. None takes all features for numbers. Categories that were not in
+        the training data have a code of their own; so have missing values.
+
+    allow_nan : bool, default=False
+        Whether numbers may be missing (NaN, None, pd.NA). A feature with gaps has a learned
+        value in their place and an indicator beside it, or with ``numeric_embedding`` a learned
+        vector.
+
+    scaling : {"standard", "robust"} or None, default=None
+        How numbers are scaled inside the network, by what the training rows tell (without those
+        held out): "standard" by mean and standard deviation; "robust" by median and
+        interquartile range, with a smooth clip to plus and minus 3 that keeps outliers in
+        reach [7]_. For dense X.
+
+    numeric_embedding : {"piecewise_linear", "periodic"} or None, default=None
+        A vector of ``numeric_embedding_size`` numbers for each number, learned with the network
+        [6]_: a piecewise linear function of ``n_bins`` pieces between quantiles of the training
+        rows, or a sum of ``n_frequencies`` cosines with frequencies that are learned. On most
+        tables "piecewise_linear" gains more than any other parameter.
+
+    numeric_embedding_size : int, default=12
+        Length of these vectors.
+
+    n_bins : int, default=48
+        Pieces of "piecewise_linear".
+
+    n_frequencies : int, default=16
+        Cosines of "periodic".
+
+    frequency_scale : float, default=0.1
+        Standard deviation of their first frequencies; the larger, the finer the details.
+
+    max_one_hot : int, default=9
+        Features of so many categories are one-hot encoded; those of more have learned vectors
+        [8]_.
+
+    category_embedding_size : int, default=8
+        Length of the vectors of categories.
+
     class_weight : dict, "balanced" or None, default=None
         Weight of each class in the loss: a dict ``{class: weight}``, where a class that is
         not named weighs 1, or "balanced" for weights inversely proportional to the class
@@ -282,6 +325,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     device_ : str
         Where the network is.
 
+    is_categorical_ : ndarray of shape (n_features_in_,) or None
+        Mask of the features that hold categories, or None where there are none.
+
     estimators_ : list of DeepMLPClassifier
         The networks of an ensemble, each as a separate fit with its seed gives it. Only with
         ``n_networks`` above 1. The ensemble itself has ``classes_``, ``n_iter_`` (the most
@@ -316,6 +362,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     .. [4] S. Ioffe, C. Szegedy (2015). Batch normalization. ICML.
     .. [5] B. Lakshminarayanan, A. Pritzel, C. Blundell (2017). Simple and scalable predictive
        uncertainty estimation using deep ensembles. NeurIPS.
+    .. [6] Y. Gorishniy, I. Rubachev, A. Babenko (2022). On embeddings for numerical features
+       in tabular deep learning. NeurIPS.
+    .. [7] D. Holzmüller, L. Grinsztajn, I. Steinwart (2024). Better by default: strong
+       pre-tuned MLPs and boosted trees on tabular data. NeurIPS.
+    .. [8] C. Guo, F. Berkhahn (2016). Entity embeddings of categorical variables.
+       arXiv:1604.06737.
 
     Examples
     --------
