@@ -33,6 +33,8 @@ ESTIMATORS = [
     "DeepMLPRegressor",
     "FusedGridSearchCV",
     "FusedRandomizedSearchCV",
+    "TabularMLPClassifier",
+    "TabularMLPRegressor",
 ]
 
 

@@ -14,7 +14,13 @@ WINGS = {
     "_sklearn": [{"_sklearn"}],
     "_files": [{"atomic", "archive", "packing", "trusted_types"}],
     "_hardware": [{"threads", "memory_maps", "device"}, {"pace"}, {"products"}],
-    "_networks": [{"layers"}, {"inputs"}, {"flat"}, {"models", "stacked", "summary"}],
+    "_networks": [
+        {"layers"},
+        {"inputs"},
+        {"number_inputs", "category_inputs"},
+        {"table_input", "flat"},
+        {"models", "stacked", "summary"},
+    ],
     "_engine": [
         {"features", "activations", "losses"},
         {"columns", "samples"},
@@ -37,18 +43,18 @@ WINGS = {
     "_estimators": [
         {
             "types",
-            "fitted_attributes",
             "call",
             "callback_parameter",
             "column_statistics",
             "code_statistics",
             "not_numbers",
             "parameter_advice",
-            "pickling",
+            "inherited_docs",
+            "table_columns",
         }
         | {"rollback"}
         | {"held_out_rows", "target_scale"},
-        {"rows"},
+        {"rows", "fitted_attributes", "pickling"},
         {"parameters", "fitted_state"},
         {"hooks"},
         {"jobs", "memory_advice", "optimizer", "held_out"},
@@ -57,6 +63,7 @@ WINGS = {
         {"ensemble", "autoencoder"},
         {"supervised"},
         {"classifier", "regressor"},
+        {"tabular"},
     ],
     "callbacks": [{"callbacks"}],
     "datasets": [{"datasets"}],

@@ -35,8 +35,8 @@ class Muon(torch.optim.Optimizer):
     lr : float
     betas : (float, float)
         Adam's, for ``others``.
-    adam_factor : float
-        Adam's learning rate, as a multiple of Muon's.
+    adam_lr : float, default=None
+        Adam's learning rate, None for that of Muon. Schedules keep the ratio of the two.
     **options
         Passed on to :class:`torch.optim.Muon`.
 
@@ -53,15 +53,16 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        adam_factor: float = 1.0,
+        adam_lr: float | None = None,
         **options: Any,
     ):
         options = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0, **options}
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
             self.parts.append(torch.optim.Muon(matrices, lr=lr, **options))
-        group = {"params": others, "lr_factor": adam_factor}
-        self.parts.append(torch.optim.Adam([group], lr=lr * adam_factor, betas=betas, eps=eps))
+        adam_lr = lr if adam_lr is None else adam_lr
+        group = {"params": others, "lr_factor": adam_lr / lr}
+        self.parts.append(torch.optim.Adam([group], lr=adam_lr, betas=betas, eps=eps))
         super().__init__([*matrices, *others], {"lr": lr})
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
@@ -86,6 +87,7 @@ def make_optimizer(
     network: Network,
     *,
     lr: float,
+    adam_lr: float | None = None,
     momentum: float,
     nesterov: bool,
     betas: tuple[float, float],
@@ -122,7 +124,8 @@ def make_optimizer(
         factory, options = Adam, {**options, "betas": betas, "eps": eps}
         params = [network.flat]
     elif solver == "muon":
-        factory, options = Muon, {**options, "betas": betas, "eps": eps}
+        adam = {"betas": betas, "eps": eps, "adam_lr": adam_lr}
+        factory, options = Muon, {**options, **adam}
         params = list(network.hidden_matrices_and_others())
     elif isinstance(solver, str):
         factory = TORCH_OPTIMIZERS[solver]

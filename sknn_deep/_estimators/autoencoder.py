@@ -199,6 +199,10 @@ class AutoencoderTransformer(
         not the biases, by the factor ``1 - learning rate * weight_decay``. None is 0.01
         for "adamw" and "muon" and 0 for all others.
 
+    adam_learning_rate_init : float or None, default=None
+        Learning rate of what ``solver="muon"`` leaves to Adam: biases, embeddings and the output
+        layer. Schedules keep its ratio to ``learning_rate_init``, which None stands for.
+
     max_grad_norm : float or None, default=None
         Euclidean norm to which a longer gradient is cut. Steadies training when the loss
         jumps.

@@ -21,6 +21,7 @@ def optimizer_of(estimator: NetworkHooks, incremental: bool) -> torch.optim.Opti
         estimator.solver,
         network,
         lr=estimator.learning_rate_init,
+        adam_lr=estimator.adam_learning_rate_init,
         momentum=estimator.momentum,
         nesterov=estimator.nesterovs_momentum,
         betas=(estimator.beta_1, estimator.beta_2),

@@ -90,6 +90,7 @@ class SharedParameters:
     normalization: NormalizationName | None = None
     solver_params: dict[str, Any] | None = None
     weight_decay: float | None = None
+    adam_learning_rate_init: float | None = None
     max_grad_norm: float | None = None
     scoring: Scoring | None = None
     device: str | torch.device = "auto"
@@ -131,6 +132,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         "normalization": [StrOptions(set(NORMALIZATIONS)), None],
         "solver_params": [dict, None],
         "weight_decay": [Interval(Real, 0, None, closed="left"), None],
+        "adam_learning_rate_init": [Interval(Real, 0, None, closed="neither"), None],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
         "device": [str, torch.device],

@@ -20,6 +20,7 @@ from sknn_deep._estimators.types import (
     NumericEmbeddingName,
     ScalingName,
     ScheduleName,
+    Scoring,
     Solver,
 )
 
@@ -40,6 +41,7 @@ class TabularDefaults(SupervisedParameters):
     validation_fraction: float = 0.2
     n_iter_no_change: int | float = 16
     dropout: float | Sequence[float] = 0.2
+    adam_learning_rate_init: float | None = 0.002
     dtype: DtypeName = "float32"
     allow_nan: bool = True
     scaling: ScalingName | None = "standard"
@@ -61,14 +63,29 @@ class TabularRegressorParameters(TabularDefaults, RegressorParameters):
 class TabularClassifierParameters(TabularDefaults, ClassifierParameters):
     """The parameters of :class:`TabularMLPClassifier`, which explains them."""
 
-    hidden_layer_sizes: int | Sequence[int] = (256, 256)
+    hidden_layer_sizes: int | Sequence[int] = (128, 128)
     activation: Activations = "silu"
+    learning_rate_init: float = field(default=0.003, kw_only=True)
+    max_iter: int = field(default=20, kw_only=True)
+    dropout: float | Sequence[float] = field(default=0.3, kw_only=True)
+    adam_learning_rate_init: float | None = field(default=0.01, kw_only=True)
+    scoring: Scoring | None = field(default="loss", kw_only=True)
+    max_one_hot: int = field(default=0, kw_only=True)
 
 
 class TabularHooks:
     """What the two estimators decide in another way than their bases."""
 
     batch_size: int | Literal["auto"]
+    early_stopping: bool
+
+    def _check_solver(self) -> bool:
+        if self.early_stopping:
+            raise AttributeError(
+                "partial_fit holds no rows out: it is available with early_stopping=False only, "
+                f"got early_stopping={self.early_stopping}."
+            )
+        return super()._check_solver()  # type: ignore[misc]
 
     def _batch_size_for(self, n_samples: int) -> int:
         if self.batch_size != "auto":
@@ -82,7 +99,23 @@ class TabularHooks:
 class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegressor):
     """Multilayer perceptron regressor with defaults for tables.
 
-    ``TabularMLPRegressor().fit(df, y)`` is all that a table of numbers, texts and gaps needs.
+    ``TabularMLPRegressor().fit(df, y)`` is all that a table of numbers, texts and gaps needs: it
+    is a :class:`DeepMLPRegressor` that scales and embeds numbers, takes categories and missing
+    values, scales the target, and stops by held-out rows.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sknn_deep import TabularMLPRegressor
+    >>> X, y = load_diabetes(return_X_y=True, as_frame=True, scaled=False)
+    >>> X["sex"] = X["sex"].map({1: "one", 2: "two"})
+    >>> X.loc[::7, "bmi"] = None
+    >>> regressor = TabularMLPRegressor(random_state=0).fit(X, y)
+    >>> regressor.score(X, y) > 0.5
+    True
+    >>> regressor.is_categorical_[:3]
+    array([False,  True, False])
     """
 
     _trains_in_stacks = True
@@ -92,7 +125,19 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
 class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPClassifier):
     """Multilayer perceptron classifier with defaults for tables.
 
-    ``TabularMLPClassifier().fit(df, y)`` is all that a table of numbers, texts and gaps needs.
+    ``TabularMLPClassifier().fit(df, y)`` is all that a table of numbers, texts and gaps needs: it
+    is a :class:`DeepMLPClassifier` that scales and embeds numbers, takes categories and missing
+    values, and stops by held-out rows.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sknn_deep import TabularMLPClassifier
+    >>> X = pd.DataFrame({"size": [1.0, 2.0, None, 8.0] * 50, "kind": list("aabb") * 50})
+    >>> y = ["small", "small", "large", "large"] * 50
+    >>> classifier = TabularMLPClassifier(random_state=0).fit(X, y)
+    >>> classifier.predict(pd.DataFrame({"size": [1.5, None], "kind": ["a", "b"]}))
+    array(['small', 'large'], dtype='<U5')
     """
 
     _trains_in_stacks = True

@@ -9,8 +9,8 @@ where :math:`u_j` are some functions of :math:`z`, then :math:`z` itself, and la
 is 1 where the number is missing and all others are 0. So a gap has a learned vector of its own. The
 functions are
 
-* of "piecewise_linear" the shares of :math:`T` bins between quantiles :math:`b_{jt}` of the
-  training data, :math:`u_{jt} = \min(\max((z - b_{j,t-1}) / (b_{jt} - b_{j,t-1}), 0), 1)`. As
+* of "piecewise_linear" the shares of :math:`T` bins between edges :math:`b_{jt}` from the
+  training data (:func:`bin_edges`), :math:`u_{jt} = \min(\max((z - b_{j,t-1}) / (b_{jt} - b_{j,t-1}), 0), 1)`. As
   :math:`W` starts at zero but in the row of :math:`z`, the embedding starts as a linear one [2]_;
 * of "periodic" :math:`u_{jt} = \cos(2 \pi f_{jt} z + \phi_{jt})`, with frequencies and phases that
   are trained [1]_.
@@ -223,10 +223,14 @@ class EmbeddedNumbers(Numbers):
         if self.basis == "piecewise_linear":
             some = torch.from_numpy(np.ascontiguousarray(X[:: -(-len(X) // _MOST_ROWS)]))
             values = self.scaled(some.to(self.center)).cpu().numpy().astype(np.float64)
-            bins = [quantile_bins(column, self.low.shape[1]) for column in values.T]
-            low, rate = (torch.from_numpy(np.array(part)) for part in zip(*bins, strict=True))
-            self.low.copy_(low)
-            self.rate.copy_(rate)
+            low, rate = np.full(self.low.shape, _BEYOND), np.ones(self.low.shape)
+            for j, column in enumerate(values.T):
+                edges = bin_edges(column, self.low.shape[1])
+                # a feature of few values leaves bins over, which are never reached
+                low[j, : max(len(edges) - 1, 0)] = edges[:-1]
+                rate[j, : max(len(edges) - 1, 0)] = 1 / np.diff(edges)
+            self.low.copy_(torch.from_numpy(low))
+            self.rate.copy_(torch.from_numpy(rate))
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.scaled(x).mT
@@ -328,26 +332,56 @@ def centers_and_scales(values: np.ndarray, scaling: str | None) -> tuple[np.ndar
     return centers, scales
 
 
-def quantile_bins(column: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lower ends of bins between quantiles, and one over their widths.
+def bin_edges(column: np.ndarray, n_bins: int) -> np.ndarray:
+    """Return the ends of bins between which a number's share of a bin is counted.
+
+    Plain quantiles waste bins where many rows have one value: of capital gains that are zero in
+    nine of ten rows hardly any edge would be left for the others. So a value with more rows than a
+    bin has on average is an edge of its own, and the other edges are quantiles of the other rows,
+    as in the histograms of gradient boosting [1]_.
 
     Parameters
     ----------
     column : ndarray of shape (n_rows,)
         NaN where a number is missing.
     n_bins : int
+        At most so many.
 
     Returns
     -------
-    low, rate : ndarray of shape (n_bins,)
-        Where there are fewer quantiles that differ, the last bins lie beyond all numbers.
+    edges : ndarray of shape (n_edges,)
+        Sorted; each value, where there are few.
+
+    References
+    ----------
+    .. [1] G. Ke et al. (2017). LightGBM: a highly efficient gradient boosting decision tree.
+       NeurIPS.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sknn_deep._networks.number_inputs import bin_edges
+    >>> bin_edges(np.array([0.0] * 90 + list(range(10, 21))), 4)
+    array([ 0., 10., 15., 20.])
     """
-    low, rate = np.full(n_bins, _BEYOND), np.ones(n_bins)
-    known = column[~np.isnan(column)]
-    if len(known):
-        edges = np.unique(np.quantile(known, np.linspace(0, 1, n_bins + 1)))
-        low[: len(edges) - 1], rate[: len(edges) - 1] = edges[:-1], 1 / np.diff(edges)
-    return low, rate
+    values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
+    if len(values) <= n_bins + 1:
+        return values
+    is_heavy = np.zeros(len(values), dtype=bool)
+    n_left = n_bins + 1
+    while n_left > 2:
+        new = ~is_heavy & (counts > counts[~is_heavy].sum() / n_left)
+        if not new.any():
+            break
+        is_heavy |= new
+        n_left = n_bins + 1 - is_heavy.sum()
+    heavy, others = values[is_heavy], values[~is_heavy]
+    if n_left < 2 or not len(others):
+        return heavy[:: -(-len(heavy) // (n_bins + 1))]
+    quantiles = np.quantile(
+        np.repeat(others, counts[~is_heavy]), np.linspace(0, 1, n_left), method="nearest"
+    )
+    return np.union1d(heavy, quantiles)
 
 
 def _by_column(rows: Tensor, vectors: Tensor) -> Tensor:
