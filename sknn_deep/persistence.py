@@ -15,6 +15,7 @@ from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.classifier import DeepMLPClassifier
 from sknn_deep._estimators.fitted_state import check_fitted_state
 from sknn_deep._estimators.regressor import DeepMLPRegressor
+from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep._files import archive
 from sknn_deep._files.atomic import atomic_write, remove_orphans
 from sknn_deep._files.trusted_types import HARMLESS, OBJECT, name_of
@@ -24,7 +25,7 @@ __all__ = ["TRUSTED_TYPES", "load", "save"]
 
 _OURS = (
     DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer, FusedGridSearchCV,
-    FusedRandomizedSearchCV,
+    FusedRandomizedSearchCV, TabularMLPClassifier, TabularMLPRegressor,
 )  # fmt: skip
 _LOADERS = {**dict.fromkeys(map(name_of, _OURS), OBJECT), **HARMLESS}
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import Loss, classification_loss
 from sknn_deep._estimators.call import Call
-from sknn_deep._estimators.ensemble import mean
 from sknn_deep._estimators.fitted_attributes import FittedClassifier
 from sknn_deep._estimators.fitted_state import CLASSIFIER_STATE
 from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters
@@ -512,7 +511,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         X = self._validate_input(X)
         if len(self._networks) == 1:
             return self._labels(self._map_rows(self.module_, X))
-        return self._labels(mean(self._map_networks(self._probabilities, X)), threshold=0.5)
+        return self._labels(self._mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
     def predict_proba(self, X: "MatrixLike") -> np.ndarray:
         """Predict the probability of each class.
@@ -528,7 +527,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             what is too small for the type is its smallest normal number. Of an ensemble the
             mean over its networks. For multilabel targets, of each label by itself, and below 1.
         """
-        return mean(self._map_networks(self._probabilities, self._validate_input(X)))
+        return self._mean(self._map_networks(self._probabilities, self._validate_input(X)))
 
     def predict_log_proba(self, X: "MatrixLike") -> np.ndarray:
         """Predict the logarithm of the probability of each class.
@@ -567,6 +566,23 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             the rows of which all are.
         """
         return _accuracy(y, self.predict(X), sample_weight)
+
+    def _outputs(self, X: Features) -> np.ndarray:
+        """Return what an ensemble takes the mean of, for validated rows."""
+        return self.predict_proba(X)
+
+    def _loss_of_outputs(
+        self, output: np.ndarray, y: np.ndarray, weight: np.ndarray | None
+    ) -> float:
+        """Return the log loss of probabilities."""
+        tiny = np.finfo(output.dtype).tiny
+        if y.ndim == 2:
+            right = np.where(y, output, 1 - output).clip(tiny)
+            losses = -np.log(right).sum(axis=1)
+        else:
+            indices = np.searchsorted(self.classes_, y)
+            losses = -np.log(output[np.arange(len(y)), indices].clip(tiny))
+        return float(np.average(losses, weights=weight))
 
     def _probabilities(self, raw: Tensor) -> Tensor:
         """Return the probability of each class, never 0, given raw output (rows, n_outputs).

@@ -60,7 +60,7 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
     with ExitStack() as stack:
         for network in networks if goes_on else ():
             stack.push(Rollback(network).__exit__)
-        own = _validated(draft, call, goes_on)
+        own = validated_call(draft, call, goes_on)
         if call.incremental:
             _fit_in_turn(networks, own)
         else:
@@ -70,7 +70,7 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
             for callback in callbacks:
                 callback.on_train_begin(None)
             _fit_together(networks, own)
-        _adopt(draft, networks)
+        adopt(draft, networks)
         stack.pop_all()
     set_fitted_state(estimator, fitted_state(draft))
     if not call.incremental:
@@ -78,9 +78,13 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
             callback.on_train_end(None)
 
 
-def mean(outputs: list[np.ndarray]) -> np.ndarray:
+def mean(outputs: list[np.ndarray], weights: np.ndarray | None = None) -> np.ndarray:
     """Return the mean over networks: of one, its output itself."""
-    return outputs[0] if len(outputs) == 1 else np.mean(outputs, axis=0)
+    if len(outputs) == 1:
+        return outputs[0]
+    if weights is None:
+        return np.mean(outputs, axis=0)
+    return np.average(outputs, axis=0, weights=weights).astype(outputs[0].dtype, copy=False)
 
 
 def check_same_number(estimator: Any, n_before: int) -> None:
@@ -113,7 +117,7 @@ def _new_networks(draft: Any) -> list[Any]:
     ]
 
 
-def _validated(draft: Any, call: Call, goes_on: bool) -> Call:
+def validated_call(draft: Any, call: Call, goes_on: bool) -> Call:
     """Return the call with validated arrays; set what they tell of the estimator on the draft."""
     dtypes = accepted_dtypes(draft.dtype, resolve_device(draft.device))
     if goes_on:
@@ -149,7 +153,7 @@ def _fit_together(networks: list[Any], call: Call) -> None:
     fit_jobs(jobs, done=_raise)
 
 
-def _adopt(draft: Any, networks: list[Any]) -> None:
+def adopt(draft: Any, networks: list[Any]) -> None:
     """Take fitted networks for those of the ensemble."""
     if hasattr(draft, "feature_names_in_"):
         for network in networks:

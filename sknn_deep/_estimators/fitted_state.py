@@ -150,6 +150,8 @@ SUPERVISED_STATE = {
     **FITTED_STATE,
     "n_outputs_": Entry(_is_positive, "a positive integer", "data"),
     "estimators_": Entry(_is(list), "a list of networks"),
+    "ensemble_weights_": Entry(*_VECTOR),
+    "_candidates": Entry(_is(dict), "a table of candidates"),
 }
 REGRESSOR_STATE = {
     **SUPERVISED_STATE,
@@ -272,6 +274,8 @@ def _check_ensemble(estimator: Any, state: dict[str, Any]) -> None:
     _check_complete(state, _ENSEMBLE)
     members = state["estimators_"]
     _check(members and "module_" not in state, "an ensemble has networks, and is none itself")
+    weights = state.get("ensemble_weights_", members)
+    _check(len(weights) == len(members), "ensemble_weights_ are not one for each network")
     for member in members:
         own = vars(member) if type(member) is type(estimator) else {}
         _check("module_" in own and "estimators_" not in own, "estimators_ holds other things")

@@ -22,7 +22,7 @@ _NETWORKS = {cls.__name__: cls for cls in (MLP, Autoencoder)}
 # Of scikit-learn's binarizer, what it has learned.
 _BINARIZER = ("classes_", "sparse_input_", "y_type_")
 # Parameters whose values may be dicts with any keys.
-_DICTS = ("class_weight", "solver_params")
+_DICTS = ("class_weight", "solver_params", "_candidates")
 # Attributes that are the very lists of the progress.
 CURVES = ("loss_curve", "validation_scores", "validation_loss_curve")
 

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
@@ -15,7 +16,6 @@ from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.call import Call
-from sknn_deep._estimators.ensemble import mean
 from sknn_deep._estimators.fitted_attributes import FittedRegressor
 from sknn_deep._estimators.fitted_state import REGRESSOR_STATE
 from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters
@@ -524,9 +524,28 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
                 "return_std=True needs several networks to compare, but one was fitted; "
                 "fit an ensemble, such as with n_networks=5."
             )
-        predictions = [self._values(raw) for raw in self._map_networks(lambda raw: raw, X)]
-        y = mean(predictions)
-        return (y, np.std(predictions, axis=0)) if return_std else y
+        raws = self._map_networks(lambda raw: raw, X)
+        # each network has a scale of its own
+        predictions = [n._values(raw) for n, raw in zip(self._networks, raws, strict=True)]
+        y = self._mean(predictions)
+        if not return_std:
+            return y
+        weights = vars(self).get("ensemble_weights_")
+        variance = np.average(np.square(np.subtract(predictions, y)), axis=0, weights=weights)
+        return y, np.sqrt(variance).astype(y.dtype, copy=False)
+
+    def _outputs(self, X: Features) -> np.ndarray:
+        """Return what an ensemble takes the mean of, for validated rows."""
+        return self.predict(X)
+
+    def _loss_of_outputs(
+        self, output: np.ndarray, y: np.ndarray, weight: np.ndarray | None
+    ) -> float:
+        """Return the loss of predictions."""
+        if self.loss == "poisson":
+            output = np.log(output.clip(np.finfo(output.dtype).tiny))
+        raw, target = (torch.from_numpy(a.reshape(len(y), -1)) for a in (output, y.astype(float)))
+        return float(np.average(self._make_loss().per_sample(raw, target).numpy(), weights=weight))
 
     def _values(self, raw: np.ndarray) -> np.ndarray:
         """Return the prediction that belongs to the raw output."""

@@ -25,7 +25,7 @@ from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
-from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble
+from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble, mean
 from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import SUPERVISED_STATE
 from sknn_deep._estimators.parameters import SharedParameters
@@ -192,6 +192,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             missing |= np.isnan(rows).any(axis=0)
         categories = {} if columns is None else columns.categories
         return TableColumns(categories, np.flatnonzero(missing).tolist())
+
+    def _mean(self, outputs: list[np.ndarray]) -> np.ndarray:
+        """Return the mean over the networks, by their weights where they have some."""
+        return mean(outputs, vars(self).get("ensemble_weights_"))
 
     def _input_config(self, n_features: int) -> dict[str, Any] | None:
         """Return the arguments of the network's input layer, or None where it needs none."""

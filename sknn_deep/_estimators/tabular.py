@@ -6,14 +6,19 @@ not set there: what raises the level on tables is a parameter of those.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 
+from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.candidates import fit_candidates
 from sknn_deep._estimators.classifier import ClassifierParameters, DeepMLPClassifier
 from sknn_deep._estimators.inherited_docs import with_own_defaults
 from sknn_deep._estimators.regressor import DeepMLPRegressor, RegressorParameters
 from sknn_deep._estimators.supervised import SupervisedParameters
+from sknn_deep._sklearn import Interval
 from sknn_deep._estimators.types import (
     Activations,
     DtypeName,
@@ -48,6 +53,8 @@ class TabularDefaults(SupervisedParameters):
     numeric_embedding: NumericEmbeddingName | None = "piecewise_linear"
     numeric_embedding_size: int = 8
     n_bins: int = 128
+    n_candidates: int = 1
+    max_time: float | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -73,11 +80,62 @@ class TabularClassifierParameters(TabularDefaults, ClassifierParameters):
     max_one_hot: int = field(default=0, kw_only=True)
 
 
+_CONSTRAINTS: dict[str, list[Any]] = {
+    "n_candidates": [Interval(Integral, 1, None, closed="left")],
+    "max_time": [Interval(Real, 0, None, closed="neither"), None],
+}
+
+
 class TabularHooks:
     """What the two estimators decide in another way than their bases."""
 
     batch_size: int | Literal["auto"]
     early_stopping: bool
+    n_candidates: int
+    max_time: float | None
+    _candidates: dict[str, list[Any]]
+
+    @property
+    def candidates_(self) -> pd.DataFrame:
+        """What came of each candidate: one row each, with ``n_candidates`` above 1."""
+        if "_candidates" not in vars(self):
+            raise AttributeError(
+                "candidates_ is there once fit has tried several: set n_candidates, got "
+                f"n_candidates={self.n_candidates}."
+            )
+        return pd.DataFrame(self._candidates)
+
+    def _fit_networks(self, call: Call) -> None:
+        if self.n_candidates > 1:
+            fit_candidates(self, call)
+        else:
+            super()._fit_networks(call)  # type: ignore[misc]
+
+    def _reason_to_train_alone(self) -> str:
+        if self.n_candidates > 1:
+            return f"n_candidates={self.n_candidates} are networks of many shapes"
+        return super()._reason_to_train_alone()  # type: ignore[misc]
+
+    def _check_combinations(self, call: Call) -> None:
+        super()._check_combinations(call)  # type: ignore[misc]
+        if self.n_candidates == 1:
+            return
+        for name, is_given, remedy in (
+            ("n_networks", self.n_networks > 1, "leave n_networks at 1"),
+            ("callbacks", self.callbacks, "leave callbacks at None"),
+            ("partial_fit", call.incremental, "call fit"),
+            ("warm_start", self.warm_start, "leave warm_start at False"),
+            ("solver='lbfgs'", self.solver == "lbfgs", "choose a stochastic solver"),
+            (
+                "early_stopping=False without X_val",
+                not self.early_stopping and call.X_val is None,
+                "pass X_val and y_val, or leave early_stopping at True",
+            ),
+        ):
+            if is_given:
+                raise ValueError(
+                    f"n_candidates={self.n_candidates} does not go with {name}: {remedy}."
+                )
 
     def _check_solver(self) -> bool:
         if self.early_stopping:
@@ -119,6 +177,10 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
     """
 
     _trains_in_stacks = True
+    _parameter_constraints: ClassVar[dict] = {
+        **DeepMLPRegressor._parameter_constraints,
+        **_CONSTRAINTS,
+    }
 
 
 @with_own_defaults(DeepMLPClassifier)
@@ -141,3 +203,7 @@ class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPCla
     """
 
     _trains_in_stacks = True
+    _parameter_constraints: ClassVar[dict] = {
+        **DeepMLPClassifier._parameter_constraints,
+        **_CONSTRAINTS,
+    }
