@@ -61,6 +61,7 @@ WINGS = {
         {"fitting"},
         {"fused", "base", "code_description"},
         {"ensemble", "autoencoder"},
+        {"candidates"},
         {"supervised"},
         {"classifier", "regressor"},
         {"tabular"},

@@ -40,7 +40,7 @@ from sknn_deep._training.user_warnings import warned_once
 
 # The ensemble has so many places; a network may have several of them.
 _MOST_PLACES = 32
-# A network is compared with those before it after this share of its epochs, where there are so many.
+# From this share of its epochs on a network is compared with those before it, if there are so many.
 _FIRST_LOOK, _FEWEST_BEFORE = 0.2, 5
 
 
@@ -112,7 +112,7 @@ def fit_candidates(estimator: Any, call: Call) -> None:
     """
     start = time.perf_counter()
     estimator._check_combinations(call)
-    draft = draft_of(estimator, goes_on=False)
+    draft: Any = draft_of(estimator, goes_on=False)
     random_state = check_random_state(draft.random_state)
     call = _with_validation_set(draft, validated_call(draft, call, goes_on=False), random_state)
     trained: list[_Candidate] = []
@@ -243,9 +243,7 @@ def _with_validation_set(draft: Any, call: Call, random_state: np.random.RandomS
     weights = {}
     if weight is not None:
         weights = {"sample_weight": weight[rows], "sample_weight_val": weight[held_out]}
-    return replace(
-        call, X=X_train, y=y[rows], X_val=X_val, y_val=y[held_out], **weights
-    )
+    return replace(call, X=X_train, y=y[rows], X_val=X_val, y_val=y[held_out], **weights)
 
 
 def _table(trained: list[_Candidate], weights: np.ndarray) -> dict[str, list[Any]]:

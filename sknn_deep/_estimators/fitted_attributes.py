@@ -57,9 +57,6 @@ class FittedMLP(FittedNetwork):
     module_: MLP
     n_outputs_: int
     estimators_: list[Self]
-    # of candidates only
-    ensemble_weights_: np.ndarray
-    _candidates: dict[str, list[Any]]
 
 
 class FittedClassifier(FittedMLP):

@@ -150,8 +150,6 @@ SUPERVISED_STATE = {
     **FITTED_STATE,
     "n_outputs_": Entry(_is_positive, "a positive integer", "data"),
     "estimators_": Entry(_is(list), "a list of networks"),
-    "ensemble_weights_": Entry(*_VECTOR),
-    "_candidates": Entry(_is(dict), "a table of candidates"),
 }
 REGRESSOR_STATE = {
     **SUPERVISED_STATE,
@@ -163,6 +161,11 @@ CLASSIFIER_STATE = {
     "classes_": Entry(_is_labels, "a sorted vector of labels", "data"),
     "_label_binarizer": Entry(_is_binarizer, "a fitted LabelBinarizer", "data"),
     "_class_weights": Entry(*_VECTOR),
+}
+# What several candidates leave behind, too.
+CANDIDATES_STATE = {
+    "ensemble_weights_": Entry(*_VECTOR),
+    "_candidates": Entry(_is(dict), "a table of candidates"),
 }
 AUTOENCODER_STATE = {
     **FITTED_STATE,

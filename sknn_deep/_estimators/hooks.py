@@ -76,7 +76,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         return None
 
     def _learn_gaps(self, X: Features) -> TableColumns | None:
-        """Return what is known of the columns, with those in which validated numbers are missing."""
+        """Return what is known of the columns, the gaps in validated numbers included."""
         return None
 
     def _weigh_classes(

@@ -10,30 +10,38 @@ from typing import TypeVar
 
 C = TypeVar("C", bound=type)
 
+_MERGED = ("Parameters", "Attributes")
+_ORDER = (*_MERGED, "See Also", "Notes", "References", "Examples")
+
 
 def with_own_defaults(base: type) -> Callable[[C], C]:
     """Return a decorator that completes a class's docstring by the sections of its base's.
 
-    The class's own docstring has the summary, and may have the sections that come after the
-    attributes. Parameters, attributes and references are the base's, with the class's defaults.
+    The class's own docstring has the summary. Its parameters and attributes are those that the
+    base does not have; other sections take the place of the base's.
     """
 
     def decorate(cls: C) -> C:
-        own, sections = inspect.getdoc(cls) or "", _sections(inspect.getdoc(base) or "")
-        head, *rest = re.split(r"\n(?=[A-Z][\w ]+\n-+\n)", own)
-        parameters = _with_defaults(sections["Parameters"], cls)
-        attributes = sections["Attributes"].replace(base.__name__, cls.__name__)
-        parts = [head.strip(), parameters, attributes, *rest]
+        head, own = _sections(inspect.getdoc(cls) or "")
+        _, inherited = _sections(inspect.getdoc(base) or "")
+        inherited["Parameters"] = _with_defaults(inherited["Parameters"], cls)
+        for title in _MERGED:
+            inherited[title] = inherited[title].replace(base.__name__, cls.__name__)
+            if title in own:  # behind those of the base
+                entries = own.pop(title).split("\n", 2)[2]
+                inherited[title] = f"{inherited[title].rstrip()}\n\n{entries}"
+        sections = {**inherited, **own}
+        parts = [head, *(sections[title] for title in _ORDER if title in sections)]
         cls.__doc__ = "\n\n".join(part.strip() for part in parts) + "\n"
         return cls
 
     return decorate
 
 
-def _sections(doc: str) -> dict[str, str]:
-    """Return the sections of a numpydoc docstring by their titles."""
-    parts = re.split(r"\n(?=[A-Z][\w ]+\n-+\n)", doc)
-    return {part.partition("\n")[0]: part for part in parts}
+def _sections(doc: str) -> tuple[str, dict[str, str]]:
+    """Return what is above the sections of a numpydoc docstring, and these by their titles."""
+    head, *parts = re.split(r"\n(?=[A-Z][\w ]+\n-+\n)", doc)
+    return head, {part.partition("\n")[0]: part for part in parts}
 
 
 def _with_defaults(section: str, cls: type) -> str:

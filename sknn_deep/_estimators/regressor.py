@@ -629,7 +629,9 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         super()._learn_scales(samples, rows)
         if self.target_scaling is None:
             return
-        targets: Any = samples.targets if rows is None else samples.targets[rows]
+        targets: Any = samples.targets
+        if rows is not None:
+            targets = targets[rows]
         center, scale = centers_and_scales(targets.astype(np.float64), "standard")
         self.target_center_, self.target_scale_ = (
             part.astype(targets.dtype) for part in (center, scale)

@@ -219,7 +219,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
 
     def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
         layer, X = self.module_.input, samples.X
-        if layer is not None:
+        if isinstance(layer, TableInput):
             chosen = np.arange(len(X)) if rows is None else rows
             some = chosen[:: -(-len(chosen) // _ROWS_OF_SCALES)]
             layer.learn(np.asarray(X.take(some)))

@@ -12,7 +12,6 @@ pandas reads the columns, whatever holds them: it knows every way in which a val
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from sknn_deep._training.user_warnings import warn_user
 
 # A column of texts with more values than this that are numbers is taken for one of numbers.
 _MANY_NUMBERS = 20
-_KINDS_WITH_TEXT = ("string", "bytes", "mixed", "mixed-integer")
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def learn_columns(X: Any, selection: Any) -> TableColumns | None:
         return None
     columns = list(_columns_of(X))
     if is_named:
-        chosen = [j for j, (_, column) in enumerate(columns) if _is_of_categories(column)]
+        chosen = [j for j, column in enumerate(columns) if _is_of_categories(*column)]
     else:
         chosen = _selected(selection, [name for name, _ in columns])
     if not chosen:
@@ -93,9 +91,13 @@ def learn_columns(X: Any, selection: Any) -> TableColumns | None:
 
 def _may_hold_text(X: Any) -> bool:
     """Return whether X is a frame or an array with other columns than of numbers."""
-    if hasattr(X, "dtypes") and hasattr(X, "columns"):
+    if _is_polars(X):
+        boolean = sys.modules["polars"].Boolean
+        return not all(dtype.is_numeric() or dtype == boolean for dtype in X.dtypes)
+    if isinstance(X, pd.DataFrame):
         return not all(getattr(dtype, "kind", "") in tuple("biuf") for dtype in X.dtypes)
-    return isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OU"
+    # in an array of texts numbers are texts, too: scikit-learn refuses it
+    return isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "O"
 
 
 def _columns_of(X: Any) -> Iterator[tuple[Any, pd.Series]]:
@@ -130,17 +132,30 @@ def _from_polars(column: Any) -> pd.Series:
     return pd.Series(values, dtype=object if is_text or column.dtype == polars.Boolean else None)
 
 
-def _is_of_categories(column: pd.Series) -> bool:
-    """Return whether the type of a column, or what an object column holds, is no number."""
+def _is_of_categories(name: Any, column: pd.Series) -> bool:
+    """Return whether the type of a column, or what an object column holds, are categories.
+
+    Raises
+    ------
+    ValueError
+        If an object column holds numbers and texts.
+    """
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype) or dtype.type is str:
         return True
     if isinstance(dtype, pd.ArrowDtype):
         return dtype.kind == "O" and dtype.type is pd.CategoricalDtype.type
-    if dtype.kind not in "OU":
+    if dtype.kind != "O":
         return False
     kind = pd.api.types.infer_dtype(column, skipna=True)
-    return kind in _KINDS_WITH_TEXT and any(isinstance(value, str | bytes) for value in column)
+    text = next((value for value in column if isinstance(value, str)), None)
+    if kind.startswith("mixed") and text is not None:
+        raise ValueError(
+            f"could not convert string to float: {text!r}. Column {name!r} of X holds numbers, "
+            f"too: write {text!r} as a number, or as NaN with allow_nan=True; or name the column "
+            "in categorical_features."
+        )
+    return kind == "string"
 
 
 def _selected(selection: Any, names: list[Any]) -> list[int]:
@@ -154,7 +169,7 @@ def _selected(selection: Any, names: list[Any]) -> list[int]:
         return [j for j, is_chosen in enumerate(items) if is_chosen]
     chosen = set()
     for item in items:
-        if isinstance(item, Integral) and not isinstance(item, bool):
+        if isinstance(item, int | np.integer) and not isinstance(item, bool):
             if not -len(names) <= item < len(names):
                 raise ValueError(
                     f"categorical_features has {item}, but X has {len(names)} columns."
@@ -174,8 +189,7 @@ def _factorized(name: Any, column: pd.Series) -> tuple[np.ndarray, list[Any]]:
     try:
         numbers, values = pd.factorize(column)
     except TypeError:
-        example = next(value for value in column if not hasattr(type(value), "__hash__") or (
-            type(value).__hash__ is None))
+        example = next(value for value in column if type(value).__hash__ is None)
         raise TypeError(
             f"Column {name!r} holds {example!r}, of {type(example).__name__}, which is neither a "
             "number nor a text; leave it out, or give numbers or texts in its place."
@@ -214,7 +228,8 @@ def _numbers(name: Any, column: pd.Series) -> np.ndarray:
         if column.dtype.kind == "c":
             raise TypeError("Complex data not supported.")
         if column.dtype.kind in "OU":
-            column = pd.Series([np.nan if m else float(v) for v, m in zip(column, column.isna())])
+            pairs = zip(column, column.isna(), strict=True)
+            column = pd.Series([np.nan if is_na else float(value) for value, is_na in pairs])
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -230,8 +245,8 @@ def _warn_of_numbers(name: Any, values: list[Any]) -> None:
     n_numbers = int(is_number.sum())
     if n_numbers <= max(_MANY_NUMBERS, len(values) // 2):
         return
-    number, others = texts[int(is_number.argmax())], [t for t, n in zip(texts, is_number) if not n]
-    beside = f", beside {others[0]!r}" if others else ""
+    number = texts[int(is_number.argmax())]
+    beside = "" if is_number.all() else f", beside {texts[int(is_number.argmin())]!r}"
     warn_user(
         f"Column {name!r} holds numbers as texts, such as {number!r}{beside}, and is taken for "
         f"{len(values)} categories. Convert it, as by X[{name!r}] = pd.to_numeric(X[{name!r}], "

@@ -15,10 +15,14 @@ import pandas as pd
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.candidates import fit_candidates
 from sknn_deep._estimators.classifier import ClassifierParameters, DeepMLPClassifier
+from sknn_deep._estimators.fitted_state import (
+    CANDIDATES_STATE,
+    CLASSIFIER_STATE,
+    REGRESSOR_STATE,
+)
 from sknn_deep._estimators.inherited_docs import with_own_defaults
 from sknn_deep._estimators.regressor import DeepMLPRegressor, RegressorParameters
 from sknn_deep._estimators.supervised import SupervisedParameters
-from sknn_deep._sklearn import Interval
 from sknn_deep._estimators.types import (
     Activations,
     DtypeName,
@@ -28,6 +32,7 @@ from sknn_deep._estimators.types import (
     Scoring,
     Solver,
 )
+from sknn_deep._sklearn import Interval
 
 # Rows of a batch where there are many, and the fewest batches of an epoch.
 _BATCH_SIZE, _FEWEST_BATCHES = 256, 10
@@ -77,7 +82,6 @@ class TabularClassifierParameters(TabularDefaults, ClassifierParameters):
     dropout: float | Sequence[float] = field(default=0.3, kw_only=True)
     adam_learning_rate_init: float | None = field(default=0.01, kw_only=True)
     scoring: Scoring | None = field(default="loss", kw_only=True)
-    max_one_hot: int = field(default=0, kw_only=True)
 
 
 _CONSTRAINTS: dict[str, list[Any]] = {
@@ -93,6 +97,7 @@ class TabularHooks:
     early_stopping: bool
     n_candidates: int
     max_time: float | None
+    ensemble_weights_: np.ndarray
     _candidates: dict[str, list[Any]]
 
     @property
@@ -120,12 +125,13 @@ class TabularHooks:
         super()._check_combinations(call)  # type: ignore[misc]
         if self.n_candidates == 1:
             return
+        params: Any = self
         for name, is_given, remedy in (
-            ("n_networks", self.n_networks > 1, "leave n_networks at 1"),
-            ("callbacks", self.callbacks, "leave callbacks at None"),
+            ("n_networks", params.n_networks > 1, "leave n_networks at 1"),
+            ("callbacks", params.callbacks, "leave callbacks at None"),
             ("partial_fit", call.incremental, "call fit"),
-            ("warm_start", self.warm_start, "leave warm_start at False"),
-            ("solver='lbfgs'", self.solver == "lbfgs", "choose a stochastic solver"),
+            ("warm_start", params.warm_start, "leave warm_start at False"),
+            ("solver='lbfgs'", params.solver == "lbfgs", "choose a stochastic solver"),
             (
                 "early_stopping=False without X_val",
                 not self.early_stopping and call.X_val is None,
@@ -161,6 +167,77 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
     is a :class:`DeepMLPRegressor` that scales and embeds numbers, takes categories and missing
     values, scales the target, and stops by held-out rows.
 
+    Parameters
+    ----------
+    n_candidates : int, default=1
+        Networks of different configurations to try. Above 1, configurations are drawn from the
+        space below, the first being the estimator's own; each network is stopped by the
+        validation rows, or given up where it falls behind; and an ensemble of those that go best
+        together on the validation rows is kept (a greedy selection with replacement [9]_). 16 to
+        64 gain more than as many networks of one configuration. The time is about that of so many
+        fits, half of it where many fall behind.
+
+    max_time : float or None, default=None
+        Seconds after which no further candidate is drawn, and the present one is stopped at the
+        end of its epoch. The ensemble is that of the candidates so far. What is learned then
+        depends on how fast the machine is.
+
+    Attributes
+    ----------
+    candidates_ : DataFrame
+        A row for each candidate: "validation_loss", its "weight" in the ensemble, "n_iter",
+        "seconds" and its parameters. With ``n_candidates`` above 1 only.
+
+    ensemble_weights_ : ndarray of shape (n_members,)
+        The weight of each of ``estimators_``, those candidates that were picked. With
+        ``n_candidates`` above 1 only.
+
+    See Also
+    --------
+    DeepMLPRegressor : The same with the defaults of scikit-learn's MLP.
+
+    Notes
+    -----
+    The defaults were chosen by validation rows of several tables (``benchmarks/tables.py``), none of
+    which is needed to use them. A batch has 256 rows, and fewer where an epoch would otherwise
+    have fewer than ten batches. The rows that early stopping holds out are drawn at random; for
+    rows in order of time pass the last ones as ``X_val`` and ``y_val``.
+
+    Candidates are drawn from this space:
+
+    ======================  ==========================================================
+    hidden_layer_sizes      1 to 3 layers of 64, 128, 256 or 384 units
+    activation              "silu", "relu" or "mish"
+    dropout                 0, or uniform from 0 to 0.5
+    learning_rate_init      0.001 to 0.02, uniform in its logarithm
+    adam_learning_rate_init 0.001 to 0.02, uniform in its logarithm
+    weight_decay            0.001 to 0.3, uniform in its logarithm
+    numeric_embedding       "piecewise_linear", or in one of four "periodic"
+    n_bins                  16, 32, 64, 128 or 256
+    numeric_embedding_size  4, 8, 12 or 16
+    frequency_scale         0.05 to 1, uniform in its logarithm
+    max_one_hot             0 or 9
+    category_embedding_size 4, 8 or 16
+    ======================  ==========================================================
+
+    References
+    ----------
+    .. [1] X. Glorot, Y. Bengio (2010). Understanding the difficulty of training deep
+       feedforward neural networks. AISTATS.
+    .. [2] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
+    .. [3] P. Huber (1964). Robust estimation of a location parameter. Ann. Math. Stat. 35.
+    .. [4] R. Koenker, G. Bassett (1978). Regression quantiles. Econometrica 46.
+    .. [5] B. Lakshminarayanan, A. Pritzel, C. Blundell (2017). Simple and scalable predictive
+       uncertainty estimation using deep ensembles. NeurIPS.
+    .. [6] Y. Gorishniy, I. Rubachev, A. Babenko (2022). On embeddings for numerical features
+       in tabular deep learning. NeurIPS.
+    .. [7] D. Holzmüller, L. Grinsztajn, I. Steinwart (2024). Better by default: strong
+       pre-tuned MLPs and boosted trees on tabular data. NeurIPS.
+    .. [8] C. Guo, F. Berkhahn (2016). Entity embeddings of categorical variables.
+       arXiv:1604.06737.
+    .. [9] R. Caruana, A. Niculescu-Mizil, G. Crew, A. Ksikes (2004). Ensemble selection from
+       libraries of models. ICML.
+
     Examples
     --------
     >>> import pandas as pd
@@ -181,6 +258,7 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
         **DeepMLPRegressor._parameter_constraints,
         **_CONSTRAINTS,
     }
+    _fitted_state: ClassVar = REGRESSOR_STATE | CANDIDATES_STATE
 
 
 @with_own_defaults(DeepMLPClassifier)
@@ -190,6 +268,78 @@ class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPCla
     ``TabularMLPClassifier().fit(df, y)`` is all that a table of numbers, texts and gaps needs: it
     is a :class:`DeepMLPClassifier` that scales and embeds numbers, takes categories and missing
     values, and stops by held-out rows.
+
+    Parameters
+    ----------
+    n_candidates : int, default=1
+        Networks of different configurations to try. Above 1, configurations are drawn from the
+        space below, the first being the estimator's own; each network is stopped by the
+        validation rows, or given up where it falls behind; and an ensemble of those that go best
+        together on the validation rows is kept (a greedy selection with replacement [9]_). 16 to
+        64 gain more than as many networks of one configuration. The time is about that of so many
+        fits, half of it where many fall behind.
+
+    max_time : float or None, default=None
+        Seconds after which no further candidate is drawn, and the present one is stopped at the
+        end of its epoch. The ensemble is that of the candidates so far. What is learned then
+        depends on how fast the machine is.
+
+    Attributes
+    ----------
+    candidates_ : DataFrame
+        A row for each candidate: "validation_loss", its "weight" in the ensemble, "n_iter",
+        "seconds" and its parameters. With ``n_candidates`` above 1 only.
+
+    ensemble_weights_ : ndarray of shape (n_members,)
+        The weight of each of ``estimators_``, those candidates that were picked. With
+        ``n_candidates`` above 1 only.
+
+    See Also
+    --------
+    DeepMLPClassifier : The same with the defaults of scikit-learn's MLP.
+
+    Notes
+    -----
+    The defaults were chosen by validation rows of several tables (``benchmarks/tables.py``), none of
+    which is needed to use them. A batch has 256 rows, and fewer where an epoch would otherwise
+    have fewer than ten batches. The rows that early stopping holds out are drawn at random; for
+    rows in order of time pass the last ones as ``X_val`` and ``y_val``.
+
+    Candidates are drawn from this space:
+
+    ======================  ==========================================================
+    hidden_layer_sizes      1 to 3 layers of 64, 128, 256 or 384 units
+    activation              "silu", "relu" or "mish"
+    dropout                 0, or uniform from 0 to 0.5
+    learning_rate_init      0.001 to 0.02, uniform in its logarithm
+    adam_learning_rate_init 0.001 to 0.02, uniform in its logarithm
+    weight_decay            0.001 to 0.3, uniform in its logarithm
+    numeric_embedding       "piecewise_linear", or in one of four "periodic"
+    n_bins                  16, 32, 64, 128 or 256
+    numeric_embedding_size  4, 8, 12 or 16
+    frequency_scale         0.05 to 1, uniform in its logarithm
+    max_one_hot             0 or 9
+    category_embedding_size 4, 8 or 16
+    ======================  ==========================================================
+
+    References
+    ----------
+    .. [1] X. Glorot, Y. Bengio (2010). Understanding the difficulty of training deep
+       feedforward neural networks. AISTATS.
+    .. [2] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
+    .. [3] N. Srivastava et al. (2014). Dropout: a simple way to prevent neural networks
+       from overfitting. JMLR 15.
+    .. [4] S. Ioffe, C. Szegedy (2015). Batch normalization. ICML.
+    .. [5] B. Lakshminarayanan, A. Pritzel, C. Blundell (2017). Simple and scalable predictive
+       uncertainty estimation using deep ensembles. NeurIPS.
+    .. [6] Y. Gorishniy, I. Rubachev, A. Babenko (2022). On embeddings for numerical features
+       in tabular deep learning. NeurIPS.
+    .. [7] D. Holzmüller, L. Grinsztajn, I. Steinwart (2024). Better by default: strong
+       pre-tuned MLPs and boosted trees on tabular data. NeurIPS.
+    .. [8] C. Guo, F. Berkhahn (2016). Entity embeddings of categorical variables.
+       arXiv:1604.06737.
+    .. [9] R. Caruana, A. Niculescu-Mizil, G. Crew, A. Ksikes (2004). Ensemble selection from
+       libraries of models. ICML.
 
     Examples
     --------
@@ -207,3 +357,4 @@ class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPCla
         **DeepMLPClassifier._parameter_constraints,
         **_CONSTRAINTS,
     }
+    _fitted_state: ClassVar = CLASSIFIER_STATE | CANDIDATES_STATE

@@ -1,4 +1,4 @@
-"""Input layers for the categories of a table, which come as codes 0, 1, ... and -1 for unknown ones.
+"""Input layers for the categories of a table, which come as codes 0, 1 and so on.
 
 A code that is -1, or beyond those of the training, is of a category that nobody has seen.
 """
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from sknn_deep._hardware.products import Program
 from sknn_deep._networks.inputs import BoundInput, InputLayer
+
+# Of the vectors of categories at first: about that of a one-hot code among nine.
+_DEVIATION = 0.35
 
 
 class Indicators(InputLayer):
@@ -112,7 +115,8 @@ class CategoryVectors(InputLayer):
 
     def initialize(self, random_state: np.random.RandomState) -> None:
         with torch.no_grad():
-            self.vectors.copy_(torch.from_numpy(random_state.normal(size=self.vectors.shape)))
+            drawn = random_state.normal(0.0, _DEVIATION, self.vectors.shape)
+            self.vectors.copy_(torch.from_numpy(drawn))
             self.vectors[self.first] = 0.0  # the mean of the others
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ where :math:`u_j` are some functions of :math:`z`, then :math:`z` itself, and la
 is 1 where the number is missing and all others are 0. So a gap has a learned vector of its own. The
 functions are
 
-* of "piecewise_linear" the shares of :math:`T` bins between edges :math:`b_{jt}` from the
-  training data (:func:`bin_edges`), :math:`u_{jt} = \min(\max((z - b_{j,t-1}) / (b_{jt} - b_{j,t-1}), 0), 1)`. As
-  :math:`W` starts at zero but in the row of :math:`z`, the embedding starts as a linear one [2]_;
+* of "piecewise_linear" the shares of :math:`T` bins that lie below :math:`z`, with edges
+  :math:`b_{jt}` from the training data (:func:`bin_edges`), :math:`u_{jt} = \min(\max((z -
+  b_{j,t-1}) / (b_{jt} - b_{j,t-1}), 0), 1)`. As :math:`W` starts at zero but in the row of
+  :math:`z`, the embedding starts as a linear one [2]_;
 * of "periodic" :math:`u_{jt} = \cos(2 \pi f_{jt} z + \phi_{jt})`, with frequencies and phases that
   are trained [1]_.
 
@@ -26,6 +27,7 @@ References
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +75,7 @@ class Numbers(InputLayer):
     ):
         super().__init__()
         self.scaling = scaling
-        options = {"dtype": dtype, "device": device}
+        options: dict[str, Any] = {"dtype": dtype, "device": device}
         self.register_buffer("columns", torch.tensor(list(columns), device=device), False)
         self.register_buffer("center", torch.zeros(len(columns), **options))
         self.register_buffer("factor", torch.ones(len(columns), **options))
@@ -89,7 +91,6 @@ class Numbers(InputLayer):
         """Return scaled numbers, NaN where they are missing; shape (batch, n_columns)."""
         z = (x[:, self.columns] - self.center) * self.factor
         return z / (z / _CLIP).square().add(1.0).sqrt() if self.scaling == "robust" else z
-
 
 
 class ScaledNumbers(Numbers):
@@ -117,11 +118,13 @@ class ScaledNumbers(Numbers):
 
     gaps: Tensor
 
-    def __init__(self, columns: Sequence[int], gaps: Sequence[int] = (), **options):
+    def __init__(self, columns: Sequence[int], gaps: Sequence[int] = (), **options: Any):
         super().__init__(columns, **options)
         positions = [list(columns).index(column) for column in gaps]
         device = self.center.device
-        self.register_buffer("gaps", torch.tensor(positions, dtype=torch.long, device=device), False)
+        self.register_buffer(
+            "gaps", torch.tensor(positions, dtype=torch.long, device=device), False
+        )
         self.n_inputs = len(columns) + len(gaps)
         if gaps:
             self.fill = nn.Parameter(self.center.new_zeros(len(gaps)))
@@ -193,7 +196,7 @@ class EmbeddedNumbers(Numbers):
         n_functions: int,
         size: int,
         frequency_scale: float = 0.1,
-        **options,
+        **options: Any,
     ):
         super().__init__(columns, **options)
         self.basis, self.frequency_scale = basis, frequency_scale
@@ -362,7 +365,7 @@ def bin_edges(column: np.ndarray, n_bins: int) -> np.ndarray:
     >>> import numpy as np
     >>> from sknn_deep._networks.number_inputs import bin_edges
     >>> bin_edges(np.array([0.0] * 90 + list(range(10, 21))), 4)
-    array([ 0., 10., 15., 20.])
+    array([ 0., 10., 13., 17., 20.])
     """
     values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
     if len(values) <= n_bins + 1:

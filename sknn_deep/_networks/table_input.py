@@ -72,7 +72,7 @@ class TableInput(InputLayer):
         options: dict[str, Any] = {"dtype": dtype, "device": device}
         if numbers and embedding is None:
             self.parts.append(ScaledNumbers(numbers, gaps, scaling=scaling, **options))
-        elif numbers:
+        elif numbers and embedding is not None:
             sizes = (n_functions, number_size, frequency_scale)
             part = EmbeddedNumbers(numbers, embedding, *sizes, scaling=scaling, **options)
             self.parts.append(part)
@@ -82,10 +82,14 @@ class TableInput(InputLayer):
             self.parts.append(Indicators(few, **options))
         if many:
             self.parts.append(CategoryVectors(many, category_size, **options))
-        self.n_inputs = sum(part.n_inputs for part in self.parts)
+        self._sizes: list[int] = [layer.n_inputs for layer in self._layers()]
+        self.n_inputs = sum(self._sizes)
+
+    def _layers(self) -> Iterator[InputLayer]:
+        return (part for part in self.parts if isinstance(part, InputLayer))
 
     def initialize(self, random_state: np.random.RandomState) -> None:
-        for part in self.parts:
+        for part in self._layers():
             part.initialize(random_state)
 
     def learn(self, X: np.ndarray) -> None:
@@ -98,7 +102,9 @@ class TableInput(InputLayer):
         return torch.cat([part(x) for part in self.parts], dim=1)
 
     def kernels(self, own: BoundInput, x: Tensor, out: Tensor) -> Program:
-        return [kernel for part, rows in self._divided(own, out) for kernel in part.forward(x, rows)]
+        return [
+            kernel for part, rows in self._divided(own, out) for kernel in part.forward(x, rows)
+        ]
 
     def gradient_kernels(self, own: BoundInput, x: Tensor, delta: Tensor) -> Program:
         return [
@@ -110,6 +116,5 @@ class TableInput(InputLayer):
 
     def _divided(self, own: BoundInput, rows: Tensor) -> Iterator[tuple[BoundInput, Tensor]]:
         """Yield the parts, bound, with their columns of rows of shape (batch, n_inputs)."""
-        sizes = [part.n_inputs for part in self.parts]
-        for i, columns in enumerate(rows.split(sizes, dim=-1)):
+        for i, columns in enumerate(rows.split(self._sizes, dim=-1)):
             yield own.part(i), columns

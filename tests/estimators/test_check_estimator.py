@@ -53,7 +53,7 @@ COMBINATIONS = [
         **BOUNDED,
     },
     {"activation": "gelu", "solver": "adamw", "learning_rate": "cosine"},
-    {"activation": "silu", "solver": "nadam"},
+    {"activation": "silu", "solver": "nadam", "learning_rate": "flat_cosine"},
     {
         "activation": "leaky_relu",
         "solver": "radam",
@@ -61,7 +61,7 @@ COMBINATIONS = [
         "max_iter": 40,
         **BOUNDED,
     },
-    {"activation": "elu", "solver": "rmsprop"},
+    {"activation": "elu", "solver": "rmsprop", "learning_rate": "coslog4"},
     {"activation": "selu", "solver": "adagrad"},
     {"activation": "mish", "solver": "muon", "learning_rate": "one_cycle", "max_iter": 40},
     {
@@ -220,7 +220,7 @@ def test_one_value_with_all_others_at_their_defaults_complies(estimator, check):
 def test_the_values_leave_nothing_out():
     values = {(name, value) for option in ONE_VALUE for name, value in option.items()}
     assert {("solver", "lbfgs"), ("activation", "tanh"), ("normalization", "batch")} <= values
-    assert len(values) == 8 + 10 + 4 + 2 + 2
+    assert len(values) == 8 + 10 + 6 + 2 + 2
     # the classifier's probabilities saturate with L-BFGS
     (of_lbfgs,) = (kind for kind in _in_turn(ONE_VALUE) if kind.solver == "lbfgs")
     assert isinstance(of_lbfgs, DeepMLPClassifier)

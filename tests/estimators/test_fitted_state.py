@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep import (
+    AutoencoderTransformer,
+    DeepMLPClassifier,
+    DeepMLPRegressor,
+    TabularMLPClassifier,
+    TabularMLPRegressor,
+)
 from sknn_deep._estimators.fitted_state import check_fitted_state, fitted_names
 
 pytestmark = [
@@ -16,6 +22,7 @@ pytestmark = [
 X = pd.DataFrame(np.random.RandomState(0).uniform(size=(30, 3)), columns=["a", "b", "c"])
 Y = np.arange(30) % 2
 QUICK = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0}
+PLAIN = {"dropout": 0.0}  # L-BFGS takes none
 FITS = [
     {},
     {"solver": "lbfgs"},
@@ -23,6 +30,8 @@ FITS = [
     {"n_networks": 2},
     {"class_weight": "balanced"},
     {"order_code": True},
+    {"target_scaling": "standard"},
+    {"n_candidates": 2},
 ]
 
 
@@ -31,7 +40,7 @@ def attributes(cls):
     left = set()
     for params in FITS:
         if set(params) <= set(cls().get_params()):
-            estimator = cls(**QUICK, **params).fit(X, Y)
+            estimator = cls(**QUICK, **(PLAIN | params)).fit(X, Y)
             check_fitted_state(estimator)
             left |= vars(estimator).keys() - estimator.get_params().keys()
     loaded = cls(**QUICK)
@@ -39,7 +48,13 @@ def attributes(cls):
     return left | vars(loaded).keys() - loaded.get_params().keys()
 
 
-@pytest.mark.parametrize("cls", [DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer])
+@pytest.mark.parametrize(
+    "cls",
+    [
+        *(DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer),
+        *(TabularMLPClassifier, TabularMLPRegressor),
+    ],
+)
 def test_the_list_has_all_that_a_fit_leaves_behind(cls):
     assert attributes(cls) == set(fitted_names(cls))
 
@@ -50,6 +65,7 @@ def test_the_list_tells_what_sets_an_attribute():
         "feature_names_in_",
         "n_outputs_",
         "out_activation_",
+        "_columns",
         "classes_",
         "_label_binarizer",
     }

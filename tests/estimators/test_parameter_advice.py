@@ -42,7 +42,10 @@ def test_what_was_meant_is_guessed(estimator, advice):
 
 
 def test_options_are_listed_in_order():
-    with pytest.raises(ValueError, match="{'adaptive', 'constant', 'cosine', 'invscaling', 'one_"):
+    with pytest.raises(
+        ValueError,
+        match="{'adaptive', 'constant', 'cosine', 'coslog4', 'flat_cosine', 'invscaling', 'one_",
+    ):
         DeepMLPClassifier(learning_rate="x").fit(X, Y)
 
 
