@@ -35,7 +35,7 @@ from sknn_deep._estimators.types import (
 from sknn_deep._sklearn import Interval
 
 # Rows of a batch where there are many, and the fewest batches of an epoch.
-_BATCH_SIZE, _FEWEST_BATCHES = 256, 10
+_BATCH_SIZE, _FEWEST_BATCHES = 256, 50
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -198,9 +198,8 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
 
     Notes
     -----
-    The defaults were chosen by validation rows of several tables (``benchmarks/tables.py``), none of
-    which is needed to use them. A batch has 256 rows, and fewer where an epoch would otherwise
-    have fewer than ten batches. The rows that early stopping holds out are drawn at random; for
+    The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and fewer where an epoch would otherwise
+    have fewer than fifty batches. The rows that early stopping holds out are drawn at random; for
     rows in order of time pass the last ones as ``X_val`` and ``y_val``.
 
     Candidates are drawn from this space:
@@ -300,9 +299,8 @@ class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPCla
 
     Notes
     -----
-    The defaults were chosen by validation rows of several tables (``benchmarks/tables.py``), none of
-    which is needed to use them. A batch has 256 rows, and fewer where an epoch would otherwise
-    have fewer than ten batches. The rows that early stopping holds out are drawn at random; for
+    The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and fewer where an epoch would otherwise
+    have fewer than fifty batches. The rows that early stopping holds out are drawn at random; for
     rows in order of time pass the last ones as ``X_val`` and ``y_val``.
 
     Candidates are drawn from this space:

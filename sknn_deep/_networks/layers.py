@@ -304,7 +304,13 @@ def _with_torch_types(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_n_weights(config: dict[str, Any], n_elements: int) -> None:
-    """Refuse dense layers that would have more weights than there are numbers for them."""
+    """Refuse layers that would have more weights than there are numbers for them."""
+    # each category has weights, be it a vector of its own or as an input of the first layer
+    sizes = [operator.index(n) for _, n in config.get("categories", ())]
+    if config.get("embedding") is not None:
+        sizes += [operator.index(config["n_functions"])] * len(config["numbers"])
+    if min(sizes, default=0) < 0 or sum(sizes) > n_elements:
+        raise ValueError(f"an input layer of {sizes} has more weights than there are arrays for.")
     for part in config.values():
         if isinstance(part, dict):
             _check_n_weights(part, n_elements)

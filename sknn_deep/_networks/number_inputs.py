@@ -96,6 +96,8 @@ class Numbers(InputLayer):
 class ScaledNumbers(Numbers):
     """Numbers as they are, and for each column with gaps a learned value and an indicator.
 
+    A gap is the median plus what is learned; where the training had none, the median alone.
+
     Input (batch, n_features), output (batch, n_columns + n_gaps).
 
     Parameters
@@ -117,6 +119,7 @@ class ScaledNumbers(Numbers):
     """
 
     gaps: Tensor
+    middle: Tensor
 
     def __init__(self, columns: Sequence[int], gaps: Sequence[int] = (), **options: Any):
         super().__init__(columns, **options)
@@ -125,14 +128,22 @@ class ScaledNumbers(Numbers):
         self.register_buffer(
             "gaps", torch.tensor(positions, dtype=torch.long, device=device), False
         )
+        self.register_buffer("middle", torch.zeros_like(self.center))
         self.n_inputs = len(columns) + len(gaps)
         if gaps:
             self.fill = nn.Parameter(self.center.new_zeros(len(gaps)))
 
+    def learn(self, X: np.ndarray) -> None:
+        super().learn(X)
+        if self.scaling is None:  # else the middle is near zero
+            values = X[:, self.columns.cpu().numpy()]
+            middles = [np.median(column[~np.isnan(column)]) for column in values.T]
+            self.middle.copy_(torch.from_numpy(np.nan_to_num(middles)))
+
     def forward(self, x: Tensor) -> Tensor:
         z = self.scaled(x)
         is_missing = z.isnan()
-        z = z.masked_fill(is_missing, 0.0)
+        z = torch.where(is_missing, self.middle, z)
         if not len(self.gaps):
             return z
         own = is_missing[:, self.gaps].to(z.dtype)
@@ -149,7 +160,8 @@ class ScaledNumbers(Numbers):
         if fill is not None:
             is_missing = z.isnan()
             indicators = is_missing[:, self.gaps].to(z.dtype)
-            z.masked_fill_(is_missing, 0.0).index_add_(1, self.gaps, indicators * fill)
+            z = torch.where(is_missing, self.middle, z)
+            z.index_add_(1, self.gaps, indicators * fill)
             out[:, z.shape[1] :] = indicators
         out[:, : z.shape[1]] = z
 
