@@ -72,6 +72,8 @@ class Engine:
         Strength of the L2 penalty.
     weight_decay : float, default=0.0
         Decoupled from the gradient, for every optimiser.
+    embedding_weight_decay : float, default=0.0
+        Likewise, of the vectors that an input layer learns.
     max_grad_norm : float, default=None
         Longer gradients are shortened to this norm.
     product_dtype : torch.dtype, default=None
@@ -96,12 +98,15 @@ class Engine:
         *,
         alpha: float,
         weight_decay: float = 0.0,
+        embedding_weight_decay: float = 0.0,
         max_grad_norm: float | None = None,
         product_dtype: torch.dtype | None = None,
     ):
         self._network, self._loss, self._optimizer = network, loss, optimizer
         self._alpha, self._weight_decay = alpha, weight_decay
-        self._max_grad_norm = max_grad_norm
+        self._max_grad_norm, self._embedding_decay = max_grad_norm, embedding_weight_decay
+        layer = network.input if embedding_weight_decay else None
+        self._vectors = [] if layer is None else layer.vectors_to_decay()
         self.pace = Pace.of(network.flat.device)
         self._backprop = backprop_for([network], loss, product_dtype)
         self._graphs = StepGraphs(network)
@@ -179,6 +184,7 @@ class Engine:
             type(self._optimizer) in (SGD, Adam)
             and self.listener is None
             and not self._frozen
+            and not self._vectors
             and all(chunk.weight_sums)
         )
         if not plain:
@@ -291,6 +297,9 @@ class Engine:
                     # after the gradient, as AdamW does, and once, however often it is asked for
                     lr = optimizer.param_groups[0]["lr"]
                     self._network.weights.mul_(1 - lr * self._weight_decay)
+                for vectors in self._vectors:
+                    lr = optimizer.param_groups[-1]["lr"]  # with Muon that of Adam
+                    vectors.mul_(1 - lr * self._embedding_decay)
             self.in_optimizer = True
             if self._asks_for_loss:
                 return work.loss(number) + 0.5 * penalty * squared_norm

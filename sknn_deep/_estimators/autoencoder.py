@@ -187,6 +187,10 @@ class AutoencoderTransformer(
         Probability with which a hidden unit is dropped during training, or one per
         hidden layer. Against overfitting; 0.1 to 0.5 are usual.
 
+    dropout_schedule : {"constant", "flat_cosine"}, default="constant"
+        Whether dropout stays as it is, or falls to zero along a cosine over the second half of
+        ``max_iter`` epochs, which often makes a regression more accurate.
+
     normalization : {"batch", "layer"} or None, default=None
         Normalisation before each hidden activation: over the batch, or over the units of
         each sample. Allows larger learning rates.

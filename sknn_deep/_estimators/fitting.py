@@ -197,6 +197,7 @@ class Fit:
         draft = self.draft
         draft.module_.eval()
         draft.module_.set_generator(None)
+        draft.module_.scale_dropout(1.0)
         draft._progress.stop_watching()
         vars(draft).update(self.training.fitted_attributes())
         if describe:
@@ -384,6 +385,7 @@ class Fit:
             penalties={
                 "alpha": draft.alpha,
                 "weight_decay": draft._decoupled_weight_decay(),
+                "embedding_weight_decay": draft._embedding_weight_decay(),
                 "max_grad_norm": draft.max_grad_norm,
             },
             product_dtype=torch.bfloat16 if draft.dtype == "bfloat16" else None,

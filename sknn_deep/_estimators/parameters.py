@@ -37,6 +37,7 @@ from sknn_deep._estimators.callback_parameter import (
 )
 from sknn_deep._estimators.parameter_advice import advice_for
 from sknn_deep._estimators.types import (
+    DropoutSchedule,
     DtypeName,
     NormalizationName,
     ScheduleName,
@@ -87,6 +88,7 @@ class SharedParameters:
     n_iter_no_change: int | float = 10
     max_fun: int = 15000
     dropout: float | Sequence[float] = 0.0
+    dropout_schedule: DropoutSchedule = "constant"
     normalization: NormalizationName | None = None
     solver_params: dict[str, Any] | None = None
     weight_decay: float | None = None
@@ -129,6 +131,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple, np.ndarray],
+        "dropout_schedule": [StrOptions({"constant", "flat_cosine"})],
         "normalization": [StrOptions(set(NORMALIZATIONS)), None],
         "solver_params": [dict, None],
         "weight_decay": [Interval(Real, 0, None, closed="left"), None],
@@ -268,6 +271,10 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         if self.weight_decay is not None:
             return self.weight_decay
         return DEFAULT_WEIGHT_DECAY.get(self.solver, 0.0) if isinstance(self.solver, str) else 0.0
+
+    def _embedding_weight_decay(self) -> float:
+        """Return the decoupled decay of the vectors that an input layer learns."""
+        return 0.0
 
     def _batch_size_for(self, n_samples: int) -> int:
         """Return the rows of a batch, of a training on so many rows."""

@@ -149,6 +149,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         Probability with which a hidden unit is dropped during training, or one per
         hidden layer. Against overfitting; 0.1 to 0.5 are usual.
 
+    dropout_schedule : {"constant", "flat_cosine"}, default="constant"
+        Whether dropout stays as it is, or falls to zero along a cosine over the second half of
+        ``max_iter`` epochs, which often makes a regression more accurate.
+
     normalization : {"batch", "layer"} or None, default=None
         Normalisation before each hidden activation: over the batch, or over the units of
         each sample. Allows larger learning rates.
@@ -249,6 +253,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     category_embedding_size : int, default=8
         Length of the vectors of categories.
+
+    embedding_weight_decay : float, default=0.0
+        Decoupled weight decay of these vectors, and of those of numbers but for their linear
+        part. Against overfitting where there are few rows; 0.1 to 1 are usual.
 
     quantile : float, default=0.5
         Level that ``loss="quantile"`` estimates, in (0, 1).

@@ -66,6 +66,7 @@ class SupervisedParameters(SharedParameters):
     frequency_scale: float = 0.1
     max_one_hot: int = 9
     category_embedding_size: int = 8
+    embedding_weight_decay: float = 0.0
 
 
 class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
@@ -89,6 +90,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         "frequency_scale": [Interval(Real, 0, None, closed="neither")],
         "max_one_hot": [Interval(Integral, 0, None, closed="left")],
         "category_embedding_size": [Interval(Integral, 1, None, closed="left")],
+        "embedding_weight_decay": [Interval(Real, 0, None, closed="left")],
     }
     _network_class = MLP
     _fitted_state = SUPERVISED_STATE
@@ -131,6 +133,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             )
 
     def _reason_to_train_alone(self) -> str:
+        if self.embedding_weight_decay:
+            return f"embedding_weight_decay={self.embedding_weight_decay} is not written for stacks"
         if self.n_networks == 1:
             return ""
         return f"n_networks={self.n_networks} is a stack of its own"
@@ -179,6 +183,9 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     @property
     def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
         return "allow-nan" if self.allow_nan else True
+
+    def _embedding_weight_decay(self) -> float:
+        return self.embedding_weight_decay
 
     def _learn_columns(self, X: Any) -> TableColumns | None:
         return learn_columns(X, self.categorical_features)

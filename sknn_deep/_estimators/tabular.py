@@ -25,6 +25,7 @@ from sknn_deep._estimators.regressor import DeepMLPRegressor, RegressorParameter
 from sknn_deep._estimators.supervised import SupervisedParameters
 from sknn_deep._estimators.types import (
     Activations,
+    DropoutSchedule,
     DtypeName,
     NumericEmbeddingName,
     ScalingName,
@@ -45,19 +46,21 @@ class TabularDefaults(SupervisedParameters):
     solver: Solver = "muon"
     alpha: float = 0.0
     learning_rate: ScheduleName = "one_cycle"
-    learning_rate_init: float = 0.006
-    max_iter: int = 40
+    learning_rate_init: float = 0.004
+    max_iter: int = 30
     early_stopping: bool = True
     validation_fraction: float = 0.2
     n_iter_no_change: int | float = 16
     dropout: float | Sequence[float] = 0.2
-    adam_learning_rate_init: float | None = 0.002
+    dropout_schedule: DropoutSchedule = "flat_cosine"
+    adam_learning_rate_init: float | None = 0.01
     dtype: DtypeName = "float32"
     allow_nan: bool = True
     scaling: ScalingName | None = "standard"
     numeric_embedding: NumericEmbeddingName | None = "piecewise_linear"
-    numeric_embedding_size: int = 8
+    numeric_embedding_size: int = 12
     n_bins: int = 128
+    embedding_weight_decay: float = 0.3
     n_candidates: int = 1
     max_time: float | None = None
 
@@ -66,7 +69,7 @@ class TabularDefaults(SupervisedParameters):
 class TabularRegressorParameters(TabularDefaults, RegressorParameters):
     """The parameters of :class:`TabularMLPRegressor`, which explains them."""
 
-    hidden_layer_sizes: int | Sequence[int] = (256, 256)
+    hidden_layer_sizes: int | Sequence[int] = (128, 128)
     activation: Activations = "silu"
     target_scaling: Literal["standard"] | None = field(default="standard", kw_only=True)
 
@@ -80,7 +83,7 @@ class TabularClassifierParameters(TabularDefaults, ClassifierParameters):
     learning_rate_init: float = field(default=0.003, kw_only=True)
     max_iter: int = field(default=20, kw_only=True)
     dropout: float | Sequence[float] = field(default=0.3, kw_only=True)
-    adam_learning_rate_init: float | None = field(default=0.01, kw_only=True)
+    dropout_schedule: DropoutSchedule = field(default="constant", kw_only=True)
     scoring: Scoring | None = field(default="loss", kw_only=True)
 
 
@@ -198,8 +201,8 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
 
     Notes
     -----
-    The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and fewer where an epoch would otherwise
-    have fewer than fifty batches. The rows that early stopping holds out are drawn at random; for
+    The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and
+    fewer where an epoch would otherwise have fewer than fifty batches. The rows that early stopping holds out are drawn at random; for
     rows in order of time pass the last ones as ``X_val`` and ``y_val``.
 
     Candidates are drawn from this space:
@@ -299,8 +302,8 @@ class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPCla
 
     Notes
     -----
-    The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and fewer where an epoch would otherwise
-    have fewer than fifty batches. The rows that early stopping holds out are drawn at random; for
+    The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and
+    fewer where an epoch would otherwise have fewer than fifty batches. The rows that early stopping holds out are drawn at random; for
     rows in order of time pass the last ones as ``X_val`` and ``y_val``.
 
     Candidates are drawn from this space:

@@ -25,6 +25,7 @@ Solver: TypeAlias = SolverName | type[torch.optim.Optimizer]
 ScheduleName: TypeAlias = Literal[
     "constant", "invscaling", "adaptive", "cosine", "one_cycle", "flat_cosine", "coslog4",
 ]  # fmt: skip
+DropoutSchedule: TypeAlias = Literal["constant", "flat_cosine"]
 RegressionLossName: TypeAlias = Literal[
     "squared_error", "poisson", "absolute_error", "huber", "quantile"
 ]

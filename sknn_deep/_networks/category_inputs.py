@@ -119,6 +119,9 @@ class CategoryVectors(InputLayer):
             self.vectors.copy_(torch.from_numpy(drawn))
             self.vectors[self.first] = 0.0  # the mean of the others
 
+    def vectors_to_decay(self) -> list[Tensor]:
+        return [self.vectors.detach()]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.vectors[self._rows_of(x)].flatten(1)
 

@@ -218,6 +218,12 @@ class Network(PicklesAsArrays):
             if isinstance(module, RandomModule):
                 module.generator = generator
 
+    def scale_dropout(self, share: float) -> None:
+        """Let all dropout layers drop that share of what was asked for."""
+        for module in self._within:
+            if isinstance(module, Dropout):
+                module.scale(share)
+
     @property
     def is_random(self) -> bool:
         """Whether training draws random numbers, by dropout or another module."""

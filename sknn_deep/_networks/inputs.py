@@ -43,6 +43,10 @@ class InputLayer(nn.Module):
     def initialize(self, random_state: np.random.RandomState) -> None:
         """Draw the parameters, after those of the dense layers; without it they stay as made."""
 
+    def vectors_to_decay(self) -> list[Tensor]:
+        """Return views of the parameters that ``embedding_weight_decay`` shrinks."""
+        return []
+
     def forward_kernels(self, own: "BoundInput", x: Tensor, out: Tensor) -> Program:
         """Return the kernels that write a batch of shape (batch, n_inputs), while training.
 

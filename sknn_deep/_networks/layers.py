@@ -65,7 +65,11 @@ class Dropout(RandomModule):
 
     def __init__(self, p: float):
         super().__init__()
-        self.p = p
+        self.p = self._full = p
+
+    def scale(self, share: float) -> None:
+        """Drop that share of what was asked for."""
+        self.p = self._full * share
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.draw_(torch.empty_like(x)) if self.training else x

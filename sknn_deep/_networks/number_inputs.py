@@ -233,6 +233,9 @@ class EmbeddedNumbers(Numbers):
                 bound = shape[1] ** -0.5
                 _draw(self.weight[:, :-2], random_state.uniform(-bound, bound, (*shape, size)))
 
+    def vectors_to_decay(self) -> list[Tensor]:
+        return [self.weight.detach()[:, :-2]]  # the linear part is left, and that of gaps
+
     def learn(self, X: np.ndarray) -> None:
         super().learn(X)
         if self.basis == "piecewise_linear":

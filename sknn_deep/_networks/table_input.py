@@ -92,6 +92,9 @@ class TableInput(InputLayer):
         for part in self._layers():
             part.initialize(random_state)
 
+    def vectors_to_decay(self) -> list[Tensor]:
+        return [vectors for part in self._layers() for vectors in part.vectors_to_decay()]
+
     def learn(self, X: np.ndarray) -> None:
         """Learn scales and quantiles from training rows, shape (n_rows, n_features)."""
         for part in self.parts:

@@ -69,6 +69,14 @@ class Schedule:
             for number in range(n_batches)
         ]
 
+    def dropout_share(self) -> float:
+        """Return the share of the dropout rates that the next epoch has."""
+        estimator = self._estimator
+        if estimator.dropout_schedule == "constant":
+            return 1.0
+        epochs_done = len(self._progress.loss_curve) - self._first_epoch
+        return annealed_rate("flat_cosine", 1.0, epochs_done / estimator.max_iter)
+
     def end_epoch(self) -> None:
         """Let the "invscaling" schedule fall with the number of samples seen."""
         estimator = self._estimator

@@ -147,6 +147,9 @@ class Stack:
         -------
         losses : dict of EpochLosses
         """
+        if self._has_modes:  # twins
+            for k, training in self._live.items():
+                self._networks[k].scale_dropout(training.dropout_share)
         results = self._flat.new_empty((2, *self._lengths.shape))
         sums = self._lengths.astype(np.float64)
         for i, order in enumerate(self._orders):

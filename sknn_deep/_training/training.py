@@ -46,6 +46,7 @@ class Penalties(TypedDict):
 
     alpha: float
     weight_decay: float
+    embedding_weight_decay: float
     max_grad_norm: float | None
 
 
@@ -248,6 +249,8 @@ class Training:
             self.net.notify("on_epoch_begin", **self._datasets)
         if self.estimator.shuffle and self._order is None:
             self.batches.shuffle(self.random_state)
+        self.dropout_share = self._schedule.dropout_share()
+        self.network.scale_dropout(self.dropout_share)
         return self._schedule.rates(self.batches.n_batches)
 
     @property
@@ -378,6 +381,7 @@ class Training:
 
     def end(self) -> None:
         """Put the best weights back, where a validation set found them; announce the end."""
+        self.network.scale_dropout(1.0)
         best = self._progress.best_snapshot
         has_best = best is not None
         if best is not None:
