@@ -518,7 +518,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         """
         X = self._validate_input(X)
         if len(self._networks) == 1:
-            return self._labels(self._map_rows(self.module_, X))
+            (network,) = self._networks
+            return self._labels(network._map_rows(network.module_, X))
         return self._labels(self._mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
     def predict_proba(self, X: "MatrixLike") -> np.ndarray:

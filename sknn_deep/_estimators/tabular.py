@@ -202,8 +202,9 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
     Notes
     -----
     The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and
-    fewer where an epoch would otherwise have fewer than fifty batches. The rows that early stopping holds out are drawn at random; for
-    rows in order of time pass the last ones as ``X_val`` and ``y_val``.
+    fewer where an epoch would otherwise have fewer than fifty batches. The rows that early
+    stopping holds out are drawn at random; for rows in order of time pass the last ones as
+    ``X_val`` and ``y_val``.
 
     Candidates are drawn from this space:
 
@@ -303,8 +304,9 @@ class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPCla
     Notes
     -----
     The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and
-    fewer where an epoch would otherwise have fewer than fifty batches. The rows that early stopping holds out are drawn at random; for
-    rows in order of time pass the last ones as ``X_val`` and ``y_val``.
+    fewer where an epoch would otherwise have fewer than fifty batches. The rows that early
+    stopping holds out are drawn at random; for rows in order of time pass the last ones as
+    ``X_val`` and ``y_val``.
 
     Candidates are drawn from this space:
 

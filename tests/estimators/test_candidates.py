@@ -1,0 +1,146 @@
+"""Candidates: many configurations, and the ensemble of those that go best together."""
+
+import pickle
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss, mean_squared_error
+
+import sknn_deep
+from sknn_deep import TabularMLPClassifier, TabularMLPRegressor
+from sknn_deep._estimators.candidates import draw_configurations, select
+from sknn_deep._networks.number_inputs import BASES
+from tests.estimators.test_tables import make_table
+
+X, Y = make_table(0, 160)
+LABELS = np.where(np.median(Y) < Y, "high", "low")
+KINDS = {TabularMLPClassifier: LABELS, TabularMLPRegressor: Y}
+QUICK = {"hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0, "n_candidates": 4}
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
+def fitted(request):
+    return request.param(**QUICK).fit(X[:120], KINDS[request.param][:120])
+
+
+def outputs(estimator, rows=X):
+    name = "predict_proba" if hasattr(estimator, "predict_proba") else "predict"
+    return getattr(estimator, name)(rows)
+
+
+def test_the_table_of_candidates_tells_what_came_of_each(fitted):
+    table = fitted.candidates_
+    assert len(table) == 4
+    assert table["weight"].sum() == pytest.approx(1)
+    assert (table["weight"] > 0).sum() == len(fitted.estimators_) == len(fitted.ensemble_weights_)
+    assert table["hidden_layer_sizes"][0] == (8,), "the first is the estimator itself"
+    assert {"validation_loss", "n_iter", "seconds", "dropout", "n_bins"} <= set(table)
+    chosen = table[table["weight"] > 0]
+    sizes = [network.hidden_layer_sizes for network in fitted.estimators_]
+    assert chosen["hidden_layer_sizes"].tolist() == sizes
+
+
+def test_the_prediction_is_the_weighted_mean(fitted):
+    rows = fitted._validate_input(X)
+    found = [outputs(network, rows) for network in fitted.estimators_]
+    expected = np.average(found, axis=0, weights=fitted.ensemble_weights_)
+    np.testing.assert_allclose(outputs(fitted), expected, rtol=1e-5)
+    assert fitted.score(X, KINDS[type(fitted)]) > -1
+
+
+def test_the_ensemble_is_no_worse_than_any_candidate_on_the_validation_rows():
+    y = Y[:120]
+    fitted = TabularMLPRegressor(**QUICK).fit(X[:80], y[:80], X_val=X[80:120], y_val=y[80:])
+    of_ensemble = mean_squared_error(y[80:], fitted.predict(X[80:120])) / 2
+    best = fitted.candidates_["validation_loss"].min() * fitted.estimators_[0].target_scale_[0] ** 2
+    assert of_ensemble <= best * (1 + 1e-5)
+    labels = LABELS[:120]
+    classifier = TabularMLPClassifier(**QUICK)
+    classifier.fit(X[:80], labels[:80], X_val=X[80:120], y_val=labels[80:])
+    of_ensemble = log_loss(labels[80:], classifier.predict_proba(X[80:120]))
+    assert of_ensemble <= classifier.candidates_["validation_loss"].min() + 1e-6
+
+
+def test_a_seed_gives_the_same_ensemble(fitted):
+    again = type(fitted)(**QUICK).fit(X[:120], KINDS[type(fitted)][:120])
+    np.testing.assert_array_equal(outputs(again), outputs(fitted))
+
+
+def test_files_keep_the_ensemble(fitted, tmp_path):
+    sknn_deep.save(fitted, tmp_path / "file")
+    for other in (pickle.loads(pickle.dumps(fitted)), sknn_deep.load(tmp_path / "file")):
+        np.testing.assert_array_equal(outputs(other), outputs(fitted))
+        assert other.candidates_.equals(fitted.candidates_)
+
+
+def test_all_candidates_hold_out_the_same_rows():
+    X_far = X.assign(size=X["size"].where(np.arange(len(X)) % 2 == 0, 1e9))
+    estimator = TabularMLPRegressor(**QUICK, validation_fraction=0.5).fit(X_far, Y)
+    centers = [network.module_.input.parts[0].center[0].item() for network in estimator.estimators_]
+    assert len(set(centers)) == 1
+
+
+def test_the_time_ends_the_drawing():
+    estimator = TabularMLPRegressor(**QUICK | {"n_candidates": 10_000, "max_iter": 2})
+    start = time.perf_counter()
+    estimator.set_params(max_time=1.0).fit(X, Y)
+    assert 1 <= len(estimator.candidates_) < 10_000
+    assert time.perf_counter() - start < 60  # not 10 000 trainings
+    assert np.isfinite(estimator.predict(X)).all()
+
+
+def test_what_falls_behind_is_given_up():
+    params = QUICK | {"n_candidates": 16, "max_iter": 20, "n_iter_no_change": np.inf}
+    table = TabularMLPRegressor(**params).fit(X, Y).candidates_
+    assert (table["n_iter"][:5] == 20).all(), "there is nothing to compare with"
+    stopped = table[table["n_iter"] < 20]
+    assert len(stopped) > 0
+    assert (stopped["validation_loss"] > table["validation_loss"].min()).all()
+    assert (stopped["n_iter"] >= 4).all()
+
+
+def test_configurations_are_drawn_from_the_whole_space():
+    drawn = draw_configurations(500, np.random.RandomState(0))
+    assert drawn[0] == {}
+    values = {name: [params[name] for params in drawn[1:]] for name in drawn[1]}
+    assert set(values["numeric_embedding"]) == set(BASES)
+    assert {len(sizes) for sizes in values["hidden_layer_sizes"]} == {1, 2, 3}
+    assert set(values["n_bins"]) == {16, 32, 64, 128, 256}
+    assert 0 == min(values["dropout"]) < max(values["dropout"]) < 0.5
+    assert 0.001 < min(values["learning_rate_init"]) < max(values["learning_rate_init"]) < 0.02
+    for params in drawn:
+        TabularMLPRegressor(**params)._validate_params()
+
+
+def test_a_network_may_have_several_places():
+    def loss(output):
+        return abs(float(output) - 1.0)
+
+    outputs = [np.array(value) for value in (0.0, 3.0)]
+    assert select(outputs, loss).tolist() == [2, 1]
+    assert select(outputs[:1], loss).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("params", "what"),
+    [
+        ({"n_networks": 2}, "n_networks"),
+        ({"warm_start": True}, "warm_start"),
+        ({"early_stopping": False}, "early_stopping=False without X_val"),
+        ({"solver": "lbfgs", "dropout": 0.0}, "solver='lbfgs'"),
+    ],
+)
+def test_what_does_not_go_with_candidates_is_refused(params, what):
+    with pytest.raises(ValueError, match=f"n_candidates=4 does not go with {what}"):
+        TabularMLPRegressor(**QUICK | params).fit(X, Y)
+
+
+def test_without_candidates_there_is_no_table():
+    with pytest.raises(AttributeError, match="n_candidates=1"):
+        _ = TabularMLPRegressor(max_iter=2).fit(X, Y).candidates_
+
+
+def test_progress_is_printed(capsys):
+    TabularMLPRegressor(**QUICK, verbose=True).fit(X, Y)
+    assert "Candidate 4 of 4: validation loss" in capsys.readouterr().out
