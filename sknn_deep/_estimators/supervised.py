@@ -9,7 +9,7 @@ what ``clone`` means for autoencoders, or hide that a source is shared. scikit-l
 ``FrozenEstimator`` for fitted estimators, and the error names it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -109,12 +109,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         else:
             super()._fit_networks(call)
 
-    def _map_networks(self, function: Callable[[Tensor], Tensor], X: Any) -> list[np.ndarray]:
+    def _map_networks(self, function: Callable[[Tensor], Tensor], X: Any) -> Iterator[np.ndarray]:
         """Apply a function to the raw output of each network, for the rows of validated X."""
-        return [
-            network._map_rows(lambda rows, module=network.module_: function(module(rows)), X)
-            for network in self._networks
-        ]
+        for network in self._networks:
+            yield network._map_rows(lambda rows, module=network.module_: function(module(rows)), X)
 
     def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
         hidden = self._hidden_sizes("hidden_layer_sizes")
