@@ -42,7 +42,6 @@ from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.metaestimators import available_if as _available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
-from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_method_params, _check_sample_weight, _num_samples
 
 __all__ = [
@@ -59,7 +58,6 @@ __all__ = [
     "check_groups_routing_disabled",
     "check_method_params",
     "check_matplotlib_support",
-    "check_optimize_result",
     "check_partial_fit_first_call",
     "check_random_state",
     "check_sample_weight",
@@ -84,7 +82,6 @@ MultimetricScorer = _MultimetricScorer
 aggregate_score_dicts = _aggregate_score_dicts
 check_groups_routing_disabled = _check_groups_routing_disabled
 check_method_params = _check_method_params
-check_optimize_result = _check_optimize_result
 check_partial_fit_first_call = _check_partial_fit_first_call
 insert_error_scores = _insert_error_scores
 manual_routing = _manual_routing

@@ -59,8 +59,8 @@ from sknn_deep._training.progress import Progress
 from sknn_deep._training.sklearn_callbacks import SklearnCallbacks
 from sknn_deep._training.skorch_net import Net
 from sknn_deep._training.training import DivergenceError, Training, Validation
-from sknn_deep._training.user_warnings import warn_user
 from sknn_deep._training.whole_set import WholeSetTraining
+from sknn_deep._user_warnings import warn_user
 
 # Errors after which nothing of a training is kept. After others, such as those of a callback, the
 # epochs before them are.

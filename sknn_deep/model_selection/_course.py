@@ -32,7 +32,7 @@ from sknn_deep._sklearn import (
     insert_error_scores,
     warn_or_raise_about_fit_failures,
 )
-from sknn_deep._training.user_warnings import warn_user
+from sknn_deep._user_warnings import warn_user
 from sknn_deep.model_selection._evaluation import Settings, evaluate
 from sknn_deep.model_selection._pipelines import check_for_networks
 from sknn_deep.model_selection._trials import Split, make_splits, make_trials

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sknn_deep import DeepMLPClassifier, DeepMLPRegressor
-from sknn_deep._training.user_warnings import warn_user, warned_once
+from sknn_deep._user_warnings import warn_user, warned_once
 from sknn_deep.model_selection import FusedGridSearchCV, cross_validate
 
 X, Y = make_classification(60, 5, random_state=0)
@@ -23,13 +23,18 @@ CALLS = {
     "search": lambda: FusedGridSearchCV(
         DeepMLPClassifier(**QUICK), {"alpha": [0.1, 1.0]}, cv=2, refit=False
     ).fit(X, Y),
+    "L-BFGS": lambda: DeepMLPClassifier(**QUICK, solver="lbfgs").fit(X, Y),
+    "L-BFGS, ensemble": lambda: DeepMLPRegressor(**QUICK, solver="lbfgs", n_networks=3).fit(X, Y),
+    "L-BFGS, search": lambda: FusedGridSearchCV(
+        DeepMLPClassifier(**QUICK, solver="lbfgs"), {"alpha": [0.1, 1.0]}, cv=2, refit=False
+    ).fit(X, Y),
     "cross-validation": lambda: cross_validate(DeepMLPClassifier(**QUICK), X, Y, cv=3),
 }
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_warns_once_at_the_users_line(call):
-    with pytest.warns(ConvergenceWarning, match="hasn't converged") as seen:
+    with pytest.warns(ConvergenceWarning, match="hasn't converged|failed to converge") as seen:
         CALLS[call]()
     (warning,) = seen
     assert warning.filename == __file__
