@@ -159,10 +159,19 @@ def check_sample_weight(sample_weight: Any, X: Any) -> np.ndarray | None:
     Raises
     ------
     ValueError
-        If a weight is negative, all are zero, or their number is not that of the rows.
+        If a weight is negative, a date or a duration, all are zero, or their number is not that
+        of the rows.
     """
     if sample_weight is None:
         return None
+    dtype = getattr(sample_weight, "dtype", None)
+    if dtype is None and isinstance(sample_weight, list | tuple):
+        dtype = np.asarray(sample_weight).dtype
+    if getattr(dtype, "kind", "") in ("M", "m"):  # which NumPy would convert to nanoseconds
+        raise ValueError(
+            f"sample_weight holds {dtype}, but weights are numbers. Give numbers in their place, "
+            "such as the days since a date."
+        )
     weight: np.ndarray = _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True
     )

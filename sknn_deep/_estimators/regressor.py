@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils import column_or_1d
 
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import mean
-from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters
+from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters, column_as_1d
 from sknn_deep._estimators.target_scale import is_poor, odd_size
 from sknn_deep._estimators.types import Activations, MatrixLike, RegressionLossName
 from sknn_deep._sklearn import Interval, StrOptions, available_if, fit_context, with_callbacks
@@ -508,8 +507,7 @@ class DeepMLPRegressor(RegressorParameters, RegressorMixin, BaseDeepMLP):
         X, y = self._validate_rows(
             X, y, dtypes=dtypes, reset=reset, multi_output=True, y_numeric=True
         )
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        y = column_as_1d(y)
         if y.dtype.kind not in "biuf":
             raise ValueError(
                 f"y must hold numbers, got {y.dtype} such as {y.flat[0]!r}; "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -31,6 +32,7 @@ from sknn_deep._estimators.parameters import SharedParameters
 from sknn_deep._networks.layers import Linear
 from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._sklearn import HasMethods, Interval
+from sknn_deep._user_warnings import warn_user
 
 # Enough rows to tell by how much the outputs of a layer vary.
 _MAX_ROWS = 2000
@@ -191,6 +193,18 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                     f"{name}={getattr(self, name)!r} is not that of init_from, whose layers have "
                     f"learned with {present!r}; pass the same."
                 )
+
+
+def column_as_1d(y: np.ndarray) -> np.ndarray:
+    """Return targets of shape (n_samples, 1) as (n_samples,), with scikit-learn's warning."""
+    if y.ndim != 2 or y.shape[1] != 1:
+        return y
+    warn_user(
+        "A column-vector y was passed when a 1d array was expected. Please change the shape of y "
+        "to (n_samples,), for example using ravel().",
+        DataConversionWarning,
+    )
+    return y.ravel()
 
 
 def _scale_outputs(network: MLP, layers: list[Linear], x: Tensor) -> None:
