@@ -201,7 +201,7 @@ def column_as_1d(y: np.ndarray) -> np.ndarray:
         return y
     warn_user(
         "A column-vector y was passed when a 1d array was expected. Please change the shape of y "
-        "to (n_samples,), for example using ravel().",
+        "to (n_samples, ), for example using ravel().",
         DataConversionWarning,
     )
     return y.ravel()
