@@ -42,7 +42,6 @@ from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.metaestimators import available_if as _available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
-from sklearn.utils.optimize import _check_optimize_result
 from sklearn.utils.validation import _check_method_params, _check_sample_weight, _num_samples
 
 __all__ = [
@@ -59,7 +58,6 @@ __all__ = [
     "check_groups_routing_disabled",
     "check_method_params",
     "check_matplotlib_support",
-    "check_optimize_result",
     "check_partial_fit_first_call",
     "check_random_state",
     "check_sample_weight",
@@ -84,7 +82,6 @@ MultimetricScorer = _MultimetricScorer
 aggregate_score_dicts = _aggregate_score_dicts
 check_groups_routing_disabled = _check_groups_routing_disabled
 check_method_params = _check_method_params
-check_optimize_result = _check_optimize_result
 check_partial_fit_first_call = _check_partial_fit_first_call
 insert_error_scores = _insert_error_scores
 manual_routing = _manual_routing
@@ -162,10 +159,19 @@ def check_sample_weight(sample_weight: Any, X: Any) -> np.ndarray | None:
     Raises
     ------
     ValueError
-        If a weight is negative, all are zero, or their number is not that of the rows.
+        If a weight is negative, a date or a duration, all are zero, or their number is not that
+        of the rows.
     """
     if sample_weight is None:
         return None
+    dtype = getattr(sample_weight, "dtype", None)
+    if dtype is None and isinstance(sample_weight, list | tuple):
+        dtype = np.asarray(sample_weight).dtype
+    if getattr(dtype, "kind", "") in ("M", "m"):  # which NumPy would convert to nanoseconds
+        raise ValueError(
+            f"sample_weight holds {dtype}, but weights are numbers. Give numbers in their place, "
+            "such as the days since a date."
+        )
     weight: np.ndarray = _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True
     )

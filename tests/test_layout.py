@@ -12,6 +12,7 @@ PACKAGE = ROOT / "sknn_deep"
 # Wings from the ground up. Each stands on the floors below it, and so do the files inside.
 WINGS = {
     "_sklearn": [{"_sklearn"}],
+    "_user_warnings": [{"_user_warnings"}],
     "_files": [{"atomic", "archive", "packing", "trusted_types"}],
     "_hardware": [{"threads", "memory_maps", "device"}, {"pace"}, {"products"}],
     "_networks": [
@@ -31,8 +32,7 @@ WINGS = {
         {"engine"},
     ],
     "_training": [
-        {"interruption", "progress", "fingerprint", "sklearn_callbacks"}
-        | {"user_warnings", "skorch_errors"},
+        {"interruption", "progress", "fingerprint", "sklearn_callbacks", "skorch_errors"},
         {"checkpoint"},
         {"history", "schedule"},
         {"skorch_net"},

@@ -134,10 +134,11 @@ def _break_down(monkeypatch, step):
 def test_training_says_what_it_needs_and_what_to_change(caught, digits, monkeypatch):
     _break_down(monkeypatch, step=2)
     classifier = DeepMLPClassifier(**QUICK)
-    # 64-8-10: 610 parameters, 4 of each in 8 bytes; 82 units, 3 numbers of each in 200 rows
+    # 64-8-10: 610 parameters, 5 numbers of each in 8 bytes; 64 + 2 * 8 + 5 * 10 numbers of each of
+    # the 347 rows in the first and in the last batch, which has buffers of its own
     message = (
-        "Training on device='cpu' ran out of memory. It takes about 0.000413 GB: 1.95e-05 GB for "
-        "a network of 610 parameters with gradients and the optimiser's state, and 0.000394 GB "
+        "Training on device='cpu' ran out of memory. It takes about 0.000385 GB: 2.44e-05 GB for "
+        "a network of 610 parameters with gradients and the optimiser's state, and 0.000361 GB "
         "for 200 rows at once. To take less, choose a batch_size below 200, or lower "
         "hidden_layer_sizes=(8,), or choose dtype='float32'. The first that did not fit: no room"
     )
@@ -146,12 +147,38 @@ def test_training_says_what_it_needs_and_what_to_change(caught, digits, monkeypa
     assert not hasattr(classifier, "module_")
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.filterwarnings("ignore:A stack of . networks does not fit")
+def test_an_ensemble_tells_what_all_its_networks_take(method, digits, monkeypatch):
+    ensemble = DeepMLPClassifier(**QUICK, n_networks=5).fit(digits.X, digits.y)
+    _break_down(monkeypatch, step=0)
+    # 610 parameters, 4 numbers of each in 8 bytes, 5 networks
+    message = (
+        "This is one of n_networks=5, which take about 9.76e-05 GB together when they are trained; "
+        "fewer take less."
+    )
+    with pytest.raises(OutOfMemoryError, match=re.escape(message)):
+        getattr(ensemble, method)(digits.X, digits.y)
+
+
+def test_a_copy_of_the_features_is_told(digits, monkeypatch):
+    _break_down(monkeypatch, step=0)
+    words = f"and {4 * digits.X.size / 1e9:.3g} GB for a copy of the features."
+    remedy = "or pass X as a C-ordered array of float32"
+    classifier = DeepMLPClassifier(**QUICK, dtype="float32")
+    with pytest.raises(OutOfMemoryError, match=f"{re.escape(words)}.*{remedy}"):
+        classifier.fit(digits.X.astype(np.float64), digits.y)
+    with pytest.raises(OutOfMemoryError, match="It takes about") as error:
+        classifier.fit(digits.X.astype(np.float32), digits.y)
+    assert "copy of the features" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("params", "words"),
     [
         ({}, "choose a batch_size below 200, or lower hidden_layer_sizes=(8,), or choose dtype"),
         ({"batch_size": 3}, "lower hidden_layer_sizes=(8,), or choose a batch_size below 3"),
-        ({"dtype": "float32"}, "200, or lower hidden_layer_sizes=(8,). The first"),
+        ({"dtype": "float32"}, "200, or lower hidden_layer_sizes=(8,), or pass X as a C-ordered"),
         ({"solver": "lbfgs"}, "choose solver='adam', which takes the rows in batches, or lower"),
         ({"solver": "lbfgs"}, "for 1,347 rows at once"),
     ],

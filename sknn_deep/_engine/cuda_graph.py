@@ -1,6 +1,5 @@
 """The steps of a chunk recorded as one CUDA graph."""
 
-import warnings
 from collections.abc import Callable, Hashable
 from functools import cached_property
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from sknn_deep._engine.backprop import Workspace
 from sknn_deep._hardware.device import recording
 from sknn_deep._networks.flat import Network
+from sknn_deep._user_warnings import warn_user
 
 Factors = list[tuple[float, float, float]]
 TakeSteps = Callable[[Workspace, Factors | Tensor], Tensor]
@@ -84,10 +84,9 @@ class StepGraphs:
             fresh = torch.Generator(generator.device)
             self._network.set_generator(fresh.set_state(generator.get_state()))
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        warnings.warn(
+        warn_user(
             f"A training step could not be recorded as a CUDA graph ({reason}). The training goes "
-            "on with steps that are launched one by one: the result is the same, but takes longer.",
-            stacklevel=2,
+            "on with steps that are launched one by one: the result is the same, but takes longer."
         )
 
 

@@ -135,6 +135,12 @@ class Features(ABC):
         self._resident = weakref.ref(resident)
         return resident
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes that the rows take on an accelerator at present."""
+        present = self._resident()
+        return 0 if present is None else present.nbytes
+
     def in_rows(self, most_bytes: float | None = None) -> "Features":
         """Return features whose rows are quick to gather in any order, again and again.
 

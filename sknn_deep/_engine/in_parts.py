@@ -43,7 +43,7 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network: Network
     """
     results: list[Any] = []
     flat, start = network.flat, 0
-    with applying(network, n_samples) as pace:
+    with applying(network, n_samples):
         # each thread has its own share of a part in its cache
         n_together = min(torch.get_num_threads(), _MOST_SHARES)
         rows = n_together * chunk_rows(network.width, flat.dtype, flat.device.type)
@@ -53,7 +53,6 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network: Network
                 with torch.inference_mode():
                     results.append(function(slice(start, start + n_rows)))
                 start += n_rows
-                pace.step_done(n_rows * network.weights.numel())
                 continue
             except torch.OutOfMemoryError as error:
                 if n_rows == 1:
@@ -121,11 +120,11 @@ def evaluate_loss(
 
 
 @contextmanager
-def applying(network: Network, n_rows: int) -> Iterator[Pace]:
+def applying(network: Network, n_rows: int) -> Iterator[None]:
     """Let a block apply a network to so many rows, on as many threads as are worth it."""
     pace = Pace.of_outputs(network.flat.device)
     with pace.steps(multiply_adds=n_rows * network.weights.numel()):
-        yield pace
+        yield
 
 
 def _too_small_for_a_row(device: torch.device, error: Exception) -> str:

@@ -8,13 +8,15 @@ consistent.
 import numpy as np
 import scipy.optimize
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from sknn_deep._engine.backprop import Backprop
 from sknn_deep._engine.batches import Chunk
 from sknn_deep._engine.losses import Loss
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._networks.flat import Network, gradient_of
-from sknn_deep._sklearn import check_optimize_result, lbfgs_verbosity
+from sknn_deep._sklearn import lbfgs_verbosity
+from sknn_deep._user_warnings import warn_user
 
 
 def fit_lbfgs(
@@ -100,5 +102,22 @@ def fit_lbfgs(
     network.eval()
     penalty = 0.5 * rate * torch.dot(network.weights, network.weights).item()
     reported = (result.fun - penalty) * loss.reported_scale + penalty
-    n_iter = latest.nit if interrupted else check_optimize_result("lbfgs", result, max_iter)
-    return float(reported), int(n_iter), interrupted
+    n_iter = min(int(result.nit), max_iter)
+    if not interrupted and result.status != 0:
+        _warn_of_failure(result, n_iter, max_iter)
+    return float(reported), n_iter, interrupted
+
+
+def _warn_of_failure(result: scipy.optimize.OptimizeResult, n_iter: int, max_iter: int) -> None:
+    """Warn in scikit-learn's words, but at the user's line."""
+    more = ""
+    if n_iter == max_iter:
+        more = (
+            f"\nIncrease the number of iterations to improve the convergence (max_iter={max_iter})."
+        )
+    warn_user(
+        f"lbfgs failed to converge after {n_iter} iteration(s) (status={result.status}):\n"
+        f"{result.message}\n{more}\nYou might also want to scale the data as shown in:\n"
+        "    https://scikit-learn.org/stable/modules/preprocessing.html",
+        ConvergenceWarning,
+    )

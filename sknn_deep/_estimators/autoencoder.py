@@ -132,7 +132,8 @@ class AutoencoderTransformer(
         Largest number of epochs, or of L-BFGS iterations.
 
     shuffle : bool, default=True
-        Whether to permute the samples before each epoch.
+        Whether to permute the samples before each epoch. Early stopping draws the rows
+        that it holds out at random in either case, as in scikit-learn.
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation split, the permutations and the dropout
@@ -160,8 +161,9 @@ class AutoencoderTransformer(
 
     early_stopping : bool, default=False
         Whether to hold out ``validation_fraction`` of the samples, stop when the
-        validation score no longer improves, and restore the best weights. A validation
-        set passed to ``fit`` switches it on.
+        validation score no longer improves, and restore the best weights. The samples
+        are drawn at random, with ``shuffle=False``, too. A validation set passed to
+        ``fit`` switches it on.
 
     validation_fraction : float, default=0.1
         Share of the samples that early stopping holds out. They are drawn at random, with

@@ -36,7 +36,7 @@ from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
 from sknn_deep._estimators.fitting import Fit, draft_of
 from sknn_deep._estimators.held_out import split_rows
 from sknn_deep._training.interruption import one_of_many
-from sknn_deep._training.user_warnings import warned_once
+from sknn_deep._user_warnings import warned_once
 
 # The ensemble has so many places; a network may have several of them.
 _MOST_PLACES = 32

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from sknn_deep._engine.losses import Loss, classification_loss
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_attributes import FittedClassifier
 from sknn_deep._estimators.fitted_state import CLASSIFIER_STATE
-from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters
+from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters, column_as_1d
 from sknn_deep._estimators.types import Activations, MatrixLike
 from sknn_deep._hardware.products import is_narrow
 from sknn_deep._sklearn import (
@@ -98,7 +98,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Largest number of epochs, or of L-BFGS iterations.
 
     shuffle : bool, default=True
-        Whether to permute the samples before each epoch.
+        Whether to permute the samples before each epoch. Early stopping draws the rows
+        that it holds out at random in either case, as in scikit-learn.
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation split, the permutations and the dropout
@@ -126,8 +127,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     early_stopping : bool, default=False
         Whether to hold out ``validation_fraction`` of the samples, stop when the
-        validation score no longer improves, and restore the best weights. A validation
-        set passed to ``fit`` switches it on.
+        validation score no longer improves, and restore the best weights. The samples
+        are drawn at random, with ``shuffle=False``, too. A validation set passed to
+        ``fit`` switches it on.
 
     validation_fraction : float, default=0.1
         Share of the samples that early stopping holds out. They are drawn at random, with
@@ -660,9 +662,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         self, X: Any, y: Any, dtypes: list[type], reset: bool
     ) -> tuple[Features, np.ndarray]:
         X, y = self._validate_rows(X, y, dtypes=dtypes, reset=reset, multi_output=True)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
-        return X, y
+        return X, column_as_1d(y)
 
     def _learn_classes(self, y: np.ndarray, incremental: bool) -> None:
         """Set ``classes_``, or check that y fits those of an earlier call."""

@@ -21,7 +21,7 @@ from sknn_deep._estimators.code_statistics import (
     turn_to_principal_axes,
 )
 from sknn_deep._estimators.optimizer import forget_optimizer
-from sknn_deep._training.user_warnings import warn_user
+from sknn_deep._user_warnings import warn_user
 
 # A unit whose standard deviation is this share of the largest is the same for every row.
 _DEAD = 1e-6

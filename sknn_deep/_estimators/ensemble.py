@@ -19,8 +19,10 @@ References
    uncertainty estimation using deep ensembles. NeurIPS.
 """
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ from sknn_deep._estimators.fitting import draft_of, fit_network, sklearn_callbac
 from sknn_deep._estimators.fused import fit_jobs
 from sknn_deep._estimators.held_out import without_feature_names
 from sknn_deep._estimators.jobs import Job
+from sknn_deep._estimators.memory_advice import ensemble_memory_explained
 from sknn_deep._estimators.rollback import Rollback
 from sknn_deep._hardware.device import accepted_dtypes, numpy_dtype, resolve_device
 from sknn_deep._sklearn import check_sample_weight
@@ -61,6 +64,7 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
         for network in networks if goes_on else ():
             stack.push(Rollback(network).__exit__)
         own = validated_call(draft, call, goes_on)
+        stack.enter_context(ensemble_memory_explained(len(networks)))
         if call.incremental:
             _fit_in_turn(networks, own)
         else:
@@ -78,13 +82,25 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
             callback.on_train_end(None)
 
 
-def mean(outputs: list[np.ndarray], weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the mean over networks: of one, its output itself."""
-    if len(outputs) == 1:
-        return outputs[0]
-    if weights is None:
-        return np.mean(outputs, axis=0)
-    return np.average(outputs, axis=0, weights=weights).astype(outputs[0].dtype, copy=False)
+def mean(outputs: Iterable[np.ndarray], weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the mean over networks: of one, its output itself.
+
+    Outputs are added one by one, so that those of all networks need not be in memory together.
+
+    Parameters
+    ----------
+    outputs : iterable of ndarray
+        Of one shape.
+    weights : ndarray of shape (n_networks,), default=None
+        Their sum is 1. None is the same weight for all.
+    """
+    if weights is not None:
+        shares = zip(weights.tolist(), outputs, strict=True)
+        return reduce(np.add, (output * weight for weight, output in shares))
+    total, n_networks = next(remaining := iter(outputs)), 1
+    for output in remaining:
+        total, n_networks = total + output, n_networks + 1
+    return total if n_networks == 1 else total / n_networks
 
 
 def check_same_number(estimator: Any, n_before: int) -> None:

@@ -28,6 +28,7 @@ import torch
 from skorch.history import History
 
 from sknn_deep._engine.batches import Batches, Chunk, whole
+from sknn_deep._engine.features import Features
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.call import Call, Validated
 from sknn_deep._estimators.callback_parameter import (
@@ -58,8 +59,8 @@ from sknn_deep._training.progress import Progress
 from sknn_deep._training.sklearn_callbacks import SklearnCallbacks
 from sknn_deep._training.skorch_net import Net
 from sknn_deep._training.training import DivergenceError, Training, Validation
-from sknn_deep._training.user_warnings import warn_user
 from sknn_deep._training.whole_set import WholeSetTraining
+from sknn_deep._user_warnings import warn_user
 
 # Errors after which nothing of a training is kept. After others, such as those of a callback, the
 # epochs before them are.
@@ -300,7 +301,7 @@ class Fit:
         draft, n_features = self.draft, samples.X.shape[1]
         device = resolve_device(draft.device)
         dtype = torch_dtype(samples.X.dtype)
-        with memory_explained(draft, samples.X.shape[0], n_features, dtype):
+        with memory_explained(draft, samples.X.shape[0], n_features, dtype, self._copied_bytes):
             config = draft._network_config(n_features, dtype)
             if self._goes_on:
                 self._resume(config, device)
@@ -354,7 +355,18 @@ class Fit:
 
     def _memory_explained(self, n_samples: int) -> AbstractContextManager[None]:
         flat = self.draft.module_.flat
-        return memory_explained(self.draft, n_samples, self._validated.X.shape[1], flat.dtype)
+        n_features = self._validated.X.shape[1]
+        return memory_explained(self.draft, n_samples, n_features, flat.dtype, self._copied_bytes)
+
+    @property
+    def _copied_bytes(self) -> int:
+        """The bytes of a copy of the features: on a device, or of another type or order."""
+        X: Features = self._validated.X
+        if resolve_device(self.draft.device).type != "cpu":
+            return X.resident_bytes
+        own, given = X.unwrapped(), self.call.X
+        are_arrays = isinstance(own, np.ndarray) and isinstance(given, np.ndarray)
+        return X.nbytes if are_arrays and not np.may_share_memory(own, given) else 0
 
     # ------------------------------------------------------------------ what trains
 

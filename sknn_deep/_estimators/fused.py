@@ -45,7 +45,7 @@ from sknn_deep._training.interruption import one_of_many
 from sknn_deep._training.stack import Stack
 from sknn_deep._training.stack_size import stack_size
 from sknn_deep._training.training import Training
-from sknn_deep._training.user_warnings import warn_user, warned_once
+from sknn_deep._user_warnings import warn_user, warned_once
 
 # A stack is made anew for those that go on when so many of its networks are left.
 _SHARE_TO_GO_ON = 0.75

@@ -1,20 +1,71 @@
-"""What a training that ran out of memory needs, and what to change."""
+"""What a training that ran out of memory needs, and what to change.
+
+The figures are within a factor of two of the peak that ``tests/estimators/test_memory_advice.py``
+measures.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 
+from sknn_deep._engine.activations import ACTIVATIONS
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._hardware.device import OutOfMemoryError, is_out_of_memory, resolve_device
 from sknn_deep._networks.summary import network_layers
 
+# SciPy's L-BFGS keeps ten pairs of corrections of each parameter, and about ten vectors more.
+_LBFGS_BYTES = 8 * (2 * 10 + 10)
+# What a network of an ensemble keeps once it is trained: weights, gradients and two moments.
+_KEPT_COPIES = 4
+
+
+class TrainingMemory(NamedTuple):
+    """The bytes that a training takes at its peak, beside the user's data.
+
+    Attributes
+    ----------
+    network : float
+        The weights, and whatever there is one of for each of them.
+    rows : float
+        What is computed for the rows of a step.
+    data : float
+        A copy of the features.
+    kept : float
+        What a network that is trained goes on to hold.
+    """
+
+    network: float
+    rows: float
+    data: float
+    kept: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.network + self.rows + self.data
+
 
 @contextmanager
 def memory_explained(
-    estimator: NetworkHooks, n_samples: int, n_features: int, dtype: torch.dtype
+    estimator: NetworkHooks,
+    n_samples: int,
+    n_features: int,
+    dtype: torch.dtype,
+    copied_bytes: int = 0,
 ) -> Iterator[None]:
     """Replace an error for want of memory by one that says what the training needs.
+
+    Parameters
+    ----------
+    estimator : NetworkHooks
+    n_samples, n_features : int
+        Of the training data.
+    dtype : torch.dtype
+        Of the weights.
+    copied_bytes : int, default=0
+        What a copy of the features takes, where there is one.
 
     Raises
     ------
@@ -26,35 +77,119 @@ def memory_explained(
     except Exception as error:
         if not is_out_of_memory(error) or isinstance(error, OutOfMemoryError):
             raise
-        message = _advice(estimator, n_samples, n_features, dtype)
+        need = training_memory(estimator, n_samples, n_features, dtype, copied_bytes)
+        message = _advice(estimator, n_samples, n_features, dtype, need)
         first = str(error).splitlines()[0]
-        raise OutOfMemoryError(f"{message} The first that did not fit: {first}") from error
+        explained = OutOfMemoryError(f"{message} The first that did not fit: {first}")
+        explained.kept_bytes = need.kept
+        raise explained from error
 
 
-def _advice(estimator: NetworkHooks, n_samples: int, n_features: int, dtype: torch.dtype) -> str:
-    layers = network_layers(estimator._network_config(n_features, dtype), estimator.out_activation_)
+@contextmanager
+def ensemble_memory_explained(n_networks: int) -> Iterator[None]:
+    """Let an error for want of memory of one network tell what the whole ensemble takes."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"{error} This is one of n_networks={n_networks}, which take about "
+            f"{n_networks * error.kept_bytes / 1e9:.3g} GB together when they are trained; fewer "
+            "take less."
+        ) from error
+
+
+def training_memory(
+    estimator: NetworkHooks,
+    n_samples: int,
+    n_features: int,
+    dtype: torch.dtype,
+    copied_bytes: int = 0,
+) -> TrainingMemory:
+    """Return what the training of a network takes; parameters as of :func:`memory_explained`."""
+    config = estimator._network_config(n_features, dtype)
+    layers = network_layers(config, estimator.out_activation_)
     n_parameters = sum(layer.n_parameters for layer in layers)
-    n_rows, takes_batches = n_samples, estimator.solver != "lbfgs"
-    if takes_batches:
-        batch_size = 200 if estimator.batch_size == "auto" else estimator.batch_size
-        n_rows = min(n_samples, batch_size)
-    # weights, gradients, two moments; pre-activations, activations and their gradients
-    of_network = 4 * n_parameters * dtype.itemsize
-    of_batch = 3 * n_rows * sum(layer.units for layer in layers) * dtype.itemsize
+    parameter_bytes: float
+    if estimator.solver == "lbfgs":
+        n_rows, parameter_bytes = n_samples, 3 * dtype.itemsize + _LBFGS_BYTES
+    else:
+        batch_size = _batch_size(estimator, n_samples)
+        # a last batch that is shorter has buffers of its own
+        n_rows = batch_size + n_samples % batch_size
+        parameter_bytes = _copies_of_weights(estimator) * dtype.itemsize
+    n_inputs, *n_hidden, n_outputs = (layer.units for layer in layers)
+    numbers = n_inputs + _numbers_per_unit(config) * sum(n_hidden)
+    # the outputs, their gradients, the targets, and two on the way to the losses
+    numbers += 5 * n_outputs
+    kept = _KEPT_COPIES * n_parameters * dtype.itemsize
+    of_network, of_rows = n_parameters * parameter_bytes, n_rows * numbers * dtype.itemsize
+    return TrainingMemory(of_network, of_rows, copied_bytes, kept)
+
+
+def _batch_size(estimator: NetworkHooks, n_samples: int) -> int:
+    batch_size = 200 if estimator.batch_size == "auto" else estimator.batch_size
+    return min(n_samples, batch_size)
+
+
+def _copies_of_weights(estimator: NetworkHooks) -> float:
+    # weights, gradients, two moments; a copy on the way when they are checked for being finite
+    copies = 5.0
+    if getattr(estimator, "early_stopping", False):  # the best weights
+        copies += 1
+    if estimator.dtype == "bfloat16":  # the factors and results of products, half as long
+        copies += 1.5
+    return copies
+
+
+def _numbers_per_unit(config: dict[str, Any]) -> int:
+    """Return how many numbers there are for each unit of a hidden layer, and each row."""
+    parts = [config["encoder"], config["decoder"]] if "encoder" in config else [config]
+    activations = {name for part in parts for name in part["activations"]}
+    # pre-activations and their gradients
+    numbers = 2
+    if not all(ACTIVATIONS[name].in_place for name in activations):
+        numbers += 1
+    if any(part["normalization"] for part in parts):
+        numbers += 1
+    if any(rate > 0 for part in parts for rate in part["dropout"]):  # the mask and the product
+        numbers += 2
+    return numbers
+
+
+def _advice(
+    estimator: NetworkHooks,
+    n_samples: int,
+    n_features: int,
+    dtype: torch.dtype,
+    need: TrainingMemory,
+) -> str:
+    config = estimator._network_config(n_features, dtype)
+    layers = network_layers(config, estimator.out_activation_)
+    n_parameters = sum(layer.n_parameters for layer in layers)
+    device = resolve_device(estimator.device)
+    parts = [
+        f"{need.network / 1e9:.3g} GB for a network of {n_parameters:,} parameters with gradients "
+        "and the optimiser's state",
+    ]
     remedies = [f"lower hidden_layer_sizes={estimator.hidden_layer_sizes!r}"]
-    fewer_rows = f"choose a batch_size below {n_rows}"
-    if not takes_batches:
-        fewer_rows = "choose solver='adam', which takes the rows in batches"
-    remedies.insert(0 if of_batch > of_network else 1, fewer_rows)
+    if estimator.solver == "lbfgs":
+        n_rows, fewer_rows = n_samples, "choose solver='adam', which takes the rows in batches"
+    else:
+        n_rows = _batch_size(estimator, n_samples)
+        fewer_rows = f"choose a batch_size below {n_rows}"
+    parts.append(f"{need.rows / 1e9:.3g} GB for {n_rows:,} rows at once")
+    # L-BFGS keeps a history of the weights, too
+    is_first = need.rows > need.network or estimator.solver == "lbfgs"
+    remedies.insert(0 if is_first else 1, fewer_rows)
+    if need.data:
+        parts.append(f"{need.data / 1e9:.3g} GB for a copy of the features")
+        if device.type == "cpu":
+            remedies.append(f"pass X as a C-ordered array of {str(dtype).removeprefix('torch.')}")
     if dtype == torch.float64:
         remedies.append("choose dtype='float32'")
-    device = resolve_device(estimator.device)
     if device.type != "cpu":
         remedies.append("train with device='cpu'")
     return (
-        f"Training on device='{device}' ran out of memory. It takes about "
-        f"{(of_network + of_batch) / 1e9:.3g} GB: {of_network / 1e9:.3g} GB for a network of "
-        f"{n_parameters:,} parameters with gradients and the optimiser's state, and "
-        f"{of_batch / 1e9:.3g} GB for {n_rows:,} rows at once. To take less, "
-        f"{', or '.join(remedies)}."
+        f"Training on device='{device}' ran out of memory. It takes about {need.total / 1e9:.3g} "
+        f"GB: {', '.join(parts[:-1])}, and {parts[-1]}. To take less, {', or '.join(remedies)}."
     )

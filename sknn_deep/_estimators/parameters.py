@@ -54,7 +54,7 @@ from sknn_deep._sklearn import (
     StrOptions,
     validate_parameter_constraints,
 )
-from sknn_deep._training.user_warnings import warn_user
+from sknn_deep._user_warnings import warn_user
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils import column_or_1d
 
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
@@ -18,7 +17,7 @@ from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_attributes import FittedRegressor
 from sknn_deep._estimators.fitted_state import REGRESSOR_STATE
-from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters
+from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters, column_as_1d
 from sknn_deep._estimators.target_scale import is_poor, odd_size
 from sknn_deep._estimators.types import Activations, MatrixLike, RegressionLossName
 from sknn_deep._networks.number_inputs import centers_and_scales
@@ -94,7 +93,8 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         Largest number of epochs, or of L-BFGS iterations.
 
     shuffle : bool, default=True
-        Whether to permute the samples before each epoch.
+        Whether to permute the samples before each epoch. Early stopping draws the rows
+        that it holds out at random in either case, as in scikit-learn.
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation split, the permutations and the dropout
@@ -122,8 +122,9 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     early_stopping : bool, default=False
         Whether to hold out ``validation_fraction`` of the samples, stop when the
-        validation score no longer improves, and restore the best weights. A validation
-        set passed to ``fit`` switches it on.
+        validation score no longer improves, and restore the best weights. The samples
+        are drawn at random, with ``shuffle=False``, too. A validation set passed to
+        ``fit`` switches it on.
 
     validation_fraction : float, default=0.1
         Share of the samples that early stopping holds out. They are drawn at random, with
@@ -607,8 +608,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         X, y = self._validate_rows(
             X, y, dtypes=dtypes, reset=reset, multi_output=True, y_numeric=True
         )
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        y = column_as_1d(y)
         if y.dtype.kind not in "biuf":
             raise ValueError(
                 f"y must hold numbers, got {y.dtype} such as {y.flat[0]!r}; "

@@ -9,13 +9,14 @@ what ``clone`` means for autoencoders, or hide that a source is shared. scikit-l
 ``FrozenEstimator`` for fitted estimators, and the error names it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -41,6 +42,7 @@ from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._networks.number_inputs import BASES, SCALINGS
 from sknn_deep._networks.table_input import TableInput
 from sknn_deep._sklearn import HasMethods, Interval, StrOptions
+from sknn_deep._user_warnings import warn_user
 
 # Enough rows to tell by how much the outputs of a layer vary.
 _MAX_ROWS = 2000
@@ -147,12 +149,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         else:
             super()._fit_networks(call)
 
-    def _map_networks(self, function: Callable[[Tensor], Tensor], X: Any) -> list[np.ndarray]:
+    def _map_networks(self, function: Callable[[Tensor], Tensor], X: Any) -> Iterator[np.ndarray]:
         """Apply a function to the raw output of each network, for the rows of validated X."""
-        return [
-            network._map_rows(lambda rows, module=network.module_: function(module(rows)), X)
-            for network in self._networks
-        ]
+        for network in self._networks:
+            yield network._map_rows(lambda rows, module=network.module_: function(module(rows)), X)
 
     def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
         hidden = self._hidden_sizes("hidden_layer_sizes")
@@ -200,7 +200,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         categories = {} if columns is None else columns.categories
         return TableColumns(categories, np.flatnonzero(missing).tolist())
 
-    def _mean(self, outputs: list[np.ndarray]) -> np.ndarray:
+    def _mean(self, outputs: Iterable[np.ndarray]) -> np.ndarray:
         """Return the mean over the networks, by their weights where they have some."""
         return mean(outputs, vars(self).get("ensemble_weights_"))
 
@@ -309,6 +309,18 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.allow_nan
         return tags
+
+
+def column_as_1d(y: np.ndarray) -> np.ndarray:
+    """Return targets of shape (n_samples, 1) as (n_samples,), with scikit-learn's warning."""
+    if y.ndim != 2 or y.shape[1] != 1:
+        return y
+    warn_user(
+        "A column-vector y was passed when a 1d array was expected. Please change the shape of y "
+        "to (n_samples, ), for example using ravel().",
+        DataConversionWarning,
+    )
+    return y.ravel()
 
 
 def _scale_outputs(network: MLP, layers: list[Linear], x: Tensor) -> None:

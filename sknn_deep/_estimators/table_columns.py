@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sknn_deep._training.user_warnings import warn_user
+from sknn_deep._user_warnings import warn_user
 
 # A column of texts with more values than this that are numbers is taken for one of numbers.
 _MANY_NUMBERS = 20

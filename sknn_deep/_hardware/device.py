@@ -21,7 +21,14 @@ class OutOfMemoryError(torch.OutOfMemoryError, MemoryError):
     """Training or prediction needs more memory than the device has.
 
     Both ``except MemoryError`` and ``except torch.OutOfMemoryError`` catch it.
+
+    Attributes
+    ----------
+    kept_bytes : float
+        What a network would hold once it is trained; 0 where that is not known.
     """
+
+    kept_bytes = 0.0
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Whether the steps of a training run on one thread or on several.
+"""Whether training steps and predictions run on one thread or on several.
 
 All of a training's steps, or none: if a step has a product of 1.5 million multiply-adds or more, or
 an optimiser's pass over 23,000 weights, the whole epoch has several of torch's threads, as many as
@@ -14,10 +14,12 @@ clock decides whether a product runs on one thread or on several; the library ro
 the last digit of a fit with large layers may differ. Every bit is the same each time on a machine
 of one's own whose cores share a cache, on one thread (``OMP_NUM_THREADS=1``), and with
 ``torch.use_deterministic_algorithms(True)``.
+
+Predictions never follow the clock: whoever calls ``predict`` twice expects the same bits twice. The
+number of their threads depends on the shapes and on the threads allowed only.
 """
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ from sknn_deep._hardware.threads import (
     is_forked,
     n_entered,
     one_thread,
+    set_threads_inside,
     wants_the_same_bits,
 )
 
@@ -52,15 +55,11 @@ _ALONE = 0.85
 _FAR, _MOST_IN_CACHE = 0.6e-9, 2**22
 # One thread must take less than this share of the time of several: a trial is short and noisy.
 _CLEARLY_FASTER = 0.9
-# The pace of each Python thread's predictions.
-_of_outputs = threading.local()
 
 
-def _limits(device: torch.device) -> tuple[int, bool]:
-    """Return the most threads for work on a device, and whether no fewer may be used."""
-    if device.type != "cpu":
-        return 1, False
-    return allowed_threads(), wants_the_same_bits()
+def _most_threads(device: torch.device) -> int:
+    """Return the most of the CPU's threads to use for work on a device."""
+    return allowed_threads() if device.type == "cpu" else 1
 
 
 class Pace:
@@ -92,7 +91,7 @@ class Pace:
         self.several = n_threads > 1
         self._is_fixed, self._is_settled = is_fixed, True
         self._n_used = 1  # of the present steps, while they use several
-        self._seconds = {False: math.inf, True: math.inf}  # of a unit of work, by ``several``
+        self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
         self._next_trial = -math.inf
         self._has_begun = False
         self._measured = self._used = 0.0
@@ -105,18 +104,15 @@ class Pace:
         Their number is fixed within ``fixed_threads``, and where the user has asked for the same
         bits each time by ``torch.use_deterministic_algorithms(True)``.
         """
-        return cls(*_limits(device))
+        return cls(_most_threads(device), is_fixed=wants_the_same_bits())
 
     @classmethod
     def of_outputs(cls, device: torch.device) -> "Pace":
-        """Return what this Python thread uses to apply networks, call after call.
+        """Return one for predictions on a device, which give the same bits each time.
 
-        A call is too short to learn from it alone.
+        It never looks at the clock: the shapes and the threads allowed decide.
         """
-        known, limits = getattr(_of_outputs, "pace", None), _limits(device)
-        if known is None or (known.n_threads, known._is_fixed) != limits:
-            _of_outputs.pace = known = cls(*limits)
-        return known
+        return cls(_most_threads(device), is_fixed=True)
 
     def threads_for(self, *, multiply_adds: int = 0, n_elements: int = 0) -> int:
         """Return how many threads kernels of so much work are worth, at most those allowed.
@@ -154,14 +150,8 @@ class Pace:
                 self._measured = time.perf_counter() - self._since
                 self._used = time.process_time() - self._used_since
 
-    def step_done(self, amount: float = 1) -> None:
-        """Count a step, and change the number of threads where it is time to.
-
-        Parameters
-        ----------
-        amount : float, default=1
-            How much it did, where steps differ.
-        """
+    def step_done(self) -> None:
+        """Count a step, and change the number of threads where it is time to."""
         if self._is_settled:
             return
         now = time.perf_counter()
@@ -171,10 +161,10 @@ class Pace:
             return
         if now < self._since:
             return
-        self._amount += amount
+        self._n_steps += 1
         if now - self._since < _TRIAL:
             return
-        self._seconds[self.several] = (now - self._since) / self._amount
+        self._seconds[self.several] = (now - self._since) / self._n_steps
         chosen = self._choose(now)
         settles = self.several and not chosen
         self.several = chosen
@@ -184,11 +174,11 @@ class Pace:
     def _set_threads(self) -> None:
         # the process may have been forked among the steps
         several = self.several and not is_forked()
-        torch.set_num_threads(self._n_used if several else 1)
+        set_threads_inside(self._n_used if several else 1)
 
     def _begin(self, start: float) -> None:
         """Measure the steps from a time on."""
-        self._since, self._used_since, self._amount = start, time.process_time(), 0.0
+        self._since, self._used_since, self._n_steps = start, time.process_time(), 0
         self._seconds_of_passes = self._bytes_passed = 0.0
 
     def _choose(self, now: float) -> bool:

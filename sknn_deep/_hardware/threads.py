@@ -13,20 +13,21 @@ from threadpoolctl import LibController, ThreadpoolController
 # OpenMP's threads do not survive a fork: a child that asked for them would wait for ever.
 _is_forked = False
 # torch keeps a number for each Python thread, and hands the last one that was set to threads
-# that ask for the first time. While a block is entered anywhere, that may be the block's 1.
+# that ask for the first time. While a block is entered anywhere, that may be one set within it.
 _lock = threading.Lock()
 _n_entered = 0
 _n_outside = 1
-# What ``fixed_threads`` has set, and how many blocks of ``one_thread`` are entered, for each
-# Python thread.
+_set_inside: set[int] = set()
+# For each Python thread: what ``fixed_threads`` has set; how many blocks of ``one_thread`` are
+# entered, and how many threads were allowed outside of them.
 _fixed, _entered = threading.local(), threading.local()
 
 
 def _after_fork() -> None:
     # of the threads that were in a block only the one that forked goes on here
-    global _is_forked, _lock, _n_entered, _n_outside, _fixed, _entered
+    global _is_forked, _lock, _n_entered, _n_outside, _set_inside, _fixed, _entered
     _is_forked = True
-    _lock, _n_entered, _n_outside = threading.Lock(), 0, 1
+    _lock, _n_entered, _n_outside, _set_inside = threading.Lock(), 0, 1, set()
     _fixed, _entered = threading.local(), threading.local()
     torch.set_num_threads(1)
 
@@ -48,14 +49,21 @@ def n_entered() -> int:
 def allowed_threads() -> int:
     """Return the number of threads that torch may use: what it has outside of ``one_thread``.
 
-    It is what ``OMP_NUM_THREADS``, ``threadpoolctl`` or joblib's workers set; among steps on
-    several threads, their number.
+    It is what ``OMP_NUM_THREADS``, ``threadpoolctl`` or joblib's workers set.
     """
     fixed = getattr(_fixed, "n_threads", None)
     if fixed is not None:
         return fixed
+    if getattr(_entered, "depth", 0):  # whatever number the steps of a training use just now
+        return _entered.n_outside
     n_threads = torch.get_num_threads()
-    return _n_outside if n_threads == 1 and _n_entered else n_threads
+    return _n_outside if _n_entered and n_threads in _set_inside else n_threads
+
+
+def set_threads_inside(n_threads: int) -> None:
+    """Set the number of torch's threads within a block of :func:`one_thread`."""
+    _set_inside.add(n_threads)
+    torch.set_num_threads(n_threads)
 
 
 @contextmanager
@@ -70,10 +78,13 @@ def one_thread() -> Iterator[None]:
             before = allowed_threads()
             if _n_entered == 0:
                 _n_outside = before
+                _set_inside.clear()
             _n_entered += 1
             has_entered = True
+        if not depth:
+            entered.n_outside = before
         entered.depth = depth + 1
-        torch.set_num_threads(1)
+        set_threads_inside(1)
         yield
     finally:
         # a fork in between has given the child another lock, and one thread for ever

@@ -38,7 +38,7 @@ from sknn_deep._training.interruption import is_one_of_many
 from sknn_deep._training.progress import DivergenceError, Progress, are_epochs, divergence_message
 from sknn_deep._training.schedule import Schedule
 from sknn_deep._training.skorch_net import Net
-from sknn_deep._training.user_warnings import warn_user
+from sknn_deep._user_warnings import warn_user
 
 
 class Penalties(TypedDict):

@@ -12,7 +12,7 @@ from sknn_deep._networks.flat import Network
 from sknn_deep._training.interruption import is_one_of_many
 from sknn_deep._training.progress import DivergenceError, divergence_message
 from sknn_deep._training.sklearn_callbacks import SklearnCallbacks
-from sknn_deep._training.user_warnings import warn_user
+from sknn_deep._user_warnings import warn_user
 
 
 class WholeSetTraining:

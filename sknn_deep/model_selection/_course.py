@@ -32,7 +32,7 @@ from sknn_deep._sklearn import (
     insert_error_scores,
     warn_or_raise_about_fit_failures,
 )
-from sknn_deep._training.user_warnings import warn_user
+from sknn_deep._user_warnings import warn_user, warned_once
 from sknn_deep.model_selection._evaluation import Settings, evaluate
 from sknn_deep.model_selection._pipelines import check_for_networks
 from sknn_deep.model_selection._trials import Split, make_splits, make_trials
@@ -66,6 +66,7 @@ class FusedSearch(BaseSearchCV):
     not_fused_reasons_: np.ndarray
 
     @fit_context(prefer_skip_nested_validation=False)
+    @warned_once()
     def fit(self, X: "MatrixLike", y: "ArrayLike | None" = None, **params: Any) -> Self:
         """Search: fit and score every candidate on every split, then refit the best.
 

@@ -24,7 +24,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sknn_deep._estimators.fused import fit_jobs
 from sknn_deep._estimators.jobs import Job, stacks
 from sknn_deep._sklearn import MultimetricScorer, safe_split, score_or_error
-from sknn_deep._training.user_warnings import warned_once
+from sknn_deep._user_warnings import warned_once
 from sknn_deep.model_selection._pipelines import in_parts, prepare
 from sknn_deep.model_selection._trials import Trial
 

@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
-from sknn_deep import DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._estimators.held_out_rows import hold_out_rows
 from sknn_deep.model_selection import FusedGridSearchCV
 
@@ -34,6 +34,27 @@ def test_rows_without_labels_are_those_of_scikit_learn(seed, fraction):
     rows = hold_out_rows(53, fraction, np.random.RandomState(seed))
     for actual, expected in zip(rows, split_of_scikit_learn(53, seed, fraction), strict=True):
         assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("kind", [DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer])
+@pytest.mark.parametrize("parameter", ["shuffle", "early_stopping", "validation_fraction"])
+def test_the_documentation_says_that_rows_are_held_out_at_random_also_in_a_fixed_order(
+    parameter, kind
+):
+    described = re.search(rf"\n    {parameter} : .*?\n\n", kind.__doc__, re.DOTALL).group()
+    assert "at random" in described
+    assert "shuffle=False" in described or "in either case" in described
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_rows_of_a_fixed_order_are_held_out_as_those_of_a_shuffled_one(shuffle):
+    X, y = np.random.RandomState(0).normal(size=(60, 3)), np.arange(60) % 2
+    ours = DeepMLPClassifier(**QUICK, shuffle=shuffle).fit(X, y)
+    theirs = MLPClassifier(**QUICK, shuffle=shuffle).fit(X, y)
+    assert ours.validation_scores_ == pytest.approx(theirs.validation_scores_)
+    in_order = len(X) - int(0.1 * len(X))
+    _, held_out = hold_out(y, seed=0)
+    assert held_out.min() < in_order, "the last rows would be those of the order of time"
 
 
 @pytest.mark.parametrize("seed", range(5))

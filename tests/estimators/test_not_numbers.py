@@ -113,3 +113,13 @@ def test_numbers_among_objects_are_still_taken(estimator):
     np.testing.assert_array_equal(
         learned, getattr(estimator.fit(expected, TARGET), method)(expected)
     )
+
+
+@pytest.mark.parametrize("unit", ["datetime64[ns]", "timedelta64[s]"])
+@pytest.mark.parametrize("container", [np.asarray, list, pd.Series])
+def test_dates_and_durations_are_no_sample_weights(container, unit):
+    X, y = np.random.RandomState(0).normal(size=(20, 2)), np.arange(20) % 2
+    weights = container(np.arange(20).astype(unit))
+    for kind in (DeepMLPClassifier, DeepMLPRegressor):
+        with pytest.raises(ValueError, match="sample_weight holds .*, but weights are numbers"):
+            kind().fit(X, y, sample_weight=weights)

@@ -166,6 +166,9 @@ TRAJECTORIES = {
     "early stopping strikes": {
         "early_stopping": True, "validation_fraction": 0.2, "n_iter_no_change": 2, "tol": 0.02,
     },
+    "early stopping in a fixed order": {
+        "early_stopping": True, "validation_fraction": 0.3, "shuffle": False,
+    },
     "adaptive early stopping": {
         "early_stopping": True, "learning_rate": "adaptive", "n_iter_no_change": 1, "tol": 0.5,
     },

@@ -292,7 +292,7 @@ def interrupting(n_calls):
 @pytest.mark.parametrize("normalization", [None, "batch"])
 def test_lbfgs_keeps_the_last_iterate(normalization, make, monkeypatch):
     press = interrupting(12)
-    monkeypatch.setattr(pace.Pace, "step_done", lambda self, amount=1: press())
+    monkeypatch.setattr(pace.Pace, "step_done", lambda self: press())
     network = make(solver="lbfgs", max_iter=100, normalization=normalization)
     with pytest.warns(UserWarning, match=INTERRUPTED):
         network.fit(X, Y)
@@ -308,7 +308,7 @@ def test_lbfgs_keeps_the_last_iterate(normalization, make, monkeypatch):
 
 def test_lbfgs_interrupted_before_an_iterate_leaves_what_there_was(make, monkeypatch):
     press = interrupting(1)
-    monkeypatch.setattr(pace.Pace, "step_done", lambda self, amount=1: press())
+    monkeypatch.setattr(pace.Pace, "step_done", lambda self: press())
     network = make(solver="lbfgs")
     with pytest.raises(KeyboardInterrupt):
         network.fit(X, Y)
@@ -356,7 +356,7 @@ def test_searches_end(search, monkeypatch):
 @pytest.mark.parametrize("search", [SEARCHES["FusedGridSearchCV"], SEARCHES["cross_validate"]])
 def test_searches_end_while_they_train_a_stack(search, monkeypatch):
     press = interrupting(5)
-    monkeypatch.setattr(pace.Pace, "step_done", lambda self, amount=1: press())
+    monkeypatch.setattr(pace.Pace, "step_done", lambda self: press())
     with pytest.raises(KeyboardInterrupt):
         search(classifier())
     assert threads._n_entered == 0
@@ -367,7 +367,7 @@ def test_ensemble_is_what_it_was(monkeypatch):
     before, networks = predict(ensemble), ensemble.estimators_
     for params in ({}, {"solver": "adamw"}):  # a stack, and one by one
         press = interrupting(5)
-        monkeypatch.setattr(pace.Pace, "step_done", lambda self, amount=1, press=press: press())
+        monkeypatch.setattr(pace.Pace, "step_done", lambda self, press=press: press())
         with pytest.raises(KeyboardInterrupt):
             ensemble.set_params(**params).fit(2 * X, Y)
         monkeypatch.undo()

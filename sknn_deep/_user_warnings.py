@@ -16,7 +16,7 @@ _PACKAGES = tuple(
     str(Path(file).parent) for file in (joblib.__file__, sklearn.__file__, skorch.__file__)
 )
 # Code that stands between the user's line and a warning.
-_IN_BETWEEN = (*_PACKAGES, str(Path(__file__).parents[1]), contextmanager.__code__.co_filename)
+_IN_BETWEEN = (*_PACKAGES, str(Path(__file__).parent), contextmanager.__code__.co_filename)
 
 _collected: ContextVar[Counter | None] = ContextVar("_collected", default=None)
 

@@ -5,12 +5,12 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.datasets import make_classification
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sknn_deep import DeepMLPClassifier, DeepMLPRegressor
-from sknn_deep._training.user_warnings import warn_user, warned_once
+from sknn_deep._user_warnings import warn_user, warned_once
 from sknn_deep.model_selection import FusedGridSearchCV, cross_validate
 
 X, Y = make_classification(60, 5, random_state=0)
@@ -21,18 +21,34 @@ CALLS = {
     "pipeline": lambda: make_pipeline(StandardScaler(), DeepMLPRegressor(**QUICK)).fit(X, Y),
     "ensemble": lambda: DeepMLPClassifier(**QUICK, n_networks=3).fit(X, Y),
     "search": lambda: FusedGridSearchCV(
-        DeepMLPClassifier(**QUICK), {"alpha": [0.1, 1.0]}, cv=2, refit=False
+        DeepMLPClassifier(**QUICK), {"alpha": [0.1, 1.0]}, cv=2
+    ).fit(X, Y),
+    "L-BFGS": lambda: DeepMLPClassifier(**QUICK, solver="lbfgs").fit(X, Y),
+    "L-BFGS, ensemble": lambda: DeepMLPRegressor(**QUICK, solver="lbfgs", n_networks=3).fit(X, Y),
+    "L-BFGS, search": lambda: FusedGridSearchCV(
+        DeepMLPClassifier(**QUICK, solver="lbfgs"), {"alpha": [0.1, 1.0]}, cv=2
     ).fit(X, Y),
     "cross-validation": lambda: cross_validate(DeepMLPClassifier(**QUICK), X, Y, cv=3),
 }
 
 
+@pytest.mark.filterwarnings("ignore:No fits could be trained together")
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_warns_once_at_the_users_line(call):
-    with pytest.warns(ConvergenceWarning, match="hasn't converged") as seen:
+    with pytest.warns(ConvergenceWarning, match="hasn't converged|failed to converge") as seen:
         CALLS[call]()
-    (warning,) = seen
-    assert warning.filename == __file__
+    categories = [warning.category for warning in seen]
+    assert categories.count(ConvergenceWarning) == 1
+    assert {warning.filename for warning in seen} == {__file__}
+
+
+@pytest.mark.parametrize("params", [{}, {"n_networks": 2}], ids=str)
+@pytest.mark.parametrize("kind", [DeepMLPClassifier, DeepMLPRegressor])
+def test_a_column_of_targets_is_told_at_the_users_line(kind, params):
+    estimator = kind(**QUICK, n_iter_no_change=np.inf, **params)
+    with pytest.warns(DataConversionWarning, match="A column-vector y was passed") as seen:
+        estimator.fit(X, Y[:, np.newaxis])
+    assert {warning.filename for warning in seen} == {__file__}
 
 
 @pytest.mark.parametrize("options", [{"n_iter_no_change": np.inf}, {"learning_rate": "cosine"}])

@@ -1,0 +1,33 @@
+"""Ensembles: what several networks are together."""
+
+import weakref
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from sknn_deep._estimators.ensemble import mean
+
+
+def test_the_outputs_of_all_networks_are_not_in_memory_together():
+    made, n_alive = [], []
+
+    def outputs():
+        for i in range(6):
+            output = np.full((3, 2), float(i))
+            made.append(weakref.ref(output))
+            n_alive.append(sum(reference() is not None for reference in made))
+            yield output
+
+    assert_array_equal(mean(outputs()), np.full((3, 2), 2.5))
+    assert max(n_alive) <= 3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_networks", [1, 2, 9])
+def test_the_mean_is_the_same_for_one_row_and_for_many(n_networks, dtype):
+    outputs = list(np.random.default_rng(0).normal(size=(n_networks, 50, 1)).astype(dtype))
+    together = mean(outputs)
+    assert together.dtype == dtype
+    assert_array_equal(together[:1], mean([output[:1] for output in outputs]))
+    np.testing.assert_allclose(together, np.mean(outputs, axis=0), rtol=1e-4)
