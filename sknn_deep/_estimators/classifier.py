@@ -248,7 +248,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Length of these vectors.
 
     n_bins : int, default=48
-        Pieces of "piecewise_linear".
+        Pieces of "piecewise_linear" at most: from few rows fewer are made, one for each hundred,
+        and eight at least.
 
     n_frequencies : int, default=16
         Cosines of "periodic".
@@ -257,7 +258,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Standard deviation of their first frequencies; the larger, the finer the details.
 
     max_one_hot : int, default=9
-        Features of so many categories are one-hot encoded; those of more have learned vectors
+        Features of so many categories are one-hot encoded; those of more have learned vectors,
+        of which categories with fewer than five rows share one
         [8]_.
 
     category_embedding_size : int, default=8

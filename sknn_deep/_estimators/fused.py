@@ -138,7 +138,16 @@ class _Member:
         # and dropout would draw for it
         is_exact = network.has_normalization or network.is_random
         last = len(batches) if is_exact else batches.n_batches
-        return str(layers), network.flat.dtype, network.flat.device, batches.slices[0].stop, last
+        # folds may have other categories
+        inputs = str(network.config.get("input"))
+        return (
+            str(layers),
+            inputs,
+            network.flat.dtype,
+            network.flat.device,
+            batches.slices[0].stop,
+            last,
+        )
 
 
 def _fit_alike(

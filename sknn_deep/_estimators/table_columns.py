@@ -21,6 +21,8 @@ from sknn_deep._user_warnings import warn_user
 
 # A column of texts with more values than this that are numbers is taken for one of numbers.
 _MANY_NUMBERS = 20
+# Of a column of more categories than this, those with fewer rows are left out.
+_FEW_CATEGORIES, _FEWEST_ROWS = 9, 5
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class TableColumns:
     ----------
     categories : dict of list
         For each column of categories, by its number, their values in the order of their codes:
-        texts, numbers, True and False. None is last, where values were missing in training.
+        texts, numbers, True and False. None is last, where values were missing in training. Of
+        many categories those with fewer than five rows are left out.
     gaps : list of int
         Columns of numbers in which values were missing in training.
     """
@@ -209,6 +212,10 @@ def _categories(name: Any, column: pd.Series, *, warn: bool) -> list[Any]:
     numbers, values = _factorized(name, column)
     if warn:
         _warn_of_numbers(name, values)
+    if len(values) > _FEW_CATEGORIES:
+        # the rarest have too few rows to learn from, and pass for unknown ones together
+        counts = np.bincount(numbers[numbers >= 0])
+        values = [values[k] for k in np.flatnonzero(counts >= _FEWEST_ROWS)]
     values = sorted(dict.fromkeys(values), key=lambda value: (isinstance(value, str), value))
     return values + [None] * bool((numbers < 0).any())
 

@@ -61,6 +61,7 @@ class TabularDefaults(SupervisedParameters):
     numeric_embedding_size: int = 12
     n_bins: int = 128
     embedding_weight_decay: float = 0.3
+    n_networks: int = 4
     n_candidates: int = 1
     max_time: float | None = None
 
@@ -130,7 +131,6 @@ class TabularHooks:
             return
         params: Any = self
         for name, is_given, remedy in (
-            ("n_networks", params.n_networks > 1, "leave n_networks at 1"),
             ("callbacks", params.callbacks, "leave callbacks at None"),
             ("partial_fit", call.incremental, "call fit"),
             ("warm_start", params.warm_start, "leave warm_start at False"),
@@ -178,7 +178,7 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
         validation rows, or given up where it falls behind; and an ensemble of those that go best
         together on the validation rows is kept (a greedy selection with replacement [9]_). 16 to
         64 gain more than as many networks of one configuration. The time is about that of so many
-        fits, half of it where many fall behind.
+        networks, half of it where many fall behind. ``n_networks`` is then of no account.
 
     max_time : float or None, default=None
         Seconds after which no further candidate is drawn, and the present one is stopped at the
@@ -280,7 +280,7 @@ class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPCla
         validation rows, or given up where it falls behind; and an ensemble of those that go best
         together on the validation rows is kept (a greedy selection with replacement [9]_). 16 to
         64 gain more than as many networks of one configuration. The time is about that of so many
-        fits, half of it where many fall behind.
+        networks, half of it where many fall behind. ``n_networks`` is then of no account.
 
     max_time : float or None, default=None
         Seconds after which no further candidate is drawn, and the present one is stopped at the

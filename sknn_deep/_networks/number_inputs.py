@@ -42,6 +42,8 @@ BASES = ("piecewise_linear", "periodic")
 _CLIP = 3.0
 # Scales come from percentiles of so many rows at most.
 _MOST_ROWS = 200_000
+# A bin has so many rows on average, where there are more bins than the second number.
+_ROWS_OF_BIN, _FEWEST_BINS = 100, 8
 # A bin that begins here is never reached.
 _BEYOND = 1e30
 
@@ -181,7 +183,8 @@ class EmbeddedNumbers(Numbers):
     basis : {"piecewise_linear", "periodic"}
         The functions.
     n_functions : int
-        Bins, or frequencies.
+        Bins, or frequencies. From few rows fewer bins are made: one for each hundred, and eight
+        at least.
     size : int
         Length of the vectors.
     frequency_scale : float
@@ -243,7 +246,8 @@ class EmbeddedNumbers(Numbers):
             values = self.scaled(some.to(self.center)).cpu().numpy().astype(np.float64)
             low, rate = np.full(self.low.shape, _BEYOND), np.ones(self.low.shape)
             for j, column in enumerate(values.T):
-                edges = bin_edges(column, self.low.shape[1])
+                n_bins = max(_FEWEST_BINS, np.isfinite(column).sum() // _ROWS_OF_BIN)
+                edges = bin_edges(column, min(n_bins, self.low.shape[1]))
                 # a feature of few values leaves bins over, which are never reached
                 low[j, : max(len(edges) - 1, 0)] = edges[:-1]
                 rate[j, : max(len(edges) - 1, 0)] = 1 / np.diff(edges)

@@ -125,7 +125,6 @@ def test_a_network_may_have_several_places():
 @pytest.mark.parametrize(
     ("params", "what"),
     [
-        ({"n_networks": 2}, "n_networks"),
         ({"warm_start": True}, "warm_start"),
         ({"early_stopping": False}, "early_stopping=False without X_val"),
         ({"solver": "lbfgs", "dropout": 0.0}, "solver='lbfgs'"),

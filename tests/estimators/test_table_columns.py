@@ -124,6 +124,13 @@ def test_the_order_of_categories_does_not_depend_on_the_rows():
     assert learn_columns(FRAME, "from_dtype") == learn_columns(FRAME[::-1], "from_dtype")
 
 
+def test_of_many_categories_the_rarest_are_left_out():
+    X = pd.DataFrame({"a": [f"v{i}" for i in range(10) for _ in range(5)] + ["rare"] * 4})
+    assert learn_columns(X, "from_dtype").categories == {0: [f"v{i}" for i in range(10)]}
+    few = pd.DataFrame({"a": ["x"] * 9 + ["y"]})
+    assert learn_columns(few, "from_dtype").categories == {0: ["x", "y"]}
+
+
 def test_categories_that_no_row_has_are_none():
     kind = pd.Categorical(["a", "c"], categories=["a", "b", "c"])
     assert learn_columns(pd.DataFrame({"kind": kind}), "from_dtype").categories == {0: ["a", "c"]}

@@ -170,6 +170,7 @@ def test_a_fused_search_is_scikit_learns(kind):
     ]
     scores = [search.cv_results_["mean_test_score"] for search in searches]
     np.testing.assert_allclose(*scores)
+    # all networks of a fold, and of two folds where they have the same categories
     assert searches[1].fused_.all(), searches[1].not_fused_reasons_
     np.testing.assert_allclose(*map(outputs, searches))
 

@@ -175,6 +175,13 @@ def test_edges_of_bins(values, n_bins, expected):
     assert len(edges) == len(expected)
 
 
+def test_few_rows_make_few_bins():
+    layer = EmbeddedNumbers([0], "piecewise_linear", n_functions=64, size=1)
+    for n_rows, n_bins in ((50, 8), (2000, 20), (50_000, 64)):
+        layer.learn(np.random.RandomState(0).randn(n_rows, 1))
+        assert (layer.low < 1e6).sum() == n_bins
+
+
 def test_there_are_never_more_edges_than_bins_allow():
     rng = np.random.RandomState(0)
     for n_bins in (1, 2, 3, 8, 48):
