@@ -640,9 +640,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         if self.target_scaling is None:
             return
         targets: Any = samples.targets
+        weight = samples.given_weight
         if rows is not None:
-            targets = targets[rows]
-        center, scale = centers_and_scales(targets.astype(np.float64), "standard")
+            targets, weight = targets[rows], None if weight is None else weight[rows]
+        center, scale = centers_and_scales(targets.astype(np.float64), "standard", weight)
         self.target_center_, self.target_scale_ = (
             part.astype(targets.dtype) for part in (center, scale)
         )

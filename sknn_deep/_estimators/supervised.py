@@ -227,9 +227,11 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
         layer, X = self.module_.input, samples.X
         if isinstance(layer, TableInput):
-            chosen = np.arange(len(X)) if rows is None else rows
+            chosen, weight = np.arange(len(X)) if rows is None else rows, samples.given_weight
+            if weight is not None:
+                chosen = chosen[weight[chosen] > 0]
             some = chosen[:: -(-len(chosen) // _ROWS_OF_SCALES)]
-            layer.learn(np.asarray(X.take(some)))
+            layer.learn(np.asarray(X.take(some)), None if weight is None else weight[some])
 
     # ------------------------------------------------------------------ the start
 

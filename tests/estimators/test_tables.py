@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch.callbacks import Callback
 
 import sknn_deep
@@ -63,6 +64,46 @@ OPTIONS = {
     "piecewise": EMBEDDED,
     "periodic": EMBEDDED | {"numeric_embedding": "periodic", "n_frequencies": 4},
 }
+
+
+# What cannot hold, and why.
+TABULAR_FAILURES = {
+    "check_sample_weight_equivalence_on_dense_data": "the split draws rows, not weights",
+    "check_sample_weight_equivalence_on_sparse_data": "the split draws rows, not weights",
+}
+CLASSIFIER_FAILURES = TABULAR_FAILURES | {
+    "check_methods_sample_order_invariance": "the check allows 1e-7, float32 rounds at 6e-8"
+}
+
+
+def _expected_failures(estimator):
+    if isinstance(estimator, TabularMLPClassifier):
+        return CLASSIFIER_FAILURES
+    return TABULAR_FAILURES if isinstance(estimator, TabularMLPRegressor) else {}
+
+
+SMALL = {"hidden_layer_sizes": (8,), "learning_rate_init": 0.05, "max_iter": 20, "device": "cpu"}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(
+    [
+        *(cls(**SMALL, **options) for cls in KINDS for options in OPTIONS.values()),
+        DeepMLPRegressor(**SMALL, target_scaling="standard"),
+    ]
+)
+def test_options_of_tables_comply(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(
+    [TabularMLPClassifier(n_networks=1), TabularMLPRegressor(n_networks=1)],
+    expected_failed_checks=_expected_failures,
+)
+def test_defaults_for_tables_comply(estimator, check):
+    check(estimator)
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
