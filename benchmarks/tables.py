@@ -1,0 +1,249 @@
+"""Tables of numbers, categories and gaps: ``python -m benchmarks.tables [--tables NAME,...]``.
+
+Prints for each table how well each contender predicts, as the mean and the standard deviation over
+seeds, and the seconds of a fit. The data are read from the folder that ``SKNN_DEEP_DATA`` names:
+``california_housing.csv.gz``, and the others in ``tables/``.
+
+Every contender trains on the same rows. Validation rows only stop trainings and select networks;
+they are never trained on. HistGradientBoosting and scikit-learn's MLP do not see them, and hold out
+training rows by their own rules. Splits that were published are used as they are; else a fifth of
+the rows is the test set, and a fifth of the rest the validation set.
+
+``--validation`` prints figures of the validation rows, which flatter those who stop by them. Choose
+parameters by these, and look at the test rows once.
+
+LightGBM, XGBoost and pytabkit's RealMLP are left out where they are not installed. RealMLP and
+scikit-learn's MLP take no gaps in numbers and get the median instead.
+"""
+
+import argparse
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import TransformedTargetRegressor, make_column_transformer
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.impute import SimpleImputer
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+
+from benchmarks.harness import print_machine, print_table
+from sknn_deep.datasets import fetch_california_housing
+
+# File and target of each table beside California housing.
+FILES = {
+    "adult": ("adult", "income"),
+    "bank": ("talent_bank", "target"),
+    "cpu_act": ("talent_cpu_act", "target"),
+    "diamonds": ("diamonds", "price"),
+    "ames": ("ames_housing", "SalePrice"),
+    "telco": ("telco_churn", "Churn"),
+    "wine": ("wine_quality", "quality"),
+    "covertype": ("covertype_sample", "Cover_Type"),
+}
+REGRESSIONS = {"california", "cpu_act", "diamonds", "ames", "wine"}
+# Ranks count how many of these are better: ours are not held against each other.
+RIVALS = ("HistGradientBoosting", "LightGBM", "XGBoost", "RealMLP-TD-S")
+# Boosting stops after so many trees without a gain, long before it has all of them.
+BOOSTING = {"n_estimators": 10_000, "learning_rate": 0.05}
+PATIENCE = 100
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with targets or classes 0, 1, ..., and which are to train, validate and test with."""
+
+    X: pd.DataFrame
+    y: np.ndarray
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    is_regression: bool
+
+    def part(self, rows: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+        """Return some rows and their targets."""
+        return self.X.iloc[rows].reset_index(drop=True), self.y[rows]
+
+    def estimator(self, module: str, prefix: str) -> Any:
+        """Return the class of a name such as MLPRegressor or MLPClassifier."""
+        kind = "Regressor" if self.is_regression else "Classifier"
+        return getattr(import_module(module), prefix + kind)
+
+    def figure(self, model: Any, rows: np.ndarray) -> float:
+        """Return the root mean squared error of a model, or its accuracy."""
+        X, y = self.part(rows)
+        predicted = np.ravel(model.predict(X))
+        if self.is_regression:
+            return float(np.sqrt(np.mean((predicted - y) ** 2)))
+        return float(np.mean(predicted == y))
+
+
+def load(name: str) -> Table:
+    """Return a table with its published split, or with one of ours."""
+    if name == "california":
+        housing = fetch_california_housing()
+        X = pd.DataFrame(housing.data, columns=housing.feature_names)
+        rows = housing.train_index, housing.validation_index, housing.test_index
+        return Table(X, housing.target, *rows, is_regression=True)
+    file, target = FILES[name]
+    path = Path(os.environ["SKNN_DEEP_DATA"], "tables", f"{file}.csv.gz")
+    X = pd.read_csv(path, na_values="?" if name == "adult" else None)
+    y, part = X.pop(target), X.pop("part") if "part" in X else None
+    if name == "telco":  # text, with blanks in new customers' rows
+        X["TotalCharges"] = pd.to_numeric(X["TotalCharges"], errors="coerce")
+    for column in X.columns[~X.dtypes.map(pd.api.types.is_numeric_dtype)]:
+        X[column] = X[column].astype("category")
+    is_regression = name in REGRESSIONS
+    targets = y.to_numpy(np.float64) if is_regression else pd.factorize(y, sort=True)[0]
+    return Table(X, targets, *_split(len(X), part), is_regression=is_regression)
+
+
+def _split(n_rows: int, part: pd.Series | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows to train on, to validate and to test with."""
+    if part is None:
+        train, test = train_test_split(np.arange(n_rows), test_size=0.2, random_state=0)
+    else:
+        train, val, test = (np.flatnonzero(part == kind) for kind in ("train", "val", "test"))
+        if len(val):
+            return train, val, test
+    train, validation = train_test_split(train, test_size=0.2, random_state=1)
+    return train, validation, test
+
+
+def tabular(table: Table, seed: int, n_candidates: int = 1) -> Any:
+    """Return ours, one network or the best of many candidates."""
+    model = table.estimator("sknn_deep", "TabularMLP")(n_candidates=n_candidates, random_state=seed)
+    X_val, y_val = table.part(table.validation)
+    return model.fit(*table.part(table.train), X_val=X_val, y_val=y_val)
+
+
+def hist_gradient_boosting(table: Table, seed: int) -> Any:
+    """Return scikit-learn's trees with their defaults."""
+    model = table.estimator("sklearn.ensemble", "HistGradientBoosting")(random_state=seed)
+    return model.fit(*table.part(table.train))
+
+
+def scikit_learn_mlp(table: Table, seed: int) -> Any:
+    """Return scikit-learn's network with its defaults, in the usual pipeline."""
+    X, y = table.part(table.train)
+    numbers, categories = list(X.select_dtypes("number")), list(X.select_dtypes("category"))
+    columns = make_column_transformer(
+        (make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), numbers),
+        (OneHotEncoder(handle_unknown="ignore"), categories),
+    )
+    mlp = table.estimator("sklearn.neural_network", "MLP")(random_state=seed)
+    if table.is_regression:
+        mlp = TransformedTargetRegressor(mlp, transformer=StandardScaler())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 200 epochs are the default
+        return make_pipeline(columns, mlp).fit(X, y)
+
+
+def lightgbm(table: Table, seed: int) -> Any:
+    """Return LightGBM's trees, as many as the validation rows ask for."""
+    model = table.estimator("lightgbm", "LGBM")(**BOOSTING, random_state=seed, verbose=-1)
+    stop = import_module("lightgbm").early_stopping(PATIENCE, verbose=False)
+    X_val, y_val = table.part(table.validation)
+    return model.fit(*table.part(table.train), eval_X=X_val, eval_y=y_val, callbacks=[stop])
+
+
+def xgboost(table: Table, seed: int) -> Any:
+    """Return XGBoost's trees, as many as the validation rows ask for."""
+    options = {"early_stopping_rounds": PATIENCE, "enable_categorical": True}
+    model = table.estimator("xgboost", "XGB")(**BOOSTING, **options, random_state=seed)
+    validation = [table.part(table.validation)]
+    return model.fit(*table.part(table.train), eval_set=validation, verbose=False)
+
+
+def real_mlp(table: Table, seed: int, variant: str) -> Any:
+    """Return a variant of pytabkit's RealMLP with its defaults."""
+    (X, y), (X_val, y_val) = table.part(table.train), table.part(table.validation)
+    fill = FunctionTransformer(pd.DataFrame.fillna, kw_args={"value": X.median(numeric_only=True)})
+    model = table.estimator("pytabkit", f"RealMLP_{variant}_")(device="cpu", random_state=seed)
+    model.fit(fill.transform(X), y, X_val=fill.transform(X_val), y_val=y_val)
+    return make_pipeline(fill, model)
+
+
+Contender = Callable[[Table, int], Any]
+
+
+def contenders(n_candidates: int) -> dict[str, Contender]:
+    """Return the contenders whose packages are installed, by name."""
+    found: dict[str, Contender] = {"TabularMLP": tabular}
+    if n_candidates > 1:
+        found[f"{n_candidates} candidates"] = partial(tabular, n_candidates=n_candidates)
+    found["HistGradientBoosting"] = hist_gradient_boosting
+    found["scikit-learn's MLP"] = scikit_learn_mlp
+    if find_spec("lightgbm"):
+        found["LightGBM"] = lightgbm
+    if find_spec("xgboost"):
+        found["XGBoost"] = xgboost
+    if find_spec("pytabkit"):
+        found["RealMLP-TD"] = partial(real_mlp, variant="TD")
+        found["RealMLP-TD-S"] = partial(real_mlp, variant="TD_S")
+    return found
+
+
+def measure(contender: Contender, table: Table, rows: np.ndarray, n_seeds: int) -> np.ndarray:
+    """Return the figure and the seconds of a fit for each seed, shape (n_seeds, 2)."""
+    measured = []
+    for seed in range(n_seeds):
+        start = time.perf_counter()
+        model = contender(table, seed)
+        seconds = time.perf_counter() - start
+        measured.append((table.figure(model, rows), seconds))
+    return np.array(measured)
+
+
+def ranks(figures: dict[str, float], *, is_error: bool) -> dict[str, int]:
+    """Return for each contender one more than how many of the other rivals are better."""
+    sign = 1 if is_error else -1
+    errors = {name: sign * figure for name, figure in figures.items()}
+    rivals = [errors[name] for name in RIVALS if name in errors]
+    return {name: 1 + sum(rival < own for rival in rivals) for name, own in errors.items()}
+
+
+def main() -> None:
+    """Print the figures of each table asked for, then the mean ranks."""
+    names = ["california", *FILES]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--tables", default=",".join(names), help="default: %(default)s")
+    parser.add_argument("--seeds", type=int, default=5, help="fits of each contender")
+    parser.add_argument("--candidates", type=int, default=64, help="1 leaves that contender out")
+    parser.add_argument("--validation", action="store_true", help="figures of validation rows")
+    options = parser.parse_args()
+    chosen = options.tables.split(",")
+    if unknown := set(chosen) - set(names):
+        parser.error(f"--tables has {sorted(unknown)}; choose from {names}.")
+    print_machine(rows="validation" if options.validation else "test")
+    found = contenders(options.candidates)
+    all_ranks: dict[str, list[int]] = {contender: [] for contender in found}
+    for name in chosen:
+        table = load(name)
+        rows = table.validation if options.validation else table.test
+        kind = "RMSE" if table.is_regression else "accuracy"
+        lines, means = [], {}
+        for contender, fit in found.items():
+            figures, seconds = measure(fit, table, rows, options.seeds).T
+            means[contender] = figures.mean()
+            cells = f"{figures.mean():.5g}", f"{figures.std():.2g}", f"{seconds.mean():.1f}"
+            lines.append([contender, *cells])
+        print_table([f"{name}, {len(table.train):,} rows", kind, "deviation", "seconds"], lines)
+        for contender, rank in ranks(means, is_error=table.is_regression).items():
+            all_ranks[contender].append(rank)
+    mean_ranks = [[name, f"{np.mean(each):.2f}"] for name, each in all_ranks.items()]
+    print_table([f"among {', '.join(RIVALS)}", "mean rank"], mean_ranks)
+
+
+if __name__ == "__main__":
+    main()
