@@ -159,6 +159,11 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         activations, dropout = self._layer_options(len(hidden))
         inputs = self._input_config(n_features)
         n_inputs = n_features if inputs is None else TableInput(**inputs, device=_META).n_inputs
+        if n_inputs == 0:
+            raise ValueError(
+                "X has nothing to learn from: in its columns of categories hardly a value occurs "
+                "twice, as in names and numbers of customers. Pass other features, too."
+            )
         return {
             "layer_units": (n_inputs, *hidden, self.n_outputs_),
             "input": inputs,

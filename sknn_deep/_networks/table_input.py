@@ -76,7 +76,8 @@ class TableInput(InputLayer):
             sizes = (n_functions, number_size, frequency_scale)
             part = EmbeddedNumbers(numbers, embedding, *sizes, scaling=scaling, **options)
             self.parts.append(part)
-        few = [column for column in categories if column[1] <= max_one_hot]
+        # a column of which all categories are rare has none
+        few = [column for column in categories if 0 < column[1] <= max_one_hot]
         many = [column for column in categories if column[1] > max_one_hot]
         if few:
             self.parts.append(Indicators(few, **options))
