@@ -1,10 +1,5 @@
 """Whole workflows on real data: the results must be good, not only come out."""
 
-import copy
-import io
-import pickle
-
-import joblib
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -406,77 +401,17 @@ def test_validation_set_of_an_autoencoder_is_routed(metadata_routing, digits):
 # Copies
 
 
-def pickled(estimator):
-    return pickle.loads(pickle.dumps(estimator))
-
-
-def through_joblib(estimator):
-    file = io.BytesIO()
-    joblib.dump(estimator, file)
-    file.seek(0)
-    return joblib.load(file)
-
-
-COPIES = {"pickle": pickled, "joblib": through_joblib, "deepcopy": copy.deepcopy}
 NETWORKS = {
     "classifier": quick_classifier,
     "regressor": quick_regressor,
     "autoencoder": quick_autoencoder,
 }
-OPTIMIZERS = [
-    "adam",
-    "sgd",
-    "adamw",
-    "nadam",
-    "radam",
-    "rmsprop",
-    "adagrad",
-    "muon",
-    torch.optim.Adamax,
-]
 
 
 def output(estimator, X):
     names = ("predict_proba", "predict", "transform")
     method = next(name for name in names if hasattr(estimator, name))
     return getattr(estimator, method)(X)
-
-
-@pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
-@pytest.mark.parametrize("normalization", [None, "batch"])
-def test_copies_predict_the_same(make, make_copy, normalization, digits):
-    estimator = make(normalization=normalization, dropout=0.1, max_iter=3)
-    estimator.fit(digits.X, digits.y)
-    twin = make_copy(estimator)
-    assert_array_equal(output(twin, digits.X_test), output(estimator, digits.X_test))
-    assert twin.loss_curve_ == estimator.loss_curve_
-    assert twin.get_params() == estimator.get_params()
-
-
-@pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("solver", OPTIMIZERS)
-def test_copies_go_on_training_like_the_original(solver, make_copy, digits):
-    X, y = digits.X[:400], digits.y[:400]
-    original = DeepMLPClassifier((16, 8), solver=solver, random_state=0)
-    for _ in range(3):
-        original.partial_fit(X, y, classes=np.arange(10))
-    twin = make_copy(original)
-    for estimator in (original, twin):
-        for _ in range(3):
-            estimator.partial_fit(X, y)
-    assert len(twin.loss_curve_) == 6
-    # torch's NAdam keeps a product in single precision, and loads it in double
-    assert_allclose(twin.loss_curve_, original.loss_curve_, rtol=1e-11)
-    assert_allclose(twin.predict_proba(X), original.predict_proba(X), rtol=1e-9)
-
-
-@pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
-def test_training_a_copy_leaves_the_original_alone(make_copy, digits):
-    original = quick_classifier(max_iter=2).fit(digits.X, digits.y)
-    before = original.predict_proba(digits.X_test)
-    make_copy(original).partial_fit(digits.X, digits.y)
-    assert_array_equal(original.predict_proba(digits.X_test), before)
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
@@ -487,44 +422,6 @@ def test_clone_has_the_parameters_and_nothing_learned(make, digits):
     assert not [name for name in vars(twin) if name.endswith("_")]
     twin.fit(digits.X, digits.y)
     assert_array_equal(output(twin, digits.X_test), output(estimator, digits.X_test))
-
-
-class _FindsTensors(pickle.Unpickler):
-    """Notes the torch functions and classes that a pickle calls for."""
-
-    def __init__(self, file):
-        super().__init__(file)
-        self.found = []
-
-    def find_class(self, module, name):
-        if module.startswith("torch"):
-            self.found.append(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-@pytest.mark.parametrize("incremental", [False, True])
-@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
-def test_pickle_holds_arrays_and_no_tensors(make, incremental, digits):
-    estimator = make(dropout=0.1, max_iter=2, early_stopping=not incremental)
-    if incremental and make is quick_classifier:
-        estimator.partial_fit(digits.X, digits.y, classes=np.arange(10))
-    elif incremental:
-        estimator.partial_fit(digits.X, digits.y)
-    else:
-        estimator.fit(digits.X, digits.y)
-    unpickler = _FindsTensors(io.BytesIO(pickle.dumps(estimator)))
-    unpickler.load()
-    assert not [name for name in unpickler.found if "storage" in name or "Tensor" in name]
-    assert set(unpickler.found) <= {"torch.float64", "torch.serialization._get_layout"}
-
-
-@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
-def test_pickle_of_a_fitted_network_is_little_more_than_its_weights(make, digits):
-    estimator = make(solver="sgd", learning_rate="constant", learning_rate_init=0.01, max_iter=2)
-    with pytest.warns(match="Maximum iterations"):
-        estimator.fit(digits.X, digits.y)
-    n_bytes = 8 * sum(parameter.numel() for parameter in estimator.module_.parameters())
-    assert len(pickle.dumps(estimator)) < 2 * n_bytes + 10_000
 
 
 def test_a_layer_that_was_frozen_by_hand_stays(digits):

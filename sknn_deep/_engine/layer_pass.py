@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sknn_deep._engine.activations import ACTIVATIONS, LOWEST_LOGIT, aten
+from sknn_deep._engine.activations import ACTIVATION_KERNELS, LOWEST_LOGIT, aten
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import LayerProducts, Program, empty_matrix
 from sknn_deep._networks.inputs import matrices_of
@@ -49,7 +49,7 @@ class LayerPass:
         pace: Pace,
     ):
         self._layer = layer
-        self._activation = ACTIVATIONS[layer.activation]
+        self._activation = ACTIVATION_KERNELS[layer.activation]
         self._products = LayerProducts(layer.weight, n_rows, product_dtype, pace)
         self._built: dict[tuple, tuple[Program, tuple]] = {}
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
