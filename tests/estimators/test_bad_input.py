@@ -692,11 +692,15 @@ def test_parameters_that_do_not_go_together_are_refused(kind, params, message, d
         kind(**{**QUICK, **params}).fit(*data)
 
 
-@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@LEARN
 @pytest.mark.parametrize(
-    ("option", "name"), [("weight_decay", "weight_decay"), ("lr", "learning_rate_init")]
+    ("solver", "option", "name"),
+    [
+        *((solver, "weight_decay", "weight_decay") for solver in STOCHASTIC_SOLVERS),
+        *((solver, "lr", "learning_rate_init") for solver in STOCHASTIC_SOLVERS),
+        (torch.optim.SGD, "lr", "learning_rate_init"),
+    ],
 )
-@pytest.mark.parametrize("solver", [*STOCHASTIC_SOLVERS, torch.optim.SGD])
 def test_what_is_a_parameter_is_refused_in_solver_params(solver, option, name, method, data):
     network = DeepMLPClassifier(**{**QUICK, "solver": solver, "solver_params": {option: 0.1}})
     with pytest.raises(ValueError, match=rf"solver_params.*\b{name}\b"):
