@@ -23,7 +23,7 @@ DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.01}
 ANNEALING_SCHEDULES = ("cosine", "one_cycle")
 
 
-class Muon(torch.optim.Optimizer):
+class MuonWithAdam(torch.optim.Optimizer):
     """Muon for the hidden weight matrices, Adam for all else, as its author advises.
 
     Muon orthogonalises the momentum of a matrix by Newton-Schulz iterations [1]_; the
@@ -118,7 +118,7 @@ def make_optimizer(
         factory, options = Adam, {**options, "betas": betas, "eps": eps}
         params = [network.flat]
     elif solver == "muon":
-        factory, options = Muon, {**options, "betas": betas, "eps": eps}
+        factory, options = MuonWithAdam, {**options, "betas": betas, "eps": eps}
         params = list(network.hidden_matrices_and_others())
     elif isinstance(solver, str):
         factory = TORCH_OPTIMIZERS[solver]
