@@ -52,7 +52,7 @@ def _autoencoder(**params):
     return AutoencoderTransformer(**{"n_components": 4, **SHARED, **params})
 
 
-def _data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return features, labels and weights of few digits, with as many held out behind them."""
     X, y = load_digits(return_X_y=True)
     X, y = X[: 2 * N_ROWS] / 16, y[: 2 * N_ROWS]
@@ -175,7 +175,7 @@ def train(case: str, checkpoint: str | None, result: str, stage: str | None, n_w
     torch.set_num_threads(2 if case == "two threads" else 1)
     if stage is not None:
         _kill_in_write(stage, n_write)
-    X, y, weight = _data()
+    X, y, weight = digits()
     callbacks = None if checkpoint is None else [TrainingCheckpoint(checkpoint)]
     found = outcome(CASES[case](X, y, weight, callbacks), X)
     Path(f"{result}.part").write_bytes(pickle.dumps(found))

@@ -159,14 +159,6 @@ def test_fits_do_not_depend_on_what_others_drew(cls, params):
 
 
 @every_estimator
-@every_configuration
-def test_the_same_seed_gives_the_same_network_twice(cls, params):
-    first, second = (_fit(cls, **params) for _ in range(2))
-    np.testing.assert_array_equal(_learned(first), _learned(second))
-    assert getattr(first, "loss_curve_", None) == getattr(second, "loss_curve_", None)
-
-
-@every_estimator
 @pytest.mark.parametrize(
     "params", [p for name, p in CONFIGURATIONS.items() if name != "lbfgs"], ids=str
 )

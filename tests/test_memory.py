@@ -27,7 +27,7 @@ def resident(field):
 warnings.simplefilter("ignore")
 X = np.random.default_rng(0).random((60_000, 784), dtype=np.float32)
 y = np.arange(len(X)) % 10
-options = {"max_iter": int(sys.argv[2]), "random_state": 0, "device": "cpu"}
+options = {"max_iter": 2, "random_state": 0, "device": "cpu"}
 kinds = {"classifier": DeepMLPClassifier((128, 64), **options),
          "autoencoder": AutoencoderTransformer(32, (128, 64), **options)}
 network = kinds[sys.argv[1]]
@@ -39,10 +39,9 @@ print(resident("VmHWM") - before)
 """
 
 
-@pytest.mark.parametrize("n_epochs", [1, 3])
 @pytest.mark.parametrize("kind", ["classifier", "autoencoder"])
-def test_a_fit_takes_little_memory_beside_its_data(kind, n_epochs):
-    command = [sys.executable, "-c", PEAK_OF_A_FIT, kind, str(n_epochs)]
+def test_a_fit_takes_little_memory_beside_its_data(kind):
+    command = [sys.executable, "-c", PEAK_OF_A_FIT, kind]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert float(answer.stdout) < 60, "megabytes; the data take 179"
 

@@ -66,7 +66,7 @@ def _derivative(name: str, *constants: float, in_place: bool | None = None) -> C
     return build
 
 
-def _step(delta: Tensor, a: Tensor) -> Program:
+def _relu_derivative(delta: Tensor, a: Tensor) -> Program:
     if delta.device.type != "cpu" or delta.numel() > SMALL_TENSOR:
         return [partial(aten.threshold_backward.grad_input, delta, a, 0, grad_input=delta)]
     sign = torch.empty_like(a)  # two calls, but they cost less than one of this kind
@@ -77,7 +77,7 @@ def _mish_derivative(delta: Tensor, z: Tensor) -> Program:
     return [lambda: delta.copy_(aten.mish_backward(delta, z))]  # it has no form with a buffer
 
 
-ACTIVATIONS = {
+ACTIVATION_KERNELS = {
     "identity": Activation(lambda z, out: [], lambda delta, a: [], in_place=True, saturates=False),
     "logistic": Activation(_sigmoid, _derivative("sigmoid_backward"), in_place=True),
     "tanh": Activation(
@@ -87,7 +87,7 @@ ACTIVATIONS = {
     ),
     "relu": Activation(
         lambda z, out: [partial(torch.relu_, out)],
-        _step,
+        _relu_derivative,
         in_place=True,
         saturates=False,
     ),

@@ -151,12 +151,13 @@ class Backprop:
         kernels.append(partial(self.loss.gradient, raw, target, scale, delta))
         for i in range(len(passes) - 1, -1, -1):
             if i == self._code_layer and self.loss.penalty is not None:
-                kernels.append(self._sparsify(inputs[i + 1], scale, passes[i].delta, penalty))
+                sparsity = self.loss.penalty.sparsity
+                kernels.append(_sparsify(sparsity, inputs[i + 1], scale, passes[i].delta, penalty))
             is_merged = self.loss.is_merged and passes[i] is passes[-1]
             kernels += passes[i].backward(inputs[i], saved[i], is_merged)
             if i > 0:
                 kernels += passes[i].delta_of_input(passes[i - 1].delta)
-        if first_delta is not None:
+        if self._input is not None and first_delta is not None:
             kernels += passes[0].delta_of_input(first_delta)
             kernels += self._input.backward(X, first_delta)
         return kernels + self._add_tied_gradients
@@ -176,22 +177,25 @@ class Backprop:
         out, delta = self._taken_in[n_rows]
         return self._input.forward(X, out), out, delta
 
-    def _sparsify(self, code: Tensor, scale: Tensor, delta: Tensor, penalty: Tensor) -> Kernel:
-        """Return what adds the gradient of the code's absolute values, and writes their mean."""
-        factor = self.loss.penalty.sparsity / code.shape[-1]
-
-        def kernel() -> None:
-            delta.add_(torch.sign(code).mul_(scale), alpha=factor)
-            torch.sum(code.abs().mul_(scale), dim=(-2, -1), out=penalty).mul_(factor)
-
-        return kernel
-
     def _passes_for(self, n_rows: int) -> "list[LayerPass]":
         if n_rows not in self._passes:
             self._passes[n_rows] = [
                 LayerPass(layer, n_rows, self._product_dtype, self._pace) for layer in self._layers
             ]
         return self._passes[n_rows]
+
+
+def _sparsify(
+    sparsity: float, code: Tensor, scale: Tensor, delta: Tensor, penalty: Tensor
+) -> Kernel:
+    """Return what adds the gradient of the code's absolute values, and writes their mean."""
+    factor = sparsity / code.shape[-1]
+
+    def kernel() -> None:
+        delta.add_(torch.sign(code).mul_(scale), alpha=factor)
+        torch.sum(code.abs().mul_(scale), dim=(-2, -1), out=penalty).mul_(factor)
+
+    return kernel
 
 
 class Workspace:
@@ -214,8 +218,10 @@ class Workspace:
     def __init__(self, backprop: Backprop, chunk: Chunk):
         # without the gradient itself, which holds its workspaces: what refers to each other stays
         # in memory until Python looks for such circles, and that may be many fits later
-        self._chunk, self.programs, self.raws = chunk, [], []
-        self._loss, self._batches = backprop.loss, []
+        self._chunk, self._loss = chunk, backprop.loss
+        self.programs: list[Program] = []
+        self.raws: list[Tensor] = []
+        self._batches: list[tuple[Tensor, ...]] = []
         self._penalties = chunk.X.new_zeros((len(chunk.parts), *chunk.X.shape[:-2]))
         lengths = [part.stop - part.start for part in chunk.parts]
         n_alike = len(lengths) if lengths[-1] == lengths[0] else len(lengths) - 1

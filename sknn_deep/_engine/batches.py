@@ -9,7 +9,7 @@ they fit, else gather by gather from pinned memory.
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -137,13 +137,13 @@ class Batches:
         return self.samples.weight
 
     @property
-    def X(self):
+    def X(self) -> Any:
         """The rows of this set, as skorch's scoring callbacks expect them."""
         X = self.samples.X if self._rows is None else self.samples.X.take(self._rows)
         return X.unwrapped()
 
     @property
-    def y(self):
+    def y(self) -> Any:
         """The user's targets of these rows."""
         y = self.samples.y
         return y if self._rows is None or y is None else y[self._rows]
@@ -172,7 +172,7 @@ class Batches:
             if buffers.transfer is None and not is_on_host:
                 self.fill(now[part], index[part], X, target)
             else:  # where an order is known it may be read ahead
-                if is_on_host:
+                if buffers.transfer is None:
                     read(part, X)
                 else:
                     X = buffers.transfer(n_rows, partial(read, part))
@@ -215,7 +215,7 @@ class Batches:
         self._fill_targets(index, target)
 
     def _fill_targets(self, index: Tensor, target: Tensor | None) -> None:
-        if target is not None:
+        if self._targets is not None:
             torch.index_select(self._targets, 0, index, out=target)
 
     def new_target(self, shape: Sequence[int]) -> Tensor | None:
@@ -262,7 +262,7 @@ class _Transfer:
     """
 
     def __init__(self, buffer: Tensor):
-        options = {"dtype": buffer.dtype, "device": "cpu", "pin_memory": True}
+        options: dict[str, Any] = {"dtype": buffer.dtype, "device": "cpu", "pin_memory": True}
         self._on_host = [torch.empty(buffer.shape, **options) for _ in range(2)]
         self._on_device = [buffer, torch.empty_like(buffer)]
         self._copied = [torch.cuda.Event() for _ in range(2)]

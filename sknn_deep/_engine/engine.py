@@ -14,7 +14,7 @@ from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.optimizers import SGD, Adam, FlatOptimizer, add_scaled_
 from sknn_deep._engine.solvers import (
     TORCH_OPTIMIZERS,
-    Muon,
+    MuonWithAdam,
     set_learning_rate,
     zero_negligible_state,
 )
@@ -32,7 +32,7 @@ from sknn_deep._networks.flat import Network, gradient_of
 STEPS_BETWEEN_FLUSHES = 16
 # These, but perhaps not their subclasses, ask for the gradient once in a step and never for
 # the loss.
-_SIMPLE_OPTIMIZERS = (SGD, Adam, Muon, *TORCH_OPTIMIZERS.values())
+_SIMPLE_OPTIMIZERS = (SGD, Adam, MuonWithAdam, *TORCH_OPTIMIZERS.values())
 
 
 class EpochLosses(NamedTuple):

@@ -14,11 +14,12 @@ and, given :math:`\delta = \partial L / \partial a`,
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sknn_deep._engine.activations import ACTIVATIONS, LOWEST_LOGIT, aten
+from sknn_deep._engine.activations import ACTIVATION_KERNELS, LOWEST_LOGIT, aten
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import LayerProducts, Program, empty_matrix
 from sknn_deep._networks.inputs import matrices_of
@@ -49,7 +50,7 @@ class LayerPass:
         pace: Pace,
     ):
         self._layer = layer
-        self._activation = ACTIVATIONS[layer.activation]
+        self._activation = ACTIVATION_KERNELS[layer.activation]
         self._products = LayerProducts(layer.weight, n_rows, product_dtype, pace)
         self._built: dict[tuple, tuple[Program, tuple]] = {}
         shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
@@ -58,7 +59,8 @@ class LayerPass:
         self._z = new()
         self._y = new() if layer.norms else self._z
         self._a = self._y if self._activation.in_place else new()
-        self._mask, self._kept = (new(), new()) if layer.dropout else (None, None)
+        self._mask = new() if layer.dropout else None
+        self._kept = new() if layer.dropout else None
         parts = zip(matrices_of(self._z), matrices_of(self._y), strict=True) if layer.norms else ()
         self._norms = [_Norm(norm, *part) for norm, part in zip(layer.norms, parts, strict=True)]
 
@@ -128,7 +130,7 @@ class LayerPass:
     def _propagate(self, out: Tensor) -> Program:
         return self._products.product("delta", self.delta, self._layer.weight, out)
 
-    def _once(self, build: Callable[..., Program], *args) -> Program:
+    def _once(self, build: Callable[..., Program], *args: Any) -> Program:
         """Return what a method builds of tensors, from the time before if it is the same."""
         # they are kept beside it, so that no other can get the name
         key = (build.__name__, *map(id, args))
@@ -141,6 +143,7 @@ class _Norm:
     """Batch or layer normalisation of one network, by torch's own kernels."""
 
     def __init__(self, layer: NormLayer, z: Tensor, y: Tensor):
+        self._module: Any  # which of the two is known by `_is_batch`
         self._module, self._weight, self._bias, self._weight_grad, self._bias_grad = layer
         self._z, self._y = z, y
         self._is_batch = isinstance(self._module, torch.nn.BatchNorm1d)

@@ -23,7 +23,7 @@ DEFAULT_WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.01}
 ANNEALING_SCHEDULES = ("cosine", "one_cycle", "flat_cosine", "coslog4")
 
 
-class Muon(torch.optim.Optimizer):
+class MuonWithAdam(torch.optim.Optimizer):
     """Muon for the hidden weight matrices, Adam for all else, as its author advises.
 
     Muon orthogonalises the momentum of a matrix by Newton-Schulz iterations [1]_; the
@@ -125,7 +125,7 @@ def make_optimizer(
         params = [network.flat]
     elif solver == "muon":
         adam = {"betas": betas, "eps": eps, "adam_lr": adam_lr}
-        factory, options = Muon, {**options, **adam}
+        factory, options = MuonWithAdam, {**options, **adam}
         params = list(network.hidden_matrices_and_others())
     elif isinstance(solver, str):
         factory = TORCH_OPTIMIZERS[solver]

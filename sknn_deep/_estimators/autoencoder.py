@@ -333,8 +333,8 @@ class AutoencoderTransformer(
         As shares of the variance of the features; their sum is ``score`` of those rows.
 
     history_ : skorch.history.History
-        One row per epoch: "train_loss", "dur" (seconds) and, with a validation set,
-        "valid_loss" and "valid_score".
+        One row per epoch (none with L-BFGS): "train_loss", "dur" (seconds) and, with a validation
+        set, "valid_loss" and "valid_score".
 
     loss_ : float
         Loss of the last epoch, penalty included.

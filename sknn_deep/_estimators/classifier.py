@@ -295,8 +295,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         ``out_activation_``), in evaluation mode.
 
     history_ : skorch.history.History
-        One row per epoch: "train_loss", "dur" (seconds) and, with a validation set,
-        "valid_loss" and "valid_score". With skorch callbacks also the loss of each batch.
+        One row per epoch (none with L-BFGS): "train_loss", "dur" (seconds) and, with a validation
+        set, "valid_loss" and "valid_score"; with skorch callbacks also the loss of each batch.
 
     loss_ : float
         Loss of the last epoch, penalty included.

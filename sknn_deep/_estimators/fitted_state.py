@@ -137,9 +137,7 @@ FITTED_STATE: dict[str, Entry] = {
     "t_": Entry(*_COUNT),
     "n_layers_": Entry(*_COUNT),
     "interrupted_": Entry(_is(bool), "True or False"),
-    "history_": Entry(
-        lambda value: value is None or are_epochs(value), "rows with numbers as losses, or None"
-    ),
+    "history_": Entry(are_epochs, "rows with numbers as losses"),
     "module_": Entry(_is(Network), "a network"),
     "_progress": Entry(_is(Progress), "the progress of a training"),
     "_fixed": Entry(_is(dict), "the parameters that may not change between calls"),

@@ -324,7 +324,7 @@ class Fit:
         draft.module_.eval()
         draft.n_layers_ = len(draft.module_.stages()) + 1
         draft._progress = Progress()
-        draft.history_ = None  # type: ignore[assignment]  # L-BFGS leaves it at that
+        draft.history_ = History()  # which stays empty with L-BFGS
         draft._fixed = draft._fixed_parameters()
 
     def _resume(self, config: dict[str, Any], device: torch.device) -> None:
@@ -385,8 +385,6 @@ class Fit:
         draft = self.draft
         if validation is not None:
             draft._progress.watch_validation(draft.module_)
-        if draft.history_ is None:
-            draft.history_ = History()
         loss, optimizer = draft._make_loss(), optimizer_of(draft, self.call.incremental)
         bridge = [] if self.call.incremental else self._sklearn_callbacks(draft.max_iter)
         return Training(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sknn_deep._engine.activations import ACTIVATIONS
+from sknn_deep._engine.activations import ACTIVATION_KERNELS
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._hardware.device import OutOfMemoryError, is_out_of_memory, resolve_device
 from sknn_deep._networks.summary import network_layers
@@ -147,7 +147,7 @@ def _numbers_per_unit(config: dict[str, Any]) -> int:
     activations = {name for part in parts for name in part["activations"]}
     # pre-activations and their gradients
     numbers = 2
-    if not all(ACTIVATIONS[name].in_place for name in activations):
+    if not all(ACTIVATION_KERNELS[name].in_place for name in activations):
         numbers += 1
     if any(part["normalization"] for part in parts):
         numbers += 1

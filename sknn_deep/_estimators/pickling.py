@@ -50,8 +50,7 @@ def plain_state(state: dict[str, Any], owner: Any) -> dict[str, Any]:
         for name in CURVES:
             if plain.get(f"{name}_", owner) is progress[name]:
                 del plain[f"{name}_"]
-        rows = plain.pop("history_", None)
-        plain["_progress"] = pack([progress, rows if rows is None else list(rows)])  # one text
+        plain["_progress"] = pack([progress, list(plain.pop("history_"))])  # one text
     for name, (to_plain, _) in _FORMS.items():
         if plain.get(name) is not None:
             plain[name] = to_plain(plain[name])
@@ -73,7 +72,7 @@ def restored_state(plain: dict[str, Any], owner: Any) -> dict[str, Any]:
     if "_progress" in state:
         fields, rows = unpack(state["_progress"])
         state["_progress"] = Progress(**fields)
-        state["history_"] = rows if rows is None else History(rows)
+        state["history_"] = History(rows)
     if "best_loss_" in state:  # the training was by epochs
         curves = {f"{name}_": getattr(state["_progress"], name) for name in CURVES}
         state = curves | state

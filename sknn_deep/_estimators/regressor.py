@@ -286,8 +286,8 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         ``out_activation_``), in evaluation mode.
 
     history_ : skorch.history.History
-        One row per epoch: "train_loss", "dur" (seconds) and, with a validation set,
-        "valid_loss" and "valid_score". With skorch callbacks also the loss of each batch.
+        One row per epoch (none with L-BFGS): "train_loss", "dur" (seconds) and, with a validation
+        set, "valid_loss" and "valid_score"; with skorch callbacks also the loss of each batch.
 
     loss_ : float
         Loss of the last epoch, penalty included.
@@ -640,9 +640,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         if self.target_scaling is None:
             return
         targets: Any = samples.targets
+        weight = samples.given_weight
         if rows is not None:
-            targets = targets[rows]
-        center, scale = centers_and_scales(targets.astype(np.float64), "standard")
+            targets, weight = targets[rows], None if weight is None else weight[rows]
+        center, scale = centers_and_scales(targets.astype(np.float64), "standard", weight)
         self.target_center_, self.target_scale_ = (
             part.astype(targets.dtype) for part in (center, scale)
         )

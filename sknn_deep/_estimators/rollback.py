@@ -19,7 +19,7 @@ class Rollback:
         self._network, self._progress = own["module_"], own["_progress"]
         self._history, self._optimizer = own["history_"], own.get("_optimizer")
         self._weights, self._mark = self._network.snapshot(), self._progress.mark()
-        self._rows = list(self._history or ())
+        self._rows = list(self._history)
         self._moments = None if self._optimizer is None else copied_state(self._optimizer)
 
     def __exit__(self, error_type: type[BaseException] | None, *details: Any) -> None:
@@ -33,7 +33,6 @@ class Rollback:
         self._network.eval()
         self._network.set_generator(None)
         self._progress.back_to(self._mark)
-        if self._history is not None:
-            self._history[:] = self._rows
+        self._history[:] = self._rows
         if self._moments is not None:
             load_state(self._optimizer, self._moments)

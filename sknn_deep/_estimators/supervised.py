@@ -159,6 +159,11 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         activations, dropout = self._layer_options(len(hidden))
         inputs = self._input_config(n_features)
         n_inputs = n_features if inputs is None else TableInput(**inputs, device=_META).n_inputs
+        if n_inputs == 0:
+            raise ValueError(
+                "X has nothing to learn from: in its columns of categories hardly a value occurs "
+                "twice, as in names and numbers of customers. Pass other features, too."
+            )
         return {
             "layer_units": (n_inputs, *hidden, self.n_outputs_),
             "input": inputs,
@@ -227,9 +232,11 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
         layer, X = self.module_.input, samples.X
         if isinstance(layer, TableInput):
-            chosen = np.arange(len(X)) if rows is None else rows
+            chosen, weight = np.arange(len(X)) if rows is None else rows, samples.given_weight
+            if weight is not None:
+                chosen = chosen[weight[chosen] > 0]
             some = chosen[:: -(-len(chosen) // _ROWS_OF_SCALES)]
-            layer.learn(np.asarray(X.take(some)))
+            layer.learn(np.asarray(X.take(some)), None if weight is None else weight[some])
 
     # ------------------------------------------------------------------ the start
 

@@ -82,10 +82,12 @@ class TabularClassifierParameters(TabularDefaults, ClassifierParameters):
     hidden_layer_sizes: int | Sequence[int] = (128, 128)
     activation: Activations = "silu"
     learning_rate_init: float = field(default=0.003, kw_only=True)
-    max_iter: int = field(default=20, kw_only=True)
+    max_iter: int = field(default=15, kw_only=True)
     dropout: float | Sequence[float] = field(default=0.3, kw_only=True)
     dropout_schedule: DropoutSchedule = field(default="constant", kw_only=True)
     scoring: Scoring | None = field(default="loss", kw_only=True)
+    numeric_embedding_size: int = field(default=8, kw_only=True)
+    embedding_weight_decay: float = field(default=0.0, kw_only=True)
 
 
 _CONSTRAINTS: dict[str, list[Any]] = {

@@ -151,11 +151,11 @@ class LayerProducts:
             self._casts[name] = [
                 torch.empty_like(tensor, dtype=self._dtype) for tensor in (left, right, out)
             ]
-        *factors, product = self._casts[name]
+        left_cast, right_cast, product = self._casts[name]
         return [
-            partial(factors[0].copy_, left),
-            partial(factors[1].copy_, right),
-            self._by_torch(*factors, product),
+            partial(left_cast.copy_, left),
+            partial(right_cast.copy_, right),
+            self._by_torch(left_cast, right_cast, product),
             partial(out.copy_, product),
         ]
 

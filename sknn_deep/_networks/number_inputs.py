@@ -40,8 +40,6 @@ SCALINGS = ("standard", "robust")
 BASES = ("piecewise_linear", "periodic")
 # A number that is clipped smoothly stays between plus and minus this.
 _CLIP = 3.0
-# Scales come from percentiles of so many rows at most.
-_MOST_ROWS = 200_000
 # A bin has so many rows on average, where there are more bins than the second number.
 _ROWS_OF_BIN, _FEWEST_BINS = 100, 8
 # A bin that begins here is never reached.
@@ -82,10 +80,17 @@ class Numbers(InputLayer):
         self.register_buffer("center", torch.zeros(len(columns), **options))
         self.register_buffer("factor", torch.ones(len(columns), **options))
 
-    def learn(self, X: np.ndarray) -> None:
-        """Set centres and scales to those of training rows, shape (n_rows, n_features)."""
-        values = X[:: -(-len(X) // _MOST_ROWS), self.columns.cpu().numpy()].astype(np.float64)
-        center, scale = centers_and_scales(values, self.scaling)
+    def learn(self, X: np.ndarray, weight: np.ndarray | None = None) -> None:
+        """Set centres and scales to those of training rows.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, n_features)
+        weight : ndarray of shape (n_rows,), default=None
+            Positive: a row with a weight of 2 counts as two.
+        """
+        values = X[:, self.columns.cpu().numpy()].astype(np.float64)
+        center, scale = centers_and_scales(values, self.scaling, weight)
         self.center.copy_(torch.from_numpy(center))
         self.factor.copy_(torch.from_numpy(1 / scale))
 
@@ -135,11 +140,11 @@ class ScaledNumbers(Numbers):
         if gaps:
             self.fill = nn.Parameter(self.center.new_zeros(len(gaps)))
 
-    def learn(self, X: np.ndarray) -> None:
-        super().learn(X)
+    def learn(self, X: np.ndarray, weight: np.ndarray | None = None) -> None:
+        super().learn(X, weight)
         if self.scaling is None:  # else the middle is near zero
-            values = X[:, self.columns.cpu().numpy()]
-            middles = [np.median(column[~np.isnan(column)]) for column in values.T]
+            columns = X[:, self.columns.cpu().numpy()].T.astype(np.float64)
+            middles = [_quantiles(column, 0.5, weight) for column in columns]
             self.middle.copy_(torch.from_numpy(np.nan_to_num(middles)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,20 +244,21 @@ class EmbeddedNumbers(Numbers):
     def vectors_to_decay(self) -> list[Tensor]:
         return [self.weight.detach()[:, :-2]]  # the linear part is left, and that of gaps
 
-    def learn(self, X: np.ndarray) -> None:
-        super().learn(X)
-        if self.basis == "piecewise_linear":
-            some = torch.from_numpy(np.ascontiguousarray(X[:: -(-len(X) // _MOST_ROWS)]))
-            values = self.scaled(some.to(self.center)).cpu().numpy().astype(np.float64)
-            low, rate = np.full(self.low.shape, _BEYOND), np.ones(self.low.shape)
-            for j, column in enumerate(values.T):
-                n_bins = max(_FEWEST_BINS, np.isfinite(column).sum() // _ROWS_OF_BIN)
-                edges = bin_edges(column, min(n_bins, self.low.shape[1]))
-                # a feature of few values leaves bins over, which are never reached
-                low[j, : max(len(edges) - 1, 0)] = edges[:-1]
-                rate[j, : max(len(edges) - 1, 0)] = 1 / np.diff(edges)
-            self.low.copy_(torch.from_numpy(low))
-            self.rate.copy_(torch.from_numpy(rate))
+    def learn(self, X: np.ndarray, weight: np.ndarray | None = None) -> None:
+        super().learn(X, weight)
+        if self.basis != "piecewise_linear":
+            return
+        rows = torch.from_numpy(np.ascontiguousarray(X)).to(self.center)
+        values = self.scaled(rows).cpu().numpy().astype(np.float64)
+        low, rate = np.full(self.low.shape, _BEYOND), np.ones(self.low.shape)
+        for j, column in enumerate(values.T):
+            n_bins = max(_FEWEST_BINS, np.isfinite(column).sum() // _ROWS_OF_BIN)
+            edges = bin_edges(column, min(n_bins, self.low.shape[1]), weight)
+            # a feature of few values leaves bins over, which are never reached
+            low[j, : max(len(edges) - 1, 0)] = edges[:-1]
+            rate[j, : max(len(edges) - 1, 0)] = 1 / np.diff(edges)
+        self.low.copy_(torch.from_numpy(low))
+        self.rate.copy_(torch.from_numpy(rate))
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.scaled(x).mT
@@ -308,7 +314,9 @@ class EmbeddedNumbers(Numbers):
             values[..., -2] = z.masked_fill_(is_missing, 0.0)
 
 
-def centers_and_scales(values: np.ndarray, scaling: str | None) -> tuple[np.ndarray, np.ndarray]:
+def centers_and_scales(
+    values: np.ndarray, scaling: str | None, weight: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return what is subtracted from each column, and what it is divided by.
 
     Parameters
@@ -316,6 +324,7 @@ def centers_and_scales(values: np.ndarray, scaling: str | None) -> tuple[np.ndar
     values : ndarray of shape (n_rows, n_columns)
         NaN where a number is missing.
     scaling : {"standard", "robust"} or None
+    weight : ndarray of shape (n_rows,), default=None
 
     Returns
     -------
@@ -340,13 +349,16 @@ def centers_and_scales(values: np.ndarray, scaling: str | None) -> tuple[np.ndar
     if scaling is None:
         return centers, scales
     for j, column in enumerate(values.T):
-        known = column[~np.isnan(column)]
+        is_known = ~np.isnan(column)
+        known = column[is_known]
         if not len(known):
             continue
         if scaling == "standard":
-            centers[j], scale = known.mean(), known.std()
+            shares = None if weight is None else weight[is_known]
+            centers[j] = np.average(known, weights=shares)
+            scale = np.sqrt(np.average(np.square(known - centers[j]), weights=shares))
         else:
-            low, centers[j], high = np.percentile(known, (25, 50, 75))
+            low, centers[j], high = _quantiles(column, [0.25, 0.5, 0.75], weight)
             scale = high - low or np.ptp(known) / 2
         # the mean of equal numbers may be off by a rounding error
         is_constant = scale <= 1e-12 * np.abs(known).max()
@@ -354,7 +366,16 @@ def centers_and_scales(values: np.ndarray, scaling: str | None) -> tuple[np.ndar
     return centers, scales
 
 
-def bin_edges(column: np.ndarray, n_bins: int) -> np.ndarray:
+def _quantiles(column: np.ndarray, shares: Any, weight: np.ndarray | None) -> Any:
+    """Return quantiles of the known values that are among them; NaN where none is known."""
+    is_known = ~np.isnan(column)
+    if not is_known.any():
+        return np.full(np.shape(shares), np.nan)
+    weights = None if weight is None else weight[is_known]
+    return np.quantile(column[is_known], shares, weights=weights, method="inverted_cdf")
+
+
+def bin_edges(column: np.ndarray, n_bins: int, weight: np.ndarray | None = None) -> np.ndarray:
     """Return the ends of bins between which a number's share of a bin is counted.
 
     Plain quantiles waste bins where many rows have one value: of capital gains that are zero in
@@ -368,6 +389,7 @@ def bin_edges(column: np.ndarray, n_bins: int) -> np.ndarray:
         NaN where a number is missing.
     n_bins : int
         At most so many.
+    weight : ndarray of shape (n_rows,), default=None
 
     Returns
     -------
@@ -386,7 +408,9 @@ def bin_edges(column: np.ndarray, n_bins: int) -> np.ndarray:
     >>> bin_edges(np.array([0.0] * 90 + list(range(10, 21))), 4)
     array([ 0., 10., 13., 17., 20.])
     """
-    values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
+    is_known = ~np.isnan(column)
+    values, numbers = np.unique(column[is_known], return_inverse=True)
+    counts = np.bincount(numbers, weights=None if weight is None else weight[is_known])
     if len(values) <= n_bins + 1:
         return values
     is_heavy = np.zeros(len(values), dtype=bool)
@@ -400,9 +424,8 @@ def bin_edges(column: np.ndarray, n_bins: int) -> np.ndarray:
     heavy, others = values[is_heavy], values[~is_heavy]
     if n_left < 2 or not len(others):
         return heavy[:: -(-len(heavy) // (n_bins + 1))]
-    quantiles = np.quantile(
-        np.repeat(others, counts[~is_heavy]), np.linspace(0, 1, n_left), method="nearest"
-    )
+    shares = np.linspace(0, 1, n_left)
+    quantiles = np.quantile(others, shares, weights=counts[~is_heavy], method="inverted_cdf")
     return np.union1d(heavy, quantiles)
 
 

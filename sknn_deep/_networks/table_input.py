@@ -76,7 +76,8 @@ class TableInput(InputLayer):
             sizes = (n_functions, number_size, frequency_scale)
             part = EmbeddedNumbers(numbers, embedding, *sizes, scaling=scaling, **options)
             self.parts.append(part)
-        few = [column for column in categories if column[1] <= max_one_hot]
+        # a column of which all categories are rare has none
+        few = [column for column in categories if 0 < column[1] <= max_one_hot]
         many = [column for column in categories if column[1] > max_one_hot]
         if few:
             self.parts.append(Indicators(few, **options))
@@ -95,11 +96,11 @@ class TableInput(InputLayer):
     def vectors_to_decay(self) -> list[Tensor]:
         return [vectors for part in self._layers() for vectors in part.vectors_to_decay()]
 
-    def learn(self, X: np.ndarray) -> None:
-        """Learn scales and quantiles from training rows, shape (n_rows, n_features)."""
+    def learn(self, X: np.ndarray, weight: np.ndarray | None = None) -> None:
+        """Learn scales and quantiles from training rows, as of :meth:`Numbers.learn`."""
         for part in self.parts:
             if isinstance(part, Numbers):
-                part.learn(X)
+                part.learn(X, weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([part(x) for part in self.parts], dim=1)

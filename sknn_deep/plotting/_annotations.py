@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _MANY = 12  # more names than this are written smaller
 _GAP = 2  # between two names, in pixels
+_MAX_STEPS = 500  # of moving names apart
 
 
 def write_names(ax: Axes, names: Sequence[str], points: np.ndarray, colors: Sequence[str]) -> None:
@@ -70,12 +71,7 @@ def write_names(ax: Axes, names: Sequence[str], points: np.ndarray, colors: Sequ
 
 
 def spread_boxes(
-    centers: np.ndarray,
-    sizes: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    *,
-    max_steps: int = 500,
+    centers: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
     """Return centres near the given ones at which boxes do not cover each other.
 
@@ -86,7 +82,6 @@ def spread_boxes(
     ----------
     centers, sizes : ndarray of shape (n_boxes, 2)
     low, high : ndarray of shape (2,)
-    max_steps : int, default=500
 
     Returns
     -------
@@ -98,7 +93,7 @@ def spread_boxes(
     tie_break = np.random.RandomState(0).uniform(-1e-3, 1e-3, centers.shape)
     moved = np.clip(centers + tie_break, low, high)
     needed = (sizes[:, None] + sizes) / 2
-    for _ in range(max_steps):
+    for _ in range(_MAX_STEPS):
         apart = moved[:, None] - moved
         overlap = needed - np.abs(apart)
         is_hit = (overlap > 0).all(axis=2)

@@ -56,9 +56,9 @@ def write_page(
         plotly=_plotly_script(),
         data=_json(
             {
-                "x": _packed(points[:, 0], "<f4"),
-                "y": _packed(points[:, 1], "<f4"),
-                "values": None if labels is None else _packed(labels.values, "<f4"),
+                "x": _packed(points[:, 0]),
+                "y": _packed(points[:, 1]),
+                "values": None if labels is None else _packed(labels.values),
                 "names": [] if labels is None else labels.names,
                 "colors": [] if labels is None else labels.colors,
                 "unlabelled": {"name": UNLABELLED, "color": GREY},
@@ -87,8 +87,8 @@ def _json(data: dict[str, Any]) -> str:
     return json.dumps(data).replace("<", "\\u003c")
 
 
-def _packed(values: np.ndarray, dtype: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode()
+def _packed(values: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()
 
 
 def _deflated(images: np.ndarray) -> str:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sknn_deep._engine import activations
-from sknn_deep._engine.activations import ACTIVATIONS
+from sknn_deep._engine.activations import ACTIVATION_KERNELS
 from sknn_deep._engine.backprop import Backprop
 from sknn_deep._engine.batches import Chunk
 from sknn_deep._engine.losses import classification_loss, reconstruction_loss, regression_loss
-from sknn_deep._networks.layers import ACTIVATIONS as MODULES
+from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._networks.stacked import rows_of_networks, share_buffer
 
@@ -106,7 +106,7 @@ def _assert_equals_autograd(network, loss, chunk):
 
 
 def test_every_activation_of_the_modules_has_a_closed_form():
-    assert set(ACTIVATIONS) == set(MODULES)
+    assert set(ACTIVATION_KERNELS) == set(ACTIVATIONS)
 
 
 def test_the_largest_kernels_are_told_for_all_networks_together():
@@ -130,17 +130,23 @@ def test_losses_are_the_same_together_and_batch_by_batch(loss_name, weighted, mo
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
 
 
+# each with one of the others: neither knows of the other
+every_activation_and_loss = pytest.mark.parametrize(
+    ("activation", "loss_name"),
+    [*((name, "softmax") for name in ACTIVATIONS), *(("tanh", name) for name in LOSSES)],
+)
+
+
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 5, 3)], ids=str)
-@pytest.mark.parametrize("loss_name", LOSSES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@every_activation_and_loss
 def test_gradient_equals_autograd(activation, loss_name, hidden, weighted):
     chunk = _chunk(loss_name, weighted=weighted)
     _assert_equals_autograd(_network(activation, hidden), LOSSES[loss_name], chunk)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
-@pytest.mark.parametrize("loss_name", LOSSES)
+@pytest.mark.parametrize("loss_name", ["softmax", "squared_error"])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
 @pytest.mark.parametrize("normalization", ["batch", "layer"])
 def test_gradient_with_normalization_equals_autograd(
@@ -163,8 +169,7 @@ def test_batch_normalization_learns_the_same_statistics_as_the_modules():
 
 
 @pytest.mark.parametrize("normalization", [None, "batch", "layer"], ids=str)
-@pytest.mark.parametrize("loss_name", LOSSES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@every_activation_and_loss
 def test_a_stack_of_networks_has_the_gradients_of_its_members(activation, loss_name, normalization):
     networks = [
         _network(activation, (7, 5), normalization=normalization, seed=seed) for seed in range(3)

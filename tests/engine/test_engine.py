@@ -175,7 +175,6 @@ RATES = [annealed_rate("one_cycle", 0.05, i / 21) for i in range(21)]
 every_rule = pytest.mark.parametrize(("solver", "settings", "rule"), RULES.values(), ids=RULES)
 every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 weighted_or_not = pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
-constant_or_annealed = pytest.mark.parametrize("rates", [None, RATES], ids=["constant", "annealed"])
 
 
 # --------------------------------------------------------------------------------------
@@ -184,8 +183,9 @@ constant_or_annealed = pytest.mark.parametrize("rates", [None, RATES], ids=["con
 
 @every_rule
 @every_option
-@weighted_or_not
-@constant_or_annealed
+@pytest.mark.parametrize(
+    ("weight", "rates"), [(None, None), (WEIGHT, RATES)], ids=["plain", "weighted and annealed"]
+)
 def test_training_is_the_one_written_out(solver, settings, rule, options, weight, rates):
     ours, theirs = _network(), _network()
     losses, norms = _train(
@@ -339,13 +339,23 @@ def graphs(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
 @pytest.mark.parametrize(
-    "modes", [{}, {"dropout": 0.4}, {"normalization": "batch"}, {"normalization": "layer"}], ids=str
+    ("modes", "dtype", "rtol"),
+    [
+        ({}, torch.float32, 1e-4),
+        ({}, torch.float64, 1e-10),
+        ({"dropout": 0.4}, torch.float64, 1e-10),
+        ({"normalization": "batch"}, torch.float64, 1e-10),
+        ({"normalization": "layer"}, torch.float64, 1e-10),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["all"]], ids=["plain", "all"])
+@pytest.mark.parametrize(
+    ("options", "rates"),
+    [(OPTIONS["plain"], None), (OPTIONS["all"], RATES)],
+    ids=["plain and constant", "all and annealed"],
+)
 @every_rule
-@constant_or_annealed
 def test_steps_of_a_graph_and_announced_steps_are_the_plain_ones(
     solver, settings, rule, options, modes, rates, dtype, rtol, graphs
 ):

@@ -1,6 +1,5 @@
 """Features: the same rows, statistics and messages whatever holds the numbers."""
 
-import gc
 import weakref
 
 import numpy as np
@@ -278,7 +277,6 @@ def test_rows_are_resident_as_long_as_someone_holds_them(holder, dtype, monkeypa
     assert_array_equal(resident, VALUES.astype(str(dtype).rpartition(".")[2]))
     reference = weakref.ref(resident)
     del resident
-    gc.collect()
     assert reference() is None
 
 

@@ -15,7 +15,7 @@ from sknn_deep._engine.optimizers import SGD, Adam, adam_kernel, add_scaled_
 from sknn_deep._engine.solvers import (
     ANNEALING_SCHEDULES,
     STOCHASTIC_SOLVERS,
-    Muon,
+    MuonWithAdam,
     annealed_rate,
     load_state,
     make_optimizer,
@@ -350,7 +350,7 @@ def test_muon_makes_the_steps_of_matrices_nearly_orthogonal(shape):
     matrix, other = torch.zeros(shape, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     matrix.grad = torch.from_numpy(np.random.RandomState(0).normal(size=shape))
     other.grad = torch.ones(2, dtype=torch.float64)
-    Muon([matrix], [other], lr=0.1).step(lambda: torch.zeros(()))
+    MuonWithAdam([matrix], [other], lr=0.1).step(lambda: torch.zeros(()))
     # five Newton-Schulz iterations bring all singular values near 1; "match_rms_adamw" scales them
     singular = torch.linalg.svdvals(matrix) / (0.1 * 0.2 * math.sqrt(max(shape)))
     np.testing.assert_allclose(singular, 1, atol=0.4)

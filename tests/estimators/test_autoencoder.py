@@ -49,7 +49,6 @@ VARIANTS = {
     "salt_pepper": {"noise": 0.2, "noise_kind": "salt_pepper"},
     "sparsity": {"sparsity": 0.01},
     "tied_weights": {"tied_weights": True},
-    "absolute_error": {"loss": "absolute_error"},
     "huber": {"loss": "huber", "huber_delta": 0.2},
     "log_loss": {"loss": "log_loss"},
     "cosine": {"loss": "cosine"},
@@ -109,34 +108,16 @@ def test_variant_learns_to_reconstruct(name, images):
 
 @every_variant
 def test_variant_gives_the_same_network_for_the_same_seed(name, images):
-    codes = [_autoencoder(**VARIANTS[name]).fit(images).transform(images) for _ in range(2)]
-    np.testing.assert_array_equal(*codes)
-
-
-@every_variant
-def test_variant_transforms_without_drawing(name, images):
-    network = _autoencoder(**VARIANTS[name]).fit(images)
-    np.testing.assert_array_equal(network.transform(images), network.transform(images))
-
-
-@pytest.mark.slow
-@every_variant
-def test_variant_survives_pickling_and_cloning(name, images):
-    network = _autoencoder(**VARIANTS[name]).fit(images)
-    again = pickle.loads(pickle.dumps(network))
-    for method in ("transform", "reconstruction_error"):
-        np.testing.assert_array_equal(
-            getattr(again, method)(images), getattr(network, method)(images)
-        )
-    copy = clone(network).fit(images)
-    np.testing.assert_array_equal(copy.transform(images), network.transform(images))
+    first, second = (_autoencoder(**VARIANTS[name]).fit(images) for _ in range(2))
+    np.testing.assert_array_equal(first.transform(images), second.transform(images))
+    np.testing.assert_array_equal(first.transform(images), first.transform(images))  # draws nothing
 
 
 @pytest.mark.slow
 @every_variant
 def test_variant_goes_on_in_partial_fit(name, images):
-    network = _autoencoder(**VARIANTS[name], max_iter=40)
-    for _ in range(20):
+    network = _autoencoder(**VARIANTS[name])
+    for _ in range(6):
         network.partial_fit(images)
     assert network.loss_curve_[-1] < network.loss_curve_[0]
     assert network.code_std_.shape == (4,)
@@ -194,7 +175,7 @@ def test_variant_keeps_single_precision(name, images):
 
 
 @every_variant
-def test_variant_runs_skorch_callbacks(name, images):
+def test_variant_trains_with_an_optimiser_of_torch_and_callbacks_of_skorch(name, images):
     class Listener(Callback):
         n_batches = 0
 
@@ -202,17 +183,12 @@ def test_variant_runs_skorch_callbacks(name, images):
             self.n_batches += 1
 
     listener = Listener()
-    network = _autoencoder(**VARIANTS[name]).fit(images)
-    heard = _autoencoder(**VARIANTS[name], callbacks=[listener]).fit(images)
-    assert listener.n_batches == 15 * 10
-    np.testing.assert_allclose(heard.loss_curve_, network.loss_curve_, rtol=1e-9)
-
-
-@pytest.mark.slow
-@every_variant
-def test_variant_trains_with_an_optimiser_of_torch(name, images):
-    network = _autoencoder(**VARIANTS[name], solver=torch.optim.Adam).fit(images)
+    options = {**VARIANTS[name], "max_iter": 5, "solver": torch.optim.Adam}
+    network = _autoencoder(**options).fit(images)
+    heard = _autoencoder(**options, callbacks=[listener]).fit(images)
+    assert listener.n_batches == 5 * 10
     assert network.loss_curve_[-1] < network.loss_curve_[0]
+    np.testing.assert_allclose(heard.loss_curve_, network.loss_curve_, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in RANDOM])
@@ -455,7 +431,7 @@ def test_weights_count_in_the_mean_of_what_is_known(images):
 @pytest.mark.slow
 @pytest.mark.parametrize("n_components", [2, 32])
 def test_no_unit_of_the_code_dies_with_the_defaults(n_components, images):
-    for seed in range(20):
+    for seed in range(6):
         network = AutoencoderTransformer(n_components, random_state=seed, max_iter=20)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -717,9 +693,15 @@ def test_starting_from_an_autoencoder_helps_with_few_labels(pretrained):
     assert np.mean(gains) > 0.01, gains
 
 
-@pytest.mark.parametrize("cls", [DeepMLPClassifier, DeepMLPRegressor])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("hidden", [(24, 12), (24, 12, 4), (24, 12, 10), (24, 12, 4, 7)], ids=str)
+@pytest.mark.parametrize(
+    ("cls", "dtype", "hidden"),
+    [
+        (DeepMLPClassifier, "float32", (24, 12)),
+        (DeepMLPRegressor, "float64", (24, 12, 4)),
+        (DeepMLPClassifier, "float64", (24, 12, 10)),
+        (DeepMLPRegressor, "float32", (24, 12, 4, 7)),
+    ],
+)
 def test_layers_that_are_shared_start_as_the_encoder(cls, dtype, hidden, images):
     source = _autoencoder(hidden_layer_sizes=(24, 12), normalization="batch").fit(images)
     with torch.no_grad():  # scales and shifts that are not those of the start

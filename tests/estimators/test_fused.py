@@ -145,8 +145,10 @@ def test_a_network_that_has_left_is_not_touched_by_the_epochs_to_come(params):
         _assert_same(job.estimator, alone, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("folds", [FOLDS, UNEVEN], ids=["even", "uneven"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "folds"),
+    [*((case, UNEVEN) for case in CASES), ("adam", FOLDS), ("batch normalisation", FOLDS)],
+)
 def test_each_network_comes_out_as_from_its_own_fit(case, folds):
     make, targets = CASES[case]
     jobs = _jobs(make, targets, folds=folds)
@@ -161,8 +163,9 @@ def test_each_network_comes_out_as_from_its_own_fit(case, folds):
         _assert_same(job.estimator, alone, rtol=1e-6 if "batch norm" in case else 1e-9)
 
 
-@pytest.mark.parametrize("n_folds", [1, 2])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "n_folds"), [*((case, 2) for case in CASES), ("adam", 1), ("early stopping", 1)]
+)
 def test_networks_of_one_seed_and_fold_come_out_as_from_their_own_fits(case, n_folds):
     """Their rows, which come in one order, are gathered once."""
     make, targets = CASES[case]
@@ -631,8 +634,7 @@ def test_large_networks_are_a_stack_where_they_share_rows(sizes, monkeypatch, se
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_outputs", [1, 300])
-@pytest.mark.parametrize("hidden", [(9,), (300,), ()], ids=str)
+@pytest.mark.parametrize(("hidden", "n_outputs"), [((9,), 300), ((300,), 1), ((), 300)], ids=str)
 def test_buffers_of_a_stack_take_about_what_was_reckoned(hidden, n_outputs, monkeypatch):
     """Gathered by their few features, batches of many outputs would take much more."""
     monkeypatch.setattr("sknn_deep._engine.batches._GATHER_BYTES", {"cpu": 2**20})
@@ -687,8 +689,7 @@ class Room:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("warm_start", [False, True])
-@pytest.mark.parametrize("where", ["__init__", "train_epoch"])
+@pytest.mark.parametrize(("where", "warm_start"), [("__init__", False), ("train_epoch", True)])
 def test_stack_that_does_not_fit_the_device_is_freed_and_trained_in_halves(
     where, warm_start, monkeypatch
 ):

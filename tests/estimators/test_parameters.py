@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pandas as pd
-import polars as pl
 import pytest
 import scipy.sparse as sp
 import skorch.callbacks
@@ -529,19 +528,6 @@ def test_optimizer_class_of_torch_learns_the_digits(solver, params, digits):
     assert network.score(digits.X_test, digits.y_test) > 0.9
 
 
-def test_optimizer_class_agrees_with_the_solver_of_its_name(digits):
-    by_name = classifier(solver="rmsprop").fit(digits.X, digits.y)
-    by_class = classifier(solver=torch.optim.RMSprop).fit(digits.X, digits.y)
-    assert_allclose(by_name.loss_curve_, by_class.loss_curve_, rtol=1e-8)
-
-
-def test_adamw_with_its_own_decay_is_torchs(digits):
-    params = {"alpha": 0, "learning_rate_init": 0.01}
-    ours = classifier(solver="adamw", weight_decay=0, **params).fit(digits.X, digits.y)
-    theirs = classifier(solver=torch.optim.Adam, **params).fit(digits.X, digits.y)
-    assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-8)
-
-
 @pytest.mark.parametrize(
     ("solver", "params"),
     [
@@ -599,26 +585,6 @@ def test_weight_decay_shrinks_the_weights_and_not_the_biases(solver, digits):
         assert_allclose(weights, 0.9 * expected, atol=1e-7)
     for bias, expected in zip(decayed.intercepts_, plain.intercepts_, strict=True):
         assert_allclose(bias, expected, atol=1e-7)
-
-
-def test_adamw_follows_its_paper(digits):
-    # torch.optim.AdamW, told to leave the biases alone, on the whole set at once
-    X, y = torch.from_numpy(digits.X), torch.from_numpy(digits.y)
-    params = {"learning_rate_init": 0.05, "weight_decay": 2.0, "alpha": 0, "batch_size": len(X)}
-    network = classifier(solver="adamw", max_iter=10, **params).fit(digits.X, digits.y)
-
-    start = classifier(solver="adamw", max_iter=1, **{**params, "learning_rate_init": 1e-300})
-    module = start.fit(digits.X, digits.y).module_
-    matrices = [layer.weight for layer in module.linear_layers()]
-    biases = [layer.bias for layer in module.linear_layers()]
-    groups = [{"params": matrices}, {"params": biases, "weight_decay": 0}]
-    optimizer = torch.optim.AdamW(groups, lr=0.05, weight_decay=2.0)
-    for _ in range(10):
-        module.zero_grad()
-        torch.nn.functional.cross_entropy(module(X), y).backward()
-        optimizer.step()
-    for weights, expected in zip(network.coefs_, matrices, strict=True):
-        assert_allclose(weights, expected.detach().T, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(("solver", "default"), [("adamw", 0.01), ("muon", 0.01), ("adam", 0)])
@@ -742,14 +708,6 @@ def test_weights_of_the_validation_set_count(digits):
     assert min(network.validation_loss_curve_) == pytest.approx(expected)
 
 
-def test_weights_of_the_validation_set_count_in_the_accuracy(digits):
-    weight = np.random.RandomState(0).uniform(0, 10, len(digits.y_test))
-    network = classifier()
-    network.fit(digits.X, digits.y, **held_out_of(digits), sample_weight_val=weight)
-    expected = network.score(digits.X_test, digits.y_test, sample_weight=weight)
-    assert network.best_validation_score_ == pytest.approx(expected)
-
-
 def test_validation_set_does_not_move_the_training(digits):
     alone = classifier().fit(digits.X, digits.y)
     watched = classifier().fit(digits.X, digits.y, **held_out_of(digits))
@@ -844,23 +802,6 @@ def test_score_that_is_finite_once_decides(digits):
     expected = classifier(max_iter=2).fit(digits.X, digits.y)
     assert network.best_iter_ == 2
     assert_array_equal(network.module_.flat, expected.module_.flat)
-
-
-def test_scoring_by_loss_is_the_negative_validation_loss(digits):
-    network = classifier(scoring="loss", early_stopping=True).fit(digits.X, digits.y)
-    assert_array_equal(network.validation_scores_, -np.array(network.validation_loss_curve_))
-
-
-def test_default_scoring_is_the_accuracy(digits):
-    by_default = classifier(early_stopping=True).fit(digits.X, digits.y)
-    by_name = classifier(early_stopping=True, scoring="accuracy").fit(digits.X, digits.y)
-    assert by_default.validation_scores_ == by_name.validation_scores_
-
-
-def test_default_scoring_of_a_regressor_is_r2(diabetes):
-    by_default = regressor(early_stopping=True).fit(diabetes.X, diabetes.y)
-    by_name = regressor(early_stopping=True, scoring="r2").fit(diabetes.X, diabetes.y)
-    assert_allclose(by_default.validation_scores_, by_name.validation_scores_, rtol=1e-12)
 
 
 # dtype, warm_start, chunks
@@ -982,9 +923,9 @@ def test_warm_start_may_change_how_it_goes_on(make, name, before, after, digits)
     ],
     ids=str,
 )
-def test_how_a_network_is_trained_can_change(params, method, network, digits):
+def test_how_a_network_is_trained_can_change(params, method, digits):
     X, y = digits.X[:200], digits.y[:200]
-    network.set_params(solver="sgd", warm_start=True).fit(X, y)
+    network = classifier(solver="sgd", warm_start=True).fit(X, y)
     getattr(network.set_params(**params), method)(X, y)
     assert len(network.loss_curve_) == (8 if method == "fit" else 5)
 
@@ -1137,20 +1078,6 @@ def test_outliers_are_reconstructed_badly(digits):
     network = autoencoder(max_iter=30).fit(digits.X)
     noise = np.random.RandomState(0).uniform(size=(100, 64))
     assert network.score_samples(noise).max() < np.median(network.score_samples(digits.X_test))
-
-
-def test_names_of_the_codes_follow_scikit_learn(digits):
-    network = autoencoder(n_components=2).fit(digits.X)
-    expected = ["autoencodertransformer0", "autoencodertransformer1"]
-    assert list(network.get_feature_names_out()) == expected
-
-
-@pytest.mark.parametrize(("library", "frame"), [("pandas", pd.DataFrame), ("polars", pl.DataFrame)])
-def test_output_can_be_a_frame(library, frame, digits):
-    network = autoencoder().set_output(transform=library).fit(digits.X)
-    codes = network.transform(digits.X_test)
-    assert isinstance(codes, frame)
-    assert list(codes.columns) == list(network.get_feature_names_out())
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch.callbacks import Callback
 
 import sknn_deep
@@ -63,6 +64,42 @@ OPTIONS = {
     "piecewise": EMBEDDED,
     "periodic": EMBEDDED | {"numeric_embedding": "periodic", "n_frequencies": 4},
 }
+
+
+# What cannot hold, and why.
+TABULAR_FAILURES = {
+    "check_sample_weight_equivalence_on_dense_data": "the split draws rows, not weights",
+    "check_sample_weight_equivalence_on_sparse_data": "the split draws rows, not weights",
+}
+
+
+def _expected_failures(estimator):
+    return TABULAR_FAILURES
+
+
+SMALL = {"hidden_layer_sizes": (8,), "learning_rate_init": 0.05, "max_iter": 20, "device": "cpu"}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(
+    [
+        *(cls(**SMALL, **options) for cls in KINDS for options in OPTIONS.values()),
+        DeepMLPRegressor(**SMALL, target_scaling="standard"),
+    ]
+)
+def test_options_of_tables_comply(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(
+    # one network is a fourth of the time; some checks allow less than float32 rounds by
+    [cls(n_networks=1, dtype="float64") for cls in (TabularMLPClassifier, TabularMLPRegressor)],
+    expected_failed_checks=_expected_failures,
+)
+def test_defaults_for_tables_comply(estimator, check):
+    check(estimator)
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
@@ -236,6 +273,16 @@ def test_categories_may_be_numbers_of_an_array(kind):
     estimator = kind(**QUICK, categorical_features=[1]).fit(codes, KINDS[kind])
     assert estimator.coefs_[0].shape == (1 + 4, 6)
     assert np.isfinite(outputs(estimator, np.array([[0.0, 77.0]]))).all()
+
+
+def test_a_column_of_identifiers_teaches_nothing(kind):
+    rows = X.assign(name=[f"customer {i}" for i in range(N_ROWS)])
+    estimator = kind(**QUICK, **EMBEDDED).fit(rows, KINDS[kind])
+    np.testing.assert_array_equal(
+        outputs(estimator, rows), outputs(kind(**QUICK, **EMBEDDED).fit(X, KINDS[kind]))
+    )
+    with pytest.raises(ValueError, match="X has nothing to learn from"):
+        kind(**QUICK).fit(rows[["name"]], KINDS[kind])
 
 
 def test_a_source_of_the_first_layers_takes_no_table(kind):

@@ -508,10 +508,9 @@ PIPELINE_GRIDS = {
 
 
 @pytest.mark.parametrize("grid", PIPELINE_GRIDS.values(), ids=PIPELINE_GRIDS)
-@pytest.mark.parametrize("return_train_score", [True, False])
-def test_same_answer_for_pipelines(grid, return_train_score):
+def test_same_answer_for_pipelines(grid):
     X, y = classes()
-    search = assert_same(pipeline(), grid, X, y, return_train_score=return_train_score)
+    search = assert_same(pipeline(), grid, X, y, return_train_score=True)
     assert isinstance(search.best_estimator_, Pipeline)
 
 
@@ -684,8 +683,7 @@ def test_the_estimator_of_the_user_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("scoring", [None, ["accuracy", "neg_log_loss"], brier_and_accuracy])
-@pytest.mark.parametrize("error_score", [np.nan, -1.0])
-@pytest.mark.parametrize("return_train_score", [True, False])
+@pytest.mark.parametrize(("error_score", "return_train_score"), [(np.nan, True), (-1.0, False)])
 def test_fits_that_fail_get_the_error_score(scoring, error_score, return_train_score):
     X, y = classes()
     params = {
@@ -712,12 +710,12 @@ UNLIKE = {"random_state": (None,)}
 
 
 def _parameters_of(*makers):
-    """Return an estimator, a parameter and what it is by default, for all of them."""
-    return [
-        pytest.param(make, name, value, id=f"{make.__name__}-{name}")
-        for make in makers
-        for name, value in make(max_iter=1).get_params().items()
-    ]
+    """Return an estimator, a parameter and what it is by default; each parameter once."""
+    found = {}
+    for make in makers:
+        for name, value in make(max_iter=1).get_params().items():
+            found.setdefault(name, pytest.param(make, name, value, id=f"{make.__name__}-{name}"))
+    return list(found.values())
 
 
 @pytest.mark.slow
@@ -1008,9 +1006,16 @@ def test_a_progress_bar_runs_over_the_whole_search(estimator):
 # messages
 
 
-@pytest.mark.parametrize("verbose", [1, 2, 3, 10])
-@pytest.mark.parametrize("scoring", [None, ["accuracy", "neg_log_loss"]])
-@pytest.mark.parametrize("return_train_score", [True, False])
+@pytest.mark.parametrize(
+    ("verbose", "scoring", "return_train_score"),
+    [
+        (1, None, False),
+        (2, None, True),
+        (3, None, True),
+        (3, ["accuracy", "neg_log_loss"], False),
+        (10, ["accuracy", "neg_log_loss"], True),
+    ],
+)
 def test_messages_are_those_of_scikit_learn(verbose, scoring, return_train_score):
     X, y = classes()
     printed = []
@@ -1254,17 +1259,16 @@ def _estimators():
         "max_iter": 20,
         "random_state": 0,
     }
-    networks = [DeepMLPClassifier(**common), DeepMLPRegressor(**common)]
-    for network in networks:
-        yield FusedGridSearchCV(network, {"alpha": [0.0, 0.1]}, cv=2, error_score="raise")
-        yield FusedRandomizedSearchCV(
-            Pipeline([("pca", PCA()), ("mlp", network)]),
-            {"mlp__alpha": [0.0, 0.1]},
-            n_iter=2,
-            cv=2,
-            error_score="raise",
-            random_state=0,
-        )
+    classifier, regressor = DeepMLPClassifier(**common), DeepMLPRegressor(**common)
+    yield FusedGridSearchCV(classifier, {"alpha": [0.0, 0.1]}, cv=2, error_score="raise")
+    yield FusedRandomizedSearchCV(
+        Pipeline([("pca", PCA()), ("mlp", regressor)]),
+        {"mlp__alpha": [0.0, 0.1]},
+        n_iter=2,
+        cv=2,
+        error_score="raise",
+        random_state=0,
+    )
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """scikit-learn's callbacks, skorch's callbacks, and what is said and recorded on the way."""
 
 import copy
-import re
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from numpy.testing import assert_array_equal
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.metrics import accuracy_score, mean_squared_error
 from sklearn.model_selection import GridSearchCV
-from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -275,68 +273,10 @@ def test_monitor_collects_the_scores_of_a_search_in_two_processes(wine):
 # What is printed, and an interruption
 
 
-def column(network, name):
-    return network.history_[:, name]
-
-
-@pytest.mark.parametrize("params", [{}, {"early_stopping": True}], ids=["loss", "score"])
-def test_verbose_prints_the_lines_of_scikit_learn(params, digits, capsys):
-    params = {**QUICK, "solver": "sgd", "verbose": True, **params}
-    DeepMLPClassifier(**params).fit(digits.X, digits.y)
-    ours = capsys.readouterr().out
-    MLPClassifier(**params).fit(digits.X, digits.y)
-    theirs = capsys.readouterr().out
-    assert re.sub(r"\d{4}\n", "\n", ours) == re.sub(r"\d{4}\n", "\n", theirs)
-    assert "Iteration 4, loss = " in ours
-
-
 def test_nothing_is_printed_by_default(network, digits, capsys):
     network.fit(digits.X, digits.y)
     output = capsys.readouterr()
     assert output.out == output.err == ""
-
-
-class Interrupt(skorch.callbacks.Callback):
-    """Presses Ctrl-C in the middle of an epoch."""
-
-    def __init__(self, epoch):
-        self.epoch = epoch
-
-    def on_batch_begin(self, net, **kwargs):
-        if len(net.history) == self.epoch:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("held_out", [False, True])
-def test_interrupted_training_warns_and_leaves_a_usable_network(held_out, network, digits):
-    network.set_params(
-        max_iter=30, dropout=0.1, early_stopping=held_out, callbacks=[Interrupt(epoch=5)]
-    )
-    with pytest.warns(UserWarning, match=re.escape("Training interrupted by user.")):
-        network.fit(digits.X, digits.y)
-    assert network.n_iter_ == len(network.loss_curve_) == len(column(network, "train_loss")) == 4
-    assert not network.module_.training
-    method = network.predict if hasattr(network, "predict") else network.transform
-    assert np.isfinite(method(digits.X_test)).all()
-    assert_array_equal(method(digits.X_test), method(digits.X_test))
-
-
-def test_interrupted_training_can_be_taken_up_again(digits):
-    interrupt = Interrupt(epoch=3)
-    classifier = quick_classifier(callbacks=[interrupt], warm_start=True)
-    with pytest.warns(UserWarning, match="interrupted"):
-        classifier.fit(digits.X, digits.y)
-    classifier.set_params(callbacks=None).fit(digits.X, digits.y)
-    assert classifier.n_iter_ == 4
-    assert classifier.loss_curve_[-1] < classifier.loss_curve_[0]
-    assert column(classifier, "train_loss") == classifier.loss_curve_
-
-
-def test_interruption_counts_the_epochs_that_were_finished(digits):
-    classifier = quick_classifier(callbacks=[Interrupt(epoch=2)])
-    with pytest.warns(UserWarning, match="interrupted"):
-        classifier.fit(digits.X, digits.y)
-    assert classifier.n_iter_ == len(classifier.loss_curve_) == 1
 
 
 def failing(event, from_epoch=2):
@@ -347,19 +287,6 @@ def failing(event, from_epoch=2):
             raise RuntimeError("this callback gives up")
 
     return type("Failing", (skorch.callbacks.Callback,), {event: fail})()
-
-
-def break_off(network, event, X, y):
-    network.set_params(
-        dropout=0.5, warm_start=True, early_stopping=True, callbacks=[failing(event)]
-    )
-    with pytest.raises(RuntimeError, match="this callback gives up"):
-        network.fit(X, y)
-
-
-FAILURES = pytest.mark.parametrize(
-    "event", ["on_batch_begin", "on_grad_computed", "on_batch_end", "on_epoch_end", "on_train_end"]
-)
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
@@ -376,27 +303,22 @@ def test_error_in_the_first_epoch_leaves_the_fit_before(event, method, network, 
     assert len(network.loss_curve_) == len(network.history_) == network.n_iter_ == 4
 
 
-@FAILURES
-def test_failing_callback_leaves_a_network_that_predicts(event, network, digits):
-    break_off(network, event, digits.X, digits.y)
+@pytest.mark.parametrize(
+    "event", ["on_batch_begin", "on_grad_computed", "on_batch_end", "on_epoch_end", "on_train_end"]
+)
+def test_fit_that_a_callback_broke_off_predicts_and_can_be_taken_up_again(event, network, digits):
+    network.set_params(
+        dropout=0.5, warm_start=True, early_stopping=True, callbacks=[failing(event)]
+    )
+    with pytest.raises(RuntimeError, match="this callback gives up"):
+        network.fit(digits.X, digits.y)
     assert not network.module_.training
     names = ("predict_proba", "predict", "transform")
     method = next(getattr(network, name) for name in names if hasattr(network, name))
     assert_array_equal(method(digits.X_test), method(digits.X_test))
-
-
-@FAILURES
-def test_fit_that_a_callback_broke_off_can_be_taken_up_again(event, network, digits):
-    break_off(network, event, digits.X, digits.y)
+    assert [row.get("train_loss") for row in network.history_] == network.loss_curve_
     finished = len(network.loss_curve_)
     network.set_params(callbacks=None, early_stopping=False).fit(digits.X, digits.y)
     assert network.n_iter_ == 4
     assert len(network.loss_curve_) == finished + 4
     assert network.loss_ < network.loss_curve_[0]
-
-
-@FAILURES
-def test_epoch_that_was_broken_off_leaves_no_row_in_the_history(event, digits):
-    classifier = quick_classifier()
-    break_off(classifier, event, digits.X, digits.y)
-    assert [row.get("train_loss") for row in classifier.history_] == classifier.loss_curve_

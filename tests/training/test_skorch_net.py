@@ -122,8 +122,11 @@ def make_callback(name):
 
 
 @pytest.mark.filterwarnings("ignore:No fits could be trained together")
-@pytest.mark.parametrize("validated", [False, True], ids=["", "validated"])
-@pytest.mark.parametrize("how", ["fit", "search"])
+@pytest.mark.parametrize(
+    ("how", "validated"),
+    [("fit", False), ("fit", True), ("search", True)],
+    ids=["fit", "validated", "search"],
+)
 @pytest.mark.parametrize("name", skorch.callbacks.__all__)
 def test_every_callback_of_skorch_works_or_says_what_to_do(
     name, how, validated, network, wine, scratch
