@@ -51,7 +51,9 @@ def test_a_column_of_targets_is_told_at_the_users_line(kind, params):
     assert {warning.filename for warning in seen} == {__file__}
 
 
-@pytest.mark.parametrize("options", [{"n_iter_no_change": np.inf}, {"learning_rate": "cosine"}])
+@pytest.mark.parametrize(
+    "options", [{"n_iter_no_change": np.inf}, {"tol": 0.0}, {"learning_rate": "cosine"}]
+)
 def test_a_training_that_was_to_run_all_epochs_does_not_warn(options):
     DeepMLPClassifier(**QUICK, **options).fit(X, Y)
 

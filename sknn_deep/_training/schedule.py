@@ -49,10 +49,12 @@ class Schedule:
     @property
     def expects_convergence(self) -> bool:
         """Whether a training that runs all its epochs has not come to its end."""
+        estimator = self._estimator
         if self._is_annealed:
             return False
+        is_off = estimator.n_iter_no_change == float("inf") or estimator.tol == 0
         # of a warm start scikit-learn's MLP says, too, that there is more to do in the next call
-        return self._estimator.n_iter_no_change != float("inf") or self._estimator.warm_start
+        return not is_off or estimator.warm_start
 
     def rates(self, n_batches: int) -> list[float] | None:
         """Return the learning rate of each batch of the next epoch, where it changes."""
