@@ -56,6 +56,58 @@ class EpochLosses(NamedTuple):
     weight_sums: Sequence[float] = ()
 
 
+class Average:
+    r"""An exponential average of a network's weights over the steps of a training [1]_.
+
+    .. math:: \bar w \leftarrow d_t \bar w + (1 - d_t) w, \qquad d_t = \min(d, (1 + t) / (10 + t))
+
+    so that the first weights, which are drawn, are soon forgotten.
+
+    Parameters
+    ----------
+    flat : Tensor
+        The weights before the first step.
+    decay : float in (0, 1)
+
+    Attributes
+    ----------
+    weights : Tensor
+    n_steps : int
+
+    References
+    ----------
+    .. [1] B. Polyak, A. Juditsky (1992). Acceleration of stochastic approximation by averaging.
+       SIAM Journal on Control and Optimization 30(4).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sknn_deep._engine.engine import Average
+    >>> average = Average(torch.zeros(1), decay=0.5)
+    >>> for weight in (1.0, 1.0):
+    ...     average.update(torch.tensor([weight]))
+    >>> average.weights
+    tensor([0.9545])
+    """
+
+    def __init__(self, flat: Tensor, decay: float):
+        self.weights, self.n_steps, self._decay = flat.detach().clone(), 0, decay
+
+    @torch.no_grad()
+    def update(self, flat: Tensor) -> None:
+        """Add the weights after a step."""
+        self.n_steps += 1
+        decay = min(self._decay, (1 + self.n_steps) / (10 + self.n_steps))
+        self.weights.lerp_(flat, 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, flat: Tensor) -> None:
+        """Exchange the network's weights with their average."""
+        present = flat.clone()
+        flat.copy_(self.weights)
+        self.weights.copy_(present)
+
+
 class Engine:
     r"""Moves a network's weights along batches.
 
@@ -74,6 +126,8 @@ class Engine:
         Decoupled from the gradient, for every optimiser.
     embedding_weight_decay : float, default=0.0
         Likewise, of the vectors that an input layer learns.
+    average : Average, default=None
+        Of the weights, told of every step.
     max_grad_norm : float, default=None
         Longer gradients are shortened to this norm.
     product_dtype : torch.dtype, default=None
@@ -99,6 +153,7 @@ class Engine:
         alpha: float,
         weight_decay: float = 0.0,
         embedding_weight_decay: float = 0.0,
+        average: "Average | None" = None,
         max_grad_norm: float | None = None,
         product_dtype: torch.dtype | None = None,
     ):
@@ -114,6 +169,7 @@ class Engine:
         self._none = network.flat.new_zeros(())
         self._asks_for_loss = type(optimizer) not in _SIMPLE_OPTIMIZERS
         self.n_steps = 0
+        self._average = average
         self._has_slow_denormals = network.flat.device.type == "cpu"
         self.listener: Any = None
         self.in_optimizer = False
@@ -185,6 +241,7 @@ class Engine:
             and self.listener is None
             and not self._frozen
             and not self._vectors
+            and self._average is None
             and all(chunk.weight_sums)
         )
         if not plain:
@@ -319,6 +376,8 @@ class Engine:
             raw.copy_(first_raw)  # what is reported is from before the step
         for parameter, kept in self._frozen:  # by skorch's Freezer
             parameter.copy_(kept)
+        if self._average is not None:
+            self._average.update(self._network.flat)
         return squared_norm
 
     def _write_gradient(self, program: Program, penalty: float | Tensor) -> Tensor:

@@ -160,6 +160,8 @@ def _reason_to_train_alone(job: Job) -> str:
         return own
     if estimator.solver not in ("sgd", "adam"):
         return f"solver={estimator.solver!r} is not written for stacks"
+    if estimator.ema_decay is not None:
+        return f"ema_decay={estimator.ema_decay} is not written for stacks"
     if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
         return "callbacks are told of one network"
     if estimator.dtype == "bfloat16":

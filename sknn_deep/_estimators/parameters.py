@@ -94,6 +94,7 @@ class SharedParameters:
     weight_decay: float | None = None
     adam_learning_rate_init: float | None = None
     max_grad_norm: float | None = None
+    ema_decay: float | None = None
     scoring: Scoring | None = None
     device: str | torch.device = "auto"
     dtype: DtypeName = "auto"
@@ -137,6 +138,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         "weight_decay": [Interval(Real, 0, None, closed="left"), None],
         "adam_learning_rate_init": [Interval(Real, 0, None, closed="neither"), None],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "ema_decay": [Interval(Real, 0, 1, closed="neither"), None],
         "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
         "device": [str, torch.device],
         "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
@@ -309,6 +311,11 @@ def check_combinations(
     """
     if call.incremental and estimator.early_stopping:
         raise ValueError("partial_fit does not support early_stopping=True")
+    if call.incremental and estimator.ema_decay is not None:
+        raise ValueError(
+            f"partial_fit does not support ema_decay={estimator.ema_decay}, an average over the "
+            "steps of a whole training. Set ema_decay=None, or call fit."
+        )
     solver = estimator.solver
     if isinstance(solver, type) and not issubclass(solver, torch.optim.Optimizer):
         raise ValueError(
@@ -337,6 +344,7 @@ def _check_lbfgs(
         ("callbacks", estimator.callbacks, "there are no epochs to call them in"),
         *((name, used, "it needs a deterministic loss") for name, used in sources_of_chance),
         ("X_val", call.X_val is not None, "it does not stop early"),
+        ("ema_decay", estimator.ema_decay is not None, "there are no steps along batches"),
         ("dtype='bfloat16'", estimator.dtype == "bfloat16", "it needs exact gradients"),
     ):
         if is_given:

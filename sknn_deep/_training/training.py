@@ -11,7 +11,8 @@ shuffles, stops, restores its best weights and warns by the same lines as a netw
 import math
 import numbers
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -22,7 +23,7 @@ from skorch.dataset import Dataset
 from skorch.history import History
 
 from sknn_deep._engine.batches import Batches
-from sknn_deep._engine.engine import Engine, EpochLosses
+from sknn_deep._engine.engine import Average, Engine, EpochLosses
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.optimizer_state import check_optimizer_state
 from sknn_deep._engine.solvers import (
@@ -139,6 +140,8 @@ class Training:
     ):
         self.estimator, self.network, self.loss = estimator, network, loss
         self.optimizer, self.penalties = optimizer, penalties
+        decay = estimator.ema_decay
+        self._average = None if decay is None else Average(network.flat, decay)
         self._product_dtype = product_dtype
         self.batches, self.net = batches, net
         self._order: SharedOrder | None = None
@@ -174,6 +177,7 @@ class Training:
             self.optimizer,
             **self.penalties,
             product_dtype=self._product_dtype,
+            average=self._average,
         )
 
     def run(self, checkpoint: CheckpointFile | None = None) -> None:
@@ -306,6 +310,7 @@ class Training:
             "progress": dict(vars(self._progress)),
             "network": self.network.snapshot(),
             "requires_grad": [param.requires_grad for param in self.network.parameters()],
+            "average": None if self._average is None else vars(self._average),
             "optimizer": self.optimizer.state_dict(),
             "n_steps": engine.n_steps,
             "random_state": self.random_state.get_state(legacy=False),
@@ -340,6 +345,9 @@ class Training:
         ):
             param.requires_grad_(requires_grad)
         load_state(self.optimizer, state["optimizer"])
+        if self._average is not None:
+            self._average.weights.copy_(state["average"]["weights"])
+            self._average.n_steps = int(state["average"]["n_steps"])
         engine.n_steps = state["n_steps"]
         self.random_state.set_state(state["random_state"])
         if state["generator"] is not None:
@@ -371,7 +379,8 @@ class Training:
         if self._validation is None:
             progress.add_loss(loss, estimator.tol)
         else:
-            progress.add_validation(*self._validation.evaluate(), estimator.tol, self.network)
+            with self._averaged():
+                progress.add_validation(*self._validation.evaluate(), estimator.tol, self.network)
             self._say(f"Validation score: {progress.last_validation()[1]:f}")
         self._writer.end_epoch(loss, progress, time.perf_counter() - self._start)
         self._schedule.end_epoch()
@@ -382,6 +391,8 @@ class Training:
     def end(self) -> None:
         """Put the best weights back, where a validation set found them; announce the end."""
         self.network.scale_dropout(1.0)
+        if self._average is not None and self.n_iter:
+            self.network.flat.copy_(self._average.weights)
         best = self._progress.best_snapshot
         has_best = best is not None
         if best is not None:
@@ -392,6 +403,16 @@ class Training:
             what = "loss" if is_finite else "parameter weights"
             raise DivergenceError(f"{divergence_message(what)} {self._divergence()}")
         self._warn_of_the_end(has_best)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Give the network the average of its weights, if one is kept, for a block."""
+        average, flat = self._average, self.network.flat
+        if average is not None:
+            average.swap(flat)
+        yield
+        if average is not None:
+            average.swap(flat)
 
     def _train_epoch(self, engine: Engine, rates: list[float] | None) -> EpochLosses:
         try:

@@ -27,6 +27,7 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._engine import in_parts
+from sknn_deep._training.checkpoint import TrainingCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 
@@ -1208,3 +1209,66 @@ def test_a_batch_of_partial_fit_need_not_have_every_class(warm_start):
     assert_array_equal(classifier.classes_, [0, 1])
     with pytest.raises(ValueError, match="classes not in `self.classes_`"):
         classifier.partial_fit(X[:5], np.full(5, 2))
+
+
+def test_average_of_the_weights_is_that_of_every_step():
+    X, y = np.random.RandomState(0).randn(40, 3), np.linspace(-2, 2, 40)
+    params = {"solver": "sgd", "batch_size": 10, "max_iter": 3, "random_state": 0}
+    params |= {"hidden_layer_sizes": (4,), "device": "cpu", "n_iter_no_change": np.inf}
+    steps = []
+
+    class Watch(skorch.callbacks.Callback):
+        def on_batch_end(self, net, **kwargs):
+            steps.append(net.module_.flat.clone())
+
+        def on_train_begin(self, net, **kwargs):
+            steps.append(net.module_.flat.clone())
+
+    plain = DeepMLPRegressor(**params, callbacks=[Watch()]).fit(X, y)
+    expected = steps[0]
+    for t, weights in enumerate(steps[1:], start=1):
+        decay = min(0.9, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * weights
+    averaged = DeepMLPRegressor(**params, ema_decay=0.9).fit(X, y)
+    torch.testing.assert_close(averaged.module_.flat.detach(), expected.detach())
+    assert averaged.loss_curve_ == plain.loss_curve_, "it does not change the training"
+
+
+def test_validation_sets_see_the_average():
+    X, y = np.random.RandomState(0).randn(80, 3), np.linspace(-2, 2, 80)
+    params = {"hidden_layer_sizes": (4,), "max_iter": 5, "random_state": 0, "device": "cpu"}
+    network = DeepMLPRegressor(**params, ema_decay=0.95, n_iter_no_change=np.inf)
+    network.fit(X[:60], y[:60], X_val=X[60:], y_val=y[60:])
+    assert network.score(X[60:], y[60:]) == pytest.approx(network.best_validation_score_)
+
+
+def test_average_is_resumed_from_a_checkpoint(tmp_path):
+    X, y = np.random.RandomState(0).randn(80, 3), np.linspace(-2, 2, 80)
+    params = {"hidden_layer_sizes": (4,), "random_state": 0, "device": "cpu", "ema_decay": 0.9}
+    params |= {"n_iter_no_change": np.inf, "max_iter": 6}
+    whole = DeepMLPRegressor(**params).fit(X, y)
+
+    class Stopped(Exception):
+        pass
+
+    class Stop(skorch.callbacks.Callback):
+        at = 3
+
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == Stop.at:
+                raise Stopped
+
+    params["callbacks"] = [TrainingCheckpoint(tmp_path / "c"), Stop]
+    with pytest.raises(Stopped):
+        DeepMLPRegressor(**params).fit(X, y)
+    Stop.at = None
+    resumed = DeepMLPRegressor(**params).fit(X, y)
+    np.testing.assert_array_equal(resumed.predict(X), whole.predict(X))
+
+
+def test_average_of_no_whole_training_is_refused():
+    network = DeepMLPRegressor(ema_decay=0.9)
+    with pytest.raises(ValueError, match="partial_fit does not support ema_decay=0.9"):
+        network.partial_fit([[0.0], [1.0]], [0.0, 1.0])
+    with pytest.raises(ValueError, match="does not support ema_decay"):
+        network.set_params(solver="lbfgs").fit([[0.0], [1.0]], [0.0, 1.0])
