@@ -346,7 +346,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     device_ : str
         Where the network is.
 
-    is_categorical_ : ndarray of shape (n_features_in_,) or None
+    is_categorical_ : ndarray of shape (`n_features_in_`,) or None
         Mask of the features that hold categories, or None where there are none.
 
     estimators_ : list of DeepMLPClassifier

@@ -337,10 +337,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
     device_ : str
         Where the network is.
 
-    is_categorical_ : ndarray of shape (n_features_in_,) or None
+    is_categorical_ : ndarray of shape (`n_features_in_`,) or None
         Mask of the features that hold categories, or None where there are none.
 
-    target_center_, target_scale_ : ndarray of shape (n_outputs_,)
+    target_center_, target_scale_ : ndarray of shape (`n_outputs_`,)
         What is taken away from the targets and what they are divided by, with
         ``target_scaling`` only.
 

@@ -210,20 +210,20 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
 
     Candidates are drawn from this space:
 
-    ======================  ==========================================================
-    hidden_layer_sizes      1 to 3 layers of 64, 128, 256 or 384 units
-    activation              "silu", "relu" or "mish"
-    dropout                 0, or uniform from 0 to 0.5
-    learning_rate_init      0.001 to 0.02, uniform in its logarithm
-    adam_learning_rate_init 0.001 to 0.02, uniform in its logarithm
-    weight_decay            0.001 to 0.3, uniform in its logarithm
-    numeric_embedding       "piecewise_linear", or in one of four "periodic"
-    n_bins                  16, 32, 64, 128 or 256
-    numeric_embedding_size  4, 8, 12 or 16
-    frequency_scale         0.05 to 1, uniform in its logarithm
-    max_one_hot             0 or 9
-    category_embedding_size 4, 8 or 16
-    ======================  ==========================================================
+    =======================  ==========================================================
+    hidden_layer_sizes       1 to 3 layers of 64, 128, 256 or 384 units
+    activation               "silu", "relu" or "mish"
+    dropout                  0, or uniform from 0 to 0.5
+    learning_rate_init       0.001 to 0.02, uniform in its logarithm
+    adam_learning_rate_init  0.001 to 0.02, uniform in its logarithm
+    weight_decay             0.001 to 0.3, uniform in its logarithm
+    numeric_embedding        "piecewise_linear", or in one of four "periodic"
+    n_bins                   16, 32, 64, 128 or 256
+    numeric_embedding_size   4, 8, 12 or 16
+    frequency_scale          0.05 to 1, uniform in its logarithm
+    max_one_hot              0 or 9
+    category_embedding_size  4, 8 or 16
+    =======================  ==========================================================
 
     References
     ----------
@@ -312,20 +312,20 @@ class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPCla
 
     Candidates are drawn from this space:
 
-    ======================  ==========================================================
-    hidden_layer_sizes      1 to 3 layers of 64, 128, 256 or 384 units
-    activation              "silu", "relu" or "mish"
-    dropout                 0, or uniform from 0 to 0.5
-    learning_rate_init      0.001 to 0.02, uniform in its logarithm
-    adam_learning_rate_init 0.001 to 0.02, uniform in its logarithm
-    weight_decay            0.001 to 0.3, uniform in its logarithm
-    numeric_embedding       "piecewise_linear", or in one of four "periodic"
-    n_bins                  16, 32, 64, 128 or 256
-    numeric_embedding_size  4, 8, 12 or 16
-    frequency_scale         0.05 to 1, uniform in its logarithm
-    max_one_hot             0 or 9
-    category_embedding_size 4, 8 or 16
-    ======================  ==========================================================
+    =======================  ==========================================================
+    hidden_layer_sizes       1 to 3 layers of 64, 128, 256 or 384 units
+    activation               "silu", "relu" or "mish"
+    dropout                  0, or uniform from 0 to 0.5
+    learning_rate_init       0.001 to 0.02, uniform in its logarithm
+    adam_learning_rate_init  0.001 to 0.02, uniform in its logarithm
+    weight_decay             0.001 to 0.3, uniform in its logarithm
+    numeric_embedding        "piecewise_linear", or in one of four "periodic"
+    n_bins                   16, 32, 64, 128 or 256
+    numeric_embedding_size   4, 8, 12 or 16
+    frequency_scale          0.05 to 1, uniform in its logarithm
+    max_one_hot              0 or 9
+    category_embedding_size  4, 8 or 16
+    =======================  ==========================================================
 
     References
     ----------
