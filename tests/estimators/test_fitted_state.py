@@ -45,8 +45,8 @@ def attributes(cls):
             estimator = cls(**QUICK, **(plain | params)).fit(X, Y)
             check_fitted_state(estimator)
             left |= vars(estimator).keys() - estimator.get_params().keys()
-    loaded = cls(**QUICK)
-    loaded.__setstate__(cls(**QUICK).fit(X, Y).__getstate__())  # has an optimiser's state
+    loaded = cls(**QUICK, **plain)
+    loaded.__setstate__(cls(**QUICK, **plain).fit(X, Y).__getstate__())  # has an optimiser's state
     return left | vars(loaded).keys() - loaded.get_params().keys()
 
 
