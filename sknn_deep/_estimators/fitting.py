@@ -21,6 +21,7 @@ without drawing, and dropout and noise have a generator of their own.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ class Fit:
     def surroundings(self) -> Iterator[None]:
         """Set torch's modes, its device and, with a checkpoint, its threads."""
         self.draft._check_combinations(self.call)
-        device = resolve_device(self.draft.device)
+        device = self._device
         self._checkpoint = open_checkpoint(self.draft.callbacks, self.call.incremental)
         with ExitStack() as stack:
             # the caller may have switched gradients off
@@ -217,7 +218,7 @@ class Fit:
         """Return the training data, validated, with what they tell set on the draft."""
         draft, call = self.draft, self.call
         if self._shared is None:
-            dtypes = accepted_dtypes(draft.dtype, resolve_device(draft.device))
+            dtypes = accepted_dtypes(draft.dtype, self._device)
             if self._goes_on:
                 dtypes = [numpy_dtype(draft.module_.flat.dtype)]
             X, y, targets = draft._validate_training_data(call, dtypes, reset=not self._goes_on)
@@ -299,7 +300,7 @@ class Fit:
     def _make_network(self, samples: Samples, random_state: np.random.RandomState) -> None:
         """Make the network ready, a new one or that of the call before."""
         draft, n_features = self.draft, samples.X.shape[1]
-        device = resolve_device(draft.device)
+        device = self._device
         dtype = torch_dtype(samples.X.dtype)
         with memory_explained(draft, samples.X.shape[0], n_features, dtype, self._copied_bytes):
             config = draft._network_config(n_features, dtype)
@@ -358,11 +359,14 @@ class Fit:
         n_features = self._validated.X.shape[1]
         return memory_explained(self.draft, n_samples, n_features, flat.dtype, self._copied_bytes)
 
-    @property
+    @cached_property
+    def _device(self) -> torch.device:
+        return resolve_device(self.draft.device)
+
     def _copied_bytes(self) -> int:
-        """The bytes of a copy of the features: on a device, or of another type or order."""
+        """Return the bytes of a copy of the features: on a device, or of another type or order."""
         X: Features = self._validated.X
-        if resolve_device(self.draft.device).type != "cpu":
+        if self._device.type != "cpu":
             return X.resident_bytes
         own, given = X.unwrapped(), self.call.X
         are_arrays = isinstance(own, np.ndarray) and isinstance(given, np.ndarray)

@@ -4,7 +4,7 @@ The figures are within a factor of two of the peak that ``tests/estimators/test_
 measures.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ def memory_explained(
     n_samples: int,
     n_features: int,
     dtype: torch.dtype,
-    copied_bytes: int = 0,
+    copied_bytes: Callable[[], int] = lambda: 0,
 ) -> Iterator[None]:
     """Replace an error for want of memory by one that says what the training needs.
 
@@ -64,8 +64,8 @@ def memory_explained(
         Of the training data.
     dtype : torch.dtype
         Of the weights.
-    copied_bytes : int, default=0
-        What a copy of the features takes, where there is one.
+    copied_bytes : callable
+        Returns what a copy of the features takes, where there is one.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def memory_explained(
     except Exception as error:
         if not is_out_of_memory(error) or isinstance(error, OutOfMemoryError):
             raise
-        need = training_memory(estimator, n_samples, n_features, dtype, copied_bytes)
+        need = training_memory(estimator, n_samples, n_features, dtype, copied_bytes())
         message = _advice(estimator, n_samples, n_features, dtype, need)
         first = str(error).splitlines()[0]
         explained = OutOfMemoryError(f"{message} The first that did not fit: {first}")
