@@ -5,7 +5,7 @@ a column of objects it raises an error that names neither the column nor the row
 """
 
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,21 +34,24 @@ def refuse_not_numbers(estimator: Any, X: Any) -> None:
     Parameters
     ----------
     estimator : estimator
-        It is named in the message.
+        It may know which columns hold categories.
     X : array-like, sparse matrix or frame
         As given by the user. Whatever is no table of values is left for scikit-learn to refuse.
     """
     if getattr(getattr(X, "dtype", None), "kind", None) in ("b", "i", "u", "f"):
         return
-    found = next(_found(X), None)
+    columns = vars(estimator).get("_columns")
+    found = next(_found(X, set() if columns is None else set(columns.categories)), None)
     if found is not None:
         value, place, remedy = found
-        name = type(estimator).__name__
-        raise ValueError(f"X holds {value} in {place}; {name} takes numbers only. {remedy}")
+        raise ValueError(f"X holds {value} in {place}, which is no number. {remedy}")
 
 
-def _found(X: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield what is no number, where it is, and what to do."""
+def _found(X: Any, of_categories: set[int]) -> Iterator[tuple[str, str, str]]:
+    """Yield what is no number, where it is, and what to do.
+
+    Among texts, and in columns that are known to hold categories, a missing value is a category.
+    """
     if hasattr(X, "dtypes") and hasattr(X, "columns"):
         for position, (name, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True)):
             # of a categorical column the type of its categories: NumPy would make integers of dates
@@ -58,8 +61,8 @@ def _found(X: Any) -> Iterator[tuple[str, str, str]]:
                 yield text, f"column {name!r}", _NO_DATES
             elif text in ("object", "Object"):
                 # by position, since names may occur twice; with iloc in pandas, without in polars
-                column = getattr(X, "iloc", X)[:, [position]]
-                yield from _among(np.asarray(column, dtype=object), [name])
+                column = np.asarray(getattr(X, "iloc", X)[:, [position]], dtype=object)
+                yield from _among(column[:, 0], name, position in of_categories)
         return
     if not hasattr(X, "dtype"):
         try:
@@ -69,14 +72,15 @@ def _found(X: Any) -> Iterator[tuple[str, str, str]]:
     if isinstance(X, np.ndarray) and X.dtype.kind in "mM":
         yield str(X.dtype), "every column", _NO_DATES
     elif isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 2:
-        yield from _among(X, range(X.shape[1]))
+        for position, column in enumerate(X.T):
+            yield from _among(column, position, position in of_categories)
 
 
-def _among(values: np.ndarray, names: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield the same for an array of objects, shape (n_samples, number of names)."""
-    for name, column in zip(names, values.T, strict=True):
-        for row, value in enumerate(column):
-            if isinstance(value, _DATES):
-                yield repr(value), f"column {name!r}, row {row}", _NO_DATES
-            elif type(value).__name__ == "NAType":
-                yield "pd.NA", f"column {name!r}, row {row}", _NO_NA
+def _among(column: np.ndarray, name: Any, may_miss: bool) -> Iterator[tuple[str, str, str]]:
+    """Yield the same for a column of objects, shape (n_samples,)."""
+    may_miss = may_miss or any(isinstance(value, str) for value in column)
+    for row, value in enumerate(column):
+        if isinstance(value, _DATES):
+            yield repr(value), f"column {name!r}, row {row}", _NO_DATES
+        elif type(value).__name__ == "NAType" and not may_miss:
+            yield "pd.NA", f"column {name!r}, row {row}", _NO_NA

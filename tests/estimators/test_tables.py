@@ -275,6 +275,20 @@ def test_categories_may_be_numbers_of_an_array(kind):
     assert np.isfinite(outputs(estimator, np.array([[0.0, 77.0]]))).all()
 
 
+def test_missing_texts_may_be_written_in_every_way(kind):
+    y = KINDS[kind]
+    written = {
+        name: X.assign(kind=X["kind"].astype(object).where(X["kind"].notna(), value))
+        for name, value in {"None": None, "NaN": np.nan, "NA": pd.NA}.items()
+    }
+    fitted = {name: kind(**QUICK, **EMBEDDED).fit(rows, y) for name, rows in written.items()}
+    for network in fitted.values():
+        for rows in written.values():
+            np.testing.assert_array_equal(outputs(network, rows), outputs(fitted["None"]))
+    one_row = written["NA"][written["NA"]["kind"].isna()][:1]
+    assert np.isfinite(outputs(fitted["NA"], one_row)).all()
+
+
 def test_a_column_of_identifiers_teaches_nothing(kind):
     rows = X.assign(name=[f"customer {i}" for i in range(N_ROWS)])
     estimator = kind(**QUICK, **EMBEDDED).fit(rows, KINDS[kind])
