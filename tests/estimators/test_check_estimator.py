@@ -177,7 +177,11 @@ def _in_turn(options):
 @pytest.mark.slow
 @converging_or_not
 @parametrize_with_checks(
-    [*_in_turn(ONE_VALUE), *(DeepMLPRegressor(loss) for loss in REGRESSION_LOSSES[1:])],
+    [
+        *_in_turn(ONE_VALUE),
+        *(DeepMLPRegressor(loss) for loss in REGRESSION_LOSSES[1:]),
+        *(AutoencoderTransformer(loss=loss) for loss in ("absolute_error", "huber", "cosine")),
+    ],
     expected_failed_checks=_expected_failures,
 )
 def test_one_value_with_all_others_at_their_defaults_complies(estimator, check):
