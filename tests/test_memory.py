@@ -61,9 +61,11 @@ def test_a_large_memory_map_is_learned_from_in_little_memory(case, gigabytes, tm
     with chdir(tmp_path):
         peaks = in_fresh_process(peaks_on_a_map, case, tmp_path / "X.npy")
     (tmp_path / "X.npy").unlink()
-    assert peaks["before"] + 1000 * gigabytes > 600, "the file would not fit"
-    assert peaks["fit"] < 600, "megabytes of all that the process holds"
-    assert peaks["predict"] < 600
+    # a busy machine takes pages of the file back late: some of them count, half of it does not
+    most = peaks["before"] + 300
+    assert 1000 * gigabytes > 500, "the file would not fit"
+    assert peaks["fit"] < most, "megabytes of all that the process holds"
+    assert peaks["predict"] < most
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
