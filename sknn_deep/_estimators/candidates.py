@@ -36,6 +36,7 @@ from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
 from sknn_deep._estimators.fitting import Fit, draft_of
 from sknn_deep._estimators.held_out import split_rows
 from sknn_deep._training.interruption import one_of_many
+from sknn_deep._training.progress import DivergenceError
 from sknn_deep._user_warnings import warned_once
 
 # The ensemble has so many places; a network may have several of them.
@@ -133,14 +134,23 @@ def fit_candidates(estimator: Any, call: Call) -> None:
                     f"Candidate {len(trained)} of {draft.n_candidates}: validation loss "
                     f"{candidate.loss:.6f}, best {best:.6f}, {candidate.seconds:.1f} s"
                 )
+    errors = [candidate.error for candidate in trained if candidate.error]
+    if len(errors) == len(trained):
+        raise errors[0]
+    usable = [candidate for candidate in trained if not candidate.error]
+    # class weights are those of the training rows, which a network has learned
+    y, weight = call.y_val, call.sample_weight_val
+    weight = usable[0].network._weigh_classes(y, weight, learn=False)
     places = select(
-        [candidate.output for candidate in trained],
-        lambda output: draft._loss_of_outputs(output, call.y_val, call.sample_weight_val),
+        [candidate.output for candidate in usable],
+        lambda output: draft._loss_of_outputs(output, y, weight),
     )
-    chosen = np.flatnonzero(places)
-    adopt(draft, [trained[k].network for k in chosen])
-    draft.ensemble_weights_ = places[chosen] / places.sum()
-    draft._candidates = _table(trained, places / places.sum())
+    for candidate, n_places in zip(usable, places, strict=True):
+        candidate.share = n_places / places.sum()
+    chosen = [candidate for candidate in usable if candidate.share]
+    adopt(draft, [candidate.network for candidate in chosen])
+    draft.ensemble_weights_ = np.array([candidate.share for candidate in chosen])
+    draft._candidates = _table(trained)
     set_fitted_state(estimator, fitted_state(draft))
 
 
@@ -190,44 +200,53 @@ class _Candidate:
     output : ndarray
         Its predictions for the validation rows.
     loss : float
-        Its lowest loss on them.
+        Its lowest loss on them; infinity where the training diverged.
+    error : DivergenceError or None
     losses : list of float
         After each epoch.
+    share : float
+        Its weight in the ensemble.
     """
+
+    output: np.ndarray
+    share = 0.0
 
     def __init__(self, draft: Any, params: dict[str, Any], seed: int):
         own = {"n_candidates": 1, "n_networks": 1, "random_state": seed, "verbose": False, **params}
         self.network = clone(draft).set_params(**own).set_callbacks()
         self.params = params
         self.losses: list[float] = []
+        self.loss = np.inf
+        self.error: DivergenceError | None = None
 
     def train(self, call: Call, before: list["_Candidate"], seconds_left: float) -> None:
         """Train until the network has stopped, has fallen behind, or the time is up."""
         start = time.perf_counter()
         fit = Fit(self.network, call)
-        with fit.surroundings():
+
+        def is_enough() -> bool:
+            self.losses = fit.training.fitted_attributes()["validation_loss_curve_"]
+            return self._is_behind(before) or time.perf_counter() - start > seconds_left
+
+        with fit.surroundings(), fit.undone_on_error():
             fit.prepare()
-            training: Any = fit.training
-            training.begin()
-            engine = training.make_engine()
-            while not training.is_done:
-                losses = engine.train_epoch(training.batches, training.begin_epoch())
-                training.end_epoch(losses)
-                self.losses = training.fitted_attributes()["validation_loss_curve_"]
-                if self._is_behind(before) or time.perf_counter() - start > seconds_left:
-                    training.is_done = True
-            engine.close()
-            training.end()
-            fit.commit()
-        self.loss = min(self.losses)
-        self.output = self.network._outputs(call.X_val)
+            try:
+                fit.train(is_enough)
+            except DivergenceError as error:  # a drawn rate may be too high
+                self.error = error
+            else:
+                fit.commit()
+                self.loss = float(np.nanmin(self.losses))
+                self.output = self.network._outputs(call.X_val)
         self.seconds = time.perf_counter() - start
 
     def _is_behind(self, before: list["_Candidate"]) -> bool:
         n_epochs = len(self.losses)
-        if len(before) < _FEWEST_BEFORE or n_epochs < _FIRST_LOOK * self.network.max_iter:
+        n_before = sum(not other.error for other in before)
+        if n_before < _FEWEST_BEFORE or n_epochs < _FIRST_LOOK * self.network.max_iter:
             return False
-        return min(self.losses) > np.median([min(other.losses[:n_epochs]) for other in before])
+        of_others = [np.nanmin(other.losses[:n_epochs]) for other in before if not other.error]
+        return bool(np.nanmin(self.losses) > np.median(of_others))
 
 
 def _with_validation_set(draft: Any, call: Call, random_state: np.random.RandomState) -> Call:
@@ -246,13 +265,13 @@ def _with_validation_set(draft: Any, call: Call, random_state: np.random.RandomS
     return replace(call, X=X_train, y=y[rows], X_val=X_val, y_val=y[held_out], **weights)
 
 
-def _table(trained: list[_Candidate], weights: np.ndarray) -> dict[str, list[Any]]:
+def _table(trained: list[_Candidate]) -> dict[str, list[Any]]:
     """Return the columns of ``candidates_``."""
     names = sorted({name for candidate in trained for name in candidate.params})
     columns: dict[str, list[Any]] = {
         "validation_loss": [candidate.loss for candidate in trained],
-        "weight": weights.tolist(),
-        "n_iter": [int(candidate.network.n_iter_) for candidate in trained],
+        "weight": [candidate.share for candidate in trained],
+        "n_iter": [len(candidate.losses) for candidate in trained],
         "seconds": [candidate.seconds for candidate in trained],
     }
     for name in names:

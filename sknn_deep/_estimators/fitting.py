@@ -163,13 +163,13 @@ class Fit:
         else:
             self.training = self._training(batches, validation, random_state)
 
-    def train(self) -> None:
-        """Train to the end."""
+    def train(self, is_enough: Callable[[], bool] = lambda: False) -> None:
+        """Train to the end, or until an epoch after which it is enough."""
         try:
             self.training.begin()
             with self._memory_explained(num_samples(self.call.X)):
                 if isinstance(self.training, Training):
-                    self.training.run(self._checkpoint)
+                    self.training.run(self._checkpoint, is_enough)
                 else:
                     self.training.run()
         except BaseException as error:

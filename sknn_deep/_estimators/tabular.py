@@ -134,6 +134,11 @@ class TabularHooks:
         params: Any = self
         for name, is_given, remedy in (
             ("callbacks", params.callbacks, "leave callbacks at None"),
+            (
+                "set_callbacks",
+                getattr(params, "_skl_callbacks", None),
+                "call set_callbacks without any; verbose=True prints a line for each candidate",
+            ),
             ("partial_fit", call.incremental, "call fit"),
             ("warm_start", params.warm_start, "leave warm_start at False"),
             ("solver='lbfgs'", params.solver == "lbfgs", "choose a stochastic solver"),

@@ -6,17 +6,18 @@ a module from :class:`InputLayer` and set it as ``network.input`` before ``netwo
 
 * ``forward(x)`` maps (batch, n_features) to (batch, n_inputs) by torch's operations: predictions
   and the tape use it. ``n_inputs`` is what the first dense layer takes.
-* ``forward_kernels(own, x, out)`` returns what does the same in training, into a buffer. Without
-  it ``forward`` is called.
-* ``backward_kernels(own, x, delta)`` is for layers with parameters :math:`\theta`. Given
+* ``kernels(own, x, out)`` returns what does the same in training for one network, into a buffer.
+  Without it ``forward`` is called.
+* ``gradient_kernels(own, x, delta)`` is for layers with parameters :math:`\theta`. Given
   :math:`\delta = \partial L / \partial \text{out}`, its kernels write
   :math:`\partial L / \partial \theta`, every entry, into ``own.gradients``.
 
-The kernels run once for every batch, in a stack of K networks for all of them: ``x``, ``out`` and
-``delta`` then have a leading dimension of K, and so have the parameters and the gradients in
-``own``, which are views of the flat buffers. A layer's parameters are not decayed and belong to
-no L2 penalty. The gradient with respect to the first dense layer's input is computed for layers
-with parameters only.
+In a stack of K networks these run network by network. A layer that can do better overrides
+``forward_kernels`` and ``backward_kernels``: there ``x``, ``out`` and ``delta`` have a leading
+dimension of K, and so have the parameters and the gradients in ``own``, which are views of the flat
+buffers. No L2 penalty and no ``weight_decay`` holds a layer's parameters back;
+``embedding_weight_decay`` shrinks those of ``vectors_to_decay``. The gradient with respect to the
+first dense layer's input is computed for layers with parameters only.
 """
 
 from collections.abc import Callable, Hashable, Iterator

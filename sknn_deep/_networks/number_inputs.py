@@ -49,7 +49,7 @@ _BEYOND = 1e30
 class Numbers(InputLayer):
     """Base of the two layers for numbers: their columns and scales.
 
-    Input (batch, n_features), output (batch, n_outputs).
+    Input (batch, n_features), output (batch, n_inputs).
 
     Parameters
     ----------

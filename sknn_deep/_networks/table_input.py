@@ -70,12 +70,12 @@ class TableInput(InputLayer):
         self.categories = [(column, n) for column, n in categories]
         self.parts = torch.nn.ModuleList()
         options: dict[str, Any] = {"dtype": dtype, "device": device}
-        if numbers and embedding is None:
-            self.parts.append(ScaledNumbers(numbers, gaps, scaling=scaling, **options))
-        elif numbers and embedding is not None:
+        if numbers and embedding is not None:
             sizes = (n_functions, number_size, frequency_scale)
             part = EmbeddedNumbers(numbers, embedding, *sizes, scaling=scaling, **options)
             self.parts.append(part)
+        elif numbers:
+            self.parts.append(ScaledNumbers(numbers, gaps, scaling=scaling, **options))
         # a column of which all categories are rare has none
         few = [column for column in categories if 0 < column[1] <= max_one_hot]
         many = [column for column in categories if column[1] > max_one_hot]

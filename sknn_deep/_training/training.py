@@ -180,13 +180,19 @@ class Training:
             average=self._average,
         )
 
-    def run(self, checkpoint: CheckpointFile | None = None) -> None:
+    def run(
+        self,
+        checkpoint: CheckpointFile | None = None,
+        is_enough: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Train to the end, having begun.
 
         Parameters
         ----------
         checkpoint : CheckpointFile, default=None
             Where the training goes on from, and where it is kept.
+        is_enough : callable
+            Asked after each epoch whether it was the last, whatever the stopping rule says.
 
         Raises
         ------
@@ -202,6 +208,7 @@ class Training:
         try:
             while not self.is_done:
                 self.end_epoch(self._train_epoch(engine, self.begin_epoch()))
+                self.is_done = self.is_done or is_enough()
                 self._mark_epoch()
                 if checkpoint is not None:
                     self._keep(checkpoint, engine)
@@ -408,10 +415,13 @@ class Training:
     def _averaged(self) -> Iterator[None]:
         """Give the network the average of its weights, if one is kept, for a block."""
         average, flat = self._average, self.network.flat
-        if average is not None:
-            average.swap(flat)
-        yield
-        if average is not None:
+        if average is None:
+            yield
+            return
+        average.swap(flat)
+        try:
+            yield
+        finally:
             average.swap(flat)
 
     def _train_epoch(self, engine: Engine, rates: list[float] | None) -> EpochLosses:

@@ -1,14 +1,15 @@
 """Candidates: many configurations, and the ensemble of those that go best together."""
 
 import pickle
-import time
 
 import numpy as np
 import pytest
+from sklearn.callback import ProgressBar
 from sklearn.metrics import log_loss, mean_squared_error
 
 import sknn_deep
 from sknn_deep import TabularMLPClassifier, TabularMLPRegressor
+from sknn_deep._estimators import candidates
 from sknn_deep._estimators.candidates import draw_configurations, select
 from sknn_deep._networks.number_inputs import BASES
 from tests.estimators.test_tables import make_table
@@ -83,10 +84,8 @@ def test_all_candidates_hold_out_the_same_rows():
 
 def test_the_time_ends_the_drawing():
     estimator = TabularMLPRegressor(**QUICK | {"n_candidates": 10_000, "max_iter": 2})
-    start = time.perf_counter()
     estimator.set_params(max_time=1.0).fit(X, Y)
     assert 1 <= len(estimator.candidates_) < 10_000
-    assert time.perf_counter() - start < 60  # not 10 000 trainings
     assert np.isfinite(estimator.predict(X)).all()
 
 
@@ -98,6 +97,35 @@ def test_what_falls_behind_is_given_up():
     assert len(stopped) > 0
     assert (stopped["validation_loss"] > table["validation_loss"].min()).all()
     assert (stopped["n_iter"] >= 4).all()
+
+
+def test_a_candidate_that_diverges_is_left_out(monkeypatch):
+    drawn = [{}, {"learning_rate_init": 1e30, "adam_learning_rate_init": 1e30}, {}]
+    monkeypatch.setattr(candidates, "draw_configurations", lambda *args: drawn)
+    table = TabularMLPRegressor(**QUICK).fit(X, Y).candidates_
+    assert np.isinf(table["validation_loss"][1])
+    assert table["weight"][1] == 0
+    monkeypatch.setattr(candidates, "draw_configurations", lambda *args: drawn[1:2])
+    with pytest.raises(ValueError, match="lower learning_rate_init"):
+        TabularMLPRegressor(**QUICK).fit(X, Y)
+
+
+def test_weights_of_classes_count_in_the_selection():
+    seen = []
+
+    class Watched(TabularMLPClassifier):
+        def _loss_of_outputs(self, output, y, weight):
+            seen.append(weight)
+            return super()._loss_of_outputs(output, y, weight)
+
+    Watched(**QUICK, class_weight={"high": 3.0, "low": 1.0}).fit(X, LABELS)
+    assert set(seen[0]) == {1.0, 3.0}
+
+
+def test_callbacks_of_scikit_learn_are_refused():
+    estimator = TabularMLPRegressor(**QUICK).set_callbacks(ProgressBar())
+    with pytest.raises(ValueError, match="does not go with set_callbacks"):
+        estimator.fit(X, Y)
 
 
 def test_configurations_are_drawn_from_the_whole_space():

@@ -1242,6 +1242,27 @@ def test_validation_sets_see_the_average():
     assert network.score(X[60:], y[60:]) == pytest.approx(network.best_validation_score_)
 
 
+def test_weights_are_those_of_the_training_after_a_score_that_fails():
+    X, y = np.random.RandomState(0).randn(80, 3), np.linspace(-2, 2, 80)
+    params = {"hidden_layer_sizes": (4,), "random_state": 0, "device": "cpu"}
+    params |= {"n_iter_no_change": np.inf}
+
+    def fails_in_the_third_epoch(estimator, X, y):
+        calls.append(None)
+        if len(calls) == 3:
+            raise ZeroDivisionError
+        return 0.0
+
+    weights = []
+    for ema_decay in (None, 0.9):
+        calls = []
+        network = DeepMLPRegressor(**params, ema_decay=ema_decay, scoring=fails_in_the_third_epoch)
+        with pytest.raises(ZeroDivisionError):
+            network.fit(X[:60], y[:60], X_val=X[60:], y_val=y[60:])
+        weights.append(network.module_.flat.detach())
+    assert torch.equal(*weights)
+
+
 def test_average_is_resumed_from_a_checkpoint(tmp_path):
     X, y = np.random.RandomState(0).randn(80, 3), np.linspace(-2, 2, 80)
     params = {"hidden_layer_sizes": (4,), "random_state": 0, "device": "cpu", "ema_decay": 0.9}

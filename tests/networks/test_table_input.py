@@ -171,8 +171,7 @@ def test_columns_of_few_categories_have_indicators_and_others_vectors():
 )
 def test_edges_of_bins(values, n_bins, expected):
     edges = bin_edges(np.array(values, dtype=float), n_bins)
-    assert edges.tolist() == pytest.approx(expected, abs=0.51)
-    assert len(edges) == len(expected)
+    assert edges.tolist() == expected
 
 
 def test_few_rows_make_few_bins():
