@@ -10,32 +10,47 @@ from typing import TypeVar
 
 C = TypeVar("C", bound=type)
 
-_MERGED = ("Parameters", "Attributes")
-_ORDER = (*_MERGED, "See Also", "Notes", "References", "Examples")
+_MERGED = ("Parameters", "Attributes", "References")
+_ORDER = ("Parameters", "Attributes", "See Also", "Notes", "References", "Examples")
 
 
-def with_own_defaults(base: type) -> Callable[[C], C]:
+def with_own_defaults(base: type, more: str = "") -> Callable[[C], C]:
     """Return a decorator that completes a class's docstring by the sections of its base's.
 
-    The class's own docstring has the summary. Its parameters and attributes are those that the
-    base does not have; other sections take the place of the base's.
+    Parameters
+    ----------
+    base : type
+        Its parameters, attributes and references come first, with the class's own defaults.
+    more : str
+        Further sections, which several classes have. "[new]" is the number of a reference that
+        comes behind those of the base.
     """
 
     def decorate(cls: C) -> C:
+        if not base.__doc__:  # python -OO
+            return cls
         head, own = _sections(inspect.getdoc(cls) or "")
-        _, inherited = _sections(inspect.getdoc(base) or "")
-        inherited["Parameters"] = _with_defaults(inherited["Parameters"], cls)
-        for title in _MERGED:
-            inherited[title] = inherited[title].replace(base.__name__, cls.__name__)
-            if title in own:  # behind those of the base
-                entries = own.pop(title).split("\n", 2)[2]
-                inherited[title] = f"{inherited[title].rstrip()}\n\n{entries}"
-        sections = {**inherited, **own}
+        _, sections = _sections(inspect.getdoc(base) or "")
+        sections["Parameters"] = _with_defaults(sections["Parameters"], cls)
+        sections["Attributes"] = sections["Attributes"].replace(base.__name__, cls.__name__)
+        n_references = sections["References"].count("\n.. [")
+        _, further = _sections(more.replace("[new]", f"[{n_references + 1}]"))
+        for title, section in {**further, **own}.items():
+            if title in _MERGED:  # behind those of the base, without the title
+                _, _, entries = section.split("\n", 2)
+                gap = "\n" if title == "References" else "\n\n"
+                section = f"{sections[title].rstrip()}{gap}{entries}"
+            sections[title] = section
         parts = [head, *(sections[title] for title in _ORDER if title in sections)]
         cls.__doc__ = "\n\n".join(part.strip() for part in parts) + "\n"
         return cls
 
     return decorate
+
+
+def second_paragraph(function: Callable) -> str:
+    """Return the second paragraph of a function's docstring, if it has one."""
+    return "".join((inspect.getdoc(function) or "").split("\n\n")[1:2])
 
 
 def _sections(doc: str) -> tuple[str, dict[str, str]]:

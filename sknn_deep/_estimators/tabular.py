@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 
 from sknn_deep._estimators.call import Call
-from sknn_deep._estimators.candidates import fit_candidates
+from sknn_deep._estimators.candidates import draw_configurations, fit_candidates
 from sknn_deep._estimators.classifier import ClassifierParameters, DeepMLPClassifier
 from sknn_deep._estimators.fitted_state import (
     CANDIDATES_STATE,
     CLASSIFIER_STATE,
     REGRESSOR_STATE,
 )
-from sknn_deep._estimators.inherited_docs import with_own_defaults
+from sknn_deep._estimators.inherited_docs import second_paragraph, with_own_defaults
 from sknn_deep._estimators.regressor import DeepMLPRegressor, RegressorParameters
 from sknn_deep._estimators.supervised import SupervisedParameters
 from sknn_deep._estimators.types import (
@@ -169,7 +169,51 @@ class TabularHooks:
         return min(_BATCH_SIZE, max(16, 2 ** int(np.log2(most))), n_samples)
 
 
-@with_own_defaults(DeepMLPRegressor)
+# The parts of the docstring that both have, with the number of a new reference as "[new]".
+_OF_BOTH = f"""
+Parameters
+----------
+n_candidates : int, default=1
+    Networks of different configurations to try. Above 1, configurations are drawn from the space
+    below, the first being the estimator's own; each network is stopped by the validation rows, or
+    given up where it falls behind; and an ensemble of those that go best together on the
+    validation rows is kept (a greedy selection with replacement [new]_). One that diverges is left
+    out. The time is about that of so many networks, less where some fall behind. ``n_networks`` is
+    then of no account.
+
+max_time : float or None, default=None
+    Seconds after which no further candidate is drawn, and the present one is stopped at the end of
+    its epoch. The ensemble is that of the candidates so far. What is learned then depends on how
+    fast the machine is.
+
+Attributes
+----------
+candidates_ : DataFrame
+    A row for each candidate: "validation_loss", its "weight" in the ensemble, "n_iter", "seconds"
+    and its parameters. With ``n_candidates`` above 1 only.
+
+ensemble_weights_ : ndarray of shape (n_members,)
+    The weight of each of ``estimators_``, those candidates that were picked. With ``n_candidates``
+    above 1 only.
+
+Notes
+-----
+The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and fewer
+where an epoch would otherwise have fewer than fifty batches. The rows that early stopping holds out
+are drawn at random; for rows in order of time pass the last ones as ``X_val`` and ``y_val``.
+
+Candidates are drawn from this space:
+
+{second_paragraph(draw_configurations)}
+
+References
+----------
+.. [new] R. Caruana, A. Niculescu-Mizil, G. Crew, A. Ksikes (2004). Ensemble selection from
+   libraries of models. ICML.
+"""
+
+
+@with_own_defaults(DeepMLPRegressor, _OF_BOTH)
 class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegressor):
     """Multilayer perceptron regressor with defaults for tables.
 
@@ -177,76 +221,9 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
     is a :class:`DeepMLPRegressor` that scales and embeds numbers, takes categories and missing
     values, scales the target, and stops by held-out rows.
 
-    Parameters
-    ----------
-    n_candidates : int, default=1
-        Networks of different configurations to try. Above 1, configurations are drawn from the
-        space below, the first being the estimator's own; each network is stopped by the
-        validation rows, or given up where it falls behind; and an ensemble of those that go best
-        together on the validation rows is kept (a greedy selection with replacement [9]_). 16 to
-        64 gain more than as many networks of one configuration. The time is about that of so many
-        networks, half of it where many fall behind. ``n_networks`` is then of no account.
-
-    max_time : float or None, default=None
-        Seconds after which no further candidate is drawn, and the present one is stopped at the
-        end of its epoch. The ensemble is that of the candidates so far. What is learned then
-        depends on how fast the machine is.
-
-    Attributes
-    ----------
-    candidates_ : DataFrame
-        A row for each candidate: "validation_loss", its "weight" in the ensemble, "n_iter",
-        "seconds" and its parameters. With ``n_candidates`` above 1 only.
-
-    ensemble_weights_ : ndarray of shape (n_members,)
-        The weight of each of ``estimators_``, those candidates that were picked. With
-        ``n_candidates`` above 1 only.
-
     See Also
     --------
     DeepMLPRegressor : The same with the defaults of scikit-learn's MLP.
-
-    Notes
-    -----
-    The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and
-    fewer where an epoch would otherwise have fewer than fifty batches. The rows that early
-    stopping holds out are drawn at random; for rows in order of time pass the last ones as
-    ``X_val`` and ``y_val``.
-
-    Candidates are drawn from this space:
-
-    =======================  ==========================================================
-    hidden_layer_sizes       1 to 3 layers of 64, 128, 256 or 384 units
-    activation               "silu", "relu" or "mish"
-    dropout                  0, or uniform from 0 to 0.5
-    learning_rate_init       0.001 to 0.02, uniform in its logarithm
-    adam_learning_rate_init  0.001 to 0.02, uniform in its logarithm
-    weight_decay             0.001 to 0.3, uniform in its logarithm
-    numeric_embedding        "piecewise_linear", or in one of four "periodic"
-    n_bins                   16, 32, 64, 128 or 256
-    numeric_embedding_size   4, 8, 12 or 16
-    frequency_scale          0.05 to 1, uniform in its logarithm
-    max_one_hot              0 or 9
-    category_embedding_size  4, 8 or 16
-    =======================  ==========================================================
-
-    References
-    ----------
-    .. [1] X. Glorot, Y. Bengio (2010). Understanding the difficulty of training deep
-       feedforward neural networks. AISTATS.
-    .. [2] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
-    .. [3] P. Huber (1964). Robust estimation of a location parameter. Ann. Math. Stat. 35.
-    .. [4] R. Koenker, G. Bassett (1978). Regression quantiles. Econometrica 46.
-    .. [5] B. Lakshminarayanan, A. Pritzel, C. Blundell (2017). Simple and scalable predictive
-       uncertainty estimation using deep ensembles. NeurIPS.
-    .. [6] Y. Gorishniy, I. Rubachev, A. Babenko (2022). On embeddings for numerical features
-       in tabular deep learning. NeurIPS.
-    .. [7] D. Holzmüller, L. Grinsztajn, I. Steinwart (2024). Better by default: strong
-       pre-tuned MLPs and boosted trees on tabular data. NeurIPS.
-    .. [8] C. Guo, F. Berkhahn (2016). Entity embeddings of categorical variables.
-       arXiv:1604.06737.
-    .. [9] R. Caruana, A. Niculescu-Mizil, G. Crew, A. Ksikes (2004). Ensemble selection from
-       libraries of models. ICML.
 
     Examples
     --------
@@ -271,7 +248,7 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
     _fitted_state: ClassVar = REGRESSOR_STATE | CANDIDATES_STATE
 
 
-@with_own_defaults(DeepMLPClassifier)
+@with_own_defaults(DeepMLPClassifier, _OF_BOTH)
 class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPClassifier):
     """Multilayer perceptron classifier with defaults for tables.
 
@@ -279,77 +256,9 @@ class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPCla
     is a :class:`DeepMLPClassifier` that scales and embeds numbers, takes categories and missing
     values, and stops by held-out rows.
 
-    Parameters
-    ----------
-    n_candidates : int, default=1
-        Networks of different configurations to try. Above 1, configurations are drawn from the
-        space below, the first being the estimator's own; each network is stopped by the
-        validation rows, or given up where it falls behind; and an ensemble of those that go best
-        together on the validation rows is kept (a greedy selection with replacement [9]_). 16 to
-        64 gain more than as many networks of one configuration. The time is about that of so many
-        networks, half of it where many fall behind. ``n_networks`` is then of no account.
-
-    max_time : float or None, default=None
-        Seconds after which no further candidate is drawn, and the present one is stopped at the
-        end of its epoch. The ensemble is that of the candidates so far. What is learned then
-        depends on how fast the machine is.
-
-    Attributes
-    ----------
-    candidates_ : DataFrame
-        A row for each candidate: "validation_loss", its "weight" in the ensemble, "n_iter",
-        "seconds" and its parameters. With ``n_candidates`` above 1 only.
-
-    ensemble_weights_ : ndarray of shape (n_members,)
-        The weight of each of ``estimators_``, those candidates that were picked. With
-        ``n_candidates`` above 1 only.
-
     See Also
     --------
     DeepMLPClassifier : The same with the defaults of scikit-learn's MLP.
-
-    Notes
-    -----
-    The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and
-    fewer where an epoch would otherwise have fewer than fifty batches. The rows that early
-    stopping holds out are drawn at random; for rows in order of time pass the last ones as
-    ``X_val`` and ``y_val``.
-
-    Candidates are drawn from this space:
-
-    =======================  ==========================================================
-    hidden_layer_sizes       1 to 3 layers of 64, 128, 256 or 384 units
-    activation               "silu", "relu" or "mish"
-    dropout                  0, or uniform from 0 to 0.5
-    learning_rate_init       0.001 to 0.02, uniform in its logarithm
-    adam_learning_rate_init  0.001 to 0.02, uniform in its logarithm
-    weight_decay             0.001 to 0.3, uniform in its logarithm
-    numeric_embedding        "piecewise_linear", or in one of four "periodic"
-    n_bins                   16, 32, 64, 128 or 256
-    numeric_embedding_size   4, 8, 12 or 16
-    frequency_scale          0.05 to 1, uniform in its logarithm
-    max_one_hot              0 or 9
-    category_embedding_size  4, 8 or 16
-    =======================  ==========================================================
-
-    References
-    ----------
-    .. [1] X. Glorot, Y. Bengio (2010). Understanding the difficulty of training deep
-       feedforward neural networks. AISTATS.
-    .. [2] D. Kingma, J. Ba (2015). Adam: a method for stochastic optimization. ICLR.
-    .. [3] N. Srivastava et al. (2014). Dropout: a simple way to prevent neural networks
-       from overfitting. JMLR 15.
-    .. [4] S. Ioffe, C. Szegedy (2015). Batch normalization. ICML.
-    .. [5] B. Lakshminarayanan, A. Pritzel, C. Blundell (2017). Simple and scalable predictive
-       uncertainty estimation using deep ensembles. NeurIPS.
-    .. [6] Y. Gorishniy, I. Rubachev, A. Babenko (2022). On embeddings for numerical features
-       in tabular deep learning. NeurIPS.
-    .. [7] D. Holzmüller, L. Grinsztajn, I. Steinwart (2024). Better by default: strong
-       pre-tuned MLPs and boosted trees on tabular data. NeurIPS.
-    .. [8] C. Guo, F. Berkhahn (2016). Entity embeddings of categorical variables.
-       arXiv:1604.06737.
-    .. [9] R. Caruana, A. Niculescu-Mizil, G. Crew, A. Ksikes (2004). Ensemble selection from
-       libraries of models. ICML.
 
     Examples
     --------
