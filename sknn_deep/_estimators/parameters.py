@@ -203,7 +203,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
     def _validate_params(self) -> None:
         # most parameters are left at their defaults
         valid, missing = self._valid_defaults(), object()
-        params = self.get_params(deep=False).items()
+        params = [(name, getattr(self, name)) for name in self._get_param_names()]
         chosen = {name: value for name, value in params if value is not valid.get(name, missing)}
         try:
             validate_parameter_constraints(self._parameter_constraints, chosen, type(self).__name__)

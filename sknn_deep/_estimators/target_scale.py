@@ -39,7 +39,8 @@ def odd_size(targets: np.ndarray, weight: np.ndarray | None) -> float | None:
     """
     targets = targets.astype(np.float64, copy=False)
     if weight is None:
-        mean, square = targets.mean(axis=0), np.vdot(targets, targets) / targets.size
+        mean = np.add.reduce(targets, axis=0) / len(targets)
+        square = np.vdot(targets, targets) / targets.size
     else:
         share = weight / weight.sum()
         mean, square = share @ targets, (share @ np.square(targets)).mean()
@@ -49,8 +50,10 @@ def odd_size(targets: np.ndarray, weight: np.ndarray | None) -> float | None:
         return None
     if size > _LARGEST_SIZE:
         return 10.0 ** round(math.log10(size))
-    is_small = np.abs(targets - mean).max() < _SMALLEST_REACH
-    return 10.0 ** round(math.log10(deviation)) if is_small else None
+    # of those that deviate so much at the mean, one does
+    if deviation >= _SMALLEST_REACH or np.abs(targets - mean).max() >= _SMALLEST_REACH:
+        return None
+    return 10.0 ** round(math.log10(deviation))
 
 
 def is_poor(
