@@ -8,6 +8,7 @@ a 32-unit code, which scikit-learn and skorch do not offer.
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 from benchmarks import harness
+from benchmarks.compare import compare
 from benchmarks.contenders import Work, skorch_net, torch_module, torch_outputs
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
 
@@ -58,6 +60,18 @@ def calls(X, y) -> dict[str, dict[str, Callable]]:
     }
 
 
+def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
+    """Return for each call what prepares its measurement for sknn_deep alone."""
+    data = CLASSIFIER.data()
+    return {
+        f"{method}, {n_rows:,}": partial(
+            harness.repeated, partial(contenders["sknn_deep"], data.X_test[:n_rows])
+        )
+        for method, contenders in calls(data.X, data.y).items()
+        for n_rows in ROWS
+    }
+
+
 def torch_with_weights_of(fitted: torch.nn.Module, work: Work) -> torch.nn.Module:
     """Return a plain module with the weights of one of ours."""
     module = torch_module(work).eval()
@@ -78,6 +92,9 @@ def check_same(methods: dict[str, dict[str, Callable]], X) -> None:
 def main():
     """Time every method on every number of rows and print the ratios."""
     arguments = harness.parser(__doc__).parse_args()
+    if arguments.compare:
+        compare("predict", arguments.compare, arguments)
+        return
     warnings.simplefilter("ignore", ConvergenceWarning)
     data = CLASSIFIER.data()
     methods = calls(data.X, data.y)
