@@ -49,7 +49,7 @@ class TabularDefaults(SupervisedParameters):
     learning_rate_init: float = 0.004
     max_iter: int = 30
     early_stopping: bool = True
-    validation_fraction: float = 0.2
+    validation_fraction: float = 0.1
     n_iter_no_change: int | float = 16
     dropout: float | Sequence[float] = 0.2
     dropout_schedule: DropoutSchedule = "flat_cosine"
@@ -72,6 +72,8 @@ class TabularRegressorParameters(TabularDefaults, RegressorParameters):
 
     hidden_layer_sizes: int | Sequence[int] = (128, 128)
     activation: Activations = "silu"
+    # of few rows one that nobody can predict would decide on the best epoch by its square
+    scoring: Scoring | None = field(default="neg_mean_absolute_error", kw_only=True)
     target_scaling: Literal["standard"] | None = field(default="standard", kw_only=True)
 
 
