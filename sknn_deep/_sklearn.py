@@ -37,6 +37,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils._param_validation import StrOptions as _StrOptions
 from sklearn.utils._param_validation import validate_params as _validate_params
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
 from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
@@ -67,6 +68,7 @@ __all__ = [
     "manual_routing",
     "normalize_score_results",
     "num_samples",
+    "output_container",
     "routing_enabled",
     "rows_of",
     "safe_indexing",
@@ -188,6 +190,12 @@ def lbfgs_verbosity(verbose: bool) -> dict[str, Any]:
     """Return the options that make SciPy's L-BFGS-B print its progress, or not."""
     options: dict[str, Any] = _get_additional_lbfgs_options_dict("iprint", 1 if verbose else -1)
     return options
+
+
+def output_container(estimator: Any) -> str:
+    """Return the container of ``set_output``: "default", "pandas" or "polars"."""
+    container: str = _get_output_config("transform", estimator)["dense"]
+    return container
 
 
 def rows_of(X: Any, rows: Any) -> Any:

@@ -30,7 +30,7 @@ from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble, mean
 from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import SUPERVISED_STATE
 from sknn_deep._estimators.parameters import SharedParameters
-from sknn_deep._estimators.rows import has_categories
+from sknn_deep._estimators.column_statistics import rows_to_scale_by
 from sknn_deep._estimators.table_columns import TableColumns, learn_columns
 from sknn_deep._estimators.types import (
     CategoricalFeatures,
@@ -46,8 +46,6 @@ from sknn_deep._user_warnings import warn_user
 
 # Enough rows to tell by how much the outputs of a layer vary.
 _MAX_ROWS = 2000
-# Scales and quantiles come from so many rows at most.
-_ROWS_OF_SCALES = 200_000
 # Where a layer takes no memory, to ask for its size.
 _META = torch.device("meta")
 
@@ -177,15 +175,6 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     # ------------------------------------------------------------------ tables
 
     @property
-    def is_categorical_(self) -> np.ndarray | None:
-        """Mask of the features that hold categories, shape (n_features,), or None without any."""
-        check_is_fitted(self)
-        if not has_categories(self):
-            return None
-        columns: Any = self._columns
-        return np.isin(np.arange(self.n_features_in_), list(columns.categories))
-
-    @property
     def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
         return "allow-nan" if self.allow_nan else True
 
@@ -232,11 +221,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
         layer, X = self.module_.input, samples.X
         if isinstance(layer, TableInput):
-            chosen, weight = np.arange(len(X)) if rows is None else rows, samples.given_weight
-            if weight is not None:
-                chosen = chosen[weight[chosen] > 0]
-            some = chosen[:: -(-len(chosen) // _ROWS_OF_SCALES)]
-            layer.learn(np.asarray(X.take(some)), None if weight is None else weight[some])
+            layer.learn(*rows_to_scale_by(X, samples.given_weight, rows))
 
     # ------------------------------------------------------------------ the start
 

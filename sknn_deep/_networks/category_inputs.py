@@ -5,6 +5,7 @@ A code that is -1, or beyond those of the training, is of a category that nobody
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -143,3 +144,16 @@ class CategoryVectors(InputLayer):
     def _write_gradient(self, gradient: Tensor, x: Tensor, delta: Tensor) -> None:
         rows = self._rows_of(x).flatten()
         gradient.zero_().index_add_(0, rows, delta.reshape(len(rows), -1))
+
+
+def indicator_slices(n_columns: int, categories: Sequence[int]) -> list[slice]:
+    """Return where the indicators of each column stand, the last of so many columns.
+
+    Examples
+    --------
+    >>> from sknn_deep._networks.category_inputs import indicator_slices
+    >>> indicator_slices(7, [3, 2])
+    [slice(2, 5, None), slice(5, 7, None)]
+    """
+    starts = accumulate(categories, initial=n_columns - sum(categories))
+    return [slice(*bounds) for bounds in pairwise(starts)]

@@ -39,7 +39,7 @@ from sknn_deep._networks.inputs import BoundInput, InputLayer
 SCALINGS = ("standard", "robust")
 BASES = ("piecewise_linear", "periodic")
 # A number that is clipped smoothly stays between plus and minus this.
-_CLIP = 3.0
+CLIP = 3.0
 # A bin has so many rows on average, where there are more bins than the second number.
 _ROWS_OF_BIN, _FEWEST_BINS = 100, 8
 # A bin that begins here is never reached.
@@ -97,7 +97,7 @@ class Numbers(InputLayer):
     def scaled(self, x: Tensor) -> Tensor:
         """Return scaled numbers, NaN where they are missing; shape (batch, n_columns)."""
         z = (x[:, self.columns] - self.center) * self.factor
-        return z / (z / _CLIP).square().add(1.0).sqrt() if self.scaling == "robust" else z
+        return z / (z / CLIP).square().add(1.0).sqrt() if self.scaling == "robust" else z
 
 
 class ScaledNumbers(Numbers):
