@@ -43,7 +43,12 @@ from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.metaestimators import available_if as _available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
-from sklearn.utils.validation import _check_method_params, _check_sample_weight, _num_samples
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    _check_method_params,
+    _check_sample_weight,
+    _num_samples,
+)
 
 __all__ = [
     "BaseSearchCV",
@@ -56,6 +61,7 @@ __all__ = [
     "accepts_sample_weight",
     "aggregate_score_dicts",
     "available_if",
+    "check_feature_names_in",
     "check_groups_routing_disabled",
     "check_method_params",
     "check_matplotlib_support",
@@ -82,6 +88,7 @@ __all__ = [
 
 MultimetricScorer = _MultimetricScorer
 aggregate_score_dicts = _aggregate_score_dicts
+check_feature_names_in = _check_feature_names_in
 check_groups_routing_disabled = _check_groups_routing_disabled
 check_method_params = _check_method_params
 check_partial_fit_first_call = _check_partial_fit_first_call

@@ -24,7 +24,7 @@ WINGS = {
     ],
     "_engine": [
         {"features", "activations", "losses"},
-        {"columns", "samples"},
+        {"columns", "samples", "encoded_rows"},
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},

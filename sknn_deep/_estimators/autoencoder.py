@@ -30,7 +30,12 @@ from sknn_deep._estimators.fitted_attributes import FittedAutoencoder
 from sknn_deep._estimators.fitted_state import AUTOENCODER_STATE
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._estimators.parameters import SharedParameters
-from sknn_deep._estimators.table_columns import TableColumns, as_table, learn_columns
+from sknn_deep._estimators.table_columns import (
+    TableColumns,
+    as_table,
+    feature_names,
+    learn_columns,
+)
 from sknn_deep._estimators.types import (
     ActivationName,
     Activations,
@@ -262,14 +267,16 @@ class AutoencoderTransformer(
     output_activation : str, default="auto"
         Activation of the output: "auto", or a name of ``activation``. "auto" is
         "logistic" when the training data lie in [0, 1] (pixels, scaled features), else
-        "identity".
+        "identity", as it is of tables with categories and with ``scaling``.
 
     loss : str, default="squared_error"
         What training minimises, the mean over the features: "squared_error", neither halved
         nor summed; "absolute_error" and "huber", which outliers distort less; "log_loss",
         the binary cross entropy of features in [0, 1] with a logistic output; or "cosine",
         one minus the cosine between a row and its reconstruction, for rows of which only
-        the direction counts (word counts, embeddings).
+        the direction counts (word counts, embeddings). The loss of a category is the cross
+        entropy of its column's softmax, whatever that of the numbers is, and a column counts as
+        one feature; "log_loss" and "cosine" do not go with categories.
 
     huber_delta : float, default=1.0
         Residual, in units of the features, at which "huber" turns from square to linear.
@@ -278,10 +285,22 @@ class AutoencoderTransformer(
         Non-negative weights of the features in that mean; only their ratios matter.
         Raise those of features that the code must keep.
 
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
+        Which columns of X hold categories: by their type, texts and categoricals of a frame or an
+        array of objects; or names, numbers or a mask of columns; None for no column. Each category
+        has an indicator (of more than nine those with five rows at least), and so has a missing
+        value, which needs no ``allow_nan``. What training has not seen has only zeros.
+
     allow_nan : bool, default=False
-        Whether X may have missing values (NaN). The network reads the mean of the training
+        Whether X may have missing numbers (NaN). The network reads the mean of the training
         data in their place, and the loss and the errors leave them out;
         ``inverse_transform(transform(X))`` then imputes them.
+
+    scaling : {"standard", "robust"} or None, default=None
+        How numbers are centred and scaled before all else, so that each column counts as much: by
+        mean and standard deviation, or by median and interquartile range with the smooth clip
+        z / sqrt(1 + (z / 3)²). ``inverse_transform`` undoes it; losses, errors, scores and
+        ``mean_`` are of scaled numbers. Scales come from all rows that ``fit`` is given as X.
 
     noise : float, default=0.0
         Corrupts the input while training, but not what the output is compared with: a
@@ -331,7 +350,17 @@ class AutoencoderTransformer(
         Its two halves: features to code, and code to features.
 
     mean_ : ndarray of shape (`n_features_in_`,)
-        Mean of the training data, the reconstruction that ``score`` compares with.
+        Mean of the training data, the reconstruction that ``score`` compares with. Of a table with
+        categories that of its encoded columns, which ``encoded_feature_names_`` names.
+
+    encoded_feature_names_ : ndarray of str
+        Names of the network's inputs and outputs: numbers, then an indicator for each category.
+
+    is_categorical_ : ndarray of bool, shape (`n_features_in_`,), or None
+        The features that hold categories; None where none does.
+
+    feature_center_, feature_scale_ : ndarray of shape (n_numbers,)
+        What is subtracted from the numbers, and what they are divided by, with ``scaling``.
 
     code_std_ : ndarray of shape (`n_components`,)
         Standard deviation of each unit of the code over the training data; over 1,000 to
@@ -547,6 +576,18 @@ class AutoencoderTransformer(
         """
         self._fit(Call(X, None, sample_weight, incremental=True))
         return self
+
+    @property
+    def encoded_feature_names_(self) -> np.ndarray:
+        """Names of the network's inputs and outputs."""
+        check_is_fitted(self)
+        encoding = TableEncoding(self.n_features_in_, self._n_categories())
+        names, columns = feature_names(self), self._columns
+        found = [names[j] for j in encoding.numbers]
+        for column, n_categories in encoding.categories:
+            values = range(n_categories) if columns is None else columns.categories[column]
+            found += [f"{names[column]}_{value}" for value in values]
+        return np.array(found, dtype=object)
 
     @property
     def encoder_(self) -> nn.Module:

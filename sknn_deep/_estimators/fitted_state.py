@@ -360,8 +360,12 @@ def _check_encoding(network: Autoencoder, state: dict[str, Any]) -> int:
     scales = [state[name] for name in ("feature_center_", "feature_scale_") if name in state]
     is_scaled = state["_fixed"].get("scaling") is not None and n_numbers > 0
     is_whole = len(scales) == 2 * is_scaled and all(len(s) == n_numbers for s in scales)
-    is_positive = all(np.isfinite(s).all() for s in scales) and all((s > 0).all() for s in scales[1:])
-    _check(is_whole and is_positive, "feature_center_ and feature_scale_ are not one for each number")
+    is_positive = all(np.isfinite(s).all() for s in scales) and all(
+        (s > 0).all() for s in scales[1:]
+    )
+    _check(
+        is_whole and is_positive, "feature_center_ and feature_scale_ are not one for each number"
+    )
     return n_numbers + sum(n for _, n in known)
 
 

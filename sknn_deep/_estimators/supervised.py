@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
@@ -26,12 +27,12 @@ from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.column_statistics import rows_to_scale_by
 from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble, mean
 from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import SUPERVISED_STATE
 from sknn_deep._estimators.parameters import SharedParameters
-from sknn_deep._estimators.column_statistics import rows_to_scale_by
-from sknn_deep._estimators.table_columns import TableColumns, learn_columns
+from sknn_deep._estimators.table_columns import TableColumns, feature_names, learn_columns
 from sknn_deep._estimators.types import (
     CategoricalFeatures,
     NumericEmbeddingName,
@@ -123,6 +124,36 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         """Bias of each layer, of shape (n_out,)."""
         check_is_fitted(self)
         return [layer.bias.detach().cpu().numpy() for layer in self.module_.linear_layers()]
+
+    def get_feature_names_out(self, input_features: "ArrayLike | None" = None) -> np.ndarray:
+        """Return a name for each input of the first layer, a row of ``coefs_[0]``.
+
+        They are the features themselves, unless some hold categories or gaps or ``scaling``,
+        ``numeric_embedding`` or ``allow_nan`` is set. Then numbers come first, "age" and
+        "age_is_missing" or the parts of a vector "age_0", "age_1", then indicators of categories
+        "kind_a", and the parts of their vectors "place_0".
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Names of the features, if those of the training data had none.
+
+        Returns
+        -------
+        names : ndarray of str
+        """
+        check_is_fitted(self)
+        features = feature_names(self, input_features)
+        layers = [network.module_.input for network in self._networks]
+        columns = vars(self).get("_columns")
+        values = {} if columns is None else columns.categories
+        of_networks = [features if own is None else own.names(features, values) for own in layers]
+        if any(names != of_networks[0] for names in of_networks):
+            raise ValueError(
+                f"The {len(layers)} networks of this ensemble embed their inputs in different "
+                "ways: ask each of estimators_ for its names."
+            )
+        return np.array(of_networks[0], dtype=object)
 
     def _check_combinations(self, call: Call) -> None:
         super()._check_combinations(call)
@@ -265,6 +296,12 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         if not hasattr(source, "encoder_"):
             raise ValueError(
                 f"init_from={source!r} has no encoder; pass a fitted AutoencoderTransformer."
+            )
+        if source._encoding is not None:
+            raise ValueError(
+                f"init_from={source!r} has encoded its table, by scaling={source.scaling!r} or "
+                "indicators of categories, and its layers read that. Pass an autoencoder of plain "
+                "numbers, and the same numbers to fit."
             )
         network: Autoencoder = source.module_
         return network.stages()[: network.code_layer + 1]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sknn_deep._sklearn import check_feature_names_in
 from sknn_deep._user_warnings import warn_user
 
 # A column of texts with more values than this that are numbers is taken for one of numbers.
@@ -82,6 +83,18 @@ class TableColumns:
     def n_categories(self) -> list[tuple[int, int]]:
         """Return each column of categories, and how many it has."""
         return [(column, len(values)) for column, values in self.categories.items()]
+
+
+def feature_names(estimator: Any, given: Any = None) -> list[str]:
+    """Return the names of a fitted estimator's features, x0, x1 and so on where they have none.
+
+    Parameters
+    ----------
+    estimator : estimator
+    given : array-like of str, default=None
+        Names for features that had none in training; others must be those.
+    """
+    return [str(name) for name in check_feature_names_in(estimator, given)]
 
 
 def as_table(columns: list[Any], names: np.ndarray | None, container: str, index: Any) -> Any:

@@ -3,9 +3,10 @@
 A code that is -1, or beyond those of the training, is of a category that nobody has seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,10 @@ class Indicators(InputLayer):
         codes = [code for _, n in columns for code in range(n)]
         self.register_buffer("columns", torch.tensor(numbers, device=device), False)
         self.register_buffer("codes", torch.tensor(codes, dtype=dtype, device=device), False)
+
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        pairs = zip(self.columns.tolist(), self.codes.int().tolist(), strict=True)
+        return [f"{features[j]}_{values[j][code]}" for j, code in pairs]
 
     def forward(self, x: Tensor) -> Tensor:
         return (x[:, self.columns] == self.codes).to(x.dtype)
@@ -119,6 +124,10 @@ class CategoryVectors(InputLayer):
             drawn = random_state.normal(0.0, _DEVIATION, self.vectors.shape)
             self.vectors.copy_(torch.from_numpy(drawn))
             self.vectors[self.first] = 0.0  # the mean of the others
+
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        size = self.vectors.shape[1]
+        return [f"{features[j]}_{i}" for j in self.columns.tolist() for i in range(size)]
 
     def vectors_to_decay(self) -> list[Tensor]:
         return [self.vectors.detach()]

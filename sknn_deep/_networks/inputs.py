@@ -20,7 +20,7 @@ buffers. No L2 penalty and no ``weight_decay`` holds a layer's parameters back;
 first dense layer's input is computed for layers with parameters only.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -43,6 +43,10 @@ class InputLayer(nn.Module):
 
     def initialize(self, random_state: np.random.RandomState) -> None:
         """Draw the parameters, after those of the dense layers; without it they stay as made."""
+
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        """Return a name for each output, given those of the features and of their categories."""
+        raise NotImplementedError(f"{type(self).__name__} has no names of its outputs.")
 
     def vectors_to_decay(self) -> list[Tensor]:
         """Return views of the parameters that ``embedding_weight_decay`` shrinks."""

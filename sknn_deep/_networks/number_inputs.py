@@ -25,7 +25,7 @@ References
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -147,6 +147,10 @@ class ScaledNumbers(Numbers):
             middles = [_quantiles(column, 0.5, weight) for column in columns]
             self.middle.copy_(torch.from_numpy(np.nan_to_num(middles)))
 
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        own = [features[column] for column in self.columns.tolist()]
+        return own + [f"{own[position]}_is_missing" for position in self.gaps.tolist()]
+
     def forward(self, x: Tensor) -> Tensor:
         z = self.scaled(x)
         is_missing = z.isnan()
@@ -240,6 +244,10 @@ class EmbeddedNumbers(Numbers):
                 _draw(self.phases, random_state.uniform(-np.pi, np.pi, shape))
                 bound = shape[1] ** -0.5
                 _draw(self.weight[:, :-2], random_state.uniform(-bound, bound, (*shape, size)))
+
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        size = self.weight.shape[-1]
+        return [f"{features[j]}_{i}" for j in self.columns.tolist() for i in range(size)]
 
     def vectors_to_decay(self) -> list[Tensor]:
         return [self.weight.detach()[:, :-2]]  # the linear part is left, and that of gaps

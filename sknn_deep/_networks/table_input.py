@@ -1,6 +1,6 @@
 """The input layer of a table: its numbers and its categories, each by a layer of their own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,17 @@ class TableInput(InputLayer):
         for part in self.parts:
             if isinstance(part, Numbers):
                 part.learn(X, weight)
+
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        """Return a name for each input.
+
+        Parameters
+        ----------
+        features : sequence of str
+        values : dict of list
+            The categories of each column that holds some.
+        """
+        return [name for part in self._layers() for name in part.names(features, values)]
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([part(x) for part in self.parts], dim=1)
