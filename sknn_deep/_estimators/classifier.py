@@ -275,6 +275,10 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Decoupled weight decay of these vectors, and of those of numbers but for their linear
         part. Against overfitting where there are few rows; 0.1 to 1 are usual.
 
+    learned_scales : bool, default=False
+        Whether each input of the first layer has a scale that is trained, at six times the
+        learning rate of Adam [7]_, so that the network soon hears less of inputs of little use.
+
     class_weight : dict, "balanced" or None, default=None
         Weight of each class in the loss: a dict ``{class: weight}``, where a class that is
         not named weighs 1, or "balanced" for weights inversely proportional to the class

@@ -267,6 +267,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         Decoupled weight decay of these vectors, and of those of numbers but for their linear
         part. Against overfitting where there are few rows; 0.1 to 1 are usual.
 
+    learned_scales : bool, default=False
+        Whether each input of the first layer has a scale that is trained, at six times the
+        learning rate of Adam [7]_, so that the network soon hears less of inputs of little use.
+
     quantile : float, default=0.5
         Level that ``loss="quantile"`` estimates, in (0, 1).
 

@@ -188,8 +188,9 @@ def _remedy_for_gaps(estimator: Any) -> Iterator[None]:
     except ValueError as error:
         if not str(error).startswith("Input X contains NaN"):
             raise
+        name = type(estimator).__name__
         raise ValueError(
-            f"{error}\nOr let {type(estimator).__name__} learn from rows with gaps, by allow_nan=True."
+            f"{error}\nOr let {name} learn from rows with gaps, by allow_nan=True."
         ) from error
 
 

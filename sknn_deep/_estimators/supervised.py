@@ -68,6 +68,7 @@ class SupervisedParameters(SharedParameters):
     max_one_hot: int = 9
     category_embedding_size: int = 8
     embedding_weight_decay: float = 0.0
+    learned_scales: bool = False
 
 
 class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
@@ -92,6 +93,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         "max_one_hot": [Interval(Integral, 0, None, closed="left")],
         "category_embedding_size": [Interval(Integral, 1, None, closed="left")],
         "embedding_weight_decay": [Interval(Real, 0, None, closed="left")],
+        "learned_scales": ["boolean"],
     }
     _network_class = MLP
     _fitted_state = SUPERVISED_STATE
@@ -233,7 +235,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         """Return the arguments of the network's input layer, or None where it needs none."""
         columns = vars(self).get("_columns") or TableColumns({}, [])
         is_plain = not columns.categories and not self.allow_nan
-        if is_plain and self.scaling is None and self.numeric_embedding is None:
+        is_plain = is_plain and self.scaling is None and self.numeric_embedding is None
+        if is_plain and not self.learned_scales:
             return None
         is_periodic = self.numeric_embedding == "periodic"
         return {
@@ -247,6 +250,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             "frequency_scale": float(self.frequency_scale),
             "max_one_hot": int(self.max_one_hot),
             "category_size": int(self.category_embedding_size),
+            "learned_scales": self.learned_scales,
         }
 
     def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
@@ -268,8 +272,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         if self.module_.input is not None:
             raise ValueError(
                 f"init_from={self.init_from!r} has learned from plain numbers: it goes with no "
-                "categories in X, and with scaling, numeric_embedding and allow_nan at their "
-                "defaults."
+                "categories in X, and with scaling, numeric_embedding, learned_scales and "
+                "allow_nan at their defaults."
             )
         encoder, hidden = self._source_layers(), self.module_.stages()[:-1]
         self._check_source(encoder)
