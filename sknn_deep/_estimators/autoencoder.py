@@ -24,6 +24,7 @@ from sknn_deep._estimators.code_description import describe_code
 from sknn_deep._estimators.column_statistics import (
     column_limits,
     column_means,
+    refuse_wide_sparse,
     rows_to_scale_by,
 )
 from sknn_deep._estimators.fitted_attributes import FittedAutoencoder
@@ -889,6 +890,7 @@ class AutoencoderTransformer(
         encoding = TableEncoding(X.shape[1], self._n_categories())
         if self.scaling is None or not encoding.numbers:
             return
+        refuse_wide_sparse(X, scaling=self.scaling)
         rows, weight = rows_to_scale_by(X, weight)
         numbers = rows[:, encoding.numbers].astype(np.float64)
         scales = centers_and_scales(numbers, self.scaling, weight)

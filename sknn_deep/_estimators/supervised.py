@@ -27,7 +27,7 @@ from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
-from sknn_deep._estimators.column_statistics import rows_to_scale_by
+from sknn_deep._estimators.column_statistics import refuse_wide_sparse, rows_to_scale_by
 from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble, mean
 from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import SUPERVISED_STATE
@@ -218,6 +218,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         return learn_columns(X, self.categorical_features)
 
     def _learn_gaps(self, X: Features) -> TableColumns | None:
+        refuse_wide_sparse(X, scaling=self.scaling, numeric_embedding=self.numeric_embedding)
         columns = self._columns
         if not self.allow_nan:
             return columns

@@ -44,6 +44,11 @@ class InputLayer(nn.Module):
     def initialize(self, random_state: np.random.RandomState) -> None:
         """Draw the parameters, after those of the dense layers; without it they stay as made."""
 
+    @property
+    def kept_per_row(self) -> int:
+        """How many numbers a training step keeps for each row of a batch, beside the outputs."""
+        return 0
+
     def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
         """Return a name for each output, given those of the features and of their categories."""
         raise NotImplementedError(f"{type(self).__name__} has no names of its outputs.")

@@ -249,6 +249,13 @@ class EmbeddedNumbers(Numbers):
         size = self.weight.shape[-1]
         return [f"{features[j]}_{i}" for j in self.columns.tolist() for i in range(size)]
 
+    @property
+    def kept_per_row(self) -> int:
+        n_columns, n_values, size = self.weight.shape
+        # what is computed on the way: of piecewise linear functions the numbers that are compared
+        on_the_way = 2 * n_values if self.basis == "periodic" else 2
+        return n_columns * (n_values + size + on_the_way)
+
     def vectors_to_decay(self) -> list[Tensor]:
         return [self.weight.detach()[:, :-2]]  # the linear part is left, and that of gaps
 

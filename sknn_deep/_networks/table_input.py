@@ -122,6 +122,11 @@ class TableInput(InputLayer):
             if isinstance(part, Numbers):
                 part.learn(X, weight)
 
+    @property
+    def kept_per_row(self) -> int:
+        own = self.n_inputs if self._has_scales else 0
+        return own + sum(part.kept_per_row for part in self._layers())
+
     def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
         """Return a name for each input.
 

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, make_scorer
@@ -354,6 +355,25 @@ def test_learned_scales_tell_what_is_of_use():
     assert np.abs(scales).argmax() == 2
     plain = DeepMLPRegressor(**QUICK).fit(rows, rows[:, 0])
     assert plain.module_.input is None
+
+
+def test_weights_count_in_scales(kind):
+    numbers, weight = X[["size", "is_new"]].astype(float), np.arange(N_ROWS) % 3
+    params = QUICK | {"scaling": "robust", "numeric_embedding": "piecewise_linear"}
+    weighed = kind(**params).fit(numbers, KINDS[kind], sample_weight=weight)
+    rows = np.repeat(np.arange(N_ROWS), weight)
+    repeated = kind(**params).fit(numbers.iloc[rows], KINDS[kind][rows])
+    for name in ("center", "factor", "low", "rate"):
+        both = [getattr(network.module_.input.parts[0], name) for network in (weighed, repeated)]
+        np.testing.assert_allclose(*both, err_msg=name)
+
+
+@pytest.mark.parametrize("params", [{"scaling": "standard"}, {"numeric_embedding": "periodic"}])
+def test_wide_sparse_rows_are_not_made_dense(kind, params):
+    wide = sp.random(60, 10_001, density=1e-3, format="csr", random_state=0)
+    with pytest.raises(ValueError, match="MaxAbsScaler"):
+        kind(**QUICK, **params).fit(wide, KINDS[kind][:60])
+    kind(**QUICK, **params).fit(wide[:, :50], KINDS[kind][:60])
 
 
 def test_inputs_have_names(kind):
