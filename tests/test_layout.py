@@ -28,7 +28,7 @@ WINGS = {
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},
-        {"cuda_graph", "lbfgs", "optimizer_state"},
+        {"cuda_graph", "lbfgs", "optimizer_state", "stacked_muon"},
         {"engine"},
     ],
     "_training": [

@@ -166,8 +166,6 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             )
 
     def _reason_to_train_alone(self) -> str:
-        if self.embedding_weight_decay:
-            return f"embedding_weight_decay={self.embedding_weight_decay} is not written for stacks"
         if self.n_networks == 1:
             return ""
         return f"n_networks={self.n_networks} is a stack of its own"

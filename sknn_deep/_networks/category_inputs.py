@@ -129,8 +129,8 @@ class CategoryVectors(InputLayer):
         size = self.vectors.shape[1]
         return [f"{features[j]}_{i}" for j in self.columns.tolist() for i in range(size)]
 
-    def vectors_to_decay(self) -> list[Tensor]:
-        return [self.vectors.detach()]
+    def vectors_to_decay(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        return [parameters["vectors"]]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.vectors[self._rows_of(x)].flatten(1)

@@ -256,8 +256,8 @@ class EmbeddedNumbers(Numbers):
         on_the_way = 2 * n_values if self.basis == "periodic" else 2
         return n_columns * (n_values + size + on_the_way)
 
-    def vectors_to_decay(self) -> list[Tensor]:
-        return [self.weight.detach()[:, :-2]]  # the linear part is left, and that of gaps
+    def vectors_to_decay(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        return [parameters["weight"][..., :-2, :]]  # the linear part is left, and that of gaps
 
     def learn(self, X: np.ndarray, weight: np.ndarray | None = None) -> None:
         super().learn(X, weight)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sknn_deep._hardware.products import Program
 from sknn_deep._networks.category_inputs import CategoryVectors, Indicators
-from sknn_deep._networks.inputs import BoundInput, InputLayer
+from sknn_deep._networks.inputs import BoundInput, InputLayer, parameters_of_part
 from sknn_deep._networks.number_inputs import EmbeddedNumbers, Numbers, ScaledNumbers
 
 # By how much faster scales move than weights.
@@ -113,8 +113,12 @@ class TableInput(InputLayer):
         for part in self._layers():
             part.initialize(random_state)
 
-    def vectors_to_decay(self) -> list[Tensor]:
-        return [vectors for part in self._layers() for vectors in part.vectors_to_decay()]
+    def vectors_to_decay(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        return [
+            vectors
+            for i, part in enumerate(self._layers())
+            for vectors in part.vectors_to_decay(parameters_of_part(i, parameters))
+        ]
 
     def learn(self, X: np.ndarray, weight: np.ndarray | None = None) -> None:
         """Learn scales and quantiles from training rows, as of :meth:`Numbers.learn`."""

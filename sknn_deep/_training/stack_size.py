@@ -1,5 +1,6 @@
 """How many networks fit into one stack."""
 
+from sknn_deep._engine.solvers import MuonWithAdam
 from sknn_deep._hardware.device import free_memory
 from sknn_deep._training.training import Training
 
@@ -53,4 +54,6 @@ def _bytes_of(training: Training) -> int:
     passed = min(2, batches.n_batches) * longest * n_per_row
     # weights, gradients and moments; weights and gradients that the network keeps, and its twin
     copies = 8 if network.is_random or network.has_normalization else 6
+    copies += isinstance(training.optimizer, MuonWithAdam)  # the momentum of the matrices
+    copies += 0 if training.average is None else 2
     return (gathered + passed + copies * network.flat.numel()) * network.flat.element_size()
