@@ -8,8 +8,7 @@ mean prediction has the lowest loss on the validation rows [2]_. Networks that f
 up: after a part of its epochs one stops whose loss is above the median of what those before it had
 reached by then [3]_.
 
-The networks differ in shape and have Muon, so they are trained one after the other; on a CPU that
-is as fast as a stack where networks are as large as these.
+The networks differ in shape, so they are trained one after the other.
 
 References
 ----------

@@ -242,7 +242,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         How numbers are scaled inside the network, by what the training rows tell (without those
         held out): "standard" by mean and standard deviation; "robust" by median and
         interquartile range, with a smooth clip to plus and minus 3 that keeps outliers in
-        reach [7]_. For dense X.
+        reach [7]_. Not for sparse X of more than 10,000 features.
 
     numeric_embedding : {"piecewise_linear", "periodic"} or None, default=None
         A vector of ``numeric_embedding_size`` numbers for each number, learned with the network
