@@ -37,12 +37,18 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils._param_validation import StrOptions as _StrOptions
 from sklearn.utils._param_validation import validate_params as _validate_params
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
 from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.metaestimators import available_if as _available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
-from sklearn.utils.validation import _check_method_params, _check_sample_weight, _num_samples
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    _check_method_params,
+    _check_sample_weight,
+    _num_samples,
+)
 
 __all__ = [
     "BaseSearchCV",
@@ -55,6 +61,7 @@ __all__ = [
     "accepts_sample_weight",
     "aggregate_score_dicts",
     "available_if",
+    "check_feature_names_in",
     "check_groups_routing_disabled",
     "check_method_params",
     "check_matplotlib_support",
@@ -67,6 +74,7 @@ __all__ = [
     "manual_routing",
     "normalize_score_results",
     "num_samples",
+    "output_container",
     "routing_enabled",
     "rows_of",
     "safe_indexing",
@@ -80,6 +88,7 @@ __all__ = [
 
 MultimetricScorer = _MultimetricScorer
 aggregate_score_dicts = _aggregate_score_dicts
+check_feature_names_in = _check_feature_names_in
 check_groups_routing_disabled = _check_groups_routing_disabled
 check_method_params = _check_method_params
 check_partial_fit_first_call = _check_partial_fit_first_call
@@ -188,6 +197,12 @@ def lbfgs_verbosity(verbose: bool) -> dict[str, Any]:
     """Return the options that make SciPy's L-BFGS-B print its progress, or not."""
     options: dict[str, Any] = _get_additional_lbfgs_options_dict("iprint", 1 if verbose else -1)
     return options
+
+
+def output_container(estimator: Any) -> str:
+    """Return the container of ``set_output``: "default", "pandas" or "polars"."""
+    container: str = _get_output_config("transform", estimator)["dense"]
+    return container
 
 
 def rows_of(X: Any, rows: Any) -> Any:

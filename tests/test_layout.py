@@ -24,11 +24,11 @@ WINGS = {
     ],
     "_engine": [
         {"features", "activations", "losses"},
-        {"columns", "samples"},
+        {"columns", "samples", "encoded_rows"},
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},
-        {"cuda_graph", "lbfgs", "optimizer_state"},
+        {"cuda_graph", "lbfgs", "optimizer_state", "stacked_muon"},
         {"engine"},
     ],
     "_training": [

@@ -104,6 +104,11 @@ class Backprop:
             self._workspaces[key] = Workspace(self, chunk)
         return self._workspaces[key]
 
+    def vectors_to_decay(self) -> list[Tensor]:
+        """Return what ``embedding_weight_decay`` shrinks, where it is trained."""
+        own = self._input
+        return [] if own is None else own.modules[0].vectors_to_decay(own.parameters)
+
     def largest_kernels(self, n_rows: int) -> dict[str, int]:
         """Return how much the largest kernels of a step along so many rows do.
 

@@ -73,6 +73,7 @@ class Average:
     ----------
     weights : Tensor
     n_steps : int
+    decay : float
 
     References
     ----------
@@ -91,13 +92,13 @@ class Average:
     """
 
     def __init__(self, flat: Tensor, decay: float):
-        self.weights, self.n_steps, self._decay = flat.detach().clone(), 0, decay
+        self.weights, self.n_steps, self.decay = flat.detach().clone(), 0, decay
 
     @torch.no_grad()
     def update(self, flat: Tensor) -> None:
         """Add the weights after a step."""
         self.n_steps += 1
-        decay = min(self._decay, (1 + self.n_steps) / (10 + self.n_steps))
+        decay = min(self.decay, (1 + self.n_steps) / (10 + self.n_steps))
         self.weights.lerp_(flat, 1 - decay)
 
     @torch.no_grad()
@@ -160,10 +161,9 @@ class Engine:
         self._network, self._loss, self._optimizer = network, loss, optimizer
         self._alpha, self._weight_decay = alpha, weight_decay
         self._max_grad_norm, self._embedding_decay = max_grad_norm, embedding_weight_decay
-        layer = network.input if embedding_weight_decay else None
-        self._vectors = [] if layer is None else layer.vectors_to_decay()
         self.pace = Pace.of(network.flat.device)
         self._backprop = backprop_for([network], loss, product_dtype)
+        self._vectors = self._backprop.vectors_to_decay() if embedding_weight_decay else []
         self._graphs = StepGraphs(network)
         self._frozen: list[tuple[Tensor, Tensor]] = []
         self._none = network.flat.new_zeros(())

@@ -10,13 +10,16 @@ References
 .. [1] C. M. Bishop (2006). Pattern Recognition and Machine Learning, section 5.2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from sknn_deep._networks.category_inputs import indicator_slices
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
 Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], object]
@@ -155,8 +158,13 @@ def reconstruction_loss(
     weights: Tensor | None = None,
     allow_nan: bool = False,
     penalty: CodePenalty | None = None,
+    categories: Sequence[int] = (),
 ) -> Loss:
-    """Return an autoencoder's loss: the mean over the features of each sample.
+    r"""Return an autoencoder's loss: the mean over the features of each sample.
+
+    A column of categories is one feature, whatever their number :math:`k`: of its indicators
+    :math:`t` and the raw output :math:`z` the loss is the cross entropy of their softmax,
+    :math:`-\sum_k t_k \log p_k`. A category that training has not seen has no loss.
 
     Parameters
     ----------
@@ -171,8 +179,11 @@ def reconstruction_loss(
     allow_nan : bool, default=False
         Whether features that are NaN in the target are left out of the mean.
     penalty : CodePenalty, default=None
+    categories : sequence of int, default=()
+        How many indicators each column of categories has; they stand behind the numbers. With
+        them "log_loss" and "cosine" are not possible.
     """
-    if name == "squared_error" and weights is None and not allow_nan:
+    if name == "squared_error" and weights is None and not allow_nan and not categories:
         return Loss(_mean_squared_error, _mean_squared_error_gradient, penalty=penalty)
     shares = partial(_shares, weights=weights, allow_nan=allow_nan)
     if name == "cosine":
@@ -191,6 +202,14 @@ def reconstruction_loss(
         "log_loss": (_log_loss, _log_loss_derivative),
     }
     of_each, derivative = functions[name]
+    if categories:
+        of_columns = partial(_shares_of_columns, weights=weights, allow_nan=allow_nan)
+        options: dict[str, Any] = {"shares": of_columns, "categories": tuple(categories)}
+        return Loss(
+            partial(_mean_of_columns, of_each=of_each, **options),
+            partial(_mean_of_columns_gradient, derivative=derivative, **options),
+            penalty=penalty,
+        )
     return Loss(
         partial(_mean_of_each, of_each=of_each, shares=shares),
         partial(_mean_of_each_gradient, derivative=derivative, shares=shares),
@@ -323,6 +342,59 @@ def _known(target: Tensor, output: Tensor, share: Tensor | float) -> Tensor:
     """Return the target, with the reconstruction in place of what may be missing."""
     may_miss = isinstance(share, Tensor) and share.ndim == target.ndim
     return torch.where(target.isnan(), output, target) if may_miss else target
+
+
+def _mean_of_columns(
+    raw: Tensor, target: Tensor, of_each: Callable, shares: Callable, categories: tuple[int, ...]
+) -> Tensor:
+    groups = indicator_slices(target.shape[-1], categories)
+    numbers = slice(0, target.shape[-1] - sum(categories))
+    share = shares(target[..., numbers], len(groups))
+    losses = _mean_of_each(
+        raw[..., numbers], target[..., numbers], of_each, lambda _: share[..., : numbers.stop]
+    )
+    for j, group in enumerate(groups, start=numbers.stop):
+        losses = losses + share[..., j] * _cross_entropy(raw[..., group], target[..., group])
+    return losses
+
+
+def _mean_of_columns_gradient(
+    raw: Tensor,
+    target: Tensor,
+    scale: Tensor,
+    out: Tensor,
+    derivative: Callable,
+    shares: Callable,
+    categories: tuple[int, ...],
+) -> None:
+    groups = indicator_slices(target.shape[-1], categories)
+    numbers = slice(0, target.shape[-1] - sum(categories))
+    share = shares(target[..., numbers], len(groups))
+    own, of_numbers = target[..., numbers], share[..., : numbers.stop]
+    _mean_of_each_gradient(
+        raw[..., numbers], own, scale, out[..., numbers], derivative, lambda _: of_numbers
+    )
+    for j, group in enumerate(groups, start=numbers.stop):
+        indicators = target[..., group]
+        # all of them are 0 where the category is none of the training's
+        probabilities = torch.softmax(raw[..., group], dim=-1).mul_(
+            indicators.sum(dim=-1, keepdim=True)
+        )
+        torch.sub(probabilities, indicators, out=out[..., group])
+        out[..., group].mul_(share[..., j, None] * scale)
+
+
+def _shares_of_columns(
+    numbers: Tensor, n_others: int, weights: Tensor | None, allow_nan: bool
+) -> Tensor:
+    """Return the shares of numbers and of columns of categories in a row's mean."""
+    shape = (*(numbers.shape[:-1] if allow_nan else ()), numbers.shape[-1] + n_others)
+    shares = numbers.new_ones(shape)
+    if allow_nan:
+        shares[..., : numbers.shape[-1]] = numbers.isnan().logical_not()
+    if weights is not None:
+        shares.mul_(weights)
+    return shares.div_(shares.sum(dim=-1, keepdim=True).clamp_(torch.finfo(shares.dtype).tiny))
 
 
 def _square(output: Tensor, target: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ profiler's record.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,8 @@ class FlatOptimizer(torch.optim.Optimizer):
     """
 
     buffers: tuple[str, ...]
+    # whether a step is one pass over the weights
+    is_one_pass = True
     add_param_group = _light(torch.optim.Optimizer.add_param_group)
     state_dict = _light(torch.optim.Optimizer.state_dict)
     load_state_dict = _light(torch.optim.Optimizer.load_state_dict)
@@ -69,6 +71,11 @@ class FlatOptimizer(torch.optim.Optimizer):
     def next_biases(self, n_steps: int) -> list[float]:
         """Count steps; return the factor of each at a learning rate of one."""
         raise NotImplementedError
+
+    def next_factors(self, rates: Sequence[Any]) -> list[Any]:
+        """Count steps; return the factor of each, at learning rates that may be tensors."""
+        biases = self.next_biases(len(rates))
+        return [rate * bias for rate, bias in zip(rates, biases, strict=True)]
 
     def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
         """Return what moves these weights as this optimiser would, given a factor."""

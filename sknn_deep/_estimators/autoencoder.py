@@ -14,34 +14,50 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.encoded_rows import EncodedRows, TableEncoding
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.code_description import describe_code
-from sknn_deep._estimators.column_statistics import column_limits, column_means
+from sknn_deep._estimators.column_statistics import (
+    column_limits,
+    column_means,
+    refuse_wide_sparse,
+    rows_to_scale_by,
+)
 from sknn_deep._estimators.fitted_attributes import FittedAutoencoder
 from sknn_deep._estimators.fitted_state import AUTOENCODER_STATE
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._estimators.parameters import SharedParameters
+from sknn_deep._estimators.table_columns import (
+    TableColumns,
+    as_table,
+    feature_names,
+    learn_columns,
+)
 from sknn_deep._estimators.types import (
     ActivationName,
     Activations,
+    CategoricalFeatures,
     MatrixLike,
     NoiseKind,
     ReconstructionLossName,
+    ScalingName,
     Seed,
 )
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
+from sknn_deep._networks.number_inputs import SCALINGS, centers_and_scales
 from sknn_deep._sklearn import (
     Interval,
     StrOptions,
     available_if,
     check_sample_weight,
     fit_context,
+    output_container,
     with_callbacks,
 )
 
@@ -60,7 +76,9 @@ class AutoencoderParameters(SharedParameters):
     loss: ReconstructionLossName = "squared_error"
     huber_delta: float = 1.0
     loss_weights: "ArrayLike | None" = None
+    categorical_features: CategoricalFeatures = "from_dtype"
     allow_nan: bool = False
+    scaling: ScalingName | None = None
     noise: float = 0.0
     noise_kind: NoiseKind = "gaussian"
     sparsity: float = 0.0
@@ -250,14 +268,16 @@ class AutoencoderTransformer(
     output_activation : str, default="auto"
         Activation of the output: "auto", or a name of ``activation``. "auto" is
         "logistic" when the training data lie in [0, 1] (pixels, scaled features), else
-        "identity".
+        "identity", as it is of tables with categories and with ``scaling``.
 
     loss : str, default="squared_error"
         What training minimises, the mean over the features: "squared_error", neither halved
         nor summed; "absolute_error" and "huber", which outliers distort less; "log_loss",
         the binary cross entropy of features in [0, 1] with a logistic output; or "cosine",
         one minus the cosine between a row and its reconstruction, for rows of which only
-        the direction counts (word counts, embeddings).
+        the direction counts (word counts, embeddings). The loss of a category is the cross
+        entropy of its column's softmax, whatever that of the numbers is, and a column counts as
+        one feature; "log_loss" and "cosine" do not go with categories.
 
     huber_delta : float, default=1.0
         Residual, in units of the features, at which "huber" turns from square to linear.
@@ -266,10 +286,22 @@ class AutoencoderTransformer(
         Non-negative weights of the features in that mean; only their ratios matter.
         Raise those of features that the code must keep.
 
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
+        Which columns of X hold categories: by their type, texts and categoricals of a frame or an
+        array of objects; or names, numbers or a mask of columns; None for no column. Each category
+        has an indicator (of more than nine those with five rows at least), and so has a missing
+        value, which needs no ``allow_nan``. What training has not seen has only zeros.
+
     allow_nan : bool, default=False
-        Whether X may have missing values (NaN). The network reads the mean of the training
+        Whether X may have missing numbers (NaN). The network reads the mean of the training
         data in their place, and the loss and the errors leave them out;
         ``inverse_transform(transform(X))`` then imputes them.
+
+    scaling : {"standard", "robust"} or None, default=None
+        How numbers are centred and scaled before all else, so that each column counts as much: by
+        mean and standard deviation, or by median and interquartile range with the smooth clip
+        z / sqrt(1 + (z / 3)²). ``inverse_transform`` undoes it; losses, errors, scores and
+        ``mean_`` are of scaled numbers. Scales come from all rows that ``fit`` is given as X.
 
     noise : float, default=0.0
         Corrupts the input while training, but not what the output is compared with: a
@@ -319,7 +351,17 @@ class AutoencoderTransformer(
         Its two halves: features to code, and code to features.
 
     mean_ : ndarray of shape (`n_features_in_`,)
-        Mean of the training data, the reconstruction that ``score`` compares with.
+        Mean of the training data, the reconstruction that ``score`` compares with. Of a table with
+        categories that of its encoded columns, which ``encoded_feature_names_`` names.
+
+    encoded_feature_names_ : ndarray of str
+        Names of the network's inputs and outputs: numbers, then an indicator for each category.
+
+    is_categorical_ : ndarray of bool, shape (`n_features_in_`,), or None
+        The features that hold categories; None where none does.
+
+    feature_center_, feature_scale_ : ndarray of shape (n_numbers,)
+        What is subtracted from the numbers, and what they are divided by, with ``scaling``.
 
     code_std_ : ndarray of shape (`n_components`,)
         Standard deviation of each unit of the code over the training data; over 1,000 to
@@ -447,7 +489,9 @@ class AutoencoderTransformer(
         "loss": [StrOptions(set(RECONSTRUCTION_LOSSES))],
         "huber_delta": [Interval(Real, 0, None, closed="neither")],
         "loss_weights": ["array-like", None],
+        "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
         "allow_nan": ["boolean"],
+        "scaling": [StrOptions(set(SCALINGS)), None],
         "noise": [Interval(Real, 0, None, closed="left")],
         "noise_kind": [StrOptions({"gaussian", "masking", "salt_pepper"})],
         "sparsity": [Interval(Real, 0, None, closed="left")],
@@ -535,6 +579,18 @@ class AutoencoderTransformer(
         return self
 
     @property
+    def encoded_feature_names_(self) -> np.ndarray:
+        """Names of the network's inputs and outputs."""
+        check_is_fitted(self)
+        encoding = TableEncoding(self.n_features_in_, self._n_categories())
+        names, columns = feature_names(self), self._columns
+        found = [names[j] for j in encoding.numbers]
+        for column, n_categories in encoding.categories:
+            values = range(n_categories) if columns is None else columns.categories[column]
+            found += [f"{names[column]}_{value}" for value in values]
+        return np.array(found, dtype=object)
+
+    @property
     def encoder_(self) -> nn.Module:
         """The half of the network that maps features, none of them missing, to the code."""
         check_is_fitted(self)
@@ -560,7 +616,7 @@ class AutoencoderTransformer(
         X = self._validate_input(X)
         return self._map_rows(self.module_.encode, X)
 
-    def inverse_transform(self, X: "ArrayLike") -> np.ndarray:
+    def inverse_transform(self, X: "ArrayLike") -> Any:
         """Decode codes.
 
         Parameters
@@ -570,7 +626,11 @@ class AutoencoderTransformer(
 
         Returns
         -------
-        reconstructions : ndarray of shape (n_samples, n_features)
+        reconstructions : ndarray of shape (n_samples, n_features), or DataFrame
+            Numbers in their own units. A table with categories comes back as one: for each row the
+            likeliest category, None where that is that it is missing. It is a DataFrame of pandas,
+            or after ``set_output(transform="polars")`` of polars, where ``fit`` was given one, and
+            else an array of objects.
         """
         check_is_fitted(self)
         refuse_not_numbers(self, X)
@@ -582,10 +642,20 @@ class AutoencoderTransformer(
                 f"X has {codes.shape[1]} columns, but the code of this autoencoder has "
                 f"{self._n_features_out} units; pass what transform returns."
             )
-        return self._map_rows(self.module_.decoder, codes)
+        decoded = self._map_rows(self.module_.decoder, codes)
+        encoding = self._encoding
+        if encoding is None:
+            return decoded
+        numbers, of_categories = encoding.decode(decoded)
+        columns = self._columns
+        if columns is None:
+            return numbers
+        names = vars(self).get("feature_names_in_")
+        table = columns.decode(numbers, of_categories)
+        return as_table(table, names, output_container(self), getattr(X, "index", None))
 
     @available_if(lambda est: est._check_variational())
-    def sample(self, n_samples: int = 1, *, random_state: Seed | None = None) -> np.ndarray:
+    def sample(self, n_samples: int = 1, *, random_state: Seed | None = None) -> Any:
         """Draw new rows: codes from the standard normal distribution, decoded.
 
         Only with ``variational=True``.
@@ -600,7 +670,8 @@ class AutoencoderTransformer(
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
+        X : ndarray of shape (n_samples, n_features), or DataFrame
+            As of ``inverse_transform``.
         """
         check_is_fitted(self)
         shape = (n_samples, self._n_features_out)
@@ -621,12 +692,19 @@ class AutoencoderTransformer(
         -------
         errors : ndarray of shape (n_samples,) or (n_samples, n_features)
             Mean squared error per feature, whatever ``loss`` is; or the squared error of each
-            feature, NaN where it is missing.
+            feature, NaN where it is missing. With ``scaling`` numbers are compared in scaled units.
+            The error of a category is half the squared error of its indicators: 0 where the right
+            one is certain, 1 where a wrong one is.
         """
-        X = self._validate_input(X)
-        if per_feature:
-            return self._map_rows(lambda rows: (self.module_(rows) - rows).square(), X)
-        return self._map_rows(lambda rows: (self.module_(rows) - rows).square().nanmean(dim=1), X)
+        network, X = self.module_, self._validate_input(X)
+
+        def errors(rows: Tensor) -> Tensor:
+            return network.squared_errors(network.reconstruct(rows), rows)
+
+        if not per_feature:
+            return self._map_rows(lambda rows: errors(rows).nanmean(dim=1), X)
+        of_columns, encoding = self._map_rows(errors, X), self._encoding
+        return of_columns if encoding is None else of_columns[:, encoding.places]
 
     def score_samples(self, X: "MatrixLike") -> np.ndarray:
         """Return the negative reconstruction error of each row: low for an outlier.
@@ -646,8 +724,9 @@ class AutoencoderTransformer(
     ) -> float:
         """Return the share of the variance that the reconstruction explains.
 
-        One minus the squared error of the reconstruction over that of ``mean_``. For the
-        training data of a PCA the same figure is ``explained_variance_ratio_.sum()``.
+        One minus the squared error of the reconstruction over that of ``mean_``, both as of
+        ``reconstruction_error``. For the training data of a PCA the same figure is
+        ``explained_variance_ratio_.sum()``.
 
         Parameters
         ----------
@@ -668,10 +747,12 @@ class AutoencoderTransformer(
         sample_weight = check_sample_weight(sample_weight, X)
         mean = torch.from_numpy(self.mean_).to(self.module_.flat.device)
 
+        network = self.module_
+
         def errors(rows: Tensor) -> Tensor:
-            residual, spread = self.module_(rows) - rows, rows - mean
-            sums = [part.square().nansum(dim=1) for part in (residual, spread)]
-            return torch.stack(sums, dim=1) / rows.shape[1]
+            guesses = network.reconstruct(rows), mean
+            sums = [network.squared_errors(guess, rows).nansum(dim=1) for guess in guesses]
+            return torch.stack(sums, dim=1) / network.n_columns
 
         both = self._map_rows(errors, X).astype(np.float64)
         residual, spread = np.average(both, axis=0, weights=sample_weight)
@@ -750,18 +831,26 @@ class AutoencoderTransformer(
     def _validate_training_data(
         self, call: Call, dtypes: list[type], *, reset: bool
     ) -> tuple[Features, None, None]:
-        X = self._validate_features(call.X, dtypes, reset)
-        self._check_loss_weights(X.shape[1])
+        X = self._validate_features(call.X, dtypes, reset, call.sample_weight)
+        self._check_loss_weights(self.n_features_in_)
         if reset:
             self.out_activation_ = self.output_activation
             if self.output_activation == "auto":
-                low, high = X.limits()
-                self.out_activation_ = "logistic" if low >= 0 and high <= 1 else "identity"
+                self.out_activation_ = "identity"
+                if not isinstance(X, EncodedRows):
+                    low, high = X.limits()
+                    self.out_activation_ = "logistic" if low >= 0 and high <= 1 else "identity"
         return X, None, None
 
-    def _validate_features(self, X: Any, dtypes: list[type], reset: bool) -> Features:
-        """Return rows to train on or to validate with."""
-        features: Features = self._validate_rows(X, dtypes=dtypes, reset=reset)
+    def _validate_features(
+        self, X: Any, dtypes: list[type], reset: bool, sample_weight: Any = None
+    ) -> Features:
+        """Return rows to train on or to validate with, encoded; new ones settle the encoding."""
+        rows: Features = self._validate_rows(X, dtypes=dtypes, reset=reset)
+        if reset:
+            self._check_categories()
+            self._learn_numbers(rows, check_sample_weight(sample_weight, rows))
+        features = self._encoded(rows)
         if self.loss == "log_loss":
             low, high = features.limits()
             if low < 0 or high > 1:
@@ -770,6 +859,70 @@ class AutoencoderTransformer(
                     f"{high:g}; scale them with MinMaxScaler, or choose loss='squared_error'."
                 )
         return features
+
+    # ------------------------------------------------------------------ tables
+
+    def _learn_columns(self, X: Any) -> TableColumns | None:
+        return learn_columns(X, self.categorical_features)
+
+    def _check_categories(self) -> None:
+        """Refuse what does not go with columns of categories."""
+        if self._columns is None:
+            return
+        for name, value, is_wrong in (
+            ("loss", self.loss, self.loss in ("log_loss", "cosine")),
+            (
+                "output_activation",
+                self.output_activation,
+                self.output_activation not in ("auto", "identity"),
+            ),
+        ):
+            if is_wrong:
+                raise ValueError(
+                    f"{name}={value!r} does not go with categories, of which X has "
+                    f"{len(self._columns.categories)} columns: a category is reconstructed by a "
+                    f"softmax, and a number as it is. Leave {name} at its default, or encode them "
+                    "before, as by OneHotEncoder."
+                )
+
+    def _learn_numbers(self, X: Features, weight: np.ndarray | None) -> None:
+        """Learn the scales of the numbers."""
+        encoding = TableEncoding(X.shape[1], self._n_categories())
+        if self.scaling is None or not encoding.numbers:
+            return
+        refuse_wide_sparse(X, scaling=self.scaling)
+        rows, weight = rows_to_scale_by(X, weight)
+        numbers = rows[:, encoding.numbers].astype(np.float64)
+        scales = centers_and_scales(numbers, self.scaling, weight)
+        self.feature_center_, self.feature_scale_ = (part.astype(X.dtype) for part in scales)
+
+    def _n_categories(self) -> Sequence[tuple[int, int]]:
+        """Return the columns of categories, and how many each has."""
+        state: dict[str, Any] = vars(self)
+        if "module_" in state:
+            return state["module_"].config["categories"]
+        columns = state.get("_columns")
+        return () if columns is None else tuple(columns.n_categories())
+
+    @property
+    def _encoding(self) -> TableEncoding | None:
+        """What numbers and codes are encoded by, None where they stay as they are."""
+        state, categories = vars(self), self._n_categories()
+        if not categories and "feature_scale_" not in state:
+            return None
+        scaling = state.get("_fixed", {"scaling": self.scaling})["scaling"]
+        scales = state.get("feature_center_"), state.get("feature_scale_")
+        return TableEncoding(self.n_features_in_, categories, *scales, scaling == "robust")
+
+    def _encoded(self, features: Features) -> Features:
+        encoding = self._encoding
+        # those of a scorer are encoded already
+        if encoding is None or isinstance(features, EncodedRows):
+            return features
+        return EncodedRows(features, encoding)
+
+    def _validate_input(self, X: Any) -> Features:
+        return self._encoded(super()._validate_input(X))
 
     def _check_loss_weights(self, n_features: int) -> None:
         if self.loss_weights is None:
@@ -837,6 +990,7 @@ class AutoencoderTransformer(
             "tied_weights": self.tied_weights,
             "variational": self.variational,
             "contractive": self.contractive > 0,
+            "categories": self._n_categories(),
         }
 
     def _sizes(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -860,9 +1014,9 @@ class AutoencoderTransformer(
         weights, penalty = None, CodePenalty(self.sparsity, self.contractive, self.beta)
         if self.loss_weights is not None:
             flat = self.module_.flat
-            weights = torch.as_tensor(
-                np.asarray(self.loss_weights), dtype=flat.dtype, device=flat.device
-            )
+            encoding, own = self._encoding, np.asarray(self.loss_weights)
+            own = own if encoding is None else own[encoding.columns]
+            weights = torch.as_tensor(own, dtype=flat.dtype, device=flat.device)
         has_penalty = self.sparsity or self.contractive or self.variational
         return reconstruction_loss(
             self.loss,
@@ -870,10 +1024,12 @@ class AutoencoderTransformer(
             weights=weights,
             allow_nan=self.allow_nan,
             penalty=penalty if has_penalty else None,
+            categories=[n for _, n in self.module_.config["categories"]],
         )
 
     def _fixed_parameters(self) -> dict[str, Any]:
-        return {**super()._fixed_parameters(), "output_activation": self.output_activation}
+        own = {"output_activation": self.output_activation, "scaling": self.scaling}
+        return {**super()._fixed_parameters(), **own}
 
     def _validation_scoring(self) -> Any:
         return "loss" if self.scoring is None else self.scoring

@@ -159,7 +159,7 @@ def explained_variance(
 
     def error(reconstruction: Tensor) -> float:
         # what is missing has no error
-        return float(weight @ (reconstruction - rows).square().nansum(dim=1))
+        return float(weight @ network.squared_errors(reconstruction, rows).nansum(dim=1))
 
     with torch.inference_mode():
         codes = network.encode(rows)
@@ -167,5 +167,5 @@ def explained_variance(
         errors = [error(torch.from_numpy(mean).to(rows))]
         for unit in range(codes.shape[1]):
             known[:, unit] = codes[:, unit]
-            errors.append(error(network.decoder(known)))
+            errors.append(error(network.decode(known)))
     return -np.diff(errors), errors[0]

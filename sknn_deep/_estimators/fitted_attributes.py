@@ -81,6 +81,9 @@ class FittedAutoencoder(FittedNetwork):
     """What only the autoencoder has."""
 
     module_: Autoencoder
+    # with ``scaling`` only
+    feature_center_: np.ndarray
+    feature_scale_: np.ndarray
     mean_: np.ndarray
     code_std_: np.ndarray
     n_dead_units_: int

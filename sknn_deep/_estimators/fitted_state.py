@@ -167,6 +167,8 @@ CANDIDATES_STATE = {
 }
 AUTOENCODER_STATE = {
     **FITTED_STATE,
+    "feature_center_": Entry(*_VECTOR, "data"),
+    "feature_scale_": Entry(*_VECTOR, "data"),
     "mean_": Entry(*_VECTOR),
     "code_std_": Entry(*_VECTOR),
     "explained_variance_": Entry(*_VECTOR),
@@ -301,6 +303,8 @@ def _check_network(estimator: Any, state: dict[str, Any]) -> None:
     if isinstance(network.input, TableInput):
         n_inputs = network.input.n_inputs
         _check_table(network.input, state.get("_columns"), n_features)
+    elif isinstance(network, Autoencoder):
+        n_inputs = _check_encoding(network, state)
     _check(sizes[0][0] == n_inputs, "module_ has other inputs")
     _check(network.is_finite(), "module_ has weights that are not finite")
     for module in network.modules():
@@ -345,6 +349,24 @@ def _check_table(layer: TableInput, columns: TableColumns | None, n_features: in
     _check(used == list(range(n_features)), "the input layer reads other columns")
     is_same = layer.categories == known.n_categories() and layer.gaps == known.gaps
     _check(is_same, "the input layer has other categories, or other gaps")
+
+
+def _check_encoding(network: Autoencoder, state: dict[str, Any]) -> int:
+    """Check what an autoencoder does to a table; return its inputs."""
+    columns, categories = state.get("_columns"), network.config["categories"]
+    known = [] if columns is None else columns.n_categories()
+    _check(list(categories) == known, "module_ has other categories")
+    n_numbers = state["n_features_in_"] - len(known)
+    scales = [state[name] for name in ("feature_center_", "feature_scale_") if name in state]
+    is_scaled = state["_fixed"].get("scaling") is not None and n_numbers > 0
+    is_whole = len(scales) == 2 * is_scaled and all(len(s) == n_numbers for s in scales)
+    is_positive = all(np.isfinite(s).all() for s in scales) and all(
+        (s > 0).all() for s in scales[1:]
+    )
+    _check(
+        is_whole and is_positive, "feature_center_ and feature_scale_ are not one for each number"
+    )
+    return n_numbers + sum(n for _, n in known)
 
 
 def _check_autoencoder(network: Autoencoder, state: dict[str, Any]) -> None:

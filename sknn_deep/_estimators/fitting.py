@@ -452,12 +452,13 @@ def sklearn_callbacks(
     estimator: Any,
     n_epochs: int,
     given: tuple[Any, Any, Any],
-    learned: Callable[[], dict[str, Any]],
+    learned: Callable[[], dict[str, Any] | None],
+    task_name: str = "epoch",
 ) -> list[SklearnCallbacks]:
     """Return the bridge to the callbacks that were set with ``set_callbacks``, if any were."""
     if not getattr(estimator, "_skl_callbacks", None):
         return []
-    return [SklearnCallbacks(estimator, n_epochs, *given, learned=learned)]
+    return [SklearnCallbacks(estimator, n_epochs, *given, learned=learned, task_name=task_name)]
 
 
 def draft_of(estimator: NetworkHooks, goes_on: bool) -> NetworkHooks:

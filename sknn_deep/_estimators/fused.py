@@ -139,7 +139,7 @@ class _Member:
         is_exact = network.has_normalization or network.is_random
         last = len(batches) if is_exact else batches.n_batches
         # folds may have other categories
-        inputs = str(network.config.get("input"))
+        inputs = str([network.config.get(name) for name in ("input", "categories")])
         return (
             str(layers),
             inputs,

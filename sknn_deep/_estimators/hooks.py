@@ -77,7 +77,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
 
     def _learn_gaps(self, X: Features) -> TableColumns | None:
         """Return what is known of the columns, the gaps in validated numbers included."""
-        return None
+        return self._columns
 
     def _weigh_classes(
         self, y: np.ndarray | None, sample_weight: np.ndarray | None, learn: bool

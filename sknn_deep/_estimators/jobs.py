@@ -22,12 +22,13 @@ FREE_PARAMETERS = {
     "alpha", "learning_rate", "learning_rate_init", "power_t", "max_iter", "shuffle",
     "random_state", "tol", "verbose", "momentum", "nesterovs_momentum", "early_stopping",
     "validation_fraction", "beta_1", "beta_2", "epsilon", "n_iter_no_change", "max_fun",
-    "dropout", "weight_decay", "max_grad_norm", "scoring", "class_weight", "warm_start",
+    "dropout", "weight_decay", "embedding_weight_decay", "adam_learning_rate_init",
+    "max_grad_norm", "scoring", "class_weight", "warm_start",
 }  # fmt: skip
 # What the optimisers of a stack may differ in.
 _NUMBERS = (
     "learning_rate_init", "learning_rate", "momentum", "nesterovs_momentum", "beta_1", "beta_2",
-    "epsilon",
+    "epsilon", "adam_learning_rate_init",
 )  # fmt: skip
 # Why a network that could be part of a stack is none: nobody loses by that.
 FASTER_ALONE = "no other has its shape, or stacks of its size are slow"
@@ -158,10 +159,10 @@ def _reason_to_train_alone(job: Job) -> str:
         return f"{estimator_class.__name__} may train in a way of its own"
     if own := estimator._reason_to_train_alone():
         return own
-    if estimator.solver not in ("sgd", "adam"):
+    if estimator.solver not in ("sgd", "adam", "muon"):
         return f"solver={estimator.solver!r} is not written for stacks"
-    if estimator.ema_decay is not None:
-        return f"ema_decay={estimator.ema_decay} is not written for stacks"
+    if estimator.solver == "muon" and not np.size(estimator.hidden_layer_sizes):
+        return "solver='muon' without hidden layers is not written for stacks"
     if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
         return "callbacks are told of one network"
     if estimator.dtype == "bfloat16":

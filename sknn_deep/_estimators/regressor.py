@@ -234,7 +234,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         How numbers are scaled inside the network, by what the training rows tell (without those
         held out): "standard" by mean and standard deviation; "robust" by median and
         interquartile range, with a smooth clip to plus and minus 3 that keeps outliers in
-        reach [7]_. For dense X.
+        reach [7]_. Not for sparse X of more than 10,000 features.
 
     numeric_embedding : {"piecewise_linear", "periodic"} or None, default=None
         A vector of ``numeric_embedding_size`` numbers for each number, learned with the network
@@ -266,6 +266,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
     embedding_weight_decay : float, default=0.0
         Decoupled weight decay of these vectors, and of those of numbers but for their linear
         part. Against overfitting where there are few rows; 0.1 to 1 are usual.
+
+    learned_scales : bool, default=False
+        Whether each input of the first layer has a scale that is trained, at six times the
+        learning rate of Adam [7]_, so that the network soon hears less of inputs of little use.
 
     quantile : float, default=0.5
         Level that ``loss="quantile"`` estimates, in (0, 1).

@@ -7,6 +7,8 @@ their names and shape checked by scikit-learn and their numbers here.
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -139,7 +141,8 @@ def _by_scikit_learn(
     is_known = getattr(X, "dtype", None) in dtypes and _is_surely_finite(X)
     options["ensure_all_finite"] = False if is_known else estimator._ensure_all_finite
     options |= {"accept_sparse": "csr", "order": "C"}
-    found = _validate_data(estimator, X, *y, dtype=dtypes, reset=reset, **options)
+    with _remedy_for_gaps(estimator):
+        found = _validate_data(estimator, X, *y, dtype=dtypes, reset=reset, **options)
     array, *targets = found if y else (found,)
     # of arrays scikit-learn converts the order of bytes with the type, but not of DataFrames
     return features_of(array.astype(array.dtype.newbyteorder("="), copy=False)), *targets
@@ -168,12 +171,27 @@ def _check_finite(estimator: Any, numbers: np.ndarray) -> None:
     """Refuse NaN, unless the estimator takes it, and infinity, in scikit-learn's words."""
     if _is_surely_finite(numbers):
         return
-    assert_all_finite(
-        numbers,
-        allow_nan=estimator._ensure_all_finite == "allow-nan",
-        estimator_name=type(estimator).__name__,
-        input_name="X",
-    )
+    with _remedy_for_gaps(estimator):
+        assert_all_finite(
+            numbers,
+            allow_nan=estimator._ensure_all_finite == "allow-nan",
+            estimator_name=type(estimator).__name__,
+            input_name="X",
+        )
+
+
+@contextmanager
+def _remedy_for_gaps(estimator: Any) -> Iterator[None]:
+    """Add to scikit-learn's error about missing values in X what these estimators can do."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Input X contains NaN"):
+            raise
+        name = type(estimator).__name__
+        raise ValueError(
+            f"{error}\nOr let {name} learn from rows with gaps, by allow_nan=True."
+        ) from error
 
 
 def _is_surely_finite(X: Any) -> bool:

@@ -136,11 +136,6 @@ class TabularHooks:
         params: Any = self
         for name, is_given, remedy in (
             ("callbacks", params.callbacks, "leave callbacks at None"),
-            (
-                "set_callbacks",
-                getattr(params, "_skl_callbacks", None),
-                "call set_callbacks without any; verbose=True prints a line for each candidate",
-            ),
             ("partial_fit", call.incremental, "call fit"),
             ("warm_start", params.warm_start, "leave warm_start at False"),
             ("solver='lbfgs'", params.solver == "lbfgs", "choose a stochastic solver"),
@@ -181,7 +176,7 @@ n_candidates : int, default=1
     given up where it falls behind; and an ensemble of those that go best together on the
     validation rows is kept (a greedy selection with replacement [new]_). One that diverges is left
     out. The time is about that of so many networks, less where some fall behind. ``n_networks`` is
-    then of no account.
+    then of no account. To scikit-learn's callbacks, such as ``ProgressBar``, each is one task.
 
 max_time : float or None, default=None
     Seconds after which no further candidate is drawn, and the present one is stopped at the end of

@@ -27,7 +27,7 @@ References
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,7 @@ from sknn_deep._networks.inputs import BoundInput, InputLayer
 SCALINGS = ("standard", "robust")
 BASES = ("piecewise_linear", "periodic")
 # A number that is clipped smoothly stays between plus and minus this.
-_CLIP = 3.0
+CLIP = 3.0
 # A bin has so many rows on average, where there are more bins than the second number.
 _ROWS_OF_BIN, _FEWEST_BINS = 100, 8
 # A bin that begins here is never reached.
@@ -99,7 +99,7 @@ class Numbers(InputLayer):
     def scaled(self, x: Tensor) -> Tensor:
         """Return scaled numbers, NaN where they are missing; shape (batch, n_columns)."""
         z = (x[:, self.columns] - self.center) * self.factor
-        return z / (z / _CLIP).square().add(1.0).sqrt() if self.scaling == "robust" else z
+        return z / (z / CLIP).square().add(1.0).sqrt() if self.scaling == "robust" else z
 
 
 class ScaledNumbers(Numbers):
@@ -148,6 +148,10 @@ class ScaledNumbers(Numbers):
             columns = X[:, self.columns.cpu().numpy()].T.astype(np.float64)
             middles = [_quantiles(column, 0.5, weight) for column in columns]
             self.middle.copy_(torch.from_numpy(np.nan_to_num(middles)))
+
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        own = [features[column] for column in self.columns.tolist()]
+        return own + [f"{own[position]}_is_missing" for position in self.gaps.tolist()]
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.scaled(x)
@@ -245,8 +249,19 @@ class EmbeddedNumbers(Numbers):
                 bound = shape[1] ** -0.5
                 _draw(self.weight[:, :-2], random_state.uniform(-bound, bound, (*shape, size)))
 
-    def vectors_to_decay(self) -> list[Tensor]:
-        return [self.weight.detach()[:, :-2]]  # the linear part is left, and that of gaps
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        size = self.weight.shape[-1]
+        return [f"{features[j]}_{i}" for j in self.columns.tolist() for i in range(size)]
+
+    @property
+    def kept_per_row(self) -> int:
+        n_columns, n_values, size = self.weight.shape
+        # what is computed on the way: of piecewise linear functions the numbers that are compared
+        on_the_way = 2 * n_values if self.basis == "periodic" else 2
+        return n_columns * (n_values + size + on_the_way)
+
+    def vectors_to_decay(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        return [parameters["weight"][..., :-2, :]]  # the linear part is left, and that of gaps
 
     def learn(self, X: np.ndarray, weight: np.ndarray | None = None) -> None:
         super().learn(X, weight)

@@ -15,7 +15,7 @@ buffers (``fused.py``).
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,15 @@ from torch import Tensor
 
 from sknn_deep._engine.backprop import Backprop, Workspace
 from sknn_deep._engine.batches import Chunk, n_together
-from sknn_deep._engine.engine import STEPS_BETWEEN_FLUSHES, EpochLosses, reported_losses
-from sknn_deep._engine.optimizers import FlatOptimizer, zero_negligible_moments
+from sknn_deep._engine.engine import (
+    STEPS_BETWEEN_FLUSHES,
+    Average,
+    EpochLosses,
+    reported_losses,
+)
+from sknn_deep._engine.optimizers import zero_negligible_moments
 from sknn_deep._engine.solvers import set_learning_rate
+from sknn_deep._engine.stacked_muon import for_stack
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.threads import numpy_takes_one_thread
 from sknn_deep._networks.flat import zero_negligible
@@ -33,7 +39,8 @@ from sknn_deep._networks.stacked import rows_of_networks, share_buffer, training
 from sknn_deep._training.stack_rows import Gathered, StackBuffers, orders_of, sources_of
 from sknn_deep._training.training import Training
 
-Factors = tuple[Tensor, Tensor, tuple]
+# of the L2 penalty, of decayed weights and vectors, and of each move
+Factors = tuple[Tensor, Tensor, Tensor, tuple]
 
 
 class Stack:
@@ -60,8 +67,7 @@ class Stack:
         self._flat, self._gradient = share_buffer(networks)
         n_weights = networks[0].weights.numel()
         self._weights, self._penalized = self._flat[:, :n_weights], self._gradient[:, :n_weights]
-        # only our own optimisers have steps for a stack
-        self._optimizers = cast(list[FlatOptimizer], [own.optimizer for own in trainings])
+        self._optimizers = [for_stack(own.optimizer, own.network) for own in trainings]
         names = self._optimizers[0].buffers
         self._state = {name: torch.zeros_like(self._flat) for name in names}
         for k, optimizer in enumerate(self._optimizers):
@@ -77,6 +83,7 @@ class Stack:
         by_numpy = self._device.type == "cpu" and numpy_takes_one_thread()
         self._numpys_weights = self._weights.numpy() if by_numpy else None
         self._read_parameters()
+        self._average = self._stacked_average()
         self._orders = orders_of(trainings)
         self._lay_out()
         # what the optimisers went by in the last epoch, and what moved the weights then
@@ -92,11 +99,28 @@ class Stack:
         penalties = [training.penalties for training in self._trainings]
         self._alphas = np.array([penalty["alpha"] for penalty in penalties])
         self._decays = np.array([penalty["weight_decay"] for penalty in penalties])
+        of_vectors = [penalty["embedding_weight_decay"] for penalty in penalties]
+        # with Muon at Adam's rate
+        groups = [training.optimizer.param_groups[-1] for training in self._trainings]
+        ratios = [group.get("lr_factor", 1.0) for group in groups]
+        self._vector_decays = np.array(of_vectors) * ratios
+        self._vectors = self._backprop.vectors_to_decay() if any(of_vectors) else []
         norms = [penalty["max_grad_norm"] for penalty in penalties]
         self._max_norms = None
         if any(norm is not None for norm in norms):
             limits = [np.inf if norm is None else norm for norm in norms]
             self._max_norms = self._flat.new_tensor(limits).unsqueeze(1)
+
+    def _stacked_average(self) -> Average | None:
+        """Return the averages of all networks' weights as one, where they are kept."""
+        averages = [own.average for own in self._trainings if own.average is not None]
+        if not averages:
+            return None
+        average = Average(self._flat, averages[0].decay)
+        average.weights.copy_(torch.stack([own.weights for own in averages]))
+        turn_first(average.weights, self._first_shape)
+        average.n_steps = averages[0].n_steps  # they began together
+        return average
 
     def _lay_out(self) -> None:
         """Divide the batches into pieces that are gathered together, and make their buffers."""
@@ -223,6 +247,12 @@ class Stack:
                 learned = self._networks[k].buffers()
                 for own, new in zip(network.buffers(), learned, strict=True):
                     own.copy_(new)
+        if self._average is not None:
+            rows = rows_of_networks(self._average.weights, numbers, self._first_shape)
+            for k, row in zip(numbers, rows, strict=True):
+                average = self._trainings[k].average
+                if average is not None:
+                    average.weights, average.n_steps = row.clone(), self._average.n_steps
 
     def _gather(self, piece: slice, sums: np.ndarray) -> Chunk:
         """Bring the rows of some batches together, and write the sums of their weights."""
@@ -281,20 +311,19 @@ class Stack:
                 rate, constant = rates[k], training.optimizer.param_groups[0]["lr"]
                 self._lrs[k] = constant if rate is None else rate[piece]
             decays = 1 - self._lrs * self._decays[:, np.newaxis]
+            of_vectors = 1 - self._lrs * self._vector_decays[:, np.newaxis]
             penalties = self._alphas[:, np.newaxis] / sums[:, piece]
-            table = np.array([penalties, decays, self._lrs]).swapaxes(1, 2)[..., np.newaxis]
-            there = torch.from_numpy(table).to(self._flat.dtype).to(self._device)
+            table = np.array([penalties, decays, of_vectors, self._lrs]).swapaxes(1, 2)
+            there = torch.from_numpy(table[..., np.newaxis]).to(self._flat.dtype).to(self._device)
             self._table = [rows.unbind() for rows in there]
-        penalties, decays, lrs = self._table
+        *tables, lrs = self._table
         by_move = []
         for move in moves:
-            biases = move.optimizers[0].next_biases(n_steps)
-            if self._shares_rate:
-                by_move.append((self._lrs[move.first] * biases).tolist())
-            else:
-                of_rows = [rate[move.rows] for rate in lrs]
-                by_move.append([bias * rate for bias, rate in zip(biases, of_rows, strict=True)])
-        return list(zip(penalties, decays, zip(*by_move, strict=True), strict=True))
+            shared = self._lrs[move.first].tolist() if self._shares_rate else None
+            by_move.append(
+                move.optimizers[0].next_factors(shared or [rate[move.rows] for rate in lrs])
+            )
+        return list(zip(*tables, zip(*by_move, strict=True), strict=True))
 
     @property
     def _shares_rate(self) -> bool:
@@ -324,9 +353,10 @@ class Stack:
             rows = slice(members[0], members[-1] + 1)
             optimizers = [self._optimizers[k] for k in members]
             state = {name: buffer[rows] for name, buffer in self._state.items()}
-            kernel = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
-            watched = self._pace.watched(kernel, self._flat[rows])
-            moves.append(_Moves(rows, members[0], optimizers, watched))
+            kernel: Any = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
+            if optimizers[0].is_one_pass:
+                kernel = self._pace.watched(kernel, self._flat[rows])
+            moves.append(_Moves(rows, members[0], optimizers, kernel))
         self._present, self._last_moves = present, moves
         return moves
 
@@ -337,7 +367,7 @@ class Stack:
         squared_norms = self._flat.new_zeros((len(work.programs), len(self._trainings)))
         has_penalty, has_decay = self._alphas.any(), self._decays.any()
         with torch.inference_mode():
-            for program, squared_norm, (penalty, decay, by_move) in zip(
+            for program, squared_norm, (penalty, decay, of_vectors, by_move) in zip(
                 work.programs, squared_norms, factors, strict=True
             ):
                 if self._n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
@@ -357,8 +387,12 @@ class Stack:
                     self._gradient.mul_(shortened.masked_fill_(self._max_norms.isinf(), 1.0))
                 if has_decay:
                     self._weights.mul_(decay)
+                for vectors in self._vectors:
+                    vectors.mul_(of_vectors.view(-1, *[1] * (vectors.ndim - 1)))
                 for move, factor in zip(moves, by_move, strict=True):
                     move.kernel(factor)
+                if self._average is not None:
+                    self._average.update(self._flat)
                 self._pace.step_done()
         return squared_norms
 
@@ -377,5 +411,5 @@ class _Moves:
 
     rows: slice
     first: int
-    optimizers: list[FlatOptimizer]
+    optimizers: list[Any]
     kernel: Callable[..., object]

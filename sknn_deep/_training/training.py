@@ -115,6 +115,8 @@ class Training:
 
     Attributes
     ----------
+    average : Average or None
+        Of the weights, with ``ema_decay``.
     is_done : bool
         Whether the stopping rule, a callback or ``max_iter`` says that it is enough.
     interrupted : bool
@@ -141,7 +143,7 @@ class Training:
         self.estimator, self.network, self.loss = estimator, network, loss
         self.optimizer, self.penalties = optimizer, penalties
         decay = estimator.ema_decay
-        self._average = None if decay is None else Average(network.flat, decay)
+        self.average = None if decay is None else Average(network.flat, decay)
         self._product_dtype = product_dtype
         self.batches, self.net = batches, net
         self._order: SharedOrder | None = None
@@ -177,7 +179,7 @@ class Training:
             self.optimizer,
             **self.penalties,
             product_dtype=self._product_dtype,
-            average=self._average,
+            average=self.average,
         )
 
     def run(
@@ -317,7 +319,7 @@ class Training:
             "progress": dict(vars(self._progress)),
             "network": self.network.snapshot(),
             "requires_grad": [param.requires_grad for param in self.network.parameters()],
-            "average": None if self._average is None else vars(self._average),
+            "average": None if self.average is None else vars(self.average),
             "optimizer": self.optimizer.state_dict(),
             "n_steps": engine.n_steps,
             "random_state": self.random_state.get_state(legacy=False),
@@ -352,9 +354,9 @@ class Training:
         ):
             param.requires_grad_(requires_grad)
         load_state(self.optimizer, state["optimizer"])
-        if self._average is not None:
-            self._average.weights.copy_(state["average"]["weights"])
-            self._average.n_steps = int(state["average"]["n_steps"])
+        if self.average is not None:
+            self.average.weights.copy_(state["average"]["weights"])
+            self.average.n_steps = int(state["average"]["n_steps"])
         engine.n_steps = state["n_steps"]
         self.random_state.set_state(state["random_state"])
         if state["generator"] is not None:
@@ -398,8 +400,8 @@ class Training:
     def end(self) -> None:
         """Put the best weights back, where a validation set found them; announce the end."""
         self.network.scale_dropout(1.0)
-        if self._average is not None and self.n_iter:
-            self.network.flat.copy_(self._average.weights)
+        if self.average is not None and self.n_iter:
+            self.network.flat.copy_(self.average.weights)
         best = self._progress.best_snapshot
         has_best = best is not None
         if best is not None:
@@ -414,7 +416,7 @@ class Training:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """Give the network the average of its weights, if one is kept, for a block."""
-        average, flat = self._average, self.network.flat
+        average, flat = self.average, self.network.flat
         if average is None:
             yield
             return

@@ -45,6 +45,12 @@ BITS = (_normal(12, 5, seed=1) > 0).double()
 REAL = _normal(12, 5, seed=2)
 COUNTS = torch.from_numpy(np.random.RandomState(3).poisson(1.0, (12, 5)).astype(float))
 
+# two numbers, or indicators of two categories, and those of three
+TABLE = torch.cat([BITS[:, :2], torch.eye(3, dtype=torch.double)[LABELS % 3]], dim=1)
+TABLE[3, 2:] = 0  # a category that training has not seen
+GAPS = TABLE.clone()
+GAPS[[0, 5], [0, 1]] = torch.nan
+
 LOSSES = {
     "softmax": (classification_loss("softmax"), LABELS),
     "softmax, smoothed": (classification_loss("softmax", 0.3), LABELS),
@@ -57,6 +63,13 @@ LOSSES = {
     },
     "poisson": (regression_loss("poisson", 5), COUNTS),
     "reconstruction": (reconstruction_loss("squared_error"), REAL),
+    "numbers": (reconstruction_loss("huber", huber_delta=0.5, categories=[3]), TABLE),
+    "numbers, weighted": (
+        reconstruction_loss("squared_error", categories=[3], weights=_weights(3)),
+        TABLE,
+    ),
+    "categories": (reconstruction_loss("squared_error", categories=[2, 0, 3]), TABLE),
+    "gaps": (reconstruction_loss("absolute_error", categories=[3], allow_nan=True), GAPS),
 }
 every_loss = pytest.mark.parametrize(("loss", "target"), LOSSES.values(), ids=LOSSES)
 every_scale = pytest.mark.parametrize(
@@ -290,7 +303,7 @@ def test_losses_leave_output_and_target_as_they_are(loss, target):
     loss.per_sample(raw, encoded)
     loss.gradient(raw, encoded, torch.tensor(1.0), torch.empty_like(raw))
     assert torch.equal(raw, RAW)
-    assert torch.equal(encoded, loss.encoded(target, RAW))
+    torch.testing.assert_close(encoded, loss.encoded(target, RAW), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", [*REGRESSION_LOSSES, "logistic", "reconstruction"])

@@ -107,6 +107,12 @@ FITS = {
             "contractive": 0.1,
         },
     ),
+    "embedded numbers": (
+        "regressor",
+        (8000, 100, 2),
+        "float32",
+        {"hidden_layer_sizes": [16], "numeric_embedding": "piecewise_linear", "batch_size": 4000},
+    ),
     "a copy of X": (
         "classifier",
         (50_000, 200, 2),

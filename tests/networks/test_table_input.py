@@ -82,7 +82,8 @@ EVERY = list(product((None, *BASES), (None, *SCALINGS)))
 
 @pytest.mark.parametrize(("embedding", "scaling"), EVERY)
 def test_the_closed_form_is_what_autograd_finds(embedding, scaling):
-    made = network(embedding=embedding, scaling=scaling)
+    has_scales = scaling != "standard"
+    made = network(embedding=embedding, scaling=scaling, learned_scales=has_scales)
     X, target = torch.from_numpy(table(1)), torch.randn(N_ROWS, 1, dtype=torch.float64)
     raw = run([made], X, target)
     output = made(X)
@@ -96,7 +97,8 @@ def test_the_closed_form_is_what_autograd_finds(embedding, scaling):
 
 @pytest.mark.parametrize(("embedding", "scaling"), EVERY)
 def test_a_stack_has_the_gradients_of_its_networks(embedding, scaling):
-    networks = [network(seed, embedding=embedding, scaling=scaling) for seed in (0, 5)]
+    options = {"embedding": embedding, "scaling": scaling, "learned_scales": scaling is None}
+    networks = [network(seed, **options) for seed in (0, 5)]
     X, target = torch.from_numpy(table(1)), torch.randn(N_ROWS, 1, dtype=torch.float64)
     outputs = [run([made], X, target) for made in networks]
     buffers = share_buffer(networks)
