@@ -23,8 +23,8 @@ WINGS = {
         {"models", "stacked", "summary"},
     ],
     "_engine": [
-        {"features", "activations", "losses"},
-        {"columns", "samples"},
+        {"features", "activations", "distributions"},
+        {"columns", "samples", "losses"},
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},

@@ -165,7 +165,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                 "twice, as in names and numbers of customers. Pass other features, too."
             )
         return {
-            "layer_units": (n_inputs, *hidden, self.n_outputs_),
+            "layer_units": (n_inputs, *hidden, self._n_output_units()),
             "input": inputs,
             "activations": tuple(activations),
             "dropout": tuple(dropout),
@@ -173,6 +173,14 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             "out_activation": "identity",
             "dtype": dtype,
         }
+
+    def _holds_out_together(self) -> bool:
+        """Return whether early stopping holds out the same rows for all networks of an ensemble."""
+        return self.early_stopping and self.validation_splitter is not None
+
+    def _n_output_units(self) -> int:
+        """Return the units of the output layer that the parameters ask for."""
+        return self.n_outputs_
 
     # ------------------------------------------------------------------ tables
 

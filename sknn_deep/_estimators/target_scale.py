@@ -6,10 +6,12 @@ each step, and ``tol`` is an absolute number. A target in dollars is out of reac
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from sknn_deep._engine.distributions import Quantiles, negative_log_likelihood
 from sknn_deep._engine.losses import Loss
 
 # A target counts as scaled where its root mean square is no larger than the first, and some of it
@@ -76,3 +78,31 @@ def is_poor(
     output = torch.from_numpy(np.broadcast_to(constant, targets.shape).copy())
     losses = loss.per_sample(output, torch.from_numpy(targets)).numpy()
     return value > _POOR * loss.reported_scale * np.average(losses, weights=weight)
+
+
+def is_poor_distribution(
+    value: float, targets: np.ndarray, weight: np.ndarray | None, levels: Sequence[float] | None
+) -> bool:
+    """Return whether a network's loss is about that of one distribution for all rows, or worse.
+
+    Parameters
+    ----------
+    value : float
+        The network's loss, as ``loss_curve_`` reports it.
+    targets : ndarray of shape (n_samples, n_outputs)
+    weight : ndarray of shape (n_samples,) or None
+    levels : sequence of float or None
+        Of quantiles; None for a normal distribution.
+    """
+    of_rows = torch.from_numpy(targets.astype(np.float64))
+    if levels is None:
+        mean = np.average(of_rows, axis=0, weights=weight)
+        variance = np.average(np.square(of_rows - mean), axis=0, weights=weight)
+        constants = torch.from_numpy(mean), torch.from_numpy(variance)
+        losses = negative_log_likelihood(*constants, of_rows)
+        # a mean squared error smaller by that share is worth so much
+        return value > np.average(losses.mean(dim=-1), weights=weight) + 0.5 * math.log(_POOR)
+    quantiles = Quantiles(levels)
+    constant = torch.from_numpy(np.quantile(of_rows, quantiles.levels, axis=0))
+    losses = quantiles.pinball(constant.expand(len(of_rows), *constant.shape), of_rows)
+    return value > _POOR * np.average(losses.mean(dim=-1), weights=weight)
