@@ -33,7 +33,7 @@ References
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from statistics import NormalDist
 
 import torch
@@ -82,7 +82,7 @@ class Quantiles:
 
     Parameters
     ----------
-    levels : sequence of float
+    levels : iterable of float
         In (0, 1), ascending. The median is added where it is not among them.
 
     Attributes
@@ -101,7 +101,7 @@ class Quantiles:
     tensor([[6.1117, 7.0000, 7.8883]])
     """
 
-    def __init__(self, levels: Sequence[float]):
+    def __init__(self, levels: Iterable[float]):
         self.levels = tuple(sorted({*map(float, levels), 0.5}))
         self._median = self.levels.index(0.5)
         places = [NormalDist().inv_cdf(level) for level in self.levels]
@@ -180,14 +180,14 @@ class Quantiles:
         return self._constants[key]
 
 
-def outputs_per_column(out_activation: str, quantiles: Sequence[float] | None) -> int:
+def outputs_per_column(out_activation: str, quantiles: Iterable[float] | None) -> int:
     """Return how many outputs a network has for each column of the target.
 
     Parameters
     ----------
     out_activation : str
         "normal", "quantiles", or what makes one number of one output.
-    quantiles : sequence of float or None
+    quantiles : iterable of float or None
         The levels of "quantiles".
     """
     if out_activation == "quantiles" and quantiles is not None:

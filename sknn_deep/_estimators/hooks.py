@@ -145,6 +145,10 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         An ensemble is asked, too, where its networks have held out the same rows.
         """
 
+    def _holds_out_together(self) -> bool:
+        """Return whether early stopping holds out the same rows for all networks of an ensemble."""
+        return self.early_stopping and self.validation_splitter is not None
+
     def _pool_held_out(self) -> None:
         """Learn the same of an ensemble whose networks have held out rows of their own."""
 

@@ -79,11 +79,9 @@ def at_level(quantiles: np.ndarray, levels: np.ndarray, level: float) -> np.ndar
     >>> at_level(np.array([[3.0, 4.0, 9.0]]), np.array([0.1, 0.5, 0.9]), 0.3)
     array([3.5])
     """
-    right = (
-        int(np.clip(np.searchsorted(levels, level), 1, len(levels) - 1)) if len(levels) > 1 else 0
-    )
-    if right == 0:
+    if len(levels) == 1:
         return quantiles[..., 0]
+    right = int(np.clip(np.searchsorted(levels, level), 1, len(levels) - 1))
     left = right - 1
     share = (level - levels[left]) / (levels[right] - levels[left])
     share = quantiles.dtype.type(np.clip(share, 0.0, 1.0))

@@ -375,7 +375,8 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         The networks of an ensemble, each as a separate fit with its seed gives it. Only with
         ``n_networks`` above 1. The ensemble itself has ``n_iter_`` (the most of any network),
         ``n_outputs_``, ``out_activation_``, ``quantiles_``, ``n_features_in_`` and
-        ``feature_names_in_``; every other attribute belongs to a network, such as ``estimators_[0].loss_curve_``.
+        ``feature_names_in_``; every other attribute belongs to a network, such as
+        ``estimators_[0].loss_curve_``.
 
     n_features_in_ : int
         Number of features seen during ``fit``.
@@ -712,7 +713,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         self, X: Features, y: np.ndarray | None, sample_weight: np.ndarray | None
     ) -> None:
         # three numbers a row at most, where the rows themselves would be the data
-        target = np.reshape(y, (len(X), self.n_outputs_))
+        target = np.asarray(y).reshape(len(X), self.n_outputs_)
         if self.out_activation_ == "quantiles":
             errors = self._all_quantiles(X) - target[..., np.newaxis]
         else:
@@ -725,7 +726,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
     def _pool_held_out(self) -> None:
         errors = [vars(network).get("_held_out_errors") for network in self._networks]
         if all(part is not None for part in errors):
-            self._held_out_errors = np.concatenate(errors)  # type: ignore[arg-type]
+            self._held_out_errors = np.concatenate(errors)
 
     def _values_and_units(self, X: Features) -> tuple[np.ndarray, np.ndarray]:
         """Return predictions, and what errors are measured by, both (n_rows, n_outputs)."""
@@ -791,7 +792,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         return float(np.average(losses.numpy(), weights=weight))
 
     def _values(self, raw: np.ndarray) -> np.ndarray:
-        """Return the prediction that belongs to the raw output: of a distribution its first part."""
+        """Return the prediction that belongs to the raw output, of a distribution its middle."""
         values = raw[:, : self.n_outputs_]
         values = self._unscaled(np.exp(values) if self.out_activation_ == "exp" else values)
         return values.ravel() if self.n_outputs_ == 1 else values

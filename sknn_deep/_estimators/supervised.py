@@ -174,10 +174,6 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             "dtype": dtype,
         }
 
-    def _holds_out_together(self) -> bool:
-        """Return whether early stopping holds out the same rows for all networks of an ensemble."""
-        return self.early_stopping and self.validation_splitter is not None
-
     def _n_output_units(self) -> int:
         """Return the units of the output layer that the parameters ask for."""
         return self.n_outputs_
