@@ -53,7 +53,7 @@ WINGS = {
             "table_columns",
         }
         | {"rollback"}
-        | {"held_out_rows", "target_scale"},
+        | {"held_out_rows", "target_scale", "intervals", "temperature"},
         {"rows", "fitted_attributes", "pickling"},
         {"parameters", "fitted_state"},
         {"hooks"},

@@ -50,7 +50,7 @@ def best_temperature(
     >>> from sknn_deep._estimators.temperature import best_temperature
     >>> logits = np.array([[10.0], [10.0], [10.0], [-10.0]])
     >>> round(best_temperature(logits, np.array([[1], [1], [0], [0]]), None))
-    11
+    12
     """
     logits, n_rows = logits.astype(np.float64), len(logits)
     weight = np.ones(n_rows) if sample_weight is None else sample_weight
