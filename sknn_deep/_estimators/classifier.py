@@ -444,7 +444,11 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "calibration": [StrOptions({"temperature"}), None],
-        "validation_splitter": [HasMethods(["split"]), StrOptions({"stratified"}), None],
+        "validation_splitter": [
+            HasMethods(["split", "get_n_splits"]),
+            StrOptions({"stratified"}),
+            None,
+        ],
     }
 
     _fitted_state: ClassVar = CLASSIFIER_STATE

@@ -126,7 +126,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         "nesterovs_momentum": ["boolean"],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "validation_splitter": [HasMethods(["split"]), None],
+        "validation_splitter": [HasMethods(["split", "get_n_splits"]), None],
         "beta_1": [Interval(Real, 0, 1, closed="left")],
         "beta_2": [Interval(Real, 0, 1, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="neither")],

@@ -721,7 +721,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             errors = (np.abs(values - target) / unit)[..., np.newaxis]
         if sample_weight is not None:
             errors = errors[sample_weight > 0]
-        self._held_out_errors = errors
+        self._held_out_errors = errors.astype(self._network_dtype, copy=False)
 
     def _pool_held_out(self) -> None:
         errors = [vars(network).get("_held_out_errors") for network in self._networks]

@@ -94,15 +94,17 @@ def is_poor_distribution(
     levels : sequence of float or None
         Of quantiles; None for a normal distribution.
     """
-    of_rows = torch.from_numpy(targets.astype(np.float64))
+    targets = targets.astype(np.float64)
+    of_rows = torch.from_numpy(targets)
     if levels is None:
-        mean = np.average(of_rows, axis=0, weights=weight)
-        variance = np.average(np.square(of_rows - mean), axis=0, weights=weight)
-        constants = torch.from_numpy(mean), torch.from_numpy(variance)
-        losses = negative_log_likelihood(*constants, of_rows)
+        mean = np.average(targets, axis=0, weights=weight)
+        variance = np.average(np.square(targets - mean), axis=0, weights=weight)
+        losses = negative_log_likelihood(*map(torch.from_numpy, (mean, variance)), of_rows)
         # a mean squared error smaller by that share is worth so much
-        return value > np.average(losses.mean(dim=-1), weights=weight) + 0.5 * math.log(_POOR)
-    quantiles = Quantiles(levels)
-    constant = torch.from_numpy(np.quantile(of_rows, quantiles.levels, axis=0))
-    losses = quantiles.pinball(constant.expand(len(of_rows), *constant.shape), of_rows)
-    return value > _POOR * np.average(losses.mean(dim=-1), weights=weight)
+        worst = np.average(losses.mean(dim=-1).numpy(), weights=weight) + 0.5 * math.log(_POOR)
+    else:
+        quantiles = Quantiles(levels)
+        constant = torch.from_numpy(np.quantile(targets, quantiles.levels, axis=0))
+        losses = quantiles.pinball(constant.expand(len(targets), *constant.shape), of_rows)
+        worst = _POOR * np.average(losses.mean(dim=-1).numpy(), weights=weight)
+    return bool(value > worst)
