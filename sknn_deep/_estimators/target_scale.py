@@ -99,7 +99,8 @@ def is_poor_distribution(
     if levels is None:
         mean = np.average(targets, axis=0, weights=weight)
         variance = np.average(np.square(targets - mean), axis=0, weights=weight)
-        losses = negative_log_likelihood(*map(torch.from_numpy, (mean, variance)), of_rows)
+        of_all = torch.from_numpy(mean), torch.from_numpy(variance)
+        losses = negative_log_likelihood(*of_all, of_rows)
         # a mean squared error smaller by that share is worth so much
         worst = np.average(losses.mean(dim=-1).numpy(), weights=weight) + 0.5 * math.log(_POOR)
     else:
