@@ -23,8 +23,8 @@ WINGS = {
         {"models", "stacked", "summary"},
     ],
     "_engine": [
-        {"features", "activations", "losses"},
-        {"columns", "samples", "encoded_rows"},
+        {"features", "activations", "distributions"},
+        {"columns", "samples", "losses", "encoded_rows"},
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},
@@ -53,7 +53,7 @@ WINGS = {
             "table_columns",
         }
         | {"rollback"}
-        | {"held_out_rows", "target_scale"},
+        | {"held_out_rows", "target_scale", "intervals", "temperature"},
         {"rows", "fitted_attributes", "pickling"},
         {"parameters", "fitted_state"},
         {"hooks"},

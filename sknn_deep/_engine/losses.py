@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sknn_deep._engine.distributions import Quantiles, normal_gradient, normal_loss
 from sknn_deep._networks.category_inputs import indicator_slices
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
 Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], object]
 RECONSTRUCTION_LOSSES = ("squared_error", "absolute_error", "huber", "log_loss", "cosine")
-REGRESSION_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile")
+REGRESSION_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile", "normal")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Loss:
     ----------
     per_sample : callable
         ``per_sample(raw, target)`` maps the raw output and the target, both of shape
-        (batch, n_outputs), to losses of shape (batch,), summed over the outputs.
+        (batch, n_outputs) but for :mod:`~sknn_deep._engine.distributions`, to losses of shape
+        (batch,), summed over the outputs.
     gradient : callable
         ``gradient(raw, target, scale, out)`` writes their gradient with respect to the raw
         output, times a factor of shape () or, one for each sample, (batch, 1).
@@ -119,20 +121,31 @@ def classification_loss(out_activation: str, label_smoothing: float = 0.0) -> Lo
 
 
 def regression_loss(
-    name: str, n_outputs: int, *, quantile: float = 0.5, huber_delta: float = 1.0
+    name: str,
+    n_outputs: int,
+    *,
+    quantile: float = 0.5,
+    huber_delta: float = 1.0,
+    quantiles: Sequence[float] | None = None,
 ) -> Loss:
     """Return a regression loss by name.
 
     Parameters
     ----------
-    name : {"squared_error", "poisson", "absolute_error", "huber", "quantile"}
+    name : {"squared_error", "poisson", "absolute_error", "huber", "quantile", "normal"}
         Squared error and Poisson deviance are halved, as in scikit-learn.
     n_outputs : int
+        Columns of the target; "normal" and several quantiles have more outputs for each.
     quantile : float in (0, 1)
         Level of the pinball loss of "quantile".
     huber_delta : float
         Residual, in units of the target, at which "huber" turns from square to linear.
+    quantiles : sequence of float, default=None
+        Levels of "quantile", several in one network.
     """
+    if name == "quantile" and quantiles is not None:
+        several = Quantiles(quantiles)
+        return Loss(several.loss, several.gradient, reported_scale=1.0 / n_outputs)
     functions: dict[str, tuple[Callable[..., Tensor], Callable[..., object]]] = {
         "squared_error": (_half_squared_error, _half_squared_error_gradient),
         "poisson": (_half_poisson_deviance, _half_poisson_deviance_gradient),
@@ -145,6 +158,7 @@ def regression_loss(
             partial(_pinball, quantile=quantile),
             partial(_pinball_gradient, quantile=quantile),
         ),
+        "normal": (normal_loss, normal_gradient),
     }
     per_sample, gradient = functions[name]
     scale = 1.0 if name == "poisson" else 1.0 / n_outputs

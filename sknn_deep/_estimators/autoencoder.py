@@ -187,6 +187,13 @@ class AutoencoderTransformer(
         Share of the samples that early stopping holds out. They are drawn at random, with
         ``shuffle=False``, too: for rows in order of time pass the last ones as ``X_val``.
 
+    validation_splitter : splitter or None, default=None
+        Divides the rows into those to train on and those that early stopping holds out, in place of
+        a random draw: any splitter of scikit-learn's kind, such as
+        ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``, or ``TimeSeriesSplit()``. Its
+        first division is taken, of ``TimeSeriesSplit`` the last. It is given the validated X, y and
+        ``groups``; in a search the rows of each fold.
+
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its kin, in [0, 1).
 
@@ -514,6 +521,7 @@ class AutoencoderTransformer(
         *,
         X_val: "MatrixLike | None" = None,
         sample_weight_val: "ArrayLike | None" = None,
+        groups: "ArrayLike | None" = None,
     ) -> Self:
         """Learn to reconstruct the data.
 
@@ -534,6 +542,9 @@ class AutoencoderTransformer(
         sample_weight_val : array-like of shape (n_val_samples,), default=None
             Weights of the validation data.
 
+        groups : array-like of shape (n_samples,), default=None
+            What ``validation_splitter`` is given of each row, such as the patient that it is of.
+
         Returns
         -------
         self : AutoencoderTransformer
@@ -546,15 +557,24 @@ class AutoencoderTransformer(
         KeyboardInterrupt
             If the user interrupts before the first step, or within a search.
         """
-        self._fit(Call(X, None, sample_weight, X_val, None, sample_weight_val))
+        self._fit(Call(X, None, sample_weight, X_val, None, sample_weight_val, groups=groups))
         return self
 
     @available_if(lambda est: est._check_solver())
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
-        self, X: "MatrixLike", y: object = None, sample_weight: "ArrayLike | None" = None
+        self,
+        X: "MatrixLike",
+        y: object = None,
+        sample_weight: "ArrayLike | None" = None,
+        *,
+        X_val: "MatrixLike | None" = None,
+        sample_weight_val: "ArrayLike | None" = None,
     ) -> Self:
         """Train one epoch on the given data.
+
+        A validation set is evaluated after the epoch and added to ``validation_scores_`` and
+        ``validation_loss_curve_``. It stops nothing and brings no earlier weights back.
 
         The schedules "cosine" and "one_cycle" count the calls as epochs: after
         ``max_iter`` calls the learning rate is zero. The first call settles ``mean_`` and,
@@ -571,11 +591,18 @@ class AutoencoderTransformer(
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights, not all zero.
 
+        X_val : {array-like, sparse matrix} of shape (n_val_samples, n_features), default=None
+            Validation data, on which loss and score are recorded after the epoch.
+
+        sample_weight_val : array-like of shape (n_val_samples,), default=None
+            Weights of the validation data.
+
         Returns
         -------
         self : AutoencoderTransformer
         """
-        self._fit(Call(X, None, sample_weight, incremental=True))
+        validation = X_val, None, sample_weight_val
+        self._fit(Call(X, None, sample_weight, *validation, incremental=True))
         return self
 
     @property

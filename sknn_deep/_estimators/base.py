@@ -5,7 +5,7 @@ Think twice before adding anything here: what only one estimator needs belongs t
 
 from collections.abc import Callable
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ class BaseDeepNetwork(NetworkHooks):
     What it decides for itself is in :class:`NetworkHooks`; how it is fitted, in
     :class:`~sknn_deep._estimators.fitting.Fit`.
     """
+
+    # Routing hands groups to a search's splitter by itself; who wants them here says so by
+    # set_fit_request(groups=True).
+    __metadata_request__fit: ClassVar = {"groups": False}
 
     @property
     def _networks(self) -> list[Any]:

@@ -22,19 +22,17 @@ References
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
-from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import adopt, validated_call
 from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
 from sknn_deep._estimators.fitting import Fit, draft_of, sklearn_callbacks
-from sknn_deep._estimators.held_out import split_rows
+from sknn_deep._estimators.held_out import with_validation_set
 from sknn_deep._training.interruption import one_of_many
 from sknn_deep._training.progress import DivergenceError
 from sknn_deep._training.sklearn_callbacks import StopTraining
@@ -117,7 +115,7 @@ def fit_candidates(estimator: Any, call: Call) -> None:
     draft: Any = draft_of(estimator, goes_on=False)
     given = call.X, call.y, call.sample_weight
     random_state = check_random_state(draft.random_state)
-    call = _with_validation_set(draft, validated_call(draft, call, goes_on=False), random_state)
+    call = with_validation_set(draft, validated_call(draft, call, goes_on=False), random_state)
     trained: list[_Candidate] = []
     callbacks = sklearn_callbacks(
         estimator,
@@ -186,6 +184,7 @@ def _learned(draft: Any, call: Call, trained: list["_Candidate"]) -> dict[str, A
     adopt(ensemble, [candidate.network for candidate in chosen])
     ensemble.ensemble_weights_ = np.array([candidate.share for candidate in chosen])
     ensemble._candidates = _table(trained)
+    ensemble._learn_from_held_out(call.X_val, call.y_val, call.sample_weight_val)
     return fitted_state(ensemble)
 
 
@@ -282,22 +281,6 @@ class _Candidate:
             return False
         of_others = [np.nanmin(other.losses[:n_epochs]) for other in before if not other.error]
         return bool(np.nanmin(self.losses) > np.median(of_others))
-
-
-def _with_validation_set(draft: Any, call: Call, random_state: np.random.RandomState) -> Call:
-    """Return the call with a validation set: the user's, or rows held out."""
-    if call.X_val is not None:
-        return call
-    X, y, targets = draft._validate_training_data(call, [call.X.dtype.type], reset=False)
-    samples = Samples(X, y, targets, call.sample_weight)
-    rows, held_out = split_rows(draft, samples, random_state)
-    X_train, X_val = X.take(rows), X.take(held_out)
-    X_train.columns = X_val.columns = X.columns
-    weight = call.sample_weight
-    weights = {}
-    if weight is not None:
-        weights = {"sample_weight": weight[rows], "sample_weight_val": weight[held_out]}
-    return replace(call, X=X_train, y=y[rows], X_val=X_val, y_val=y[held_out], **weights)
 
 
 def _table(trained: list[_Candidate]) -> dict[str, list[Any]]:

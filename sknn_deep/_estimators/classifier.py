@@ -21,9 +21,11 @@ from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_attributes import FittedClassifier
 from sknn_deep._estimators.fitted_state import CLASSIFIER_STATE
 from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters, column_as_1d
+from sknn_deep._estimators.temperature import best_temperature
 from sknn_deep._estimators.types import Activations, MatrixLike
 from sknn_deep._hardware.products import is_narrow
 from sknn_deep._sklearn import (
+    HasMethods,
     Interval,
     StrOptions,
     available_if,
@@ -43,6 +45,7 @@ class ClassifierParameters(SupervisedParameters):
         default=None, kw_only=True
     )
     label_smoothing: float = field(default=0.0, kw_only=True)
+    calibration: Literal["temperature"] | None = field(default=None, kw_only=True)
 
 
 class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin, BaseDeepMLP):
@@ -136,7 +139,16 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         ``shuffle=False``, too: for rows in order of time pass the last ones as ``X_val``.
         Of two classes it has as many as there are, as in scikit-learn; of several classes or labels
         the rows are scikit-learn's unless they are all rows of one: then half of them stay in
-        training. Pass ``X_val`` and ``y_val`` for a stratified set.
+        training. For a stratified set pass ``validation_splitter="stratified"``.
+
+    validation_splitter : splitter, "stratified" or None, default=None
+        Divides the rows into those to train on and those that early stopping holds out, in place of
+        a random draw: any splitter of scikit-learn's kind, such as
+        ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``, or ``TimeSeriesSplit()``. Its
+        first division is taken, of ``TimeSeriesSplit`` the last. It is given the validated X, y and
+        ``groups``; in a search the rows of each fold. An ensemble asks once for all networks.
+        "stratified" holds out ``validation_fraction`` of each class, or of each combination of
+        labels.
 
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its kin, in [0, 1).
@@ -289,6 +301,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Share of each target that is spread evenly over the classes, in [0, 1). A little
         (0.1) makes the probabilities of a large network less extreme.
 
+    calibration : "temperature" or None, default=None
+        Whether probabilities are made as sure as they are right on held-out rows: the raw output
+        is divided by ``temperature_``, at which the log loss of those rows is smallest [9]_. Needs
+        ``early_stopping=True``, or ``X_val`` in ``fit``. Labels stay what they are. The networks
+        of an ensemble hold out the same rows, and their mean is calibrated.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -353,12 +371,16 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     is_categorical_ : ndarray of shape (`n_features_in_`,) or None
         Mask of the features that hold categories, or None where there are none.
 
+    temperature_ : float
+        What the raw output is divided by, with ``calibration`` only. Above 1 the network was too
+        sure of itself.
+
     estimators_ : list of DeepMLPClassifier
         The networks of an ensemble, each as a separate fit with its seed gives it. Only with
         ``n_networks`` above 1. The ensemble itself has ``classes_``, ``n_iter_`` (the most
-        of any network), ``n_outputs_``, ``out_activation_``, ``n_features_in_`` and
-        ``feature_names_in_``; every other attribute belongs to a network, such as
-        ``estimators_[0].loss_curve_``.
+        of any network), ``n_outputs_``, ``out_activation_``, ``temperature_``,
+        ``n_features_in_`` and ``feature_names_in_``; every other attribute belongs to a network,
+        such as ``estimators_[0].loss_curve_``.
 
     n_features_in_ : int
         Number of features seen during ``fit``.
@@ -393,6 +415,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
        pre-tuned MLPs and boosted trees on tabular data. NeurIPS.
     .. [8] C. Guo, F. Berkhahn (2016). Entity embeddings of categorical variables.
        arXiv:1604.06737.
+    .. [9] C. Guo, G. Pleiss, Y. Sun, K. Weinberger (2017). On calibration of modern neural
+       networks. ICML.
 
     Examples
     --------
@@ -423,6 +447,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         **BaseDeepMLP._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "calibration": [StrOptions({"temperature"}), None],
+        "validation_splitter": [
+            HasMethods(["split", "get_n_splits"]),
+            StrOptions({"stratified"}),
+            None,
+        ],
     }
 
     _fitted_state: ClassVar = CLASSIFIER_STATE
@@ -438,6 +468,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         X_val: "MatrixLike | None" = None,
         y_val: "ArrayLike | None" = None,
         sample_weight_val: "ArrayLike | None" = None,
+        groups: "ArrayLike | None" = None,
     ) -> Self:
         """Fit the network to data and labels.
 
@@ -463,6 +494,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         sample_weight_val : array-like of shape (n_val_samples,), default=None
             Weights of the validation data.
 
+        groups : array-like of shape (n_samples,), default=None
+            What ``validation_splitter`` is given of each row, such as the patient that it is of.
+
         Returns
         -------
         self : DeepMLPClassifier
@@ -475,7 +509,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         KeyboardInterrupt
             If the user interrupts before the first step, or within a search.
         """
-        self._fit(Call(X, y, sample_weight, X_val, y_val, sample_weight_val))
+        self._fit(Call(X, y, sample_weight, X_val, y_val, sample_weight_val, groups=groups))
         return self
 
     @available_if(lambda est: est._check_solver())
@@ -486,8 +520,15 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         y: "ArrayLike",
         sample_weight: "ArrayLike | None" = None,
         classes: "ArrayLike | None" = None,
+        *,
+        X_val: "MatrixLike | None" = None,
+        y_val: "ArrayLike | None" = None,
+        sample_weight_val: "ArrayLike | None" = None,
     ) -> Self:
         """Train one epoch on the given data.
+
+        A validation set is evaluated after the epoch and added to ``validation_scores_`` and
+        ``validation_loss_curve_``. It stops nothing and brings no earlier weights back.
 
         The schedules "cosine" and "one_cycle" count the calls as epochs: after
         ``max_iter`` calls the learning rate is zero.
@@ -506,6 +547,15 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         classes : array-like of shape (n_classes,), default=None
             All labels that will ever come. Required in the first call.
 
+        X_val : {array-like, sparse matrix} of shape (n_val_samples, n_features), default=None
+            Validation data, on which loss and score are recorded after the epoch.
+
+        y_val : array-like of shape (n_val_samples,) or (n_val_samples, n_labels), default=None
+            Labels of the validation data.
+
+        sample_weight_val : array-like of shape (n_val_samples,), default=None
+            Weights of the validation data.
+
         Returns
         -------
         self : DeepMLPClassifier
@@ -516,7 +566,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
                 "all the labels. Compute the weights with "
                 "sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
             )
-        self._fit(Call(X, y, sample_weight, classes=classes, incremental=True))
+        validation = X_val, y_val, sample_weight_val
+        self._fit(Call(X, y, sample_weight, *validation, classes=classes, incremental=True))
         return self
 
     def predict(self, X: "MatrixLike") -> np.ndarray:
@@ -550,7 +601,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             what is too small for the type is its smallest normal number. Of an ensemble the
             mean over its networks. For multilabel targets, of each label by itself, and below 1.
         """
-        return self._mean(self._map_networks(self._probabilities, self._validate_input(X)))
+        X = self._validate_input(X)
+        temperature = vars(self).get("temperature_")
+        if temperature is None:
+            return self._outputs(X)
+        logits = self._logits(X) / self._network_dtype(temperature)
+        return self._probabilities(torch.from_numpy(logits)).numpy()
 
     def predict_log_proba(self, X: "MatrixLike") -> np.ndarray:
         """Predict the logarithm of the probability of each class.
@@ -592,7 +648,45 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     def _outputs(self, X: Features) -> np.ndarray:
         """Return what an ensemble takes the mean of, for validated rows."""
-        return self.predict_proba(X)
+        return self._mean(self._map_networks(self._probabilities, X))
+
+    def _logits(self, X: Features) -> np.ndarray:
+        """Return the raw output, or of an ensemble that of its mean probabilities."""
+        if len(self._networks) == 1:
+            return self._networks[0]._map_rows(self._networks[0].module_, X)
+        probabilities = self._outputs(X)
+        if self.out_activation_ == "softmax":
+            return np.log(probabilities)
+        if self.n_outputs_ == 1:
+            return np.log(probabilities[:, 1:]) - np.log(probabilities[:, :1])
+        largest = 1 - np.finfo(probabilities.dtype).eps
+        return np.log(probabilities) - np.log1p(-probabilities.clip(max=largest))
+
+    def _learn_from_held_out(
+        self, X: Features, y: np.ndarray | None, sample_weight: np.ndarray | None
+    ) -> None:
+        if self.calibration is not None:
+            targets = self._encode(np.asarray(y), np.dtype(np.float64))
+            self.temperature_ = best_temperature(self._logits(X), targets, sample_weight)
+
+    def _holds_out_together(self) -> bool:
+        # what one network was trained on, its own probabilities are too sure of
+        is_calibrated = self.early_stopping and self.calibration is not None
+        return is_calibrated or super()._holds_out_together()
+
+    def _check_combinations(self, call: Call) -> None:
+        super()._check_combinations(call)
+        holds_out = self.early_stopping and self.solver != "lbfgs" and not call.incremental
+        if self.calibration is not None and call.X_val is None and not holds_out:
+            raise ValueError(
+                f"calibration={self.calibration!r} needs rows that are held out from training: "
+                + (
+                    "pass X_val and y_val to partial_fit, or set calibration=None."
+                    if call.incremental
+                    else "set early_stopping=True, or pass X_val and y_val to fit, with a "
+                    "stochastic solver."
+                )
+            )
 
     def _loss_of_outputs(
         self, output: np.ndarray, y: np.ndarray, weight: np.ndarray | None

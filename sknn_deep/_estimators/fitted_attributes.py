@@ -63,6 +63,8 @@ class FittedClassifier(FittedMLP):
     """What only the classifier has."""
 
     classes_: np.ndarray
+    # with ``calibration`` only
+    temperature_: float
 
     _label_binarizer: LabelBinarizer
     # with ``class_weight`` only
@@ -75,6 +77,10 @@ class FittedRegressor(FittedMLP):
     # with ``target_scaling`` only
     target_center_: np.ndarray
     target_scale_: np.ndarray
+    # with ``quantiles`` only
+    quantiles_: np.ndarray
+
+    _held_out_errors: np.ndarray
 
 
 class FittedAutoencoder(FittedNetwork):

@@ -194,7 +194,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                 "twice, as in names and numbers of customers. Pass other features, too."
             )
         return {
-            "layer_units": (n_inputs, *hidden, self.n_outputs_),
+            "layer_units": (n_inputs, *hidden, self._n_output_units()),
             "input": inputs,
             "activations": tuple(activations),
             "dropout": tuple(dropout),
@@ -202,6 +202,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             "out_activation": "identity",
             "dtype": dtype,
         }
+
+    def _n_output_units(self) -> int:
+        """Return the units of the output layer that the parameters ask for."""
+        return self.n_outputs_
 
     # ------------------------------------------------------------------ tables
 

@@ -490,7 +490,8 @@ class Training:
             )
         elif not self._incremental:
             self._warn_unless_converged()
-        if progress.validation_scores and progress.watching and not has_best:
+        is_watched = progress.watching and progress.keeps_best
+        if progress.validation_scores and is_watched and not has_best:
             warn_user(
                 "The validation score was never a finite number, so the weights of the last epoch "
                 f"are kept. Check scoring={self.estimator.scoring!r} and the validation set.",

@@ -32,6 +32,8 @@ FITS = [
     {"class_weight": "balanced"},
     {"order_code": True},
     {"target_scaling": "standard"},
+    {"loss": "quantile", "quantiles": [0.1, 0.9]},
+    {"early_stopping": True, "validation_fraction": 0.3, "calibration": "temperature"},
     {"n_candidates": 2},
 ]
 
