@@ -5,6 +5,7 @@ from sknn_deep._estimators.classifier import DeepMLPClassifier
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep._networks.summary import summary
+from sknn_deep.onnx import to_onnx
 from sknn_deep.persistence import TRUSTED_TYPES, load, save
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "load",
     "save",
     "summary",
+    "to_onnx",
 ]
 __version__ = "0.1.0"
