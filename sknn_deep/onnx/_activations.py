@@ -7,6 +7,7 @@ Chebyshev points gives it to the last digits.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.special import erfcx
@@ -76,9 +77,7 @@ def _expm1_of_negative(graph: Graph, x: str) -> str:
     """Return exp(min(x, 0)) - 1 = 2 t / (1 - t) with t = tanh(min(x, 0) / 2)."""
     half = graph.node("Mul", graph.node("Min", x, graph.number(0.0)), graph.number(0.5))
     t = graph.node("Tanh", half)
-    return graph.node(
-        "Div", graph.node("Add", t, t), graph.node("Sub", graph.number(1.0), t)
-    )
+    return graph.node("Div", graph.node("Add", t, t), graph.node("Sub", graph.number(1.0), t))
 
 
 def _softplus(graph: Graph, x: str) -> str:
@@ -138,7 +137,7 @@ _NATIVE = {
     "selu": "Selu",
     "softplus": "Softplus",
 }
-_ATTRIBUTES = {"leaky_relu": {"alpha": 0.01}, "elu": {"alpha": 1.0}}
+_ATTRIBUTES: dict[str, dict[str, Any]] = {"leaky_relu": {"alpha": 0.01}, "elu": {"alpha": 1.0}}
 _SINGLE_ONLY = {"leaky_relu", "elu", "selu", "softplus"}
 _WRITTEN: dict[str, Callable[[Graph, str], str]] = {
     "logistic": sigmoid,

@@ -107,16 +107,17 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     label, probabilities = (output.full_name for output in operator.outputs)
     graph, x = _start(scope, operator, container)
     raws = [mlp(graph, network.module_, x) for network in classifier._networks]
-    of_each = [_probabilities(graph, classifier, raw) for raw in raws]
-    graph.node("Identity", _mean(graph, classifier, of_each), out=probabilities)
+    own = probabilities if len(raws) == 1 else None
+    of_each = [_probabilities(graph, classifier, raw, own) for raw in raws]
     if len(raws) == 1:
         _write_labels(graph, classifier, raws[0], classifier.n_outputs_, 0.0, label)
     else:
+        graph.node("Identity", _mean(graph, classifier, of_each), out=probabilities)
         n_columns = 2 if classifier.n_outputs_ == 1 else classifier.n_outputs_
         _write_labels(graph, classifier, probabilities, n_columns, 0.5, label)
 
 
-def _probabilities(graph: Graph, classifier: Any, raw: str) -> str:
+def _probabilities(graph: Graph, classifier: Any, raw: str, out: str | None) -> str:
     """Return the probability of each class, never 0, given raw output (n, n_outputs)."""
     limits = np.finfo(graph.dtype)
     if classifier.out_activation_ == "softmax":
@@ -126,7 +127,7 @@ def _probabilities(graph: Graph, classifier: Any, raw: str) -> str:
         probabilities = sigmoid(graph, both)
     else:
         probabilities = graph.node("Min", sigmoid(graph, raw), graph.number(1 - limits.eps))
-    return graph.node("Max", probabilities, graph.number(limits.tiny))
+    return graph.node("Max", probabilities, graph.number(limits.tiny), out=out)
 
 
 def _write_labels(

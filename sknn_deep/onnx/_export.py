@@ -18,8 +18,8 @@ from sknn_deep.onnx._converters import METHODS, register, tensor_type
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# The first opsets with all operators that are used here.
-_OPSETS = {"": 21, "ai.onnx.ml": 4}
+# The versions of ONNX's operators that ONNX Runtime knows since 1.18.
+_OPSETS = {"": 21, "ai.onnx.ml": 3}
 
 
 def to_onnx(
@@ -85,7 +85,7 @@ def to_onnx(
     >>> graph = sknn_deep.to_onnx(classifier, X)
     >>> session = onnxruntime.InferenceSession(graph.SerializeToString())
     >>> label, probabilities = session.run(None, {"X": X})
-    >>> np.abs(probabilities - classifier.predict_proba(X)).max() < 1e-12
+    >>> bool(np.abs(probabilities - classifier.predict_proba(X)).max() < 1e-12)
     True
     """
     register()
@@ -105,19 +105,29 @@ def to_onnx(
         options[id(estimator)] = {"method": method}
     else:
         validate_data(estimator, X, reset=False, skip_check_array=True)
+    inputs = _initial_types(estimator, X)
     try:
-        return convert_sklearn(
-            estimator,
-            name=name,
-            initial_types=_initial_types(estimator, X),
-            target_opset=opsets,
-            options=options,
+        graph = convert_sklearn(
+            estimator, name=name, initial_types=inputs, target_opset=opsets, options=options
         )
     except (MissingConverter, MissingShapeCalculator) as error:
         raise ValueError(
             f"{name} cannot be converted: {str(error).splitlines()[0]} Leave that part out, or "
             "register a converter for it with skl2onnx.update_registered_converter."
         ) from error
+    _rename_inputs(graph.graph, [name for name, _ in inputs])
+    return graph
+
+
+def _rename_inputs(graph: Any, names: list[str]) -> None:
+    """Give inputs the names of the columns again, of which skl2onnx replaces some characters."""
+    new_name = {
+        one.name: name for one, name in zip(graph.input, names, strict=True) if one.name != name
+    }
+    for one in graph.input:
+        one.name = new_name.get(one.name, one.name)
+    for node in graph.node:
+        node.input[:] = [new_name.get(name, name) for name in node.input]
 
 
 def _ends(estimator: Any) -> list[Any]:
@@ -175,18 +185,18 @@ def _input_name(name: Any) -> str:
 
 def _column_dtype(name: Any, column: pd.Series) -> np.dtype:
     """Return the NumPy type of a graph's input for a column; object stands for texts."""
-    has_gaps = bool(column.isna().any())
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = pd.Series(np.asarray(column.cat.categories))
-    kind = pd.api.types.infer_dtype(column, skipna=True)
+    given = column.dtype
+    if isinstance(given, np.dtype) and given.kind in "biuf":
+        return given
+    is_categorical = isinstance(given, pd.CategoricalDtype)
+    values = pd.Series(np.asarray(given.categories)) if is_categorical else column
+    kind = pd.api.types.infer_dtype(values, skipna=True)
     if kind in ("string", "empty"):
         return np.dtype(object)
-    given = getattr(column.dtype, "numpy_dtype", column.dtype)
-    if kind == "floating" or has_gaps:  # only these have NaN
-        is_single = getattr(given, "kind", "O") == "f" and kind == "floating"
-        return np.dtype(given if is_single else np.float64)
-    if kind in ("boolean", "integer"):
-        return np.dtype(given if given.kind in "biu" else {"boolean": bool}.get(kind, np.int64))
+    if kind in ("boolean", "integer", "floating", "mixed-integer-float"):
+        # such a column may have gaps, which only floating-point numbers have
+        is_single = getattr(given, "numpy_dtype", None) == np.float32
+        return np.dtype(np.float32 if is_single else np.float64)
     raise ValueError(
         f"Column {name!r} of X holds {kind} values; an input of a graph is of numbers or of texts."
     )

@@ -72,9 +72,9 @@ def _affine(graph: Graph, linear: Linear, norm: Normalization | None, x: str) ->
     # the operators of ONNX know epsilon in single precision only
     if isinstance(norm, nn.LayerNorm):
         scale, shift = _array(norm.weight), _array(norm.bias)
-        mean = graph.constant(np.full((len(scale), 1), 1 / len(scale), graph.dtype))
-        variance = graph.node("MatMul", graph.node("Mul", z, z), mean)
-        z = graph.node("Div", z, _deviation(graph, variance, norm.eps))
+        of_each = graph.constant(np.full((len(scale), 1), 1 / len(scale), graph.dtype))
+        squares = graph.node("MatMul", graph.node("Mul", z, z), of_each)
+        z = graph.node("Div", z, _deviation(graph, squares, norm.eps))
     else:
         statistics: Any = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
         gain, offset, mean, variance = (_array(part).astype(np.float64) for part in statistics)
