@@ -2,6 +2,7 @@
 
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.classifier import DeepMLPClassifier
+from sknn_deep._estimators.hidden_activations import HiddenActivations
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep._networks.summary import summary
@@ -13,6 +14,7 @@ __all__ = [
     "AutoencoderTransformer",
     "DeepMLPClassifier",
     "DeepMLPRegressor",
+    "HiddenActivations",
     "TabularMLPClassifier",
     "TabularMLPRegressor",
     "load",

@@ -50,6 +50,7 @@ WINGS = {
             "not_numbers",
             "parameter_advice",
             "inherited_docs",
+            "hidden_activations",
             "table_columns",
         }
         | {"rollback"}
