@@ -51,6 +51,7 @@ WINGS = {
             "parameter_advice",
             "inherited_docs",
             "hidden_activations",
+            "outlier_offset",
             "table_columns",
         }
         | {"rollback"}

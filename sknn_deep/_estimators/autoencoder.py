@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.code_description import describe_code
+from sknn_deep._estimators.code_statistics import reconstruction_errors
 from sknn_deep._estimators.column_statistics import column_limits, column_means
 from sknn_deep._estimators.fitted_attributes import FittedAutoencoder
 from sknn_deep._estimators.fitted_state import AUTOENCODER_STATE
@@ -69,6 +71,7 @@ class AutoencoderParameters(SharedParameters):
     variational: bool = False
     beta: float = 1.0
     order_code: bool = False
+    contamination: float | Literal["auto"] = "auto"
 
 
 class AutoencoderTransformer(
@@ -76,6 +79,7 @@ class AutoencoderTransformer(
     FittedAutoencoder,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
+    OutlierMixin,
     BaseDeepNetwork,
 ):
     """Dimensionality reduction by an autoencoder.
@@ -310,6 +314,11 @@ class AutoencoderTransformer(
         its units are then uncorrelated with mean 0, and their variance falls, as with PCA's
         components. The reconstructions stay the same. ``partial_fit`` does not turn it.
 
+    contamination : float or "auto", default="auto"
+        Share of the training data that ``predict`` takes for outliers, in (0, 0.5]. With "auto"
+        those are rows with an unusual error: its cube root is above the upper quartile by more than
+        the interquartile range, as with 2 % of ordinary rows. Nothing else depends on it.
+
     Attributes
     ----------
     module_ : torch.nn.Module
@@ -337,6 +346,11 @@ class AutoencoderTransformer(
 
     explained_variance_ratio_ : ndarray of shape (`n_components`,)
         As shares of the variance of the features; their sum is ``score`` of those rows.
+
+    offset_ : float
+        Where ``score_samples`` begins to call a row ordinary: ``decision_function`` is what a score
+        is above it. By all training rows, or with ``contamination="auto"`` by 100 to 2,000 of them.
+        Set by ``fit`` only.
 
     history_ : skorch.history.History
         One row per epoch (none with L-BFGS): "train_loss", "dur" (seconds) and, with a validation
@@ -398,9 +412,8 @@ class AutoencoderTransformer(
     ``learning_rate="one_cycle"`` with ``learning_rate_init=0.01`` and ``batch_size=128``
     first.
 
-    Rows that are unlike the training data are reconstructed badly. To tell outliers,
-    compare ``score_samples`` with a quantile of its values on data that are known to be
-    ordinary: ``score_samples(X) < np.quantile(score_samples(X_ordinary), 0.01)``.
+    Rows that are unlike the training data are reconstructed badly, so it is an outlier detector,
+    too, by scikit-learn's conventions: ``predict`` is -1 for outliers and 1 for other rows.
 
     References
     ----------
@@ -456,6 +469,7 @@ class AutoencoderTransformer(
         "variational": ["boolean"],
         "beta": [Interval(Real, 0, None, closed="left")],
         "order_code": ["boolean"],
+        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
     }
 
     _fitted_state: ClassVar = AUTOENCODER_STATE
@@ -626,7 +640,7 @@ class AutoencoderTransformer(
         X = self._validate_input(X)
         if per_feature:
             return self._map_rows(lambda rows: (self.module_(rows) - rows).square(), X)
-        return self._map_rows(lambda rows: (self.module_(rows) - rows).square().nanmean(dim=1), X)
+        return self._map_rows(lambda rows: reconstruction_errors(self.module_, rows), X)
 
     def score_samples(self, X: "MatrixLike") -> np.ndarray:
         """Return the negative reconstruction error of each row: low for an outlier.
@@ -640,6 +654,39 @@ class AutoencoderTransformer(
         scores : ndarray of shape (n_samples,)
         """
         return -self.reconstruction_error(X)
+
+    def decision_function(self, X: "MatrixLike") -> np.ndarray:
+        """Return by how much the score of each row is above ``offset_``: negative for outliers.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,)
+        """
+        scores = self.score_samples(X)
+        if "offset_" not in vars(self):
+            raise NotFittedError(
+                "offset_ is learned by fit, and partial_fit leaves none: call fit, or compare "
+                "score_samples(X) with a quantile of its values on ordinary rows."
+            )
+        return scores - self.offset_
+
+    def predict(self, X: "MatrixLike") -> np.ndarray:
+        """Tell outliers from other rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        is_inlier : ndarray of shape (n_samples,)
+            -1 for outliers, 1 for other rows.
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
 
     def score(
         self, X: "MatrixLike", y: object = None, sample_weight: "ArrayLike | None" = None

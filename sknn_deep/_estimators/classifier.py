@@ -577,8 +577,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         logits : ndarray of shape (n_samples,) or (n_samples, n_classes)
             Of two classes the logits of ``classes_[1]``, shape (n_samples,). The softmax of a row,
             or for two classes and for multilabel targets the logistic function of each number, is
-            ``predict_proba``. Of an ensemble that is the mean over its networks, and the logits are the
-            logarithm of the mean, or of the mean's odds.
+            ``predict_proba``. Of an ensemble that is the mean over its networks, and the logits are
+            the logarithm of the mean, or of the mean's odds.
         """
         X = self._validate_input(X)
         if len(self._networks) == 1:

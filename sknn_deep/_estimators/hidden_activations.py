@@ -25,8 +25,8 @@ class HiddenActivations(
 ):
     """Features that a classifier or a regressor has learned: the activations of a hidden layer.
 
-    A network is fitted to the target, and ``transform`` gives what one of its hidden layers makes of
-    the rows: for another estimator behind it, for a map, for a search of neighbours.
+    A network is fitted to the target, and ``transform`` gives what one of its hidden layers makes
+    of the rows: for another estimator behind it, for a map, for a search of neighbours.
 
     Parameters
     ----------
@@ -128,9 +128,9 @@ class HiddenActivations(
             In the network's floating-point type.
         """
         check_is_fitted(self)
-        if np.ndim(X) == 2:  # what is no matrix the network refuses
-            validate_data(self, X, reset=False, skip_check_array=True)
+        # the network refuses what is no matrix, in the words that scikit-learn asks for
         activations: np.ndarray = self.estimator_.hidden_activations(X, layer=self.layer)
+        validate_data(self, X, reset=False, skip_check_array=True)
         return activations
 
     @property

@@ -23,6 +23,7 @@ FREE_PARAMETERS = {
     "random_state", "tol", "verbose", "momentum", "nesterovs_momentum", "early_stopping",
     "validation_fraction", "beta_1", "beta_2", "epsilon", "n_iter_no_change", "max_fun",
     "dropout", "weight_decay", "max_grad_norm", "scoring", "class_weight", "warm_start",
+    "contamination",
 }  # fmt: skip
 # What the optimisers of a stack may differ in.
 _NUMBERS = (
