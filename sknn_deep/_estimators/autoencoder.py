@@ -666,13 +666,7 @@ class AutoencoderTransformer(
         -------
         scores : ndarray of shape (n_samples,)
         """
-        scores = self.score_samples(X)
-        if "offset_" not in vars(self):
-            raise NotFittedError(
-                "offset_ is learned by fit, and partial_fit leaves none: call fit, or compare "
-                "score_samples(X) with a quantile of its values on ordinary rows."
-            )
-        return scores - self.offset_
+        return self.score_samples(X) - self._known_offset()
 
     def predict(self, X: "MatrixLike") -> np.ndarray:
         """Tell outliers from other rows.
@@ -724,6 +718,14 @@ class AutoencoderTransformer(
         residual, spread = np.average(both, axis=0, weights=sample_weight)
         with np.errstate(invalid="ignore"):
             return float(1 - residual / spread) if spread > 0 else np.nan
+
+    def _known_offset(self) -> float:
+        if "offset_" not in vars(self):
+            raise NotFittedError(
+                "offset_ is learned by fit, and partial_fit leaves none: call fit, or compare "
+                "score_samples(X) with a quantile of its values on ordinary rows."
+            )
+        return self.offset_
 
     @property
     def _n_features_out(self) -> int:

@@ -1,13 +1,15 @@
 """Converters for skl2onnx: what an estimator's graph takes and returns, and its nodes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.classifier import DeepMLPClassifier
+from sknn_deep._estimators.hidden_activations import HiddenActivations
 from sknn_deep._estimators.regressor import DeepMLPRegressor
+from sknn_deep._estimators.supervised import hidden_layer_number
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep.model_selection._searches import FusedGridSearchCV, FusedRandomizedSearchCV
 from sknn_deep.onnx._activations import sigmoid
@@ -16,7 +18,10 @@ from sknn_deep.onnx._graph import Graph
 from sknn_deep.onnx._networks import dense_stack, encoder, mlp
 
 # What an autoencoder's graph may be of.
-METHODS = ("transform", "inverse_transform")
+Method: TypeAlias = Literal[
+    "transform", "inverse_transform", "score_samples", "decision_function", "predict"
+]
+METHODS: tuple[str, ...] = get_args(Method)
 
 
 def register() -> None:
@@ -45,6 +50,7 @@ def register() -> None:
         "zipmap": [True, False, "columns"],
         "output_class_labels": [False, True],
         "nocl": [True, False],
+        "raw_scores": [True, False],
     }
     kinds: list[tuple[tuple[type, ...], Callable, Callable, dict[str, Any]]] = [
         (
@@ -54,6 +60,7 @@ def register() -> None:
             {"options": of_classifiers},
         ),
         ((DeepMLPRegressor, TabularMLPRegressor), _regressor_shapes, _convert_regressor, {}),
+        ((HiddenActivations,), _hidden_shapes, _convert_hidden, {}),
         (
             (AutoencoderTransformer,),
             _autoencoder_shapes,
@@ -105,16 +112,38 @@ def _classifier_shapes(operator: Any) -> None:
 def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     classifier = operator.raw_operator
     label, probabilities = (output.full_name for output in operator.outputs)
+    wants_scores = scope.get_options(classifier, {"raw_scores": False})["raw_scores"]
     graph, x = _start(scope, operator, container)
     raws = [mlp(graph, network.module_, x) for network in classifier._networks]
-    own = probabilities if len(raws) == 1 else None
+    own = None if wants_scores or len(raws) > 1 else probabilities
     of_each = [_probabilities(graph, classifier, raw, own) for raw in raws]
+    mean = _mean(graph, classifier, of_each)
     if len(raws) == 1:
         _write_labels(graph, classifier, raws[0], classifier.n_outputs_, 0.0, label)
     else:
-        graph.node("Identity", _mean(graph, classifier, of_each), out=probabilities)
         n_columns = 2 if classifier.n_outputs_ == 1 else classifier.n_outputs_
-        _write_labels(graph, classifier, probabilities, n_columns, 0.5, label)
+        _write_labels(graph, classifier, mean, n_columns, 0.5, label)
+    if wants_scores:
+        scores = raws[0] if len(raws) == 1 else _logits(graph, classifier, mean)
+        if classifier.n_outputs_ == 1:  # skl2onnx expects a column for each class
+            scores = graph.node("Concat", graph.node("Neg", scores), scores, axis=1)
+        graph.node("Identity", scores, out=probabilities)
+    elif own is None:
+        graph.node("Identity", mean, out=probabilities)
+
+
+def _logits(graph: Graph, classifier: Any, mean: str) -> str:
+    """Return the logits of shape (n, n_outputs) that have such probabilities."""
+    logs = graph.node("Log", mean)
+    if classifier.out_activation_ == "softmax":
+        return logs
+    if classifier.n_outputs_ == 1:
+        columns = (
+            graph.node("Gather", logs, graph.constant(np.array([j])), axis=1) for j in (1, 0)
+        )
+        return graph.node("Sub", *columns)
+    others = graph.node("Sub", graph.number(1.0), mean)
+    return graph.node("Sub", logs, graph.node("Log", others))
 
 
 def _probabilities(graph: Graph, classifier: Any, raw: str, out: str | None) -> str:
@@ -195,41 +224,90 @@ def _method(scope: Any, autoencoder: Any) -> str:
 def _parse_autoencoder(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
     operator = scope.declare_local_operator(f"SknnDeep{type(model).__name__}", model)
     operator.inputs = inputs
-    output = scope.declare_local_variable("variable", tensor_type(network_dtype(model), []))
-    operator.outputs.append(output)
+    is_label = _method(scope, model) == "predict"
+    kind = tensor_type(np.dtype(np.int64) if is_label else network_dtype(model), [])
+    operator.outputs.append(scope.declare_local_variable("variable", kind))
     return operator.outputs
 
 
 def _autoencoder_shapes(operator: Any) -> None:
     autoencoder = operator.raw_operator
-    is_code = _method(operator.scope_inst, autoencoder) == "transform"
-    width = autoencoder._n_features_out if is_code else autoencoder.n_features_in_
-    shape = [operator.inputs[0].get_first_dimension(), width]
-    operator.outputs[0].set_type(tensor_type(network_dtype(autoencoder), shape))
+    method = _method(operator.scope_inst, autoencoder)
+    widths = {"transform": [autoencoder._n_features_out]}
+    widths["inverse_transform"] = [autoencoder.n_features_in_]
+    shape = [operator.inputs[0].get_first_dimension(), *widths.get(method, [])]
+    dtype = np.dtype(np.int64) if method == "predict" else network_dtype(autoencoder)
+    operator.outputs[0].set_type(tensor_type(dtype, shape))
 
 
 def _convert_autoencoder(scope: Any, operator: Any, container: Any) -> None:
     autoencoder = operator.raw_operator
-    network = autoencoder.module_
-    out = operator.outputs[0].full_name
-    if _method(scope, autoencoder) == "transform":
-        graph, x = _start(scope, operator, container)
-        graph.node("Identity", encoder(graph, network, x), out=out)
-    else:
-        graph, code = _start(scope, operator, container, autoencoder._n_features_out)
-        graph.node("Identity", dense_stack(graph, network.decoder, code), out=out)
+    network, method = autoencoder.module_, _method(scope, autoencoder)
+    is_decoder = method == "inverse_transform"
+    n_columns = autoencoder._n_features_out if is_decoder else None
+    graph, x = _start(scope, operator, container, n_columns)
+    output = x if is_decoder else encoder(graph, network, x)
+    if method != "transform":
+        output = dense_stack(graph, network.decoder, output)
+    if method in ("score_samples", "decision_function", "predict"):
+        output = _scores(graph, autoencoder, x, output)
+    if method in ("decision_function", "predict"):
+        output = graph.node("Sub", output, graph.number(autoencoder._known_offset()))
+    if method == "predict":
+        is_outlier = graph.node("Less", output, graph.number(0.0))
+        labels = (graph.constant(np.array(label)) for label in (-1, 1))
+        output = graph.node("Where", is_outlier, *labels)
+    graph.node("Identity", output, out=operator.outputs[0].full_name)
+
+
+def _scores(graph: Graph, autoencoder: Any, x: str, reconstruction: str) -> str:
+    """Return the negative mean squared error of each row, missing features left out."""
+    error = graph.node("Sub", reconstruction, x)
+    square = graph.node("Mul", error, error)
+    minus_one = np.full((autoencoder.n_features_in_, 1), -1, graph.dtype)
+    number = graph.number(autoencoder.n_features_in_)
+    if autoencoder.module_.config["allow_nan"]:
+        is_missing = graph.node("IsNaN", x)
+        square = graph.node("Where", is_missing, graph.number(0.0), square)
+        known = graph.cast(graph.node("Not", is_missing), graph.dtype)
+        number = graph.node("MatMul", known, graph.constant(-minus_one))
+    score = graph.node("Div", graph.node("MatMul", square, graph.constant(minus_one)), number)
+    return graph.node("Reshape", score, graph.constant(np.array([-1])))
+
+
+# ------------------------------------------------------------------ hidden activations
+
+
+def _hidden_shapes(operator: Any) -> None:
+    transformer = operator.raw_operator
+    shape = [operator.inputs[0].get_first_dimension(), transformer._n_features_out]
+    operator.outputs[0].set_type(tensor_type(network_dtype(transformer.estimator_), shape))
+
+
+def _convert_hidden(scope: Any, operator: Any, container: Any) -> None:
+    transformer = operator.raw_operator
+    graph, x = _start(scope, operator, container, estimator=transformer.estimator_)
+    parts = [
+        mlp(graph, network.module_, x, hidden_layer_number(network, transformer.layer) + 1)
+        for network in transformer.estimator_._networks
+    ]
+    graph.node("Concat", *parts, axis=1, out=operator.outputs[0].full_name)
 
 
 # ------------------------------------------------------------------ all
 
 
 def _start(
-    scope: Any, operator: Any, container: Any, n_columns: int | None = None
+    scope: Any,
+    operator: Any,
+    container: Any,
+    n_columns: int | None = None,
+    estimator: Any = None,
 ) -> tuple[Graph, str]:
     """Return the graph to add to, and the rows as the network reads them."""
-    estimator = operator.raw_operator
+    estimator = operator.raw_operator if estimator is None else estimator
     graph = Graph(scope, container, network_dtype(estimator))
-    columns = vars(estimator).get("_columns")
+    columns = getattr(estimator, "_columns", None)
     n_columns = estimator.n_features_in_ if n_columns is None else n_columns
     return graph, matrix(graph, operator.inputs, n_columns, columns)
 

@@ -1,6 +1,6 @@
 """``to_onnx``: an estimator, or a pipeline that holds one, as a graph."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._estimators.table_columns import is_frame, named_columns
 from sknn_deep._estimators.types import MatrixLike
-from sknn_deep.onnx._converters import METHODS, register, tensor_type
+from sknn_deep.onnx._converters import METHODS, Method, register, tensor_type
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -26,7 +26,7 @@ def to_onnx(
     estimator: Any,
     X: "MatrixLike",
     *,
-    method: Literal["transform", "inverse_transform"] = "transform",
+    method: Method = "transform",
     target_opset: int | None = None,
 ) -> "ModelProto":
     """Convert a fitted estimator to an ONNX graph.
@@ -47,9 +47,10 @@ def to_onnx(
         one numeric type, is one input "X"; another frame has an input of shape (n, 1) for each
         column, by its name, in the type of the column.
 
-    method : {"transform", "inverse_transform"}, default="transform"
-        What the graph of an :class:`AutoencoderTransformer` computes. For "inverse_transform" X
-        holds codes.
+    method : str, default="transform"
+        What the graph of an :class:`AutoencoderTransformer`, or of a pipeline that ends in one,
+        computes: "transform", "score_samples", "decision_function", "predict"; or of an autoencoder
+        alone "inverse_transform", for which X holds codes.
 
     target_opset : int, default=None
         Version of ONNX's operators. None is 21, which ONNX Runtime knows since 1.18.
@@ -101,9 +102,11 @@ def to_onnx(
         id(part): {"zipmap": False} for part in _ends(estimator) if is_classifier(part)
     }
     if method == "inverse_transform":
-        _check_codes(estimator, X)
+        _check_codes(_with_codes(estimator, method), X)
         options[id(estimator)] = {"method": method}
     else:
+        if method != "transform":
+            options[id(_with_codes(estimator, method))] = {"method": method}
         validate_data(estimator, X, reset=False, skip_check_array=True)
     inputs = _initial_types(estimator, X)
     try:
@@ -143,12 +146,19 @@ def _ends(estimator: Any) -> list[Any]:
             return ends
 
 
-def _check_codes(estimator: Any, X: Any) -> None:
-    if not isinstance(estimator, AutoencoderTransformer):
+def _with_codes(estimator: Any, method: str) -> AutoencoderTransformer:
+    """Return the autoencoder whose method it is."""
+    last = _ends(estimator)[-1]
+    is_alone = last is estimator or method != "inverse_transform"
+    if not (isinstance(last, AutoencoderTransformer) and is_alone):
         raise ValueError(
-            "method='inverse_transform' is of an AutoencoderTransformer, got "
-            f"{type(estimator).__name__}; convert that step by itself."
+            f"method={method!r} is of an AutoencoderTransformer, got {type(estimator).__name__}; "
+            "convert that step by itself."
         )
+    return last
+
+
+def _check_codes(estimator: Any, X: Any) -> None:
     if np.shape(X)[1:] != (estimator._n_features_out,):
         raise ValueError(
             f"method='inverse_transform' needs codes of {estimator._n_features_out} columns, got X "

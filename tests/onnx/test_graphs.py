@@ -14,6 +14,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris, make_multilabel_classification
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -22,6 +23,7 @@ from sknn_deep import (
     AutoencoderTransformer,
     DeepMLPClassifier,
     DeepMLPRegressor,
+    HiddenActivations,
     TabularMLPClassifier,
     TabularMLPRegressor,
     to_onnx,
@@ -175,11 +177,16 @@ def test_autoencoders_both_ways(params, dtype, iris):
     X = iris[0].astype(dtype)
     if "allow_nan" in params:
         X[::5, 1] = np.nan
-    autoencoder = AutoencoderTransformer(2, (8,), **params, **FAST).fit(X)
+    autoencoder = AutoencoderTransformer(2, (8,), contamination=0.1, **params, **FAST).fit(X)
     codes = autoencoder.transform(X)
     _assert_close(_run(autoencoder, X)[0], codes)
     reconstructed = _run(autoencoder, codes, method="inverse_transform")[0]
     _assert_close(reconstructed, autoencoder.inverse_transform(codes))
+    for method in ("score_samples", "decision_function"):
+        _assert_close(_run(autoencoder, X, method=method)[0], getattr(autoencoder, method)(X))
+    is_outlier = _run(autoencoder, X, method="predict")[0]
+    np.testing.assert_array_equal(is_outlier, autoencoder.predict(X))
+    assert is_outlier.dtype == np.int64
 
 
 # ------------------------------------------------------------------ tables
@@ -291,11 +298,15 @@ def test_pipelines_and_searches(dtype, iris):
     ):
         _assert_classifies_alike(clone(estimator).fit(X, y), X)
     # the labels of scikit-learn's own classifiers need a row
-    for estimator in (
-        make_pipeline(AutoencoderTransformer(2, (8,), **FAST), LogisticRegression()),
-        CalibratedClassifierCV(network, cv=2),
+    for estimator, target in (
+        (make_pipeline(AutoencoderTransformer(2, (8,), **FAST), LogisticRegression()), y),
+        (make_pipeline(HiddenActivations(network), LogisticRegression()), y),
+        (CalibratedClassifierCV(network, cv=2), y),
+        # these two ask for logits
+        (CalibratedClassifierCV(clone(network).set_params(n_networks=2), cv=2), y == "a"),
+        (OneVsRestClassifier(network), y),
     ):
-        estimator.fit(X, y)
+        estimator.fit(X, target)
         _, probabilities = _session(to_onnx(estimator, X)).run(None, {"X": X})
         expected = estimator.predict_proba(X).astype(dtype)
         _assert_close(probabilities.astype(dtype), expected, largest=10)
