@@ -50,13 +50,12 @@ WINGS = {
             "not_numbers",
             "parameter_advice",
             "inherited_docs",
-            "hidden_activations",
             "outlier_offset",
             "table_columns",
         }
         | {"rollback"}
         | {"held_out_rows", "target_scale"},
-        {"rows", "fitted_attributes", "pickling"},
+        {"rows", "fitted_attributes", "pickling", "hidden_activations"},
         {"parameters", "fitted_state"},
         {"hooks"},
         {"jobs", "memory_advice", "optimizer", "held_out"},

@@ -65,7 +65,7 @@ class HiddenActivations(
     >>> from sknn_deep import DeepMLPClassifier, HiddenActivations
     >>> X, y = load_digits(return_X_y=True)
     >>> network = DeepMLPClassifier(
-    ...     (64, 16), learning_rate="one_cycle", max_iter=20, random_state=0
+    ...     (64, 16), learning_rate="one_cycle", learning_rate_init=0.01, max_iter=20, random_state=0
     ... )
     >>> pipeline = make_pipeline(HiddenActivations(network), KNeighborsClassifier())
     >>> pipeline.fit(X[:1000] / 16, y[:1000]).score(X[1000:] / 16, y[1000:]) > 0.9
@@ -95,7 +95,7 @@ class HiddenActivations(
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training data.
 
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             What the network learns to predict.
 
         **fit_params : dict

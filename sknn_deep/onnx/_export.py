@@ -1,6 +1,6 @@
 """``to_onnx``: an estimator, or a pipeline that holds one, as a graph."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,6 @@ from sknn_deep._estimators.table_columns import is_frame, named_columns
 from sknn_deep._estimators.types import MatrixLike
 from sknn_deep.onnx._converters import METHODS, Method, register, tensor_type
 
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
 # The versions of ONNX's operators that ONNX Runtime knows since 1.18.
 _OPSETS = {"": 21, "ai.onnx.ml": 3}
 
@@ -28,7 +25,7 @@ def to_onnx(
     *,
     method: Method = "transform",
     target_opset: int | None = None,
-) -> "ModelProto":
+) -> Any:
     """Convert a fitted estimator to an ONNX graph.
 
     The graph computes what the estimator predicts: for a classifier "label" and "probabilities",

@@ -31,7 +31,7 @@ STEPS = [
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
-    pytest.mark.filterwarnings("ignore:X does not have valid feature names"),
+    pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names"),
 ]
 
 
