@@ -14,6 +14,7 @@ from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.classifier import DeepMLPClassifier
 from sknn_deep._estimators.fitted_state import check_fitted_state
+from sknn_deep._estimators.hidden_activations import HiddenActivations
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep._files import archive
@@ -25,7 +26,7 @@ __all__ = ["TRUSTED_TYPES", "load", "save"]
 
 _OURS = (
     DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer, FusedGridSearchCV,
-    FusedRandomizedSearchCV, TabularMLPClassifier, TabularMLPRegressor,
+    FusedRandomizedSearchCV, TabularMLPClassifier, TabularMLPRegressor, HiddenActivations,
 )  # fmt: skip
 _LOADERS = {**dict.fromkeys(map(name_of, _OURS), OBJECT), **HARMLESS}
 

@@ -33,6 +33,7 @@ ESTIMATORS = [
     "DeepMLPRegressor",
     "FusedGridSearchCV",
     "FusedRandomizedSearchCV",
+    "HiddenActivations",
     "TabularMLPClassifier",
     "TabularMLPRegressor",
 ]

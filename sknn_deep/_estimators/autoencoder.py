@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.code_description import describe_code
+from sknn_deep._estimators.code_statistics import reconstruction_errors
 from sknn_deep._estimators.column_statistics import (
     column_limits,
     column_means,
@@ -87,6 +89,7 @@ class AutoencoderParameters(SharedParameters):
     variational: bool = False
     beta: float = 1.0
     order_code: bool = False
+    contamination: float | Literal["auto"] = "auto"
 
 
 class AutoencoderTransformer(
@@ -94,6 +97,7 @@ class AutoencoderTransformer(
     FittedAutoencoder,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
+    OutlierMixin,
     BaseDeepNetwork,
 ):
     """Dimensionality reduction by an autoencoder.
@@ -349,6 +353,11 @@ class AutoencoderTransformer(
         its units are then uncorrelated with mean 0, and their variance falls, as with PCA's
         components. The reconstructions stay the same. ``partial_fit`` does not turn it.
 
+    contamination : float or "auto", default="auto"
+        Share of the training data that ``predict`` takes for outliers, in (0, 0.5]. With "auto"
+        those are rows with an unusual error: its cube root is above the upper quartile by more than
+        the interquartile range, as with 2 % of ordinary rows. Nothing else depends on it.
+
     Attributes
     ----------
     module_ : torch.nn.Module
@@ -386,6 +395,11 @@ class AutoencoderTransformer(
 
     explained_variance_ratio_ : ndarray of shape (`n_components`,)
         As shares of the variance of the features; their sum is ``score`` of those rows.
+
+    offset_ : float
+        Where ``score_samples`` begins to call a row ordinary: ``decision_function`` is what a score
+        is above it. By all training rows, or with ``contamination="auto"`` by 100 to 2,000 of them.
+        Set by ``fit`` only.
 
     history_ : skorch.history.History
         One row per epoch (none with L-BFGS): "train_loss", "dur" (seconds) and, with a validation
@@ -447,9 +461,8 @@ class AutoencoderTransformer(
     ``learning_rate="one_cycle"`` with ``learning_rate_init=0.01`` and ``batch_size=128``
     first.
 
-    Rows that are unlike the training data are reconstructed badly. To tell outliers,
-    compare ``score_samples`` with a quantile of its values on data that are known to be
-    ordinary: ``score_samples(X) < np.quantile(score_samples(X_ordinary), 0.01)``.
+    Rows that are unlike the training data are reconstructed badly, so it is an outlier detector,
+    too, by scikit-learn's conventions: ``predict`` is -1 for outliers and 1 for other rows.
 
     References
     ----------
@@ -507,6 +520,7 @@ class AutoencoderTransformer(
         "variational": ["boolean"],
         "beta": [Interval(Real, 0, None, closed="left")],
         "order_code": ["boolean"],
+        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
     }
 
     _fitted_state: ClassVar = AUTOENCODER_STATE
@@ -724,13 +738,12 @@ class AutoencoderTransformer(
             one is certain, 1 where a wrong one is.
         """
         network, X = self.module_, self._validate_input(X)
-
-        def errors(rows: Tensor) -> Tensor:
-            return network.squared_errors(network.reconstruct(rows), rows)
-
         if not per_feature:
-            return self._map_rows(lambda rows: errors(rows).nanmean(dim=1), X)
-        of_columns, encoding = self._map_rows(errors, X), self._encoding
+            return self._map_rows(lambda rows: reconstruction_errors(network, rows), X)
+        of_columns = self._map_rows(
+            lambda rows: network.squared_errors(network.reconstruct(rows), rows), X
+        )
+        encoding = self._encoding
         return of_columns if encoding is None else of_columns[:, encoding.places]
 
     def score_samples(self, X: "MatrixLike") -> np.ndarray:
@@ -745,6 +758,33 @@ class AutoencoderTransformer(
         scores : ndarray of shape (n_samples,)
         """
         return -self.reconstruction_error(X)
+
+    def decision_function(self, X: "MatrixLike") -> np.ndarray:
+        """Return by how much the score of each row is above ``offset_``: negative for outliers.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,)
+        """
+        return self.score_samples(X) - self._known_offset()
+
+    def predict(self, X: "MatrixLike") -> np.ndarray:
+        """Tell outliers from other rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        is_inlier : ndarray of shape (n_samples,)
+            -1 for outliers, 1 for other rows.
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
 
     def score(
         self, X: "MatrixLike", y: object = None, sample_weight: "ArrayLike | None" = None
@@ -785,6 +825,14 @@ class AutoencoderTransformer(
         residual, spread = np.average(both, axis=0, weights=sample_weight)
         with np.errstate(invalid="ignore"):
             return float(1 - residual / spread) if spread > 0 else np.nan
+
+    def _known_offset(self) -> float:
+        if "offset_" not in vars(self):
+            raise NotFittedError(
+                "offset_ is learned by fit, and partial_fit leaves none: call fit, or compare "
+                "score_samples(X) with a quantile of its values on ordinary rows."
+            )
+        return self.offset_
 
     @property
     def _n_features_out(self) -> int:

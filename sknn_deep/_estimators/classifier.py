@@ -623,6 +623,31 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         """
         return np.log(self.predict_proba(X))
 
+    def decision_function(self, X: "MatrixLike") -> np.ndarray:
+        """Return the logits: what the network puts out before softmax or logistic function.
+
+        They order rows where probabilities are 0 or 1 already.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        logits : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            Of two classes the logits of ``classes_[1]``, shape (n_samples,). The softmax of a row,
+            or for two classes and for multilabel targets the logistic function of each number, is
+            ``predict_proba``. Of an ensemble that is the mean over its networks, and the logits are
+            the logarithm of the mean, or of the mean's odds.
+        """
+        X = self._validate_input(X)
+        if len(self._networks) == 1:
+            (network,) = self._networks
+            logits = network._map_rows(network.module_, X)
+        else:
+            logits = self._logits(self._mean(self._map_networks(self._probabilities, X)))
+        return logits[:, 0] if self.n_outputs_ == 1 else logits
+
     def score(
         self, X: "MatrixLike", y: "ArrayLike", sample_weight: "ArrayLike | None" = None
     ) -> float:
@@ -715,6 +740,14 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         else:
             probabilities = torch.sigmoid(raw).clamp_max_(1 - torch.finfo(raw.dtype).eps)
         return probabilities.clamp_min_(torch.finfo(raw.dtype).tiny)
+
+    def _logits(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the logits of shape (n, n_outputs) that have such probabilities."""
+        if self.out_activation_ == "softmax":
+            return np.log(probabilities)
+        if self.n_outputs_ == 1:
+            return np.log(probabilities[:, 1:]) - np.log(probabilities[:, :1])
+        return np.log(probabilities) - np.log1p(-probabilities)
 
     def _labels(self, output: np.ndarray, threshold: float = 0.0) -> np.ndarray:
         """Return the most probable labels given the raw output, or probabilities."""

@@ -64,7 +64,7 @@ def code_moments(
             break
         with torch.inference_mode():
             codes = network.encode(chunk.X).cpu().double()
-        weight = _row_weights(chunk)
+        weight = row_weights(chunk)
         if n_read == 0:
             # sums about a point within the data keep their digits
             start, first_row = codes[0], chunk.X[0].clone()
@@ -86,12 +86,18 @@ def code_moments(
     return CodeMoments((start + mean).numpy(), covariance.numpy(), torch.cat(rows), kept, do_vary)
 
 
-def _row_weights(chunk: Chunk) -> Tensor:
+def row_weights(chunk: Chunk) -> Tensor:
+    """Return the weight of each row of a chunk, in double precision on the CPU."""
     if chunk.scale is None:
         return torch.ones(len(chunk.X), dtype=torch.double, device="cpu")
     lengths = torch.tensor([part.stop - part.start for part in chunk.parts], device="cpu")
     sums = torch.tensor(chunk.weight_sums, dtype=torch.double, device="cpu")
     return chunk.scale[:, 0].cpu().double() * sums.repeat_interleave(lengths)
+
+
+def reconstruction_errors(network: Autoencoder, rows: Tensor) -> Tensor:
+    """Return the mean squared error of each row, shape (n_rows,), missing features left out."""
+    return network.squared_errors(network.reconstruct(rows), rows).nanmean(dim=1)
 
 
 def turn_to_principal_axes(network: Autoencoder, moments: CodeMoments) -> CodeMoments:

@@ -95,3 +95,4 @@ class FittedAutoencoder(FittedNetwork):
     n_dead_units_: int
     explained_variance_: np.ndarray
     explained_variance_ratio_: np.ndarray
+    offset_: float

@@ -191,6 +191,7 @@ AUTOENCODER_STATE = {
     "explained_variance_": Entry(*_VECTOR),
     "explained_variance_ratio_": Entry(*_VECTOR),
     "n_dead_units_": Entry(*_COUNT),
+    "offset_": Entry(is_number, "a number"),
 }
 _NEITHER_SET_NOR_FORGOTTEN = {
     "_metadata_request": Entry(_is(MetadataRequest), "requests for metadata"),

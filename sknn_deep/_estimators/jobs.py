@@ -24,6 +24,7 @@ FREE_PARAMETERS = {
     "validation_fraction", "beta_1", "beta_2", "epsilon", "n_iter_no_change", "max_fun",
     "dropout", "weight_decay", "embedding_weight_decay", "adam_learning_rate_init",
     "max_grad_norm", "scoring", "class_weight", "warm_start", "validation_splitter", "calibration",
+    "contamination",
 }  # fmt: skip
 # What the optimisers of a stack may differ in.
 _NUMBERS = (

@@ -35,6 +35,7 @@ from sknn_deep._estimators.parameters import SharedParameters
 from sknn_deep._estimators.table_columns import TableColumns, feature_names, learn_columns
 from sknn_deep._estimators.types import (
     CategoricalFeatures,
+    MatrixLike,
     NumericEmbeddingName,
     ScalingName,
 )
@@ -156,6 +157,44 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                 "ways: ask each of estimators_ for its names."
             )
         return np.array(of_networks[0], dtype=object)
+
+    def hidden_activations(self, X: "MatrixLike", layer: int = -1) -> np.ndarray:
+        """Return what a hidden layer makes of the rows: features that the network has learned.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        layer : int, default=-1
+            Number of the hidden layer, from 0, or from the last by negative numbers.
+
+        Returns
+        -------
+        activations : ndarray of shape (n_samples, n_units)
+            After normalisation and activation, in the network's floating-point type. Of an ensemble
+            those of ``estimators_[0]``, ``estimators_[1]`` and so on side by side: the units of
+            different networks mean different things, so that they have no mean.
+
+        See Also
+        --------
+        HiddenActivations : The same as a step of a pipeline.
+        """
+        features = self._validate_input(X)
+        networks = self._networks
+        n_layers = [hidden_layer_number(network, layer) + 1 for network in networks]
+        parts = [
+            network._map_rows(network.module_.up_to(n), features)
+            for network, n in zip(networks, n_layers, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else np.hstack(parts)
+
+    def _n_hidden_units(self, layer: int) -> int:
+        """Return how many columns :meth:`hidden_activations` has."""
+        of_each = [
+            network.module_.config["layer_units"][hidden_layer_number(network, layer) + 1]
+            for network in self._networks
+        ]
+        return sum(of_each)
 
     def _check_combinations(self, call: Call) -> None:
         super()._check_combinations(call)
@@ -345,6 +384,19 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.allow_nan
         return tags
+
+
+def hidden_layer_number(estimator: Any, layer: int) -> int:
+    """Return the number of a hidden layer of a fitted network, from 0."""
+    n_hidden = len(estimator.module_.config["activations"])
+    if not isinstance(layer, Integral) or not -n_hidden <= layer < n_hidden:
+        raise ValueError(
+            f"layer={layer!r} is no hidden layer: the network has {n_hidden}; choose an integer "
+            f"from {-n_hidden} to {n_hidden - 1}."
+            if n_hidden
+            else f"layer={layer!r} is no hidden layer: the network has none."
+        )
+    return int(layer) % n_hidden
 
 
 def column_as_1d(y: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ class TableColumns:
         ValueError
             If a column of numbers holds something else.
         """
-        columns = list(_columns_of(X))
+        columns = list(named_columns(X))
         encoded = np.empty((len(X), len(columns)), dtype)
         for j, (name, column) in enumerate(columns):
             values = self.categories.get(j)
@@ -145,7 +145,7 @@ def learn_columns(X: Any, selection: Any) -> TableColumns | None:
     is_named = isinstance(selection, str)
     if selection is None or (is_named and not _may_hold_text(X)):
         return None
-    columns = list(_columns_of(X))
+    columns = list(named_columns(X))
     if is_named:
         chosen = [j for j, column in enumerate(columns) if _is_of_categories(*column)]
     else:
@@ -167,7 +167,7 @@ def _may_hold_text(X: Any) -> bool:
     return isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "O"
 
 
-def _columns_of(X: Any) -> Iterator[tuple[Any, pd.Series]]:
+def named_columns(X: Any) -> Iterator[tuple[Any, pd.Series]]:
     """Yield the columns of a frame or an array with their names, or numbers."""
     if isinstance(X, pd.DataFrame):
         for j, name in enumerate(X.columns):  # by number: names may occur twice
@@ -183,6 +183,11 @@ def _columns_of(X: Any) -> Iterator[tuple[Any, pd.Series]]:
             )
         for j, column in enumerate(array.T):
             yield j, pd.Series(column)
+
+
+def is_frame(X: Any) -> bool:
+    """Return whether X is a frame of pandas or polars."""
+    return isinstance(X, pd.DataFrame) or _is_polars(X)
 
 
 def _is_polars(X: Any) -> bool:

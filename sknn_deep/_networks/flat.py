@@ -11,7 +11,7 @@ is added to the first's at the end of a step.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import UnionType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -127,10 +127,13 @@ class Network(PicklesAsArrays):
         """Return pairs of layers of which the second's matrix is the first's, transposed."""
         return []
 
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the parameters with their names; a matrix that two layers share once."""
-        tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
-        for name, param in super().named_parameters(*args, **kwargs):
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters with their names; a matrix that two layers share once, or twice."""
+        # torch.export asks for duplicates, too
+        tied = {id(decoder.weight) for _, decoder in self.tied_layers()} if remove_duplicate else ()
+        for name, param in super().named_parameters(prefix, recurse, remove_duplicate):
             if id(param) not in tied:
                 yield name, param
 

@@ -399,6 +399,11 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
                 dropouts[-1] = part
         return list(zip(linears, norms, names, dropouts, strict=True))
 
+    def first(self, n_layers: int) -> nn.Sequential:
+        """Return the first dense layers, each with its normalisation and activation."""
+        starts = [i for i, part in enumerate(self) if isinstance(part, Linear)]
+        return self[: starts[n_layers]] if n_layers < len(starts) else self[:]
+
     @overload
     def __getitem__(self, index: int) -> nn.Module: ...
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sknn_deep._networks.category_inputs import indicator_slices
 from sknn_deep._networks.flat import Network
@@ -56,6 +56,11 @@ class MLP(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x if self.input is None else self.input(x))
+
+    def up_to(self, n_layers: int) -> nn.Sequential:
+        """Return the part of the network that ends with so many dense layers' activations."""
+        layers = self.layers.first(n_layers)
+        return layers if self.input is None else nn.Sequential(self.input, layers)
 
 
 class Autoencoder(Network):
