@@ -203,7 +203,8 @@ class Fit:
         draft._progress.stop_watching()
         vars(draft).update(self.training.fitted_attributes())
         if describe:
-            draft._describe_training(self.training.batches, self.call.incremental)
+            with self._memory_explained(len(self._validated.X)):
+                draft._describe_training(self.training.batches, self.call.incremental)
         set_fitted_state(self.estimator, fitted_state(draft))
         self._is_committed = True
 
