@@ -17,10 +17,11 @@ from torch import Tensor
 
 from sknn_deep._engine.features import to_device
 from sknn_deep._engine.samples import Samples, check_weight
+from sknn_deep._hardware.device import free_memory, has_streams
 from sknn_deep._hardware.products import empty_matrix
 
 # Small batches are gathered together up to this size: on a CPU it stays in the cache.
-_GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26}
+_GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26, "xpu": 2**26}
 _MAX_TOGETHER = 64
 # Share of an accelerator's free memory that the training features may take.
 _RESIDENT_SHARE = 0.5
@@ -98,9 +99,8 @@ class Batches:
         self._all: Tensor | None = None
         if device.type == "cpu":
             self._all = X.tensor
-        elif device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            self._all = X.resident(device, dtype, _RESIDENT_SHARE * free)
+        else:
+            self._all = X.resident(device, dtype, _RESIDENT_SHARE * free_memory(device))
 
     @cached_property
     def longest(self) -> int:
@@ -119,7 +119,7 @@ class Batches:
         n_rows = max(piece[-1].stop - piece[0].start for piece in self._pieces)
         X = torch.empty((n_rows, self.n_features), dtype=self._dtype, device=self._device)
         scale = None if self.weight is None else X.new_empty((n_rows, 1))
-        is_far = self._device.type == "cuda" and self._all is None
+        is_far = self._all is None and has_streams(self._device)
         return _Buffers(X, self.new_target((n_rows,)), scale, _Transfer(X) if is_far else None)
 
     def __len__(self) -> int:
@@ -255,7 +255,7 @@ class _Buffers(NamedTuple):
 
 
 class _Transfer:
-    """Brings rows to a GPU while it works on those before them.
+    """Brings rows to an accelerator while it works on those before them.
 
     Two pinned buffers on the host are filled in turn, and copied on a stream of their own into two
     on the device, each as soon as the work that was launched on it is done.
@@ -263,28 +263,29 @@ class _Transfer:
 
     def __init__(self, buffer: Tensor):
         options: dict[str, Any] = {"dtype": buffer.dtype, "device": "cpu", "pin_memory": True}
+        self._device, self._turn = buffer.device, 0
         self._on_host = [torch.empty(buffer.shape, **options) for _ in range(2)]
         self._on_device = [buffer, torch.empty_like(buffer)]
-        self._copied = [torch.cuda.Event() for _ in range(2)]
-        self._used = [torch.cuda.Event() for _ in range(2)]
-        self._stream, self._turn = torch.cuda.Stream(), 0
+        self._copied = [torch.Event(self._device) for _ in range(2)]
+        self._used = [torch.Event(self._device) for _ in range(2)]
+        self._stream = torch.Stream(self._device)
         for own, used in zip(self._on_device, self._used, strict=True):
             # before, its memory may have been another tensor's that is still read, and when it is
             # let go of it may still be written to
-            used.record(torch.cuda.current_stream())
+            used.record(torch.accelerator.current_stream(self._device))
             own.record_stream(self._stream)
 
     def __call__(self, n_rows: int, fill: Callable[[Tensor], None]) -> Tensor:
         turn, self._turn = self._turn, 1 - self._turn
         staged, out = self._on_host[turn][:n_rows], self._on_device[turn][:n_rows]
-        computing = torch.cuda.current_stream()
+        computing = torch.accelerator.current_stream(self._device)
         self._used[1 - turn].record(computing)  # all work on the other buffer is launched
         self._copied[turn].synchronize()
         fill(staged)
-        with torch.cuda.stream(self._stream):
+        with self._stream:
             self._stream.wait_event(self._used[turn])
             out.copy_(staged, non_blocking=True)
-            self._copied[turn].record()
+            self._copied[turn].record(self._stream)
         computing.wait_event(self._copied[turn])
         return out
 

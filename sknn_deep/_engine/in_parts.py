@@ -17,7 +17,7 @@ from sknn_deep._networks.flat import Network
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
 # on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
-_CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**25}
+_CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**25, "xpu": 2**25}
 # So many threads share the rows of a part at most, whose memory would grow with the cores.
 _MOST_SHARES = 8
 

@@ -204,10 +204,11 @@ class Fit:
         draft._progress.stop_watching()
         vars(draft).update(self.training.fitted_attributes())
         if describe:
-            draft._describe_training(self.training.batches, self.call.incremental)
-            if self._held_out is not None:
-                own = self._held_out
-                draft._learn_from_held_out(own.X, own.y, own.given_weight)
+            with self._memory_explained(len(self._validated.X)):
+                draft._describe_training(self.training.batches, self.call.incremental)
+                if self._held_out is not None:
+                    own = self._held_out
+                    draft._learn_from_held_out(own.X, own.y, own.given_weight)
         set_fitted_state(self.estimator, fitted_state(draft))
         self._is_committed = True
 

@@ -374,17 +374,18 @@ def _timed(members: Collection[_Member]) -> Iterator[None]:
 def _finish(member: _Member) -> None:
     """End a training; let go of everything that only training needs."""
     start = time.perf_counter()
-    training, member.is_finished = member.training, True
-    del member.training
     try:
         if member.job.error is None:
-            training.end()
+            member.training.end()
             member.fit.commit()
         else:  # as in a fit alone, the epochs before an error of the user's own code are kept
             member.fit.hand_over(describe=False)
+    except torch.OutOfMemoryError:  # which the stack may take up
+        raise
     except Exception as error:
         member.job.error = error
-    del member.fit
+    member.is_finished = True
+    del member.training, member.fit
     member.job.seconds += time.perf_counter() - start
 
 

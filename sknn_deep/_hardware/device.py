@@ -151,8 +151,15 @@ def _on_accelerator(device: torch.device) -> Iterator[None]:
 
 def free_memory(device: torch.device) -> int:
     """Return how many bytes an accelerator has free."""
+    if device.type == "mps":  # it shares the host's memory, and has advice on how much to take
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     free, _ = torch.accelerator.get_memory_info(device)
     return free
+
+
+def has_streams(device: torch.device) -> bool:
+    """Return whether a device can copy while it computes; torch gives Metal one queue."""
+    return device.type not in ("cpu", "mps")
 
 
 def release_cached_memory(device: torch.device) -> None:

@@ -15,6 +15,8 @@ from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegresso
 from sknn_deep._engine import batches
 from sknn_deep._hardware.device import (
     accepted_dtypes,
+    free_memory,
+    has_streams,
     numpy_dtype,
     resolve_device,
     seeded_generator,
@@ -138,6 +140,17 @@ def test_torch_device_is_accepted_and_copied(kind, digits):
     twin = pickle.loads(pickle.dumps(network))
     assert twin.device == torch.device("cpu")
     assert_array_equal(output(twin, digits.X_test), output(network, digits.X_test))
+
+
+def test_free_memory_on_metal_is_what_is_recommended(monkeypatch):
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1000)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 300)
+    assert free_memory(torch.device("mps", 0)) == 700
+
+
+@pytest.mark.parametrize(("device", "has"), [("cuda", True), ("xpu", True), ("mps", False)])
+def test_devices_that_copy_while_they_compute(device, has):
+    assert has_streams(torch.device(device)) == has
 
 
 # Floating-point types

@@ -166,20 +166,6 @@ def test_predictions_take_smaller_parts_at_every_size(kind, used):
     assert n_parts
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        DeepMLPClassifier,
-        DeepMLPRegressor,
-        pytest.param(
-            AutoencoderTransformer,
-            marks=pytest.mark.xfail(
-                raises=torch.OutOfMemoryError,
-                reason="the description of the code runs out of memory in torch's words",
-            ),
-        ),
-    ],
-)
 def test_searches_find_the_same_at_every_size_that_holds_a_network(kind, used):
     y, grid = target_of(kind), {"alpha": [1e-4, 1e-3, 0.1]}
 
