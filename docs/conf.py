@@ -40,8 +40,8 @@ nitpicky = True
 intersphinx_mapping = write_inventories(DOCS / "_build" / "inventories")
 intersphinx_timeout = 1  # the inventories are files
 
-# inherited docstrings of scikit-learn refer to its glossary
-suppress_warnings = ["ref.term"]
+# inherited docstrings refer to scikit-learn's glossary; a function here cannot be cached
+suppress_warnings = ["ref.term", "config.cache"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings have them
@@ -81,7 +81,8 @@ def own_members(full_name):
         source = getattr(value, "__module__", "") or ""
         is_own = is_method and source.startswith("sknn_deep")
         is_property = isinstance(value, property) and f"\n{member} : " in attributes
-        if not member.startswith("_") and (is_own or is_property):
+        is_known = member in {"get_params", "set_params"}  # scikit-learn's in all but the text
+        if not member.startswith("_") and not is_known and (is_own or is_property):
             members.append(member)
     return members
 
