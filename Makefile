@@ -46,7 +46,7 @@ docs: $(VENV)/with-docs  ## build the documentation in docs/_build/html
 	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) build dist *.egg-info docs/_build docs/auto_examples demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info docs/_build docs/auto_examples docs/*/generated demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each set of extras: only a change of the two files that decide what they hold makes

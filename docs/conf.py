@@ -28,6 +28,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
     "sphinx_gallery.gen_gallery",
+    "notebook_pair",
     "parameter_groups",
 ]
 templates_path = ["_templates"]

@@ -49,7 +49,7 @@ def site(tmp_path_factory):
         shutil.copytree(ROOT / name, folder / name, ignore=built)
     shutil.copy(ROOT / "CHANGELOG.md", folder)
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
-    command += ["-D", "plot_gallery=0", "docs", "html"]
+    command += ["-D", "plot_gallery=0", "-D", "run_notebooks=0", "docs", "html"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
     run = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
