@@ -213,7 +213,7 @@ class IntervalDisplay:
         ax.set(xlabel="rows, sorted by the middle of the interval", ylabel="target", xticks=[])
         ax.grid(axis="y", alpha=0.3, lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, loc="upper left")
         return self
 
     def _is_inside(self) -> np.ndarray:
