@@ -36,7 +36,7 @@ class NotebookPair(SphinxDirective):
                 outputs = run_cells(first, folder / "generated", paths[0].stem)
             except OSError as error:  # no data set, and no network to load it from
                 _LOGGER.info("%s is shown without its output: %s", paths[0].name, error)
-                reason = f"This page was built without the output of its cells. {error}"
+                reason = f"This page was built without the output of its cells: {error}"
                 content.append(nodes.note("", nodes.paragraph("", reason)))
         for (kind, source), output, other in zip(first, outputs, pairs, strict=True):
             if kind == "markdown":
