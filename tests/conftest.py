@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,20 @@ except ImportError:  # as on a machine with a GPU and no more than torch
 # for one when it is first asked. `make gpu` has its tests run on it.
 if os.environ.get("SKNN_DEEP_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = "-1"
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER_OPTIONS = [
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--use-angle=swiftshader",  # WebGL without a graphics card
+    "--enable-unsafe-swiftshader",
+]
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -169,6 +184,19 @@ def scratch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     plt.close("all")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Offer a Chromium without a window; skip where there is none (`.ci/run` installs it)."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=BROWSER_OPTIONS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

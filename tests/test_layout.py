@@ -73,7 +73,8 @@ WINGS = {
         {"_style"},
         {"_labels", "_images", "_annotations"},
         {"_embedding_page", "_legend"},
-        {"_embedding", "_loss_curve", "_reconstruction", "_search_surface", "_weights"},
+        {"_embedding", "_loss_curve", "_reconstruction", "_search_surface", "_weights"}
+        | {"_calibration", "_halving", "_importance", "_intervals"},
     ],
     "model_selection": [
         {"_trials", "_distributions"},

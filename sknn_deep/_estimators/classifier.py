@@ -228,7 +228,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         normalisation must be the encoder's. Without normalisation each layer is scaled so
         that its outputs have a standard deviation of one, which the usual learning rates
         suit. The layers behind are drawn as always. For
-        searches, cross-validation and whatever else clones, pass
+        searches, cross-validation and all else that clones, pass
         ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
         other estimators.
 

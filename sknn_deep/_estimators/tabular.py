@@ -176,7 +176,7 @@ n_candidates : int, default=1
     given up where it falls behind; and an ensemble of those that go best together on the
     validation rows is kept (a greedy selection with replacement [new]_). One that diverges is left
     out. The time is about that of so many networks, less where some fall behind. ``n_networks`` is
-    then of no account. To scikit-learn's callbacks, such as ``ProgressBar``, each is one task.
+    then ignored. To scikit-learn's callbacks, such as ``ProgressBar``, each is one task.
 
 max_time : float or None, default=None
     Seconds after which no further candidate is drawn, and the present one is stopped at the end of

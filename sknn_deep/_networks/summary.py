@@ -88,7 +88,8 @@ class NetworkSummary:
         return (
             '<div class="estimator-table"><details open>'
             f"<summary>{escape(self.title)}: {self.n_parameters:,} parameters</summary>"
-            f'<table class="parameters-table"><thead>{_html_row("th", _HEADINGS)}</thead>'
+            '<table class="parameters-table" style="margin: 0">'
+            f"<thead>{_html_row('th', _HEADINGS)}</thead>"
             f"<tbody>{rows}{_html_row('th', self._total())}</tbody></table></details></div>"
         )
 

@@ -116,7 +116,8 @@ class EmbeddingDisplay:
             Classes, or numbers for a scale of colours.
 
         image_shape : (int, int), default=None
-            Height and width of an image, if the rows of X are images to be shown.
+            Height and width of an image, if the rows of X are images. None is a square where
+            ``n_images`` asks for images, and shows none otherwise.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -133,7 +134,8 @@ class EmbeddingDisplay:
         ValueError
             If the transformer does not have two outputs, or the shapes do not agree.
         """
-        images = None if image_shape is None else as_images(X, image_shape)
+        wants_images = image_shape is not None or options.get("n_images")
+        images = as_images(X, image_shape) if wants_images else None
         return cls.from_embedding(estimator.transform(X), y, images=images, ax=ax, **options)
 
     @classmethod
@@ -243,8 +245,8 @@ class EmbeddingDisplay:
         """
         if n_images and self.images is None:
             raise ValueError(
-                f"n_images={n_images} but there are no images; pass image_shape to "
-                "from_estimator, or images to from_embedding."
+                f"n_images={n_images} but there are no images; make the display with "
+                "from_estimator(..., n_images=...), or pass images to from_embedding."
             )
         labels = None if self.y is None else read_labels(self.y)
         width = legend_width(labels) if legend and labels is not None else 0

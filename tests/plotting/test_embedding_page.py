@@ -1,7 +1,6 @@
 """The interactive map: one file without a network, in a headless browser where there is one."""
 
 import re
-import shutil
 import sys
 
 import numpy as np
@@ -10,16 +9,6 @@ import pytest
 from sknn_deep.plotting import EmbeddingDisplay
 from sknn_deep.plotting._labels import GREY
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--use-angle=swiftshader",  # WebGL without a graphics card
-    "--enable-unsafe-swiftshader",
-]
 HOSTILE = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "a & b"]
 # Where on the screen the page draws the point of a row.
 POINT = """row => {
@@ -84,18 +73,6 @@ def test_missing_plotly_is_named_with_its_extra(monkeypatch):
 
 
 # ---- in a browser ----
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 class Page:
