@@ -17,6 +17,10 @@ from numpy.random.bit_generator import ISeedSequence
 from sklearn.base import _fit_context
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._search_successive_halving import (
+    HalvingGridSearchCV,
+    HalvingRandomSearchCV,
+)
 from sklearn.model_selection._validation import (
     _aggregate_score_dicts,
     _check_groups_routing_disabled,
@@ -47,11 +51,14 @@ from sklearn.utils.validation import (
     _check_feature_names_in,
     _check_method_params,
     _check_sample_weight,
+    _get_feature_names,
     _num_samples,
 )
 
 __all__ = [
     "BaseSearchCV",
+    "HalvingGridSearchCV",
+    "HalvingRandomSearchCV",
     "HasMethods",
     "Interval",
     "InvalidParameterError",
@@ -68,6 +75,7 @@ __all__ = [
     "check_partial_fit_first_call",
     "check_random_state",
     "check_sample_weight",
+    "feature_names_of",
     "fit_context",
     "insert_error_scores",
     "lbfgs_verbosity",
@@ -92,6 +100,7 @@ check_feature_names_in = _check_feature_names_in
 check_groups_routing_disabled = _check_groups_routing_disabled
 check_method_params = _check_method_params
 check_partial_fit_first_call = _check_partial_fit_first_call
+feature_names_of = _get_feature_names
 insert_error_scores = _insert_error_scores
 manual_routing = _manual_routing
 normalize_score_results = _normalize_score_results

@@ -20,13 +20,18 @@ from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegres
 from sknn_deep._files import archive
 from sknn_deep._files.atomic import atomic_write, remove_orphans
 from sknn_deep._files.trusted_types import HARMLESS, OBJECT, name_of
+from sknn_deep.model_selection._halving import (
+    FusedHalvingGridSearchCV,
+    FusedHalvingRandomSearchCV,
+)
 from sknn_deep.model_selection._searches import FusedGridSearchCV, FusedRandomizedSearchCV
 
 __all__ = ["TRUSTED_TYPES", "load", "save"]
 
 _OURS = (
     DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer, FusedGridSearchCV,
-    FusedRandomizedSearchCV, TabularMLPClassifier, TabularMLPRegressor, HiddenActivations,
+    FusedHalvingGridSearchCV, FusedHalvingRandomSearchCV, FusedRandomizedSearchCV,
+    TabularMLPClassifier, TabularMLPRegressor, HiddenActivations,
 )  # fmt: skip
 _LOADERS = {**dict.fromkeys(map(name_of, _OURS), OBJECT), **HARMLESS}
 

@@ -78,10 +78,12 @@ WINGS = {
     ],
     "model_selection": [
         {"_trials", "_distributions"},
+        {"_routes"},
+        {"_stand_ins"},
         {"_pipelines"},
         {"_evaluation"},
         {"_course"},
-        {"_searches", "_cross_validate"},
+        {"_searches", "_halving", "_cross_validate"},
     ],
     "persistence": [{"persistence"}],
     "onnx": [{"_graph"}, {"_activations", "_columns"}, {"_networks"}, {"_converters"}, {"_export"}],

@@ -602,11 +602,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             mean over its networks. For multilabel targets, of each label by itself, and below 1.
         """
         X = self._validate_input(X)
-        temperature = vars(self).get("temperature_")
-        if temperature is None:
+        if "temperature_" not in vars(self):
             return self._outputs(X)
-        logits = self._logits(X) / self._network_dtype(temperature)
-        return self._probabilities(torch.from_numpy(logits)).numpy()
+        return self._probabilities(torch.from_numpy(self._calibrated_logits(X))).numpy()
 
     def predict_log_proba(self, X: "MatrixLike") -> np.ndarray:
         """Predict the logarithm of the probability of each class.
@@ -640,12 +638,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             ``predict_proba``. Of an ensemble that is the mean over its networks, and the logits are
             the logarithm of the mean, or of the mean's odds.
         """
-        X = self._validate_input(X)
-        if len(self._networks) == 1:
-            (network,) = self._networks
-            logits = network._map_rows(network.module_, X)
-        else:
-            logits = self._logits(self._mean(self._map_networks(self._probabilities, X)))
+        logits = self._calibrated_logits(self._validate_input(X))
         return logits[:, 0] if self.n_outputs_ == 1 else logits
 
     def score(
@@ -686,6 +679,11 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             return np.log(probabilities[:, 1:]) - np.log(probabilities[:, :1])
         largest = 1 - np.finfo(probabilities.dtype).eps
         return np.log(probabilities) - np.log1p(-probabilities.clip(max=largest))
+
+    def _calibrated_logits(self, X: Features) -> np.ndarray:
+        """Return the logits that ``predict_proba`` belongs to."""
+        logits, temperature = self._logits(X), vars(self).get("temperature_")
+        return logits if temperature is None else logits / self._network_dtype(temperature)
 
     def _learn_from_held_out(
         self, X: Features, y: np.ndarray | None, sample_weight: np.ndarray | None
@@ -740,14 +738,6 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         else:
             probabilities = torch.sigmoid(raw).clamp_max_(1 - torch.finfo(raw.dtype).eps)
         return probabilities.clamp_min_(torch.finfo(raw.dtype).tiny)
-
-    def _logits(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return the logits of shape (n, n_outputs) that have such probabilities."""
-        if self.out_activation_ == "softmax":
-            return np.log(probabilities)
-        if self.n_outputs_ == 1:
-            return np.log(probabilities[:, 1:]) - np.log(probabilities[:, :1])
-        return np.log(probabilities) - np.log1p(-probabilities)
 
     def _labels(self, output: np.ndarray, threshold: float = 0.0) -> np.ndarray:
         """Return the most probable labels given the raw output, or probabilities."""

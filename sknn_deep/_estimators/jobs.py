@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import signature
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
+from sknn_deep._engine.solvers import ANNEALING_SCHEDULES
 from sknn_deep._hardware.device import resolve_device
 from sknn_deep._sklearn import num_samples, safe_indexing
 
@@ -67,6 +69,11 @@ class Job:
         Whether it was trained in a stack of several.
     reason : str
         Why it was not, else empty.
+    most_bytes : int
+        How large a ``state`` may be that is kept; 0 for none.
+    state : dict or None
+        Where a training of this job with fewer epochs ended, to go on from; and then where this
+        one ended, if that is to be kept and may be gone on from (:func:`may_go_on`).
     """
 
     estimator: Any
@@ -78,6 +85,8 @@ class Job:
     error: Exception | None = None
     fused: bool = False
     reason: str = ""
+    most_bytes: int = 0
+    state: dict[str, Any] | None = None
 
     def take(self) -> tuple[Any, Any]:
         """Return the training data of this fit, a copy of the rows where it has any."""
@@ -175,6 +184,29 @@ def _reason_to_train_alone(job: Job) -> str:
         return f"fit was given {', '.join(others)}"
     device = resolve_device(estimator.device)
     return "stacks are not written for device='mps'" if device.type == "mps" else ""
+
+
+def may_go_on(job: Job) -> bool:
+    """Return whether to go on with more epochs comes to the same as to train from the start.
+
+    It does not where ``max_iter`` decides on more than the last epoch, or where each fit draws
+    other numbers.
+    """
+    estimator = job.estimator
+    try:
+        return (
+            vars(type(estimator)).get("_trains_in_stacks", False)
+            and getattr(estimator, "n_networks", 1) == getattr(estimator, "n_candidates", 1) == 1
+            and estimator.solver != "lbfgs"
+            and estimator.learning_rate not in ANNEALING_SCHEDULES
+            and estimator.dropout_schedule == "constant"
+            and isinstance(estimator.random_state, Integral)
+            and not estimator.callbacks
+            and not getattr(estimator, "_skl_callbacks", None)
+            and not hasattr(estimator, "module_")
+        )
+    except (TypeError, ValueError):
+        return False  # a parameter is not valid: its own fit says which
 
 
 @cache

@@ -49,7 +49,7 @@ class TabularDefaults(SupervisedParameters):
     learning_rate_init: float = 0.004
     max_iter: int = 30
     early_stopping: bool = True
-    validation_fraction: float = 0.1
+    validation_fraction: float = 0.15
     n_iter_no_change: int | float = 16
     dropout: float | Sequence[float] = 0.2
     dropout_schedule: DropoutSchedule = "flat_cosine"

@@ -53,6 +53,11 @@ class Stack:
         number of batches, whose lengths are the same but for the last. Those that share
         their optimiser's numbers are best next to each other: one call moves them all.
         Their networks and optimisers are brought up to date as they are released.
+
+    Attributes
+    ----------
+    n_steps : int
+        Steps that each network has taken in the stack.
     """
 
     def __init__(self, trainings: list[Training]):
@@ -93,7 +98,7 @@ class Stack:
         # the factors that stay while nothing changes, and the moves that they belong to
         self._table: list[tuple[Tensor, ...]] = []
         self._table_of: list[_Moves] | None = None
-        self._n_steps = 0
+        self.n_steps = 0
 
     def _read_parameters(self) -> None:
         penalties = [training.penalties for training in self._trainings]
@@ -370,11 +375,11 @@ class Stack:
             for program, squared_norm, (penalty, decay, of_vectors, by_move) in zip(
                 work.programs, squared_norms, factors, strict=True
             ):
-                if self._n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
+                if self.n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
                     zero_negligible(self._weights)
                     for buffer in self._state.values():
                         zero_negligible_moments(buffer)
-                self._n_steps += 1
+                self.n_steps += 1
                 for kernel in program:
                     kernel()
                 if has_penalty:

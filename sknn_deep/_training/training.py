@@ -29,6 +29,7 @@ from sknn_deep._engine.optimizer_state import check_optimizer_state
 from sknn_deep._engine.solvers import (
     load_state,
     to_arrays,
+    with_own_tensors,
 )
 from sknn_deep._files.archive import check_generator
 from sknn_deep._hardware.device import is_out_of_memory
@@ -121,6 +122,8 @@ class Training:
         Whether the stopping rule, a callback or ``max_iter`` says that it is enough.
     interrupted : bool
         Whether the user did.
+    is_paused : bool
+        Whether another training goes on from its end; to be set before its first epoch.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class Training:
         self.batches, self.net = batches, net
         self._order: SharedOrder | None = None
         self.is_done = self.interrupted = self._has_diverged = self._reached_max_iter = False
+        self.is_paused = False
         self._validation, self.random_state = validation, random_state
         self._progress, self._history, self._incremental = progress, history, incremental
         self._records_batches = net is not None and net.records_batches
@@ -285,7 +289,7 @@ class Training:
         if not self.draws_alone:
             return (id(self),)  # draws of one generator depend on who draws before
         seed = self.estimator.random_state if self.estimator.shuffle else None
-        return *self.batches.order_key(), seed
+        return *self.batches.order_key(), seed, self.n_iter
 
     def share(self, order: SharedOrder) -> None:
         """Leave it to an order to be shuffled for this training, too."""
@@ -298,16 +302,30 @@ class Training:
             return
         self.batches.order = order.rows.copy()
         # to set a generator's state takes long, and who is done draws no more
-        if not self.is_done and self.random_state is not order.random_state:
+        if (not self.is_done or self.is_paused) and self.random_state is not order.random_state:
             self.random_state.set_state(order.random_state.get_state())
 
-    def state_dict(self, engine: Engine) -> dict[str, Any]:
+    def go_on_from(self, state: dict[str, Any], engine: Any) -> None:
+        """Go on from the end of a training of the same call with fewer epochs, or as many.
+
+        Parameters
+        ----------
+        state : dict
+            What :meth:`state_dict` returned after its last epoch. It stays as it is.
+        engine : Engine or Stack
+        """
+        own = with_own_tensors(state["optimizer"])  # the optimiser goes on in these very tensors
+        self.load_state_dict({**state, "optimizer": own}, engine)
+        if self._reached_max_iter and self.n_iter < self._max_iter:
+            self.is_done = self._reached_max_iter = False
+
+    def state_dict(self, engine: Any) -> dict[str, Any]:
         """Return what the epochs to come go by, between two of them.
 
         Parameters
         ----------
-        engine : Engine
-            What has trained so far.
+        engine : Engine or Stack
+            What has trained so far, and counts its steps in ``n_steps``.
 
         Returns
         -------
@@ -332,8 +350,10 @@ class Training:
             "reached_max_iter": self._reached_max_iter,
         }
 
-    def load_state_dict(self, state: dict[str, Any], engine: Engine) -> None:
+    def load_state_dict(self, state: dict[str, Any], engine: Any) -> None:
         """Go on with a state of :meth:`state_dict`, which was read from a file.
+
+        The steps taken so far are set as ``n_steps`` of the engine.
 
         Raises
         ------
