@@ -5,6 +5,7 @@ without ``early_stopping=True``: there is no other reason to pass one. With
 ``n_iter_no_change=np.inf`` all epochs are run, and the best weights are restored all the same.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -93,6 +94,8 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
             return value, -value
         if raw is not None:
             return value, estimator._default_score(raw, samples.y, samples.given_weight)
+        if not math.isfinite(value):  # a scorer would refuse what the network predicts
+            return value, math.nan
         return value, _scorer_score(estimator, scoring, samples)
 
     dataset = Dataset(samples.X.unwrapped(), samples.y, length=len(samples.X))

@@ -144,7 +144,12 @@ class TableInput(InputLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = torch.cat([part(x) for part in self.parts], dim=1)
-        return inputs * (1 + _SCALES_RATE * self.scales) if self._has_scales else inputs
+        factors = self.factors()
+        return inputs if factors is None else inputs * factors
+
+    def factors(self) -> Tensor | None:
+        """Return what the inputs are multiplied by, shape (n_inputs,), or None without scales."""
+        return 1 + _SCALES_RATE * self.scales if self._has_scales else None
 
     def kernels(self, own: BoundInput, x: Tensor, out: Tensor) -> Program:
         kernels = [

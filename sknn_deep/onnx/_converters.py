@@ -115,7 +115,9 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     wants_scores = scope.get_options(classifier, {"raw_scores": False})["raw_scores"]
     graph, x = _start(scope, operator, container)
     raws = [mlp(graph, network.module_, x) for network in classifier._networks]
-    own = None if wants_scores or len(raws) > 1 else probabilities
+    temperature = vars(classifier).get("temperature_")
+    is_mean = len(raws) > 1 or temperature is not None
+    own = None if wants_scores or is_mean else probabilities
     of_each = [_probabilities(graph, classifier, raw, own) for raw in raws]
     mean = _mean(graph, classifier, of_each)
     if len(raws) == 1:
@@ -123,8 +125,12 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     else:
         n_columns = 2 if classifier.n_outputs_ == 1 else classifier.n_outputs_
         _write_labels(graph, classifier, mean, n_columns, 0.5, label)
+    logits = raws[0] if len(raws) == 1 else _logits(graph, classifier, mean)
+    if temperature is not None:
+        logits = graph.node("Div", logits, graph.number(temperature))
+        mean = _probabilities(graph, classifier, logits, None)
     if wants_scores:
-        scores = raws[0] if len(raws) == 1 else _logits(graph, classifier, mean)
+        scores = logits
         if classifier.n_outputs_ == 1:  # skl2onnx expects a column for each class
             scores = graph.node("Concat", graph.node("Neg", scores), scores, axis=1)
         graph.node("Identity", scores, out=probabilities)
@@ -195,6 +201,8 @@ def _convert_regressor(scope: Any, operator: Any, container: Any) -> None:
 
 def _values(graph: Graph, regressor: Any, raw: str) -> str:
     """Return the prediction that belongs to the raw output."""
+    if regressor.out_activation_ in ("normal", "quantiles"):  # the middles come first
+        raw = graph.node("Slice", raw, *(graph.constant([n]) for n in (0, regressor.n_outputs_, 1)))
     values = graph.node("Exp", raw) if regressor.out_activation_ == "exp" else raw
     if not regressor._has_target_scale:
         return values
@@ -243,6 +251,12 @@ def _autoencoder_shapes(operator: Any) -> None:
 def _convert_autoencoder(scope: Any, operator: Any, container: Any) -> None:
     autoencoder = operator.raw_operator
     network, method = autoencoder.module_, _method(scope, autoencoder)
+    if autoencoder._encoding is not None:
+        raise ValueError(
+            "An autoencoder with categories or scaling has no ONNX nodes, got "
+            f"scaling={autoencoder.scaling!r}: put OneHotEncoder and StandardScaler before it, in "
+            "a pipeline."
+        )
     is_decoder = method == "inverse_transform"
     n_columns = autoencoder._n_features_out if is_decoder else None
     graph, x = _start(scope, operator, container, n_columns)

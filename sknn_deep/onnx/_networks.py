@@ -104,7 +104,9 @@ def _input_layer(graph: Graph, layer: nn.Module, x: str) -> str:
 
 def _table_input(graph: Graph, layer: TableInput, x: str) -> str:
     parts = [_input_layer(graph, part, x) for part in layer.parts]
-    return parts[0] if len(parts) == 1 else graph.node("Concat", *parts, axis=1)
+    inputs = parts[0] if len(parts) == 1 else graph.node("Concat", *parts, axis=1)
+    factors = layer.factors()
+    return inputs if factors is None else graph.node("Mul", inputs, graph.constant(_array(factors)))
 
 
 def _columns(graph: Graph, columns: Tensor, x: str) -> str:
@@ -144,6 +146,10 @@ def _embedded_numbers(graph: Graph, layer: EmbeddedNumbers, x: str) -> str:
         shifted = graph.node("Add", angles, graph.constant(_array(layer.phases)))
         functions = graph.node("Cos", shifted)
     else:
+        low, high = (graph.constant(end[:, np.newaxis]) for end in _array(layer.ends))
+        z = graph.node(
+            "Where", is_missing, zero, graph.node("Min", graph.node("Max", z, low), high)
+        )
         above = graph.node("Sub", z, graph.constant(_array(layer.low)))
         share = graph.node("Mul", above, graph.constant(_array(layer.rate)))
         functions = graph.node("Clip", share, zero, graph.number(1.0))

@@ -56,7 +56,7 @@ SEVERAL = {
 }
 
 # two numbers, or indicators of two categories, and those of three
-TABLE = torch.cat([BITS[:, :2], torch.eye(3, dtype=torch.double)[LABELS % 3]], dim=1)
+TABLE = torch.cat([BITS[:, :2], torch.eye(4, dtype=torch.double)[LABELS % 4]], dim=1)
 TABLE[3, 2:] = 0  # a category that training has not seen
 GAPS = TABLE.clone()
 GAPS[[0, 5], [0, 1]] = torch.nan
@@ -74,13 +74,13 @@ LOSSES = {
     **SEVERAL,
     "poisson": (regression_loss("poisson", 6), COUNTS),
     "reconstruction": (reconstruction_loss("squared_error"), REAL),
-    "numbers": (reconstruction_loss("huber", huber_delta=0.5, categories=[3]), TABLE),
+    "numbers": (reconstruction_loss("huber", huber_delta=0.5, categories=[4]), TABLE),
     "numbers, weighted": (
-        reconstruction_loss("squared_error", categories=[3], weights=_weights(3)),
+        reconstruction_loss("squared_error", categories=[4], weights=_weights(3)),
         TABLE,
     ),
-    "categories": (reconstruction_loss("squared_error", categories=[2, 0, 3]), TABLE),
-    "gaps": (reconstruction_loss("absolute_error", categories=[3], allow_nan=True), GAPS),
+    "categories": (reconstruction_loss("squared_error", categories=[2, 0, 4]), TABLE),
+    "gaps": (reconstruction_loss("absolute_error", categories=[4], allow_nan=True), GAPS),
 }
 every_loss = pytest.mark.parametrize(("loss", "target"), LOSSES.values(), ids=LOSSES)
 every_scale = pytest.mark.parametrize(
