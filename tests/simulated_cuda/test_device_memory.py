@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep import DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._engine import batches
 from sknn_deep._hardware.device import OutOfMemoryError
 from sknn_deep.model_selection import FusedGridSearchCV, cross_validate
