@@ -12,9 +12,9 @@ from sknn_deep._hardware.products import Program
 
 aten = torch.ops.aten
 _SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale, as in torch.nn.SELU
-# A saturated unit gives denormal numbers, on which a CPU is many times slower: black
-# pixels of an autoencoder make it twenty times slower. Logits are cut where the sigmoid is
-# 1e-13 in single precision (1e-107 in double), and gradients where they are negligible.
+# A saturated unit gives denormal numbers, on which a CPU, but no other device, is many times
+# slower: black pixels of an autoencoder make it twenty times slower. Logits are cut where the
+# sigmoid is 1e-13 in single precision (1e-107 in double), and gradients where they are negligible.
 LOWEST_LOGIT = {
     dtype: 0.35 * math.log(torch.finfo(dtype).tiny) for dtype in (torch.float32, torch.float64)
 }
@@ -46,6 +46,8 @@ class Activation:
 
 
 def _sigmoid(z: Tensor, out: Tensor) -> Program:
+    if z.device.type != "cpu":
+        return [partial(torch.sigmoid, z, out=out)]
     lowest = LOWEST_LOGIT[z.dtype]
     return [partial(torch.clamp_min_, z, lowest), partial(torch.sigmoid, z, out=out)]
 

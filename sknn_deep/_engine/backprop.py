@@ -45,10 +45,12 @@ from sknn_deep._engine.activations import SMALL_TENSOR
 from sknn_deep._engine.batches import Chunk
 from sknn_deep._engine.layer_pass import LayerPass
 from sknn_deep._engine.losses import Loss
+from sknn_deep._engine.masks import MOST_BATCHES, Masks
+from sknn_deep._engine.norm_pass import is_by_channel
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Kernel, Program, empty_matrix
 from sknn_deep._networks.flat import Network
-from sknn_deep._networks.stacked import bound_input, dense_layers
+from sknn_deep._networks.stacked import bound_input, dense_layers, shared_statistics
 
 
 class Backprop:
@@ -83,6 +85,15 @@ class Backprop:
         buffers: tuple[Tensor, Tensor] | None = None,
     ):
         self._layers = dense_layers(networks, buffers)
+        # of layers with dropout on a device, once an epoch has begun
+        self._masks: dict[int, Masks] = {}
+        self._longest = 0
+        # of layers of a stack with batch normalisation on a device
+        self._statistics = {
+            number: shared_statistics(layer.norm.modules)
+            for number, layer in enumerate(self._layers)
+            if layer.norm is not None and is_by_channel(layer.norm, layer.weight)
+        }
         self.loss = loss
         self._product_dtype, self._pace = product_dtype, pace or Pace(1)
         # the last batch may be shorter than the others, or longer: each length has its buffers
@@ -99,7 +110,8 @@ class Backprop:
     def workspace(self, chunk: Chunk) -> "Workspace":
         """Return the programs of a chunk's batches, bound to its buffers."""
         # a workspace holds its chunk's tensors, so that no others can come to lie there
-        key = (chunk.X.data_ptr(), chunk.X.shape[-2], len(chunk.parts), chunk.scale is None)
+        slot = chunk.first % MOST_BATCHES if self._masks else 0
+        key = (chunk.X.data_ptr(), chunk.X.shape[-2], len(chunk.parts), chunk.scale is None, slot)
         if key not in self._workspaces:
             self._workspaces[key] = Workspace(self, chunk)
         return self._workspaces[key]
@@ -108,6 +120,22 @@ class Backprop:
         """Return what ``embedding_weight_decay`` shrinks, where it is trained."""
         own = self._input
         return [] if own is None else own.modules[0].vectors_to_decay(own.parameters)
+
+    def begin_epoch(self, longest: int) -> None:
+        """Make ready for batches of so many rows at most, at the rates that dropout has now."""
+        if self._layers[0].weight.device.type == "cpu":
+            return
+        if longest > self._longest:
+            self._longest = longest
+            self._passes.clear()
+            self._workspaces.clear()
+            self._masks = {
+                number: Masks(layer.dropout, layer.output_shape(longest), layer.weight)
+                for number, layer in enumerate(self._layers)
+                if layer.dropout
+            }
+        for masks in self._masks.values():
+            masks.update()
 
     def largest_kernels(self, n_rows: int) -> dict[str, int]:
         """Return how much the largest kernels of a step along so many rows do.
@@ -127,7 +155,13 @@ class Backprop:
         return empty_matrix((n_batches, *weight.shape[:-2], n_rows, weight.shape[-2]), like=weight)
 
     def program(
-        self, X: Tensor, target: Tensor, scale: Tensor, raw: Tensor, penalty: Tensor
+        self,
+        X: Tensor,
+        target: Tensor,
+        scale: Tensor,
+        raw: Tensor,
+        penalty: Tensor,
+        number: int = 0,
     ) -> Program:
         """Return the kernels that write the output of a batch, and the gradient of its loss.
 
@@ -142,13 +176,15 @@ class Backprop:
             Where the output is written.
         penalty : Tensor of shape ()
             Where the penalty of the code is written, if the loss has one.
+        number : int, default=0
+            Of the batch in its epoch: dropout draws masks for several at once.
         """
         passes = self._passes_for(X.shape[-2])
         kernels, first_input, first_delta = self._take_in(X)
         inputs, saved = [first_input], []
         for layer in passes:
             out = raw if layer is passes[-1] else None
-            forward, output, for_backward = layer.forward(inputs[-1], out)
+            forward, output, for_backward = layer.forward(inputs[-1], out, number)
             kernels += forward
             inputs.append(output)
             saved.append(for_backward)
@@ -159,7 +195,7 @@ class Backprop:
                 sparsity = self.loss.penalty.sparsity
                 kernels.append(_sparsify(sparsity, inputs[i + 1], scale, passes[i].delta, penalty))
             is_merged = self.loss.is_merged and passes[i] is passes[-1]
-            kernels += passes[i].backward(inputs[i], saved[i], is_merged)
+            kernels += passes[i].backward(inputs[i], saved[i], is_merged, number)
             if i > 0:
                 kernels += passes[i].delta_of_input(passes[i - 1].delta)
         if self._input is not None and first_delta is not None:
@@ -185,7 +221,15 @@ class Backprop:
     def _passes_for(self, n_rows: int) -> "list[LayerPass]":
         if n_rows not in self._passes:
             self._passes[n_rows] = [
-                LayerPass(layer, n_rows, self._product_dtype, self._pace) for layer in self._layers
+                LayerPass(
+                    layer,
+                    n_rows,
+                    self._product_dtype,
+                    self._pace,
+                    self._masks.get(number),
+                    self._statistics.get(number),
+                )
+                for number, layer in enumerate(self._layers)
             ]
         return self._passes[n_rows]
 
@@ -263,7 +307,8 @@ class Workspace:
         for i, part in enumerate(parts):
             own_scale = scale[i].squeeze() if chunk.scale is None else scale[i]
             batch = (target[i], own_scale, raw[i], self._penalties[len(self.raws)])
-            self.programs.append(backprop.program(chunk.X[..., part, :], *batch))
+            number = chunk.first + len(self.programs)
+            self.programs.append(backprop.program(chunk.X[..., part, :], *batch, number))
             self.raws.append(raw[i])
             self._batches.append(batch)
         return _Group(raw, labels, encoded, target, None if chunk.scale is None else scale)

@@ -41,6 +41,8 @@ class Chunk(NamedTuple):
         The rows of each batch.
     weight_sums : list of float
         Sum of each batch's weights, the number of its rows without weights.
+    first : int
+        The number of the first of them in the epoch.
     """
 
     X: Tensor
@@ -48,6 +50,7 @@ class Chunk(NamedTuple):
     scale: Tensor | None
     parts: list[slice]
     weight_sums: list[float]
+    first: int = 0
 
 
 class Batches:
@@ -162,7 +165,7 @@ class Batches:
         now = self.start_epoch()
         index = torch.from_numpy(now).to(self._device)
         buffers, read = self._buffers, self.samples.X.reader(now)
-        is_on_host = self._all is None and self._device.type == "cpu"
+        is_on_host, first = self._all is None and self._device.type == "cpu", 0
         for piece in self._pieces:
             part = slice(piece[0].start, piece[-1].stop)
             start, n_rows = part.start, part.stop - part.start
@@ -184,7 +187,8 @@ class Batches:
                 scale, weight_sums = buffers.scale[:n_rows], sums.tolist()
                 # from pageable memory: it is copied aside before this returns, and nothing waits
                 scale.copy_(torch.from_numpy(factors).unsqueeze(1), non_blocking=True)
-            yield Chunk(X, X if target is None else target, scale, parts, weight_sums)
+            yield Chunk(X, X if target is None else target, scale, parts, weight_sums, first)
+            first += len(parts)
 
     def start_epoch(self) -> np.ndarray:
         """Begin an epoch in the present order; return its rows of ``samples``."""

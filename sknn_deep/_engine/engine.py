@@ -191,6 +191,7 @@ class Engine:
         if self._has_modes:
             self._network.train()
         self.freeze()
+        self._backprop.begin_epoch(batches.longest)
         with self.pace.steps(**self._backprop.largest_kernels(batches.longest)):
             for chunk in batches:
                 done = slice(len(sizes), len(sizes) + len(chunk.parts))

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from sknn_deep._engine.activations import ACTIVATION_KERNELS, LOWEST_LOGIT, aten
+from sknn_deep._engine.masks import Masks
+from sknn_deep._engine.norm_pass import Statistics, norm_pass, rows_side_by_side
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import LayerProducts, Program, empty_matrix
 from sknn_deep._networks.inputs import matrices_of
-from sknn_deep._networks.stacked import DenseLayer, NormLayer
+from sknn_deep._networks.stacked import DenseLayer
 
 _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in LOWEST_LOGIT}
 
@@ -48,33 +50,42 @@ class LayerPass:
         n_rows: int,
         product_dtype: torch.dtype | None,
         pace: Pace,
+        masks: Masks | None = None,
+        statistics: Statistics | None = None,
     ):
-        self._layer = layer
+        self._layer, self._n_rows = layer, n_rows
         self._activation = ACTIVATION_KERNELS[layer.activation]
         self._products = LayerProducts(layer.weight, n_rows, product_dtype, pace)
         self._built: dict[tuple, tuple[Program, tuple]] = {}
-        shape = (*layer.weight.shape[:-2], n_rows, layer.weight.shape[-2])
-        new = partial(empty_matrix, shape, like=layer.weight)
+        make = empty_matrix if statistics is None else rows_side_by_side
+        new = partial(make, layer.output_shape(n_rows), like=layer.weight)
         self.delta = new()
         self._z = new()
-        self._y = new() if layer.norms else self._z
+        self._y = new() if layer.norm is not None else self._z
         self._a = self._y if self._activation.in_place else new()
-        self._mask = new() if layer.dropout else None
+        self._masks = masks
+        self._mask = new() if layer.dropout and masks is None else None
         self._kept = new() if layer.dropout else None
-        parts = zip(matrices_of(self._z), matrices_of(self._y), strict=True) if layer.norms else ()
-        self._norms = [_Norm(norm, *part) for norm, part in zip(layer.norms, parts, strict=True)]
+        self._norm = None
+        if layer.norm is not None:
+            self._norm = norm_pass(layer.norm, self._z, self._y, statistics)
 
-    def forward(self, x: Tensor, out: Tensor | None) -> tuple[Program, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, out: Tensor | None, number: int = 0
+    ) -> tuple[Program, Tensor, Tensor]:
         """Return the kernels from an input of shape (batch, in_features), and two results.
 
         These are the output and what the activation's derivative is a function of. The
-        output layer, which has neither normalisation nor dropout, writes it to ``out``.
+        output layer, which has neither normalisation nor dropout, writes it to ``out``. The number
+        of the batch in its epoch tells which masks are its own, where some are drawn together.
         """
         z, y, a = self._z, self._y, self._a
         if out is not None:
             a = out
             z = y = out if self._activation.in_place else z
         kernels = self._once(self._multiply, x, z) + self._once(self._activate, z, y, a)
+        if self._kept is not None:
+            kernels += self._once(self._drop, a, self._slot(number))
         return (
             kernels,
             a if self._kept is None else self._kept,
@@ -88,31 +99,44 @@ class LayerPass:
         layer = self._layer
         bias = layer.bias.unsqueeze(-2) if z.ndim == 3 else layer.bias
         kernels: Program = [partial(z.add_, bias)]
-        kernels += [norm.forward for norm in self._norms]
-        kernels += self._activation.forward(y, a)
-        if self._mask is not None:
-            masks = zip(layer.dropout, matrices_of(self._mask), strict=True)
-            kernels += [partial(dropout.draw_, mask) for dropout, mask in masks]
-            kernels.append(partial(torch.mul, a, self._mask, out=self._kept))
-        return kernels
+        if self._norm is not None:
+            kernels.append(self._norm.forward)
+        return kernels + self._activation.forward(y, a)
 
-    def backward(self, x: Tensor, saved: Tensor, is_merged: bool = False) -> Program:
+    def _drop(self, a: Tensor, slot: int) -> Program:
+        kernels: Program = []
+        if self._masks is None and self._mask is not None:
+            masks = zip(self._layer.dropout, matrices_of(self._mask), strict=True)
+            kernels += [partial(dropout.draw_, mask) for dropout, mask in masks]
+        elif self._masks is not None and slot == 0:
+            kernels.append(self._masks.draw)
+        return [*kernels, partial(torch.mul, a, self._mask_of(slot), out=self._kept)]
+
+    def _slot(self, number: int) -> int:
+        return 0 if self._masks is None else number % self._masks.n_batches
+
+    def _mask_of(self, slot: int) -> Any:
+        """Return the mask of a batch, if there is one."""
+        return self._mask if self._masks is None else self._masks.of_batch(slot, self._n_rows)
+
+    def backward(
+        self, x: Tensor, saved: Tensor, is_merged: bool = False, number: int = 0
+    ) -> Program:
         """Return the kernels that take delta back to the pre-activation, and the gradients'.
 
         With ``is_merged`` delta is with respect to the pre-activation already.
         """
-        differentiate = self._once(self._differentiate, saved, is_merged)
+        differentiate = self._once(self._differentiate, saved, is_merged, self._slot(number))
         return differentiate + self._once(self._gradients, x)
 
-    def _differentiate(self, saved: Tensor, is_merged: bool) -> Program:
-        delta = self.delta
+    def _differentiate(self, saved: Tensor, is_merged: bool, slot: int) -> Program:
+        delta, mask = self.delta, self._mask_of(slot)
         kernels = [] if is_merged else self._activation.backward(delta, saved)
-        if self._mask is not None:
-            kernels.insert(0, partial(delta.mul_, self._mask))
-        if self._norms:
-            norms = zip(self._norms, matrices_of(delta), strict=True)
-            kernels += [partial(norm.backward, delta_k) for norm, delta_k in norms]
-        if self._activation.saturates:
+        if mask is not None:
+            kernels.insert(0, partial(delta.mul_, mask))
+        if self._norm is not None:
+            kernels.append(partial(self._norm.backward, delta))
+        if self._activation.saturates and delta.device.type == "cpu":
             kernels.append(partial(_shrink, delta, _NEGLIGIBLE[delta.dtype]))
         return kernels
 
@@ -137,54 +161,6 @@ class LayerPass:
         if key not in self._built:
             self._built[key] = (build(*args), args)
         return self._built[key][0]
-
-
-class _Norm:
-    """Batch or layer normalisation of one network, by torch's own kernels."""
-
-    def __init__(self, layer: NormLayer, z: Tensor, y: Tensor):
-        self._module: Any  # which of the two is known by `_is_batch`
-        self._module, self._weight, self._bias, self._weight_grad, self._bias_grad = layer
-        self._z, self._y = z, y
-        self._is_batch = isinstance(self._module, torch.nn.BatchNorm1d)
-        if self._is_batch:  # a module takes its time to look its buffers up
-            self._n_batches = self._module.num_batches_tracked
-            self._statistics = (self._module.running_mean, self._module.running_var)
-
-    def forward(self) -> None:
-        module, affine = self._module, (self._weight, self._bias)
-        if self._is_batch:
-            self._n_batches.add_(1)
-            normalized, *self._saved = torch.native_batch_norm(
-                self._z, *affine, *self._statistics, True, module.momentum, module.eps
-            )
-        else:
-            normalized, *self._saved = torch.native_layer_norm(
-                self._z, module.normalized_shape, *affine, module.eps
-            )
-        self._y.copy_(normalized)
-
-    def backward(self, delta: Tensor) -> None:
-        module, wanted = self._module, [True, True, True]
-        if self._is_batch:
-            statistics = (*self._statistics, *self._saved)
-            gradients = aten.native_batch_norm_backward(
-                delta, self._z, self._weight, *statistics, True, module.eps, wanted
-            )
-        else:
-            gradients = aten.native_layer_norm_backward(
-                delta,
-                self._z,
-                module.normalized_shape,
-                *self._saved,
-                self._weight,
-                self._bias,
-                wanted,
-            )
-        for target, gradient in zip(
-            (delta, self._weight_grad, self._bias_grad), gradients, strict=True
-        ):
-            target.copy_(gradient)
 
 
 def _shrink(tensor: Tensor, limit: float) -> None:

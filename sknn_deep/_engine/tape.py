@@ -49,8 +49,17 @@ class AutogradBackprop(Backprop):
         super().__init__([network], loss)
         self._network = network
 
+    def begin_epoch(self, longest: int) -> None:
+        """Do nothing: the modules draw their masks themselves."""
+
     def program(
-        self, X: Tensor, target: Tensor, scale: Tensor, raw: Tensor, penalty: Tensor
+        self,
+        X: Tensor,
+        target: Tensor,
+        scale: Tensor,
+        raw: Tensor,
+        penalty: Tensor,
+        number: int = 0,
     ) -> Program:
         """Return one kernel that does what those of :class:`Backprop` do together."""
         delta = torch.empty_like(raw)

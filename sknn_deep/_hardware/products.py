@@ -59,9 +59,9 @@ def is_narrow(n_rows: int, n_columns: int) -> bool:
 
 
 def empty_matrix(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Return an uninitialised matrix, or a stack of some, by column where it is narrow."""
+    """Return an uninitialised matrix, or a stack of some; on a CPU by column where it is narrow."""
     *leading, n_rows, n_columns = shape
-    if is_narrow(n_rows, n_columns):
+    if like.device.type == "cpu" and is_narrow(n_rows, n_columns):
         return like.new_empty((*leading, n_columns, n_rows)).mT
     return like.new_empty(shape)
 
@@ -87,8 +87,9 @@ class LayerProducts:
         self._dtype, self._pace = dtype, pace
         # of all layers together
         self._multiply_adds = n_rows * weight.numel()
+        self._is_on_host = weight.device.type == "cpu"
         # NumPy knows neither bfloat16 nor devices
-        self._suits_numpy = dtype is None and weight.device.type == "cpu"
+        self._suits_numpy = dtype is None and self._is_on_host
         self._casts: dict[str, list[Tensor]] = {}
 
     def product(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
@@ -142,6 +143,8 @@ class LayerProducts:
 
     def _wants_buffer(self, out: Tensor) -> bool:
         """Return whether a product is faster into a buffer: by column where it is narrow."""
+        if not self._is_on_host:  # whose libraries take the distance between rows and matrices
+            return False
         if self._is_stack:
             return not (out.is_contiguous() or out.mT.is_contiguous())
         return is_narrow(*out.shape) and out.is_contiguous()

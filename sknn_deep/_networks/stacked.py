@@ -6,7 +6,6 @@ then of memory of their own again, took longer than an epoch of many short train
 stack the flat buffer keeps torch's order, in which snapshots, files and optimisers know it.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,13 +19,27 @@ from sknn_deep._networks.layers import Dropout, Linear, Normalization
 
 
 class NormLayer(NamedTuple):
-    """A module that normalises, and its parameters where they are trained."""
+    """What normalises in a network or in K networks, and its parameters where they are trained.
 
-    module: Normalization
+    Attributes
+    ----------
+    modules : tuple of Module, length K
+    weight, bias, weight_grad, bias_grad : Tensor of shape (units,)
+        For K networks with a leading dimension of K.
+    """
+
+    modules: tuple[Normalization, ...]
     weight: Tensor
     bias: Tensor
     weight_grad: Tensor
     bias_grad: Tensor
+
+    def of_each(self) -> "list[NormLayer]":
+        """Return those of the networks, each without the leading dimension."""
+        if self.weight.ndim == 1:
+            return [self]
+        parts = zip(self.modules, *self[1:], strict=True)
+        return [NormLayer((module,), *tensors) for module, *tensors in parts]
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class DenseLayer:
         For K networks, these and the following with a leading dimension of K.
     bias, bias_grad : Tensor of shape (out_features,)
     activation : str
-    norms : list of NormLayer, length K or 0
+    norm : NormLayer or None
     dropout : list of Dropout, length K or 0
     """
 
@@ -48,8 +61,12 @@ class DenseLayer:
     weight_grad: Tensor
     bias_grad: Tensor
     activation: str
-    norms: list[NormLayer]
+    norm: NormLayer | None
     dropout: list[Dropout]
+
+    def output_shape(self, n_rows: int) -> tuple[int, ...]:
+        """Return the shape of the layer's output for so many rows."""
+        return *self.weight.shape[:-2], n_rows, self.weight.shape[-2]
 
 
 def share_buffer(networks: Sequence[Network]) -> tuple[Tensor, Tensor]:
@@ -97,13 +114,11 @@ def dense_layers(
     layers = []
     for stages in zip(*(network.stages() for network in networks), strict=True):
         linears, modules, names, dropouts = zip(*stages, strict=True)
-        norms = []
+        norm = None
         if modules[0] is not None:
-            tensors = _of_module(modules[0], trained)
-            rows = [tensors] if buffers is None else zip(*tensors, strict=True)
-            norms = [NormLayer(module, *row) for module, row in zip(modules, rows, strict=True)]
+            norm = NormLayer(modules, *_of_module(modules[0], trained))
         dropout = [module for module in dropouts if module is not None]
-        layers.append(DenseLayer(*_of_module(linears[0], trained), names[0], norms, dropout))
+        layers.append(DenseLayer(*_of_module(linears[0], trained), names[0], norm, dropout))
     return layers
 
 
@@ -145,8 +160,28 @@ def _of_module(
     return weight, bias, weight_grad, bias_grad
 
 
+def shared_statistics(modules: Sequence[Normalization]) -> tuple[Tensor, Tensor, Tensor]:
+    """Let batch normalisation of one layer of K networks keep its statistics in common memory.
+
+    Returns
+    -------
+    means, variances : Tensor of shape (n_networks * units,)
+    n_batches : Tensor of shape (n_networks,)
+    """
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    shared = []
+    for name in names:
+        buffer = torch.stack([getattr(module, name) for module in modules])
+        for module, own in zip(modules, buffer, strict=True):
+            setattr(module, name, own)
+        shared.append(buffer)
+    means, variances, n_batches = shared
+    return means.view(-1), variances.view(-1), n_batches
+
+
 def training_twin(network: Network) -> Network:
     """Return a copy in training mode that draws from the same generator."""
-    twin = copy.deepcopy(network).to(network.flat.device).train()
+    twin = network.reconfigured(network.config)
+    twin.train()
     twin.set_generator(network.generator)
     return twin

@@ -190,6 +190,7 @@ class Stack:
                 self._rows[i, : len(rows)] = rows
                 self._rows[i, len(rows) :] = rows[0]  # weighs nothing
         self._index = torch.from_numpy(self._rows).to(self._device)
+        self._backprop.begin_epoch(int(self._lengths.max()))
         largest = self._backprop.largest_kernels(self._lengths.max())
         with self._pace.steps(**largest), np.errstate(all="ignore"):
             moves = self._moves(rates)
@@ -284,7 +285,7 @@ class Stack:
         elif stop == self._rows.shape[1]:
             scale = self._last_scale
         X, target = buffers.X.of_networks, buffers.target.of_networks
-        return Chunk(X, X if target is None else target, scale, parts, [])
+        return Chunk(X, X if target is None else target, scale, parts, [], piece.start)
 
     def _buffers_for(self, n_rows: int) -> "StackBuffers":
         """Return where so many rows of each network are gathered."""

@@ -1,7 +1,5 @@
 """Batches: their order, their rows however these lie in memory, their weights, their way."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -384,83 +382,6 @@ def test_many_outputs_count_for_how_many_batches_are_gathered_together(
     """What the loss compares them with is as wide as they are."""
     monkeypatch.setattr(batches, "_GATHER_BYTES", {"cpu": 2 * 8 * 50 * 8})
     assert max(len(chunk.parts) for chunk in _make(n_outputs=n_outputs)) == expected
-
-
-class Streams:
-    """Stands in for what of ``torch.cuda`` a transfer asks for, and notes who waits for whom."""
-
-    def __init__(self, monkeypatch):
-        self.log, self.computing, self.copying = [], self.Stream("computing"), None
-        empty = torch.empty
-        monkeypatch.setattr(
-            torch, "empty", lambda *shape, pin_memory=False, **kw: empty(*shape, **kw)
-        )
-        monkeypatch.setattr(
-            torch.Tensor,
-            "record_stream",
-            lambda tensor, stream: self.log.append(("used by", stream, tensor.data_ptr())),
-            raising=False,
-        )
-        self.present = self.computing
-        for name in ("Event", "Stream", "stream", "current_stream"):
-            monkeypatch.setattr(torch.cuda, name, getattr(self, f"make_{name}"))
-
-    class Stream:
-        def __init__(self, name):
-            self.name, self.seen = name, []
-
-        def wait_event(self, event):
-            assert event.recorded_on is not None, "nobody has recorded it"
-            self.seen.append((event.recorded_on, event.when))
-
-    class Event:
-        recorded_on = None
-
-        def __init__(self, streams):
-            self.streams = streams
-
-        def record(self, stream=None):
-            self.recorded_on = (stream or self.streams.present).name
-            self.when = len(self.streams.log)
-
-        def synchronize(self):
-            pass
-
-    def make_Event(self):
-        return self.Event(self)
-
-    def make_Stream(self):
-        self.copying = self.Stream("copying")
-        return self.copying
-
-    def make_current_stream(self):
-        return self.present
-
-    @contextlib.contextmanager
-    def make_stream(self, stream):
-        self.present = stream
-        yield
-        self.present = self.computing
-
-
-def test_a_transfer_waits_for_whoever_may_still_read_the_buffers(monkeypatch):
-    streams = Streams(monkeypatch)
-    buffer = torch.zeros(4, 3)
-    transfer = batches._Transfer(buffer)
-    used = {pointer for what, stream, pointer in streams.log if stream is streams.copying}
-    assert {tensor.data_ptr() for tensor in transfer._on_device} == used
-    for number in range(4):
-        out = transfer(4, lambda staged, number=number: staged.fill_(number))
-        assert_array_equal(out, np.full((4, 3), number))
-        assert (out.data_ptr() == buffer.data_ptr()) == (number % 2 == 0)
-        streams.log.append(("read by", "computing", out.data_ptr()))
-        # of each buffer it waits for all that was launched before it was handed out again
-        recorded_on, when = streams.copying.seen[-1]
-        assert recorded_on == "computing"
-        reads = [i for i, (what, _, pointer) in enumerate(streams.log[:-1])
-                 if what == "read by" and pointer == out.data_ptr()]  # fmt: skip
-        assert when > max(reads, default=-1)
-        assert streams.computing.seen[-1][0] == "copying"
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

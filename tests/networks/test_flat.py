@@ -178,15 +178,17 @@ def test_layers_of_a_stack_are_views_of_its_rows(make):
             linear = network.linear_layers()[i]
             parts = [(layer.weight, layer.weight_grad, linear.weight)]
             parts += [(layer.bias, layer.bias_grad, linear.bias)]
-            if layer.norms:
-                norm = layer.norms[k]
-                assert norm.module in list(network.modules())
-                parts += [([norm.weight] * 3, [norm.weight_grad] * 3, norm.module.weight)]
-                parts += [([norm.bias] * 3, [norm.bias_grad] * 3, norm.module.bias)]
+            if layer.norm is not None:
+                norm, module = layer.norm, layer.norm.modules[k]
+                assert module in list(network.modules())
+                parts += [(norm.weight, norm.weight_grad, module.weight)]
+                parts += [(norm.bias, norm.bias_grad, module.bias)]
+                (one,) = norm.of_each()[k].modules
+                assert one is module
             for rows, gradients, param in parts:
                 np.testing.assert_array_equal(rows[k], param.detach())
                 np.testing.assert_array_equal(gradients[k], -param.detach())
-        assert [len(parts) for parts in (layer.norms, layer.dropout)] in ([0, 0], [3, 0], [0, 3])
+        assert len(layer.dropout) in (0, 3)
     flat.zero_()
     gradient.zero_()
     assert not any(layer.weight.any() or layer.bias_grad.any() for layer in layers)

@@ -43,7 +43,7 @@ def test_free_memory_is_that_of_the_device():
     ("params", "operator"),
     [
         ({"normalization": "layer"}, "native_layer_norm"),
-        ({"dropout": 0.1}, "bernoulli_.float"),
+        ({"dropout": 0.1}, "bernoulli_.Tensor"),
         ({"activation": "relu"}, "relu_"),
     ],
 )

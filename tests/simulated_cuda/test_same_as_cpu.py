@@ -155,6 +155,17 @@ def test_dropout_drops_as_much(kind, dropout):
     assert 0.5 < of_device.std() / of_cpu.std() < 2
 
 
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_dropout_that_falls_is_not_what_was_recorded(kind):
+    losses = {
+        rate: _losses_of_chance(kind, "cuda", dropout=rate, dropout_schedule="flat_cosine")
+        for rate in (0.0, 0.5)
+    }
+    # the rate falls from the middle of the training to zero
+    distances = np.abs(losses[0.5] - losses[0.0])
+    assert distances[-2:].max() < 0.05 * distances[:30].max()
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_masks_of_dropout_keep_their_mean(p):
     dropout = Dropout(p)

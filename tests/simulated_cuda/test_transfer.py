@@ -1,4 +1,4 @@
-"""Rows are copied to the device while it works: nobody reads or writes them at a wrong time."""
+"""Rows that are copied to the device while it works are not touched at a wrong time."""
 
 import gc
 

@@ -1,0 +1,222 @@
+r"""Batch and layer normalisation of a layer, forward and back, by torch's own kernels.
+
+On a CPU each network of a stack is normalised by itself: its rows are in the cache then. On a
+device a call takes longer than what it does, so that one call is for all networks. To batch
+normalisation a stack of K networks is one batch of :math:`K \times` units channels. Layer
+normalisation treats the rows of all networks alike but for their scales :math:`w` and shifts
+:math:`b`, so these are not left to the kernel:
+
+.. math::
+    y = w \odot \hat z + b, \qquad
+    \frac{\partial L}{\partial w} = \sum_i \delta_i \odot \hat z_i, \qquad
+    \frac{\partial L}{\partial b} = \sum_i \delta_i, \qquad
+    \frac{\partial L}{\partial \hat z} = \delta \odot w
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sknn_deep._engine.activations import aten
+from sknn_deep._networks.inputs import matrices_of
+from sknn_deep._networks.stacked import NormLayer
+
+# Means, variances and counts of batches, as of ``shared_statistics``.
+Statistics = tuple[Tensor, Tensor, Tensor]
+
+
+class NormPass(Protocol):
+    """Normalises ``z`` into ``y``, both of shape (batch, units), of a stack (K, batch, units)."""
+
+    def forward(self) -> None: ...
+
+    def backward(self, delta: Tensor) -> None:
+        """Write the gradients; delta becomes the one with respect to ``z``."""
+
+
+def norm_pass(norm: NormLayer, z: Tensor, y: Tensor, statistics: Statistics | None) -> NormPass:
+    """Return what normalises a layer.
+
+    Parameters
+    ----------
+    norm : NormLayer
+    z, y : Tensor of shape (batch, units) or (K, batch, units)
+    statistics : Statistics or None
+        Those of a stack with batch normalisation on a device.
+    """
+    if z.ndim == 2:
+        return _OfNetwork(norm, z, y)
+    if z.device.type == "cpu":
+        return _OfEach(norm, z, y)
+    if statistics is not None:
+        return _BatchNormOfStack(norm, z, y, statistics)
+    return _LayerNormOfStack(norm, z, y)
+
+
+def is_by_channel(norm: NormLayer, weight: Tensor) -> bool:
+    """Return whether a layer with this matrix is normalised with all units as channels."""
+    is_batch = isinstance(norm.modules[0], nn.BatchNorm1d)
+    return is_batch and weight.ndim == 3 and weight.device.type != "cpu"
+
+
+class _OfNetwork:
+    """Batch or layer normalisation of one network."""
+
+    def __init__(self, norm: NormLayer, z: Tensor, y: Tensor):
+        self._module: Any  # which of the two is known by `_is_batch`
+        (self._module,), self._weight, self._bias, self._weight_grad, self._bias_grad = norm
+        self._z, self._y = z, y
+        self._is_batch = isinstance(self._module, nn.BatchNorm1d)
+        if self._is_batch:  # a module takes its time to look its buffers up
+            self._n_batches = self._module.num_batches_tracked
+            self._statistics = (self._module.running_mean, self._module.running_var)
+
+    def forward(self) -> None:
+        module, affine = self._module, (self._weight, self._bias)
+        if self._is_batch:
+            self._n_batches.add_(1)
+            normalized, *self._saved = torch.native_batch_norm(
+                self._z, *affine, *self._statistics, True, module.momentum, module.eps
+            )
+        else:
+            normalized, *self._saved = torch.native_layer_norm(
+                self._z, module.normalized_shape, *affine, module.eps
+            )
+        self._y.copy_(normalized)
+
+    def backward(self, delta: Tensor) -> None:
+        module, wanted = self._module, [True, True, True]
+        if self._is_batch:
+            statistics = (*self._statistics, *self._saved)
+            gradients = aten.native_batch_norm_backward(
+                delta, self._z, self._weight, *statistics, True, module.eps, wanted
+            )
+        else:
+            gradients = aten.native_layer_norm_backward(
+                delta,
+                self._z,
+                module.normalized_shape,
+                *self._saved,
+                self._weight,
+                self._bias,
+                wanted,
+            )
+        for target, gradient in zip(
+            (delta, self._weight_grad, self._bias_grad), gradients, strict=True
+        ):
+            target.copy_(gradient)
+
+
+class _OfEach:
+    """That of K networks, one after the other."""
+
+    def __init__(self, norm: NormLayer, z: Tensor, y: Tensor):
+        parts = zip(norm.of_each(), matrices_of(z), matrices_of(y), strict=True)
+        self._passes = [_OfNetwork(*part) for part in parts]
+
+    def forward(self) -> None:
+        for own in self._passes:
+            own.forward()
+
+    def backward(self, delta: Tensor) -> None:
+        for own, delta_k in zip(self._passes, matrices_of(delta), strict=True):
+            own.backward(delta_k)
+
+
+class _BatchNormOfStack:
+    """Batch normalisation of K networks at once."""
+
+    def __init__(self, norm: NormLayer, z: Tensor, y: Tensor, statistics: Statistics):
+        module: Any = norm.modules[0]
+        self._momentum, self._eps = module.momentum, module.eps
+        self._z, self._y = _by_channel(z), _by_channel(y)
+        *self._statistics, self._n_batches = statistics
+        # scales and shifts lie next to each other, but those of networks apart
+        self._affine = _as_pair(norm.weight, norm.bias)
+        self._gradients = _as_pair(norm.weight_grad, norm.bias_grad)
+        n_channels = self._z.shape[1]
+        self._own = z.new_empty((2, *norm.weight.shape))
+        self._weight, self._bias = self._own.view(2, n_channels)
+        self._saved = z.new_empty(n_channels), z.new_empty(n_channels)
+
+    def forward(self) -> None:
+        self._n_batches.add_(1)
+        self._own.copy_(self._affine)
+        aten.native_batch_norm.out(
+            self._z,
+            self._weight,
+            self._bias,
+            *self._statistics,
+            True,
+            self._momentum,
+            self._eps,
+            out=self._y,
+            save_mean=self._saved[0],
+            save_invstd=self._saved[1],
+        )
+
+    def backward(self, delta: Tensor) -> None:
+        of_z, of_weight, of_bias = aten.native_batch_norm_backward(
+            _by_channel(delta),
+            self._z,
+            self._weight,
+            *self._statistics,
+            *self._saved,
+            True,
+            self._eps,
+            [True, True, True],
+        )
+        _by_channel(delta).copy_(of_z)
+        shape = self._gradients[0].shape
+        torch.stack([of_weight.view(shape), of_bias.view(shape)], out=self._gradients)
+
+
+class _LayerNormOfStack:
+    """Layer normalisation of K networks at once."""
+
+    def __init__(self, norm: NormLayer, z: Tensor, y: Tensor):
+        module: Any = norm.modules[0]
+        self._shape, self._eps = module.normalized_shape, module.eps
+        self._z, self._y, self._norm = z, y, norm
+        self._weight, self._bias = norm.weight.unsqueeze(1), norm.bias.unsqueeze(1)
+
+    def forward(self) -> None:
+        self._normalized, *self._saved = torch.native_layer_norm(
+            self._z, self._shape, None, None, self._eps
+        )
+        torch.addcmul(self._bias, self._normalized, self._weight, out=self._y)
+
+    def backward(self, delta: Tensor) -> None:
+        torch.sum(delta, dim=1, out=self._norm.bias_grad)
+        torch.sum(self._normalized.mul_(delta), dim=1, out=self._norm.weight_grad)
+        gradient, *_ = aten.native_layer_norm_backward(
+            delta.mul_(self._weight),
+            self._z,
+            self._shape,
+            *self._saved,
+            None,
+            None,
+            [True, False, False],
+        )
+        delta.copy_(gradient)
+
+
+def _by_channel(stack: Tensor) -> Tensor:
+    """Return a stack (K, batch, units) whose rows lie side by side as (batch, K * units)."""
+    return stack.transpose(0, 1).flatten(1)
+
+
+def _as_pair(first: Tensor, second: Tensor) -> Tensor:
+    """Return two tensors of shape (K, units) that lie next to each other as (2, K, units)."""
+    n_networks, n_units = first.shape
+    if second.storage_offset() != first.storage_offset() + n_units:
+        raise RuntimeError("The scales and shifts of a layer are not next to each other.")
+    return first.as_strided((2, n_networks, n_units), (n_units, first.stride(0), 1))
+
+
+def rows_side_by_side(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return an uninitialised stack (K, batch, units) for :func:`is_by_channel`."""
+    n_networks, n_rows, n_units = shape
+    return like.new_empty((n_rows, n_networks, n_units)).transpose(0, 1)
