@@ -529,7 +529,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         X = self._validate_input(X)
         if len(self._networks) == 1:
             (network,) = self._networks
-            return self._labels(network._map_rows(network.module_, X))
+            return self._labels(network._map_rows(network.module_.outputs, X))
         return self._labels(self._mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
     def predict_proba(self, X: "MatrixLike") -> np.ndarray:
@@ -546,7 +546,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             what is too small for the type is its smallest normal number. Of an ensemble the
             mean over its networks. For multilabel targets, of each label by itself, and below 1.
         """
-        return self._mean(self._map_networks(self._probabilities, self._validate_input(X)))
+        X = self._validate_input(X)
+        if len(self._networks) == 1:
+            (network,) = self._networks
+            outputs = network.module_.outputs
+            return network._map_rows(lambda rows: self._probabilities(outputs(rows)), X)
+        return self._mean(self._map_networks(self._probabilities, X))
 
     def predict_log_proba(self, X: "MatrixLike") -> np.ndarray:
         """Predict the logarithm of the probability of each class.
@@ -583,7 +588,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         X = self._validate_input(X)
         if len(self._networks) == 1:
             (network,) = self._networks
-            logits = network._map_rows(network.module_, X)
+            logits = network._map_rows(network.module_.outputs, X)
         else:
             logits = self._logits(self._mean(self._map_networks(self._probabilities, X)))
         return logits[:, 0] if self.n_outputs_ == 1 else logits
