@@ -91,7 +91,7 @@ def reloaded(estimator, path, **options):
 
 
 def output(estimator, rows=X):
-    names = ("predict_proba", "predict", "transform")
+    names = ("predict_proba", "transform", "predict")
     return getattr(estimator, next(name for name in names if hasattr(estimator, name)))(rows)
 
 

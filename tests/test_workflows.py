@@ -320,7 +320,7 @@ NETWORKS = {
 
 
 def output(estimator, X):
-    names = ("predict_proba", "predict", "transform")
+    names = ("predict_proba", "transform", "predict")
     method = next(name for name in names if hasattr(estimator, name))
     return getattr(estimator, method)(X)
 

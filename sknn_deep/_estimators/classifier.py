@@ -584,7 +584,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         X = self._validate_input(X)
         if len(self._networks) == 1:
             (network,) = self._networks
-            return self._labels(network._map_rows(network.module_, X))
+            return self._labels(network._map_rows(network.module_.outputs, X))
         return self._labels(self._mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
     def predict_proba(self, X: "MatrixLike") -> np.ndarray:
@@ -602,9 +602,13 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             mean over its networks. For multilabel targets, of each label by itself, and below 1.
         """
         X = self._validate_input(X)
-        if "temperature_" not in vars(self):
-            return self._outputs(X)
-        return self._probabilities(torch.from_numpy(self._calibrated_logits(X))).numpy()
+        if "temperature_" in vars(self):
+            return self._probabilities(torch.from_numpy(self._calibrated_logits(X))).numpy()
+        if len(self._networks) == 1:
+            (network,) = self._networks
+            outputs = network.module_.outputs
+            return network._map_rows(lambda rows: self._probabilities(outputs(rows)), X)
+        return self._outputs(X)
 
     def predict_log_proba(self, X: "MatrixLike") -> np.ndarray:
         """Predict the logarithm of the probability of each class.
@@ -671,7 +675,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _logits(self, X: Features) -> np.ndarray:
         """Return the raw output, or of an ensemble that of its mean probabilities."""
         if len(self._networks) == 1:
-            return self._networks[0]._map_rows(self._networks[0].module_, X)
+            return self._networks[0]._map_rows(self._networks[0].module_.outputs, X)
         probabilities = self._outputs(X)
         if self.out_activation_ == "softmax":
             return np.log(probabilities)

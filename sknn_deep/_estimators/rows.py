@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._engine.features import ArrayRows, Features, MappedRows, features_of
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
-from sknn_deep._hardware.device import as_tensor
+from sknn_deep._hardware.device import as_tensor, numpy_dtype
 from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 
 # To look at fewer on several threads takes as long as on one, and to copy fewer takes no time.
@@ -107,16 +107,18 @@ def to_predict(estimator: Any, X: Any) -> Features:
 
 def _is_as_in_fit(estimator: Any, X: Any) -> bool:
     """Return whether X is an array in memory that the fitted network can read as it is."""
+    if type(X) is not np.ndarray or X.ndim != 2 or not X.flags.c_contiguous or len(X) == 0:
+        return False
+    # of one row every look-up counts: a name that is missing takes as long as a small layer
+    known = vars(estimator)
+    network = vars(known["estimators_"][0]) if "estimators_" in known else known
+    columns = known.get("_columns")
     return (
-        type(X) is np.ndarray
-        and X.ndim == 2
-        and X.flags.c_contiguous
-        and estimator.__sklearn_is_fitted__()
-        and X.dtype == estimator._network_dtype
-        and len(X) > 0
-        and X.shape[1] == estimator.n_features_in_
-        and not hasattr(estimator, "feature_names_in_")
-        and not has_categories(estimator)
+        "module_" in network
+        and X.dtype == numpy_dtype(network["module_"].flat.dtype)
+        and X.shape[1] == known["n_features_in_"]
+        and "feature_names_in_" not in known
+        and (columns is None or not columns.categories)
         and not is_large_map(X)
     )
 

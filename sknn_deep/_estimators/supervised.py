@@ -220,7 +220,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def _map_networks(self, function: Callable[[Tensor], Tensor], X: Any) -> Iterator[np.ndarray]:
         """Apply a function to the raw output of each network, for the rows of validated X."""
         for network in self._networks:
-            yield network._map_rows(lambda rows, module=network.module_: function(module(rows)), X)
+            outputs = network.module_.outputs
+            yield network._map_rows(lambda rows, outputs=outputs: function(outputs(rows)), X)
 
     def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
         hidden = self._hidden_sizes("hidden_layer_sizes")

@@ -39,6 +39,8 @@ from sknn_deep._hardware.threads import (
 
 # Each thread is to have so many multiply-adds at least: fewer take about as long as waking it.
 _WORK_OF_A_THREAD = 750_000
+# Predictions of so few are never worth a second thread.
+FEWEST_TO_SHARE = 2 * _WORK_OF_A_THREAD
 # torch divides passes over memory into parts of so many elements at least.
 _GRAIN = 2**15
 # An element that is read and written takes as long as so many multiply-adds of a product.

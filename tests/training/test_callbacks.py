@@ -293,8 +293,8 @@ def failing(event, from_epoch=2):
 @pytest.mark.parametrize("event", ["on_train_begin", "on_batch_begin", "on_epoch_end"])
 def test_error_in_the_first_epoch_leaves_the_fit_before(event, method, network, digits):
     network.fit(digits.X, digits.y)
-    predict = getattr(network, "predict_proba", getattr(network, "predict", None))
-    predict = predict or network.transform
+    predict = getattr(network, "transform", None) or network.predict
+    predict = getattr(network, "predict_proba", predict)
     before = predict(digits.X_test)
     broken = failing(event, from_epoch=0 if method == "fit" else 4)
     with pytest.raises(RuntimeError, match="this callback gives up"):
@@ -313,7 +313,7 @@ def test_fit_that_a_callback_broke_off_predicts_and_can_be_taken_up_again(event,
     with pytest.raises(RuntimeError, match="this callback gives up"):
         network.fit(digits.X, digits.y)
     assert not network.module_.training
-    names = ("predict_proba", "predict", "transform")
+    names = ("predict_proba", "transform", "predict")
     method = next(getattr(network, name) for name in names if hasattr(network, name))
     assert_array_equal(method(digits.X_test), method(digits.X_test))
     assert [row.get("train_loss") for row in network.history_] == network.loss_curve_
