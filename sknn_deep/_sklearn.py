@@ -15,6 +15,9 @@ import sklearn.callback
 import sklearn.utils
 from numpy.random.bit_generator import ISeedSequence
 from sklearn.base import _fit_context
+from sklearn.callback import _progressbar
+from sklearn.callback._callback_context import get_context_path
+from sklearn.callback._transport import send
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._search_successive_halving import (
@@ -75,6 +78,7 @@ __all__ = [
     "check_partial_fit_first_call",
     "check_random_state",
     "check_sample_weight",
+    "context_path",
     "feature_names_of",
     "fit_context",
     "insert_error_scores",
@@ -83,11 +87,13 @@ __all__ = [
     "normalize_score_results",
     "num_samples",
     "output_container",
+    "progress_monitor",
     "routing_enabled",
     "rows_of",
     "safe_indexing",
     "safe_split",
     "score_or_error",
+    "send_to_listener",
     "validate_parameter_constraints",
     "validate_params",
     "warn_or_raise_about_fit_failures",
@@ -100,6 +106,7 @@ check_feature_names_in = _check_feature_names_in
 check_groups_routing_disabled = _check_groups_routing_disabled
 check_method_params = _check_method_params
 check_partial_fit_first_call = _check_partial_fit_first_call
+context_path = get_context_path
 feature_names_of = _get_feature_names
 insert_error_scores = _insert_error_scores
 manual_routing = _manual_routing
@@ -109,6 +116,7 @@ routing_enabled = _routing_enabled
 safe_indexing = _safe_indexing
 safe_split = _safe_split
 score_or_error = _score
+send_to_listener = send
 warn_or_raise_about_fit_failures = _warn_or_raise_about_fit_failures
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -124,6 +132,11 @@ class StrOptions(_StrOptions):
 def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Function], Function]:
     """Return scikit-learn's decorator that validates the parameters before a fit."""
     return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
+
+
+def progress_monitor(context: Any) -> Any:
+    """Return what draws scikit-learn's progress bars of the fit that a context belongs to."""
+    return _progressbar._run_monitors[context.root_uuid]
 
 
 def with_callbacks(method: Function) -> Function:

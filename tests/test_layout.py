@@ -32,7 +32,8 @@ WINGS = {
         {"engine"},
     ],
     "_training": [
-        {"interruption", "progress", "fingerprint", "sklearn_callbacks", "skorch_errors"},
+        {"interruption", "naming", "progress", "fingerprint", "skorch_errors"}
+        | {"sklearn_callbacks", "progress_bar"},
         {"checkpoint"},
         {"history", "schedule"},
         {"skorch_net"},

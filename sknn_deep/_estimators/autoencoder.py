@@ -169,7 +169,8 @@ class AutoencoderTransformer(
         the gradient tolerance of L-BFGS.
 
     verbose : bool or int, default=False
-        Whether to print the loss of each epoch.
+        Whether to print a line for each epoch: the loss, the validation score if there is one, and
+        how long the rest takes at most.
 
     warm_start : bool, default=False
         Whether ``fit`` goes on from the weights of the previous call. Parameters that the weights

@@ -40,6 +40,7 @@ from sknn_deep._estimators.rollback import Rollback
 from sknn_deep._hardware.device import accepted_dtypes, numpy_dtype, resolve_device
 from sknn_deep._sklearn import check_sample_weight
 from sknn_deep._training.interruption import one_of_many
+from sknn_deep._training.naming import named
 
 
 def fit_ensemble(estimator: Any, call: Call) -> None:
@@ -157,8 +158,9 @@ def validated_call(draft: Any, call: Call, goes_on: bool) -> Call:
 def _fit_in_turn(networks: list[Any], call: Call) -> None:
     """Train one epoch of each network."""
     with one_of_many():
-        for network in networks:
-            fit_network(network, call)
+        for network, name in zip(networks, _names(networks), strict=True):
+            with named(name):
+                fit_network(network, call)
 
 
 def _fit_together(networks: list[Any], call: Call) -> None:
@@ -170,8 +172,16 @@ def _fit_together(networks: list[Any], call: Call) -> None:
             "y_val": call.y_val,
             "sample_weight_val": call.sample_weight_val,
         }
-    jobs = [Job(network, call.X, call.y, fit_params=fit_params) for network in networks]
+    jobs = [
+        Job(network, call.X, call.y, fit_params=fit_params, name=name)
+        for network, name in zip(networks, _names(networks), strict=True)
+    ]
     fit_jobs(jobs, done=_raise)
+
+
+def _names(networks: list[Any]) -> list[str]:
+    """Return what messages call the networks."""
+    return [f"Network {number} of {len(networks)}" for number in range(1, len(networks) + 1)]
 
 
 def adopt(draft: Any, networks: list[Any]) -> None:

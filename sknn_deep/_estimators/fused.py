@@ -47,6 +47,7 @@ from sknn_deep._estimators.jobs import (
 )
 from sknn_deep._hardware.device import on_device, release_cached_memory, resolve_device
 from sknn_deep._training.interruption import one_of_many
+from sknn_deep._training.naming import named
 from sknn_deep._training.stack import Stack
 from sknn_deep._training.stack_size import stack_size
 from sknn_deep._training.training import Training
@@ -96,7 +97,8 @@ def _fit_alone(job: Job, done: Callable[[Job], None], reason: str = "") -> None:
     job.fused, job.reason, job.state = False, reason or job.reason, None
     try:
         X, y = job.take()
-        job.estimator.fit(X, *([] if y is None else [y]), **job.fit_params)
+        with named(job.name):
+            job.estimator.fit(X, *([] if y is None else [y]), **job.fit_params)
     except Exception as error:
         job.error = error
     job.seconds += time.perf_counter() - start
@@ -120,7 +122,8 @@ class _Member:
         self.job, self._generator = job, job.estimator.random_state
         has_state = isinstance(self._generator, np.random.RandomState)
         self._drawn = self._generator.get_state() if has_state else None
-        self.fit = data.prepare(job)
+        with named(job.name):
+            self.fit = data.prepare(job)
         # no stack is trained on the whole set, as L-BFGS is
         self.training: Training = self.fit.training  # type: ignore[assignment]
         self.n_steps = 0

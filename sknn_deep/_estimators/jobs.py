@@ -61,6 +61,8 @@ class Job:
         count: a NaN in another row is no error of this fit.
     fit_params : dict
         What ``estimator.fit`` takes beside the data, cut to ``rows`` already.
+    name : str
+        What messages call the network, where it is one of several; else empty.
     seconds : float
         This fit's share of the time.
     error : Exception or None
@@ -81,6 +83,7 @@ class Job:
     y: Any
     rows: np.ndarray | None = None
     fit_params: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
     seconds: float = 0.0
     error: Exception | None = None
     fused: bool = False

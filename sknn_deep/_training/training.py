@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypedDict
 
 import numpy as np
@@ -37,6 +38,7 @@ from sknn_deep._networks.flat import Network
 from sknn_deep._training.checkpoint import CheckpointFile
 from sknn_deep._training.history import HistoryWriter
 from sknn_deep._training.interruption import is_one_of_many
+from sknn_deep._training.naming import present_name
 from sknn_deep._training.progress import DivergenceError, Progress, are_epochs, divergence_message
 from sknn_deep._training.schedule import Schedule
 from sknn_deep._training.skorch_net import Net
@@ -169,6 +171,8 @@ class Training:
             if validation is not None:
                 self._datasets["dataset_valid"] = validation.dataset
         self._writer = HistoryWriter(history)
+        name = present_name()
+        self._name = f"{name}: " if name else ""
 
     @property
     def n_iter(self) -> int:
@@ -255,6 +259,7 @@ class Training:
 
     def begin(self) -> None:
         """Announce the training."""
+        self._begun, self._n_epochs_at_begin = time.perf_counter(), self.n_iter
         self._notify("on_train_begin", **self._data)
         self._writer.read()  # a callback may have loaded a history
 
@@ -393,6 +398,7 @@ class Training:
         self.is_done, self._has_diverged = state["is_done"], state["has_diverged"]
         self._reached_max_iter = state["reached_max_iter"]
         self._progress.load(state["progress"])  # last: an epoch that it counts is here as a whole
+        self._n_epochs_at_begin = self.n_iter
         self._writer.read()
 
     def end_epoch(self, losses: EpochLosses) -> None:
@@ -403,14 +409,13 @@ class Training:
         loss = losses.mean
         progress.n_samples_seen += len(self.batches)
         progress.loss_curve.append(loss)
-        if estimator.verbose:
-            self._say(f"Iteration {self.n_iter}, loss = {loss:.8f}")
         if self._validation is None:
             progress.add_loss(loss, estimator.tol)
         else:
             with self._averaged():
                 progress.add_validation(*self._validation.evaluate(), estimator.tol, self.network)
-            self._say(f"Validation score: {progress.last_validation()[1]:f}")
+        if estimator.verbose:
+            print(self._line(loss))
         self._writer.end_epoch(loss, progress, time.perf_counter() - self._start)
         self._schedule.end_epoch()
         self.is_done = self._should_stop(loss)
@@ -493,9 +498,17 @@ class Training:
         self._progress.back_to(progress)
         del self._history[n_rows:]
 
-    def _say(self, line: str) -> None:
-        if self.estimator.verbose:
-            print(line)
+    def _line(self, loss: float) -> str:
+        """Return what to print of an epoch: scikit-learn's words, in one line."""
+        parts = [f"{self._name}Iteration {self.n_iter}, loss = {loss:.8f}"]
+        if self._validation is not None:
+            parts.append(f"validation score = {self._progress.last_validation()[1]:f}")
+        n_left = self._max_iter - self.n_iter
+        if n_left > 0:
+            n_done = self.n_iter - self._n_epochs_at_begin
+            seconds = round((time.perf_counter() - self._begun) / n_done * n_left)
+            parts.append(f"at most {timedelta(seconds=seconds)} left")
+        return ", ".join(parts)
 
     def _warn_of_the_end(self, has_best: bool) -> None:
         """Warn where the training has not ended as it should."""

@@ -34,7 +34,7 @@ from sknn_deep._sklearn import (
 )
 from sknn_deep._user_warnings import warn_user, warned_once
 from sknn_deep.model_selection._evaluation import Settings, evaluate
-from sknn_deep.model_selection._routes import settings
+from sknn_deep.model_selection._routes import holds_network, settings
 from sknn_deep.model_selection._trials import Split, Standing, Trial, make_splits, make_trials
 
 # The values that ``max_stack_memory`` may have.
@@ -127,6 +127,9 @@ class FusedSearch(BaseSearchCV):
         reasons = dict.fromkeys(self.not_fused_reasons_.flat)
         if self.fused_.any() or self.fused_.size == 1 or FASTER_ALONE in reasons:
             return
+        values = [value for params in self.cv_results_["params"] for value in params.values()]
+        if not any(map(holds_network, [self.estimator, *values])):
+            return  # of other estimators nobody expects it
         warn_user(
             "No fits could be trained together, so the search was no faster than scikit-learn's: "
             f"{'; '.join(reasons)}. not_fused_reasons_ tells of each fit."

@@ -178,6 +178,13 @@ def is_network(estimator: Any) -> bool:
     return "_trains_in_stacks" in vars(fitted_by)
 
 
+def holds_network(value: Any) -> bool:
+    """Return whether a value is a network of this package, or an estimator around one."""
+    if not hasattr(value, "get_params") or isinstance(value, type):
+        return False
+    return any(isinstance(part, BaseDeepNetwork) for part in parts_of(value))
+
+
 def parts_of(estimator: Any) -> list:
     """Return an estimator and those among its parameters, at any depth."""
     return [estimator, *estimator.get_params(deep=True).values()]

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from html import unescape
 
 import numpy as np
 import pytest
@@ -58,6 +59,20 @@ def test_page_of_a_map_loads_nothing_from_elsewhere(digits, tmp_path):
     assert "default-src 'none'" in html
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", html)
     assert "<title>A &amp; B</title>" in html
+
+
+def test_a_notebook_shows_the_page_in_a_frame_of_its_own():
+    pytest.importorskip("plotly")
+    page = EmbeddingDisplay(embedding=_grid(4, 3), y=[*HOSTILE] * 4).to_html(title='"quoted"')
+    frame = page._repr_html_()
+    assert page.html.startswith("<!DOCTYPE html>")
+    # nothing of the page ends the attribute that it stands in, or is markup of the notebook
+    frame_of_page = (
+        r'^<iframe srcdoc="([^"<>]*)" sandbox="allow-scripts" '
+        r"[^<>]*></iframe>$"
+    )
+    (document,) = re.findall(frame_of_page, frame)
+    assert unescape(document) == page.html
 
 
 def test_page_refuses_images_of_another_number():

@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, callbacks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 
@@ -198,6 +198,26 @@ def test_progress_bar_shows_the_network_inside_a_pipeline(wine, capsys):
     output = capsys.readouterr().out
     assert "DeepMLPClassifier" in output
     assert "100%" in output
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_our_progress_bar_shows_the_figures_of_each_epoch(held_out, wine, capsys):
+    network = quick_classifier(early_stopping=held_out).set_callbacks(callbacks.ProgressBar())
+    network.fit(wine.X, wine.y)
+    figures = f"epoch 4, loss {network.loss_:.4g}"
+    if held_out:
+        figures += f", score {network.validation_scores_[-1]:.4g}"
+    # a terminal that is narrow breaks the line
+    assert figures in " ".join(capsys.readouterr().out.split())
+
+
+def test_our_progress_bar_shows_the_figures_within_a_search(wine, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    search = GridSearchCV(quick_classifier(max_iter=2), {"alpha": [0.1, 0.2]}, cv=2)
+    search.set_callbacks(callbacks.ProgressBar()).fit(wine.X, wine.y)
+    assert capsys.readouterr().out.count("epoch 2, loss") == 5
+    search.set_callbacks(callbacks.ProgressBar(max_propagation_depth=0)).fit(wine.X, wine.y)
+    assert "epoch" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
