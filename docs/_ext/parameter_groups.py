@@ -15,16 +15,19 @@ GROUPS = {
     "Network": "n_components hidden_layer_sizes activation normalization "
     "decoder_hidden_layer_sizes code_activation output_activation tied_weights variational "
     "order_code init_from",
-    "Loss": "loss quantile huber_delta loss_weights class_weight target_scaling",
+    "Loss": "loss quantile quantiles huber_delta loss_weights class_weight target_scaling",
     "Tables": "categorical_features allow_nan scaling numeric_embedding numeric_embedding_size "
-    "n_bins n_frequencies frequency_scale max_one_hot category_embedding_size",
+    "n_bins n_frequencies frequency_scale max_one_hot category_embedding_size "
+    "learned_scales",
     "Training": "solver solver_params learning_rate learning_rate_init adam_learning_rate_init "
     "power_t momentum nesterovs_momentum beta_1 beta_2 epsilon batch_size max_iter max_fun "
     "shuffle random_state warm_start max_grad_norm ema_decay verbose callbacks",
     "Regularisation": "alpha weight_decay embedding_weight_decay dropout dropout_schedule "
     "label_smoothing noise noise_kind sparsity contractive beta",
-    "Validation and stopping": "early_stopping validation_fraction scoring n_iter_no_change tol",
+    "Validation and stopping": "early_stopping validation_fraction validation_splitter scoring "
+    "n_iter_no_change tol calibration",
     "Ensembles": "n_networks n_candidates max_time",
+    "Outliers": "contamination",
     "Hardware": "device dtype",
 }
 GROUPS = {title: names.split() for title, names in GROUPS.items()}
