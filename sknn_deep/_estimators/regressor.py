@@ -421,9 +421,6 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
        pre-tuned MLPs and boosted trees on tabular data. NeurIPS.
     .. [8] C. Guo, F. Berkhahn (2016). Entity embeddings of categorical variables.
        arXiv:1604.06737.
-    .. [9] J. Lei, M. G'Sell, A. Rinaldo, R. Tibshirani, L. Wasserman (2018). Distribution-free
-       predictive inference for regression. Journal of the American Statistical Association 113.
-    .. [10] Y. Romano, E. Patterson, E. Candès (2019). Conformalized quantile regression. NeurIPS.
 
     Examples
     --------
@@ -655,10 +652,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         """Predict an interval that holds the target with a given probability.
 
         The interval is widened by what the rows held out from training ask for (split conformal
-        prediction [9]_), so it holds as many targets as it says whether the network is good or not,
+        prediction [1]_), so it holds as many targets as it says whether the network is good or not,
         as long as later rows are like those. Its width depends on the loss: one width for all rows,
         but with ``loss="normal"`` in proportion to the standard deviation, and with ``quantiles``
-        from the quantiles at both ends [10]_.
+        from the quantiles at both ends [2]_.
 
         Parameters
         ----------
@@ -686,6 +683,13 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         networks, which are larger than its own: its intervals hold some more targets than they say.
         Pass ``X_val`` and ``y_val`` to ``fit``, or a ``validation_splitter``, for the same rows in
         all networks.
+
+        References
+        ----------
+        .. [1] J. Lei, M. G'Sell, A. Rinaldo, R. Tibshirani, L. Wasserman (2018). Distribution-free
+           predictive inference for regression. Journal of the American Statistical Association 113.
+        .. [2] Y. Romano, E. Patterson, E. Candès (2019). Conformalized quantile regression.
+           NeurIPS.
         """
         X = self._validate_input(X)
         if not (isinstance(coverage, Real) and 0 < coverage < 1):
