@@ -606,27 +606,15 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             deviation over the networks (of these, not an estimate for more: ``ddof=0``).
         """
         X = self._validate_input(X)
-        is_normal = self.out_activation_ == "normal"
-        if return_std and len(self._networks) == 1 and not is_normal:
+        if not return_std:
+            return self._prediction(X)
+        if len(self._networks) == 1 and self.out_activation_ != "normal":
             raise ValueError(
                 "return_std=True needs several networks to compare, but one was fitted; "
                 "fit an ensemble, such as with n_networks=5. For the standard deviation of the "
                 "target itself fit with loss='normal'."
             )
-        raws = self._map_networks(lambda raw: raw, X)
-        predictions, variances = [], []
-        for network, raw in zip(self._networks, raws, strict=True):
-            predictions.append(network._values(raw))  # each network has a scale of its own
-            if return_std and is_normal:
-                variances.append(network._variances(raw))
-        y = self._mean(predictions)
-        if not return_std:
-            return y
-        weights = vars(self).get("ensemble_weights_")
-        variance = np.average(np.square(np.subtract(predictions, y)), axis=0, weights=weights)
-        if is_normal:
-            variance = variance + np.average(variances, axis=0, weights=weights)
-        return y, np.sqrt(variance).astype(y.dtype, copy=False)
+        return self._mean_and_std(X)
 
     @available_if(lambda est: est._check_quantiles())
     def predict_quantiles(self, X: "MatrixLike") -> np.ndarray:
@@ -737,13 +725,32 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         if all(part is not None for part in errors):
             self._held_out_errors = np.concatenate(errors)
 
+    def _prediction(self, X: Features) -> np.ndarray:
+        """Return the mean over the networks of validated rows."""
+        raws = self._map_networks(lambda raw: raw, X)
+        # each network has a scale of its own
+        pairs = zip(self._networks, raws, strict=True)
+        return self._mean(network._values(raw) for network, raw in pairs)
+
+    def _mean_and_std(self, X: Features) -> tuple[np.ndarray, np.ndarray]:
+        """Return what ``predict`` does with ``return_std=True``."""
+        raws = list(self._map_networks(lambda raw: raw, X))
+        pairs = list(zip(self._networks, raws, strict=True))
+        predictions = [network._values(raw) for network, raw in pairs]
+        y, weights = self._mean(predictions), vars(self).get("ensemble_weights_")
+        variance = np.average(np.square(np.subtract(predictions, y)), axis=0, weights=weights)
+        if self.out_activation_ == "normal":
+            own = [network._variances(raw) for network, raw in pairs]
+            variance = variance + np.average(own, axis=0, weights=weights)
+        return y, np.sqrt(variance).astype(y.dtype, copy=False)
+
     def _values_and_units(self, X: Features) -> tuple[np.ndarray, np.ndarray]:
         """Return predictions, and what errors are measured by, both (n_rows, n_outputs)."""
         shape = len(X), self.n_outputs_
         if self.out_activation_ == "normal":
-            values, std = self.predict(X, return_std=True)
+            values, std = self._mean_and_std(X)
             return values.reshape(shape), std.reshape(shape)
-        values = self.predict(X).reshape(shape)
+        values = self._prediction(X).reshape(shape)
         return values, np.ones_like(values[:1])
 
     def _all_quantiles(self, X: Features) -> np.ndarray:
@@ -777,9 +784,9 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         if self.out_activation_ == "quantiles":
             return self._all_quantiles(X)
         if self.out_activation_ == "normal":
-            mean, std = (part.astype(float) for part in self.predict(X, return_std=True))
+            mean, std = (part.astype(float) for part in self._mean_and_std(X))
             return np.stack([mean, mean**2 + std**2], axis=-1)
-        return self.predict(X)
+        return self._prediction(X)
 
     def _loss_of_outputs(
         self, output: np.ndarray, y: np.ndarray, weight: np.ndarray | None
