@@ -696,7 +696,8 @@ class AutoencoderTransformer(
             The error of a category is half the squared error of its indicators: 0 where the right
             one is certain, 1 where a wrong one is.
         """
-        network, X = self.module_, self._validate_input(X)
+        X = self._validate_input(X)
+        network = self.module_
 
         def errors(rows: Tensor) -> Tensor:
             return network.squared_errors(network.reconstruct(rows), rows)

@@ -31,6 +31,7 @@ FITS = [
     {"n_networks": 2},
     {"class_weight": "balanced"},
     {"order_code": True},
+    {"scaling": "standard"},
     {"target_scaling": "standard"},
     {"n_candidates": 2},
 ]
