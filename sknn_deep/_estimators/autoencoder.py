@@ -738,7 +738,8 @@ class AutoencoderTransformer(
             The error of a category is half the squared error of its indicators: 0 where the right
             one is certain, 1 where a wrong one is.
         """
-        network, X = self.module_, self._validate_input(X)
+        X = self._validate_input(X)
+        network = self.module_
         if not per_feature:
             return self._map_rows(lambda rows: reconstruction_errors(network, rows), X)
         of_columns = self._map_rows(
