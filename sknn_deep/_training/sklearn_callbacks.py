@@ -66,10 +66,11 @@ class SklearnCallbacks(Callback):
     ) -> None:
         """End the epoch's task, and the training if a callback asks for it."""
         epoch, self._epoch = self._epoch, None
-        row = net.history[-1]
-        epoch.figures = {"epoch": row["epoch"], "loss": row["train_loss"]}
-        if "valid_score" in row:
-            epoch.figures["score"] = row["valid_score"]
+        if net is not None:  # a candidate is no epoch
+            row = net.history[-1]
+            epoch.figures = {"epoch": row["epoch"], "loss": row["train_loss"]}
+            if "valid_score" in row:
+                epoch.figures["score"] = row["valid_score"]
         stop = epoch.call_on_fit_task_end(
             **self._task,
             # copied only when a callback asks for them
