@@ -24,7 +24,7 @@ WINGS = {
     ],
     "_engine": [
         {"features", "activations", "distributions"},
-        {"columns", "samples", "losses", "encoded_rows"},
+        {"columns", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},

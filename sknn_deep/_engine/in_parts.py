@@ -85,8 +85,11 @@ def map_rows(
     if work < FEWEST_TO_SHARE and flat.device.type == "cpu":
         # of a few rows the calls take longer than the numbers
         is_single = torch.get_num_threads() == 1
-        with nullcontext() if is_single else one_thread(), torch.inference_mode():
-            return function(features.to(slice(0, n_rows), flat.device, flat.dtype)).numpy()
+        try:
+            with nullcontext() if is_single else one_thread(), torch.inference_mode():
+                return function(features.to(slice(0, n_rows), flat.device, flat.dtype)).numpy()
+        except torch.OutOfMemoryError:
+            release_cached_memory(flat.device)  # and try again, with fewer rows at a time
     outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known
 
     def apply(part: slice) -> None:

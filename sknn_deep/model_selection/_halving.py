@@ -214,6 +214,7 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
 
     Examples
     --------
+    >>> import warnings
     >>> from sklearn.datasets import load_wine
     >>> from sklearn.preprocessing import scale
     >>> from sknn_deep import DeepMLPClassifier
@@ -225,7 +226,9 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
     >>> grid = {"learning_rate_init": [0.0001, 0.001, 0.003, 0.01], "alpha": [0.0001, 0.01]}
     >>> search = FusedHalvingGridSearchCV(
     ...     network, grid, resource="max_iter", max_resources=36, cv=3
-    ... ).fit(scale(X), y)
+    ... )
+    >>> with warnings.catch_warnings(action="ignore"):  # that few epochs do not converge
+    ...     search = search.fit(scale(X), y)
     >>> search.n_resources_, search.n_candidates_
     ([12, 36], [8, 3])
     >>> bool(search.best_score_ > 0.95)
@@ -429,6 +432,7 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
 
     Examples
     --------
+    >>> import warnings
     >>> from scipy.stats import loguniform
     >>> from sklearn.datasets import load_diabetes
     >>> from sklearn.preprocessing import scale
@@ -441,7 +445,9 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
     >>> search = FusedHalvingRandomSearchCV(
     ...     network, {"learning_rate_init": loguniform(1e-4, 1e-1), "alpha": [0.001, 0.1]},
     ...     resource="max_iter", min_resources=4, max_resources=36, cv=3, random_state=0,
-    ... ).fit(scale(X), scale(y))
+    ... )
+    >>> with warnings.catch_warnings(action="ignore"):  # that few epochs do not converge
+    ...     search = search.fit(scale(X), scale(y))
     >>> search.n_resources_, search.n_candidates_
     ([4, 12, 36], [9, 3, 1])
     >>> bool(search.best_score_ > 0.4)
