@@ -831,8 +831,9 @@ class AutoencoderTransformer(
     def _known_offset(self) -> float:
         if "offset_" not in vars(self):
             raise NotFittedError(
-                "offset_ is learned by fit, and partial_fit leaves none: call fit, or compare "
-                "score_samples(X) with a quantile of its values on ordinary rows."
+                "predict and decision_function need offset_, which is learned at the end of fit; "
+                "partial_fit leaves none. Call fit, or compare score_samples(X) with a quantile of "
+                "its values on ordinary rows. While training, score by scoring=None instead."
             )
         return self.offset_
 

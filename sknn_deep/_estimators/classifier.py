@@ -605,10 +605,6 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         X = self._validate_input(X)
         if "temperature_" in vars(self):
             return self._probabilities(torch.from_numpy(self._calibrated_logits(X))).numpy()
-        if len(self._networks) == 1:
-            (network,) = self._networks
-            outputs = network.module_.outputs
-            return network._map_rows(lambda rows: self._probabilities(outputs(rows)), X)
         return self._outputs(X)
 
     def predict_log_proba(self, X: "MatrixLike") -> np.ndarray:

@@ -69,7 +69,7 @@ def test_a_pipeline_transforms_and_detects(rows):
 def test_partial_fit_leaves_no_offset(rows):
     params = {**QUICK, "learning_rate": "constant"}
     detector = AutoencoderTransformer(1, (8,), **params).partial_fit(rows[0])
-    with pytest.raises(NotFittedError, match="offset_ is learned by fit"):
+    with pytest.raises(NotFittedError, match="partial_fit leaves none. Call fit"):
         detector.predict(rows[0])
 
 
