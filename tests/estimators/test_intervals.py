@@ -289,11 +289,11 @@ def test_distributions_survive_files_and_searches(kind, tmp_path):
 
 
 @every_kind
-def test_an_ensemble_with_rows_of_its_own_covers_at_least_what_it_says(kind):
+def test_an_ensemble_covers_what_it_says_or_with_rows_of_its_own_some_more(kind):
     X, y = _wave(6000, 0)
     ensemble = DeepMLPRegressor(**RECIPE | HELD_OUT | kind, n_networks=4).fit(X[:1000], y[:1000])
-    assert len(ensemble._held_out_errors) == 4 * 300
-    assert 0.88 < covered(ensemble.predict_interval(X[1000:]), y[1000:]) < 0.94
+    assert len(ensemble._held_out_errors) == (300 if kind else 4 * 300)
+    assert 0.87 < covered(ensemble.predict_interval(X[1000:]), y[1000:]) < 0.94
 
 
 def test_held_out_errors_are_those_of_the_whole_ensemble_where_its_networks_share_rows():
