@@ -175,10 +175,10 @@ def test_rows_of_weight_zero_count_in_no_interval():
 
 
 def test_normal_ensemble_is_the_mixture_of_its_networks():
-    X, y = _wave(400, 0)
+    X, y = _wave(60, 0)
     for cls, params in (
         (DeepMLPRegressor, {"n_networks": 3}),
-        (TabularMLPRegressor, {"n_candidates": 3, "max_iter": 3, "hidden_layer_sizes": (8,)}),
+        (TabularMLPRegressor, {"n_candidates": 3, "max_iter": 1}),
     ):
         ensemble = cls(**RECIPE | HELD_OUT | params, loss="normal").fit(X, y)
         shares = getattr(ensemble, "ensemble_weights_", np.full(3, 1 / 3))
