@@ -697,6 +697,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             intervals = intervals.clip(0)
         return self._without_outputs(intervals)
 
+    @np.errstate(over="ignore", invalid="ignore")  # as in the validation of an epoch
     def _learn_from_held_out(
         self, X: Features, y: np.ndarray | None, sample_weight: np.ndarray | None
     ) -> None:
