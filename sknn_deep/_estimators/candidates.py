@@ -270,6 +270,7 @@ class _Candidate:
                 self.error = error
             else:
                 fit.commit()
+                self.losses = self.network.validation_loss_curve_ or []
                 self.loss = float(np.nanmin(self.losses))
                 self.output = self.network._outputs(call.X_val)
         self.seconds = time.perf_counter() - start

