@@ -85,6 +85,7 @@ WINGS = {
         {"_searches", "_halving", "_cross_validate"},
     ],
     "persistence": [{"persistence"}],
+    "mlflow": [{"mlflow"}],
 }
 # The place of each file, from below: first its wing's, then its own.
 FLOOR_OF = {

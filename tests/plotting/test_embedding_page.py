@@ -76,7 +76,7 @@ def test_a_notebook_shows_the_page_in_a_frame_of_its_own():
     pytest.importorskip("plotly")
     page = EmbeddingDisplay(embedding=_grid(4, 3), y=[*HOSTILE] * 4).to_html(title='"quoted"')
     frame = page._repr_html_()
-    assert page.html.startswith("<!DOCTYPE html>")
+    assert page.html.startswith("<!doctype html>")
     # nothing of the page ends the attribute that it stands in, or is markup of the notebook
     frame_of_page = (
         r'^<iframe srcdoc="([^"<>]*)" sandbox="allow-scripts" '
