@@ -4,8 +4,8 @@ The first table searches 1,000 candidates of a 10-32-2 network in five folds. Wh
 search over its own classifier takes is timed on candidates drawn from them, and multiplied.
 
 The second compares a halving search over the number of epochs with the full grid, both fused, in
-one process. It says, too, whether both come to the same winner, and by how much the one that halving
-has found is behind the full grid's own, by its mean score there.
+one process. It says, too, whether both come to the same winner, and by how much the one that
+halving has found is behind the full grid's own, by its mean score there.
 """
 
 import warnings
@@ -144,9 +144,10 @@ def main() -> None:
         for name, result in results.items()
         if name != "thousand"
     ]
-    harness.print_table(
-        ["data", "candidates × epochs", "halving", "full grid / halving", "same winner"], rows
-    )
+    if rows:
+        harness.print_table(
+            ["data", "candidates × epochs", "halving", "full grid / halving", "same winner"], rows
+        )
     harness.save(arguments.json, results)
 
 
