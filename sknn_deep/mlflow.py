@@ -35,7 +35,7 @@ def autolog(**options: Any) -> None:
 
     Parameters
     ----------
-    **options
+    **options : dict
         As of ``mlflow.sklearn.autolog``: ``log_models=False``, ``max_tuning_runs=5``, ….
 
     Raises

@@ -38,13 +38,31 @@ class ProgressBar(sklearn.callback.ProgressBar):
     """
 
     def setup(self, estimator: Any, context: Any) -> None:
-        """Begin to listen."""
+        """Begin to listen.
+
+        Parameters
+        ----------
+        estimator : estimator
+            What is fitted.
+
+        context : CallbackContext
+            Of the fit.
+        """
         super().setup(estimator, context)
         monitor = progress_monitor(context)
         monitor._on_task_end = _with_figures(monitor)
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        """Tell of an epoch's figures, and that the task has ended."""
+        """Tell of an epoch's figures, and that the task has ended.
+
+        Parameters
+        ----------
+        estimator : estimator
+            What is fitted.
+
+        context : CallbackContext
+            Of the task.
+        """
         figures = getattr(context, "figures", None)
         if figures:
             path = [part.task_id for part in context_path(context)][:-1]
