@@ -19,8 +19,9 @@ def test_mlflow_is_imported_only_when_it_is_asked_for(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # of other packages
-def test_autologging_sees_fits_and_searches(tmp_path):
+def test_autologging_sees_fits_and_searches(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)  # where the pictures go
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
     X, y = load_iris(return_X_y=True)
     sknn_deep.mlflow.autolog(log_models=False, log_datasets=False)
