@@ -16,6 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
 from threadpoolctl import threadpool_limits
 
+from sknn_deep._hardware import pace
 from sknn_deep.datasets import fetch_california_housing, fetch_mnist
 
 try:
@@ -49,6 +50,12 @@ def pytest_ignore_collect(collection_path, config):
     if is_simulated and not config.pluginmanager.has_plugin("tests.simulated_cuda.plugin"):
         return True
     return None
+
+
+@pytest.fixture(autouse=True)
+def _never_starved(monkeypatch):
+    """Let no test's number of threads depend on what runs beside it."""
+    monkeypatch.setattr(pace, "is_starved", lambda: False)
 
 
 class Explode(torch.optim.SGD):

@@ -33,7 +33,7 @@ from sknn_deep._engine.optimizers import zero_negligible_moments
 from sknn_deep._engine.solvers import set_learning_rate
 from sknn_deep._engine.stacked_muon import for_stack
 from sknn_deep._hardware.pace import Pace
-from sknn_deep._hardware.threads import numpy_takes_one_thread
+from sknn_deep._hardware.threads import numpy_takes_one_thread, one_thread
 from sknn_deep._networks.flat import zero_negligible
 from sknn_deep._networks.stacked import rows_of_networks, share_buffer, training_twin, turn_first
 from sknn_deep._training.stack_rows import Gathered, StackBuffers, orders_of, sources_of
@@ -60,6 +60,7 @@ class Stack:
         Steps that each network has taken in the stack.
     """
 
+    @one_thread()  # to copy some megabytes pays for no other thread, least of all one that is late
     def __init__(self, trainings: list[Training]):
         self._trainings = trainings
         self._live = dict(enumerate(trainings))
@@ -225,6 +226,7 @@ class Stack:
                     optimizer.catch_up(move.optimizers[0])
         self._is_behind = False
 
+    @one_thread()
     def release(self, numbers: list[int]) -> None:
         """Give some networks, and their optimisers, what they have become.
 

@@ -414,7 +414,7 @@ class Training:
         else:
             with self._averaged():
                 progress.add_validation(*self._validation.evaluate(), estimator.tol, self.network)
-        if estimator.verbose:
+        if estimator.verbose and not (self.net is not None and self.net.prints_log):
             print(self._line(loss))
         self._writer.end_epoch(loss, progress, time.perf_counter() - self._start)
         self._schedule.end_epoch()

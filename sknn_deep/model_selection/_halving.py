@@ -221,7 +221,8 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
     >>> from sknn_deep.model_selection import FusedHalvingGridSearchCV
     >>> X, y = load_wine(return_X_y=True)
     >>> network = DeepMLPClassifier(
-    ...     hidden_layer_sizes=(16,), n_iter_no_change=1000, batch_size=32, random_state=0
+    ...     hidden_layer_sizes=(16,), n_iter_no_change=float("inf"), batch_size=32,
+    ...     random_state=0,
     ... )
     >>> grid = {"learning_rate_init": [0.0001, 0.001, 0.003, 0.01], "alpha": [0.0001, 0.01]}
     >>> search = FusedHalvingGridSearchCV(
@@ -440,7 +441,8 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
     >>> from sknn_deep.model_selection import FusedHalvingRandomSearchCV
     >>> X, y = load_diabetes(return_X_y=True)
     >>> network = DeepMLPRegressor(
-    ...     hidden_layer_sizes=(16,), n_iter_no_change=1000, batch_size=32, random_state=0
+    ...     hidden_layer_sizes=(16,), n_iter_no_change=float("inf"), batch_size=32,
+    ...     random_state=0,
     ... )
     >>> search = FusedHalvingRandomSearchCV(
     ...     network, {"learning_rate_init": loguniform(1e-4, 1e-1), "alpha": [0.001, 0.1]},

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pandas as pd
 import pytest
+import rich.console
 import skorch.callbacks
 from conftest import Recorder
 from numpy.testing import assert_array_equal
@@ -211,7 +212,8 @@ def test_our_progress_bar_shows_the_figures_of_each_epoch(held_out, wine, capsys
     assert figures in " ".join(capsys.readouterr().out.split())
 
 
-def test_our_progress_bar_shows_the_figures_within_a_search(wine, capsys):
+def test_our_progress_bar_shows_the_figures_within_a_search(wine, capsys, monkeypatch):
+    monkeypatch.setattr(rich, "_console", rich.console.Console(width=200))
     search = GridSearchCV(quick_classifier(max_iter=2), {"alpha": [0.1, 0.2]}, cv=2)
     search.set_callbacks(callbacks.ProgressBar()).fit(wine.X, wine.y)
     # a terminal that is narrow has no room for the figures themselves
