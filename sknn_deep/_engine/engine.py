@@ -164,7 +164,7 @@ class Engine:
         self._vectors = [] if layer is None else layer.vectors_to_decay()
         self.pace = Pace.of(network.flat.device)
         self._backprop = backprop_for([network], loss, product_dtype)
-        self._graphs = StepGraphs(network)
+        self._graphs = StepGraphs([network])
         self._frozen: list[tuple[Tensor, Tensor]] = []
         self._none = network.flat.new_zeros(())
         self._asks_for_loss = type(optimizer) not in _SIMPLE_OPTIMIZERS

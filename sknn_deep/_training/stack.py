@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sknn_deep._engine.backprop import Backprop, Workspace
 from sknn_deep._engine.batches import Chunk, n_together
+from sknn_deep._engine.cuda_graph import StepGraphs
 from sknn_deep._engine.engine import STEPS_BETWEEN_FLUSHES, EpochLosses, reported_losses
 from sknn_deep._engine.optimizers import FlatOptimizer, zero_negligible_moments
 from sknn_deep._engine.solvers import set_learning_rate
@@ -33,7 +34,9 @@ from sknn_deep._networks.stacked import rows_of_networks, share_buffer, training
 from sknn_deep._training.stack_rows import Gathered, StackBuffers, orders_of, sources_of
 from sknn_deep._training.training import Training
 
-Factors = tuple[Tensor, Tensor, tuple]
+Factors = tuple[Tensor, Tensor, Any]
+# More rates than that are taken by kernels that take a rate for each network.
+_MOST_CALLS = 8
 
 
 class Stack:
@@ -87,6 +90,8 @@ class Stack:
         self._table: list[tuple[Tensor, ...]] = []
         self._table_of: list[_Moves] | None = None
         self._n_steps = 0
+        # twins draw from the generators of their networks
+        self._graphs = StepGraphs([*networks, *(training.network for training in trainings)])
 
     def _read_parameters(self) -> None:
         penalties = [training.penalties for training in self._trainings]
@@ -164,16 +169,18 @@ class Stack:
         self._backprop.begin_epoch(int(self._lengths.max()))
         largest = self._backprop.largest_kernels(self._lengths.max())
         with self._pace.steps(**largest), np.errstate(all="ignore"):
-            moves = self._moves(rates)
-            by_epoch = not self._has_weights
-            factors = self._factors(slice(None), sums, rates, moves) if by_epoch else []
+            moves, by_epoch = self._moves(rates), not self._has_weights
+            make_factors: Any = self._factors
+            if self._device.type != "cpu":
+                make_factors = self._table_of_factors
+            factors = make_factors(slice(None), sums, rates, moves) if by_epoch else []
             for piece in self._pieces:
                 chunk = self._gather(piece, sums)
                 work = self._backprop.workspace(chunk)
                 work.load()
                 # the sums of weights are known only now
-                own = factors[piece] if by_epoch else self._factors(piece, sums, rates, moves)
-                results[1, :, piece] = self._take_steps(work, moves, own).mT
+                own = factors[piece] if by_epoch else make_factors(piece, sums, rates, moves)
+                results[1, :, piece] = self._take_or_replay(work, moves, own).mT
                 results[0, :, piece] = work.losses()
         self._is_behind = True
         validated = [k for k, training in self._live.items() if training.is_validated]
@@ -276,69 +283,109 @@ class Stack:
     ) -> list[Factors]:
         """Return what each step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
         n_steps = self._lengths[0, piece].size
-        if moves is not self._table_of or self._has_weights or not self._shares_rate:
+        if moves is not self._table_of or self._has_weights:
             self._table_of, self._lrs = moves, np.zeros((len(self._trainings), n_steps))
             for k, training in self._live.items():
                 rate, constant = rates[k], training.optimizer.param_groups[0]["lr"]
                 self._lrs[k] = constant if rate is None else rate[piece]
             decays = 1 - self._lrs * self._decays[:, np.newaxis]
             penalties = self._alphas[:, np.newaxis] / sums[:, piece]
-            table = np.array([penalties, decays, self._lrs]).swapaxes(1, 2)[..., np.newaxis]
-            there = torch.from_numpy(table).to(self._flat.dtype).to(self._device)
-            self._table = [rows.unbind() for rows in there]
-        penalties, decays, lrs = self._table
-        by_move = []
-        for move in moves:
-            biases = move.optimizers[0].next_biases(n_steps)
-            if self._shares_rate:
-                by_move.append((self._lrs[move.first] * biases).tolist())
-            else:
-                of_rows = [rate[move.rows] for rate in lrs]
-                by_move.append([bias * rate for bias, rate in zip(biases, of_rows, strict=True)])
+            table = np.array([penalties, decays]).swapaxes(1, 2)[..., np.newaxis]
+            self._table = [rows.unbind() for rows in torch.from_numpy(table).to(self._flat.dtype)]
+        penalties, decays = self._table
+        biases = [move.optimizers[0].next_biases(n_steps) for move in moves]
+        by_move = [
+            (self._lrs[move.first] * bias).tolist()
+            for move, bias in zip(moves, biases, strict=True)
+        ]
         return list(zip(penalties, decays, zip(*by_move, strict=True), strict=True))
 
-    @property
-    def _shares_rate(self) -> bool:
-        """Whether a call moves all its networks at one rate, as torch's kernel for the CPU does."""
-        return self._device.type == "cpu"
+    def _table_of_factors(
+        self,
+        piece: slice,
+        sums: np.ndarray,
+        rates: dict[int, list[float] | None],
+        moves: "list[_Moves]",
+    ) -> Tensor:
+        """Return those of :meth:`_factors` on a device, shape (n_steps, 3, n_networks, 1)."""
+        n_steps = self._lengths[0, piece].size
+        penalties, decays, lrs = table = np.zeros((3, len(self._trainings), n_steps))
+        for k, training in self._live.items():
+            rate, constant = rates[k], training.optimizer.param_groups[0]["lr"]
+            lrs[k] = constant if rate is None else rate[piece]
+        penalties[:] = self._alphas[:, np.newaxis] / sums[:, piece]
+        decays[:] = 1 - lrs * self._decays[:, np.newaxis]
+        for move in moves:
+            if move.shares_rate:
+                lrs[move.rows] = lrs[move.first]
+            lrs[move.rows] *= move.optimizers[0].next_biases(n_steps)
+        there = torch.from_numpy(table.transpose(2, 0, 1)[..., np.newaxis].copy())
+        # nobody waits for a copy from pageable memory: it is put aside first
+        return there.to(self._flat.dtype).to(self._device, non_blocking=True)
 
     def _moves(self, rates: dict[int, list[float] | None]) -> "list[_Moves]":
         """Return what moves the weights: one call for neighbours with the same numbers.
 
-        Rows of released networks in between move along.
+        On a CPU, and where one kernel does it, a call moves all its networks at one rate. Rows of
+        released networks in between move along; on a device all others, too, so that what was
+        recorded remains valid.
         """
         # all else that an optimiser goes by stays as it is
         present = {
-            k: (training.optimizer.param_groups[0]["lr"], rates[k]) if self._shares_rate else ()
+            k: (training.optimizer.param_groups[0]["lr"], rates[k])
             for k, training in self._live.items()
         }
         if present == self._present:
             return self._last_moves
 
         def numbers(k: int) -> tuple:
-            return *self._optimizers[k].numbers(), *present[k]
+            return self._optimizers[k].numbers()
+
+        def numbers_and_rate(k: int) -> tuple:
+            return *numbers(k), *present[k]
 
         self._catch_up()
+        is_on_host, shares_rate = self._device.type == "cpu", True
+        groups = [list(members) for _, members in groupby(self._live, key=numbers_and_rate)]
+        if not is_on_host:
+            is_one_pass = self._optimizers[0].is_one_pass(self._flat)
+            shares_rate = is_one_pass and len(groups) <= _MOST_CALLS
+        if not shares_rate:
+            groups = [list(members) for _, members in groupby(self._live, key=numbers)]
+        starts = [members[0] for members in groups]
+        stops = [members[-1] + 1 for members in groups]
+        if not is_on_host:
+            starts, stops = [0, *starts[1:]], [*starts[1:], len(self._trainings)]
         moves = []
-        for _, neighbours in groupby(self._live, key=numbers):
-            members = list(neighbours)
-            rows = slice(members[0], members[-1] + 1)
+        for members, start, stop in zip(groups, starts, stops, strict=True):
+            rows = slice(start, stop)
             optimizers = [self._optimizers[k] for k in members]
             state = {name: buffer[rows] for name, buffer in self._state.items()}
             kernel = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
             watched = self._pace.watched(kernel, self._flat[rows])
-            moves.append(_Moves(rows, members[0], optimizers, watched))
+            moves.append(_Moves(rows, members[0], optimizers, watched, shares_rate))
         self._present, self._last_moves = present, moves
         return moves
 
+    def _take_or_replay(self, work: Workspace, moves: "list[_Moves]", factors: Any) -> Tensor:
+        """Take a step along each batch in the fastest way; return as of :meth:`_take_steps`."""
+
+        def take_steps(work: Workspace, factors: Any) -> Tensor:
+            return self._take_steps(work, moves, factors)
+
+        if self._device.type != "cuda":
+            return take_steps(work, factors)
+        key = (work, *(move.key for move in moves))
+        return self._graphs.take_steps(key, work, take_steps, factors)
+
     def _take_steps(
-        self, work: Workspace, moves: "list[_Moves]", factors: Iterable[Factors]
+        self, work: Workspace, moves: "list[_Moves]", factors: Iterable[Any]
     ) -> Tensor:
         """Take a step along each batch; return the squared norms before, (n_batches, K)."""
         squared_norms = self._flat.new_zeros((len(work.programs), len(self._trainings)))
         has_penalty, has_decay = self._alphas.any(), self._decays.any()
         with torch.inference_mode():
-            for program, squared_norm, (penalty, decay, by_move) in zip(
+            for program, squared_norm, (penalty, decay, own) in zip(
                 work.programs, squared_norms, factors, strict=True
             ):
                 if self._n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
@@ -349,7 +396,7 @@ class Stack:
                 for kernel in program:
                     kernel()
                 if has_penalty:
-                    self._write_squared_norms(squared_norm)
+                    self._write_norms(squared_norm)
                     self._penalized.addcmul_(self._weights, penalty)
                 if self._max_norms is not None:
                     lengths = torch.linalg.vector_norm(self._gradient, dim=1, keepdim=True)
@@ -358,15 +405,19 @@ class Stack:
                     self._gradient.mul_(shortened.masked_fill_(self._max_norms.isinf(), 1.0))
                 if has_decay:
                     self._weights.mul_(decay)
+                is_table = isinstance(own, Tensor)
+                by_move = [move.factor_of(own) for move in moves] if is_table else own
                 for move, factor in zip(moves, by_move, strict=True):
                     move.kernel(factor)
                 self._pace.step_done()
+            if has_penalty and self._numpys_weights is None:
+                squared_norms.square_()
         return squared_norms
 
-    def _write_squared_norms(self, out: Tensor) -> None:
-        """Write the sum of the squares of each network's weights."""
+    def _write_norms(self, out: Tensor) -> None:
+        """Write the norm of each network's weights, or its square where NumPy sums these."""
         if self._numpys_weights is None:
-            torch.linalg.vector_norm(self._weights, dim=1, out=out).square_()
+            torch.linalg.vector_norm(self._weights, dim=1, out=out)
             return
         rows = self._numpys_weights
         np.matmul(rows[:, np.newaxis], rows[..., np.newaxis], out=out.numpy()[:, None, None])
@@ -380,3 +431,15 @@ class _Moves:
     first: int
     optimizers: list[FlatOptimizer]
     kernel: Callable[..., object]
+    shares_rate: bool
+
+    @property
+    def key(self) -> tuple:
+        """What a recorded call goes by, beside its factor."""
+        numbers = self.optimizers[0].numbers()
+        return self.rows.start, self.rows.stop, self.shares_rate, numbers
+
+    def factor_of(self, of_networks: Tensor) -> Tensor:
+        """Return the factor of this call, given those of all networks, shape (K, 1)."""
+        own = of_networks[self.rows]
+        return own[0, 0] if self.shares_rate else own
