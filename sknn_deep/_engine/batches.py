@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sknn_deep._engine.features import to_device
+from sknn_deep._engine.order import Lookahead
 from sknn_deep._engine.samples import Samples, check_weight
 from sknn_deep._hardware.device import free_memory, has_streams
 from sknn_deep._hardware.products import empty_matrix
@@ -89,21 +90,26 @@ class Batches:
         device: torch.device,
         dtype: torch.dtype,
     ):
-        X, targets, weight = samples.X, samples.targets, samples.weight
+        X, weight = samples.X, samples.weight
         self.samples, self._rows, self._device, self._dtype = samples, rows, device, dtype
         n_samples = len(X) if rows is None else len(rows)
         check_weight(weight if rows is None or weight is None else weight[rows])
-        self.order = np.arange(n_samples)
+        self.order, self._lookahead = np.arange(n_samples), Lookahead()
         self.slices = batch_slices(n_samples, batch_size, min_batch_size)
         self.n_batches = len(self.slices)
         self._width = max(self.n_features, n_outputs)
-        self._targets = None if targets is None else to_device(targets, device, dtype)
         # all rows on the device, where they are there already or fit
         self._all: Tensor | None = None
         if device.type == "cpu":
             self._all = X.tensor
         else:
             self._all = X.resident(device, dtype, _RESIDENT_SHARE * free_memory(device))
+
+    @cached_property
+    def _targets(self) -> Tensor | None:
+        """All targets on the device; those of a stack are there once, whoever else has them."""
+        targets = self.samples.targets
+        return None if targets is None else to_device(targets, self._device, self._dtype)
 
     @cached_property
     def longest(self) -> int:
@@ -153,7 +159,11 @@ class Batches:
 
     def shuffle(self, random_state: np.random.RandomState) -> None:
         """Permute the present order, as scikit-learn's MLP does before each epoch."""
-        random_state.shuffle(self.order)
+        self._lookahead.shuffle(random_state, self.order)
+
+    def look_ahead(self) -> None:
+        """Draw the next permutation now, if one was drawn before."""
+        self._lookahead.draw(self.order)
 
     def order_key(self) -> tuple:
         """Return what is equal for sets of the same rows in the same order."""
@@ -163,7 +173,8 @@ class Batches:
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all batches in the present order, those gathered together as one chunk."""
         now = self.start_epoch()
-        index = torch.from_numpy(now).to(self._device)
+        # as the rest from pageable memory, which is copied aside: nothing waits
+        index = torch.from_numpy(now).to(self._device, non_blocking=True)
         buffers, read = self._buffers, self.samples.X.reader(now)
         is_on_host, first = self._all is None and self._device.type == "cpu", 0
         for piece in self._pieces:

@@ -11,7 +11,7 @@ from sknn_deep._hardware.device import recording
 from sknn_deep._networks.flat import Network
 from sknn_deep._user_warnings import warn_user
 
-Factors = list[tuple[float, float, float]]
+Factors = list[tuple[float, ...]]
 TakeSteps = Callable[[Workspace, Factors | Tensor], Tensor]
 
 
@@ -55,7 +55,7 @@ class StepGraphs:
         work : Workspace
         take_steps : callable
             Takes the steps, given ``work`` and the factors as they are or as a tensor.
-        factors : list of (float, float, float), or Tensor of shape (n_batches, ...)
+        factors : list of tuple of float, or Tensor of shape (n_batches, ...)
             For each step.
 
         Returns

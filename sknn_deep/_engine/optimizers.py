@@ -11,7 +11,7 @@ profiler's record.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -73,6 +73,11 @@ class FlatOptimizer(torch.optim.Optimizer):
     def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
         """Return what moves these weights as this optimiser would, given a factor."""
         raise NotImplementedError
+
+    def next_factors(self, rates: Sequence[float]) -> list[tuple[float, ...]]:
+        """Count steps at these rates; return the factor of each."""
+        biases = self.next_biases(len(rates))
+        return [(rate * bias,) for rate, bias in zip(rates, biases, strict=True)]
 
     def is_one_pass(self, flat: Tensor) -> bool:
         """Return whether one kernel moves such weights, at one rate for all of them."""
@@ -201,7 +206,7 @@ class Adam(FlatOptimizer):
 
     def is_one_pass(self, flat: Tensor) -> bool:
         """Return whether one kernel moves such weights, at one rate for all of them."""
-        return _has_fused_kernel(flat)
+        return has_fused_kernel(flat)
 
     def next_biases(self, n_steps: int) -> list[float]:
         """Count steps; return the correction of the moments' bias in each."""
@@ -286,7 +291,7 @@ def adam_kernel(
             param.sub_(torch.div(m, v.sqrt().add_(eps)).mul_(factor))
 
     without_gaps = all(tensor.is_contiguous() for tensor in (param, gradient, m, v))
-    if not _has_fused_kernel(param) or not without_gaps:
+    if not has_fused_kernel(param) or not without_gaps:
         return by_public_operations
     # after infinitely many steps the kernel's own corrections of the bias are one
     no_maxima: list[Tensor] = []
@@ -301,20 +306,20 @@ def adam_kernel(
         if isinstance(factor, Tensor) and (factor.ndim or device.type == "cpu"):
             by_public_operations(factor)
         else:
-            _fused_adam(*tensors, lr=factor, **options)
+            fused_adam(*tensors, lr=factor, **options)
 
     return in_one_pass
 
 
-_fused_adam: Any = getattr(torch, "_fused_adam_", None)
+fused_adam: Any = getattr(torch, "_fused_adam_", None)
 
 
-def _has_fused_kernel(param: Tensor) -> bool:
+def has_fused_kernel(param: Tensor) -> bool:
     """Return whether torch's fused kernel takes such a parameter, and on a device its rate, too."""
     is_taken = param.device.type == "cpu" or (
         param.device.type in ("cuda", "xpu") and param.dtype is torch.float32
     )
-    return is_taken and _fused_adam is not None
+    return is_taken and fused_adam is not None
 
 
 def _infinitely_many(device: torch.device) -> Tensor:

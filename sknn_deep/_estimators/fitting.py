@@ -321,8 +321,11 @@ class Fit:
         draft = self.draft
         draft.n_iter_, draft.t_ = 0, 0
         with one_thread():  # to wake several takes longer than they save
-            draft.module_ = draft._network_class(**config, device=device)
+            # drawn by NumPy, and moved by one copy
+            draft.module_ = draft._network_class(**config, device=torch.device("cpu"))
             draft.module_.initialize(random_state, draft._initial_activations())
+            if device.type != "cpu":
+                draft.module_.to(device)
         draft.module_.eval()
         draft.n_layers_ = len(draft.module_.stages()) + 1
         draft._progress = Progress()

@@ -165,7 +165,7 @@ class Stack:
                 rows = self._trainings[k].batches.start_epoch() + self._offsets[i]
                 self._rows[i, : len(rows)] = rows
                 self._rows[i, len(rows) :] = rows[0]  # weighs nothing
-        self._index = torch.from_numpy(self._rows).to(self._device)
+        self._index = torch.from_numpy(self._rows).to(self._device, non_blocking=True)
         self._backprop.begin_epoch(int(self._lengths.max()))
         largest = self._backprop.largest_kernels(self._lengths.max())
         with self._pace.steps(**largest), np.errstate(all="ignore"):
@@ -190,10 +190,18 @@ class Stack:
             rate = rates[k]
             if rate is not None:
                 set_learning_rate(training.optimizer, rate[-1])
+        if self._device.type != "cpu":
+            self._look_ahead()
         penalties = self._alphas[:, np.newaxis] / sums
         values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)
         means = (values * self._lengths).sum(axis=1) / self._lengths.sum(axis=1)
         return {k: EpochLosses(mean) for k, mean in enumerate(means.tolist()) if k in self._live}
+
+    def _look_ahead(self) -> None:
+        """Draw the orders of the next epoch while the device works."""
+        for order in self._orders:
+            for k in order.members[:1]:
+                (order.shared or self._trainings[k].batches).look_ahead()
 
     def _catch_up(self) -> None:
         """Let all optimisers count the steps that one of those moved together has counted."""
@@ -378,9 +386,7 @@ class Stack:
         key = (work, *(move.key for move in moves))
         return self._graphs.take_steps(key, work, take_steps, factors)
 
-    def _take_steps(
-        self, work: Workspace, moves: "list[_Moves]", factors: Iterable[Any]
-    ) -> Tensor:
+    def _take_steps(self, work: Workspace, moves: "list[_Moves]", factors: Iterable[Any]) -> Tensor:
         """Take a step along each batch; return the squared norms before, (n_batches, K)."""
         squared_norms = self._flat.new_zeros((len(work.programs), len(self._trainings)))
         has_penalty, has_decay = self._alphas.any(), self._decays.any()

@@ -26,6 +26,7 @@ from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.engine import Average, Engine, EpochLosses
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.optimizer_state import check_optimizer_state
+from sknn_deep._engine.order import Lookahead
 from sknn_deep._engine.solvers import (
     load_state,
     to_arrays,
@@ -78,12 +79,16 @@ class SharedOrder:
 
     def __init__(self, training: "Training"):
         self.rows, self.random_state = training.batches.order, training.random_state
-        self._is_shuffled = training.estimator.shuffle
+        self._is_shuffled, self._lookahead = training.estimator.shuffle, Lookahead()
 
     def begin_epoch(self) -> None:
         """Shuffle, if the trainings do."""
         if self._is_shuffled:
-            self.random_state.shuffle(self.rows)
+            self._lookahead.shuffle(self.random_state, self.rows)
+
+    def look_ahead(self) -> None:
+        """Draw the order of the next epoch now, if one was drawn before."""
+        self._lookahead.draw(self.rows)
 
 
 class Training:

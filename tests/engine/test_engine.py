@@ -399,7 +399,7 @@ def test_graphs_are_made_of_plain_steps_on_cuda_only(case, n_chunks, graphs):
         network.layers[0].weight.requires_grad_(False)
     if case == "a batch to skip":
         weight[:BATCH_SIZE] = 0.0
-    engine = _engine_of(network, "adamw" if case == "an optimiser of torch" else "adam")
+    engine = _engine_of(network, "muon" if case == "an optimiser of torch" else "adam")
     engine.freeze()
     engine.listener = Idle() if case == "a listener" else None
     chunks = _epochs(2, weight, shuffle=False)
