@@ -120,9 +120,10 @@ class Stack:
         self._rows = np.zeros((len(self._orders), stops[-1]), dtype=np.intp)
         of_orders = [sets[order.members[0]] for order in self._orders]
         self._sources, self._offsets = sources_of(of_orders, self._device, self._flat.dtype)
-        self._order_of = torch.empty(len(sets), dtype=torch.long, device=self._device)
+        order_of = np.empty(len(sets), dtype=np.int64)
         for i, order in enumerate(self._orders):
-            self._order_of[order.members] = i
+            order_of[order.members] = i
+        self._order_of = torch.from_numpy(order_of).to(self._device)
         self._has_weights = any(batches.weight is not None for batches in sets)
         # all batches have one length but the last: what it lacks in a network weighs nothing
         is_even = (self._lengths[:, -1] == longest[-1]).all()
