@@ -14,7 +14,7 @@ WINGS = {
     "_sklearn": [{"_sklearn"}],
     "_user_warnings": [{"_user_warnings"}],
     "_files": [{"atomic", "archive", "packing", "trusted_types"}],
-    "_hardware": [{"threads", "memory_maps", "device"}, {"pace"}, {"products"}],
+    "_hardware": [{"threads", "memory_maps", "device", "precision"}, {"pace"}, {"products"}],
     "_networks": [
         {"layers"},
         {"inputs"},
@@ -23,11 +23,11 @@ WINGS = {
         {"models", "stacked", "summary"},
     ],
     "_engine": [
-        {"features", "activations", "losses"},
-        {"columns", "samples"},
+        {"features", "activations", "losses", "masks", "order"},
+        {"columns", "samples", "norm_pass"},
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
-        {"tape", "solvers"},
+        {"tape", "solvers", "torch_steps"},
         {"cuda_graph", "lbfgs", "optimizer_state"},
         {"engine"},
     ],

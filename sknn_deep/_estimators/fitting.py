@@ -51,6 +51,7 @@ from sknn_deep._hardware.device import (
     seeded_generator,
     torch_dtype,
 )
+from sknn_deep._hardware.precision import float32_products
 from sknn_deep._hardware.threads import fixed_threads, one_thread
 from sknn_deep._sklearn import check_random_state, check_sample_weight, num_samples
 from sknn_deep._training.checkpoint import CheckpointFile
@@ -126,6 +127,7 @@ class Fit:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(on_device(device))
+            stack.enter_context(float32_products(self.draft.float32_precision, device))
             if self._checkpoint is not None:
                 stack.enter_context(fixed_threads(self._checkpoint.n_threads))
             yield

@@ -98,6 +98,7 @@ class SharedParameters:
     scoring: Scoring | None = None
     device: str | torch.device = "auto"
     dtype: DtypeName = "auto"
+    float32_precision: Literal["highest", "high"] | None = None
     callbacks: SkorchCallbacks | None = None
 
 
@@ -142,6 +143,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
         "device": [str, torch.device],
         "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
+        "float32_precision": [StrOptions({"highest", "high"}), None],
         "callbacks": [list, tuple, None],
     }
 
@@ -346,6 +348,11 @@ def _check_lbfgs(
         ("X_val", call.X_val is not None, "it does not stop early"),
         ("ema_decay", estimator.ema_decay is not None, "there are no steps along batches"),
         ("dtype='bfloat16'", estimator.dtype == "bfloat16", "it needs exact gradients"),
+        (
+            "float32_precision='high'",
+            estimator.float32_precision == "high",
+            "it needs exact gradients",
+        ),
     ):
         if is_given:
             raise ValueError(
