@@ -51,6 +51,7 @@ WINGS = {
             "parameter_advice",
             "inherited_docs",
             "table_columns",
+            "kept_engine",
         }
         | {"rollback"}
         | {"held_out_rows", "target_scale"},

@@ -116,6 +116,11 @@ class Backprop:
             self._workspaces[key] = Workspace(self, chunk)
         return self._workspaces[key]
 
+    @property
+    def n_workspaces(self) -> int:
+        """For how many kinds of chunks there are programs."""
+        return len(self._workspaces)
+
     def begin_epoch(self, longest: int) -> None:
         """Make ready for batches of so many rows at most, at the rates that dropout has now."""
         if self._layers[0].weight.device.type == "cpu":

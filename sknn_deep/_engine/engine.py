@@ -261,6 +261,11 @@ class Engine:
         self.n_steps = n_steps  # whether they were called or replayed
         return squared_norms
 
+    @property
+    def n_workspaces(self) -> int:
+        """For how many kinds of chunks there are buffers, and graphs perhaps."""
+        return self._backprop.n_workspaces
+
     def close(self) -> None:
         """Let go of the graphs and the memory that they hold."""
         self._graphs.close()

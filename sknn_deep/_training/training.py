@@ -117,9 +117,15 @@ class Training:
         Through which callbacks hear of the training; None without callbacks.
     incremental : bool
         Train one epoch only, without a word about convergence (``partial_fit``).
+    engine : Engine, default=None
+        That of a training before this one, of the same network.
+    keeps_engine : bool, default=False
+        Whether there will be a training after this one, which goes on with the engine.
 
     Attributes
     ----------
+    engine : Engine or None
+        What has trained the network alone.
     is_done : bool
         Whether the stopping rule, a callback or ``max_iter`` says that it is enough.
     interrupted : bool
@@ -142,12 +148,15 @@ class Training:
         history: History,
         net: Net | None,
         incremental: bool = False,
+        engine: Engine | None = None,
+        keeps_engine: bool = False,
     ):
         self.estimator, self.network, self.loss = estimator, network, loss
         self.optimizer, self.penalties = optimizer, penalties
         decay = estimator.ema_decay
         self._average = None if decay is None else Average(network.flat, decay)
         self._product_dtype = product_dtype
+        self.engine, self._keeps_engine = engine, keeps_engine
         self.batches, self.net = batches, net
         self._order: SharedOrder | None = None
         self.is_done = self.interrupted = self._has_diverged = self._reached_max_iter = False
@@ -204,7 +213,7 @@ class Training:
         KeyboardInterrupt
             If the user interrupts before the first step, or one of many fits.
         """
-        engine = self.make_engine()
+        self.engine = engine = self.engine or self.make_engine()
         engine.listener = self.net if self.net is not None and self.net.hears_batches else None
         if checkpoint is not None:
             self._go_on_from(checkpoint, engine)
@@ -225,7 +234,8 @@ class Training:
                 raise
             self.interrupted = True
         finally:
-            engine.close()
+            if not self._keeps_engine:
+                engine.close()
         try:
             self.end()
         except KeyboardInterrupt:  # so late that nothing shall be lost
