@@ -16,7 +16,7 @@ TEST = SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -n $(
 TEST_DEVICE = $(TEST) -p tests.simulated_cuda.plugin tests/simulated_cuda tests/hardware/test_device.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-device test-fast gpu lint docs clean
+.PHONY: help demo test test-device test-fast gpu lint docs dist clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -45,8 +45,11 @@ lint: $(VENV)/with-dev  ## check style, format and types
 docs: $(VENV)/with-docs  ## build the documentation in docs/_build/html
 	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
 
+dist: $(VENV)/with-setuptools  ## build sdist and wheel in dist/, try the wheel in a fresh environment
+	PYTHON=$(PYTHON) $(RUN) release/dist.py
+
 clean:  ## remove the environment and everything that was built
-	rm -rf $(VENV) build dist *.egg-info docs/_build docs/auto_examples demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info docs/_build docs/auto_examples docs/*/generated demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each set of extras: only a change of the two files that decide what they hold makes

@@ -1,8 +1,8 @@
-"""Paired timing: contenders alternate in one run, figures are ratios of medians.
+"""Paired timing: contenders alternate in one run, figures are medians of ratios.
 
 A shared machine drifts by more than the differences of interest, so absolute seconds from
 different runs do not compare. Within a run each round times every contender once, in
-turn, and a ratio's spread is taken over the rounds.
+turn, and a ratio is the median of the rounds' ratios, with their quartiles.
 """
 
 import argparse
@@ -53,12 +53,14 @@ def timed(run: Callable[[], object]) -> Callable[[], float]:
     return measure
 
 
-def repeated(run: Callable[[], object]) -> Callable[[], float]:
+def repeated(
+    run: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> Callable[[], float]:
     """Return a contender that answers with the seconds of a call, averaged over many.
 
     Made for calls too short to time one by one: a measurement takes about a fifth of a second.
     """
-    timer = timeit.Timer(run)
+    timer = timeit.Timer(run, timer=clock)
     n_calls, _ = timer.autorange()
     return lambda: timer.timeit(n_calls) / n_calls
 
@@ -66,8 +68,7 @@ def repeated(run: Callable[[], object]) -> Callable[[], float]:
 def ratio(seconds: dict[str, list[float]], other: str, ours: str = "sknn_deep") -> str:
     """Return how many times longer another contender takes, with its quartiles by round."""
     by_round = np.array(seconds[other]) / np.array(seconds[ours])
-    middle = np.median(seconds[other]) / np.median(seconds[ours])
-    low, high = np.quantile(by_round, [0.25, 0.75])
+    low, middle, high = np.quantile(by_round, [0.25, 0.5, 0.75])
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -77,6 +78,16 @@ def duration(seconds: list[float]) -> str:
     units = [("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)]
     unit, size = next((each for each in units if middle >= each[1]), units[-1])
     return f"{middle / size:.3g} {unit}"
+
+
+def on_one_thread(measure: Callable[[], float]) -> Callable[[], float]:
+    """Return a contender that measures itself on one thread."""
+
+    def measure_it() -> float:
+        with limited_threads(1):
+            return measure()
+
+    return measure_it
 
 
 @contextmanager
@@ -129,6 +140,12 @@ def parser(description: str, rounds: int = 7) -> argparse.ArgumentParser:
         help="threads for every contender (default: torch's own choice)",
     )
     options.add_argument("--json", type=Path, help="also write all figures to this file")
+    options.add_argument(
+        "--compare",
+        metavar="CHECKOUT",
+        type=Path,
+        help="time sknn_deep alone, this version and that of another checkout in turn",
+    )
     return options
 
 

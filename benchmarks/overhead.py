@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from benchmarks import harness
+from benchmarks.compare import compare
 from sknn_deep import DeepMLPClassifier, DeepMLPRegressor
 
 N_EPOCHS = 201
@@ -43,6 +45,12 @@ def fixed_costs(classifier: type, regressor: type) -> dict[str, Callable[[], flo
     }
 
 
+def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
+    """Return for each cost what prepares its measurement for sknn_deep alone."""
+    costs = fixed_costs(DeepMLPClassifier, DeepMLPRegressor)
+    return {name: partial(costs.get, name) for name in costs}
+
+
 def fresh_interpreter(statement: str) -> Callable[[], float]:
     """Return a contender that answers with the seconds of an interpreter's whole life."""
     command = [sys.executable, "-c", statement]
@@ -52,6 +60,9 @@ def fresh_interpreter(statement: str) -> Callable[[], float]:
 def main():
     """Time every cost and print the ratios."""
     arguments = harness.parser(__doc__).parse_args()
+    if arguments.compare:
+        compare("overhead", arguments.compare, arguments)
+        return
     warnings.simplefilter("ignore", ConvergenceWarning)
     rows, results = [], {}
     with harness.limited_threads(arguments.threads):

@@ -3,11 +3,20 @@
 All contenders hold the same weights, and a figure is one call with an array of so many
 images, repeated where it is short. "torch" is what its users write, in inference mode:
 from the array to the module to an array. ``transform`` is the encoder of an autoencoder with
-a 32-unit code, which scikit-learn and skorch do not offer.
+a 32-unit code, which scikit-learn and skorch do not offer. On one thread the processor's time is
+counted, which busy neighbours do not lengthen.
+
+The last table is of a server: sixteen threads ask one model, ours as it is loaded from its file,
+for the classes of a row, one after the other; the clock on the wall tells how long each waits.
 """
 
+import tempfile
+import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,17 +24,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 from benchmarks import harness
+from benchmarks.compare import compare
 from benchmarks.contenders import Work, skorch_net, torch_module, torch_outputs
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, load, save
 
 ROWS = (1, 100, 10_000)
+CLIENTS, REQUESTS = 16, 200
 CLASSIFIER = Work((784, 128, 64, 10), batch_size=200, epochs=1, n_samples=2000)
 ENCODER = Work((784, 128, 64, 32), batch_size=200, epochs=1)
 
 
-def calls(X, y) -> dict[str, dict[str, Callable]]:
+def calls(ours, X, y) -> dict[str, dict[str, Callable]]:
     """Return, for each method, what the contenders call with the rows; trained on a few."""
-    ours = DeepMLPClassifier((128, 64), max_iter=1, device="cpu").fit(X, y)
     weights = [*zip(ours.coefs_, ours.intercepts_, strict=True)]
     sklearn_mlp = MLPClassifier((128, 64), max_iter=1).fit(X, y)
     sklearn_weights = zip(sklearn_mlp.coefs_, sklearn_mlp.intercepts_, strict=True)
@@ -58,6 +68,19 @@ def calls(X, y) -> dict[str, dict[str, Callable]]:
     }
 
 
+def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
+    """Return for each call what prepares its measurement for sknn_deep alone."""
+    data = CLASSIFIER.data()
+    ours = DeepMLPClassifier((128, 64), max_iter=1, device="cpu").fit(data.X, data.y)
+    return {
+        f"{method}, {n_rows:,}": partial(
+            harness.repeated, partial(contenders["sknn_deep"], data.X_test[:n_rows])
+        )
+        for method, contenders in calls(ours, data.X, data.y).items()
+        for n_rows in ROWS
+    }
+
+
 def torch_with_weights_of(fitted: torch.nn.Module, work: Work) -> torch.nn.Module:
     """Return a plain module with the weights of one of ours."""
     module = torch_module(work).eval()
@@ -75,22 +98,57 @@ def check_same(methods: dict[str, dict[str, Callable]], X) -> None:
             np.testing.assert_allclose(predict(X), expected, rtol=1e-3, atol=1e-5)
 
 
+def waits(predict: Callable, rows: np.ndarray) -> np.ndarray:
+    """Return how long each request of many clients waits, in seconds."""
+
+    def client(number: int) -> list[float]:
+        seconds = []
+        for request in range(REQUESTS):
+            row = rows[(number + request) % len(rows)][np.newaxis]
+            start = time.perf_counter()
+            predict(row)
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        return np.concatenate(list(pool.map(client, range(CLIENTS))))
+
+
+def print_waits(classifier, contenders: dict[str, Callable], rows: np.ndarray) -> None:
+    """Print what clients wait for a loaded model of ours, and for the others."""
+    path = Path(tempfile.mkdtemp(), "classifier.skops")
+    save(classifier, path)
+    contenders = {**contenders, "sknn_deep": load(path).predict_proba}
+    table = []
+    for name, predict in contenders.items():
+        waits(predict, rows)
+        seconds = waits(predict, rows)
+        times = [harness.duration([q]) for q in np.quantile(seconds, [0.5, 0.99])]
+        table.append([name, *times])
+    harness.print_table([f"predict_proba, {CLIENTS} threads", "median", "99 %"], table)
+
+
 def main():
     """Time every method on every number of rows and print the ratios."""
     arguments = harness.parser(__doc__).parse_args()
+    if arguments.compare:
+        compare("predict", arguments.compare, arguments)
+        return
     warnings.simplefilter("ignore", ConvergenceWarning)
     data = CLASSIFIER.data()
-    methods = calls(data.X, data.y)
+    ours = DeepMLPClassifier((128, 64), max_iter=1, device="cpu").fit(data.X, data.y)
+    methods = calls(ours, data.X, data.y)
     check_same(methods, data.X_test[:100])
 
     others = ["scikit-learn", "skorch", "torch"]
     rows, results = [], {}
+    clock = time.process_time if arguments.threads == 1 else time.perf_counter
     with harness.limited_threads(arguments.threads):
         for method, contenders in methods.items():
             for n_rows in ROWS:
                 X = data.X_test[:n_rows]
                 runs = {
-                    name: harness.repeated(lambda predict=predict, X=X: predict(X))
+                    name: harness.repeated(lambda predict=predict, X=X: predict(X), clock)
                     for name, predict in contenders.items()
                 }
                 seconds = harness.alternate(runs, arguments.rounds)
@@ -103,6 +161,8 @@ def main():
         harness.print_machine()
     header = ["call", "rows", "our time", *(f"{name} / ours" for name in others)]
     harness.print_table(header, rows)
+    with harness.limited_threads(arguments.threads):
+        print_waits(ours, methods["predict_proba"], data.X_test[:100])
     harness.save(arguments.json, results)
 
 

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from sklearn.preprocessing import scale
 from skorch import NeuralNetClassifier
 
 from benchmarks import harness
+from benchmarks.compare import compare
 from benchmarks.contenders import Work, torch_module
 from sknn_deep import DeepMLPClassifier
 from sknn_deep.model_selection import FusedGridSearchCV
@@ -184,6 +186,16 @@ def measure(search: Search, names: list[str], arguments) -> dict[str, dict[str, 
     }
 
 
+def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
+    """Return for each search what prepares its measurement for sknn_deep alone, in one process."""
+
+    def prepared(search: Search) -> Callable[[], float]:
+        measure = judged(searches(search, n_jobs=1)["sknn_deep"], *search.data())
+        return lambda: measure()[0]
+
+    return {name: partial(prepared, search) for name, search in WORKS.items()}
+
+
 def print_tables(results: dict, names: list[str]) -> None:
     """Print how long each search takes, and how good its best candidate is."""
     others = [name for name in names if name != "sknn_deep"]
@@ -219,6 +231,9 @@ def main():
         "--device", default="cpu", help="for all but scikit-learn's classifier; default: cpu"
     )
     arguments = options.parse_args()
+    if arguments.compare:
+        compare("search", arguments.compare, arguments, only=arguments.works)
+        return
     others = [*CONTENDERS, ONE_FIT]
     names = ["sknn_deep"] + [name for name in others if name in arguments.only.split(",")]
     warnings.simplefilter("ignore", ConvergenceWarning)

@@ -26,7 +26,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness, keras_worker
-from benchmarks.contenders import Data, Work, in_process, wait_for
+from benchmarks.compare import compare
+from benchmarks.contenders import Data, Work, in_process, ours, wait_for
 
 MNIST = (784, 128, 64, 10)
 WORKS = {
@@ -109,6 +110,17 @@ def measure(work: Work, names: list[str], arguments) -> dict[str, dict[str, list
     }
 
 
+def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
+    """Return for each work what prepares a measurement of sknn_deep alone."""
+
+    def prepared(work: Work) -> Callable[[], float]:
+        data = work.data()
+        measure = harness.timed(ours(work, data.X, data.y))
+        return harness.on_one_thread(measure) if work.one_thread else measure
+
+    return {name: partial(prepared, work) for name, work in WORKS.items()}
+
+
 def threads(work: Work, arguments) -> int:
     """Return how many threads every contender gets."""
     return 1 if work.one_thread else arguments.threads
@@ -156,6 +168,9 @@ def main():
         help="a Python that has Keras and its backends; default: the one that runs",
     )
     arguments = options.parse_args()
+    if arguments.compare:
+        compare("train", arguments.compare, arguments, only=arguments.works)
+        return
     versions = keras_worker.installed(arguments.keras_python)
     names = ["sknn_deep"]
     for name in CONTENDERS:

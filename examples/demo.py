@@ -5,7 +5,7 @@ table of how they do on images that no choice was made on, and draws four pictur
 
     python examples/demo.py --data digits --output demo
 
-`digits` are the 1,797 images of 8 by 8 pixels that scikit-learn brings along; `mnist` are the
+`digits` are the 1,797 images of 8 by 8 pixels that scikit-learn contains; `mnist` are the
 70,000 of 28 by 28 pixels (see `sknn_deep.datasets.fetch_mnist`).
 """
 

@@ -15,8 +15,15 @@ import sklearn.callback
 import sklearn.utils
 from numpy.random.bit_generator import ISeedSequence
 from sklearn.base import _fit_context
+from sklearn.callback import _progressbar
+from sklearn.callback._callback_context import get_context_path
+from sklearn.callback._transport import send
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._search_successive_halving import (
+    HalvingGridSearchCV,
+    HalvingRandomSearchCV,
+)
 from sklearn.model_selection._validation import (
     _aggregate_score_dicts,
     _check_groups_routing_disabled,
@@ -37,15 +44,24 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils._param_validation import StrOptions as _StrOptions
 from sklearn.utils._param_validation import validate_params as _validate_params
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
 from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.metaestimators import available_if as _available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
-from sklearn.utils.validation import _check_method_params, _check_sample_weight, _num_samples
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    _check_method_params,
+    _check_sample_weight,
+    _get_feature_names,
+    _num_samples,
+)
 
 __all__ = [
     "BaseSearchCV",
+    "HalvingGridSearchCV",
+    "HalvingRandomSearchCV",
     "HasMethods",
     "Interval",
     "InvalidParameterError",
@@ -55,23 +71,29 @@ __all__ = [
     "accepts_sample_weight",
     "aggregate_score_dicts",
     "available_if",
+    "check_feature_names_in",
     "check_groups_routing_disabled",
     "check_method_params",
     "check_matplotlib_support",
     "check_partial_fit_first_call",
     "check_random_state",
     "check_sample_weight",
+    "context_path",
+    "feature_names_of",
     "fit_context",
     "insert_error_scores",
     "lbfgs_verbosity",
     "manual_routing",
     "normalize_score_results",
     "num_samples",
+    "output_container",
+    "progress_monitor",
     "routing_enabled",
     "rows_of",
     "safe_indexing",
     "safe_split",
     "score_or_error",
+    "send_to_listener",
     "validate_parameter_constraints",
     "validate_params",
     "warn_or_raise_about_fit_failures",
@@ -80,9 +102,12 @@ __all__ = [
 
 MultimetricScorer = _MultimetricScorer
 aggregate_score_dicts = _aggregate_score_dicts
+check_feature_names_in = _check_feature_names_in
 check_groups_routing_disabled = _check_groups_routing_disabled
 check_method_params = _check_method_params
 check_partial_fit_first_call = _check_partial_fit_first_call
+context_path = get_context_path
+feature_names_of = _get_feature_names
 insert_error_scores = _insert_error_scores
 manual_routing = _manual_routing
 normalize_score_results = _normalize_score_results
@@ -91,6 +116,7 @@ routing_enabled = _routing_enabled
 safe_indexing = _safe_indexing
 safe_split = _safe_split
 score_or_error = _score
+send_to_listener = send
 warn_or_raise_about_fit_failures = _warn_or_raise_about_fit_failures
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -106,6 +132,11 @@ class StrOptions(_StrOptions):
 def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Function], Function]:
     """Return scikit-learn's decorator that validates the parameters before a fit."""
     return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
+
+
+def progress_monitor(context: Any) -> Any:
+    """Return what draws scikit-learn's progress bars of the fit that a context belongs to."""
+    return _progressbar._run_monitors[context.root_uuid]
 
 
 def with_callbacks(method: Function) -> Function:
@@ -188,6 +219,12 @@ def lbfgs_verbosity(verbose: bool) -> dict[str, Any]:
     """Return the options that make SciPy's L-BFGS-B print its progress, or not."""
     options: dict[str, Any] = _get_additional_lbfgs_options_dict("iprint", 1 if verbose else -1)
     return options
+
+
+def output_container(estimator: Any) -> str:
+    """Return the container of ``set_output``: "default", "pandas" or "polars"."""
+    container: str = _get_output_config("transform", estimator)["dense"]
+    return container
 
 
 def rows_of(X: Any, rows: Any) -> Any:

@@ -14,18 +14,24 @@ from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.classifier import DeepMLPClassifier
 from sknn_deep._estimators.fitted_state import check_fitted_state
+from sknn_deep._estimators.hidden_activations import HiddenActivations
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep._files import archive
 from sknn_deep._files.atomic import atomic_write, remove_orphans
 from sknn_deep._files.trusted_types import HARMLESS, OBJECT, name_of
+from sknn_deep.model_selection._halving import (
+    FusedHalvingGridSearchCV,
+    FusedHalvingRandomSearchCV,
+)
 from sknn_deep.model_selection._searches import FusedGridSearchCV, FusedRandomizedSearchCV
 
 __all__ = ["TRUSTED_TYPES", "load", "save"]
 
 _OURS = (
     DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer, FusedGridSearchCV,
-    FusedRandomizedSearchCV, TabularMLPClassifier, TabularMLPRegressor,
+    FusedHalvingGridSearchCV, FusedHalvingRandomSearchCV, FusedRandomizedSearchCV,
+    TabularMLPClassifier, TabularMLPRegressor, HiddenActivations,
 )  # fmt: skip
 _LOADERS = {**dict.fromkeys(map(name_of, _OURS), OBJECT), **HARMLESS}
 

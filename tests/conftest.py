@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
 from threadpoolctl import threadpool_limits
 
+from sknn_deep._hardware import pace
 from sknn_deep.datasets import fetch_california_housing, fetch_mnist
 
 try:
@@ -28,12 +30,32 @@ if os.environ.get("SKNN_DEEP_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = "-1"
 
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER_OPTIONS = [
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--use-angle=swiftshader",  # WebGL without a graphics card
+    "--enable-unsafe-swiftshader",
+]
+
+
 def pytest_ignore_collect(collection_path, config):
     """Leave out the tests on a simulated device, which need a process of their own."""
     is_simulated = "simulated_cuda" in collection_path.parts
     if is_simulated and not config.pluginmanager.has_plugin("tests.simulated_cuda.plugin"):
         return True
     return None
+
+
+@pytest.fixture(autouse=True)
+def _never_starved(monkeypatch):
+    """Let no test's number of threads depend on what runs beside it."""
+    monkeypatch.setattr(pace, "is_starved", lambda: False)
 
 
 class Explode(torch.optim.SGD):
@@ -169,6 +191,19 @@ def scratch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     plt.close("all")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Offer a Chromium without a window; skip where there is none (`.ci/run` installs it)."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=BROWSER_OPTIONS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

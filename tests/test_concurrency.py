@@ -57,7 +57,7 @@ METHODS = [
 
 
 def output(network, X):
-    names = ("predict_proba", "predict", "transform")
+    names = ("predict_proba", "transform", "predict")
     return getattr(network, next(name for name in names if hasattr(network, name)))(X)
 
 

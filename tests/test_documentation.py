@@ -21,7 +21,11 @@ MODULES = [sknn_deep] + [
 ]
 PUBLIC_MODULES = [module for module in MODULES if "._" not in module.__name__]
 DISPLAYS = [
+    "CalibrationDisplay",
     "EmbeddingDisplay",
+    "HalvingDisplay",
+    "ImportanceDisplay",
+    "IntervalDisplay",
     "LossCurveDisplay",
     "ReconstructionDisplay",
     "SearchSurfaceDisplay",
@@ -33,6 +37,7 @@ ESTIMATORS = [
     "DeepMLPRegressor",
     "FusedGridSearchCV",
     "FusedRandomizedSearchCV",
+    "HiddenActivations",
     "TabularMLPClassifier",
     "TabularMLPRegressor",
 ]

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import sklearn
 from _pytest.doctest import _get_checker, get_optionflags
+from sklearn.datasets import load_digits
+from sklearn.utils import Bunch
 from test_documentation import _code_blocks
 
 ROOT = Path(__file__).parents[1]
@@ -94,3 +97,26 @@ def test_links_between_pages_lead_to_files(name):
 def test_output_is_found_beside_its_block():
     text = "```python\na\n```\n\n```text\n1\n```\n```python\nb\n```\nprose\n\n```text\n2\n```\n"
     assert _shown_output(text) == ["1\n", None]
+
+
+def test_course_notebook_runs_beside_one_of_keras(scratch, monkeypatch):
+    pair = runpy.run_path(str(DOCS / "_ext" / "notebook_pair.py"))
+    names = ["course.ipynb", "course_keras.ipynb"]
+    ours, keras = (pair["read_cells"](DOCS / "tutorials" / name) for name in names)
+    others = [code for code in pair["pair_cells"](ours, keras) if code is not None]
+    for code in others:
+        compile(code, "<cell of Keras>", "exec")
+    assert sum(map(pair["count_lines"], others)) > 1.5 * sum(
+        pair["count_lines"](code) for kind, code in ours if kind == "code"
+    )
+    images, labels = load_digits(return_X_y=True)
+    images = np.pad(np.kron(images[:400].reshape(-1, 8, 8) / 16, np.ones((3, 3))), 2)[2:-2]
+    half = {"X_train": images.reshape(-1, 784), "y_train": labels[:400]}
+    small = Bunch(**half, X_test=half["X_train"][:200], y_test=labels[:200])
+    monkeypatch.setattr("sknn_deep.datasets.fetch_mnist", lambda: small)  # scikit-learn's digits
+    outputs = pair["run_cells"](ours, scratch, "course")
+    assert sum(len(output[1]) for output in outputs if output) == 5
+    printed = "\n".join(output[0] for output in outputs if output)
+    assert re.search(r"^\(\(400, 784\), \(200, 784\)\)$", printed, re.M)
+    assert re.search(r"^test accuracy 0\.\d{4}$", printed, re.M)
+    assert len(re.findall(r"^mean squared error 0\.\d{4}$", printed, re.M)) == 2

@@ -49,7 +49,7 @@ def test_a_fit_takes_little_memory_beside_its_data(kind):
 @pytest.mark.parametrize(
     ("case", "gigabytes"),
     [
-        ("classifier", 4),
+        ("classifier", 1.5),
         ("classifier, early stopping", 0.6),
         ("classifier, checkpoint", 0.6),
         ("autoencoder", 0.6),

@@ -91,7 +91,7 @@ def reloaded(estimator, path, **options):
 
 
 def output(estimator, rows=X):
-    names = ("predict_proba", "predict", "transform")
+    names = ("predict_proba", "transform", "predict")
     return getattr(estimator, next(name for name in names if hasattr(estimator, name)))(rows)
 
 
@@ -1192,8 +1192,9 @@ ARCHIVES = {
         lambda members: schema(node(content=[node(content=[])])), "two different parts",
     ),
     "stub": (lambda members: schema(node(content=[{"__id__": 1}])), "KeyError"),
-    "deep": (lambda members: zipped({"schema.json": "[" * 9000 + "]" * 9000}), "nested too deeply"),
-    "deep parts": (lambda members: nested(300), "nested too deeply"),
+    "deep": (lambda members: zipped({"schema.json": "[" * 10**5}), "nested too deeply"),
+    # Python 3.12 needs fewer frames for a level, and reads it to the end
+    "deep parts": (lambda members: nested(300), "nested too deeply|holds a list and no estimator"),
     "absurd array": (lambda members: array(header((10**14,))), "not what it states"),
     "array of much": (lambda members: array(header((2**29,))), "not what it states"),
     "array of nothing": (lambda members: array(header((2**40,), "<U0")), "not what it states"),

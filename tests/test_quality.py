@@ -58,9 +58,7 @@ def test_a_figure_is_held_against_its_bound(value, sign, bound, kept, quality):
 # The other recipes take minutes; `python -m benchmarks.quality` runs them all.
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
-@pytest.mark.parametrize(
-    ("name", "data"), [("plain_classifier", "mnist"), ("california_housing", "housing")]
-)
+@pytest.mark.parametrize(("name", "data"), [("plain_classifier", "mnist")])
 def test_recipe_keeps_its_bound(name, data, quality, request):
     request.getfixturevalue(data)  # skips where the data are not at hand
     ((_, value, _),) = getattr(quality, name)()

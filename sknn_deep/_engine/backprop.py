@@ -121,6 +121,11 @@ class Backprop:
         """For how many kinds of chunks there are programs."""
         return len(self._workspaces)
 
+    def vectors_to_decay(self) -> list[Tensor]:
+        """Return what ``embedding_weight_decay`` shrinks, where it is trained."""
+        own = self._input
+        return [] if own is None else own.modules[0].vectors_to_decay(own.parameters)
+
     def begin_epoch(self, longest: int) -> None:
         """Make ready for batches of so many rows at most, at the rates that dropout has now."""
         if self._layers[0].weight.device.type == "cpu":

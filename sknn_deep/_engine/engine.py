@@ -74,6 +74,7 @@ class Average:
     ----------
     weights : Tensor
     n_steps : int
+    decay : float
 
     References
     ----------
@@ -86,20 +87,25 @@ class Average:
     >>> from sknn_deep._engine.engine import Average
     >>> average = Average(torch.zeros(1), decay=0.5)
     >>> for weight in (1.0, 1.0):
-    ...     average.update(torch.tensor([weight]))
+    ...     (share,) = average.next_shares(1)
+    ...     average.update(torch.tensor([weight]), share)
     >>> average.weights
     tensor([0.9545])
     """
 
     def __init__(self, flat: Tensor, decay: float):
-        self.weights, self.n_steps, self._decay = flat.detach().clone(), 0, decay
+        self.weights, self.n_steps, self.decay = flat.detach().clone(), 0, decay
+
+    def next_shares(self, n_steps: int) -> list[float]:
+        """Count steps; return the share of each in the average after it."""
+        first, self.n_steps = self.n_steps + 1, self.n_steps + n_steps
+        steps = range(first, first + n_steps)
+        return [1 - min(self.decay, (1 + step) / (10 + step)) for step in steps]
 
     @torch.no_grad()
-    def update(self, flat: Tensor) -> None:
+    def update(self, flat: Tensor, share: float | Tensor) -> None:
         """Add the weights after a step."""
-        self.n_steps += 1
-        decay = min(self._decay, (1 + self.n_steps) / (10 + self.n_steps))
-        self.weights.lerp_(flat, 1 - decay)
+        self.weights.lerp_(flat, share)
 
     @torch.no_grad()
     def swap(self, flat: Tensor) -> None:
@@ -161,10 +167,9 @@ class Engine:
         self._network, self._loss, self._optimizer = network, loss, optimizer
         self._alpha, self._weight_decay = alpha, weight_decay
         self._max_grad_norm, self._embedding_decay = max_grad_norm, embedding_weight_decay
-        layer = network.input if embedding_weight_decay else None
-        self._vectors = [] if layer is None else layer.vectors_to_decay()
         self.pace = Pace.of(network.flat.device)
         self._backprop = backprop_for([network], loss, product_dtype)
+        self._vectors = self._backprop.vectors_to_decay() if embedding_weight_decay else []
         self._graphs = StepGraphs([network])
         self._frozen: list[tuple[Tensor, Tensor]] = []
         self._none = network.flat.new_zeros(())
@@ -388,7 +393,8 @@ class Engine:
         for parameter, kept in self._frozen:  # by skorch's Freezer
             parameter.copy_(kept)
         if self._average is not None:
-            self._average.update(self._network.flat)
+            (share,) = self._average.next_shares(1)
+            self._average.update(self._network.flat, share)
         return squared_norm
 
     def _write_gradient(self, program: Program, penalty: float | Tensor) -> Tensor:

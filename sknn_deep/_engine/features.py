@@ -217,6 +217,12 @@ class ArrayRows(Features):
     def read(self, part: slice) -> np.ndarray:
         return self._X[part]
 
+    def to(self, part: slice, device: torch.device, dtype: torch.dtype) -> Tensor:
+        tensor = self.tensor
+        if tensor is None or tensor.dtype != dtype or device.type != "cpu":
+            return super().to(part, device, dtype)
+        return tensor[part]
+
     def gather(self, rows: np.ndarray, out: Tensor) -> None:
         if self.tensor is not None:  # on torch's threads
             torch.index_select(self.tensor, 0, torch.from_numpy(rows), out=out)

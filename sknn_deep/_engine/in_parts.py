@@ -1,7 +1,7 @@
 """Functions of a network applied to many rows, some at a time: outputs, losses."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from sknn_deep._engine.features import Features, to_device
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._hardware.device import OutOfMemoryError, release_cached_memory
-from sknn_deep._hardware.pace import Pace
+from sknn_deep._hardware.pace import FEWEST_TO_SHARE, Pace
+from sknn_deep._hardware.threads import one_thread
 from sknn_deep._networks.flat import Network
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
@@ -80,6 +81,15 @@ def map_rows(
     output : ndarray with n_rows rows
     """
     flat, n_rows = network.flat, len(features)
+    work = n_rows * network.weights.numel()
+    if work < FEWEST_TO_SHARE and flat.device.type == "cpu":
+        # of a few rows the calls take longer than the numbers
+        is_single = torch.get_num_threads() == 1
+        try:
+            with nullcontext() if is_single else one_thread(), torch.inference_mode():
+                return function(features.to(slice(0, n_rows), flat.device, flat.dtype)).numpy()
+        except torch.OutOfMemoryError:
+            release_cached_memory(flat.device)  # and try again, with fewer rows at a time
     outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known
 
     def apply(part: slice) -> None:

@@ -10,18 +10,22 @@ References
 .. [1] C. M. Bishop (2006). Pattern Recognition and Machine Learning, section 5.2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sknn_deep._engine.distributions import Quantiles, normal_gradient, normal_loss
+from sknn_deep._networks.category_inputs import indicator_slices
+
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
 Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], object]
 RECONSTRUCTION_LOSSES = ("squared_error", "absolute_error", "huber", "log_loss", "cosine")
-REGRESSION_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile")
+REGRESSION_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile", "normal")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Loss:
     ----------
     per_sample : callable
         ``per_sample(raw, target)`` maps the raw output and the target, both of shape
-        (batch, n_outputs), to losses of shape (batch,), summed over the outputs.
+        (batch, n_outputs) but for :mod:`~sknn_deep._engine.distributions`, to losses of shape
+        (batch,), summed over the outputs.
     gradient : callable
         ``gradient(raw, target, scale, out)`` writes their gradient with respect to the raw
         output, times a factor of shape () or, one for each sample, (batch, 1).
@@ -116,20 +121,31 @@ def classification_loss(out_activation: str, label_smoothing: float = 0.0) -> Lo
 
 
 def regression_loss(
-    name: str, n_outputs: int, *, quantile: float = 0.5, huber_delta: float = 1.0
+    name: str,
+    n_outputs: int,
+    *,
+    quantile: float = 0.5,
+    huber_delta: float = 1.0,
+    quantiles: Sequence[float] | None = None,
 ) -> Loss:
     """Return a regression loss by name.
 
     Parameters
     ----------
-    name : {"squared_error", "poisson", "absolute_error", "huber", "quantile"}
+    name : {"squared_error", "poisson", "absolute_error", "huber", "quantile", "normal"}
         Squared error and Poisson deviance are halved, as in scikit-learn.
     n_outputs : int
+        Columns of the target; "normal" and several quantiles have more outputs for each.
     quantile : float in (0, 1)
         Level of the pinball loss of "quantile".
     huber_delta : float
         Residual, in units of the target, at which "huber" turns from square to linear.
+    quantiles : sequence of float, default=None
+        Levels of "quantile", several in one network.
     """
+    if name == "quantile" and quantiles is not None:
+        several = Quantiles(quantiles)
+        return Loss(several.loss, several.gradient, reported_scale=1.0 / n_outputs)
     functions: dict[str, tuple[Callable[..., Tensor], Callable[..., object]]] = {
         "squared_error": (_half_squared_error, _half_squared_error_gradient),
         "poisson": (_half_poisson_deviance, _half_poisson_deviance_gradient),
@@ -142,6 +158,7 @@ def regression_loss(
             partial(_pinball, quantile=quantile),
             partial(_pinball_gradient, quantile=quantile),
         ),
+        "normal": (normal_loss, normal_gradient),
     }
     per_sample, gradient = functions[name]
     scale = 1.0 if name == "poisson" else 1.0 / n_outputs
@@ -155,8 +172,13 @@ def reconstruction_loss(
     weights: Tensor | None = None,
     allow_nan: bool = False,
     penalty: CodePenalty | None = None,
+    categories: Sequence[int] = (),
 ) -> Loss:
-    """Return an autoencoder's loss: the mean over the features of each sample.
+    r"""Return an autoencoder's loss: the mean over the features of each sample.
+
+    A column of categories is one feature, whatever their number :math:`k`: of its indicators
+    :math:`t` and the raw output :math:`z` the loss is the cross entropy of their softmax,
+    :math:`-\sum_k t_k \log p_k`. A category that training has not seen has no loss.
 
     Parameters
     ----------
@@ -171,8 +193,11 @@ def reconstruction_loss(
     allow_nan : bool, default=False
         Whether features that are NaN in the target are left out of the mean.
     penalty : CodePenalty, default=None
+    categories : sequence of int, default=()
+        How many indicators each column of categories has; they stand behind the numbers. With
+        them "log_loss" and "cosine" are not possible.
     """
-    if name == "squared_error" and weights is None and not allow_nan:
+    if name == "squared_error" and weights is None and not allow_nan and not categories:
         return Loss(_mean_squared_error, _mean_squared_error_gradient, penalty=penalty)
     shares = partial(_shares, weights=weights, allow_nan=allow_nan)
     if name == "cosine":
@@ -191,6 +216,14 @@ def reconstruction_loss(
         "log_loss": (_log_loss, _log_loss_derivative),
     }
     of_each, derivative = functions[name]
+    if categories:
+        of_columns = partial(_shares_of_columns, weights=weights, allow_nan=allow_nan)
+        options: dict[str, Any] = {"shares": of_columns, "categories": tuple(categories)}
+        return Loss(
+            partial(_mean_of_columns, of_each=of_each, **options),
+            partial(_mean_of_columns_gradient, derivative=derivative, **options),
+            penalty=penalty,
+        )
     return Loss(
         partial(_mean_of_each, of_each=of_each, shares=shares),
         partial(_mean_of_each_gradient, derivative=derivative, shares=shares),
@@ -323,6 +356,59 @@ def _known(target: Tensor, output: Tensor, share: Tensor | float) -> Tensor:
     """Return the target, with the reconstruction in place of what may be missing."""
     may_miss = isinstance(share, Tensor) and share.ndim == target.ndim
     return torch.where(target.isnan(), output, target) if may_miss else target
+
+
+def _mean_of_columns(
+    raw: Tensor, target: Tensor, of_each: Callable, shares: Callable, categories: tuple[int, ...]
+) -> Tensor:
+    groups = indicator_slices(target.shape[-1], categories)
+    numbers = slice(0, target.shape[-1] - sum(categories))
+    share = shares(target[..., numbers], len(groups))
+    losses = _mean_of_each(
+        raw[..., numbers], target[..., numbers], of_each, lambda _: share[..., : numbers.stop]
+    )
+    for j, group in enumerate(groups, start=numbers.stop):
+        losses = losses + share[..., j] * _cross_entropy(raw[..., group], target[..., group])
+    return losses
+
+
+def _mean_of_columns_gradient(
+    raw: Tensor,
+    target: Tensor,
+    scale: Tensor,
+    out: Tensor,
+    derivative: Callable,
+    shares: Callable,
+    categories: tuple[int, ...],
+) -> None:
+    groups = indicator_slices(target.shape[-1], categories)
+    numbers = slice(0, target.shape[-1] - sum(categories))
+    share = shares(target[..., numbers], len(groups))
+    own, of_numbers = target[..., numbers], share[..., : numbers.stop]
+    _mean_of_each_gradient(
+        raw[..., numbers], own, scale, out[..., numbers], derivative, lambda _: of_numbers
+    )
+    for j, group in enumerate(groups, start=numbers.stop):
+        indicators = target[..., group]
+        # all of them are 0 where the category is none of the training's
+        probabilities = torch.softmax(raw[..., group], dim=-1).mul_(
+            indicators.sum(dim=-1, keepdim=True)
+        )
+        torch.sub(probabilities, indicators, out=out[..., group])
+        out[..., group].mul_(share[..., j, None] * scale)
+
+
+def _shares_of_columns(
+    numbers: Tensor, n_others: int, weights: Tensor | None, allow_nan: bool
+) -> Tensor:
+    """Return the shares of numbers and of columns of categories in a row's mean."""
+    shape = (*(numbers.shape[:-1] if allow_nan else ()), numbers.shape[-1] + n_others)
+    shares = numbers.new_ones(shape)
+    if allow_nan:
+        shares[..., : numbers.shape[-1]] = numbers.isnan().logical_not()
+    if weights is not None:
+        shares.mul_(weights)
+    return shares.div_(shares.sum(dim=-1, keepdim=True).clamp_(torch.finfo(shares.dtype).tiny))
 
 
 def _square(output: Tensor, target: Tensor) -> Tensor:

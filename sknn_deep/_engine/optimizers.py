@@ -44,6 +44,8 @@ class FlatOptimizer(torch.optim.Optimizer):
     """
 
     buffers: tuple[str, ...]
+    # whether a step is one pass over the weights
+    is_one_pass = True
     add_param_group = _light(torch.optim.Optimizer.add_param_group)
     state_dict = _light(torch.optim.Optimizer.state_dict)
     load_state_dict = _light(torch.optim.Optimizer.load_state_dict)
@@ -74,12 +76,12 @@ class FlatOptimizer(torch.optim.Optimizer):
         """Return what moves these weights as this optimiser would, given a factor."""
         raise NotImplementedError
 
-    def next_factors(self, rates: Sequence[float]) -> list[tuple[float, ...]]:
-        """Count steps at these rates; return the factor of each."""
+    def next_factors(self, rates: Sequence[Any]) -> list[tuple]:
+        """Count steps at these rates, numbers or arrays; return the factor of each."""
         biases = self.next_biases(len(rates))
         return [(rate * bias,) for rate, bias in zip(rates, biases, strict=True)]
 
-    def is_one_pass(self, flat: Tensor) -> bool:
+    def is_one_kernel(self, flat: Tensor) -> bool:
         """Return whether one kernel moves such weights, at one rate for all of them."""
         return False
 
@@ -204,7 +206,7 @@ class Adam(FlatOptimizer):
         (group,) = self.param_groups
         return *group["betas"], group["eps"]
 
-    def is_one_pass(self, flat: Tensor) -> bool:
+    def is_one_kernel(self, flat: Tensor) -> bool:
         """Return whether one kernel moves such weights, at one rate for all of them."""
         return has_fused_kernel(flat)
 

@@ -210,7 +210,13 @@ def zero_negligible_state(optimizer: torch.optim.Optimizer) -> None:
 
 def copied_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return an optimiser's ``state_dict`` with tensors of its own."""
-    return _convert(optimizer.state_dict(), Tensor, Tensor.clone)
+    return with_own_tensors(optimizer.state_dict())
+
+
+def with_own_tensors(state: dict[str, Any]) -> dict[str, Any]:
+    """Return an optimiser's ``state_dict`` with copies of its tensors."""
+    own: dict[str, Any] = _convert(state, Tensor, Tensor.clone)
+    return own
 
 
 def load_state(

@@ -120,5 +120,5 @@ def _penalties(
         paid = paid + terms.contractive * network.contraction(x, mean)
     if log_variance is not None:
         divergence = mean.square() + log_variance.exp() - 1 - log_variance
-        paid = paid + terms.beta / x.shape[1] * 0.5 * divergence.sum(dim=1)
+        paid = paid + terms.beta / network.n_columns * 0.5 * divergence.sum(dim=1)
     return paid

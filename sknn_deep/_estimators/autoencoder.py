@@ -8,40 +8,58 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.encoded_rows import EncodedRows, TableEncoding
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.code_description import describe_code
-from sknn_deep._estimators.column_statistics import column_limits, column_means
+from sknn_deep._estimators.code_statistics import reconstruction_errors
+from sknn_deep._estimators.column_statistics import (
+    column_limits,
+    column_means,
+    refuse_wide_sparse,
+    rows_to_scale_by,
+)
 from sknn_deep._estimators.fitted_attributes import FittedAutoencoder
 from sknn_deep._estimators.fitted_state import AUTOENCODER_STATE
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._estimators.parameters import SharedParameters
+from sknn_deep._estimators.table_columns import (
+    TableColumns,
+    as_table,
+    feature_names,
+    learn_columns,
+)
 from sknn_deep._estimators.types import (
     ActivationName,
     Activations,
+    CategoricalFeatures,
     MatrixLike,
     NoiseKind,
     ReconstructionLossName,
+    ScalingName,
     Seed,
 )
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
+from sknn_deep._networks.number_inputs import SCALINGS, centers_and_scales
 from sknn_deep._sklearn import (
     Interval,
     StrOptions,
     available_if,
     check_sample_weight,
     fit_context,
+    output_container,
     with_callbacks,
 )
 
@@ -60,7 +78,9 @@ class AutoencoderParameters(SharedParameters):
     loss: ReconstructionLossName = "squared_error"
     huber_delta: float = 1.0
     loss_weights: "ArrayLike | None" = None
+    categorical_features: CategoricalFeatures = "from_dtype"
     allow_nan: bool = False
+    scaling: ScalingName | None = None
     noise: float = 0.0
     noise_kind: NoiseKind = "gaussian"
     sparsity: float = 0.0
@@ -69,6 +89,7 @@ class AutoencoderParameters(SharedParameters):
     variational: bool = False
     beta: float = 1.0
     order_code: bool = False
+    contamination: float | Literal["auto"] = "auto"
 
 
 class AutoencoderTransformer(
@@ -76,6 +97,7 @@ class AutoencoderTransformer(
     FittedAutoencoder,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
+    OutlierMixin,
     BaseDeepNetwork,
 ):
     """Dimensionality reduction by an autoencoder.
@@ -147,7 +169,8 @@ class AutoencoderTransformer(
         the gradient tolerance of L-BFGS.
 
     verbose : bool or int, default=False
-        Whether to print the loss of each epoch.
+        Whether to print a line for each epoch: the loss, the validation score if there is one, and
+        how long the rest takes at most.
 
     warm_start : bool, default=False
         Whether ``fit`` goes on from the weights of the previous call. Parameters that the weights
@@ -168,6 +191,13 @@ class AutoencoderTransformer(
     validation_fraction : float, default=0.1
         Share of the samples that early stopping holds out. They are drawn at random, with
         ``shuffle=False``, too: for rows in order of time pass the last ones as ``X_val``.
+
+    validation_splitter : splitter or None, default=None
+        Divides the rows into those to train on and those that early stopping holds out, in place of
+        a random draw: any splitter of scikit-learn's kind, such as
+        ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``, or ``TimeSeriesSplit()``. Its
+        first division is taken, of ``TimeSeriesSplit`` the last. It is given the validated X, y and
+        ``groups``; in a search the rows of each fold.
 
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its kin, in [0, 1).
@@ -256,14 +286,16 @@ class AutoencoderTransformer(
     output_activation : str, default="auto"
         Activation of the output: "auto", or a name of ``activation``. "auto" is
         "logistic" when the training data lie in [0, 1] (pixels, scaled features), else
-        "identity".
+        "identity", as it is of tables with categories and with ``scaling``.
 
     loss : str, default="squared_error"
         What training minimises, the mean over the features: "squared_error", neither halved
         nor summed; "absolute_error" and "huber", which outliers distort less; "log_loss",
         the binary cross entropy of features in [0, 1] with a logistic output; or "cosine",
         one minus the cosine between a row and its reconstruction, for rows of which only
-        the direction counts (word counts, embeddings).
+        the direction counts (word counts, embeddings). The loss of a category is the cross
+        entropy of its column's softmax, whatever that of the numbers is, and a column counts as
+        one feature; "log_loss" and "cosine" do not go with categories.
 
     huber_delta : float, default=1.0
         Residual, in units of the features, at which "huber" turns from square to linear.
@@ -272,10 +304,22 @@ class AutoencoderTransformer(
         Non-negative weights of the features in that mean; only their ratios matter.
         Raise those of features that the code must keep.
 
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
+        Which columns of X hold categories: by their type, texts and categoricals of a frame or an
+        array of objects; or names, numbers or a mask of columns; None for no column. Each category
+        has an indicator (of more than nine those with five rows at least), and so has a missing
+        value, which needs no ``allow_nan``. What training has not seen has only zeros.
+
     allow_nan : bool, default=False
-        Whether X may have missing values (NaN). The network reads the mean of the training
+        Whether X may have missing numbers (NaN). The network reads the mean of the training
         data in their place, and the loss and the errors leave them out;
         ``inverse_transform(transform(X))`` then imputes them.
+
+    scaling : {"standard", "robust"} or None, default=None
+        How numbers are centred and scaled before all else, so that each column counts as much: by
+        mean and standard deviation, or by median and interquartile range with the smooth clip
+        z / sqrt(1 + (z / 3)²). ``inverse_transform`` undoes it; losses, errors, scores and
+        ``mean_`` are of scaled numbers. Scales come from all rows that ``fit`` is given as X.
 
     noise : float, default=0.0
         Corrupts the input while training, but not what the output is compared with: a
@@ -316,6 +360,11 @@ class AutoencoderTransformer(
         its units are then uncorrelated with mean 0, and their variance falls, as with PCA's
         components. The reconstructions stay the same. ``partial_fit`` does not turn it.
 
+    contamination : float or "auto", default="auto"
+        Share of the training data that ``predict`` takes for outliers, in (0, 0.5]. With "auto"
+        those are rows with an unusual error: its cube root is above the upper quartile by more than
+        the interquartile range, as with 2 % of ordinary rows. Nothing else depends on it.
+
     Attributes
     ----------
     module_ : torch.nn.Module
@@ -325,7 +374,17 @@ class AutoencoderTransformer(
         Its two halves: features to code, and code to features.
 
     mean_ : ndarray of shape (`n_features_in_`,)
-        Mean of the training data, the reconstruction that ``score`` compares with.
+        Mean of the training data, the reconstruction that ``score`` compares with. Of a table with
+        categories that of its encoded columns, which ``encoded_feature_names_`` names.
+
+    encoded_feature_names_ : ndarray of str
+        Names of the network's inputs and outputs: numbers, then an indicator for each category.
+
+    is_categorical_ : ndarray of bool, shape (`n_features_in_`,), or None
+        The features that hold categories; None where none does.
+
+    feature_center_, feature_scale_ : ndarray of shape (n_numbers,)
+        What is subtracted from the numbers, and what they are divided by, with ``scaling``.
 
     code_std_ : ndarray of shape (`n_components`,)
         Standard deviation of each unit of the code over the training data; over 1,000 to
@@ -343,6 +402,11 @@ class AutoencoderTransformer(
 
     explained_variance_ratio_ : ndarray of shape (`n_components`,)
         As shares of the variance of the features; their sum is ``score`` of those rows.
+
+    offset_ : float
+        Where ``score_samples`` begins to call a row ordinary: ``decision_function`` is what a score
+        is above it. By all training rows, or with ``contamination="auto"`` by 100 to 2,000 of them.
+        Set by ``fit`` only.
 
     history_ : skorch.history.History
         One row per epoch (none with L-BFGS): "train_loss", "dur" (seconds) and, with a validation
@@ -404,9 +468,8 @@ class AutoencoderTransformer(
     ``learning_rate="one_cycle"`` with ``learning_rate_init=0.01`` and ``batch_size=128``
     first.
 
-    Rows that are unlike the training data are reconstructed badly. To tell outliers,
-    compare ``score_samples`` with a quantile of its values on data that are known to be
-    ordinary: ``score_samples(X) < np.quantile(score_samples(X_ordinary), 0.01)``.
+    Rows that are unlike the training data are reconstructed badly, so it is an outlier detector,
+    too, by scikit-learn's conventions: ``predict`` is -1 for outliers and 1 for other rows.
 
     References
     ----------
@@ -453,7 +516,9 @@ class AutoencoderTransformer(
         "loss": [StrOptions(set(RECONSTRUCTION_LOSSES))],
         "huber_delta": [Interval(Real, 0, None, closed="neither")],
         "loss_weights": ["array-like", None],
+        "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
         "allow_nan": ["boolean"],
+        "scaling": [StrOptions(set(SCALINGS)), None],
         "noise": [Interval(Real, 0, None, closed="left")],
         "noise_kind": [StrOptions({"gaussian", "masking", "salt_pepper"})],
         "sparsity": [Interval(Real, 0, None, closed="left")],
@@ -462,6 +527,7 @@ class AutoencoderTransformer(
         "variational": ["boolean"],
         "beta": [Interval(Real, 0, None, closed="left")],
         "order_code": ["boolean"],
+        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
     }
 
     _fitted_state: ClassVar = AUTOENCODER_STATE
@@ -476,6 +542,7 @@ class AutoencoderTransformer(
         *,
         X_val: "MatrixLike | None" = None,
         sample_weight_val: "ArrayLike | None" = None,
+        groups: "ArrayLike | None" = None,
     ) -> Self:
         """Learn to reconstruct the data.
 
@@ -496,6 +563,9 @@ class AutoencoderTransformer(
         sample_weight_val : array-like of shape (n_val_samples,), default=None
             Weights of the validation data.
 
+        groups : array-like of shape (n_samples,), default=None
+            What ``validation_splitter`` is given of each row, such as the patient that it is of.
+
         Returns
         -------
         self : AutoencoderTransformer
@@ -508,15 +578,24 @@ class AutoencoderTransformer(
         KeyboardInterrupt
             If the user interrupts before the first step, or within a search.
         """
-        self._fit(Call(X, None, sample_weight, X_val, None, sample_weight_val))
+        self._fit(Call(X, None, sample_weight, X_val, None, sample_weight_val, groups=groups))
         return self
 
     @available_if(lambda est: est._check_solver())
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
-        self, X: "MatrixLike", y: object = None, sample_weight: "ArrayLike | None" = None
+        self,
+        X: "MatrixLike",
+        y: object = None,
+        sample_weight: "ArrayLike | None" = None,
+        *,
+        X_val: "MatrixLike | None" = None,
+        sample_weight_val: "ArrayLike | None" = None,
     ) -> Self:
         """Train one epoch on the given data.
+
+        A validation set is evaluated after the epoch and added to ``validation_scores_`` and
+        ``validation_loss_curve_``. It stops nothing and brings no earlier weights back.
 
         The schedules "cosine" and "one_cycle" count the calls as epochs: after
         ``max_iter`` calls the learning rate is zero. The first call settles ``mean_`` and,
@@ -533,12 +612,31 @@ class AutoencoderTransformer(
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights, not all zero.
 
+        X_val : {array-like, sparse matrix} of shape (n_val_samples, n_features), default=None
+            Validation data, on which loss and score are recorded after the epoch.
+
+        sample_weight_val : array-like of shape (n_val_samples,), default=None
+            Weights of the validation data.
+
         Returns
         -------
         self : AutoencoderTransformer
         """
-        self._fit(Call(X, None, sample_weight, incremental=True))
+        validation = X_val, None, sample_weight_val
+        self._fit(Call(X, None, sample_weight, *validation, incremental=True))
         return self
+
+    @property
+    def encoded_feature_names_(self) -> np.ndarray:
+        """Names of the network's inputs and outputs."""
+        check_is_fitted(self)
+        encoding = TableEncoding(self.n_features_in_, self._n_categories())
+        names, columns = feature_names(self), self._columns
+        found = [names[j] for j in encoding.numbers]
+        for column, n_categories in encoding.categories:
+            values = range(n_categories) if columns is None else columns.categories[column]
+            found += [f"{names[column]}_{value}" for value in values]
+        return np.array(found, dtype=object)
 
     @property
     def encoder_(self) -> nn.Module:
@@ -566,7 +664,7 @@ class AutoencoderTransformer(
         X = self._validate_input(X)
         return self._map_rows(self.module_.encode, X)
 
-    def inverse_transform(self, X: "ArrayLike") -> np.ndarray:
+    def inverse_transform(self, X: "ArrayLike") -> Any:
         """Decode codes.
 
         Parameters
@@ -576,7 +674,11 @@ class AutoencoderTransformer(
 
         Returns
         -------
-        reconstructions : ndarray of shape (n_samples, n_features)
+        reconstructions : ndarray of shape (n_samples, n_features), or DataFrame
+            Numbers in their own units. A table with categories comes back as one: for each row the
+            likeliest category, None where that is that it is missing. It is a DataFrame of pandas,
+            or after ``set_output(transform="polars")`` of polars, where ``fit`` was given one, and
+            else an array of objects.
         """
         check_is_fitted(self)
         refuse_not_numbers(self, X)
@@ -588,10 +690,20 @@ class AutoencoderTransformer(
                 f"X has {codes.shape[1]} columns, but the code of this autoencoder has "
                 f"{self._n_features_out} units; pass what transform returns."
             )
-        return self._map_rows(self.module_.decoder, codes)
+        decoded = self._map_rows(self.module_.decoder, codes)
+        encoding = self._encoding
+        if encoding is None:
+            return decoded
+        numbers, of_categories = encoding.decode(decoded)
+        columns = self._columns
+        if columns is None:
+            return numbers
+        names = vars(self).get("feature_names_in_")
+        table = columns.decode(numbers, of_categories)
+        return as_table(table, names, output_container(self), getattr(X, "index", None))
 
     @available_if(lambda est: est._check_variational())
-    def sample(self, n_samples: int = 1, *, random_state: Seed | None = None) -> np.ndarray:
+    def sample(self, n_samples: int = 1, *, random_state: Seed | None = None) -> Any:
         """Draw new rows: codes from the standard normal distribution, decoded.
 
         Only with ``variational=True``.
@@ -606,7 +718,8 @@ class AutoencoderTransformer(
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
+        X : ndarray of shape (n_samples, n_features), or DataFrame
+            As of ``inverse_transform``.
         """
         check_is_fitted(self)
         shape = (n_samples, self._n_features_out)
@@ -627,12 +740,19 @@ class AutoencoderTransformer(
         -------
         errors : ndarray of shape (n_samples,) or (n_samples, n_features)
             Mean squared error per feature, whatever ``loss`` is; or the squared error of each
-            feature, NaN where it is missing.
+            feature, NaN where it is missing. With ``scaling`` numbers are compared in scaled units.
+            The error of a category is half the squared error of its indicators: 0 where the right
+            one is certain, 1 where a wrong one is.
         """
         X = self._validate_input(X)
-        if per_feature:
-            return self._map_rows(lambda rows: (self.module_(rows) - rows).square(), X)
-        return self._map_rows(lambda rows: (self.module_(rows) - rows).square().nanmean(dim=1), X)
+        network = self.module_
+        if not per_feature:
+            return self._map_rows(lambda rows: reconstruction_errors(network, rows), X)
+        of_columns = self._map_rows(
+            lambda rows: network.squared_errors(network.reconstruct(rows), rows), X
+        )
+        encoding = self._encoding
+        return of_columns if encoding is None else of_columns[:, encoding.places]
 
     def score_samples(self, X: "MatrixLike") -> np.ndarray:
         """Return the negative reconstruction error of each row: low for an outlier.
@@ -647,13 +767,41 @@ class AutoencoderTransformer(
         """
         return -self.reconstruction_error(X)
 
+    def decision_function(self, X: "MatrixLike") -> np.ndarray:
+        """Return by how much the score of each row is above ``offset_``: negative for outliers.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,)
+        """
+        return self.score_samples(X) - self._known_offset()
+
+    def predict(self, X: "MatrixLike") -> np.ndarray:
+        """Tell outliers from other rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        is_inlier : ndarray of shape (n_samples,)
+            -1 for outliers, 1 for other rows.
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
     def score(
         self, X: "MatrixLike", y: object = None, sample_weight: "ArrayLike | None" = None
     ) -> float:
         """Return the share of the variance that the reconstruction explains.
 
-        One minus the squared error of the reconstruction over that of ``mean_``. For the
-        training data of a PCA the same figure is ``explained_variance_ratio_.sum()``.
+        One minus the squared error of the reconstruction over that of ``mean_``, both as of
+        ``reconstruction_error``. For the training data of a PCA the same figure is
+        ``explained_variance_ratio_.sum()``.
 
         Parameters
         ----------
@@ -674,15 +822,26 @@ class AutoencoderTransformer(
         sample_weight = check_sample_weight(sample_weight, X)
         mean = torch.from_numpy(self.mean_).to(self.module_.flat.device)
 
+        network = self.module_
+
         def errors(rows: Tensor) -> Tensor:
-            residual, spread = self.module_(rows) - rows, rows - mean
-            sums = [part.square().nansum(dim=1) for part in (residual, spread)]
-            return torch.stack(sums, dim=1) / rows.shape[1]
+            guesses = network.reconstruct(rows), mean
+            sums = [network.squared_errors(guess, rows).nansum(dim=1) for guess in guesses]
+            return torch.stack(sums, dim=1) / network.n_columns
 
         both = self._map_rows(errors, X).astype(np.float64)
         residual, spread = np.average(both, axis=0, weights=sample_weight)
         with np.errstate(invalid="ignore"):
             return float(1 - residual / spread) if spread > 0 else np.nan
+
+    def _known_offset(self) -> float:
+        if "offset_" not in vars(self):
+            raise NotFittedError(
+                "predict and decision_function need offset_, which is learned at the end of fit; "
+                "partial_fit leaves none. Call fit, or compare score_samples(X) with a quantile of "
+                "its values on ordinary rows. While training, score by scoring=None instead."
+            )
+        return self.offset_
 
     @property
     def _n_features_out(self) -> int:
@@ -756,18 +915,26 @@ class AutoencoderTransformer(
     def _validate_training_data(
         self, call: Call, dtypes: list[type], *, reset: bool
     ) -> tuple[Features, None, None]:
-        X = self._validate_features(call.X, dtypes, reset)
-        self._check_loss_weights(X.shape[1])
+        X = self._validate_features(call.X, dtypes, reset, call.sample_weight)
+        self._check_loss_weights(self.n_features_in_)
         if reset:
             self.out_activation_ = self.output_activation
             if self.output_activation == "auto":
-                low, high = X.limits()
-                self.out_activation_ = "logistic" if low >= 0 and high <= 1 else "identity"
+                self.out_activation_ = "identity"
+                if not isinstance(X, EncodedRows):
+                    low, high = X.limits()
+                    self.out_activation_ = "logistic" if low >= 0 and high <= 1 else "identity"
         return X, None, None
 
-    def _validate_features(self, X: Any, dtypes: list[type], reset: bool) -> Features:
-        """Return rows to train on or to validate with."""
-        features: Features = self._validate_rows(X, dtypes=dtypes, reset=reset)
+    def _validate_features(
+        self, X: Any, dtypes: list[type], reset: bool, sample_weight: Any = None
+    ) -> Features:
+        """Return rows to train on or to validate with, encoded; new ones settle the encoding."""
+        rows: Features = self._validate_rows(X, dtypes=dtypes, reset=reset)
+        if reset:
+            self._check_categories()
+            self._learn_numbers(rows, check_sample_weight(sample_weight, rows))
+        features = self._encoded(rows)
         if self.loss == "log_loss":
             low, high = features.limits()
             if low < 0 or high > 1:
@@ -776,6 +943,70 @@ class AutoencoderTransformer(
                     f"{high:g}; scale them with MinMaxScaler, or choose loss='squared_error'."
                 )
         return features
+
+    # ------------------------------------------------------------------ tables
+
+    def _learn_columns(self, X: Any) -> TableColumns | None:
+        return learn_columns(X, self.categorical_features)
+
+    def _check_categories(self) -> None:
+        """Refuse what does not go with columns of categories."""
+        if self._columns is None:
+            return
+        for name, value, is_wrong in (
+            ("loss", self.loss, self.loss in ("log_loss", "cosine")),
+            (
+                "output_activation",
+                self.output_activation,
+                self.output_activation not in ("auto", "identity"),
+            ),
+        ):
+            if is_wrong:
+                raise ValueError(
+                    f"{name}={value!r} does not go with categories, of which X has "
+                    f"{len(self._columns.categories)} columns: a category is reconstructed by a "
+                    f"softmax, and a number as it is. Leave {name} at its default, or encode them "
+                    "before, as by OneHotEncoder."
+                )
+
+    def _learn_numbers(self, X: Features, weight: np.ndarray | None) -> None:
+        """Learn the scales of the numbers."""
+        encoding = TableEncoding(X.shape[1], self._n_categories())
+        if self.scaling is None or not encoding.numbers:
+            return
+        refuse_wide_sparse(X, scaling=self.scaling)
+        rows, weight = rows_to_scale_by(X, weight)
+        numbers = rows[:, encoding.numbers].astype(np.float64)
+        scales = centers_and_scales(numbers, self.scaling, weight)
+        self.feature_center_, self.feature_scale_ = (part.astype(X.dtype) for part in scales)
+
+    def _n_categories(self) -> Sequence[tuple[int, int]]:
+        """Return the columns of categories, and how many each has."""
+        state: dict[str, Any] = vars(self)
+        if "module_" in state:
+            return state["module_"].config["categories"]
+        columns = state.get("_columns")
+        return () if columns is None else tuple(columns.n_categories())
+
+    @property
+    def _encoding(self) -> TableEncoding | None:
+        """What numbers and codes are encoded by, None where they stay as they are."""
+        state, categories = vars(self), self._n_categories()
+        if not categories and "feature_scale_" not in state:
+            return None
+        scaling = state.get("_fixed", {"scaling": self.scaling})["scaling"]
+        scales = state.get("feature_center_"), state.get("feature_scale_")
+        return TableEncoding(self.n_features_in_, categories, *scales, scaling == "robust")
+
+    def _encoded(self, features: Features) -> Features:
+        encoding = self._encoding
+        # those of a scorer are encoded already
+        if encoding is None or isinstance(features, EncodedRows):
+            return features
+        return EncodedRows(features, encoding)
+
+    def _validate_input(self, X: Any) -> Features:
+        return self._encoded(super()._validate_input(X))
 
     def _check_loss_weights(self, n_features: int) -> None:
         if self.loss_weights is None:
@@ -843,6 +1074,7 @@ class AutoencoderTransformer(
             "tied_weights": self.tied_weights,
             "variational": self.variational,
             "contractive": self.contractive > 0,
+            "categories": self._n_categories(),
         }
 
     def _sizes(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -866,9 +1098,9 @@ class AutoencoderTransformer(
         weights, penalty = None, CodePenalty(self.sparsity, self.contractive, self.beta)
         if self.loss_weights is not None:
             flat = self.module_.flat
-            weights = torch.as_tensor(
-                np.asarray(self.loss_weights), dtype=flat.dtype, device=flat.device
-            )
+            encoding, own = self._encoding, np.asarray(self.loss_weights)
+            own = own if encoding is None else own[encoding.columns]
+            weights = torch.as_tensor(own, dtype=flat.dtype, device=flat.device)
         has_penalty = self.sparsity or self.contractive or self.variational
         return reconstruction_loss(
             self.loss,
@@ -876,10 +1108,12 @@ class AutoencoderTransformer(
             weights=weights,
             allow_nan=self.allow_nan,
             penalty=penalty if has_penalty else None,
+            categories=[n for _, n in self.module_.config["categories"]],
         )
 
     def _fixed_parameters(self) -> dict[str, Any]:
-        return {**super()._fixed_parameters(), "output_activation": self.output_activation}
+        own = {"output_activation": self.output_activation, "scaling": self.scaling}
+        return {**super()._fixed_parameters(), **own}
 
     def _validation_scoring(self) -> Any:
         return "loss" if self.scoring is None else self.scoring

@@ -5,7 +5,7 @@ Think twice before adding anything here: what only one estimator needs belongs t
 
 from collections.abc import Callable
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from sknn_deep._estimators.fitting import fit_network
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._estimators.optimizer import move_network
 from sknn_deep._estimators.pickling import plain_state, restored_state
-from sknn_deep._estimators.rows import to_predict, to_train_on
+from sknn_deep._estimators.rows import has_categories, to_predict, to_train_on
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.summary import summary
 
@@ -32,6 +32,10 @@ class BaseDeepNetwork(NetworkHooks):
     :class:`~sknn_deep._estimators.fitting.Fit`.
     """
 
+    # Routing hands groups to a search's splitter by itself; who wants them here says so by
+    # set_fit_request(groups=True).
+    __metadata_request__fit: ClassVar = {"groups": False}
+
     @property
     def _networks(self) -> list[Any]:
         """The estimators with one network each that predict: of a single network, this one."""
@@ -39,6 +43,15 @@ class BaseDeepNetwork(NetworkHooks):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self._networks[0], "module_")
+
+    @property
+    def is_categorical_(self) -> np.ndarray | None:
+        """Mask of the features that hold categories, shape (n_features,), or None without any."""
+        check_is_fitted(self)
+        if not has_categories(self):
+            return None
+        columns: Any = self._columns
+        return np.isin(np.arange(self.n_features_in_), list(columns.categories))
 
     @property
     def device_(self) -> str:

@@ -20,6 +20,8 @@ class Call:
         As of the classifier's ``partial_fit``.
     incremental : bool
         Whether it is ``partial_fit``: one epoch, with the optimiser's state kept.
+    groups : array-like or None
+        What ``validation_splitter`` is given of each row.
     """
 
     X: Any
@@ -30,6 +32,7 @@ class Call:
     sample_weight_val: Any = None
     classes: Any = None
     incremental: bool = False
+    groups: Any = None
 
 
 @dataclass(frozen=True)

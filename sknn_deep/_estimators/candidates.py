@@ -8,8 +8,7 @@ mean prediction has the lowest loss on the validation rows [2]_. Networks that f
 up: after a part of its epochs one stops whose loss is above the median of what those before it had
 reached by then [3]_.
 
-The networks differ in shape and have Muon, so they are trained one after the other; on a CPU that
-is as fast as a stack where networks are as large as these.
+The networks differ in shape, so they are trained one after the other.
 
 References
 ----------
@@ -22,21 +21,21 @@ References
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
-from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import adopt, validated_call
 from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
-from sknn_deep._estimators.fitting import Fit, draft_of
-from sknn_deep._estimators.held_out import split_rows
+from sknn_deep._estimators.fitting import Fit, draft_of, sklearn_callbacks
+from sknn_deep._estimators.held_out import with_validation_set
 from sknn_deep._training.interruption import one_of_many
 from sknn_deep._training.progress import DivergenceError
+from sknn_deep._training.sklearn_callbacks import StopTraining
 from sknn_deep._user_warnings import warned_once
 
 # The ensemble has so many places; a network may have several of them.
@@ -114,10 +113,20 @@ def fit_candidates(estimator: Any, call: Call) -> None:
     start = time.perf_counter()
     estimator._check_combinations(call)
     draft: Any = draft_of(estimator, goes_on=False)
+    given = call.X, call.y, call.sample_weight
     random_state = check_random_state(draft.random_state)
-    call = _with_validation_set(draft, validated_call(draft, call, goes_on=False), random_state)
+    call = with_validation_set(draft, validated_call(draft, call, goes_on=False), random_state)
     trained: list[_Candidate] = []
-    with one_of_many(), warned_once():
+    callbacks = sklearn_callbacks(
+        estimator,
+        draft.n_candidates,
+        given,
+        lambda: _learned(draft, call, trained),
+        task_name="candidate",
+    )
+    for callback in callbacks:
+        callback.on_train_begin(None)
+    with suppress(StopTraining), one_of_many(), warned_once():
         for params in draw_configurations(draft.n_candidates, random_state):
             seconds_left = np.inf
             if draft.max_time is not None:
@@ -126,6 +135,8 @@ def fit_candidates(estimator: Any, call: Call) -> None:
                 break
             seed = int(random_state.randint(np.iinfo(np.int32).max))
             candidate = _Candidate(draft, params, seed)
+            for callback in callbacks:
+                callback.on_epoch_begin(None)
             candidate.train(call, trained, seconds_left)
             trained.append(candidate)
             if draft.verbose:
@@ -134,10 +145,31 @@ def fit_candidates(estimator: Any, call: Call) -> None:
                     f"Candidate {len(trained)} of {draft.n_candidates}: validation loss "
                     f"{candidate.loss:.6f}, best {best:.6f}, {candidate.seconds:.1f} s"
                 )
-    errors = [candidate.error for candidate in trained if candidate.error]
-    if len(errors) == len(trained):
-        raise errors[0]
+            for callback in callbacks:
+                callback.on_epoch_end(None)
+    learned = _learned(draft, call, trained)
+    if learned is None:
+        raise next(candidate.error for candidate in trained if candidate.error)
+    set_fitted_state(estimator, learned)
+    for callback in callbacks:
+        callback.on_train_end(None)
+
+
+def _learned(draft: Any, call: Call, trained: list["_Candidate"]) -> dict[str, Any] | None:
+    """Return the fitted state with an ensemble of candidates; None where all have diverged.
+
+    Parameters
+    ----------
+    draft : estimator
+        That knows the data.
+    call : Call
+        With a validation set.
+    trained : list of _Candidate
+        Their ``share`` in the ensemble is set.
+    """
     usable = [candidate for candidate in trained if not candidate.error]
+    if not usable:
+        return None
     # class weights are those of the training rows, which a network has learned
     y, weight = call.y_val, call.sample_weight_val
     weight = usable[0].network._weigh_classes(y, weight, learn=False)
@@ -148,10 +180,12 @@ def fit_candidates(estimator: Any, call: Call) -> None:
     for candidate, n_places in zip(usable, places, strict=True):
         candidate.share = n_places / places.sum()
     chosen = [candidate for candidate in usable if candidate.share]
-    adopt(draft, [candidate.network for candidate in chosen])
-    draft.ensemble_weights_ = np.array([candidate.share for candidate in chosen])
-    draft._candidates = _table(trained)
-    set_fitted_state(estimator, fitted_state(draft))
+    ensemble: Any = draft_of(draft, goes_on=True)
+    adopt(ensemble, [candidate.network for candidate in chosen])
+    ensemble.ensemble_weights_ = np.array([candidate.share for candidate in chosen])
+    ensemble._candidates = _table(trained)
+    ensemble._learn_from_held_out(call.X_val, call.y_val, call.sample_weight_val)
+    return fitted_state(ensemble)
 
 
 def select(outputs: list[np.ndarray], loss: Callable[[np.ndarray], float]) -> np.ndarray:
@@ -236,6 +270,7 @@ class _Candidate:
                 self.error = error
             else:
                 fit.commit()
+                self.losses = self.network.validation_loss_curve_ or []
                 self.loss = float(np.nanmin(self.losses))
                 self.output = self.network._outputs(call.X_val)
         self.seconds = time.perf_counter() - start
@@ -247,22 +282,6 @@ class _Candidate:
             return False
         of_others = [np.nanmin(other.losses[:n_epochs]) for other in before if not other.error]
         return bool(np.nanmin(self.losses) > np.median(of_others))
-
-
-def _with_validation_set(draft: Any, call: Call, random_state: np.random.RandomState) -> Call:
-    """Return the call with a validation set: the user's, or rows held out."""
-    if call.X_val is not None:
-        return call
-    X, y, targets = draft._validate_training_data(call, [call.X.dtype.type], reset=False)
-    samples = Samples(X, y, targets, call.sample_weight)
-    rows, held_out = split_rows(draft, samples, random_state)
-    X_train, X_val = X.take(rows), X.take(held_out)
-    X_train.columns = X_val.columns = X.columns
-    weight = call.sample_weight
-    weights = {}
-    if weight is not None:
-        weights = {"sample_weight": weight[rows], "sample_weight_val": weight[held_out]}
-    return replace(call, X=X_train, y=y[rows], X_val=X_val, y_val=y[held_out], **weights)
 
 
 def _table(trained: list[_Candidate]) -> dict[str, list[Any]]:

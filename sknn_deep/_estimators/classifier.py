@@ -21,9 +21,11 @@ from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_attributes import FittedClassifier
 from sknn_deep._estimators.fitted_state import CLASSIFIER_STATE
 from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters, column_as_1d
+from sknn_deep._estimators.temperature import best_temperature
 from sknn_deep._estimators.types import Activations, MatrixLike
 from sknn_deep._hardware.products import is_narrow
 from sknn_deep._sklearn import (
+    HasMethods,
     Interval,
     StrOptions,
     available_if,
@@ -43,6 +45,7 @@ class ClassifierParameters(SupervisedParameters):
         default=None, kw_only=True
     )
     label_smoothing: float = field(default=0.0, kw_only=True)
+    calibration: Literal["temperature"] | None = field(default=None, kw_only=True)
 
 
 class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin, BaseDeepMLP):
@@ -113,7 +116,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         the gradient tolerance of L-BFGS.
 
     verbose : bool or int, default=False
-        Whether to print the loss of each epoch.
+        Whether to print a line for each epoch: the loss, the validation score if there is one, and
+        how long the rest takes at most.
 
     warm_start : bool, default=False
         Whether ``fit`` goes on from the weights of the previous call. Parameters that the weights
@@ -136,7 +140,16 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         ``shuffle=False``, too: for rows in order of time pass the last ones as ``X_val``.
         Of two classes it has as many as there are, as in scikit-learn; of several classes or labels
         the rows are scikit-learn's unless they are all rows of one: then half of them stay in
-        training. Pass ``X_val`` and ``y_val`` for a stratified set.
+        training. For a stratified set pass ``validation_splitter="stratified"``.
+
+    validation_splitter : splitter, "stratified" or None, default=None
+        Divides the rows into those to train on and those that early stopping holds out, in place of
+        a random draw: any splitter of scikit-learn's kind, such as
+        ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``, or ``TimeSeriesSplit()``. Its
+        first division is taken, of ``TimeSeriesSplit`` the last. It is given the validated X, y and
+        ``groups``; in a search the rows of each fold. An ensemble asks once for all networks.
+        "stratified" holds out ``validation_fraction`` of each class, or of each combination of
+        labels.
 
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its kin, in [0, 1).
@@ -222,7 +235,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         normalisation must be the encoder's. Without normalisation each layer is scaled so
         that its outputs have a standard deviation of one, which the usual learning rates
         suit. The layers behind are drawn as always. For
-        searches, cross-validation and whatever else clones, pass
+        searches, cross-validation and all else that clones, pass
         ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
         other estimators.
 
@@ -248,7 +261,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         How numbers are scaled inside the network, by what the training rows tell (without those
         held out): "standard" by mean and standard deviation; "robust" by median and
         interquartile range, with a smooth clip to plus and minus 3 that keeps outliers in
-        reach [7]_. For dense X.
+        reach [7]_. Not for sparse X of more than 10,000 features.
 
     numeric_embedding : {"piecewise_linear", "periodic"} or None, default=None
         A vector of ``numeric_embedding_size`` numbers for each number, learned with the network
@@ -281,6 +294,10 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Decoupled weight decay of these vectors, and of those of numbers but for their linear
         part. Against overfitting where there are few rows; 0.1 to 1 are usual.
 
+    learned_scales : bool, default=False
+        Whether each input of the first layer has a scale that is trained, at six times the
+        learning rate of Adam [7]_, so that the network soon hears less of inputs of little use.
+
     class_weight : dict, "balanced" or None, default=None
         Weight of each class in the loss: a dict ``{class: weight}``, where a class that is
         not named weighs 1, or "balanced" for weights inversely proportional to the class
@@ -290,6 +307,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     label_smoothing : float, default=0.0
         Share of each target that is spread evenly over the classes, in [0, 1). A little
         (0.1) makes the probabilities of a large network less extreme.
+
+    calibration : "temperature" or None, default=None
+        Whether probabilities are made as sure as they are right on held-out rows: the raw output
+        is divided by ``temperature_``, at which the log loss of those rows is smallest [9]_. Needs
+        ``early_stopping=True``, or ``X_val`` in ``fit``. Labels stay what they are. The networks
+        of an ensemble hold out the same rows, and their mean is calibrated.
 
     Attributes
     ----------
@@ -355,12 +378,16 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     is_categorical_ : ndarray of shape (`n_features_in_`,) or None
         Mask of the features that hold categories, or None where there are none.
 
+    temperature_ : float
+        What the raw output is divided by, with ``calibration`` only. Above 1 the network was too
+        sure of itself.
+
     estimators_ : list of DeepMLPClassifier
         The networks of an ensemble, each as a separate fit with its seed gives it. Only with
         ``n_networks`` above 1. The ensemble itself has ``classes_``, ``n_iter_`` (the most
-        of any network), ``n_outputs_``, ``out_activation_``, ``n_features_in_`` and
-        ``feature_names_in_``; every other attribute belongs to a network, such as
-        ``estimators_[0].loss_curve_``.
+        of any network), ``n_outputs_``, ``out_activation_``, ``temperature_``,
+        ``n_features_in_`` and ``feature_names_in_``; every other attribute belongs to a network,
+        such as ``estimators_[0].loss_curve_``.
 
     n_features_in_ : int
         Number of features seen during ``fit``.
@@ -395,6 +422,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
        pre-tuned MLPs and boosted trees on tabular data. NeurIPS.
     .. [8] C. Guo, F. Berkhahn (2016). Entity embeddings of categorical variables.
        arXiv:1604.06737.
+    .. [9] C. Guo, G. Pleiss, Y. Sun, K. Weinberger (2017). On calibration of modern neural
+       networks. ICML.
 
     Examples
     --------
@@ -425,6 +454,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         **BaseDeepMLP._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "calibration": [StrOptions({"temperature"}), None],
+        "validation_splitter": [
+            HasMethods(["split", "get_n_splits"]),
+            StrOptions({"stratified"}),
+            None,
+        ],
     }
 
     _fitted_state: ClassVar = CLASSIFIER_STATE
@@ -440,6 +475,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         X_val: "MatrixLike | None" = None,
         y_val: "ArrayLike | None" = None,
         sample_weight_val: "ArrayLike | None" = None,
+        groups: "ArrayLike | None" = None,
     ) -> Self:
         """Fit the network to data and labels.
 
@@ -465,6 +501,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         sample_weight_val : array-like of shape (n_val_samples,), default=None
             Weights of the validation data.
 
+        groups : array-like of shape (n_samples,), default=None
+            What ``validation_splitter`` is given of each row, such as the patient that it is of.
+
         Returns
         -------
         self : DeepMLPClassifier
@@ -477,7 +516,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         KeyboardInterrupt
             If the user interrupts before the first step, or within a search.
         """
-        self._fit(Call(X, y, sample_weight, X_val, y_val, sample_weight_val))
+        self._fit(Call(X, y, sample_weight, X_val, y_val, sample_weight_val, groups=groups))
         return self
 
     @available_if(lambda est: est._check_solver())
@@ -488,8 +527,15 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         y: "ArrayLike",
         sample_weight: "ArrayLike | None" = None,
         classes: "ArrayLike | None" = None,
+        *,
+        X_val: "MatrixLike | None" = None,
+        y_val: "ArrayLike | None" = None,
+        sample_weight_val: "ArrayLike | None" = None,
     ) -> Self:
         """Train one epoch on the given data.
+
+        A validation set is evaluated after the epoch and added to ``validation_scores_`` and
+        ``validation_loss_curve_``. It stops nothing and brings no earlier weights back.
 
         The schedules "cosine" and "one_cycle" count the calls as epochs: after
         ``max_iter`` calls the learning rate is zero.
@@ -508,6 +554,15 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         classes : array-like of shape (n_classes,), default=None
             All labels that will ever come. Required in the first call.
 
+        X_val : {array-like, sparse matrix} of shape (n_val_samples, n_features), default=None
+            Validation data, on which loss and score are recorded after the epoch.
+
+        y_val : array-like of shape (n_val_samples,) or (n_val_samples, n_labels), default=None
+            Labels of the validation data.
+
+        sample_weight_val : array-like of shape (n_val_samples,), default=None
+            Weights of the validation data.
+
         Returns
         -------
         self : DeepMLPClassifier
@@ -518,7 +573,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
                 "all the labels. Compute the weights with "
                 "sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
             )
-        self._fit(Call(X, y, sample_weight, classes=classes, incremental=True))
+        validation = X_val, y_val, sample_weight_val
+        self._fit(Call(X, y, sample_weight, *validation, classes=classes, incremental=True))
         return self
 
     def predict(self, X: "MatrixLike") -> np.ndarray:
@@ -535,7 +591,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         X = self._validate_input(X)
         if len(self._networks) == 1:
             (network,) = self._networks
-            return self._labels(network._map_rows(network.module_, X))
+            return self._labels(network._map_rows(network.module_.outputs, X))
         return self._labels(self._mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
     def predict_proba(self, X: "MatrixLike") -> np.ndarray:
@@ -552,7 +608,10 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             what is too small for the type is its smallest normal number. Of an ensemble the
             mean over its networks. For multilabel targets, of each label by itself, and below 1.
         """
-        return self._mean(self._map_networks(self._probabilities, self._validate_input(X)))
+        X = self._validate_input(X)
+        if "temperature_" in vars(self):
+            return self._probabilities(torch.from_numpy(self._calibrated_logits(X))).numpy()
+        return self._outputs(X)
 
     def predict_log_proba(self, X: "MatrixLike") -> np.ndarray:
         """Predict the logarithm of the probability of each class.
@@ -568,6 +627,26 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
         return np.log(self.predict_proba(X))
+
+    def decision_function(self, X: "MatrixLike") -> np.ndarray:
+        """Return the logits: what the network puts out before softmax or logistic function.
+
+        They order rows where probabilities are 0 or 1 already.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        logits : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            Of two classes the logits of ``classes_[1]``, shape (n_samples,). The softmax of a row,
+            or for two classes and for multilabel targets the logistic function of each number, is
+            ``predict_proba``. Of an ensemble that is the mean over its networks, and the logits are
+            the logarithm of the mean, or of the mean's odds.
+        """
+        logits = self._calibrated_logits(self._validate_input(X))
+        return logits[:, 0] if self.n_outputs_ == 1 else logits
 
     def score(
         self, X: "MatrixLike", y: "ArrayLike", sample_weight: "ArrayLike | None" = None
@@ -594,7 +673,50 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     def _outputs(self, X: Features) -> np.ndarray:
         """Return what an ensemble takes the mean of, for validated rows."""
-        return self.predict_proba(X)
+        return self._mean(self._map_networks(self._probabilities, X))
+
+    def _logits(self, X: Features) -> np.ndarray:
+        """Return the raw output, or of an ensemble that of its mean probabilities."""
+        if len(self._networks) == 1:
+            return self._networks[0]._map_rows(self._networks[0].module_.outputs, X)
+        probabilities = self._outputs(X)
+        if self.out_activation_ == "softmax":
+            return np.log(probabilities)
+        if self.n_outputs_ == 1:
+            return np.log(probabilities[:, 1:]) - np.log(probabilities[:, :1])
+        largest = 1 - np.finfo(probabilities.dtype).eps
+        return np.log(probabilities) - np.log1p(-probabilities.clip(max=largest))
+
+    def _calibrated_logits(self, X: Features) -> np.ndarray:
+        """Return the logits that ``predict_proba`` belongs to."""
+        logits, temperature = self._logits(X), vars(self).get("temperature_")
+        return logits if temperature is None else logits / self._network_dtype(temperature)
+
+    def _learn_from_held_out(
+        self, X: Features, y: np.ndarray | None, sample_weight: np.ndarray | None
+    ) -> None:
+        if self.calibration is not None:
+            targets = self._encode(np.asarray(y), np.dtype(np.float64))
+            self.temperature_ = best_temperature(self._logits(X), targets, sample_weight)
+
+    def _holds_out_together(self) -> bool:
+        # what one network was trained on, its own probabilities are too sure of
+        is_calibrated = self.early_stopping and self.calibration is not None
+        return is_calibrated or super()._holds_out_together()
+
+    def _check_combinations(self, call: Call) -> None:
+        super()._check_combinations(call)
+        holds_out = self.early_stopping and self.solver != "lbfgs" and not call.incremental
+        if self.calibration is not None and call.X_val is None and not holds_out:
+            raise ValueError(
+                f"calibration={self.calibration!r} needs rows that are held out from training: "
+                + (
+                    "pass X_val and y_val to partial_fit, or set calibration=None."
+                    if call.incremental
+                    else "set early_stopping=True, or pass X_val and y_val to fit, with a "
+                    "stochastic solver."
+                )
+            )
 
     def _loss_of_outputs(
         self, output: np.ndarray, y: np.ndarray, weight: np.ndarray | None

@@ -4,13 +4,16 @@ It is measured after the training. One pass of the encoder over the training bat
 moments of the code, which show dead units. What each unit explains is found by decoding 100 to
 2,000 rows with more and more units known, as many rows as take about a twentieth of the training.
 ``order_code`` folds the eigenvectors of the code's covariance into the layers on both sides.
+The same rows tell which errors are usual, unless ``contamination`` asks for all rows.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
 
 from sknn_deep._engine.batches import Batches, Chunk
 from sknn_deep._engine.in_parts import applying
@@ -18,9 +21,12 @@ from sknn_deep._estimators.code_statistics import (
     CodeMoments,
     code_moments,
     explained_variance,
+    reconstruction_errors,
+    row_weights,
     turn_to_principal_axes,
 )
 from sknn_deep._estimators.optimizer import forget_optimizer
+from sknn_deep._estimators.outlier_offset import outlier_offset
 from sknn_deep._user_warnings import warn_user
 
 # A unit whose standard deviation is this share of the largest is the same for every row.
@@ -34,8 +40,8 @@ def describe_code(autoencoder: Any, batches: Batches | Chunk, incremental: bool)
     ----------
     autoencoder : AutoencoderTransformer
         Trained. ``code_std_`` and ``n_dead_units_`` are set, and after ``fit``
-        ``explained_variance_`` and ``explained_variance_ratio_``. With ``order_code`` the code is
-        turned to its principal axes first.
+        ``explained_variance_``, ``explained_variance_ratio_`` and ``offset_``. With
+        ``order_code`` the code is turned to its principal axes first.
     batches : Batches or Chunk
         What it was trained on.
     incremental : bool
@@ -60,16 +66,32 @@ def describe_code(autoencoder: Any, batches: Batches | Chunk, incremental: bool)
     is_dead = (deviations <= _DEAD * deviations.max()) | (not moments.do_vary)
     autoencoder.code_std_, autoencoder.n_dead_units_ = deviations, int(is_dead.sum())
     if incremental:
-        for name in ("explained_variance_", "explained_variance_ratio_"):
+        for name in ("explained_variance_", "explained_variance_ratio_", "offset_"):
             vars(autoencoder).pop(name, None)
         return
     if moments.do_vary and is_dead.any():
         _warn_of_dead_units(autoencoder, np.flatnonzero(is_dead))
     with applying(network, n_rows):
         explained, variance = explained_variance(network, moments, autoencoder.mean_)
+        autoencoder.offset_ = _offset(autoencoder, chunks, moments)
     autoencoder.explained_variance_ = explained
     autoencoder.explained_variance_ratio_ = (
         explained / variance if variance > 0 else np.zeros_like(explained)
+    )
+
+
+def _offset(autoencoder: Any, chunks: Iterable[Chunk], moments: CodeMoments) -> float:
+    """Return where the scores of outliers begin, by all rows or by those that were kept."""
+    parts: Iterable[tuple[Tensor, Tensor]] = [(moments.rows, moments.weight)]
+    if autoencoder.contamination != "auto":
+        parts = ((chunk.X, row_weights(chunk)) for chunk in chunks)
+    errors, weights = [], []
+    with torch.inference_mode():
+        for rows, weight in parts:
+            errors.append(reconstruction_errors(autoencoder.module_, rows).cpu().numpy())
+            weights.append(weight.cpu().numpy())
+    return outlier_offset(
+        np.concatenate(errors), np.concatenate(weights), autoencoder.contamination
     )
 
 

@@ -64,7 +64,7 @@ def code_moments(
             break
         with torch.inference_mode():
             codes = network.encode(chunk.X).cpu().double()
-        weight = _row_weights(chunk)
+        weight = row_weights(chunk)
         if n_read == 0:
             # sums about a point within the data keep their digits
             start, first_row = codes[0], chunk.X[0].clone()
@@ -86,12 +86,18 @@ def code_moments(
     return CodeMoments((start + mean).numpy(), covariance.numpy(), torch.cat(rows), kept, do_vary)
 
 
-def _row_weights(chunk: Chunk) -> Tensor:
+def row_weights(chunk: Chunk) -> Tensor:
+    """Return the weight of each row of a chunk, in double precision on the CPU."""
     if chunk.scale is None:
         return torch.ones(len(chunk.X), dtype=torch.double, device="cpu")
     lengths = torch.tensor([part.stop - part.start for part in chunk.parts], device="cpu")
     sums = torch.tensor(chunk.weight_sums, dtype=torch.double, device="cpu")
     return chunk.scale[:, 0].cpu().double() * sums.repeat_interleave(lengths)
+
+
+def reconstruction_errors(network: Autoencoder, rows: Tensor) -> Tensor:
+    """Return the mean squared error of each row, shape (n_rows,), missing features left out."""
+    return network.squared_errors(network.reconstruct(rows), rows).nanmean(dim=1)
 
 
 def turn_to_principal_axes(network: Autoencoder, moments: CodeMoments) -> CodeMoments:
@@ -159,7 +165,7 @@ def explained_variance(
 
     def error(reconstruction: Tensor) -> float:
         # what is missing has no error
-        return float(weight @ (reconstruction - rows).square().nansum(dim=1))
+        return float(weight @ network.squared_errors(reconstruction, rows).nansum(dim=1))
 
     with torch.inference_mode():
         codes = network.encode(rows)
@@ -167,5 +173,5 @@ def explained_variance(
         errors = [error(torch.from_numpy(mean).to(rows))]
         for unit in range(codes.shape[1]):
             known[:, unit] = codes[:, unit]
-            errors.append(error(network.decoder(known)))
+            errors.append(error(network.decode(known)))
     return -np.diff(errors), errors[0]

@@ -1,8 +1,13 @@
-"""Means and limits of features, with or without missing values."""
+"""Means and limits of features, with or without missing values, and rows that tell of scales."""
 
 import numpy as np
 
-from sknn_deep._engine.features import Features
+from sknn_deep._engine.features import Features, SparseRows
+
+# Scales and quantiles come from so many rows at most, and of wide ones from so many numbers.
+_ROWS_OF_SCALES, _NUMBERS_OF_SCALES = 200_000, 2**25
+# Sparse features of more columns are neither scaled nor embedded: none would stay zero.
+_WIDEST_SPARSE = 10_000
 
 
 def column_means(X: Features, weight: np.ndarray | None, allow_nan: bool = False) -> np.ndarray:
@@ -40,3 +45,43 @@ def column_limits(X: Features) -> tuple[np.ndarray, np.ndarray]:
     """Return the smallest and the largest value of each feature; 0 where none is known."""
     low, high = (np.nan_to_num(limit) for limit in X.column_limits())
     return low, high
+
+
+def refuse_wide_sparse(X: Features, **parameters: str | None) -> None:
+    """Refuse to make dense numbers of sparse features of very many columns.
+
+    Parameters
+    ----------
+    X : Features
+    **parameters : str or None
+        Those that would do it, by name.
+    """
+    used = [f"{name}={value!r}" for name, value in parameters.items() if value is not None]
+    if used and isinstance(X, SparseRows) and X.shape[1] > _WIDEST_SPARSE:
+        raise ValueError(
+            f"X is sparse with {X.shape[1]:,} features, of which {' and '.join(used)} would make "
+            "dense ones. Scale them by MaxAbsScaler, which keeps zeros, and leave "
+            f"{' and '.join(name for name in parameters)} at None; or pass at most "
+            f"{_WIDEST_SPARSE:,} features, as TruncatedSVD or SelectKBest leave them."
+        )
+
+
+def rows_to_scale_by(
+    X: Features, weight: np.ndarray | None, rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return rows from which scales are learned, and their weights.
+
+    Parameters
+    ----------
+    X : Features of shape (n_samples, n_features)
+    weight : ndarray of shape (n_samples,) or None
+        Rows of weight 0 are left out.
+    rows : ndarray of int, default=None
+        Those to choose from; None for all.
+    """
+    chosen = np.arange(len(X)) if rows is None else rows
+    if weight is not None:
+        chosen = chosen[weight[chosen] > 0]
+    most = min(_ROWS_OF_SCALES, max(1, _NUMBERS_OF_SCALES // X.shape[1]))
+    some = chosen[:: -(-len(chosen) // most)]
+    return np.asarray(X.take(some)), None if weight is None else weight[some]

@@ -33,13 +33,14 @@ from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
 from sknn_deep._estimators.fitting import draft_of, fit_network, sklearn_callbacks
 from sknn_deep._estimators.fused import fit_jobs
-from sknn_deep._estimators.held_out import without_feature_names
+from sknn_deep._estimators.held_out import with_validation_set, without_feature_names
 from sknn_deep._estimators.jobs import Job
 from sknn_deep._estimators.memory_advice import ensemble_memory_explained
 from sknn_deep._estimators.rollback import Rollback
 from sknn_deep._hardware.device import accepted_dtypes, numpy_dtype, resolve_device
 from sknn_deep._sklearn import check_sample_weight
 from sknn_deep._training.interruption import one_of_many
+from sknn_deep._training.naming import named
 
 
 def fit_ensemble(estimator: Any, call: Call) -> None:
@@ -59,11 +60,14 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
     before = vars(estimator).get("estimators_")
     goes_on = before is not None and (call.incremental or estimator.warm_start)
     draft = draft_of(estimator, goes_on)
-    networks = _twins(draft) if goes_on else _new_networks(draft)
+    random_state = check_random_state(draft.random_state)
+    networks = _twins(draft) if goes_on else _new_networks(draft, random_state)
     with ExitStack() as stack:
         for network in networks if goes_on else ():
             stack.push(Rollback(network).__exit__)
         own = validated_call(draft, call, goes_on)
+        if draft._holds_out_together():
+            own = with_validation_set(draft, own, random_state)
         stack.enter_context(ensemble_memory_explained(len(networks)))
         if call.incremental:
             _fit_in_turn(networks, own)
@@ -75,6 +79,10 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
                 callback.on_train_begin(None)
             _fit_together(networks, own)
         adopt(draft, networks)
+        if own.X_val is None:
+            draft._pool_held_out()
+        else:
+            draft._learn_from_held_out(own.X_val, own.y_val, own.sample_weight_val)
         stack.pop_all()
     set_fitted_state(estimator, fitted_state(draft))
     if not call.incremental:
@@ -121,11 +129,9 @@ def _twins(draft: Any) -> list[Any]:
     return [twin.set_params(**params | {"random_state": twin.random_state}) for twin in twins]
 
 
-def _new_networks(draft: Any) -> list[Any]:
+def _new_networks(draft: Any, random_state: np.random.RandomState) -> list[Any]:
     """Return unfitted estimators of one network each, each with a seed of its own."""
-    seeds = check_random_state(draft.random_state).randint(
-        np.iinfo(np.int32).max, size=draft.n_networks
-    )
+    seeds = random_state.randint(np.iinfo(np.int32).max, size=draft.n_networks)
     # a clone's init_from would not be fitted
     params = {"n_networks": 1, "init_from": draft.init_from}
     return [
@@ -141,7 +147,7 @@ def validated_call(draft: Any, call: Call, goes_on: bool) -> Call:
     X, y, _ = draft._validate_training_data(call, dtypes, reset=not goes_on)
     call = replace(call, X=X, y=y, sample_weight=check_sample_weight(call.sample_weight, X))
     if call.incremental:
-        return replace(call, classes=getattr(draft, "classes_", None))
+        call = replace(call, classes=getattr(draft, "classes_", None))
     if call.X_val is None:
         return call
     X_val, y_val, _ = draft._validate_held_out_data(call.X_val, call.y_val, X.dtype)
@@ -152,8 +158,9 @@ def validated_call(draft: Any, call: Call, goes_on: bool) -> Call:
 def _fit_in_turn(networks: list[Any], call: Call) -> None:
     """Train one epoch of each network."""
     with one_of_many():
-        for network in networks:
-            fit_network(network, call)
+        for network, name in zip(networks, _names(networks), strict=True):
+            with named(name):
+                fit_network(network, call)
 
 
 def _fit_together(networks: list[Any], call: Call) -> None:
@@ -165,8 +172,16 @@ def _fit_together(networks: list[Any], call: Call) -> None:
             "y_val": call.y_val,
             "sample_weight_val": call.sample_weight_val,
         }
-    jobs = [Job(network, call.X, call.y, fit_params=fit_params) for network in networks]
+    jobs = [
+        Job(network, call.X, call.y, fit_params=fit_params, name=name)
+        for network, name in zip(networks, _names(networks), strict=True)
+    ]
     fit_jobs(jobs, done=_raise)
+
+
+def _names(networks: list[Any]) -> list[str]:
+    """Return what messages call the networks."""
+    return [f"Network {number} of {len(networks)}" for number in range(1, len(networks) + 1)]
 
 
 def adopt(draft: Any, networks: list[Any]) -> None:

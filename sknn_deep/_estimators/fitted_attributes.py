@@ -65,6 +65,8 @@ class FittedClassifier(FittedMLP):
     """What only the classifier has."""
 
     classes_: np.ndarray
+    # with ``calibration`` only
+    temperature_: float
 
     _label_binarizer: LabelBinarizer
     # with ``class_weight`` only
@@ -77,14 +79,22 @@ class FittedRegressor(FittedMLP):
     # with ``target_scaling`` only
     target_center_: np.ndarray
     target_scale_: np.ndarray
+    # with ``quantiles`` only
+    quantiles_: np.ndarray
+
+    _held_out_errors: np.ndarray
 
 
 class FittedAutoencoder(FittedNetwork):
     """What only the autoencoder has."""
 
     module_: Autoencoder
+    # with ``scaling`` only
+    feature_center_: np.ndarray
+    feature_scale_: np.ndarray
     mean_: np.ndarray
     code_std_: np.ndarray
     n_dead_units_: int
     explained_variance_: np.ndarray
     explained_variance_ratio_: np.ndarray
+    offset_: float

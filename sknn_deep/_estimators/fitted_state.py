@@ -11,6 +11,7 @@ import torch
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.metadata_routing import MetadataRequest
 
+from sknn_deep._engine.distributions import outputs_per_column
 from sknn_deep._engine.optimizer_state import check_optimizer_state, is_number
 from sknn_deep._engine.solvers import to_arrays
 from sknn_deep._estimators.kept_engine import KeptEngine
@@ -35,9 +36,9 @@ class Entry:
         Whether a value can be one, as far as it can be told alone.
     what : str
         How an error calls a valid value.
-    source : {"data", "progress", "training"}
-        What sets it: the validation of the training data, the progress of the training, or the
-        rest of a fit.
+    source : {"data", "progress", "held-out rows", "training"}
+        What sets it: the validation of the training data, the progress of the training, rows that
+        were held out, or the rest of a fit.
     """
 
     is_valid: Callable[[Any], Any]
@@ -57,12 +58,25 @@ def _is_score(value: Any) -> bool:
     return value is None or is_number(value)
 
 
+def _is_temperature(value: Any) -> bool:
+    return is_number(value) and 0 < value < np.inf
+
+
 def _is_curve(value: Any) -> bool:
     return value is None or (isinstance(value, list) and all(map(is_number, value)))
 
 
 def _is_vector(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f"
+
+
+def _is_levels(value: Any) -> bool:
+    is_inside = _is_vector(value) and bool(((value > 0) & (value < 1)).all())
+    return is_inside and bool((np.diff(value) > 0).all())
+
+
+def _is_cube(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype.kind == "f"
 
 
 def _is_names(value: Any) -> bool:
@@ -155,12 +169,15 @@ REGRESSOR_STATE = {
     **SUPERVISED_STATE,
     "target_center_": Entry(*_VECTOR),
     "target_scale_": Entry(*_VECTOR),
+    "quantiles_": Entry(_is_levels, "an ascending vector of levels in (0, 1)", "data"),
+    "_held_out_errors": Entry(_is_cube, "errors of held-out rows", "held-out rows"),
 }
 CLASSIFIER_STATE = {
     **SUPERVISED_STATE,
     "classes_": Entry(_is_labels, "a sorted vector of labels", "data"),
     "_label_binarizer": Entry(_is_binarizer, "a fitted LabelBinarizer", "data"),
     "_class_weights": Entry(*_VECTOR),
+    "temperature_": Entry(_is_temperature, "a positive number", "held-out rows"),
 }
 # What several candidates leave behind, too.
 CANDIDATES_STATE = {
@@ -169,11 +186,14 @@ CANDIDATES_STATE = {
 }
 AUTOENCODER_STATE = {
     **FITTED_STATE,
+    "feature_center_": Entry(*_VECTOR, "data"),
+    "feature_scale_": Entry(*_VECTOR, "data"),
     "mean_": Entry(*_VECTOR),
     "code_std_": Entry(*_VECTOR),
     "explained_variance_": Entry(*_VECTOR),
     "explained_variance_ratio_": Entry(*_VECTOR),
     "n_dead_units_": Entry(*_COUNT),
+    "offset_": Entry(is_number, "a number"),
 }
 _NEITHER_SET_NOR_FORGOTTEN = {
     "_metadata_request": Entry(_is(MetadataRequest), "requests for metadata"),
@@ -242,6 +262,8 @@ def check_fitted_state(estimator: Any) -> None:
         _check_ensemble(estimator, state)
     elif "module_" in state:
         _check_network(estimator, state)
+    if "_held_out_errors" in state:
+        _check_held_out_errors(state)
     if "classes_" in known and state.keys() & {"estimators_", "module_"}:
         _check_classes(state)
 
@@ -270,6 +292,16 @@ def _check_classes(state: dict[str, Any]) -> None:
     )
     weights = state.get("_class_weights", classes)
     _check(len(weights) == n_classes, "_class_weights are not one for each class")
+
+
+def _check_held_out_errors(state: dict[str, Any]) -> None:
+    """Check that there is one for each output, and for each quantile."""
+    _check_complete(state, ("n_outputs_", "out_activation_"))
+    n_levels = outputs_per_column("quantiles", state.get("quantiles_"))
+    _check(
+        state["_held_out_errors"].shape[1:] == (state["n_outputs_"], n_levels),
+        "_held_out_errors are of other outputs",
+    )
 
 
 def _check_ensemble(estimator: Any, state: dict[str, Any]) -> None:
@@ -303,6 +335,8 @@ def _check_network(estimator: Any, state: dict[str, Any]) -> None:
     if isinstance(network.input, TableInput):
         n_inputs = network.input.n_inputs
         _check_table(network.input, state.get("_columns"), n_features)
+    elif isinstance(network, Autoencoder):
+        n_inputs = _check_encoding(network, state)
     _check(sizes[0][0] == n_inputs, "module_ has other inputs")
     _check(network.is_finite(), "module_ has weights that are not finite")
     for module in network.modules():
@@ -316,14 +350,17 @@ def _check_network(estimator: Any, state: dict[str, Any]) -> None:
         _check_autoencoder(network, state)
     else:
         _check_complete(state, ("n_outputs_",))
-        _check(sizes[-1][1] == state["n_outputs_"], "module_ has other outputs")
+        columns = outputs_per_column(state["out_activation_"], state.get("quantiles_"))
+        n_units = state["n_outputs_"] * columns
+        _check(sizes[-1][1] == n_units, "module_ has other outputs")
         _check(network.config["out_activation"] == "identity", "module_ has an output activation")
     is_autoencoder = "mean_" in estimator._fitted_state
     _check(isinstance(network, Autoencoder) == is_autoencoder, "module_ is of another class")
     if "target_scale_" in estimator._fitted_state:
-        _check(
-            state["out_activation_"] in ("identity", "exp"), "out_activation_ is of no regressor"
-        )
+        of_regressors = ("identity", "exp", "normal", "quantiles")
+        _check(state["out_activation_"] in of_regressors, "out_activation_ is of no regressor")
+        has_levels = state["out_activation_"] == "quantiles"
+        _check(has_levels == ("quantiles_" in state), "quantiles_ are of another network")
         scales = [state[name] for name in ("target_center_", "target_scale_") if name in state]
         is_whole = len(scales) in (0, 2) and all(len(s) == state["n_outputs_"] for s in scales)
         _check(is_whole, "target_center_ and target_scale_ are not one number for each output")
@@ -347,6 +384,24 @@ def _check_table(layer: TableInput, columns: TableColumns | None, n_features: in
     _check(used == list(range(n_features)), "the input layer reads other columns")
     is_same = layer.categories == known.n_categories() and layer.gaps == known.gaps
     _check(is_same, "the input layer has other categories, or other gaps")
+
+
+def _check_encoding(network: Autoencoder, state: dict[str, Any]) -> int:
+    """Check what an autoencoder does to a table; return its inputs."""
+    columns, categories = state.get("_columns"), network.config["categories"]
+    known = [] if columns is None else columns.n_categories()
+    _check(list(categories) == known, "module_ has other categories")
+    n_numbers = state["n_features_in_"] - len(known)
+    scales = [state[name] for name in ("feature_center_", "feature_scale_") if name in state]
+    is_scaled = state["_fixed"].get("scaling") is not None and n_numbers > 0
+    is_whole = len(scales) == 2 * is_scaled and all(len(s) == n_numbers for s in scales)
+    is_positive = all(np.isfinite(s).all() for s in scales) and all(
+        (s > 0).all() for s in scales[1:]
+    )
+    _check(
+        is_whole and is_positive, "feature_center_ and feature_scale_ are not one for each number"
+    )
+    return n_numbers + sum(n for _, n in known)
 
 
 def _check_autoencoder(network: Autoencoder, state: dict[str, Any]) -> None:

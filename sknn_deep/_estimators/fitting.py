@@ -37,7 +37,7 @@ from sknn_deep._estimators.callback_parameter import (
     open_checkpoint,
     skorch_callbacks,
 )
-from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
+from sknn_deep._estimators.fitted_state import fitted_names, fitted_state, set_fitted_state
 from sknn_deep._estimators.held_out import make_validation, split_rows, without_feature_names
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._estimators.kept_engine import KeptEngine, keeps_engine
@@ -113,6 +113,7 @@ class Fit:
         self.draft = draft_of(estimator, self._goes_on)
         self._rollback = Rollback(estimator) if self._goes_on else None
         self._checkpoint: CheckpointFile | None = None
+        self._held_out: Samples | None = None
         self._is_committed = False
 
     # ------------------------------------------------------------------ the course
@@ -212,6 +213,9 @@ class Fit:
         if describe:
             with self._memory_explained(len(self._validated.X)):
                 draft._describe_training(self.training.batches, self.call.incremental)
+                if self._held_out is not None:
+                    own = self._held_out
+                    draft._learn_from_held_out(own.X, own.y, own.given_weight)
         set_fitted_state(self.estimator, fitted_state(draft))
         self._is_committed = True
 
@@ -262,11 +266,11 @@ class Fit:
         if self.call.X_val is not None:
             own_set = held_out = self._validate_held_out()
         elif draft.early_stopping:
-            rows, held_out_rows = split_rows(draft, samples, random_state)
+            rows, held_out_rows = split_rows(draft, samples, random_state, self.call.groups)
             held_out = samples.take(held_out_rows)
             n_samples = len(rows)
         samples = self._scaled(samples, rows)
-        validation = None
+        validation, self._held_out = None, held_out
         if held_out is not None:
             validation = make_validation(draft, draft._in_network_units(held_out))
         batch_size = draft._batch_size_for(n_samples)
@@ -293,6 +297,8 @@ class Fit:
         """Return what tells this call of ``fit`` from another, for a checkpoint."""
         draft = self.draft
         data = {"X": samples.X, "y": samples.y, "sample_weight": samples.given_weight}
+        if self.call.groups is not None:
+            data["groups"] = np.asarray(self.call.groups)
         if held_out is not None:
             named = {"X_val": held_out.X, "y_val": held_out.y}
             data |= {**named, "sample_weight_val": held_out.given_weight}
@@ -401,7 +407,7 @@ class Fit:
     ) -> Training:
         draft = self.draft
         if validation is not None:
-            draft._progress.watch_validation(draft.module_)
+            draft._progress.watch_validation(draft.module_, keeps_best=not self.call.incremental)
         loss, optimizer = draft._make_loss(), optimizer_of(draft, self.call.incremental)
         kept = self._kept_engine(batches, optimizer)
         bridge = [] if self.call.incremental else self._sklearn_callbacks(draft.max_iter)
@@ -486,20 +492,22 @@ def sklearn_callbacks(
     estimator: Any,
     n_epochs: int,
     given: tuple[Any, Any, Any],
-    learned: Callable[[], dict[str, Any]],
+    learned: Callable[[], dict[str, Any] | None],
+    task_name: str = "epoch",
 ) -> list[SklearnCallbacks]:
     """Return the bridge to the callbacks that were set with ``set_callbacks``, if any were."""
     if not getattr(estimator, "_skl_callbacks", None):
         return []
-    return [SklearnCallbacks(estimator, n_epochs, *given, learned=learned)]
+    return [SklearnCallbacks(estimator, n_epochs, *given, learned=learned, task_name=task_name)]
 
 
 def draft_of(estimator: NetworkHooks, goes_on: bool) -> NetworkHooks:
     """Return a twin of an estimator, with what it has learned only if that is gone on with."""
     draft = object.__new__(type(estimator))
-    learned = {} if goes_on else fitted_state(estimator)
+    # held-out rows tell of the network as it was
+    forgotten = fitted_names(estimator, "held-out rows" if goes_on else None)
     vars(draft).update(
-        (name, value) for name, value in vars(estimator).items() if name not in learned
+        (name, value) for name, value in vars(estimator).items() if name not in forgotten
     )
     return draft
 

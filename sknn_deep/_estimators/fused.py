@@ -5,6 +5,9 @@ here is the same answer as from separate fits: orders, folds, penalties, rates a
 each network's own.
 
 Each job has its own :class:`~sknn_deep._estimators.fitting.Fit`, committed when its network stops.
+A job that has a state goes on from there, with more epochs than the training had that ended in it.
+So the survivors of a halving search are not trained anew.
+
 If a stack breaks down, for want of memory or by an error that is no single network's, the
 unfinished networks start again from what their estimators were: in stacks of half the size, or
 alone. The caller scores in ``done``, outside of the training's ``try``, so that an error of the
@@ -22,6 +25,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,11 +42,13 @@ from sknn_deep._estimators.jobs import (
     fold_of,
     group_alike,
     in_order,
+    may_go_on,
     numbers_of,
 )
 from sknn_deep._hardware.device import on_device, release_cached_memory, resolve_device
 from sknn_deep._hardware.precision import float32_products
 from sknn_deep._training.interruption import one_of_many
+from sknn_deep._training.naming import named
 from sknn_deep._training.stack import Stack
 from sknn_deep._training.stack_size import stack_size
 from sknn_deep._training.training import Training
@@ -77,19 +83,23 @@ def fit_jobs(
     data = _Data()
     with one_of_many(), warned_once():
         for alike in group_alike(jobs):
-            if alike[0].reason:
-                for job in alike:
-                    _fit_alone(job, done)
-            else:
+            if not alike[0].reason:
                 _fit_alike(alike, data, max_stack_memory, done)
+                continue
+            for job in alike:
+                if job.most_bytes and may_go_on(job):
+                    _fit_alike([job], data, max_stack_memory, done)
+                else:
+                    _fit_alone(job, done)
 
 
 def _fit_alone(job: Job, done: Callable[[Job], None], reason: str = "") -> None:
     start = time.perf_counter()
-    job.fused, job.reason = False, reason or job.reason
+    job.fused, job.reason, job.state = False, reason or job.reason, None
     try:
         X, y = job.take()
-        job.estimator.fit(X, *([] if y is None else [y]), **job.fit_params)
+        with named(job.name):
+            job.estimator.fit(X, *([] if y is None else [y]), **job.fit_params)
     except Exception as error:
         job.error = error
     job.seconds += time.perf_counter() - start
@@ -103,6 +113,8 @@ class _Member:
     ----------
     training : Training
         Until the job is done or undone.
+    n_steps : int
+        Steps that its network took before.
     is_finished : bool
         Whether the job is done.
     """
@@ -111,9 +123,14 @@ class _Member:
         self.job, self._generator = job, job.estimator.random_state
         has_state = isinstance(self._generator, np.random.RandomState)
         self._drawn = self._generator.get_state() if has_state else None
-        self.fit = data.prepare(job)
+        with named(job.name):
+            self.fit = data.prepare(job)
         # no stack is trained on the whole set, as L-BFGS is
         self.training: Training = self.fit.training  # type: ignore[assignment]
+        self.n_steps = 0
+        self.training.is_paused = bool(job.most_bytes) and may_go_on(job)
+        if self.training.is_paused and job.state is not None:
+            self.training.go_on_from(job.state, self)
         self.is_finished = False
 
     def undo(self) -> None:
@@ -140,7 +157,7 @@ class _Member:
         is_exact = network.has_normalization or network.is_random
         last = len(batches) if is_exact else batches.n_batches
         # folds may have other categories
-        inputs = str(network.config.get("input"))
+        inputs = str([network.config.get(name) for name in ("input", "categories")])
         return (
             str(layers),
             inputs,
@@ -326,8 +343,12 @@ def _train(members: list[_Member]) -> Iterator[_Member]:
     is_fused = len(members) > 1
     for member in members:
         member.job.fused = is_fused
-        member.job.reason = "" if is_fused else FASTER_ALONE
+        member.job.reason = "" if is_fused else member.job.reason or FASTER_ALONE
         member.training.begin()
+        if member.has_stopped:  # a training with fewer epochs had come to its end
+            _finish(member, member.n_steps)
+            yield member
+    members = [member for member in members if not member.is_finished]
     while members:
         with _timed(members):
             trainer = (
@@ -345,7 +366,7 @@ def _train(members: list[_Member]) -> Iterator[_Member]:
                     trainer.release(list(stopped))
             for k, member in stopped.items():
                 del live[k]
-                _finish(member)
+                _finish(member, trainer.n_steps)
                 yield member
         if live:
             with _timed(live.values()):
@@ -377,11 +398,12 @@ def _timed(members: Collection[_Member]) -> Iterator[None]:
         member.job.seconds += (time.perf_counter() - start) / len(members)
 
 
-def _finish(member: _Member) -> None:
+def _finish(member: _Member, n_steps: int) -> None:
     """End a training; let go of everything that only training needs."""
     start = time.perf_counter()
     try:
         if member.job.error is None:
+            member.job.state = _state_to_keep(member.job, member.training, n_steps)
             member.training.end()
             member.fit.commit()
         else:  # as in a fit alone, the epochs before an error of the user's own code are kept
@@ -395,12 +417,30 @@ def _finish(member: _Member) -> None:
     member.job.seconds += time.perf_counter() - start
 
 
+def _state_to_keep(job: Job, training: Training, n_steps: int) -> dict[str, Any] | None:
+    """Return where a training has come to, before its best weights are restored, if asked for."""
+    if not training.is_paused:
+        return None
+    flat = training.network.flat
+    # weights, the best ones, moments and the order of the rows
+    n_bytes = 4 * flat.numel() * flat.element_size() + 8 * len(training.batches)
+    if n_bytes > job.most_bytes:
+        return None
+    return training.state_dict(SimpleNamespace(n_steps=n_steps))
+
+
 class _Alone:
     """The last network of a stack, or one whose shape no other has."""
 
     def __init__(self, member: _Member):
         self._training = member.training
         self._engine = self._training.make_engine()
+        self._engine.n_steps = member.n_steps
+
+    @property
+    def n_steps(self) -> int:
+        """The number of steps taken."""
+        return self._engine.n_steps
 
     def train_epoch(self, rates: dict[int, list[float] | None]) -> dict[int, EpochLosses]:
         return {0: self._engine.train_epoch(self._training.batches, rates[0])}

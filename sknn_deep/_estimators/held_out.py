@@ -5,6 +5,8 @@ without ``early_stopping=True``: there is no other reason to pass one. With
 ``n_iter_no_change=np.inf`` all epochs are run, and the best weights are restored all the same.
 """
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,12 @@ from skorch.dataset import Dataset
 
 from sknn_deep._engine.in_parts import evaluate_loss
 from sknn_deep._engine.samples import Samples, check_weight
-from sknn_deep._estimators.held_out_rows import hold_out_rows
+from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.held_out_rows import (
+    hold_out_rows,
+    hold_out_stratified,
+    rows_of_splitter,
+)
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._estimators.rows import has_categories
 from sknn_deep._sklearn import accepts_sample_weight
@@ -22,15 +29,48 @@ from sknn_deep._training.training import Validation
 
 
 def split_rows(
-    estimator: NetworkHooks, samples: Samples, random_state: np.random.RandomState
+    estimator: NetworkHooks,
+    samples: Samples,
+    random_state: np.random.RandomState,
+    groups: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to train on and the rows that early stopping holds out."""
-    return hold_out_rows(
-        samples.X.shape[0],
-        estimator.validation_fraction,
-        random_state,
-        *estimator._labels_to_share(samples.targets),
-    )
+    splitter, fraction = estimator.validation_splitter, estimator.validation_fraction
+    n_rows, labels = samples.X.shape[0], estimator._labels_to_share(samples.targets)
+    if splitter is None:
+        return hold_out_rows(n_rows, fraction, random_state, *labels)
+    if splitter == "stratified":
+        return hold_out_stratified(fraction, random_state, labels[0])
+    return rows_of_splitter(splitter, samples.X.unwrapped(), samples.y, groups, random_state)
+
+
+def with_validation_set(
+    estimator: NetworkHooks, call: Call, random_state: np.random.RandomState
+) -> Call:
+    """Return a call with a validation set for several networks: the user's, or rows held out.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Which has learned from the data what their validation tells.
+    call : Call
+        With validated data.
+    random_state : RandomState
+    """
+    if call.X_val is not None:
+        return call
+    X, y, targets = estimator._validate_training_data(call, [call.X.dtype.type], reset=False)
+    weight = call.sample_weight
+    samples = Samples(X, y, targets, weight)
+    rows, held_out = split_rows(estimator, samples, random_state, call.groups)
+    X_train, X_val = X.take(rows), X.take(held_out)
+    X_train.columns = X_val.columns = X.columns
+    weights = {}
+    if weight is not None:
+        weights = {"sample_weight": weight[rows], "sample_weight_val": weight[held_out]}
+    y_train, y_val = (None, None) if y is None else (y[rows], y[held_out])
+    own = {"X": X_train, "y": y_train, "X_val": X_val, "y_val": y_val, "groups": None}
+    return replace(call, **own, **weights)
 
 
 def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
@@ -54,6 +94,8 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
             return value, -value
         if raw is not None:
             return value, estimator._default_score(raw, samples.y, samples.given_weight)
+        if not math.isfinite(value):  # a scorer would refuse what the network predicts
+            return value, math.nan
         return value, _scorer_score(estimator, scoring, samples)
 
     dataset = Dataset(samples.X.unwrapped(), samples.y, length=len(samples.X))

@@ -3,13 +3,17 @@
 scikit-learn's MLP stratifies two classes and draws from more of them, or from several labels,
 whatever row comes. So a rare class may be held out as a whole, and is never learned. Its rows are
 shared here; in all other cases the rows are scikit-learn's, for the same trajectory.
+
+``validation_splitter`` asks for other rows: those of a splitter, or a share of each class.
 """
 
 import math
 from collections.abc import Iterator
+from copy import copy
+from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import TimeSeriesSplit, train_test_split
 
 
 def hold_out_rows(
@@ -66,6 +70,114 @@ def hold_out_rows(
     rows = random_state.permutation(n_rows)
     train, held_out = rows[n_held_out:], rows[:n_held_out]
     return (train, held_out) if labels is None else _share_classes(train, held_out, labels)
+
+
+def hold_out_stratified(
+    fraction: float, random_state: np.random.RandomState, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to train on and the rows held out, of each class in proportion.
+
+    The rows are sorted by their class, and every so many is held out: of a class, or a combination
+    of labels, its share to a row. Of many rare combinations the more frequent labels are shared
+    first.
+
+    Parameters
+    ----------
+    fraction : float
+        Share of the rows to hold out.
+    random_state : RandomState
+    labels : ndarray of shape (n_rows,) or (n_rows, n_labels)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = np.repeat([0, 1, 2], [60, 30, 10])
+    >>> train, held_out = hold_out_stratified(0.2, np.random.RandomState(0), labels)
+    >>> np.bincount(labels[held_out])
+    array([12,  6,  2])
+    """
+    n_rows = len(labels)
+    n_held_out = math.ceil(fraction * n_rows)
+    _check_sizes(n_rows, n_held_out, fraction, 1)
+    rows = random_state.permutation(n_rows)
+    columns = labels[rows].reshape(n_rows, -1)
+    rarest_first = np.argsort(np.abs(columns.mean(axis=0) - 0.5), kind="stable")[::-1]
+    rows = rows[np.lexsort(columns[:, rarest_first].T)]
+    is_held_out = np.zeros(n_rows, dtype=bool)
+    places = np.arange(n_held_out) * n_rows / n_held_out + n_rows / n_held_out / 2
+    is_held_out[places.astype(int)] = True
+    return _share_classes(rows[~is_held_out], rows[is_held_out], labels)
+
+
+def rows_of_splitter(
+    splitter: Any, X: Any, y: Any, groups: Any, random_state: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to train on and the rows held out, as a splitter divides them.
+
+    It is the first division, and of ``TimeSeriesSplit`` the last, which trains on most.
+
+    Parameters
+    ----------
+    splitter : splitter
+        As of scikit-learn. What it would draw from the global generator comes from the next.
+    X, y, groups
+        What it is given.
+    random_state : RandomState
+
+    Raises
+    ------
+    ValueError
+        If it fails, or divides the rows in no way to train and to watch by.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.model_selection import TimeSeriesSplit
+    >>> X, random_state = np.zeros((8, 1)), np.random.RandomState(0)
+    >>> rows_of_splitter(TimeSeriesSplit(3), X, None, None, random_state)
+    (array([0, 1, 2, 3, 4, 5]), array([6, 7]))
+    """
+    if getattr(splitter, "random_state", 0) is None:
+        splitter = copy(splitter)
+        splitter.random_state = random_state
+    n_rows = X.shape[0]
+    if groups is not None and len(groups) != n_rows:
+        raise ValueError(f"groups has {len(groups)} entries for {n_rows} rows; pass one of each.")
+    try:
+        divisions = iter(splitter.split(X, y, groups))
+        if isinstance(splitter, TimeSeriesSplit):
+            *_, division = divisions
+        else:
+            division = next(divisions, None)
+    except ValueError as error:
+        raise ValueError(
+            f"validation_splitter={splitter!r} failed on {n_rows} rows: {error} Pass groups to fit "
+            "where it asks for them, or choose another."
+        ) from error
+    if division is None:
+        raise ValueError(
+            f"validation_splitter={splitter!r} divides the {n_rows} rows in no way; choose one "
+            "that yields training and test rows."
+        )
+    train, held_out = (_row_numbers(rows) for rows in division)
+    for name, rows, n_least in (("training", train, 1), ("test", held_out, 2)):
+        if len(rows) < n_least:
+            raise ValueError(
+                f"validation_splitter={splitter!r} yields {len(rows)} {name} rows of {n_rows}, but "
+                f"there must be {n_least} at least; choose another, or pass X_val to fit."
+            )
+    if len(both := np.intersect1d(train, held_out)):
+        raise ValueError(
+            f"validation_splitter={splitter!r} holds out rows that it trains on, such as "
+            f"{both[0]}; choose one whose training and test rows differ."
+        )
+    return train, held_out
+
+
+def _row_numbers(rows: Any) -> np.ndarray:
+    """Return row numbers, given as such or as a mask."""
+    rows = np.asarray(rows)
+    return np.flatnonzero(rows) if rows.dtype == bool else rows
 
 
 def _share_classes(

@@ -77,7 +77,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
 
     def _learn_gaps(self, X: Features) -> TableColumns | None:
         """Return what is known of the columns, the gaps in validated numbers included."""
-        return None
+        return self._columns
 
     def _weigh_classes(
         self, y: np.ndarray | None, sample_weight: np.ndarray | None, learn: bool
@@ -136,6 +136,21 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     def _make_loss(self) -> Loss:
         """Return the loss that the training minimises."""
         raise NotImplementedError
+
+    def _learn_from_held_out(
+        self, X: Features, y: np.ndarray | None, sample_weight: np.ndarray | None
+    ) -> None:
+        """Learn from held-out rows how far to trust the network, once it is trained.
+
+        An ensemble is asked, too, where its networks have held out the same rows.
+        """
+
+    def _holds_out_together(self) -> bool:
+        """Return whether early stopping holds out the same rows for all networks of an ensemble."""
+        return self.early_stopping and self.validation_splitter is not None
+
+    def _pool_held_out(self) -> None:
+        """Learn the same of an ensemble whose networks have held out rows of their own."""
 
     def _default_score(
         self, raw: np.ndarray, y: np.ndarray | None, sample_weight: np.ndarray | None

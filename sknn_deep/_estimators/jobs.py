@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import signature
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
+from sknn_deep._engine.solvers import ANNEALING_SCHEDULES
 from sknn_deep._hardware.device import resolve_device
 from sknn_deep._sklearn import num_samples, safe_indexing
 
@@ -22,12 +24,14 @@ FREE_PARAMETERS = {
     "alpha", "learning_rate", "learning_rate_init", "power_t", "max_iter", "shuffle",
     "random_state", "tol", "verbose", "momentum", "nesterovs_momentum", "early_stopping",
     "validation_fraction", "beta_1", "beta_2", "epsilon", "n_iter_no_change", "max_fun",
-    "dropout", "weight_decay", "max_grad_norm", "scoring", "class_weight", "warm_start",
+    "dropout", "weight_decay", "embedding_weight_decay", "adam_learning_rate_init",
+    "max_grad_norm", "scoring", "class_weight", "warm_start", "validation_splitter", "calibration",
+    "contamination",
 }  # fmt: skip
 # What the optimisers of a stack may differ in.
 _NUMBERS = (
     "learning_rate_init", "learning_rate", "momentum", "nesterovs_momentum", "beta_1", "beta_2",
-    "epsilon",
+    "epsilon", "adam_learning_rate_init",
 )  # fmt: skip
 # Why a network that could be part of a stack is none: nobody loses by that.
 FASTER_ALONE = "no other has its shape, or stacks of its size are slow"
@@ -57,6 +61,8 @@ class Job:
         count: a NaN in another row is no error of this fit.
     fit_params : dict
         What ``estimator.fit`` takes beside the data, cut to ``rows`` already.
+    name : str
+        What messages call the network, where it is one of several; else empty.
     seconds : float
         This fit's share of the time.
     error : Exception or None
@@ -65,6 +71,11 @@ class Job:
         Whether it was trained in a stack of several.
     reason : str
         Why it was not, else empty.
+    most_bytes : int
+        How large a ``state`` may be that is kept; 0 for none.
+    state : dict or None
+        Where a training of this job with fewer epochs ended, to go on from; and then where this
+        one ended, if that is to be kept and may be gone on from (:func:`may_go_on`).
     """
 
     estimator: Any
@@ -72,10 +83,13 @@ class Job:
     y: Any
     rows: np.ndarray | None = None
     fit_params: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
     seconds: float = 0.0
     error: Exception | None = None
     fused: bool = False
     reason: str = ""
+    most_bytes: int = 0
+    state: dict[str, Any] | None = None
 
     def take(self) -> tuple[Any, Any]:
         """Return the training data of this fit, a copy of the rows where it has any."""
@@ -158,10 +172,10 @@ def _reason_to_train_alone(job: Job) -> str:
         return f"{estimator_class.__name__} may train in a way of its own"
     if own := estimator._reason_to_train_alone():
         return own
-    if estimator.solver not in ("sgd", "adam"):
+    if estimator.solver not in ("sgd", "adam", "muon"):
         return f"solver={estimator.solver!r} is not written for stacks"
-    if estimator.ema_decay is not None:
-        return f"ema_decay={estimator.ema_decay} is not written for stacks"
+    if estimator.solver == "muon" and not np.size(estimator.hidden_layer_sizes):
+        return "solver='muon' without hidden layers is not written for stacks"
     if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
         return "callbacks are told of one network"
     if estimator.dtype == "bfloat16":
@@ -173,6 +187,29 @@ def _reason_to_train_alone(job: Job) -> str:
         return f"fit was given {', '.join(others)}"
     device = resolve_device(estimator.device)
     return "stacks are not written for device='mps'" if device.type == "mps" else ""
+
+
+def may_go_on(job: Job) -> bool:
+    """Return whether to go on with more epochs comes to the same as to train from the start.
+
+    It does not where ``max_iter`` decides on more than the last epoch, or where each fit draws
+    other numbers.
+    """
+    estimator = job.estimator
+    try:
+        return (
+            vars(type(estimator)).get("_trains_in_stacks", False)
+            and getattr(estimator, "n_networks", 1) == getattr(estimator, "n_candidates", 1) == 1
+            and estimator.solver != "lbfgs"
+            and estimator.learning_rate not in ANNEALING_SCHEDULES
+            and estimator.dropout_schedule == "constant"
+            and isinstance(estimator.random_state, Integral)
+            and not estimator.callbacks
+            and not getattr(estimator, "_skl_callbacks", None)
+            and not hasattr(estimator, "module_")
+        )
+    except (TypeError, ValueError):
+        return False  # a parameter is not valid: its own fit says which
 
 
 @cache

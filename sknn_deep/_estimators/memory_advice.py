@@ -14,6 +14,7 @@ from sknn_deep._engine.activations import ACTIVATION_KERNELS
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._hardware.device import OutOfMemoryError, is_out_of_memory, resolve_device
 from sknn_deep._networks.summary import network_layers
+from sknn_deep._networks.table_input import TableInput
 
 # SciPy's L-BFGS keeps ten pairs of corrections of each parameter, and about ten vectors more.
 _LBFGS_BYTES = 8 * (2 * 10 + 10)
@@ -119,6 +120,9 @@ def training_memory(
         parameter_bytes = _copies_of_weights(estimator) * dtype.itemsize
     n_inputs, *n_hidden, n_outputs = (layer.units for layer in layers)
     numbers = n_inputs + _numbers_per_unit(config) * sum(n_hidden)
+    if config.get("input") is not None:  # what it makes of a row, the gradient, and its own
+        layer = TableInput(**config["input"], device=torch.device("meta"))
+        numbers += 2 * n_inputs + layer.kept_per_row
     # the outputs, their gradients, the targets, and two on the way to the losses
     numbers += 5 * n_outputs
     kept = _KEPT_COPIES * n_parameters * dtype.itemsize
@@ -127,8 +131,9 @@ def training_memory(
 
 
 def _batch_size(estimator: NetworkHooks, n_samples: int) -> int:
-    batch_size = 200 if estimator.batch_size == "auto" else estimator.batch_size
-    return min(n_samples, batch_size)
+    if estimator.batch_size == "auto":
+        return estimator._batch_size_for(n_samples)
+    return min(n_samples, estimator.batch_size)
 
 
 def _copies_of_weights(estimator: NetworkHooks) -> float:

@@ -45,9 +45,11 @@ from sknn_deep._estimators.types import (
     Seed,
     SkorchCallbacks,
     Solver,
+    Splitter,
 )
 from sknn_deep._networks.layers import ACTIVATIONS, NORMALIZATIONS
 from sknn_deep._sklearn import (
+    HasMethods,
     Interval,
     InvalidParameterError,
     Options,
@@ -82,6 +84,7 @@ class SharedParameters:
     nesterovs_momentum: bool = True
     early_stopping: bool = False
     validation_fraction: float = 0.1
+    validation_splitter: Splitter | Literal["stratified"] | None = None
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
@@ -124,6 +127,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         "nesterovs_momentum": ["boolean"],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "validation_splitter": [HasMethods(["split", "get_n_splits"]), None],
         "beta_1": [Interval(Real, 0, 1, closed="left")],
         "beta_2": [Interval(Real, 0, 1, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="neither")],
@@ -205,7 +209,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
     def _validate_params(self) -> None:
         # most parameters are left at their defaults
         valid, missing = self._valid_defaults(), object()
-        params = self.get_params(deep=False).items()
+        params = [(name, getattr(self, name)) for name in self._get_param_names()]
         chosen = {name: value for name, value in params if value is not valid.get(name, missing)}
         try:
             validate_parameter_constraints(self._parameter_constraints, chosen, type(self).__name__)
@@ -335,8 +339,25 @@ def check_combinations(
         raise ValueError("X_val and y_val must be passed together, got only one of them.")
     if call.sample_weight_val is not None and call.X_val is None:
         raise ValueError("sample_weight_val was passed without X_val; pass both or neither.")
+    _check_splitter(estimator, call)
     if solver == "lbfgs":
         _check_lbfgs(estimator, call, sources_of_chance)
+
+
+def _check_splitter(estimator: NetworkParameters, call: Call) -> None:
+    """Refuse a splitter that nobody asks, and groups that nobody reads."""
+    splitter = estimator.validation_splitter
+    if splitter is not None and not estimator.early_stopping and call.X_val is None:
+        remedy = "pass X_val to partial_fit" if call.incremental else "set early_stopping=True"
+        raise ValueError(
+            f"validation_splitter={splitter!r} chooses the rows that early stopping holds out, got "
+            f"early_stopping=False; {remedy}, or leave validation_splitter at None."
+        )
+    if call.groups is not None and (splitter is None or splitter == "stratified"):
+        raise ValueError(
+            f"groups are for a validation_splitter, got validation_splitter={splitter!r}; pass one "
+            "that reads them, such as GroupShuffleSplit(n_splits=1)."
+        )
 
 
 def _check_lbfgs(
@@ -346,6 +367,7 @@ def _check_lbfgs(
         ("callbacks", estimator.callbacks, "there are no epochs to call them in"),
         *((name, used, "it needs a deterministic loss") for name, used in sources_of_chance),
         ("X_val", call.X_val is not None, "it does not stop early"),
+        ("validation_splitter", estimator.validation_splitter is not None, "it holds no rows out"),
         ("ema_decay", estimator.ema_decay is not None, "there are no steps along batches"),
         ("dtype='bfloat16'", estimator.dtype == "bfloat16", "it needs exact gradients"),
         (

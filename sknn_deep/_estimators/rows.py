@@ -7,6 +7,8 @@ their names and shape checked by scikit-learn and their numbers here.
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._engine.features import ArrayRows, Features, MappedRows, features_of
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
-from sknn_deep._hardware.device import as_tensor
+from sknn_deep._hardware.device import as_tensor, numpy_dtype
 from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 
 # To look at fewer on several threads takes as long as on one, and to copy fewer takes no time.
@@ -105,16 +107,18 @@ def to_predict(estimator: Any, X: Any) -> Features:
 
 def _is_as_in_fit(estimator: Any, X: Any) -> bool:
     """Return whether X is an array in memory that the fitted network can read as it is."""
+    if type(X) is not np.ndarray or X.ndim != 2 or not X.flags.c_contiguous or len(X) == 0:
+        return False
+    # of one row every look-up counts: a name that is missing takes as long as a small layer
+    known = vars(estimator)
+    network = vars(known["estimators_"][0]) if "estimators_" in known else known
+    columns = known.get("_columns")
     return (
-        type(X) is np.ndarray
-        and X.ndim == 2
-        and X.flags.c_contiguous
-        and estimator.__sklearn_is_fitted__()
-        and X.dtype == estimator._network_dtype
-        and len(X) > 0
-        and X.shape[1] == estimator.n_features_in_
-        and not hasattr(estimator, "feature_names_in_")
-        and not has_categories(estimator)
+        "module_" in network
+        and X.dtype == numpy_dtype(network["module_"].flat.dtype)
+        and X.shape[1] == known["n_features_in_"]
+        and "feature_names_in_" not in known
+        and (columns is None or not columns.categories)
         and not is_large_map(X)
     )
 
@@ -139,7 +143,8 @@ def _by_scikit_learn(
     is_known = getattr(X, "dtype", None) in dtypes and _is_surely_finite(X)
     options["ensure_all_finite"] = False if is_known else estimator._ensure_all_finite
     options |= {"accept_sparse": "csr", "order": "C"}
-    found = _validate_data(estimator, X, *y, dtype=dtypes, reset=reset, **options)
+    with _remedy_for_gaps(estimator):
+        found = _validate_data(estimator, X, *y, dtype=dtypes, reset=reset, **options)
     array, *targets = found if y else (found,)
     # of arrays scikit-learn converts the order of bytes with the type, but not of DataFrames
     return features_of(array.astype(array.dtype.newbyteorder("="), copy=False)), *targets
@@ -168,12 +173,27 @@ def _check_finite(estimator: Any, numbers: np.ndarray) -> None:
     """Refuse NaN, unless the estimator takes it, and infinity, in scikit-learn's words."""
     if _is_surely_finite(numbers):
         return
-    assert_all_finite(
-        numbers,
-        allow_nan=estimator._ensure_all_finite == "allow-nan",
-        estimator_name=type(estimator).__name__,
-        input_name="X",
-    )
+    with _remedy_for_gaps(estimator):
+        assert_all_finite(
+            numbers,
+            allow_nan=estimator._ensure_all_finite == "allow-nan",
+            estimator_name=type(estimator).__name__,
+            input_name="X",
+        )
+
+
+@contextmanager
+def _remedy_for_gaps(estimator: Any) -> Iterator[None]:
+    """Add to scikit-learn's error about missing values in X what these estimators can do."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Input X contains NaN"):
+            raise
+        name = type(estimator).__name__
+        raise ValueError(
+            f"{error}\nOr let {name} learn from rows with gaps, by allow_nan=True."
+        ) from error
 
 
 def _is_surely_finite(X: Any) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
@@ -26,14 +27,15 @@ from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.column_statistics import refuse_wide_sparse, rows_to_scale_by
 from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble, mean
 from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import SUPERVISED_STATE
 from sknn_deep._estimators.parameters import SharedParameters
-from sknn_deep._estimators.rows import has_categories
-from sknn_deep._estimators.table_columns import TableColumns, learn_columns
+from sknn_deep._estimators.table_columns import TableColumns, feature_names, learn_columns
 from sknn_deep._estimators.types import (
     CategoricalFeatures,
+    MatrixLike,
     NumericEmbeddingName,
     ScalingName,
 )
@@ -46,8 +48,6 @@ from sknn_deep._user_warnings import warn_user
 
 # Enough rows to tell by how much the outputs of a layer vary.
 _MAX_ROWS = 2000
-# Scales and quantiles come from so many rows at most.
-_ROWS_OF_SCALES = 200_000
 # Where a layer takes no memory, to ask for its size.
 _META = torch.device("meta")
 
@@ -69,6 +69,7 @@ class SupervisedParameters(SharedParameters):
     max_one_hot: int = 9
     category_embedding_size: int = 8
     embedding_weight_decay: float = 0.0
+    learned_scales: bool = False
 
 
 class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
@@ -93,6 +94,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         "max_one_hot": [Interval(Integral, 0, None, closed="left")],
         "category_embedding_size": [Interval(Integral, 1, None, closed="left")],
         "embedding_weight_decay": [Interval(Real, 0, None, closed="left")],
+        "learned_scales": ["boolean"],
     }
     _network_class = MLP
     _fitted_state = SUPERVISED_STATE
@@ -126,6 +128,74 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         check_is_fitted(self)
         return [layer.bias.detach().cpu().numpy() for layer in self.module_.linear_layers()]
 
+    def get_feature_names_out(self, input_features: "ArrayLike | None" = None) -> np.ndarray:
+        """Return a name for each input of the first layer, a row of ``coefs_[0]``.
+
+        They are the features themselves, unless some hold categories or gaps or ``scaling``,
+        ``numeric_embedding`` or ``allow_nan`` is set. Then numbers come first, "age" and
+        "age_is_missing" or the parts of a vector "age_0", "age_1", then indicators of categories
+        "kind_a", and the parts of their vectors "place_0".
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Names of the features, if those of the training data had none.
+
+        Returns
+        -------
+        names : ndarray of str
+        """
+        check_is_fitted(self)
+        features = feature_names(self, input_features)
+        layers = [network.module_.input for network in self._networks]
+        columns = vars(self).get("_columns")
+        values = {} if columns is None else columns.categories
+        of_networks = [features if own is None else own.names(features, values) for own in layers]
+        if any(names != of_networks[0] for names in of_networks):
+            raise ValueError(
+                f"The {len(layers)} networks of this ensemble embed their inputs in different "
+                "ways: ask each of estimators_ for its names."
+            )
+        return np.array(of_networks[0], dtype=object)
+
+    def hidden_activations(self, X: "MatrixLike", layer: int = -1) -> np.ndarray:
+        """Return what a hidden layer makes of the rows: features that the network has learned.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        layer : int, default=-1
+            Number of the hidden layer, from 0, or from the last by negative numbers.
+
+        Returns
+        -------
+        activations : ndarray of shape (n_samples, n_units)
+            After normalisation and activation, in the network's floating-point type. Of an ensemble
+            those of ``estimators_[0]``, ``estimators_[1]`` and so on side by side: the units of
+            different networks mean different things, so that they have no mean.
+
+        See Also
+        --------
+        HiddenActivations : The same as a step of a pipeline.
+        """
+        features = self._validate_input(X)
+        networks = self._networks
+        n_layers = [hidden_layer_number(network, layer) + 1 for network in networks]
+        parts = [
+            network._map_rows(network.module_.up_to(n), features)
+            for network, n in zip(networks, n_layers, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else np.hstack(parts)
+
+    def _n_hidden_units(self, layer: int) -> int:
+        """Return how many columns :meth:`hidden_activations` has."""
+        of_each = [
+            network.module_.config["layer_units"][hidden_layer_number(network, layer) + 1]
+            for network in self._networks
+        ]
+        return sum(of_each)
+
     def _check_combinations(self, call: Call) -> None:
         super()._check_combinations(call)
         if self.n_networks > 1 and self.callbacks:
@@ -135,8 +205,6 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             )
 
     def _reason_to_train_alone(self) -> str:
-        if self.embedding_weight_decay:
-            return f"embedding_weight_decay={self.embedding_weight_decay} is not written for stacks"
         if self.n_networks == 1:
             return ""
         return f"n_networks={self.n_networks} is a stack of its own"
@@ -152,7 +220,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def _map_networks(self, function: Callable[[Tensor], Tensor], X: Any) -> Iterator[np.ndarray]:
         """Apply a function to the raw output of each network, for the rows of validated X."""
         for network in self._networks:
-            yield network._map_rows(lambda rows, module=network.module_: function(module(rows)), X)
+            outputs = network.module_.outputs
+            yield network._map_rows(lambda rows, outputs=outputs: function(outputs(rows)), X)
 
     def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
         hidden = self._hidden_sizes("hidden_layer_sizes")
@@ -165,7 +234,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                 "twice, as in names and numbers of customers. Pass other features, too."
             )
         return {
-            "layer_units": (n_inputs, *hidden, self.n_outputs_),
+            "layer_units": (n_inputs, *hidden, self._n_output_units()),
             "input": inputs,
             "activations": tuple(activations),
             "dropout": tuple(dropout),
@@ -174,16 +243,11 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             "dtype": dtype,
         }
 
-    # ------------------------------------------------------------------ tables
+    def _n_output_units(self) -> int:
+        """Return the units of the output layer that the parameters ask for."""
+        return self.n_outputs_
 
-    @property
-    def is_categorical_(self) -> np.ndarray | None:
-        """Mask of the features that hold categories, shape (n_features,), or None without any."""
-        check_is_fitted(self)
-        if not has_categories(self):
-            return None
-        columns: Any = self._columns
-        return np.isin(np.arange(self.n_features_in_), list(columns.categories))
+    # ------------------------------------------------------------------ tables
 
     @property
     def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
@@ -196,6 +260,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         return learn_columns(X, self.categorical_features)
 
     def _learn_gaps(self, X: Features) -> TableColumns | None:
+        refuse_wide_sparse(X, scaling=self.scaling, numeric_embedding=self.numeric_embedding)
         columns = self._columns
         if not self.allow_nan:
             return columns
@@ -213,7 +278,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         """Return the arguments of the network's input layer, or None where it needs none."""
         columns = vars(self).get("_columns") or TableColumns({}, [])
         is_plain = not columns.categories and not self.allow_nan
-        if is_plain and self.scaling is None and self.numeric_embedding is None:
+        is_plain = is_plain and self.scaling is None and self.numeric_embedding is None
+        if is_plain and not self.learned_scales:
             return None
         is_periodic = self.numeric_embedding == "periodic"
         return {
@@ -227,16 +293,13 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             "frequency_scale": float(self.frequency_scale),
             "max_one_hot": int(self.max_one_hot),
             "category_size": int(self.category_embedding_size),
+            "learned_scales": self.learned_scales,
         }
 
     def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
         layer, X = self.module_.input, samples.X
         if isinstance(layer, TableInput):
-            chosen, weight = np.arange(len(X)) if rows is None else rows, samples.given_weight
-            if weight is not None:
-                chosen = chosen[weight[chosen] > 0]
-            some = chosen[:: -(-len(chosen) // _ROWS_OF_SCALES)]
-            layer.learn(np.asarray(X.take(some)), None if weight is None else weight[some])
+            layer.learn(*rows_to_scale_by(X, samples.given_weight, rows))
 
     # ------------------------------------------------------------------ the start
 
@@ -252,8 +315,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         if self.module_.input is not None:
             raise ValueError(
                 f"init_from={self.init_from!r} has learned from plain numbers: it goes with no "
-                "categories in X, and with scaling, numeric_embedding and allow_nan at their "
-                "defaults."
+                "categories in X, and with scaling, numeric_embedding, learned_scales and "
+                "allow_nan at their defaults."
             )
         encoder, hidden = self._source_layers(), self.module_.stages()[:-1]
         self._check_source(encoder)
@@ -280,6 +343,12 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         if not hasattr(source, "encoder_"):
             raise ValueError(
                 f"init_from={source!r} has no encoder; pass a fitted AutoencoderTransformer."
+            )
+        if source._encoding is not None:
+            raise ValueError(
+                f"init_from={source!r} has encoded its table, by scaling={source.scaling!r} or "
+                "indicators of categories, and its layers read that. Pass an autoencoder of plain "
+                "numbers, and the same numbers to fit."
             )
         network: Autoencoder = source.module_
         return network.stages()[: network.code_layer + 1]
@@ -316,6 +385,19 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.allow_nan
         return tags
+
+
+def hidden_layer_number(estimator: Any, layer: int) -> int:
+    """Return the number of a hidden layer of a fitted network, from 0."""
+    n_hidden = len(estimator.module_.config["activations"])
+    if not isinstance(layer, Integral) or not -n_hidden <= layer < n_hidden:
+        raise ValueError(
+            f"layer={layer!r} is no hidden layer: the network has {n_hidden}; choose an integer "
+            f"from {-n_hidden} to {n_hidden - 1}."
+            if n_hidden
+            else f"layer={layer!r} is no hidden layer: the network has none."
+        )
+    return int(layer) % n_hidden
 
 
 def column_as_1d(y: np.ndarray) -> np.ndarray:

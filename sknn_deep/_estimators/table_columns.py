@@ -9,6 +9,7 @@ the codes mean to the network is decided by its input layer
 pandas reads the columns, whatever holds them: it knows every way in which a value may be missing.
 """
 
+import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sknn_deep._sklearn import check_feature_names_in
 from sknn_deep._user_warnings import warn_user
 
 # A column of texts with more values than this that are numbers is taken for one of numbers.
@@ -52,16 +54,78 @@ class TableColumns:
         ValueError
             If a column of numbers holds something else.
         """
-        columns = list(_columns_of(X))
+        columns = list(named_columns(X))
         encoded = np.empty((len(X), len(columns)), dtype)
         for j, (name, column) in enumerate(columns):
             values = self.categories.get(j)
             encoded[:, j] = _numbers(name, column) if values is None else _codes(column, values)
         return encoded
 
+    def decode(self, numbers: np.ndarray, codes: np.ndarray) -> list[Any]:
+        """Return the columns of a table, in their order; None stands for a missing category.
+
+        Parameters
+        ----------
+        numbers : ndarray of shape (n_rows, n_numbers)
+        codes : ndarray of shape (n_rows, n_categories)
+            Of the columns of categories; -1 is read as a missing one.
+        """
+        of_numbers, of_codes = iter(numbers.T), iter(codes.T)
+        columns: list[Any] = []
+        for j in range(numbers.shape[1] + codes.shape[1]):
+            if j in self.categories:
+                values = [*self.categories[j], None]
+                columns.append([values[code] for code in next(of_codes).tolist()])
+            else:
+                columns.append(next(of_numbers))
+        return columns
+
     def n_categories(self) -> list[tuple[int, int]]:
         """Return each column of categories, and how many it has."""
         return [(column, len(values)) for column, values in self.categories.items()]
+
+
+def feature_names(estimator: Any, given: Any = None) -> list[str]:
+    """Return the names of a fitted estimator's features, x0, x1 and so on where they have none.
+
+    Parameters
+    ----------
+    estimator : estimator
+    given : array-like of str, default=None
+        Names for features that had none in training; others must be those.
+    """
+    return [str(name) for name in check_feature_names_in(estimator, given)]
+
+
+def as_table(columns: list[Any], names: np.ndarray | None, container: str, index: Any) -> Any:
+    """Return columns as a frame, or without names as an array of objects.
+
+    Parameters
+    ----------
+    columns : list of sequence
+    names : ndarray of str, or None
+    container : str
+        "polars", or else pandas is meant.
+    index : Index or None
+        Of a frame of pandas.
+
+    Examples
+    --------
+    >>> from sknn_deep._estimators.table_columns import as_table
+    >>> as_table([[1.5], ["red"]], None, "default", None)
+    array([[1.5, 'red']], dtype=object)
+    """
+    if names is None:
+        table = np.empty((len(columns[0]), len(columns)), dtype=object)
+        for j, column in enumerate(columns):
+            table[:, j] = column
+        return table
+    if container == "polars":
+        polars: Any = importlib.import_module("polars")
+        return polars.DataFrame(dict(zip(names.tolist(), columns, strict=True)))
+    frame = pd.DataFrame({j: pd.Series(column) for j, column in enumerate(columns)})
+    frame.columns = pd.Index(names)
+    return frame if index is None else frame.set_axis(index, axis=0)
 
 
 def learn_columns(X: Any, selection: Any) -> TableColumns | None:
@@ -81,7 +145,7 @@ def learn_columns(X: Any, selection: Any) -> TableColumns | None:
     is_named = isinstance(selection, str)
     if selection is None or (is_named and not _may_hold_text(X)):
         return None
-    columns = list(_columns_of(X))
+    columns = list(named_columns(X))
     if is_named:
         chosen = [j for j, column in enumerate(columns) if _is_of_categories(*column)]
     else:
@@ -103,7 +167,7 @@ def _may_hold_text(X: Any) -> bool:
     return isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "O"
 
 
-def _columns_of(X: Any) -> Iterator[tuple[Any, pd.Series]]:
+def named_columns(X: Any) -> Iterator[tuple[Any, pd.Series]]:
     """Yield the columns of a frame or an array with their names, or numbers."""
     if isinstance(X, pd.DataFrame):
         for j, name in enumerate(X.columns):  # by number: names may occur twice
@@ -119,6 +183,11 @@ def _columns_of(X: Any) -> Iterator[tuple[Any, pd.Series]]:
             )
         for j, column in enumerate(array.T):
             yield j, pd.Series(column)
+
+
+def is_frame(X: Any) -> bool:
+    """Return whether X is a frame of pandas or polars."""
+    return isinstance(X, pd.DataFrame) or _is_polars(X)
 
 
 def _is_polars(X: Any) -> bool:

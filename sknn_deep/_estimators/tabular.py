@@ -49,7 +49,7 @@ class TabularDefaults(SupervisedParameters):
     learning_rate_init: float = 0.004
     max_iter: int = 30
     early_stopping: bool = True
-    validation_fraction: float = 0.2
+    validation_fraction: float = 0.15
     n_iter_no_change: int | float = 16
     dropout: float | Sequence[float] = 0.2
     dropout_schedule: DropoutSchedule = "flat_cosine"
@@ -72,6 +72,8 @@ class TabularRegressorParameters(TabularDefaults, RegressorParameters):
 
     hidden_layer_sizes: int | Sequence[int] = (128, 128)
     activation: Activations = "silu"
+    # of few rows one that nobody can predict would decide on the best epoch by its square
+    scoring: Scoring | None = field(default="neg_mean_absolute_error", kw_only=True)
     target_scaling: Literal["standard"] | None = field(default="standard", kw_only=True)
 
 
@@ -134,11 +136,6 @@ class TabularHooks:
         params: Any = self
         for name, is_given, remedy in (
             ("callbacks", params.callbacks, "leave callbacks at None"),
-            (
-                "set_callbacks",
-                getattr(params, "_skl_callbacks", None),
-                "call set_callbacks without any; verbose=True prints a line for each candidate",
-            ),
             ("partial_fit", call.incremental, "call fit"),
             ("warm_start", params.warm_start, "leave warm_start at False"),
             ("solver='lbfgs'", params.solver == "lbfgs", "choose a stochastic solver"),
@@ -179,7 +176,7 @@ n_candidates : int, default=1
     given up where it falls behind; and an ensemble of those that go best together on the
     validation rows is kept (a greedy selection with replacement [new]_). One that diverges is left
     out. The time is about that of so many networks, less where some fall behind. ``n_networks`` is
-    then of no account.
+    then ignored. To scikit-learn's callbacks, such as ``ProgressBar``, each is one task.
 
 max_time : float or None, default=None
     Seconds after which no further candidate is drawn, and the present one is stopped at the end of

@@ -6,10 +6,12 @@ each step, and ``tol`` is an absolute number. A target in dollars is out of reac
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from sknn_deep._engine.distributions import Quantiles, negative_log_likelihood
 from sknn_deep._engine.losses import Loss
 
 # A target counts as scaled where its root mean square is no larger than the first, and some of it
@@ -39,7 +41,8 @@ def odd_size(targets: np.ndarray, weight: np.ndarray | None) -> float | None:
     """
     targets = targets.astype(np.float64, copy=False)
     if weight is None:
-        mean, square = targets.mean(axis=0), np.vdot(targets, targets) / targets.size
+        mean = np.add.reduce(targets, axis=0) / len(targets)
+        square = np.vdot(targets, targets) / targets.size
     else:
         share = weight / weight.sum()
         mean, square = share @ targets, (share @ np.square(targets)).mean()
@@ -49,8 +52,10 @@ def odd_size(targets: np.ndarray, weight: np.ndarray | None) -> float | None:
         return None
     if size > _LARGEST_SIZE:
         return 10.0 ** round(math.log10(size))
-    is_small = np.abs(targets - mean).max() < _SMALLEST_REACH
-    return 10.0 ** round(math.log10(deviation)) if is_small else None
+    # of those that deviate so much at the mean, one does
+    if deviation >= _SMALLEST_REACH or np.abs(targets - mean).max() >= _SMALLEST_REACH:
+        return None
+    return 10.0 ** round(math.log10(deviation))
 
 
 def is_poor(
@@ -76,3 +81,34 @@ def is_poor(
     output = torch.from_numpy(np.broadcast_to(constant, targets.shape).copy())
     losses = loss.per_sample(output, torch.from_numpy(targets)).numpy()
     return value > _POOR * loss.reported_scale * np.average(losses, weights=weight)
+
+
+def is_poor_distribution(
+    value: float, targets: np.ndarray, weight: np.ndarray | None, levels: Sequence[float] | None
+) -> bool:
+    """Return whether a network's loss is about that of one distribution for all rows, or worse.
+
+    Parameters
+    ----------
+    value : float
+        The network's loss, as ``loss_curve_`` reports it.
+    targets : ndarray of shape (n_samples, n_outputs)
+    weight : ndarray of shape (n_samples,) or None
+    levels : sequence of float or None
+        Of quantiles; None for a normal distribution.
+    """
+    targets = targets.astype(np.float64)
+    of_rows = torch.from_numpy(targets)
+    if levels is None:
+        mean = np.average(targets, axis=0, weights=weight)
+        variance = np.average(np.square(targets - mean), axis=0, weights=weight)
+        of_all = torch.from_numpy(mean), torch.from_numpy(variance)
+        losses = negative_log_likelihood(*of_all, of_rows)
+        # a mean squared error smaller by that share is worth so much
+        worst = np.average(losses.mean(dim=-1).numpy(), weights=weight) + 0.5 * math.log(_POOR)
+    else:
+        quantiles = Quantiles(levels)
+        constant = torch.from_numpy(np.quantile(targets, quantiles.levels, axis=0))
+        losses = quantiles.pinball(constant.expand(len(targets), *constant.shape), of_rows)
+        worst = _POOR * np.average(losses.mean(dim=-1).numpy(), weights=weight)
+    return bool(value > worst)

@@ -27,7 +27,7 @@ ScheduleName: TypeAlias = Literal[
 ]  # fmt: skip
 DropoutSchedule: TypeAlias = Literal["constant", "flat_cosine"]
 RegressionLossName: TypeAlias = Literal[
-    "squared_error", "poisson", "absolute_error", "huber", "quantile"
+    "squared_error", "poisson", "absolute_error", "huber", "quantile", "normal"
 ]
 ReconstructionLossName: TypeAlias = Literal[
     "squared_error", "absolute_error", "huber", "log_loss", "cosine"

@@ -20,6 +20,7 @@ number of their threads depends on the shapes and on the threads allowed only.
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ from sknn_deep._hardware.threads import (
 
 # Each thread is to have so many multiply-adds at least: fewer take about as long as waking it.
 _WORK_OF_A_THREAD = 750_000
+# Predictions of so few are never worth a second thread.
+FEWEST_TO_SHARE = 2 * _WORK_OF_A_THREAD
 # torch divides passes over memory into parts of so many elements at least.
 _GRAIN = 2**15
 # An element that is read and written takes as long as so many multiply-adds of a product.
@@ -57,6 +60,31 @@ _FAR, _MOST_IN_CACHE = 0.6e-9, 2**22
 _CLEARLY_FASTER = 0.9
 
 
+# Nanoseconds that a thread must have run, or waited for a core, for the share to tell something.
+_TELLING = 5_000_000
+_waits = threading.local()
+
+
+def is_starved() -> bool:
+    """Return whether this Python thread has waited for a core, rather than run, of late.
+
+    Linux counts both for each thread; where it does not, the answer is no. Where one thread waits,
+    several would wait for each other, and one step of theirs may take a fifth of a second.
+    """
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as file:
+            ran, waited, _ = map(int, file.read().split())
+    except (OSError, ValueError):
+        return False
+    ran_before, waited_before, starved = getattr(_waits, "last", (0, 0, False))
+    ran_since, waited_since = ran - ran_before, waited - waited_before
+    if ran_since + waited_since < _TELLING:
+        return starved
+    starved = waited_since > (1 - _ALONE) * (ran_since + waited_since)
+    _waits.last = ran, waited, starved
+    return starved
+
+
 def _most_threads(device: torch.device) -> int:
     """Return the most of the CPU's threads to use for work on a device."""
     return allowed_threads() if device.type == "cpu" else 1
@@ -71,7 +99,9 @@ class Pace:
     where these are far apart, as those of a virtual machine may be, to write the weights takes
     five times as long as where they share one. That shows in the time of the optimiser. Only
     where one of the two is seen are both numbers tried for a moment, now and then again, and in
-    between the one with the faster steps is used.
+    between the one with the faster steps is used: beside another process several threads must be
+    clearly faster, since short trials there tell little, and while this thread itself has to wait
+    for a core they are not tried at all.
 
     Parameters
     ----------
@@ -93,6 +123,10 @@ class Pace:
         self._n_used = 1  # of the present steps, while they use several
         self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
         self._next_trial = -math.inf
+        self._is_alone = True
+        if self.several and not is_fixed and is_starved():
+            self.several, self._is_alone = False, False
+            self._next_trial = time.perf_counter() + _BETWEEN_TRIALS
         self._has_begun = False
         self._measured = self._used = 0.0
         self._seconds_of_passes = self._bytes_passed = 0.0
@@ -183,15 +217,18 @@ class Pace:
 
     def _choose(self, now: float) -> bool:
         """Return whether to go on with several threads, at the end of a trial."""
-        used, available = time.process_time() - self._used_since, now - self._since
-        is_alone = n_entered() <= 1 and used >= _ALONE * self._n_used * available
-        are_near = self._seconds_of_passes <= _FAR * self._bytes_passed
-        if self.several and is_alone and are_near:
-            return True
+        if self.several:
+            used, available = time.process_time() - self._used_since, now - self._since
+            self._is_alone = n_entered() <= 1 and used >= _ALONE * self._n_used * available
+            are_near = self._seconds_of_passes <= _FAR * self._bytes_passed
+            if self._is_alone and are_near:
+                return True
         if now > self._next_trial:
             self._next_trial = now + _BETWEEN_TRIALS
-            return not self.several
-        return self._seconds[False] >= _CLEARLY_FASTER * self._seconds[True]
+            return not self.several and not is_starved()
+        if self._is_alone:
+            return self._seconds[False] >= _CLEARLY_FASTER * self._seconds[True]
+        return self._seconds[True] < _CLEARLY_FASTER * self._seconds[False]
 
     def watched(self, move: Callable[..., object], weights: Tensor) -> Callable[..., object]:
         """Return what moves the weights, timed where it tells how far the cores are apart.

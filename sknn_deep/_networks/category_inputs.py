@@ -3,8 +3,10 @@
 A code that is -1, or beyond those of the training, is of a category that nobody has seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +55,10 @@ class Indicators(InputLayer):
         codes = [code for _, n in columns for code in range(n)]
         self.register_buffer("columns", torch.tensor(numbers, device=device), False)
         self.register_buffer("codes", torch.tensor(codes, dtype=dtype, device=device), False)
+
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        pairs = zip(self.columns.tolist(), self.codes.int().tolist(), strict=True)
+        return [f"{features[j]}_{values[j][code]}" for j, code in pairs]
 
     def forward(self, x: Tensor) -> Tensor:
         return (x[:, self.columns] == self.codes).to(x.dtype)
@@ -119,8 +125,12 @@ class CategoryVectors(InputLayer):
             self.vectors.copy_(torch.from_numpy(drawn))
             self.vectors[self.first] = 0.0  # the mean of the others
 
-    def vectors_to_decay(self) -> list[Tensor]:
-        return [self.vectors.detach()]
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        size = self.vectors.shape[1]
+        return [f"{features[j]}_{i}" for j in self.columns.tolist() for i in range(size)]
+
+    def vectors_to_decay(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        return [parameters["vectors"]]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.vectors[self._rows_of(x)].flatten(1)
@@ -143,3 +153,16 @@ class CategoryVectors(InputLayer):
     def _write_gradient(self, gradient: Tensor, x: Tensor, delta: Tensor) -> None:
         rows = self._rows_of(x).flatten()
         gradient.zero_().index_add_(0, rows, delta.reshape(len(rows), -1))
+
+
+def indicator_slices(n_columns: int, categories: Sequence[int]) -> list[slice]:
+    """Return where the indicators of each column stand, the last of so many columns.
+
+    Examples
+    --------
+    >>> from sknn_deep._networks.category_inputs import indicator_slices
+    >>> indicator_slices(7, [3, 2])
+    [slice(2, 5, None), slice(5, 7, None)]
+    """
+    starts = accumulate(categories, initial=n_columns - sum(categories))
+    return [slice(*bounds) for bounds in pairwise(starts)]

@@ -11,7 +11,7 @@ is added to the first's at the end of a step.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import UnionType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -51,6 +51,14 @@ class Network(PicklesAsArrays):
 
     input: InputLayer | None
     generator: torch.Generator | None = None
+    flat: Tensor
+    weights: Tensor
+    width: int
+    _within: list[nn.Module]
+    _in_order: list[nn.Parameter]
+    _sizes: list[int]
+    _n_weights: int
+    _gradients: list[tuple[Tensor, Tensor]]
 
     @property
     def code_layer(self) -> int | None:
@@ -66,14 +74,15 @@ class Network(PicklesAsArrays):
         """Make every parameter a view of the flat buffer, every gradient of the other."""
         # torch's own walk through them takes longer than most of what is done on the way; who
         # replaces one of them must call this again
-        self._within = [module for module in self.modules() if module is not self]
-        self._in_order = self._ordered_parameters()
-        self._sizes = [param.numel() for param in self._in_order]
+        own = vars(self)  # setting attributes of modules takes a microsecond each
+        own["_within"] = [module for module in self.modules() if module is not self]
+        own["_in_order"] = params = self._ordered_parameters()
+        own["_sizes"] = [param.numel() for param in params]
         matrices = [layer.weight for layer in self.linear_layers()]
-        self.width = max(max(matrix.shape) for matrix in matrices)
-        own = {id(matrix) for matrix in matrices}
-        self._n_weights = sum(param.numel() for param in self._in_order if id(param) in own)
-        flat = torch.cat([param.detach().reshape(-1) for param in self._in_order])
+        own["width"] = max(max(matrix.shape) for matrix in matrices)
+        names = {id(matrix) for matrix in matrices}
+        own["_n_weights"] = sum(param.numel() for param in params if id(param) in names)
+        flat = torch.cat([param.detach().reshape(-1) for param in params])
         self.view_of(flat, torch.zeros_like(flat))
 
     @property
@@ -118,10 +127,13 @@ class Network(PicklesAsArrays):
         """Return pairs of layers of which the second's matrix is the first's, transposed."""
         return []
 
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the parameters with their names; a matrix that two layers share once."""
-        tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
-        for name, param in super().named_parameters(*args, **kwargs):
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters with their names; a matrix that two layers share once, or twice."""
+        # torch.export asks for duplicates, too
+        tied = {id(decoder.weight) for _, decoder in self.tied_layers()} if remove_duplicate else ()
+        for name, param in super().named_parameters(prefix, recurse, remove_duplicate):
             if id(param) not in tied:
                 yield name, param
 
@@ -144,8 +156,8 @@ class Network(PicklesAsArrays):
             # its own, by row whatever the order of the matrix itself
             gradients.append((decoder.weight, flat.new_zeros(decoder.weight.shape)))
         weights, of_weights = flat[: self._n_weights], gradient[: self._n_weights]
-        self.flat, self.weights = flat, weights
-        self._gradients = [*gradients, (flat, gradient), (weights, of_weights)]
+        gradients += [(flat, gradient), (weights, of_weights)]
+        vars(self).update(flat=flat, weights=weights, _gradients=gradients)
         self.attach_gradients()
 
     def attach_gradients(self) -> None:

@@ -20,7 +20,7 @@ buffers. No L2 penalty and no ``weight_decay`` holds a layer's parameters back;
 first dense layer's input is computed for layers with parameters only.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -44,8 +44,23 @@ class InputLayer(nn.Module):
     def initialize(self, random_state: np.random.RandomState) -> None:
         """Draw the parameters, after those of the dense layers; without it they stay as made."""
 
-    def vectors_to_decay(self) -> list[Tensor]:
-        """Return views of the parameters that ``embedding_weight_decay`` shrinks."""
+    @property
+    def kept_per_row(self) -> int:
+        """How many numbers a training step keeps for each row of a batch, beside the outputs."""
+        return 0
+
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        """Return a name for each output, given those of the features and of their categories."""
+        raise NotImplementedError(f"{type(self).__name__} has no names of its outputs.")
+
+    def vectors_to_decay(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return views of the parameters that ``embedding_weight_decay`` shrinks.
+
+        Parameters
+        ----------
+        parameters : dict of Tensor
+            By name, where they are trained: in a stack with a leading dimension of K.
+        """
         return []
 
     def forward_kernels(self, own: "BoundInput", x: Tensor, out: Tensor) -> Program:
@@ -143,12 +158,17 @@ class BoundInput:
         return self.cached(("part", number), partial(self._part, number))
 
     def _part(self, number: int) -> "BoundInput":
-        prefix, modules = f"parts.{number}.", [module.parts[number] for module in self.modules]
         parameters, gradients = (
-            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            for tensors in (self.parameters, self.gradients)
+            parameters_of_part(number, tensors) for tensors in (self.parameters, self.gradients)
         )
+        modules = [module.parts[number] for module in self.modules]
         return BoundInput(modules, parameters, gradients)
+
+
+def parameters_of_part(number: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return those of one of the layers that are ``parts`` of another, by their names there."""
+    prefix = f"parts.{number}."
+    return {n.removeprefix(prefix): t for n, t in parameters.items() if n.startswith(prefix)}
 
 
 class Corruption(InputLayer):

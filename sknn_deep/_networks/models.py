@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sknn_deep._networks.category_inputs import indicator_slices
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.inputs import Corruption
-from sknn_deep._networks.layers import Code, Contraction, DenseStack, Linear
+from sknn_deep._networks.layers import Code, Contraction, DenseStack, Linear, has_hooks
 from sknn_deep._networks.table_input import TableInput
 
 
@@ -56,6 +57,18 @@ class MLP(Network):
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x if self.input is None else self.input(x))
 
+    def outputs(self, x: Tensor) -> Tensor:
+        """Return what calling the network does, in less time for a few rows."""
+        if has_hooks(self):
+            result: Tensor = self(x)
+            return result
+        return self.layers.outputs(x if self.input is None else self.input(x))
+
+    def up_to(self, n_layers: int) -> nn.Sequential:
+        """Return the part of the network that ends with so many dense layers' activations."""
+        layers = self.layers.first(n_layers)
+        return layers if self.input is None else nn.Sequential(self.input, layers)
+
 
 class Autoencoder(Network):
     """An encoder to a code and a decoder back from it.
@@ -77,6 +90,9 @@ class Autoencoder(Network):
         Whether the code is drawn from a distribution while training (:class:`Code`).
     contractive : bool, default=False
         Whether the loss asks for the Jacobian of the encoder (:class:`Contraction`).
+    categories : sequence of (int, int), default=()
+        Of a table that is encoded, the columns of categories and how many each has: their
+        indicators are the last of the inputs, and of the outputs their logits.
     device : torch.device, default=None
 
     Examples
@@ -105,6 +121,7 @@ class Autoencoder(Network):
         tied_weights: bool = False,
         variational: bool = False,
         contractive: bool = False,
+        categories: Sequence[tuple[int, int]] = (),
         device: torch.device | None = None,
     ):
         super().__init__()
@@ -121,7 +138,9 @@ class Autoencoder(Network):
             "tied_weights": tied_weights,
             "variational": variational,
             "contractive": contractive,
+            "categories": tuple(categories),
         }
+        self._groups = indicator_slices(units[0], [n for _, n in categories])
         self.contraction = Contraction() if contractive else None
         is_corrupted = noise is not None or allow_nan
         self.input = Corruption(units[0], noise, allow_nan, **options) if is_corrupted else None
@@ -152,6 +171,59 @@ class Autoencoder(Network):
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes of rows, without noise."""
         return self.encoder(x if self.input is None else self.input.filled(x))
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Return what codes are decoded to: numbers, and probabilities of categories."""
+        return self._with_probabilities(self.decoder(code))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return rows as the network reconstructs them, with probabilities of categories."""
+        return self._with_probabilities(self(x))
+
+    def _with_probabilities(self, raw: Tensor) -> Tensor:
+        if not self._groups:
+            return raw
+        numbers = raw[..., : self._groups[0].start]
+        return torch.cat([numbers, *(raw[..., g].softmax(dim=-1) for g in self._groups)], dim=-1)
+
+    def squared_errors(self, reconstruction: Tensor, x: Tensor) -> Tensor:
+        r"""Return how far off each column of a table is, NaN where it is missing.
+
+        That of a category is half the sum over its indicators, as Gower's distance has it: 0 where
+        the right one is certain, and 1 where a wrong one is [1]_. The indicator of a category that
+        training has not seen is one more, of probability 0.
+
+        Parameters
+        ----------
+        reconstruction : Tensor of shape (batch, n_inputs)
+            Of :meth:`reconstruct`, or any other numbers and probabilities.
+        x : Tensor of shape (batch, n_inputs)
+
+        Returns
+        -------
+        errors : Tensor of shape (batch, n_columns)
+            Of numbers first, and then of categories.
+
+        References
+        ----------
+        .. [1] J. C. Gower (1971). A general coefficient of similarity and some of its properties.
+           Biometrics 27(4).
+        """
+        squares = (reconstruction - x).square()
+        if not self._groups:
+            return squares
+        columns = [squares[:, : self._groups[0].start]]
+        for group in self._groups:
+            is_unseen = 1 - x[:, group].sum(dim=1)
+            columns.append((0.5 * (squares[:, group].sum(dim=1) + is_unseen)).unsqueeze(1))
+        return torch.cat(columns, dim=1)
+
+    @property
+    def n_columns(self) -> int:
+        """How many columns of a table the inputs encode."""
+        return self.encoder.config["layer_units"][0] - sum(
+            group.stop - group.start - 1 for group in self._groups
+        )
 
     @property
     def needs_autograd(self) -> bool:

@@ -12,7 +12,9 @@ functions are
 * of "piecewise_linear" the shares of :math:`T` bins that lie below :math:`z`, with edges
   :math:`b_{jt}` from the training data (:func:`bin_edges`), :math:`u_{jt} = \min(\max((z -
   b_{j,t-1}) / (b_{jt} - b_{j,t-1}), 0), 1)`. As :math:`W` starts at zero but in the row of
-  :math:`z`, the embedding starts as a linear one [2]_;
+  :math:`z`, the embedding starts as a linear one [2]_. Beyond the first and the last edge
+  :math:`z` is that edge: a network knows nothing there, and a single row far outside would
+  otherwise decide on what a validation set says, and be predicted anyhow;
 * of "periodic" :math:`u_{jt} = \cos(2 \pi f_{jt} z + \phi_{jt})`, with frequencies and phases that
   are trained [1]_.
 
@@ -25,7 +27,7 @@ References
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,7 +41,7 @@ from sknn_deep._networks.inputs import BoundInput, InputLayer
 SCALINGS = ("standard", "robust")
 BASES = ("piecewise_linear", "periodic")
 # A number that is clipped smoothly stays between plus and minus this.
-_CLIP = 3.0
+CLIP = 3.0
 # A bin has so many rows on average, where there are more bins than the second number.
 _ROWS_OF_BIN, _FEWEST_BINS = 100, 8
 # A bin that begins here is never reached.
@@ -97,7 +99,7 @@ class Numbers(InputLayer):
     def scaled(self, x: Tensor) -> Tensor:
         """Return scaled numbers, NaN where they are missing; shape (batch, n_columns)."""
         z = (x[:, self.columns] - self.center) * self.factor
-        return z / (z / _CLIP).square().add(1.0).sqrt() if self.scaling == "robust" else z
+        return z / (z / CLIP).square().add(1.0).sqrt() if self.scaling == "robust" else z
 
 
 class ScaledNumbers(Numbers):
@@ -146,6 +148,10 @@ class ScaledNumbers(Numbers):
             columns = X[:, self.columns.cpu().numpy()].T.astype(np.float64)
             middles = [_quantiles(column, 0.5, weight) for column in columns]
             self.middle.copy_(torch.from_numpy(np.nan_to_num(middles)))
+
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        own = [features[column] for column in self.columns.tolist()]
+        return own + [f"{own[position]}_is_missing" for position in self.gaps.tolist()]
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.scaled(x)
@@ -208,6 +214,7 @@ class EmbeddedNumbers(Numbers):
 
     low: Tensor
     rate: Tensor
+    ends: Tensor
 
     def __init__(
         self,
@@ -229,6 +236,7 @@ class EmbeddedNumbers(Numbers):
         else:
             self.register_buffer("low", new(shape))
             self.register_buffer("rate", new(shape))
+            self.register_buffer("ends", new((2, len(columns))))
 
     def initialize(self, random_state: np.random.RandomState) -> None:
         n_columns, _, size = self.weight.shape
@@ -241,8 +249,19 @@ class EmbeddedNumbers(Numbers):
                 bound = shape[1] ** -0.5
                 _draw(self.weight[:, :-2], random_state.uniform(-bound, bound, (*shape, size)))
 
-    def vectors_to_decay(self) -> list[Tensor]:
-        return [self.weight.detach()[:, :-2]]  # the linear part is left, and that of gaps
+    def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
+        size = self.weight.shape[-1]
+        return [f"{features[j]}_{i}" for j in self.columns.tolist() for i in range(size)]
+
+    @property
+    def kept_per_row(self) -> int:
+        n_columns, n_values, size = self.weight.shape
+        # what is computed on the way: of piecewise linear functions the numbers that are compared
+        on_the_way = 2 * n_values if self.basis == "periodic" else 2
+        return n_columns * (n_values + size + on_the_way)
+
+    def vectors_to_decay(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+        return [parameters["weight"][..., :-2, :]]  # the linear part is left, and that of gaps
 
     def learn(self, X: np.ndarray, weight: np.ndarray | None = None) -> None:
         super().learn(X, weight)
@@ -251,17 +270,20 @@ class EmbeddedNumbers(Numbers):
         rows = torch.from_numpy(np.ascontiguousarray(X)).to(self.center)
         values = self.scaled(rows).cpu().numpy().astype(np.float64)
         low, rate = np.full(self.low.shape, _BEYOND), np.ones(self.low.shape)
+        ends = np.zeros(self.ends.shape)
         for j, column in enumerate(values.T):
             n_bins = max(_FEWEST_BINS, np.isfinite(column).sum() // _ROWS_OF_BIN)
             edges = bin_edges(column, min(n_bins, self.low.shape[1]), weight)
             # a feature of few values leaves bins over, which are never reached
             low[j, : max(len(edges) - 1, 0)] = edges[:-1]
             rate[j, : max(len(edges) - 1, 0)] = 1 / np.diff(edges)
+            ends[:, j] = edges[[0, -1]] if len(edges) else 0.0
         self.low.copy_(torch.from_numpy(low))
         self.rate.copy_(torch.from_numpy(rate))
+        self.ends.copy_(torch.from_numpy(ends))
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.scaled(x).mT
+        z = self._within(self.scaled(x)).mT
         is_missing = z.isnan().unsqueeze(-1)
         z = z.unsqueeze(-1).masked_fill(is_missing, 0.0)
         if self.basis == "periodic":
@@ -271,6 +293,10 @@ class EmbeddedNumbers(Numbers):
         functions = functions.masked_fill(is_missing, 0.0)
         values = torch.cat([functions, z, is_missing.to(z.dtype)], dim=-1)
         return torch.bmm(values, self.weight).transpose(0, 1).flatten(1)
+
+    def _within(self, z: Tensor) -> Tensor:
+        """Return scaled numbers, those beyond the bins as the nearest end of them."""
+        return z if self.basis == "periodic" else z.clamp(self.ends[0], self.ends[1])
 
     def kernels(self, own: BoundInput, x: Tensor, out: Tensor) -> Program:
         values, vectors = own.cached(len(x), partial(self._workspace, x))
@@ -297,7 +323,7 @@ class EmbeddedNumbers(Numbers):
         return x.new_empty(values), x.new_empty(vectors)
 
     def _write_values(self, params: dict[str, Tensor], x: Tensor, values: Tensor) -> None:
-        z = self.scaled(x).mT
+        z = self._within(self.scaled(x)).mT
         is_missing = z.isnan()
         values[..., -1] = is_missing
         functions = values[..., :-2]

@@ -9,7 +9,10 @@ from html import escape
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from sklearn.utils.validation import check_is_fitted
+
+from sknn_deep._networks.table_input import TableInput
 
 _HEADINGS = ("layer", "output shape", "parameters")
 
@@ -85,7 +88,8 @@ class NetworkSummary:
         return (
             '<div class="estimator-table"><details open>'
             f"<summary>{escape(self.title)}: {self.n_parameters:,} parameters</summary>"
-            f'<table class="parameters-table"><thead>{_html_row("th", _HEADINGS)}</thead>'
+            '<table class="parameters-table" style="margin: 0">'
+            f"<thead>{_html_row('th', _HEADINGS)}</thead>"
             f"<tbody>{rows}{_html_row('th', self._total())}</tbody></table></details></div>"
         )
 
@@ -210,7 +214,11 @@ def network_layers(config: dict[str, Any], out_activation: str) -> list[Layer]:
     else:
         layers = _stack_layers("hidden", "output", config, out_activation)
         n_features = config["layer_units"][0]
-    return [Layer("input", n_features, 0), *layers]
+    n_parameters = 0
+    if config.get("input") is not None:
+        layer = TableInput(**config["input"], device=torch.device("meta"))
+        n_parameters = sum(param.numel() for param in layer.parameters())
+    return [Layer("input", n_features, n_parameters), *layers]
 
 
 def _stack_layers(

@@ -38,22 +38,29 @@ class Progress:
     best_validation_score: float | None = None
     best_iter: int = 0
     watching: bool = False
+    keeps_best: bool = True
     best_snapshot: list[Tensor] | None = None
     no_improvement_count: int = 0
     n_samples_seen: int = 0
 
-    def watch_validation(self, network: Network) -> None:
+    def watch_validation(self, network: Network, keeps_best: bool = True) -> None:
         """Go by a validation set from now on.
 
         The present weights are the best so far where an earlier call ended with the best
         of its own; otherwise nothing is kept until a score is a number.
+
+        Parameters
+        ----------
+        network : Network
+        keeps_best : bool, default=True
+            Whether the weights of the best score are kept, to go back to.
         """
-        self.watching = True
+        self.watching, self.keeps_best = True, keeps_best
         if self.validation_scores is None:
             self.validation_scores, self.validation_loss_curve = [], []
             self.best_validation_score, self.best_loss = -np.inf, None
         best = self.best_validation_score
-        if best is not None and np.isfinite(best):
+        if keeps_best and best is not None and np.isfinite(best):
             self.best_snapshot = network.snapshot()
 
     def stop_watching(self) -> None:
@@ -78,6 +85,7 @@ class Progress:
             and (is_validated or self.best_loss is not None)
             and all(isinstance(count, Integral) and count >= 0 for count in counts)
             and isinstance(self.watching, bool)
+            and isinstance(self.keeps_best, bool)
         ):
             raise ValueError("its progress is none that a training can have made.")
 
@@ -119,7 +127,7 @@ class Progress:
         scores.append(score)
         self._count(score < best + tol)
         if np.isfinite(score) and score > best:
-            self.best_snapshot = network.snapshot()
+            self.best_snapshot = network.snapshot() if self.keeps_best else None
             self.best_validation_score = score
             self.best_iter = len(self.loss_curve)
 

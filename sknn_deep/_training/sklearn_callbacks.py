@@ -15,20 +15,21 @@ class StopTraining(KeyboardInterrupt):
 
 
 class SklearnCallbacks(Callback):
-    """Tell scikit-learn's callbacks of the training: one task per epoch.
+    """Tell scikit-learn's callbacks of the training: one task per epoch, or per candidate.
 
     Parameters
     ----------
     estimator : estimator
         The estimator being fitted, with its callbacks registered.
     max_iter : int
-        Number of epochs that may come.
+        Number of epochs, or of candidates, that may come.
     X, y : array-like
         The training data as the user gave them, handed to the callbacks.
     sample_weight : ndarray or None
         Handed on as metadata, so that monitors can weight their scores.
     learned : callable
-        Returns what the fit has learned so far beside the weights, by name.
+        Returns what the fit has learned so far beside the weights, by name; None for nothing.
+    task_name : str, default="epoch"
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class SklearnCallbacks(Callback):
         X: Any,
         y: Any,
         sample_weight: Any,
-        learned: Callable[[], dict[str, Any]],
+        learned: Callable[[], dict[str, Any] | None],
+        task_name: str = "epoch",
     ):
-        self._learned = learned
+        self._learned, self._task_name = learned, task_name
         metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
         self._task: dict[str, Any] = {
             "estimator": estimator, "X": X, "y": y, "metadata": metadata,
@@ -56,7 +58,7 @@ class SklearnCallbacks(Callback):
         self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
     ) -> None:
         """Begin a task for the epoch."""
-        self._epoch = self._root.subcontext(task_name="epoch")
+        self._epoch = self._root.subcontext(task_name=self._task_name)
         self._epoch.call_on_fit_task_begin(**self._task)
 
     def on_epoch_end(
@@ -64,16 +66,25 @@ class SklearnCallbacks(Callback):
     ) -> None:
         """End the epoch's task, and the training if a callback asks for it."""
         epoch, self._epoch = self._epoch, None
+        if net is not None:  # a candidate is no epoch
+            row = net.history[-1]
+            epoch.figures = {"epoch": row["epoch"], "loss": row["train_loss"]}
+            if "valid_score" in row:
+                epoch.figures["score"] = row["valid_score"]
         stop = epoch.call_on_fit_task_end(
             **self._task,
-            # the weights of this epoch, copied only when a callback asks for them
-            reconstruction_attributes=lambda: {
-                **self._learned(),
-                "module_": copy.deepcopy(net.module_),
-            },
+            # copied only when a callback asks for them
+            reconstruction_attributes=lambda: self._learned_with_weights(net),
         )
         if stop:
             raise StopTraining
+
+    def _learned_with_weights(self, net: Any) -> dict[str, Any] | None:
+        """Return what is learned, with the present weights of the one network that is trained."""
+        learned = self._learned()
+        if learned is None or net is None:
+            return learned
+        return {**learned, "module_": copy.deepcopy(net.module_)}
 
     def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """End the root task, and the epoch's where it was interrupted."""

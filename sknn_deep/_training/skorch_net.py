@@ -17,7 +17,14 @@ from typing import Any, Protocol, Self, TypeGuard
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EpochScoring, LoadInitState, LRScheduler, TrainEndCheckpoint
+from skorch.callbacks import (
+    Callback,
+    EpochScoring,
+    LoadInitState,
+    LRScheduler,
+    PrintLog,
+    TrainEndCheckpoint,
+)
 from skorch.history import History
 from torch import Tensor
 
@@ -194,6 +201,11 @@ class Net(NeuralNet):
                     raise  # the user's Ctrl-C came while the callback ran
                 stop = True
         return stop
+
+    @property
+    def prints_log(self) -> bool:
+        """Whether a callback prints the epochs."""
+        return any(isinstance(callback, PrintLog) for _, callback in self.callbacks_)
 
     def callback_states(self) -> dict[str, Any]:
         """Return what each callback has learned, by name.

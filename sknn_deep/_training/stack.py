@@ -15,7 +15,7 @@ buffers (``fused.py``).
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +24,24 @@ from torch import Tensor
 from sknn_deep._engine.backprop import Backprop, Workspace
 from sknn_deep._engine.batches import Chunk, n_together
 from sknn_deep._engine.cuda_graph import StepGraphs
-from sknn_deep._engine.engine import STEPS_BETWEEN_FLUSHES, EpochLosses, reported_losses
-from sknn_deep._engine.optimizers import FlatOptimizer, zero_negligible_moments
+from sknn_deep._engine.engine import (
+    STEPS_BETWEEN_FLUSHES,
+    Average,
+    EpochLosses,
+    reported_losses,
+)
+from sknn_deep._engine.optimizers import zero_negligible_moments
 from sknn_deep._engine.solvers import set_learning_rate
+from sknn_deep._engine.stacked_muon import for_stack
 from sknn_deep._hardware.pace import Pace
-from sknn_deep._hardware.threads import numpy_takes_one_thread
+from sknn_deep._hardware.threads import numpy_takes_one_thread, one_thread
 from sknn_deep._networks.flat import zero_negligible
 from sknn_deep._networks.stacked import rows_of_networks, share_buffer, training_twin, turn_first
 from sknn_deep._training.stack_rows import Gathered, StackBuffers, orders_of, sources_of
 from sknn_deep._training.training import Training
 
-Factors = tuple[Tensor, Tensor, Any]
+# of the L2 penalty, of decayed weights and vectors, of the average, and those of each move
+Factors = tuple[Tensor, Tensor, Tensor, float, *tuple[tuple, ...]]
 # More rates than that are taken by kernels that take a rate for each network.
 _MOST_CALLS = 8
 
@@ -49,8 +56,14 @@ class Stack:
         number of batches, whose lengths are the same but for the last. Those that share
         their optimiser's numbers are best next to each other: one call moves them all.
         Their networks and optimisers are brought up to date as they are released.
+
+    Attributes
+    ----------
+    n_steps : int
+        Steps that each network has taken in the stack.
     """
 
+    @one_thread()  # to copy some megabytes pays for no other thread, least of all one that is late
     def __init__(self, trainings: list[Training]):
         self._trainings = trainings
         self._live = dict(enumerate(trainings))
@@ -63,8 +76,7 @@ class Stack:
         self._flat, self._gradient = share_buffer(networks)
         n_weights = networks[0].weights.numel()
         self._weights, self._penalized = self._flat[:, :n_weights], self._gradient[:, :n_weights]
-        # only our own optimisers have steps for a stack
-        self._optimizers = cast(list[FlatOptimizer], [own.optimizer for own in trainings])
+        self._optimizers = [for_stack(own.optimizer, own.network) for own in trainings]
         names = self._optimizers[0].buffers
         self._state = {name: torch.zeros_like(self._flat) for name in names}
         for k, optimizer in enumerate(self._optimizers):
@@ -80,6 +92,7 @@ class Stack:
         by_numpy = self._device.type == "cpu" and numpy_takes_one_thread()
         self._numpys_weights = self._weights.numpy() if by_numpy else None
         self._read_parameters()
+        self._average = self._stacked_average()
         self._orders = orders_of(trainings)
         self._lay_out()
         # what the optimisers went by in the last epoch, and what moved the weights then
@@ -89,7 +102,7 @@ class Stack:
         # the factors that stay while nothing changes, and the moves that they belong to
         self._table: list[tuple[Tensor, ...]] = []
         self._table_of: list[_Moves] | None = None
-        self._n_steps = 0
+        self.n_steps = 0
         # twins draw from the generators of their networks
         self._graphs = StepGraphs([*networks, *(training.network for training in trainings)])
 
@@ -97,11 +110,28 @@ class Stack:
         penalties = [training.penalties for training in self._trainings]
         self._alphas = np.array([penalty["alpha"] for penalty in penalties])
         self._decays = np.array([penalty["weight_decay"] for penalty in penalties])
+        of_vectors = [penalty["embedding_weight_decay"] for penalty in penalties]
+        # with Muon at Adam's rate
+        groups = [training.optimizer.param_groups[-1] for training in self._trainings]
+        ratios = [group.get("lr_factor", 1.0) for group in groups]
+        self._vector_decays = np.array(of_vectors) * ratios
+        self._vectors = self._backprop.vectors_to_decay() if any(of_vectors) else []
         norms = [penalty["max_grad_norm"] for penalty in penalties]
         self._max_norms = None
         if any(norm is not None for norm in norms):
             limits = [np.inf if norm is None else norm for norm in norms]
             self._max_norms = self._flat.new_tensor(limits).unsqueeze(1)
+
+    def _stacked_average(self) -> Average | None:
+        """Return the averages of all networks' weights as one, where they are kept."""
+        averages = [own.average for own in self._trainings if own.average is not None]
+        if not averages:
+            return None
+        average = Average(self._flat, averages[0].decay)
+        average.weights.copy_(torch.stack([own.weights for own in averages]))
+        turn_first(average.weights, self._first_shape)
+        average.n_steps = averages[0].n_steps  # they began together
+        return average
 
     def _lay_out(self) -> None:
         """Divide the batches into pieces that are gathered together, and make their buffers."""
@@ -212,6 +242,7 @@ class Stack:
                     optimizer.catch_up(move.optimizers[0])
         self._is_behind = False
 
+    @one_thread()
     def release(self, numbers: list[int]) -> None:
         """Give some networks, and their optimisers, what they have become.
 
@@ -240,6 +271,12 @@ class Stack:
                 learned = self._networks[k].buffers()
                 for own, new in zip(network.buffers(), learned, strict=True):
                     own.copy_(new)
+        if self._average is not None:
+            rows = rows_of_networks(self._average.weights, numbers, self._first_shape)
+            for k, row in zip(numbers, rows, strict=True):
+                average = self._trainings[k].average
+                if average is not None:
+                    average.weights, average.n_steps = row.clone(), self._average.n_steps
 
     def _gather(self, piece: slice, sums: np.ndarray) -> Chunk:
         """Bring the rows of some batches together, and write the sums of their weights."""
@@ -298,16 +335,19 @@ class Stack:
                 rate, constant = rates[k], training.optimizer.param_groups[0]["lr"]
                 self._lrs[k] = constant if rate is None else rate[piece]
             decays = 1 - self._lrs * self._decays[:, np.newaxis]
+            of_vectors = 1 - self._lrs * self._vector_decays[:, np.newaxis]
             penalties = self._alphas[:, np.newaxis] / sums[:, piece]
-            table = np.array([penalties, decays]).swapaxes(1, 2)[..., np.newaxis]
+            table = np.array([penalties, decays, of_vectors]).swapaxes(1, 2)[..., np.newaxis]
             self._table = [rows.unbind() for rows in torch.from_numpy(table).to(self._flat.dtype)]
-        penalties, decays = self._table
-        biases = [move.optimizers[0].next_biases(n_steps) for move in moves]
+        shares = self._shares_of_average(n_steps)
         by_move = [
-            (self._lrs[move.first] * bias).tolist()
-            for move, bias in zip(moves, biases, strict=True)
+            move.optimizers[0].next_factors(self._lrs[move.first].tolist()) for move in moves
         ]
-        return list(zip(penalties, decays, zip(*by_move, strict=True), strict=True))
+        return list(zip(*self._table, shares, *by_move, strict=True))
+
+    def _shares_of_average(self, n_steps: int) -> list[float]:
+        """Count steps; return what each leaves in the average, where one is kept."""
+        return [0.0] * n_steps if self._average is None else self._average.next_shares(n_steps)
 
     def _table_of_factors(
         self,
@@ -316,19 +356,32 @@ class Stack:
         rates: dict[int, list[float] | None],
         moves: "list[_Moves]",
     ) -> Tensor:
-        """Return those of :meth:`_factors` on a device, shape (n_steps, 3, n_networks, 1)."""
+        """Return those of :meth:`_factors` on a device.
+
+        Returns
+        -------
+        table : Tensor of shape (n_steps, n_factors, n_networks, 1)
+            Of all moves, each has a part in the columns of its networks.
+        """
         n_steps = self._lengths[0, piece].size
-        penalties, decays, lrs = table = np.zeros((3, len(self._trainings), n_steps))
+        lrs = np.zeros((n_steps, len(self._trainings)))
         for k, training in self._live.items():
             rate, constant = rates[k], training.optimizer.param_groups[0]["lr"]
-            lrs[k] = constant if rate is None else rate[piece]
-        penalties[:] = self._alphas[:, np.newaxis] / sums[:, piece]
-        decays[:] = 1 - lrs * self._decays[:, np.newaxis]
+            lrs[:, k] = constant if rate is None else rate[piece]
+        penalties = (self._alphas[:, np.newaxis] / sums[:, piece]).T
+        shares = np.array(self._shares_of_average(n_steps))
+        common = [penalties, 1 - lrs * self._decays, 1 - lrs * self._vector_decays]
+        common.append(np.broadcast_to(shares[:, np.newaxis], lrs.shape))
+        of_moves = []
         for move in moves:
+            own = lrs[:, move.rows]
             if move.shares_rate:
-                lrs[move.rows] = lrs[move.first]
-            lrs[move.rows] *= move.optimizers[0].next_biases(n_steps)
-        there = torch.from_numpy(table.transpose(2, 0, 1)[..., np.newaxis].copy())
+                own = np.broadcast_to(lrs[:, [move.first]], own.shape)
+            # a step's factors: for each network, or one for all
+            steps = move.optimizers[0].next_factors(own)
+            of_moves.append([np.broadcast_arrays(own[0], *step)[1:] for step in steps])
+        table = np.concatenate([np.stack(common, axis=1), np.concatenate(of_moves, axis=2)], axis=1)
+        there = torch.from_numpy(table[..., np.newaxis])
         # nobody waits for a copy from pageable memory: it is put aside first
         return there.to(self._flat.dtype).to(self._device, non_blocking=True)
 
@@ -357,8 +410,8 @@ class Stack:
         is_on_host, shares_rate = self._device.type == "cpu", True
         groups = [list(members) for _, members in groupby(self._live, key=numbers_and_rate)]
         if not is_on_host:
-            is_one_pass = self._optimizers[0].is_one_pass(self._flat)
-            shares_rate = is_one_pass and len(groups) <= _MOST_CALLS
+            is_one_kernel = self._optimizers[0].is_one_kernel(self._flat)
+            shares_rate = is_one_kernel and len(groups) <= _MOST_CALLS
         if not shares_rate:
             groups = [list(members) for _, members in groupby(self._live, key=numbers)]
         starts = [members[0] for members in groups]
@@ -370,9 +423,10 @@ class Stack:
             rows = slice(start, stop)
             optimizers = [self._optimizers[k] for k in members]
             state = {name: buffer[rows] for name, buffer in self._state.items()}
-            kernel = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
-            watched = self._pace.watched(kernel, self._flat[rows])
-            moves.append(_Moves(rows, members[0], optimizers, watched, shares_rate))
+            kernel: Any = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
+            if optimizers[0].is_one_pass:
+                kernel = self._pace.watched(kernel, self._flat[rows])
+            moves.append(_Moves(rows, members[0], optimizers, kernel, shares_rate))
         self._present, self._last_moves = present, moves
         return moves
 
@@ -384,22 +438,26 @@ class Stack:
 
         if self._device.type != "cuda":
             return take_steps(work, factors)
+        n_steps = self.n_steps + len(work.programs)
         key = (work, *(move.key for move in moves))
-        return self._graphs.take_steps(key, work, take_steps, factors)
+        squared_norms = self._graphs.take_steps(key, work, take_steps, factors)
+        self.n_steps = n_steps  # whether they were called or replayed
+        return squared_norms
 
     def _take_steps(self, work: Workspace, moves: "list[_Moves]", factors: Iterable[Any]) -> Tensor:
         """Take a step along each batch; return the squared norms before, (n_batches, K)."""
         squared_norms = self._flat.new_zeros((len(work.programs), len(self._trainings)))
         has_penalty, has_decay = self._alphas.any(), self._decays.any()
+        is_table = isinstance(factors, Tensor)
         with torch.inference_mode():
-            for program, squared_norm, (penalty, decay, own) in zip(
+            for program, squared_norm, (penalty, decay, of_vectors, share, *own) in zip(
                 work.programs, squared_norms, factors, strict=True
             ):
-                if self._n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
+                if self.n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
                     zero_negligible(self._weights)
                     for buffer in self._state.values():
                         zero_negligible_moments(buffer)
-                self._n_steps += 1
+                self.n_steps += 1
                 for kernel in program:
                     kernel()
                 if has_penalty:
@@ -412,10 +470,13 @@ class Stack:
                     self._gradient.mul_(shortened.masked_fill_(self._max_norms.isinf(), 1.0))
                 if has_decay:
                     self._weights.mul_(decay)
-                is_table = isinstance(own, Tensor)
-                by_move = [move.factor_of(own) for move in moves] if is_table else own
-                for move, factor in zip(moves, by_move, strict=True):
-                    move.kernel(factor)
+                for vectors in self._vectors:
+                    vectors.mul_(of_vectors.view(-1, *[1] * (vectors.ndim - 1)))
+                by_move = [move.factors_of(own) for move in moves] if is_table else own
+                for move, factors_of_move in zip(moves, by_move, strict=True):
+                    move.kernel(*factors_of_move)
+                if self._average is not None:
+                    self._average.update(self._flat, share)
                 self._pace.step_done()
             if has_penalty and self._numpys_weights is None:
                 squared_norms.square_()
@@ -436,7 +497,7 @@ class _Moves:
 
     rows: slice
     first: int
-    optimizers: list[FlatOptimizer]
+    optimizers: list[Any]
     kernel: Callable[..., object]
     shares_rate: bool
 
@@ -446,7 +507,7 @@ class _Moves:
         numbers = self.optimizers[0].numbers()
         return self.rows.start, self.rows.stop, self.shares_rate, numbers
 
-    def factor_of(self, of_networks: Tensor) -> Tensor:
-        """Return the factor of this call, given those of all networks, shape (K, 1)."""
-        own = of_networks[self.rows]
-        return own[0, 0] if self.shares_rate else own
+    def factors_of(self, of_networks: list[Tensor]) -> list[Tensor]:
+        """Return the factors of this call, given those of all networks, each of shape (K, 1)."""
+        own = [factors[self.rows] for factors in of_networks]
+        return [factors[0, 0] for factors in own] if self.shares_rate else own

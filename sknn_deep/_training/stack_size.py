@@ -1,5 +1,6 @@
 """How many networks fit into one stack."""
 
+from sknn_deep._engine.solvers import MuonWithAdam
 from sknn_deep._hardware.device import free_memory
 from sknn_deep._training.training import Training
 
@@ -47,7 +48,12 @@ def _bytes_of(training: Training) -> int:
     # gathered rows, outputs, targets and factors of a batch at least
     gathered = longest * (batches.n_features + 2 * n_outputs + 1)
     # pre-activations, activations and gradients; those of a short last batch, too
-    passed = min(2, batches.n_batches) * longest * 3 * n_units
+    n_per_row = 3 * n_units
+    if network.input is not None:
+        n_per_row += 2 * layers[0].in_features + network.input.kept_per_row
+    passed = min(2, batches.n_batches) * longest * n_per_row
     # weights, gradients and moments; weights and gradients that the network keeps, and its twin
     copies = 8 if network.is_random or network.has_normalization else 6
+    copies += isinstance(training.optimizer, MuonWithAdam)  # the momentum of the matrices
+    copies += 0 if training.average is None else 2
     return (gathered + passed + copies * network.flat.numel()) * network.flat.element_size()

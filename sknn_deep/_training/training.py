@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypedDict
 
 import numpy as np
@@ -30,6 +31,7 @@ from sknn_deep._engine.order import Lookahead
 from sknn_deep._engine.solvers import (
     load_state,
     to_arrays,
+    with_own_tensors,
 )
 from sknn_deep._files.archive import check_generator
 from sknn_deep._hardware.device import is_out_of_memory
@@ -37,6 +39,7 @@ from sknn_deep._networks.flat import Network
 from sknn_deep._training.checkpoint import CheckpointFile
 from sknn_deep._training.history import HistoryWriter
 from sknn_deep._training.interruption import is_one_of_many
+from sknn_deep._training.naming import present_name
 from sknn_deep._training.progress import DivergenceError, Progress, are_epochs, divergence_message
 from sknn_deep._training.schedule import Schedule
 from sknn_deep._training.skorch_net import Net
@@ -124,12 +127,16 @@ class Training:
 
     Attributes
     ----------
+    average : Average or None
+        Of the weights, with ``ema_decay``.
     engine : Engine or None
         What has trained the network alone.
     is_done : bool
         Whether the stopping rule, a callback or ``max_iter`` says that it is enough.
     interrupted : bool
         Whether the user did.
+    is_paused : bool
+        Whether another training goes on from its end; to be set before its first epoch.
     """
 
     def __init__(
@@ -154,12 +161,13 @@ class Training:
         self.estimator, self.network, self.loss = estimator, network, loss
         self.optimizer, self.penalties = optimizer, penalties
         decay = estimator.ema_decay
-        self._average = None if decay is None else Average(network.flat, decay)
+        self.average = None if decay is None else Average(network.flat, decay)
         self._product_dtype = product_dtype
         self.engine, self._keeps_engine = engine, keeps_engine
         self.batches, self.net = batches, net
         self._order: SharedOrder | None = None
         self.is_done = self.interrupted = self._has_diverged = self._reached_max_iter = False
+        self.is_paused = False
         self._validation, self.random_state = validation, random_state
         self._progress, self._history, self._incremental = progress, history, incremental
         self._records_batches = net is not None and net.records_batches
@@ -177,6 +185,8 @@ class Training:
             if validation is not None:
                 self._datasets["dataset_valid"] = validation.dataset
         self._writer = HistoryWriter(history)
+        name = present_name()
+        self._name = f"{name}: " if name else ""
 
     @property
     def n_iter(self) -> int:
@@ -191,7 +201,7 @@ class Training:
             self.optimizer,
             **self.penalties,
             product_dtype=self._product_dtype,
-            average=self._average,
+            average=self.average,
         )
 
     def run(
@@ -264,6 +274,7 @@ class Training:
 
     def begin(self) -> None:
         """Announce the training."""
+        self._begun, self._n_epochs_at_begin = time.perf_counter(), self.n_iter
         self._notify("on_train_begin", **self._data)
         self._writer.read()  # a callback may have loaded a history
 
@@ -298,7 +309,7 @@ class Training:
         if not self.draws_alone:
             return (id(self),)  # draws of one generator depend on who draws before
         seed = self.estimator.random_state if self.estimator.shuffle else None
-        return *self.batches.order_key(), seed
+        return *self.batches.order_key(), seed, self.n_iter
 
     def share(self, order: SharedOrder) -> None:
         """Leave it to an order to be shuffled for this training, too."""
@@ -311,16 +322,30 @@ class Training:
             return
         self.batches.order = order.rows.copy()
         # to set a generator's state takes long, and who is done draws no more
-        if not self.is_done and self.random_state is not order.random_state:
+        if (not self.is_done or self.is_paused) and self.random_state is not order.random_state:
             self.random_state.set_state(order.random_state.get_state())
 
-    def state_dict(self, engine: Engine) -> dict[str, Any]:
+    def go_on_from(self, state: dict[str, Any], engine: Any) -> None:
+        """Go on from the end of a training of the same call with fewer epochs, or as many.
+
+        Parameters
+        ----------
+        state : dict
+            What :meth:`state_dict` returned after its last epoch. It stays as it is.
+        engine : Engine or Stack
+        """
+        own = with_own_tensors(state["optimizer"])  # the optimiser goes on in these very tensors
+        self.load_state_dict({**state, "optimizer": own}, engine)
+        if self._reached_max_iter and self.n_iter < self._max_iter:
+            self.is_done = self._reached_max_iter = False
+
+    def state_dict(self, engine: Any) -> dict[str, Any]:
         """Return what the epochs to come go by, between two of them.
 
         Parameters
         ----------
-        engine : Engine
-            What has trained so far.
+        engine : Engine or Stack
+            What has trained so far, and counts its steps in ``n_steps``.
 
         Returns
         -------
@@ -332,7 +357,7 @@ class Training:
             "progress": dict(vars(self._progress)),
             "network": self.network.snapshot(),
             "requires_grad": [param.requires_grad for param in self.network.parameters()],
-            "average": None if self._average is None else vars(self._average),
+            "average": None if self.average is None else vars(self.average),
             "optimizer": self.optimizer.state_dict(),
             "n_steps": engine.n_steps,
             "random_state": self.random_state.get_state(legacy=False),
@@ -345,8 +370,10 @@ class Training:
             "reached_max_iter": self._reached_max_iter,
         }
 
-    def load_state_dict(self, state: dict[str, Any], engine: Engine) -> None:
+    def load_state_dict(self, state: dict[str, Any], engine: Any) -> None:
         """Go on with a state of :meth:`state_dict`, which was read from a file.
+
+        The steps taken so far are set as ``n_steps`` of the engine.
 
         Raises
         ------
@@ -367,9 +394,9 @@ class Training:
         ):
             param.requires_grad_(requires_grad)
         load_state(self.optimizer, state["optimizer"])
-        if self._average is not None:
-            self._average.weights.copy_(state["average"]["weights"])
-            self._average.n_steps = int(state["average"]["n_steps"])
+        if self.average is not None:
+            self.average.weights.copy_(state["average"]["weights"])
+            self.average.n_steps = int(state["average"]["n_steps"])
         engine.n_steps = state["n_steps"]
         self.random_state.set_state(state["random_state"])
         if state["generator"] is not None:
@@ -386,6 +413,7 @@ class Training:
         self.is_done, self._has_diverged = state["is_done"], state["has_diverged"]
         self._reached_max_iter = state["reached_max_iter"]
         self._progress.load(state["progress"])  # last: an epoch that it counts is here as a whole
+        self._n_epochs_at_begin = self.n_iter
         self._writer.read()
 
     def end_epoch(self, losses: EpochLosses) -> None:
@@ -396,14 +424,13 @@ class Training:
         loss = losses.mean
         progress.n_samples_seen += len(self.batches)
         progress.loss_curve.append(loss)
-        if estimator.verbose:
-            self._say(f"Iteration {self.n_iter}, loss = {loss:.8f}")
         if self._validation is None:
             progress.add_loss(loss, estimator.tol)
         else:
             with self._averaged():
                 progress.add_validation(*self._validation.evaluate(), estimator.tol, self.network)
-            self._say(f"Validation score: {progress.last_validation()[1]:f}")
+        if estimator.verbose and not (self.net is not None and self.net.prints_log):
+            print(self._line(loss))
         self._writer.end_epoch(loss, progress, time.perf_counter() - self._start)
         self._schedule.end_epoch()
         self.is_done = self._should_stop(loss)
@@ -413,8 +440,8 @@ class Training:
     def end(self) -> None:
         """Put the best weights back, where a validation set found them; announce the end."""
         self.network.scale_dropout(1.0)
-        if self._average is not None and self.n_iter:
-            self.network.flat.copy_(self._average.weights)
+        if self.average is not None and self.n_iter:
+            self.network.flat.copy_(self.average.weights)
         best = self._progress.best_snapshot
         has_best = best is not None
         if best is not None:
@@ -429,7 +456,7 @@ class Training:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """Give the network the average of its weights, if one is kept, for a block."""
-        average, flat = self._average, self.network.flat
+        average, flat = self.average, self.network.flat
         if average is None:
             yield
             return
@@ -486,9 +513,17 @@ class Training:
         self._progress.back_to(progress)
         del self._history[n_rows:]
 
-    def _say(self, line: str) -> None:
-        if self.estimator.verbose:
-            print(line)
+    def _line(self, loss: float) -> str:
+        """Return what to print of an epoch: scikit-learn's words, in one line."""
+        parts = [f"{self._name}Iteration {self.n_iter}, loss = {loss:.8f}"]
+        if self._validation is not None:
+            parts.append(f"validation score = {self._progress.last_validation()[1]:f}")
+        n_left = self._max_iter - self.n_iter
+        if n_left > 0:
+            n_done = self.n_iter - self._n_epochs_at_begin
+            seconds = round((time.perf_counter() - self._begun) / n_done * n_left)
+            parts.append(f"at most {timedelta(seconds=seconds)} left")
+        return ", ".join(parts)
 
     def _warn_of_the_end(self, has_best: bool) -> None:
         """Warn where the training has not ended as it should."""
@@ -503,7 +538,8 @@ class Training:
             )
         elif not self._incremental:
             self._warn_unless_converged()
-        if progress.validation_scores and progress.watching and not has_best:
+        is_watched = progress.watching and progress.keeps_best
+        if progress.validation_scores and is_watched and not has_best:
             warn_user(
                 "The validation score was never a finite number, so the weights of the last epoch "
                 f"are kept. Check scoring={self.estimator.scoring!r} and the validation set.",

@@ -5,6 +5,16 @@ same names but for the prefix: the same parameters, the same results, in less ti
 """
 
 from sknn_deep.model_selection._cross_validate import cross_validate
+from sknn_deep.model_selection._halving import (
+    FusedHalvingGridSearchCV,
+    FusedHalvingRandomSearchCV,
+)
 from sknn_deep.model_selection._searches import FusedGridSearchCV, FusedRandomizedSearchCV
 
-__all__ = ["FusedGridSearchCV", "FusedRandomizedSearchCV", "cross_validate"]
+__all__ = [
+    "FusedGridSearchCV",
+    "FusedHalvingGridSearchCV",
+    "FusedHalvingRandomSearchCV",
+    "FusedRandomizedSearchCV",
+    "cross_validate",
+]

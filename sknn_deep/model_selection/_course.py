@@ -34,8 +34,8 @@ from sknn_deep._sklearn import (
 )
 from sknn_deep._user_warnings import warn_user, warned_once
 from sknn_deep.model_selection._evaluation import Settings, evaluate
-from sknn_deep.model_selection._pipelines import check_for_networks
-from sknn_deep.model_selection._trials import Split, make_splits, make_trials
+from sknn_deep.model_selection._routes import holds_network, settings
+from sknn_deep.model_selection._trials import Split, Standing, Trial, make_splits, make_trials
 
 # The values that ``max_stack_memory`` may have.
 MAX_STACK_MEMORY = [Interval(Integral, 1, None, closed="left"), None]
@@ -44,6 +44,7 @@ MAX_STACK_MEMORY = [Interval(Integral, 1, None, closed="left"), None]
 SearchScoring: TypeAlias = (
     str | Callable[..., Any] | Sequence[str] | Mapping[str, str | Callable[..., Any]]
 )
+Scoring: TypeAlias = str | Callable[..., Any]
 Refit: TypeAlias = bool | str | Callable[[dict[str, Any]], int]
 
 
@@ -85,12 +86,7 @@ class FusedSearch(BaseSearchCV):
 
         Returns
         -------
-        self : FusedGridSearchCV or FusedRandomizedSearchCV
-
-        Raises
-        ------
-        TypeError
-            If there is no network of this package among the candidates.
+        self : estimator
         """
         scorers, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
@@ -131,6 +127,9 @@ class FusedSearch(BaseSearchCV):
         reasons = dict.fromkeys(self.not_fused_reasons_.flat)
         if self.fused_.any() or self.fused_.size == 1 or FASTER_ALONE in reasons:
             return
+        values = [value for params in self.cv_results_["params"] for value in params.values()]
+        if not any(map(holds_network, [self.estimator, *values])):
+            return  # of other estimators nobody expects it
         warn_user(
             "No fits could be trained together, so the search was no faster than scikit-learn's: "
             f"{'; '.join(reasons)}. not_fused_reasons_ tells of each fit."
@@ -231,11 +230,14 @@ class Candidates:
             verbose=search.verbose,
             max_stack_memory=search.max_stack_memory,
             caller=search,
+            resource=getattr(search, "resource", None),
         )
         self.parameters: list[dict] = []
         self.out: list[dict] = []
         self.more: dict[str, list] = defaultdict(list)
         self.results: dict[str, Any] = {}
+        # where the trainings of a halving search stand, by candidate and split
+        self._standings: dict[tuple, Standing] = {}
 
     def evaluate(
         self,
@@ -260,8 +262,7 @@ class Candidates:
                 for number in range(n_trials)
             ]
         trials = make_trials(self.estimator, parameters, splits, search.verbose, contexts)
-        check_for_networks(self.estimator, trials)
-        out = evaluate(trials, self.X, self.y, self.settings, self.parallel)
+        out = self._evaluate(trials, len(splits))
         if not out:
             raise ValueError(
                 "No fits were performed. Was the CV iterator empty? Were there no candidates?"
@@ -275,6 +276,25 @@ class Candidates:
             self.parameters, search.n_splits_, self.out, self.more
         )
         return self.results
+
+    def _evaluate(self, trials: list[Trial], n_splits: int) -> list[dict]:
+        """Evaluate trials; those that survive a rung of a halving search go on from where they are.
+
+        A trial is known again by its parameters but for the resource, whose objects are the same
+        ones in every rung, and by its split: these are the same, too, unless rows are the resource.
+        """
+        keys = [
+            (number % n_splits, *settings(trial.parameters, but=self.settings.resource))
+            for number, trial in enumerate(trials)
+        ]
+        for key, trial in zip(keys, trials, strict=True):
+            trial.standing = self._standings.get(key)
+        self._standings = {}  # of those that are out
+        out = evaluate(trials, self.X, self.y, self.settings, self.parallel)
+        for key, result in zip(keys, out, strict=True):
+            if "standing" in result:
+                self._standings[key] = result.pop("standing")
+        return out
 
     def _splits(self, cv: Splitter) -> list[Split]:
         folds = list(cv.split(self.X, self.y, **self.routed.splitter.split))

@@ -26,7 +26,6 @@ from sknn_deep._sklearn import (
 )
 from sknn_deep.model_selection._course import MAX_STACK_MEMORY, SearchScoring, check_failures
 from sknn_deep.model_selection._evaluation import Settings, evaluate
-from sknn_deep.model_selection._pipelines import check_for_networks
 from sknn_deep.model_selection._trials import make_splits, make_trials
 
 
@@ -114,7 +113,8 @@ def cross_validate(
     Parameters
     ----------
     estimator : estimator
-        A network of this package, or a pipeline that ends in one.
+        A network of this package, or a pipeline or a ``TransformedTargetRegressor`` around one.
+        Any other estimator is fitted fold by fold, as scikit-learn does.
 
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
         Data.
@@ -189,7 +189,6 @@ def cross_validate(
     folds = list(splitter.split(X, y, **routed.splitter.split))
     splits = make_splits(X, folds, routed.estimator.fit, routed.scorer.score)
     trials = make_trials(estimator, [None], splits, verbose, [])
-    check_for_networks(estimator, trials)
     settings = Settings(
         scorer=scorers,
         error_score=error_score,

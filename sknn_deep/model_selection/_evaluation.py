@@ -1,10 +1,11 @@
 """Fit and score the trials of a search: stage by stage what scikit-learn does one by one.
 
-1. The steps before the networks are fitted (``_pipelines.py``), and the networks become jobs.
+1. The steps before the networks are fitted (``_pipelines.py``), autoencoders among them trained in
+   stacks, too, and the networks at the end become jobs.
 2. The jobs are divided among the workers in stacks.
 3. Each worker trains its stacks and scores what it has trained. Only scores come back.
 
-What holds no network of this package where one is expected is fitted by its own ``fit``.
+What does not end in a network of this package is fitted by its own ``fit``.
 """
 
 import time
@@ -25,13 +26,21 @@ from sknn_deep._estimators.fused import fit_jobs
 from sknn_deep._estimators.jobs import Job, stacks
 from sknn_deep._sklearn import MultimetricScorer, safe_split, score_or_error
 from sknn_deep._user_warnings import warned_once
-from sknn_deep.model_selection._pipelines import in_parts, prepare
-from sknn_deep.model_selection._trials import Trial
+from sknn_deep.model_selection._pipelines import goes_on, prepare, train_inner
+from sknn_deep.model_selection._routes import in_parts
+from sknn_deep.model_selection._stand_ins import settled
+from sknn_deep.model_selection._trials import Standing, Trial
+
+# How much the trainings may take together that a halving search may go on with.
+MAX_STANDING_BYTES = 2**31
 
 
 @dataclass(eq=False)
 class Settings:
-    """How all trials of a search are fitted and scored, and whose search it is."""
+    """How all trials of a search are fitted and scored, and whose search it is.
+
+    ``resource`` is the parameter of which a halving search gives more and more.
+    """
 
     scorer: Callable
     error_score: float | str
@@ -40,6 +49,7 @@ class Settings:
     max_stack_memory: int | None
     caller: Any = None
     return_estimator: bool = False
+    resource: str | None = None
 
 
 def evaluate(
@@ -52,13 +62,18 @@ def evaluate(
     results : list of dict
         For each trial in turn "test_scores", "fit_time", "score_time", "fit_error" (the
         traceback, or None), "fused", "reason" (why not, or empty), and as asked for
-        "train_scores" and "estimator".
+        "train_scores", "estimator" and "standing".
     """
     result_of: dict[int, dict[str, Any]] = {}
+    n_workers, error_score = effective_n_jobs(parallel.n_jobs), settings.error_score
     with warned_once():
         for part in in_parts(trials, X):
-            prepare(part, X, y, settings.error_score, parallel)
-            groups = _groups(part, effective_n_jobs(parallel.n_jobs))
+            train_inner(part, X, y, error_score, parallel, n_workers, settings.max_stack_memory)
+            prepare(part, X, y, error_score, parallel, settings.resource)
+            for trial in part:
+                if trial.job is not None and goes_on(settings.resource, trial):
+                    trial.job.most_bytes = MAX_STANDING_BYTES // len(trials)
+            groups = _groups(part, n_workers)
             answers = parallel(delayed(_run)(group, X, y, settings) for group in groups)
             for group, results in zip(groups, answers, strict=True):
                 result_of |= zip(map(id, group), results, strict=True)
@@ -84,7 +99,10 @@ def _run(trials: list[Trial], X: Any, y: Any, settings: Settings) -> list[dict[s
         trial = trial_of[id(job)]
         trial.seconds += job.seconds
         trial.fused, trial.reason = job.fused, job.reason
-        results[id(trial)] = _finish(trial, job.error, X, y, test_sets, settings)
+        result = _finish(trial, job.error, X, y, test_sets, settings)
+        if job.state is not None:
+            result["standing"] = Standing(job.state, trial.digest)
+        results[id(trial)] = result
         if settings.return_estimator and job.error is None:
             # as it would come back from another process: those to come want the device's memory
             job.estimator._move_to(torch.device("cpu"))
@@ -148,6 +166,8 @@ def _fit_alone(trial: Trial, X: Any, y: Any, settings: Settings) -> Exception | 
         return error
     finally:
         trial.seconds += time.perf_counter() - start
+        if trial.route.inner:
+            trial.estimator = settled(trial.estimator, trial.original)
     return None
 
 

@@ -1,224 +1,251 @@
-"""Pipelines in a search: what comes before the network, fitted once for all that share it."""
+"""Pipelines in a search: what comes before the network, fitted once for all that share it.
 
-import copy
-import math
+The steps before the network are fitted once for all trials of a split with the same setting of
+these steps, by the pipeline's own ``fit``: a recorder stands where the network is, and keeps what
+would be handed to it. A network that the pipeline transforms by, such as an autoencoder, is trained
+with those of the other trials, and then handed on with what it makes of the training data: in the
+next fit of the pipeline a stand-in has its place.
+"""
+
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-import scipy.sparse as sp
-from sklearn.base import BaseEstimator, clone
-from sklearn.pipeline import Pipeline
-from sklearn.utils import Tags, get_tags
-from sklearn.utils.metadata_routing import MetadataRequest
+import joblib
+from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
 
-from sknn_deep._estimators.base import BaseDeepNetwork
-from sknn_deep._estimators.jobs import Job
-from sknn_deep._sklearn import routing_enabled, safe_split
-from sknn_deep.model_selection._trials import Route, Trial
-
-# How much may be held that pipelines hand to their networks, before these are trained.
-MAX_PREPARED_BYTES = 2**31
+from sknn_deep._estimators.fused import fit_jobs
+from sknn_deep._estimators.jobs import Job, stacks
+from sknn_deep._sklearn import safe_split
+from sknn_deep.model_selection._routes import path_to_last
+from sknn_deep.model_selection._stand_ins import (
+    Given,
+    HasRecorded,
+    InnerRecorder,
+    Recorder,
+    StandIn,
+    at,
+    settled,
+    with_part,
+)
+from sknn_deep.model_selection._trials import Trial
 
 
 @dataclass(eq=False)
 class Prepared:
-    """A pipeline whose steps before the network are fitted, and what they hand to it."""
+    """A pipeline whose steps before the network are fitted, and what they hand to it.
 
-    pipeline: Pipeline
-    given: tuple[Any, Any, dict[str, Any]] | None
+    Attributes
+    ----------
+    digest : str
+        Tells what is handed on from other data, where that was asked for.
+    """
+
+    pipeline: Any
+    given: Given | None
     seconds: float
     failure: str = ""
-
-
-class Recorder:
-    """Takes a network's place at the end of a pipeline and keeps what ``fit`` is given.
-
-    Parameters
-    ----------
-    network : BaseDeepNetwork
-        Says which metadata are routed to it.
-    """
-
-    def __init__(self, network: BaseDeepNetwork):
-        self._network = network
-        self.given: tuple[Any, Any, dict[str, Any]] | None = None
-
-    def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
-        """Keep the data."""
-        self.given = (X, y, params)
-        return self
-
-    def get_metadata_routing(self) -> MetadataRequest:
-        """Return the network's requests."""
-        return self._network.get_metadata_routing()
-
-    def __sklearn_tags__(self) -> Tags:
-        return get_tags(self._network)
-
-
-def check_for_networks(estimator: BaseEstimator, trials: list[Trial]) -> None:
-    """Refuse a search in which there is nothing to fuse."""
-    if trials and not any(_holds_network(trial.estimator) for trial in trials):
-        raise TypeError(
-            f"{type(estimator).__name__} holds none of DeepMLPClassifier, DeepMLPRegressor and "
-            "AutoencoderTransformer, so there is nothing to train at once. Use the search of the "
-            "same name, or cross_validate, from sklearn.model_selection."
-        )
-
-
-def in_parts(trials: list[Trial], X: Any) -> list[list[Trial]]:
-    """Find each trial's way to its network, and divide the trials so that memory suffices.
-
-    The data that the steps before the networks hand on are kept until the networks are
-    trained. They are taken to be as large as X, and a part holds as many settings of these
-    steps as fit into ``MAX_PREPARED_BYTES``, but one at least.
-    """
-    routes: dict[int, Route] = {}  # the splits of a candidate have one, and one dict of parameters
-    for trial in trials:
-        key = id(trial.parameters)
-        if key not in routes:
-            routes[key] = _route(trial)
-        trial.route = routes[key]
-    folds_of: dict[tuple, set] = {}
-    for trial in trials:
-        if trial.route.names:
-            folds_of.setdefault(trial.route.setting, set()).add(id(trial.split))
-    part_of, n_bytes = {}, 0
-    for setting, folds in folds_of.items():
-        n_bytes += len(folds) * _n_bytes(X)
-        part_of[setting] = n_bytes // MAX_PREPARED_BYTES
-    parts: dict[int, list[Trial]] = {}
-    for trial in trials:
-        parts.setdefault(part_of.get(trial.route.setting, 0), []).append(trial)
-    return list(parts.values())
-
-
-def _n_bytes(X: Any) -> int:
-    """Return about how much memory rows take once they are numbers."""
-    if sp.issparse(X):
-        return X.data.nbytes + X.nnz * 4
-    return getattr(X, "nbytes", 8 * math.prod(getattr(X, "shape", (len(X),))))
+    digest: str = ""
 
 
 def prepare(
-    trials: list[Trial], X: Any, y: Any, error_score: float | str, parallel: Parallel
+    trials: list[Trial],
+    X: Any,
+    y: Any,
+    error_score: float | str,
+    parallel: Parallel,
+    resource: str | None = None,
 ) -> None:
-    """Give a job to every trial that ends in a network, its pipeline fitted up to there."""
+    """Give a job to every trial that ends in a network, its pipeline fitted up to there.
+
+    Parameters
+    ----------
+    resource : str or None
+        The parameter of which a halving search gives more and more.
+    """
     sharing: dict[tuple, list[Trial]] = {}
     for trial in trials:
+        if trial.failure:
+            continue
         if trial.route.reason:
-            trial.reason = trial.route.reason
+            trial.reason = trial.reason or trial.route.reason
         elif trial.route.names:
-            sharing.setdefault((id(trial.split), trial.route.setting), []).append(trial)
+            key = id(trial.split), trial.route.setting, trial.route.with_inner
+            sharing.setdefault(key, []).append(trial)
         else:
             trial.job = Job(trial.estimator, X, y, trial.split.train, trial.split.fit_params)
     groups = list(sharing.values())
-    tasks = [delayed(_fit_steps)(group[0], X, y, error_score) for group in groups]
+    tasks = [
+        delayed(_fit_steps)(group[0], X, y, error_score, goes_on(resource, group[0]))
+        for group in groups
+    ]
     prepared = parallel(tasks) if tasks else []
     for group, steps in zip(groups, prepared, strict=True):
         _adopt(group, steps)
+    for trial in trials:
+        standing, trial.standing = trial.standing, None
+        if trial.job is not None and standing is not None and standing.digest == trial.digest:
+            trial.job.state = standing.state
 
 
-def _route(trial: Trial) -> Route:
-    """Return how to come to the network of a trial, or why not to."""
-    names, last = _path_to_last_step(trial.estimator)
-    if not _is_network(last):
-        return Route(reason=f"{type(last).__name__} is no deep network of this package")
-    if any(getattr(part, "_skl_callbacks", None) for part in _parts(trial.estimator)):
-        return Route(reason="scikit-learn's callbacks are registered on the estimator")
-    path = "__".join(names)
-    own = [
-        (name, _identity(value))
-        for name, value in sorted((trial.parameters or {}).items())
-        if name != path and not name.startswith(f"{path}__")
-    ]
-    # a network that is itself a candidate may ask for other metadata
-    requests = str(last.get_metadata_routing()) if routing_enabled() else ""
-    return Route(names, (path, requests, *own))
+def goes_on(resource: str | None, trial: Trial) -> bool:
+    """Return whether the resource of a halving search is the number of a network's epochs."""
+    return resource == "__".join([*trial.route.names, "max_iter"])
 
 
-def _path_to_last_step(estimator: Any) -> tuple[list[str], Any]:
-    """Return the names of the last steps of nested pipelines, and the innermost last step."""
-    names = []
-    while isinstance(estimator, Pipeline):
-        try:
-            name, last = estimator.steps[-1]
-        except (IndexError, TypeError, ValueError):
-            break  # its fit says what is wrong with it
-        names.append(name)
-        estimator = last
-    return names, estimator
-
-
-def _is_network(estimator: Any) -> bool:
-    """Return whether an estimator is trained by this package, not by a subclass's own fit."""
-    if not isinstance(estimator, BaseDeepNetwork):
-        return False
-    fitted_by = next(cls for cls in type(estimator).__mro__ if "fit" in vars(cls))
-    return "_trains_in_stacks" in vars(fitted_by)
-
-
-def _parts(estimator: Any) -> list:
-    """Return an estimator and those among its parameters, at any depth."""
-    return [estimator, *estimator.get_params(deep=True).values()]
-
-
-def _holds_network(estimator: Any) -> bool:
-    return any(isinstance(part, BaseDeepNetwork) for part in _parts(estimator))
-
-
-def _identity(value: Any) -> tuple:
-    """Return what tells parameter values apart: itself for a number or a text, else which object.
-
-    Candidates take their values from the user's lists, so the same value is the same object.
-    """
-    plain = isinstance(value, bool | int | float | str | np.number | None)
-    return (type(value), value) if plain else (type(value), id(value))
-
-
-def _fit_steps(trial: Trial, X: Any, y: Any, error_score: float | str) -> Prepared:
+def _fit_steps(
+    trial: Trial, X: Any, y: Any, error_score: float | str, needs_digest: bool = False
+) -> Prepared:
     """Fit a pipeline up to its network by its own ``fit``, with a recorder for the network."""
+    _, network = path_to_last(trial.estimator)
+    return _record(trial, trial.route.names, Recorder(network), X, y, error_score, needs_digest)
+
+
+def _record(
+    trial: Trial,
+    names: list[str],
+    recorder: Recorder,
+    X: Any,
+    y: Any,
+    error_score: float | str,
+    needs_digest: bool = False,
+) -> Prepared:
+    """Fit a pipeline up to a recorder by its own ``fit``."""
     start = time.perf_counter()
-    twin = clone(trial.estimator)
-    _, network = _path_to_last_step(twin)
-    recorder = Recorder(network)
-    pipeline = _ending_in(twin, recorder)
+    pipeline = with_part(clone(trial.estimator), names, recorder)
     X_train, y_train = safe_split(trial.estimator, X, y, trial.split.train)
     failure = ""
     try:
         pipeline.fit(X_train, y_train, **trial.split.fit_params)
+    except HasRecorded:
+        pass
     except Exception:
         if error_score == "raise":
             raise
         failure = traceback.format_exc()
-    return Prepared(pipeline, recorder.given, time.perf_counter() - start, failure)
-
-
-def _ending_in(pipeline: Pipeline, last: Any) -> Pipeline:
-    """Return a shallow copy of nested pipelines with another innermost last step."""
-    twin = copy.copy(pipeline)
-    name, present = pipeline.steps[-1]
-    if isinstance(present, Pipeline):
-        last = _ending_in(present, last)
-    twin.steps = [*pipeline.steps[:-1], (name, last)]
-    return twin
+    digest = str(joblib.hash(recorder.given)) if needs_digest and not failure else ""
+    return Prepared(pipeline, recorder.given, time.perf_counter() - start, failure, digest)
 
 
 def _adopt(trials: list[Trial], prepared: Prepared) -> None:
     """Put the fitted steps into the pipelines of all that share them, and share their time."""
     for trial in trials:
-        trial.seconds = prepared.seconds / len(trials)
+        trial.seconds += prepared.seconds / len(trials)
         trial.failure = prepared.failure
         if prepared.failure or prepared.given is None:
             what = "failed" if prepared.failure else "kept the data to itself"
             trial.reason = f"a step before the network {what}"
             continue
-        _, network = _path_to_last_step(trial.estimator)
+        _, network = path_to_last(trial.estimator)
         network = clone(network)
-        trial.estimator = _ending_in(prepared.pipeline, network)
+        fitted = with_part(prepared.pipeline, trial.route.names, network)
+        trial.estimator = settled(fitted, trial.original)
         X, y, fit_params = prepared.given
-        trial.job = Job(network, X, y, None, fit_params)
+        trial.job, trial.digest = Job(network, X, y, None, fit_params), prepared.digest
+
+
+# ------------------------------------------------------------------ networks that transform
+
+
+def train_inner(
+    trials: list[Trial],
+    X: Any,
+    y: Any,
+    error_score: float | str,
+    parallel: Parallel,
+    n_workers: int,
+    max_stack_memory: int | None,
+) -> None:
+    """Train the networks that pipelines transform by, once for each split and setting.
+
+    The pipelines then have stand-ins in the places of all steps up to the network.
+    """
+    sharing: dict[tuple, list[Trial]] = {}
+    steps: dict[tuple, list[Trial]] = {}
+    for trial in trials:
+        if trial.route.inner:
+            sharing.setdefault((id(trial.split), trial.route.with_inner), []).append(trial)
+            steps.setdefault((id(trial.split), trial.route.before), []).append(trial)
+    if not sharing:
+        return
+    tasks = [delayed(_fit_before_inner)(group[0], X, y, error_score) for group in steps.values()]
+    prepared = dict(zip(steps, parallel(tasks), strict=True))
+    for key, group in steps.items():
+        for trial in group:
+            trial.seconds += prepared[key].seconds / len(group)
+            trial.failure = prepared[key].failure
+    groups = [group for group in sharing.values() if not group[0].failure]
+    jobs, given = [], []
+    for group in groups:
+        trial = group[0]
+        own = prepared[id(trial.split), trial.route.before]
+        network = clone(at(trial.estimator, trial.route.inner))
+        jobs.append(Job(network, own.given[0], own.given[1], None, own.given[2]))
+        given.append(own)
+    place_of = {id(job): place for place, job in enumerate(jobs)}
+    shares = stacks(jobs, n_workers) if jobs else []
+    trained = parallel(delayed(_train_and_transform)(share, max_stack_memory) for share in shares)
+    for share, answers in zip(shares, trained, strict=True):
+        for job, answer in zip(share, answers, strict=True):
+            place = place_of[id(job)]
+            _hand_on(groups[place], given[place], answer, error_score)
+
+
+@dataclass(eq=False)
+class Transformed:
+    """A trained network, and what it makes of its training data."""
+
+    network: Any
+    output: Any
+    seconds: float
+    fused: bool
+    reason: str
+    error: Exception | None
+
+
+def _fit_before_inner(trial: Trial, X: Any, y: Any, error_score: float | str) -> Prepared:
+    inner = trial.route.inner
+    recorder = InnerRecorder(at(trial.estimator, inner))
+    return _record(trial, inner, recorder, X, y, error_score)
+
+
+def _train_and_transform(jobs: list[Job], max_stack_memory: int | None) -> list[Transformed]:
+    """Train networks, and transform their training data as ``fit_transform`` does."""
+    answers: dict[int, Transformed] = {}
+
+    def finish(job: Job) -> None:
+        start, output, error = time.perf_counter(), None, job.error
+        if error is None:
+            try:
+                output = job.estimator.transform(job.X)
+            except Exception as its_error:
+                error = its_error
+        seconds = job.seconds + time.perf_counter() - start
+        answers[id(job)] = Transformed(job.estimator, output, seconds, job.fused, job.reason, error)
+
+    fit_jobs(jobs, max_stack_memory=max_stack_memory, done=finish)
+    return [answers[id(job)] for job in jobs]
+
+
+def _hand_on(
+    trials: list[Trial], prepared: Prepared, answer: Transformed, error_score: float | str
+) -> None:
+    """Put stand-ins for the steps that are fitted into the pipelines that share them."""
+    if answer.error is not None and error_score == "raise":
+        raise answer.error
+    *outer, name = trials[0].route.inner
+    steps = dict(at(prepared.pipeline, outer).steps)
+    for trial in trials:
+        trial.seconds += answer.seconds / len(trials)
+        trial.fused, trial.reason = answer.fused, answer.reason
+        if answer.error is not None:
+            trial.failure = "".join(traceback.format_exception(answer.error))
+            continue
+        for step in [*steps][: [*steps].index(name)]:
+            if steps[step] not in (None, "passthrough"):
+                stand_in = StandIn(steps[step])
+                trial.estimator = with_part(trial.estimator, [*outer, step], stand_in)
+        stand_in = StandIn(answer.network, answer.output)
+        trial.estimator = with_part(trial.estimator, [*outer, name], stand_in)

@@ -15,8 +15,8 @@ from sknn_deep.model_selection._distributions import named_distributions, with_d
 class FusedGridSearchCV(FusedSearch, GridSearchCV):
     """Exhaustive search over a grid, all candidates and folds trained at once.
 
-    ``GridSearchCV`` with the same parameters, results and attributes, for estimators that
-    are, or end in, a network of this package. The networks of all candidates and folds that
+    ``GridSearchCV`` with the same parameters, results and attributes, made for networks of this
+    package, alone or in a pipeline. The networks of all candidates and folds that
     share a shape are trained as one stack, which takes less time than one after the other;
     the steps before them in a pipeline are fitted once for each fold and setting of theirs.
 
@@ -24,8 +24,9 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
     ----------
     estimator : estimator
         A :class:`~sknn_deep.DeepMLPClassifier`, :class:`~sknn_deep.DeepMLPRegressor` or
-        :class:`~sknn_deep.AutoencoderTransformer`, or a pipeline that ends in one. Other
-        estimators that hold one are searched too, fit by fit.
+        :class:`~sknn_deep.AutoencoderTransformer`, a pipeline with one as a step, or a
+        ``TransformedTargetRegressor`` around one. Any other estimator is fitted as scikit-learn
+        would, and ``not_fused_reasons_`` says so.
 
     param_grid : dict or list of dict
         Values to try for each parameter, by its name; the keys of a pipeline are written
@@ -114,6 +115,7 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
     See Also
     --------
     FusedRandomizedSearchCV : Draws candidates instead of trying all.
+    FusedHalvingGridSearchCV : Trains only the better candidates to the end.
     cross_validate : One candidate, all folds at once.
 
     Notes
@@ -189,8 +191,8 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
 class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
     """Random search over distributions, all candidates and folds trained at once.
 
-    ``RandomizedSearchCV`` with the same parameters, results and attributes, for estimators
-    that are, or end in, a network of this package. The networks of all candidates and folds
+    ``RandomizedSearchCV`` with the same parameters, results and attributes, made for networks of
+    this package, alone or in a pipeline. The networks of all candidates and folds
     that share a shape are trained as one stack: draw sizes of layers from short lists, and
     learning rates and penalties from distributions.
 
@@ -198,8 +200,9 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
     ----------
     estimator : estimator
         A :class:`~sknn_deep.DeepMLPClassifier`, :class:`~sknn_deep.DeepMLPRegressor` or
-        :class:`~sknn_deep.AutoencoderTransformer`, or a pipeline that ends in one. Other
-        estimators that hold one are searched too, fit by fit.
+        :class:`~sknn_deep.AutoencoderTransformer`, a pipeline with one as a step, or a
+        ``TransformedTargetRegressor`` around one. Any other estimator is fitted as scikit-learn
+        would, and ``not_fused_reasons_`` says so.
 
     param_distributions : dict or list of dict
         For each parameter, by its name, a list of values or a distribution with a method
@@ -295,6 +298,7 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
     See Also
     --------
     FusedGridSearchCV : Tries all candidates of a grid.
+    FusedHalvingRandomSearchCV : Trains only the better candidates to the end.
     cross_validate : One candidate, all folds at once.
 
     Notes

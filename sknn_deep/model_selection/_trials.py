@@ -1,8 +1,6 @@
-"""Candidates on the splits of a cross-validation, made ready for the training of their networks.
+"""Candidates on the splits of a cross-validation.
 
-A trial is one candidate on one split. In a pipeline, the steps before the network are fitted
-here, once for all trials of a split with the same setting of these steps, by the pipeline's
-own ``fit``: a recorder stands where the network is, and keeps what would be handed to it.
+A trial is one candidate on one split.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,22 +30,45 @@ class Split:
 
 @dataclass(eq=False)
 class Route:
-    """The way to the network of a candidate.
+    """The way to the networks of a candidate.
 
     Attributes
     ----------
     names : list of str
         The last step of the pipeline, of the pipeline that is that step, and so on; none for
-        a network that stands alone.
+        a network that stands alone, or where what comes last is no network.
     setting : tuple
-        Equal where the steps before the network are set to the same.
+        Equal where all but the network at the end is set to the same.
     reason : str
-        Why there is no way.
+        Why there is no network at the end that could be trained with others.
+    inner : list of str
+        The way to a network that a pipeline transforms by, such as an autoencoder; none without.
+    before, with_inner : tuple
+        Equal where the steps before that network are set to the same, and where it is, too.
     """
 
     names: list[str] = field(default_factory=list)
     setting: tuple = ()
     reason: str = ""
+    inner: list[str] = field(default_factory=list)
+    before: tuple = ()
+    with_inner: tuple = ()
+
+
+@dataclass(eq=False)
+class Standing:
+    """Where the training of a trial's network ended, so that it may go on with more epochs.
+
+    Attributes
+    ----------
+    state : dict
+        What a job goes on from.
+    digest : str
+        Tells the data apart that the steps before the network have made; empty without any.
+    """
+
+    state: dict[str, Any]
+    digest: str
 
 
 @dataclass(eq=False)
@@ -59,6 +80,8 @@ class Trial:
     estimator : estimator
         With the candidate's parameters set. All trials of a candidate share one, until each
         takes a clone of it to fit.
+    original : estimator
+        That of the candidate, whatever becomes of ``estimator``.
     parameters : dict or None
         What was set.
     split : Split
@@ -78,6 +101,10 @@ class Trial:
         Whether its network was trained in a stack of several.
     reason : str
         Why it was not.
+    standing : Standing or None
+        Where the training with fewer epochs ended that this one may go on from.
+    digest : str
+        As of :class:`Standing`, of the data of this one.
     """
 
     estimator: Any
@@ -91,6 +118,12 @@ class Trial:
     failure: str = ""
     fused: bool = False
     reason: str = ""
+    standing: Standing | None = None
+    digest: str = ""
+    original: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.original = self.estimator
 
 
 def make_splits(

@@ -8,7 +8,11 @@ Displays know methods, not classes. They ask for ``transform``, ``coefs_``, ``lo
 ``cv_results_``, so they draw PCA and scikit-learn's own networks and searches, too.
 """
 
+from sknn_deep.plotting._calibration import CalibrationDisplay
 from sknn_deep.plotting._embedding import EmbeddingDisplay
+from sknn_deep.plotting._halving import HalvingDisplay
+from sknn_deep.plotting._importance import ImportanceDisplay
+from sknn_deep.plotting._intervals import IntervalDisplay
 from sknn_deep.plotting._loss_curve import LossCurveDisplay
 from sknn_deep.plotting._reconstruction import ReconstructionDisplay
 from sknn_deep.plotting._search_surface import SearchSurfaceDisplay
@@ -17,7 +21,11 @@ from sknn_deep.plotting._weights import WeightsDisplay
 
 __all__ = [
     "PALETTE",
+    "CalibrationDisplay",
     "EmbeddingDisplay",
+    "HalvingDisplay",
+    "ImportanceDisplay",
+    "IntervalDisplay",
     "LossCurveDisplay",
     "ReconstructionDisplay",
     "SearchSurfaceDisplay",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from math import isqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length
 
 from sknn_deep.plotting._annotations import write_names
-from sknn_deep.plotting._embedding_page import write_page
+from sknn_deep.plotting._embedding_page import InlinePage, make_page
 from sknn_deep.plotting._images import as_images
 from sknn_deep.plotting._labels import GREY, Labels, read_labels
 from sknn_deep.plotting._legend import draw_legend, legend_width
@@ -116,7 +116,8 @@ class EmbeddingDisplay:
             Classes, or numbers for a scale of colours.
 
         image_shape : (int, int), default=None
-            Height and width of an image, if the rows of X are images to be shown.
+            Height and width of an image, if the rows of X are images. None is a square where
+            ``n_images`` asks for images, and shows none otherwise.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -133,7 +134,8 @@ class EmbeddingDisplay:
         ValueError
             If the transformer does not have two outputs, or the shapes do not agree.
         """
-        images = None if image_shape is None else as_images(X, image_shape)
+        wants_images = image_shape is not None or options.get("n_images")
+        images = as_images(X, image_shape) if wants_images else None
         return cls.from_embedding(estimator.transform(X), y, images=images, ax=ax, **options)
 
     @classmethod
@@ -243,8 +245,8 @@ class EmbeddingDisplay:
         """
         if n_images and self.images is None:
             raise ValueError(
-                f"n_images={n_images} but there are no images; pass image_shape to "
-                "from_estimator, or images to from_embedding."
+                f"n_images={n_images} but there are no images; make the display with "
+                "from_estimator(..., n_images=...), or pass images to from_embedding."
             )
         labels = None if self.y is None else read_labels(self.y)
         width = legend_width(labels) if legend and labels is not None else 0
@@ -260,6 +262,17 @@ class EmbeddingDisplay:
             self._draw_images(n_images, labels)
         return self
 
+    @overload
+    def to_html(
+        self,
+        path: None = None,
+        *,
+        images: ArrayLike | None = None,
+        image_shape: tuple[int, int] | None = None,
+        title: str = "Embedding",
+    ) -> InlinePage: ...
+
+    @overload
     def to_html(
         self,
         path: str | os.PathLike[str],
@@ -267,14 +280,24 @@ class EmbeddingDisplay:
         images: ArrayLike | None = None,
         image_shape: tuple[int, int] | None = None,
         title: str = "Embedding",
-    ) -> Path:
-        """Write the map as one HTML file that a browser can pan, zoom and filter by class.
+    ) -> Path: ...
 
-        The file loads nothing from elsewhere. With images, the one under the pointer is shown.
+    def to_html(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        images: ArrayLike | None = None,
+        image_shape: tuple[int, int] | None = None,
+        title: str = "Embedding",
+    ) -> Path | InlinePage:
+        """Make the map one HTML page that a browser can pan, zoom and filter by class.
+
+        The page loads nothing from elsewhere. With images, the one under the pointer is shown.
+        Without a path, a notebook shows the page below the cell.
 
         Parameters
         ----------
-        path : str or path-like
+        path : str or path-like, default=None
             Where to write, such as ``"map.html"``.
 
         images : array-like of shape (n_samples, height, width) or (n_samples, n_pixels), \
@@ -289,8 +312,8 @@ class EmbeddingDisplay:
 
         Returns
         -------
-        path : pathlib.Path
-            Where the page is.
+        page : pathlib.Path or InlinePage
+            Where the page is; without a path the page itself, whose text is its ``html``.
 
         Raises
         ------
@@ -312,13 +335,17 @@ class EmbeddingDisplay:
         images = self.images if images is None else as_images(images, image_shape)
         if images is not None:
             check_consistent_length(self.embedding, images)
-        return write_page(
-            path,
+        html = make_page(
             points=np.asarray(self.embedding),
             labels=None if self.y is None else read_labels(self.y),
             images=None if images is None else np.asarray(images),
             title=title,
         )
+        if path is None:
+            return InlinePage(html)
+        path = Path(path)
+        path.write_text(html, encoding="utf-8")
+        return path
 
     def _draw_points(
         self,

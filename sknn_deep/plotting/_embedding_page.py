@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import zlib
 from html import escape
 from pathlib import Path
@@ -28,19 +27,37 @@ _HINT = " Click a class in the legend to hide it, double-click to see it alone."
 _PAGE = Path(__file__).with_name("embedding_page.html")
 
 
-def write_page(
-    path: str | os.PathLike[str],
+class InlinePage:
+    """A page that a notebook shows below the cell.
+
+    Parameters
+    ----------
+    html : str
+        The page, whole.
+    """
+
+    def __init__(self, html: str):
+        self.html = html
+
+    def _repr_html_(self) -> str:
+        # a frame of its own, so that neither styles nor scripts meet those of the notebook
+        return (
+            f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts" '
+            'style="width: 100%; height: 640px; border: 0"></iframe>'
+        )
+
+
+def make_page(
     *,
     points: np.ndarray,
     labels: Labels | None,
     images: np.ndarray | None,
     title: str,
-) -> Path:
-    """Write the page.
+) -> str:
+    """Return the page.
 
     Parameters
     ----------
-    path : str or path-like
     points : ndarray of shape (n_samples, 2)
     labels : Labels or None
     images : ndarray of shape (n_samples, height, width) or None
@@ -48,9 +65,9 @@ def write_page(
 
     Returns
     -------
-    path : Path
+    html : str
     """
-    page = Template(_PAGE.read_text(encoding="utf-8")).substitute(
+    return Template(_PAGE.read_text(encoding="utf-8")).substitute(
         title=escape(title),
         hint="" if labels is None or labels.classes is None else _HINT,
         plotly=_plotly_script(),
@@ -67,9 +84,6 @@ def write_page(
             }
         ),
     )
-    path = Path(path)
-    path.write_text(page, encoding="utf-8")
-    return path
 
 
 def _plotly_script() -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from sknn_deep.plotting._style import PALETTE, resolve_axes
+from sknn_deep.plotting._style import next_color, resolve_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,8 +149,7 @@ class LossCurveDisplay:
         self : LossCurveDisplay
         """
         ax = resolve_axes(self, ax, (6.4, 4))
-        n_trainings = len({line.get_color() for line in ax.lines})
-        style: dict[str, Any] = {"color": PALETTE[n_trainings % len(PALETTE)], "lw": 2}
+        style: dict[str, Any] = {"color": next_color(ax), "lw": 2}
         style |= line_kw or {}
         prefix = "" if self.name is None else f"{self.name}: "
         training = np.asarray(self.training_loss)

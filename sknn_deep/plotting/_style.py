@@ -34,3 +34,9 @@ def resolve_axes(display: Any, ax: Axes | None, size: tuple[float, float]) -> Ax
         _, ax = plt.subplots(figsize=size, layout="constrained")
     display.ax_, display.figure_ = ax, ax.figure
     return ax
+
+
+def next_color(ax: Axes) -> str:
+    """Return the colour of the palette for the next curve on axes that hold some already."""
+    used = {line.get_color() for line in ax.lines if line.get_gid() != "diagonal"}
+    return PALETTE[len(used) % len(PALETTE)]

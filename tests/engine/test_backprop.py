@@ -26,7 +26,11 @@ LOSSES = {
     "absolute_error": regression_loss("absolute_error", N_OUTPUTS),
     "huber": regression_loss("huber", N_OUTPUTS, huber_delta=0.4),
     "quantile": regression_loss("quantile", N_OUTPUTS, quantile=0.3),
+    "normal": regression_loss("normal", N_OUTPUTS // 2),
+    "quantiles": regression_loss("quantile", 1, quantiles=[0.1, 0.3, 0.9]),
 }
+# Where the network has several outputs for each column of the target.
+N_COLUMNS = {"normal": N_OUTPUTS // 2, "quantiles": 1}
 
 
 def _network(activation, hidden, dropout=0.0, normalization=None, seed=0, dtype=torch.float64):
@@ -47,7 +51,8 @@ def _chunk(loss_name, lengths=(N_ROWS,), weighted=False, n_networks=None, dtype=
     n_rows = sum(lengths)
     leading = () if n_networks is None else (n_networks,)
     X = torch.randn((*leading, n_rows, N_FEATURES), dtype=dtype, generator=generator)
-    target = torch.rand((*leading, n_rows, N_OUTPUTS), dtype=dtype, generator=generator)
+    n_columns = N_COLUMNS.get(loss_name, N_OUTPUTS)
+    target = torch.rand((*leading, n_rows, n_columns), dtype=dtype, generator=generator)
     if loss_name.startswith("softmax"):
         target = target.argmax(dim=-1)
     elif loss_name.startswith("logistic"):

@@ -5,14 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn import metrics
 
+from sknn_deep._engine.distributions import LEAST_VARIANCE, Quantiles
 from sknn_deep._engine.losses import (
     REGRESSION_LOSSES,
     classification_loss,
     reconstruction_loss,
     regression_loss,
 )
+
+LEVELS = [0.6, 0.7, 0.8, 0.9, 0.95]
 
 
 def _normal(*shape, seed=0):
@@ -40,10 +44,22 @@ def _mean(loss, raw, target, weight=None):
     return (scale * _per_sample(loss, raw, target)).sum().item() * loss.reported_scale
 
 
-RAW, LABELS = _normal(12, 5), torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 0])
-BITS = (_normal(12, 5, seed=1) > 0).double()
-REAL = _normal(12, 5, seed=2)
-COUNTS = torch.from_numpy(np.random.RandomState(3).poisson(1.0, (12, 5)).astype(float))
+RAW, LABELS = _normal(12, 6), torch.tensor([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5])
+BITS = (_normal(12, 6, seed=1) > 0).double()
+REAL = _normal(12, 6, seed=2)
+COUNTS = torch.from_numpy(np.random.RandomState(3).poisson(1.0, (12, 6)).astype(float))
+# Losses with several outputs for each column of the target.
+SEVERAL = {
+    "normal": (regression_loss("normal", 3), REAL[:, :3]),
+    "quantiles": (regression_loss("quantile", 2, quantiles=[0.1, 0.8]), REAL[:, :2]),
+    "quantiles on one side": (regression_loss("quantile", 1, quantiles=LEVELS), REAL[:, :1]),
+}
+
+# two numbers, or indicators of two categories, and those of three
+TABLE = torch.cat([BITS[:, :2], torch.eye(4, dtype=torch.double)[LABELS % 4]], dim=1)
+TABLE[3, 2:] = 0  # a category that training has not seen
+GAPS = TABLE.clone()
+GAPS[[0, 5], [0, 1]] = torch.nan
 
 LOSSES = {
     "softmax": (classification_loss("softmax"), LABELS),
@@ -51,12 +67,20 @@ LOSSES = {
     "logistic": (classification_loss("logistic"), BITS),
     "logistic, smoothed": (classification_loss("logistic", 0.3), BITS),
     **{
-        name: (regression_loss(name, 5, quantile=0.8, huber_delta=0.5), REAL)
+        name: (regression_loss(name, 6, quantile=0.8, huber_delta=0.5), REAL)
         for name in REGRESSION_LOSSES
-        if name != "poisson"
+        if name not in ("poisson", "normal")
     },
-    "poisson": (regression_loss("poisson", 5), COUNTS),
+    **SEVERAL,
+    "poisson": (regression_loss("poisson", 6), COUNTS),
     "reconstruction": (reconstruction_loss("squared_error"), REAL),
+    "numbers": (reconstruction_loss("huber", huber_delta=0.5, categories=[4]), TABLE),
+    "numbers, weighted": (
+        reconstruction_loss("squared_error", categories=[4], weights=_weights(3)),
+        TABLE,
+    ),
+    "categories": (reconstruction_loss("squared_error", categories=[2, 0, 4]), TABLE),
+    "gaps": (reconstruction_loss("absolute_error", categories=[4], allow_nan=True), GAPS),
 }
 every_loss = pytest.mark.parametrize(("loss", "target"), LOSSES.values(), ids=LOSSES)
 every_scale = pytest.mark.parametrize(
@@ -78,7 +102,7 @@ def test_logistic_loss_is_the_log_loss_summed_over_the_labels(weight):
     probabilities = torch.sigmoid(RAW).numpy()
     expected = sum(
         metrics.log_loss(BITS[:, k].numpy(), probabilities[:, k], sample_weight=weight)
-        for k in range(5)
+        for k in range(6)
     )
     assert _mean(classification_loss("logistic"), RAW, BITS, weight) == pytest.approx(expected)
 
@@ -101,7 +125,7 @@ def test_softmax_of_two_outputs_is_the_logistic_of_their_difference():
 )
 @pytest.mark.parametrize("weight", [None, _weights(12)], ids=["plain", "weighted"])
 def test_regression_losses_report_scikit_learns_metrics(name, metric, factor, weight):
-    loss = regression_loss(name, 5, quantile=0.8)
+    loss = regression_loss(name, 6, quantile=0.8)
     expected = factor * metric(REAL.numpy(), RAW.numpy(), sample_weight=weight)
     assert _mean(loss, RAW, REAL, weight) == pytest.approx(expected)
 
@@ -112,9 +136,9 @@ def test_poisson_loss_is_half_the_deviance_of_the_exponential(weight):
         metrics.mean_poisson_deviance(
             COUNTS[:, k].numpy(), RAW[:, k].exp().numpy(), sample_weight=weight
         )
-        for k in range(5)
+        for k in range(6)
     )
-    actual = _mean(regression_loss("poisson", 5), RAW, COUNTS, weight)
+    actual = _mean(regression_loss("poisson", 6), RAW, COUNTS, weight)
     assert actual == pytest.approx(0.5 * expected)
 
 
@@ -150,7 +174,7 @@ def test_quantile_loss_weighs_the_two_sides_by_its_level(level):
 
 
 def test_median_regression_is_half_the_absolute_error():
-    quantile, absolute = (regression_loss(name, 5) for name in ("quantile", "absolute_error"))
+    quantile, absolute = (regression_loss(name, 6) for name in ("quantile", "absolute_error"))
     assert _mean(quantile, RAW, REAL) == pytest.approx(0.5 * _mean(absolute, RAW, REAL))
 
 
@@ -161,7 +185,7 @@ def test_reconstruction_loss_is_the_mean_squared_error():
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.5])
 def test_smoothed_softmax_targets_share_among_the_classes(smoothing):
-    soft = torch.full((12, 5), smoothing / 5, dtype=torch.float64)
+    soft = torch.full((12, 6), smoothing / 6, dtype=torch.float64)
     soft[torch.arange(12), LABELS] += 1 - smoothing
     expected = -(soft * torch.log_softmax(RAW, dim=1)).sum() / 12
     actual = _mean(classification_loss("softmax", smoothing), RAW, LABELS)
@@ -290,10 +314,10 @@ def test_losses_leave_output_and_target_as_they_are(loss, target):
     loss.per_sample(raw, encoded)
     loss.gradient(raw, encoded, torch.tensor(1.0), torch.empty_like(raw))
     assert torch.equal(raw, RAW)
-    assert torch.equal(encoded, loss.encoded(target, RAW))
+    torch.testing.assert_close(encoded, loss.encoded(target, RAW), rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", [*REGRESSION_LOSSES, "logistic", "reconstruction"])
+@pytest.mark.parametrize("name", [*REGRESSION_LOSSES, *SEVERAL, "logistic", "reconstruction"])
 def test_targets_that_need_no_encoding_are_taken_as_they_are(name):
     loss, target = LOSSES[name]
     assert loss.encode is None
@@ -305,7 +329,7 @@ def test_encoded_classes_are_one_hot_and_sum_to_one(smoothing):
     encoded = classification_loss("softmax", smoothing).encoded(LABELS, RAW)
     np.testing.assert_allclose(encoded.sum(dim=1), 1)
     np.testing.assert_array_equal(encoded.argmax(dim=1), LABELS)
-    np.testing.assert_allclose(encoded.min(), smoothing / 5)
+    np.testing.assert_allclose(encoded.min(), smoothing / 6)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +345,7 @@ def test_cross_entropy_is_finite_for_hopeless_logits(out_activation, target):
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("name", REGRESSION_LOSSES)
+@pytest.mark.parametrize("name", [name for name in REGRESSION_LOSSES if name != "normal"])
 def test_every_regression_loss_is_smallest_at_the_target(name):
     loss = regression_loss(name, 1)
     target = torch.tensor([[2.0]], dtype=torch.float64)
@@ -329,3 +353,50 @@ def test_every_regression_loss_is_smallest_at_the_target(name):
     at_best = loss.per_sample(best, target)
     for shift in (-0.5, -0.01, 0.01, 0.5):
         assert loss.per_sample(best + shift, target) > at_best
+
+
+def test_normal_loss_is_scipys_negative_log_likelihood():
+    raw, target = RAW.numpy(), REAL[:, :3].numpy()
+    std = np.sqrt(np.log1p(np.exp(raw[:, 3:])) + LEAST_VARIANCE)
+    expected = -stats.norm.logpdf(target, raw[:, :3], std).sum(axis=1)
+    actual = regression_loss("normal", 3).per_sample(RAW, REAL[:, :3])
+    np.testing.assert_allclose(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normal_loss_is_finite_for_hopeless_outputs(dtype):
+    raw = torch.tensor([[1e4, -1e4], [-1e4, 1e4], [0.0, -1e4]], dtype=dtype)
+    loss = regression_loss("normal", 1)
+    target = torch.zeros(3, 1, dtype=dtype)
+    assert loss.per_sample(raw, target).isfinite().all()
+    gradient = _gradient(loss, raw, target)
+    assert gradient.isfinite().all()
+    assert gradient[0, 0] > 0 > gradient[1, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_quantiles_never_cross(dtype):
+    raw = 1e3 * _normal(200, 7, seed=4).to(dtype)
+    quantiles = Quantiles([0.01, 0.1, 0.3, 0.6, 0.9, 0.99]).of(raw)
+    assert quantiles.shape == (200, 7, 1)
+    assert (quantiles.diff(dim=-2) >= 0).all()
+
+
+def test_the_loss_of_quantiles_is_the_mean_of_scikit_learns():
+    loss, target = SEVERAL["quantiles"]
+    quantiles = Quantiles([0.1, 0.8]).of(RAW)
+    expected = np.mean(
+        [
+            metrics.mean_pinball_loss(target, quantiles[:, k], alpha=level)
+            for k, level in enumerate((0.1, 0.5, 0.8))
+        ]
+    )
+    assert _mean(loss, RAW, target) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n_levels", [3, 99])
+def test_first_quantiles_are_those_of_one_normal_distribution_whatever_their_number(n_levels):
+    levels = np.arange(1, n_levels + 1) / (n_levels + 1)
+    quantiles = Quantiles(levels).of(torch.zeros(1, n_levels, dtype=torch.float64))
+    expected = stats.norm.ppf(levels, scale=math.log(2))
+    np.testing.assert_allclose(quantiles[0, :, 0], expected, atol=1e-12)

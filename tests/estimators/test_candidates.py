@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from sklearn.callback import ProgressBar
+from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.metrics import log_loss, mean_squared_error
 
 import sknn_deep
@@ -90,13 +90,13 @@ def test_the_time_ends_the_drawing():
 
 
 def test_what_falls_behind_is_given_up():
-    params = QUICK | {"n_candidates": 16, "max_iter": 20, "n_iter_no_change": np.inf}
+    params = QUICK | {"n_candidates": 12, "max_iter": 10, "n_iter_no_change": np.inf}
     table = TabularMLPRegressor(**params).fit(X, Y).candidates_
-    assert (table["n_iter"][:5] == 20).all(), "there is nothing to compare with"
-    stopped = table[table["n_iter"] < 20]
+    assert (table["n_iter"][:5] == 10).all(), "there is nothing to compare with"
+    stopped = table[table["n_iter"] < 10]
     assert len(stopped) > 0
     assert (stopped["validation_loss"] > table["validation_loss"].min()).all()
-    assert (stopped["n_iter"] >= 4).all()
+    assert (stopped["n_iter"] >= 2).all()
 
 
 def test_a_candidate_that_diverges_is_left_out(monkeypatch):
@@ -122,10 +122,30 @@ def test_weights_of_classes_count_in_the_selection():
     assert set(seen[0]) == {1.0, 3.0}
 
 
-def test_callbacks_of_scikit_learn_are_refused():
-    estimator = TabularMLPRegressor(**QUICK).set_callbacks(ProgressBar())
-    with pytest.raises(ValueError, match="does not go with set_callbacks"):
-        estimator.fit(X, Y)
+def test_callbacks_of_scikit_learn_hear_of_each_candidate(capsys):
+    monitor = ScoringMonitor(scoring="r2")
+    estimator = TabularMLPRegressor(**QUICK).set_callbacks(ProgressBar(), monitor)
+    estimator.fit(X, Y)
+    log = monitor.get_logs().data_as_pandas
+    assert len(log) == QUICK["n_candidates"] + 1, "and of the search"
+    assert log["r2"].iloc[-1] == pytest.approx(estimator.score(X, Y))
+    assert "TabularMLPRegressor" in capsys.readouterr().out
+    alone = TabularMLPRegressor(**QUICK).fit(X, Y)
+    np.testing.assert_array_equal(outputs(alone), outputs(estimator))
+
+
+def test_a_callback_of_scikit_learn_may_stop_the_search():
+    class StopAfterTwo:
+        def setup(self, estimator, context):
+            pass
+
+        teardown = on_fit_task_begin = setup
+
+        def on_fit_task_end(self, estimator, context):
+            return context.task_name == "candidate" and context.task_id == 1
+
+    estimator = TabularMLPRegressor(**QUICK).set_callbacks(StopAfterTwo()).fit(X, Y)
+    assert len(estimator.candidates_) == 2
 
 
 def test_configurations_are_drawn_from_the_whole_space():

@@ -95,6 +95,11 @@ DIVERGES = _reasons(
 )
 POISSON = {"check_regressors_train": "as scikit-learn's, it has not converged after 200 epochs"}
 TANH = {"check_class_weight_classifiers": "as scikit-learn's with such sample weights, .86 of .87"}
+SINGLE_SCORES = {"check_outliers_train": "scores have the network's type, not always double"}
+COSINE = _reasons(
+    ("check_outliers_train", "check_outliers_fit_predict"),
+    "what learns directions alone is off by more than any of these rows stands out",
+)
 # the one check that scikit-learn's MLPClassifier is not put to: it has no class_weight
 NOT_ASKED_OF_SCIKIT_LEARN = {"check_class_weight_classifiers"}
 
@@ -115,6 +120,10 @@ def _expected_failures(estimator):
     if (estimator.solver, estimator.learning_rate) == ("sgd", "invscaling"):
         expected |= SAMPLES_SEEN
     is_autoencoder = isinstance(estimator, AutoencoderTransformer)
+    if is_autoencoder and estimator.dtype == "float32":
+        expected |= SINGLE_SCORES
+    if is_autoencoder and estimator.loss == "cosine" and estimator.hidden_layer_sizes == (128, 64):
+        expected |= COSINE
     if is_autoencoder and estimator.solver == "sgd" and not estimator.max_grad_norm:
         expected |= DIVERGES
     if getattr(estimator, "loss", None) == "poisson":

@@ -35,7 +35,7 @@ def network(request):
 
 
 def output(network, X):
-    names = ("predict_proba", "predict", "transform")
+    names = ("predict_proba", "transform", "predict")
     return getattr(network, next(name for name in names if hasattr(network, name)))(X)
 
 

@@ -5,7 +5,9 @@ import weakref
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from sklearn.datasets import load_iris
 
+from sknn_deep import DeepMLPClassifier
 from sknn_deep._estimators.ensemble import mean
 
 
@@ -31,3 +33,14 @@ def test_the_mean_is_the_same_for_one_row_and_for_many(n_networks, dtype):
     assert together.dtype == dtype
     assert_array_equal(together[:1], mean([output[:1] for output in outputs]))
     np.testing.assert_allclose(together, np.mean(outputs, axis=0), rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
+@pytest.mark.parametrize("solver", ["adam", "adamw"])
+def test_verbose_names_the_networks(solver, capsys):
+    X, y = load_iris(return_X_y=True)
+    ensemble = DeepMLPClassifier((4,), n_networks=2, solver=solver, max_iter=1, verbose=True)
+    ensemble.fit(X, y).partial_fit(X, y)
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.partition(": Iteration 1, loss = ")[0] for line in lines]
+    assert names == 2 * ["Network 1 of 2", "Network 2 of 2"]

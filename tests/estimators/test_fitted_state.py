@@ -31,7 +31,10 @@ FITS = [
     {"n_networks": 2},
     {"class_weight": "balanced"},
     {"order_code": True},
+    {"scaling": "standard"},
     {"target_scaling": "standard"},
+    {"loss": "quantile", "quantiles": [0.1, 0.9]},
+    {"early_stopping": True, "validation_fraction": 0.3, "calibration": "temperature"},
     {"n_candidates": 2},
 ]
 

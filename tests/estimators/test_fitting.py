@@ -19,7 +19,7 @@ KINDS = {
 
 
 def _output(estimator, X):
-    return (estimator.predict if hasattr(estimator, "predict") else estimator.transform)(X)
+    return (estimator.transform if hasattr(estimator, "transform") else estimator.predict)(X)
 
 
 @pytest.fixture(params=KINDS)

@@ -77,6 +77,16 @@ CASES = {
     "annealing adam": (lambda i: _classifier(i, learning_rate=SCHEDULES[3 + i % 2]), y),
     "epochs": (lambda i: _classifier(i, max_iter=2 + i), y),
     "weight decay": (lambda i: _classifier(i, weight_decay=0.1 * i), y),
+    "average": (
+        lambda i: _classifier(i, ema_decay=0.9, early_stopping=i % 2 == 0, max_iter=3 + i), y
+    ),
+    "embeddings": (
+        lambda i: _regressor(
+            i, numeric_embedding="piecewise_linear", n_bins=4, embedding_weight_decay=50.0 * i,
+            learned_scales=True, ema_decay=0.5,
+        ),
+        y.astype(float),
+    ),
     "clipping": (lambda i: _classifier(i, max_grad_norm=[None, 0.1, 0.5, 1.0, None][i]), y),
     "early stopping": (
         lambda i: _classifier(i, early_stopping=True, n_iter_no_change=1, max_iter=30), y
@@ -518,6 +528,46 @@ def test_what_is_no_number_is_the_error_of_its_own_job(params):
     assert bool(jobs[1].reason) != jobs[1].fused
 
 
+@pytest.fixture
+def muon_in_double(monkeypatch):
+    """In half precision the last digit of a sum is a hundredth, and depends on the product."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.double().clone())
+
+
+def _muon(i, **params):
+    return _regressor(
+        i, solver="muon", adam_learning_rate_init=0.002 * (1 + i % 2), beta_1=[0.9, 0.8][i % 2],
+        learning_rate="one_cycle", epsilon=1e-4, hidden_layer_sizes=(12, 5), **params,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"numeric_embedding": "periodic", "embedding_weight_decay": 1.0, "weight_decay": 0.1},
+        {"ema_decay": 0.9, "early_stopping": True, "dropout": 0.2},
+        {"solver_params": {"nesterov": False, "ns_steps": 3, "adjust_lr_fn": "original"}},
+    ],
+    ids=str,
+)
+def test_muon_moves_a_stack_as_it_moves_each_network(params, muon_in_double):
+    jobs = _jobs(lambda i: _muon(i, **params), y.astype(float))
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused, job.error or job.reason
+        _assert_same(job.estimator, alone, rtol=1e-7, atol=1e-9)
+
+
+def test_muon_goes_on_after_a_stack_as_after_a_fit_of_its_own(muon_in_double):
+    jobs = _jobs(_muon, y.astype(float))[:3]
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        data = job.take()
+        _assert_same(job.estimator.partial_fit(*data), alone.partial_fit(*data), 1e-7, 1e-9)
+
+
 class Silent(Callback):
     """A callback that does nothing."""
 
@@ -531,11 +581,12 @@ class Subclass(DeepMLPClassifier):
     [
         (lambda i: _classifier(i, solver="lbfgs"), "solver='lbfgs'"),
         (lambda i: _classifier(i, solver="adamw"), "solver='adamw'"),
+        (lambda i: _classifier(i, solver="muon", hidden_layer_sizes=()), "without hidden layers"),
         (lambda i: _classifier(i, callbacks=[Silent()]), "callbacks"),
         (lambda i: _classifier(i, dtype="bfloat16"), "bfloat16"),
         (lambda i: Subclass((5,), max_iter=2, random_state=i), "Subclass"),
     ],
-    ids=["lbfgs", "adamw", "callbacks", "bfloat16", "subclass"],
+    ids=["lbfgs", "adamw", "muon without hidden layers", "callbacks", "bfloat16", "subclass"],
 )
 def test_what_stacks_do_not_know_is_fitted_alone_and_says_why(make, reason):
     jobs = _jobs(make, y)[:2]

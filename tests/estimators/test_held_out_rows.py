@@ -4,12 +4,26 @@ import re
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
-from sklearn.model_selection import train_test_split
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    GroupShuffleSplit,
+    KFold,
+    LeaveOneGroupOut,
+    PredefinedSplit,
+    TimeSeriesSplit,
+    train_test_split,
+)
 from sklearn.neural_network import MLPClassifier
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
-from sknn_deep._estimators.held_out_rows import hold_out_rows
+from sknn_deep._estimators.held_out_rows import (
+    hold_out_rows,
+    hold_out_stratified,
+    rows_of_splitter,
+)
 from sknn_deep.model_selection import FusedGridSearchCV
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
@@ -206,3 +220,187 @@ def test_two_classes_need_two_rows_to_train_on():
         "early_stopping=True with validation_fraction=0.75 leaves 1 of 6 rows to train on, but "
         "there must be 2 at least."
     )
+
+
+# Rows by choice: validation_splitter
+
+
+ROWS = np.arange(60)
+X_ROWS, Y_ROWS = np.random.RandomState(0).normal(size=(60, 3)), ROWS % 3
+FOLDS = KFold(5, shuffle=True, random_state=3)
+
+
+@pytest.mark.parametrize(
+    ("splitter", "groups", "expected"),
+    [
+        (FOLDS, None, next(FOLDS.split(ROWS))),
+        (TimeSeriesSplit(5), None, (ROWS[:50], ROWS[50:])),
+        (TimeSeriesSplit(5, gap=5), None, (ROWS[:45], ROWS[50:])),
+        (PredefinedSplit(np.where(ROWS < 7, 0, -1)), None, (ROWS[7:], ROWS[:7])),
+        (LeaveOneGroupOut(), ROWS // 20, (ROWS[20:], ROWS[:20])),
+    ],
+)
+@pytest.mark.parametrize("kind", [DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer])
+def test_a_splitter_says_which_rows_are_held_out(kind, splitter, groups, expected):
+    y = {} if kind is AutoencoderTransformer else {"y": Y_ROWS}
+    network = kind(**QUICK, validation_splitter=splitter).fit(X_ROWS, **y, groups=groups)
+    train, held_out = expected
+    y_own, y_val = ({name: part[rows] for name, part in y.items()} for rows in expected)
+    y_val = {f"{name}_val": part for name, part in y_val.items()}
+    plain = kind(**QUICK).fit(X_ROWS[train], **y_own, X_val=X_ROWS[held_out], **y_val)
+    assert_array_equal(network.module_.flat, plain.module_.flat)
+    assert network.validation_scores_ == plain.validation_scores_
+
+
+def test_what_a_splitter_draws_comes_from_random_state():
+    splitter = GroupShuffleSplit(1, test_size=0.4)
+    drawn = []
+    for seed in (0, 0, 1):
+        network = DeepMLPRegressor(**QUICK | {"random_state": seed}, validation_splitter=splitter)
+        network.fit(X_ROWS, Y_ROWS, groups=ROWS // 6)
+        drawn.append(network.validation_scores_)
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert splitter.random_state is None
+
+
+def test_a_splitter_is_asked_in_every_fold_of_a_search():
+    groups = np.repeat(np.arange(12), 5)
+    seen = []
+
+    class Watched(GroupKFold):
+        def split(self, X, y=None, groups=None):
+            seen.append(np.unique(groups).tolist())
+            for train, test in super().split(X, y, groups):
+                assert not set(groups[train]) & set(groups[test])
+                yield train, test
+
+    with config_context(enable_metadata_routing=True):
+        network = DeepMLPRegressor(**QUICK, validation_splitter=Watched(3))
+        grid, cv = {"alpha": [0.1, 0.01]}, GroupKFold(2)
+        results = []
+        for search in (GridSearchCV, FusedGridSearchCV):
+            fitted = search(network.set_fit_request(groups=True), grid, cv=cv, refit=False)
+            results.append(fitted.fit(X_ROWS, Y_ROWS, groups=groups).cv_results_["mean_test_score"])
+        halves = [np.unique(groups[train]).tolist() for train, _ in cv.split(X_ROWS, None, groups)]
+        assert seen == 2 * halves + [half for half in halves for _ in grid["alpha"]]
+        assert_allclose(*results, rtol=1e-6)
+        assert fitted.fused_.all()
+        # who does not ask for them is not given the groups of a search
+        plain = GridSearchCV(DeepMLPRegressor(**QUICK), grid, cv=cv)
+        plain.fit(X_ROWS, Y_ROWS, groups=groups)
+
+
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_stratified_rows_are_of_each_class_in_proportion(n_networks):
+    y = np.repeat(["a", "b", "c"], [60, 30, 10])
+    X = np.random.RandomState(0).normal(size=(100, 2))
+    shares = []
+
+    def count(estimator, X, y):
+        shares.append(np.bincount(["abc".index(label) for label in y]).tolist())
+        return 0.0
+
+    params = QUICK | {"validation_fraction": 0.2, "scoring": count, "n_networks": n_networks}
+    DeepMLPClassifier(**params, validation_splitter="stratified").fit(X, y)
+    assert shares == [[12, 6, 2]] * 2 * n_networks
+    with pytest.raises(ValueError, match="The 'validation_splitter' parameter of DeepMLPReg"):
+        DeepMLPRegressor(**QUICK, validation_splitter="stratified").fit(X, np.arange(100))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stratified_labels_are_in_proportion(seed):
+    labels = np.random.RandomState(seed).uniform(size=(400, 3)) < [0.5, 0.2, 0.03]
+    train, held_out = hold_out_stratified(0.25, np.random.RandomState(seed), labels.astype(float))
+    assert_array_equal(np.sort(np.concatenate([train, held_out])), np.arange(400))
+    assert len(held_out) == 100
+    assert_allclose(labels[held_out].sum(axis=0), labels.sum(axis=0) / 4, atol=2)
+
+
+class Yields:
+    """A splitter of one division, or of none."""
+
+    def __init__(self, *divisions):
+        self.divisions = divisions
+
+    def split(self, X, y=None, groups=None):
+        return iter(self.divisions)
+
+    def get_n_splits(self, X=None, y=None, groups=None):
+        return len(self.divisions)
+
+
+@pytest.mark.parametrize(
+    ("splitter", "groups", "message"),
+    [
+        (Yields(), None, "divides the 60 rows in no way; choose one that yields training and test"),
+        (Yields((ROWS[:0], ROWS)), None, "yields 0 training rows of 60, but there must be 1"),
+        (Yields((ROWS[1:], ROWS[:1])), None, "yields 1 test rows of 60, but there must be 2"),
+        (Yields((ROWS[5:], ROWS[:9])), None, "holds out rows that it trains on, such as 5; choose"),
+        (GroupKFold(2), None, "The 'groups' parameter should not be None. Pass groups to fit"),
+        (GroupKFold(2), ROWS[:9], "groups has 9 entries for 60 rows; pass one of each"),
+        (None, ROWS, "groups are for a validation_splitter, got validation_splitter=None; pass"),
+    ],
+)
+def test_rows_that_cannot_be_held_out_are_refused(splitter, groups, message):
+    with pytest.raises(ValueError, match=message):
+        DeepMLPClassifier(**QUICK, validation_splitter=splitter).fit(X_ROWS, Y_ROWS, groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("params", "method", "message"),
+    [
+        ({}, "fit", "got early_stopping=False; set early_stopping=True, or leave validation_spl"),
+        ({}, "partial_fit", "early_stopping=False; pass X_val to partial_fit, or leave validation"),
+        (
+            {"early_stopping": True, "solver": "lbfgs"},
+            "fit",
+            "solver='lbfgs' does not support validation_splitter: it holds no rows out",
+        ),
+    ],
+)
+def test_a_splitter_that_nobody_asks_is_refused(params, method, message):
+    network = DeepMLPRegressor(**QUICK | {"early_stopping": False} | params)
+    network.set_params(validation_splitter=KFold(3))
+    with pytest.raises(ValueError, match=message):
+        getattr(network, method)(X_ROWS, Y_ROWS)
+
+
+def test_a_mask_is_as_good_as_row_numbers():
+    is_held_out = ROWS % 4 == 0
+    splitter = Yields((~is_held_out, is_held_out))
+    train, held_out = rows_of_splitter(splitter, X_ROWS, None, None, np.random.RandomState(0))
+    assert_array_equal(held_out, ROWS[::4])
+    assert len(train) == 45
+
+
+# A validation set in partial_fit
+
+
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_partial_fit_records_a_validation_set_and_goes_on_from_where_it_is(n_networks):
+    params = QUICK | {"early_stopping": False, "learning_rate_init": 0.1}
+    if n_networks > 1:
+        params["n_networks"] = n_networks
+    watched, plain = DeepMLPRegressor(**params), DeepMLPRegressor(**params)
+    for _ in range(6):
+        watched.partial_fit(X_ROWS[:40], Y_ROWS[:40], X_val=X_ROWS[40:], y_val=Y_ROWS[40:])
+        plain.partial_fit(X_ROWS[:40], Y_ROWS[:40])
+    for one, other in zip(watched._networks, plain._networks, strict=True):
+        assert_array_equal(one.module_.flat, other.module_.flat)
+        assert len(one.validation_scores_) == len(one.validation_loss_curve_) == 6
+        assert one.best_validation_score_ == max(one.validation_scores_)
+        assert one.validation_scores_[-1] == one.score(X_ROWS[40:], Y_ROWS[40:])
+        assert one.history_[-1, "valid_loss"] == one.validation_loss_curve_[-1]
+
+
+def test_partial_fit_of_a_classifier_and_an_autoencoder_take_a_validation_set():
+    off = QUICK | {"early_stopping": False}
+    classifier = DeepMLPClassifier(**off)
+    classifier.partial_fit(X_ROWS, Y_ROWS, classes=[0, 1, 2], X_val=X_ROWS[:9], y_val=Y_ROWS[:9])
+    assert classifier.validation_scores_ == [classifier.score(X_ROWS[:9], Y_ROWS[:9])]
+    with pytest.raises(ValueError, match="y_val has classes that are not in y"):
+        classifier.partial_fit(X_ROWS, Y_ROWS, X_val=X_ROWS[:9], y_val=Y_ROWS[:9] + 9)
+    with pytest.raises(ValueError, match="X_val and y_val must be passed together"):
+        classifier.partial_fit(X_ROWS, Y_ROWS, X_val=X_ROWS[:9])
+    autoencoder = AutoencoderTransformer(1, **off).partial_fit(X_ROWS, X_val=X_ROWS[:9])
+    assert len(autoencoder.validation_scores_) == 1

@@ -65,10 +65,7 @@ WIDE = {"hidden_layer_sizes": [2000, 2000]}
 LONG = {"hidden_layer_sizes": [256, 256], "batch_size": 30_000}
 FITS = {
     "many classes": ("classifier", (10_000, 20, 10_000), "float32", {}),
-    "wide layers": ("classifier", (2000, 100, 2), "float32", WIDE),
     "best weights": ("classifier", (2000, 100, 2), "float32", {**WIDE, "early_stopping": True}),
-    "momentum": ("classifier", (2000, 100, 2), "float32", {**WIDE, "solver": "sgd"}),
-    "bfloat16": ("classifier", (2000, 100, 2), "float32", {**WIDE, "dtype": "bfloat16"}),
     "L-BFGS": (
         "classifier",
         (2000, 100, 2),
@@ -110,17 +107,17 @@ FITS = {
             "contractive": 0.1,
         },
     ),
+    "embedded numbers": (
+        "regressor",
+        (8000, 100, 2),
+        "float32",
+        {"hidden_layer_sizes": [16], "numeric_embedding": "piecewise_linear", "batch_size": 4000},
+    ),
     "a copy of X": (
         "classifier",
         (50_000, 200, 2),
         "float64",
         {"hidden_layer_sizes": [32], "dtype": "float32"},
-    ),
-    "ensemble": (
-        "classifier",
-        (2000, 100, 2),
-        "float32",
-        {"hidden_layer_sizes": [1000, 1000], "n_networks": 8},
     ),
     "ensemble in a stack": (
         "classifier",

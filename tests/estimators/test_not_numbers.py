@@ -108,7 +108,7 @@ def test_na_among_objects_is_named_and_its_remedy_works():
 def test_numbers_among_objects_are_still_taken(estimator):
     table = _objects(NUMBERS)
     expected = np.column_stack([NUMBERS, NUMBERS])
-    method = "predict" if hasattr(estimator, "predict") else "transform"
+    method = "transform" if hasattr(estimator, "transform") else "predict"
     learned = getattr(estimator.fit(table, TARGET), method)(table)
     np.testing.assert_array_equal(
         learned, getattr(estimator.fit(expected, TARGET), method)(expected)

@@ -63,7 +63,7 @@ def network(request):
 
 
 def output(network, X):
-    names = ("predict_proba", "predict", "inverse_transform")
+    names = ("predict_proba", "inverse_transform", "predict")
     method = next(name for name in names if hasattr(network, name))
     return getattr(network, method)(X if method != "inverse_transform" else network.transform(X))
 

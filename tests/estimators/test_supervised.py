@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import skorch.callbacks
 from conftest import Recorder
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import expit, softmax
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
 from sklearn.compose import TransformedTargetRegressor
@@ -546,3 +547,28 @@ def test_spread_of_an_ensemble_within_a_transformed_target_is_that_of_its_networ
     ]
     assert_allclose(np.hstack(predictions).T, expected, rtol=1e-6)
     assert np.std(predictions, axis=0).min() > 0
+
+
+# --------------------------------------------------------------------------------------
+# logits
+
+
+@pytest.mark.parametrize("n_networks", [1, 3])
+@pytest.mark.parametrize("kind", ["two classes", "ten classes", "labels"])
+def test_probabilities_are_those_of_the_logits(kind, n_networks, digits, labels):
+    y = {"two classes": digits.y > 4, "ten classes": digits.y, "labels": labels}[kind]
+    network = classifier(n_networks=n_networks).fit(digits.X, y)
+    logits, probabilities = network.decision_function(digits.X), network.predict_proba(digits.X)
+    if kind == "ten classes":
+        assert_allclose(softmax(logits, axis=1), probabilities, rtol=1e-10)
+    else:
+        assert logits.shape == y.shape
+        expected = probabilities[:, 1] if kind == "two classes" else probabilities
+        assert_allclose(expit(logits), expected, rtol=1e-10)
+
+
+def test_logits_order_rows_of_which_the_network_is_certain(cancer):
+    network = classifier(n_networks=1).fit(cancer.X, cancer.y)
+    X = cancer.X_test * 1e4
+    assert len(np.unique(network.predict_proba(X)[:, 1])) < len(X) / 2
+    assert len(np.unique(network.decision_function(X))) == len(X)

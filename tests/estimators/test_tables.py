@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, make_scorer
@@ -61,7 +62,7 @@ EMBEDDED = {
 }
 OPTIONS = {
     "plain": {"allow_nan": True, "scaling": "standard"},
-    "piecewise": EMBEDDED,
+    "piecewise": EMBEDDED | {"learned_scales": True},
     "periodic": EMBEDDED | {"numeric_embedding": "periodic", "n_frequencies": 4},
 }
 
@@ -144,7 +145,7 @@ def test_without_categories_and_gaps_nothing_changes(kind):
 
 
 def test_gaps_are_refused_unless_they_are_allowed(kind):
-    with pytest.raises(ValueError, match="contains NaN"):
+    with pytest.raises(ValueError, match=r"contains NaN(.|\n)*by allow_nan=True\.$"):
         kind(**QUICK).fit(X, KINDS[kind])
     with pytest.raises(ValueError, match="contains infinity"):
         kind(**QUICK, allow_nan=True).fit(X.assign(size=np.inf), KINDS[kind])
@@ -343,6 +344,53 @@ def test_dropout_falls_to_zero_and_is_there_again():
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] < 0.1
     assert estimator.module_.layers[2].p == 0.4
+
+
+def test_learned_scales_tell_what_is_of_use():
+    rng = np.random.RandomState(0)
+    rows = rng.randn(400, 6)
+    params = QUICK | {"max_iter": 60, "learning_rate_init": 0.01}
+    network = DeepMLPRegressor(**params, learned_scales=True).fit(rows, 2 * rows[:, 2])
+    scales = 1 + 6 * network.module_.input.scales.detach().numpy()
+    assert np.abs(scales).argmax() == 2
+    plain = DeepMLPRegressor(**QUICK).fit(rows, rows[:, 0])
+    assert plain.module_.input is None
+
+
+def test_weights_count_in_scales(kind):
+    numbers, weight = X[["size", "is_new"]].astype(float), np.arange(N_ROWS) % 3
+    params = QUICK | {"scaling": "robust", "numeric_embedding": "piecewise_linear"}
+    weighed = kind(**params).fit(numbers, KINDS[kind], sample_weight=weight)
+    rows = np.repeat(np.arange(N_ROWS), weight)
+    repeated = kind(**params).fit(numbers.iloc[rows], KINDS[kind][rows])
+    for name in ("center", "factor", "low", "rate"):
+        both = [getattr(network.module_.input.parts[0], name) for network in (weighed, repeated)]
+        np.testing.assert_allclose(*both, err_msg=name)
+
+
+@pytest.mark.parametrize("params", [{"scaling": "standard"}, {"numeric_embedding": "periodic"}])
+def test_wide_sparse_rows_are_not_made_dense(kind, params):
+    wide = sp.random(60, 10_001, density=1e-3, format="csr", random_state=0)
+    with pytest.raises(ValueError, match="MaxAbsScaler"):
+        kind(**QUICK, **params).fit(wide, KINDS[kind][:60])
+    kind(**QUICK, **params).fit(wide[:, :50], KINDS[kind][:60])
+
+
+def test_inputs_have_names(kind):
+    y = KINDS[kind]
+    plain = kind(**QUICK).fit(X[["size"]], y)
+    assert plain.get_feature_names_out().tolist() == ["size"]
+    table = kind(**QUICK, allow_nan=True, category_embedding_size=2).fit(X, y)
+    expected = ["size", "age", "is_new", "age_is_missing"]
+    expected += ["kind_a", "kind_b", "kind_c", "kind_None", "place_0", "place_1"]
+    assert table.get_feature_names_out().tolist() == expected
+    assert len(expected) == len(table.coefs_[0])
+    pipeline = make_pipeline(kind(**QUICK, **EMBEDDED, n_networks=2)).fit(X.to_numpy(object), y)
+    names = pipeline.get_feature_names_out(list("abcde"))
+    assert names[:4].tolist() == ["a_0", "a_1", "a_2", "b_0"]
+    assert len(names) == len(pipeline[-1].estimators_[0].coefs_[0])
+    with pytest.raises(ValueError, match="input_features is not equal"):
+        table.get_feature_names_out(list("abcde"))
 
 
 def test_the_decay_of_embeddings_shrinks_them_and_nothing_else():

@@ -1,5 +1,6 @@
 """Threads: when several are used, that they are given back, and forks and workers around them."""
 
+import io
 import multiprocessing
 import os
 import subprocess
@@ -17,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._hardware import pace, threads
-from sknn_deep._hardware.pace import Pace
+from sknn_deep._hardware.pace import Pace, is_starved
 from sknn_deep._hardware.threads import allowed_threads, one_thread
 
 pytestmark = pytest.mark.filterwarnings(
@@ -40,7 +41,7 @@ def kind(request):
 
 
 def output(network, X):
-    names = ("predict_proba", "predict", "transform")
+    names = ("predict_proba", "transform", "predict")
     return getattr(network, next(name for name in names if hasattr(network, name)))(X)
 
 
@@ -140,6 +141,39 @@ def test_the_other_number_of_threads_is_tried_again_after_a_while(
     _run(pace, clock, changed, 1.5)
     assert pace.several is not faster
     assert _run(pace, clock, changed, 20.0)[not faster] > 0.8
+
+
+@pytest.mark.parametrize("step", [1e-4, 5e-3, 0.08])
+def test_several_threads_are_not_tried_while_one_has_to_wait_for_a_core(step, clock, monkeypatch):
+    monkeypatch.setattr(pace, "is_starved", lambda: True)
+    starved, seconds = Pace(2), {True: step / 2, False: step}
+    assert _run(starved, clock, seconds, 5.0)[True] == 0
+    monkeypatch.setattr(pace, "is_starved", lambda: False)
+    assert _run(starved, clock, seconds, 20.0, ALONE)[True] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("readings", "expected"),
+    [
+        ([(10**9, 10**6)], [False]),
+        ([(10**9, 10**9)], [True]),
+        # what was before does not count, and a moment tells nothing
+        ([(10**9, 10**9), (2 * 10**9, 10**9), (2 * 10**9, 10**9 + 10**6)], [True, False, False]),
+    ],
+)
+def test_a_thread_is_starved_that_waited_for_a_core_of_late(readings, expected, monkeypatch):
+    texts = iter([f"{ran} {waited} 7\n".encode() for ran, waited in readings])
+    monkeypatch.setattr(pace, "_waits", threading.local())
+    monkeypatch.setattr(pace, "open", lambda *_: io.BytesIO(next(texts)), raising=False)
+    assert [is_starved() for _ in readings] == expected
+
+
+def test_where_nobody_counts_how_long_threads_wait_none_is_starved(monkeypatch):
+    def missing(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(pace, "open", missing, raising=False)
+    assert not is_starved()
 
 
 @pytest.mark.parametrize("step", [1e-4, 5e-3, 0.08])

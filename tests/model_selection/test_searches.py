@@ -25,9 +25,10 @@ from sklearn.callback import ProgressBar
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.datasets import make_classification, make_multilabel_classification, make_regression
 from sklearn.decomposition import PCA
+from sklearn.ensemble import BaggingRegressor
 from sklearn.exceptions import FitFailedWarning, UnsetMetadataPassedError
 from sklearn.feature_selection import SelectKBest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, f1_score, log_loss, make_scorer
 from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, ShuffleSplit
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -40,9 +41,11 @@ from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegresso
 from sknn_deep._estimators.jobs import FASTER_ALONE
 from sknn_deep.model_selection import (
     FusedGridSearchCV,
+    FusedHalvingGridSearchCV,
     FusedRandomizedSearchCV,
     _evaluation,
     _pipelines,
+    _routes,
     cross_validate,
 )
 
@@ -540,6 +543,69 @@ def test_same_answer_for_an_autoencoder_within_a_pipeline():
     assert_same(estimator, {"code__n_components": [1, 3], "mlp__alpha": [0.0, 0.1]}, X, y)
 
 
+CODED = [
+    ("scale", StandardScaler()),
+    ("code", autoencoder(max_iter=3)),
+    ("rescale", StandardScaler()),
+]
+
+
+@pytest.mark.parametrize("last", [LogisticRegression(), classifier()])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"code__alpha": [0.0, 0.1], "code__learning_rate_init": [0.01, 0.02]},
+        {"code__alpha": [0.0, 0.1], "scale__with_mean": [True, False], "last": None},
+        {"code": [autoencoder(), autoencoder(alpha=0.1), "passthrough"]},
+    ],
+)
+def test_autoencoders_within_a_pipeline_are_trained_together(grid, last, calls):
+    X, y = classes()
+    name, value = ("C", [0.1, 1.0]) if isinstance(last, LogisticRegression) else ("alpha", [0, 1])
+    if "last" in grid:
+        grid = {**grid, f"last__{name}": value}
+        del grid["last"]
+    search = assert_same(Pipeline([*CODED, ("last", last)]), grid, X, y, cv=2, refit=False)
+    is_network = isinstance(last, DeepMLPClassifier)
+    assert search.fused_[:2].all()
+    # once for each fold and setting of theirs
+    n_codes = 2 * (2 if "code" in grid else 4)
+    n_jobs = [len(call.jobs) for call in calls]
+    assert n_jobs == [n_codes] + is_network * [search.fused_.size]
+
+
+def test_an_autoencoder_within_transformed_targets_is_trained_with_others():
+    X, y = numbers()
+    estimator = targets_scaled(Pipeline([*CODED, ("last", Ridge())]))
+    grid = {"regressor__code__alpha": [0.0, 0.1], "regressor__last__alpha": [0.1, 1.0]}
+    assert assert_same(estimator, grid, X, y, cv=2).fused_.all()
+
+
+def test_folds_get_the_autoencoder_that_was_trained_for_them_and_no_stand_in():
+    X, y = classes()
+    estimator = Pipeline([*CODED, ("last", LogisticRegression())])
+    for fitted in cross_validate(estimator, X, y, cv=2, return_estimator=True)["estimator"]:
+        assert list(map(type, fitted)) == [
+            StandardScaler, AutoencoderTransformer, StandardScaler, LogisticRegression,
+        ]  # fmt: skip
+        assert check_is_fitted(fitted[1]) is None
+        assert pickle.loads(pickle.dumps(fitted)).score(X, y) == fitted.score(X, y)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.FitFailedWarning", "ignore:One or more of the test scores"
+)
+@pytest.mark.parametrize("last", [LogisticRegression(), classifier()])
+def test_an_autoencoder_that_fails_fails_the_candidates_that_share_it(last):
+    X, y = classes()
+    estimator = Pipeline([*CODED, ("last", last)])
+    search = assert_same(estimator, {"code__alpha": [0.0, -1.0]}, X, y, cv=2, refit=False)
+    assert_array_equal(np.isnan(search.cv_results_["mean_test_score"]), [False, True])
+    failing = FusedGridSearchCV(estimator, {"code__alpha": [-1.0]}, cv=2, error_score="raise")
+    with pytest.raises(ValueError, match="'alpha' parameter"):
+        failing.fit(X, y)
+
+
 def test_same_answer_for_columns_of_a_frame():
     X, y = classes()
     frame = pd.DataFrame(X, columns=list("abcdef"))
@@ -806,16 +872,13 @@ def test_a_nan_in_a_test_row_is_no_error_of_the_fit():
 # what is not fused
 
 
-def test_what_is_not_ours_is_refused():
+def test_what_is_not_ours_is_fitted_as_by_scikit_learn():
     X, y = classes()
-    message = re.escape("LogisticRegression holds none of DeepMLPClassifier")
-    for run in (
-        lambda: FusedGridSearchCV(LogisticRegression(), {"C": [1.0]}).fit(X, y),
-        lambda: FusedRandomizedSearchCV(LogisticRegression(), {"C": [1.0]}, n_iter=1).fit(X, y),
-        lambda: cross_validate(LogisticRegression(), X, y),
-    ):
-        with pytest.raises(TypeError, match=message):
-            run()
+    search = assert_same(LogisticRegression(), {"C": [0.1, 1.0]}, X, y)
+    reasons = set(search.not_fused_reasons_.flat)
+    assert reasons == {"LogisticRegression is no deep network of this package"}
+    expected = theirs.cross_validate(LogisticRegression(), X, y)["test_score"]
+    assert_array_equal(cross_validate(LogisticRegression(), X, y)["test_score"], expected)
 
 
 def test_a_network_among_the_candidates_is_enough():
@@ -826,14 +889,48 @@ def test_a_network_among_the_candidates_is_enough():
     assert reasons == {"LogisticRegression is no deep network of this package"}
 
 
+def targets_scaled(network):
+    return TransformedTargetRegressor(network, transformer=StandardScaler())
+
+
+@pytest.mark.parametrize("n_targets", [1, 2])
+@pytest.mark.parametrize(
+    ("estimator", "path"),
+    [
+        (targets_scaled(regressor()), "regressor"),
+        (targets_scaled(pipeline(regressor())), "regressor__mlp"),
+        (
+            Pipeline([("scale", StandardScaler()), ("y", targets_scaled(regressor()))]),
+            "y__regressor",
+        ),
+    ],
+)
+def test_networks_behind_transformed_targets_are_trained_together(estimator, path, n_targets):
+    X, y = numbers(n_targets)
+    frame = pd.DataFrame(X).add_prefix("x")
+    search = assert_same(estimator, {f"{path}__alpha": [0.0, 0.1]}, frame, y, refit=False)
+    assert search.fused_.all()
+    scores = cross_validate(estimator, frame, y, cv=2, return_estimator=True)
+    expected = clone(estimator).fit(frame, y).get_params()
+    for fitted in scores["estimator"]:
+        assert list(fitted.feature_names_in_) == list(frame)
+        assert str(fitted.get_params()) == str(expected)
+
+
+def test_a_default_regressor_behind_transformed_targets_is_no_network():
+    X, y = numbers()
+    reasons = assert_same(TransformedTargetRegressor(), {"check_inverse": [True]}, X, y)
+    assert not reasons.fused_.any()
+
+
 @alone_or_not
 def test_wrappers_are_fitted_one_by_one():
     X, y = numbers()
-    estimator = TransformedTargetRegressor(regressor(), transformer=StandardScaler())
-    search = assert_same(estimator, {"regressor__alpha": [0.0, 0.1]}, X, y)
+    estimator = BaggingRegressor(regressor(), n_estimators=1, random_state=0)
+    search = assert_same(estimator, {"estimator__alpha": [0.0, 0.1]}, X, y)
     assert not search.fused_.any()
     assert set(search.not_fused_reasons_.flat) == {
-        "TransformedTargetRegressor is no deep network of this package"
+        "BaggingRegressor is no deep network of this package"
     }
 
 
@@ -970,8 +1067,8 @@ def test_a_failed_fit_ends_its_task_too(seen):
 def test_callbacks_are_handed_on_to_what_is_fitted_by_itself():
     X, y = numbers()
     recorder = HandedOn()
-    estimator = Pipeline([("last", TransformedTargetRegressor(regressor()))])
-    grid = {"last": [TransformedTargetRegressor(regressor()), regressor()]}
+    estimator = Pipeline([("last", BaggingRegressor(regressor(), n_estimators=1))])
+    grid = {"last": [BaggingRegressor(regressor(), n_estimators=1), regressor()]}
     search = FusedGridSearchCV(estimator, grid, cv=2, refit=False)
     with pytest.warns(UserWarning, match="does not support callbacks"):
         search.set_callbacks(recorder).fit(X, y)
@@ -1119,6 +1216,15 @@ def test_same_answer_with_two_processes():
     alone = FusedGridSearchCV(classifier(), RATES, cv=2, refit=False).fit(X_big, y)
     spread = FusedGridSearchCV(classifier(), RATES, cv=2, refit=False, n_jobs=2).fit(X_big, y)
     assert_same_search_parts(alone, spread)
+    # what goes on comes back from one process and is sent to another
+    alone, spread = (
+        FusedHalvingGridSearchCV(
+            pipeline(autoencoder()), {"mlp__alpha": [0.0, 0.1, 1.0]}, cv=2, n_jobs=n_jobs,
+            resource="mlp__max_iter", max_resources=6,
+        ).fit(X)
+        for n_jobs in (1, 2)
+    )  # fmt: skip
+    assert_same_results(alone.cv_results_, spread.cv_results_)
 
 
 def assert_same_search_parts(alone, spread):
@@ -1140,6 +1246,7 @@ def calls(monkeypatch):
         fit_jobs(jobs, max_stack_memory=max_stack_memory, done=done)
 
     monkeypatch.setattr(_evaluation, "fit_jobs", spy)
+    monkeypatch.setattr(_pipelines, "fit_jobs", spy)
     return calls
 
 
@@ -1181,7 +1288,7 @@ def test_networks_are_let_go_when_they_are_scored(calls):
 @pytest.mark.parametrize(("n_settings", "n_calls"), [(1, 4), (2, 2), (3, 2), (4, 1), (100, 1)])
 def test_what_steps_hand_on_is_kept_within_bounds(n_settings, n_calls, calls, monkeypatch, seen):
     X, y = classes()
-    monkeypatch.setattr(_pipelines, "MAX_PREPARED_BYTES", n_settings * 2 * X.nbytes + 1)
+    monkeypatch.setattr(_routes, "MAX_PREPARED_BYTES", n_settings * 2 * X.nbytes + 1)
     estimator = make_pipeline(Watcher(), classifier())
     grid = {"watcher__factor": [1.0, 2.0, 3.0, 4.0], "deepmlpclassifier__alpha": [0.0, 0.1]}
     search = FusedGridSearchCV(estimator, grid, cv=2, refit=False).fit(X, y)
@@ -1364,6 +1471,8 @@ def test_messages_of_cross_validate_are_those_of_scikit_learn(verbose):
 def test_everything_public_is_listed():
     assert set(model_selection.__all__) == {
         "FusedGridSearchCV",
+        "FusedHalvingGridSearchCV",
+        "FusedHalvingRandomSearchCV",
         "FusedRandomizedSearchCV",
         "cross_validate",
     }

@@ -131,6 +131,13 @@ def test_images_stand_at_their_points(pca, digits):
         np.testing.assert_array_equal(box.offsetbox.get_data().ravel(), digits.X[row])
 
 
+def test_images_are_square_unless_a_shape_is_given(pca, digits):
+    display = EmbeddingDisplay.from_estimator(pca, digits.X, n_images=9)
+    assert display.images.shape == (len(digits.X), 8, 8)
+    with pytest.raises(ValueError, match="make no square image; pass image_shape"):
+        EmbeddingDisplay.from_estimator(PCA(2).fit(digits.X[:, 1:]), digits.X[:, 1:], n_images=9)
+
+
 @pytest.mark.parametrize(
     ("Z", "y", "options", "message"),
     [

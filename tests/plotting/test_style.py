@@ -13,7 +13,11 @@ from sklearn.model_selection import GridSearchCV
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
 from sknn_deep.plotting import (
+    CalibrationDisplay,
     EmbeddingDisplay,
+    HalvingDisplay,
+    ImportanceDisplay,
+    IntervalDisplay,
     LossCurveDisplay,
     ReconstructionDisplay,
     SearchSurfaceDisplay,
@@ -65,6 +69,12 @@ def _draw_all(classifier, autoencoder, pca, search, digits):
         EmbeddingDisplay.from_embedding(codes, [None, *MANY_NAMES], annotate=True),
         WeightsDisplay.from_estimator(classifier),
         SearchSurfaceDisplay.from_estimator(search),
+        CalibrationDisplay.from_estimator(classifier, digits.X_test, digits.y_test),
+        IntervalDisplay.from_predictions(codes[:, 0], codes[:, 0] - 1, codes[:, 1]),
+        HalvingDisplay(
+            candidates=[0, 1, 2, 0, 1], resources=[1, 1, 1, 3, 3], scores=codes[:5, 0], best=1
+        ).plot(),
+        ImportanceDisplay.from_importances(codes[:40], feature_names=MANY_NAMES[:40]),
     ]
 
 
@@ -94,14 +104,17 @@ def test_displays_draw_on_given_axes(draw_all):
         assert display.figure_ is figure
         assert not left.has_data()
         assert right.has_data()
+        plt.close(figure)
 
 
 def test_displays_draw_on_axes_of_a_subfigure(draw_all):
     for display in draw_all():
-        left, right = plt.figure(figsize=(12, 6), layout="constrained").subfigures(1, 2)
+        figure = plt.figure(figsize=(12, 6), layout="constrained")
+        left, right = figure.subfigures(1, 2)
         display.plot(right.subplots())
         assert display.figure_ is right
         assert left.axes == []
+        plt.close(figure)
 
 
 @pytest.mark.slow

@@ -70,6 +70,7 @@ RECORDED = {
     "16 regressors": (DeepMLPRegressor, SIXTEEN, 26),
     "16 with sgd": (DeepMLPClassifier, {**SIXTEEN, "solver": "sgd"}, 31),
     "16 clipped": (DeepMLPClassifier, {**SIXTEEN, "max_grad_norm": 1.0, "weight_decay": 0.1}, 34),
+    "16 with muon": (DeepMLPClassifier, {**SIXTEEN, "solver": "muon", "ema_decay": 0.9}, 110),
     "16 with batch and dropout": (
         DeepMLPClassifier,
         {**SIXTEEN, **SHALLOW, "normalization": "batch", "dropout": 0.1},

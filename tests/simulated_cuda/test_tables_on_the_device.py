@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
-from sknn_deep import DeepMLPClassifier, DeepMLPRegressor, TabularMLPRegressor
+from sknn_deep import (
+    AutoencoderTransformer,
+    DeepMLPClassifier,
+    DeepMLPRegressor,
+    TabularMLPRegressor,
+)
 from sknn_deep.model_selection import FusedGridSearchCV
 from tests.simulated_cuda.pairs import TARGETS, X, new, output
 
@@ -58,3 +63,25 @@ def test_the_defaults_for_tables_train_and_predict_there():
     assert both[1].device_ == "cuda:0"
     assert np.isfinite(both[1].predict(FRAME)).all()
     assert_allclose(both[1].target_scale_, both[0].target_scale_)
+
+
+def test_an_ensemble_with_muon_is_that_of_the_cpu():
+    y = TARGETS["one number"]
+    params = {"solver": "muon", "n_networks": 3, "ema_decay": 0.9, "embedding_weight_decay": 0.1}
+    found = []
+    for device in ("cpu", "cuda"):
+        network = new(DeepMLPRegressor, device, **TABLE, **OPTIONS["piecewise"], **params)
+        found.append(output(network.fit(FRAME, y), FRAME))
+    assert_allclose(found[1], found[0], atol=2e-2)
+
+
+@pytest.mark.parametrize("params", [{}, {"variational": True}], ids=str)
+def test_an_autoencoder_of_a_table_is_that_of_the_cpu(params):
+    fitted = [
+        new(AutoencoderTransformer, device, scaling="standard", allow_nan=True, **params).fit(FRAME)
+        for device in ("cpu", "cuda")
+    ]
+    errors = [network.reconstruction_error(FRAME, per_feature=True) for network in fitted]
+    assert errors[1].shape == FRAME.shape
+    if not params:  # the device draws other numbers
+        assert_allclose(errors[1], errors[0], atol=1e-6)

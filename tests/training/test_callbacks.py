@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pandas as pd
 import pytest
+import rich.console
 import skorch.callbacks
 from conftest import Recorder
 from numpy.testing import assert_array_equal
@@ -14,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, callbacks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 
@@ -200,6 +201,27 @@ def test_progress_bar_shows_the_network_inside_a_pipeline(wine, capsys):
     assert "100%" in output
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+def test_our_progress_bar_shows_the_figures_of_each_epoch(held_out, wine, capsys):
+    network = quick_classifier(early_stopping=held_out).set_callbacks(callbacks.ProgressBar())
+    network.fit(wine.X, wine.y)
+    figures = f"epoch 4, loss {network.loss_:.4g}"
+    if held_out:
+        figures += f", score {network.validation_scores_[-1]:.4g}"
+    # a terminal that is narrow breaks the line
+    assert figures in " ".join(capsys.readouterr().out.split())
+
+
+def test_our_progress_bar_shows_the_figures_within_a_search(wine, capsys, monkeypatch):
+    monkeypatch.setattr(rich, "_console", rich.console.Console(width=200))
+    search = GridSearchCV(quick_classifier(max_iter=2), {"alpha": [0.1, 0.2]}, cv=2)
+    search.set_callbacks(callbacks.ProgressBar()).fit(wine.X, wine.y)
+    # a terminal that is narrow has no room for the figures themselves
+    assert "fit #1: epoch" in " ".join(capsys.readouterr().out.split())
+    search.set_callbacks(callbacks.ProgressBar(max_propagation_depth=0)).fit(wine.X, wine.y)
+    assert "epoch" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_progress_bar_shows_a_search_in_two_processes(wine, capsys):
     search = GridSearchCV(quick_classifier(max_iter=3), {"alpha": [0.1, 0.2]}, cv=2, n_jobs=2)
@@ -293,8 +315,8 @@ def failing(event, from_epoch=2):
 @pytest.mark.parametrize("event", ["on_train_begin", "on_batch_begin", "on_epoch_end"])
 def test_error_in_the_first_epoch_leaves_the_fit_before(event, method, network, digits):
     network.fit(digits.X, digits.y)
-    predict = getattr(network, "predict_proba", getattr(network, "predict", None))
-    predict = predict or network.transform
+    predict = getattr(network, "transform", None) or network.predict
+    predict = getattr(network, "predict_proba", predict)
     before = predict(digits.X_test)
     broken = failing(event, from_epoch=0 if method == "fit" else 4)
     with pytest.raises(RuntimeError, match="this callback gives up"):
@@ -313,7 +335,7 @@ def test_fit_that_a_callback_broke_off_predicts_and_can_be_taken_up_again(event,
     with pytest.raises(RuntimeError, match="this callback gives up"):
         network.fit(digits.X, digits.y)
     assert not network.module_.training
-    names = ("predict_proba", "predict", "transform")
+    names = ("predict_proba", "transform", "predict")
     method = next(getattr(network, name) for name in names if hasattr(network, name))
     assert_array_equal(method(digits.X_test), method(digits.X_test))
     assert [row.get("train_loss") for row in network.history_] == network.loss_curve_

@@ -88,8 +88,7 @@ def assert_same(one, other):
 
 # Real kills, of some of the cases that `python -m fuzzing.kills` takes all of
 
-KILLED = ("adam, dropout, early stopping", "muon", "autoencoder, noise", "skorch's callbacks",
-          "two threads")  # fmt: skip
+KILLED = ("adam, dropout, early stopping", "autoencoder, noise", "two threads")
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def kind(request):
 
 
 def predict(estimator):
-    names = ("predict_proba", "predict", "transform")
+    names = ("predict_proba", "transform", "predict")
     return next(getattr(estimator, name) for name in names if hasattr(estimator, name))(X)
 
 

@@ -61,7 +61,7 @@ def make(request):
 
 
 def predict(estimator, rows=X):
-    names = ("predict_proba", "predict", "transform")
+    names = ("predict_proba", "transform", "predict")
     return next(getattr(estimator, name) for name in names if hasattr(estimator, name))(rows)
 
 

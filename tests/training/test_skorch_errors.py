@@ -146,7 +146,7 @@ def test_parameters_of_the_net_are_the_estimators(wine):
 
 def test_score_that_an_autoencoder_cannot_have_names_those_that_it_can(wine):
     scored = AutoencoderTransformer(**QUICK, callbacks=[EpochScoring("r2", on_train=True)])
-    with pytest.raises(AttributeError, match="asks for predict.*scoring=None for the estimator's"):
+    with pytest.raises(AttributeError, match="learned at the end of fit.*score by scoring=None"):
         scored.fit(wine.X)
     scored.set_params(callbacks=[EpochScoring(None, on_train=True)]).fit(wine.X)
     assert len(scored.history_[:, "score"]) == 4

@@ -1,0 +1,178 @@
+"""Rows of a table as an autoencoder reconstructs them: scaled numbers, then one-hot codes.
+
+An autoencoder's input is its target, too, so both are encoded once, before anything else sees them:
+the numbers come first, scaled where that is asked for, and then for each column of categories one
+indicator for every category. A category that training has not seen has only zeros.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_deep._engine.features import ArrayRows, Features, Reader, SparseRows
+from sknn_deep._networks.number_inputs import CLIP
+
+# Encoded rows that take fewer bytes are kept; others are encoded again in each epoch.
+_KEPT_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class TableEncoding:
+    """What becomes of numbers and codes of categories.
+
+    Parameters
+    ----------
+    n_features : int
+    categories : sequence of (int, int), default=()
+        The columns that hold codes, and how many categories each has.
+    center, scale : ndarray of shape (n_numbers,), default=None
+        What is subtracted from the numbers, and what they are divided by.
+    is_clipped : bool, default=False
+        Whether scaled numbers are then clipped smoothly, z / sqrt(1 + (z / 3)²).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sknn_deep._engine.encoded_rows import TableEncoding
+    >>> encoding = TableEncoding(2, [(0, 3)])
+    >>> encoding.encode(np.array([[1.0, 0.5], [-1.0, 2.0]]))
+    array([[0.5, 0. , 1. , 0. ],
+           [2. , 0. , 0. , 0. ]])
+    >>> encoding.decode(np.array([[0.4, 0.2, 0.7, 0.1]]))
+    (array([[0.4]]), array([[1]]))
+    """
+
+    n_features: int
+    categories: Sequence[tuple[int, int]] = ()
+    center: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    is_clipped: bool = False
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """The columns that hold numbers."""
+        of_categories = {column for column, _ in self.categories}
+        return [j for j in range(self.n_features) if j not in of_categories]
+
+    @cached_property
+    def columns(self) -> list[int]:
+        """All columns in their new order: of numbers, then of categories."""
+        return [*self.numbers, *(column for column, _ in self.categories)]
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Where each column of the table is in that order."""
+        return np.argsort(self.columns)
+
+    @property
+    def n_encoded(self) -> int:
+        """The number of columns of encoded rows."""
+        return len(self.numbers) + sum(n for _, n in self.categories)
+
+    def encode(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return numbers and codes, shape (n_rows, n_features), as (n_rows, n_encoded)."""
+        if out is None:
+            out = np.empty((len(rows), self.n_encoded), rows.dtype)
+        start = len(self.numbers)
+        numbers = out[:, :start]
+        numbers[...] = rows[:, self.numbers] if self.categories else rows
+        if self.center is not None and self.scale is not None:
+            numbers -= self.center
+            numbers /= self.scale
+        if self.is_clipped:
+            numbers /= np.sqrt(1 + np.square(numbers / CLIP))
+        for column, n_categories in self.categories:
+            indicators = out[:, start : start + n_categories]
+            np.equal(rows[:, [column]], np.arange(n_categories), out=indicators, casting="unsafe")
+            start += n_categories
+        return out
+
+    def decode(self, encoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return numbers in their own units, and the likeliest codes, -1 where there are none."""
+        start = len(self.numbers)
+        numbers = encoded[:, :start].copy()
+        if self.is_clipped:
+            # what is reconstructed may be beyond what clipping leaves
+            share = np.clip(numbers / CLIP, -_ALMOST_ONE, _ALMOST_ONE)
+            numbers = CLIP * share / np.sqrt(1 - np.square(share))
+        if self.center is not None and self.scale is not None:
+            numbers = (numbers * self.scale + self.center).astype(encoded.dtype, copy=False)
+        codes = np.full((len(encoded), len(self.categories)), -1)
+        for i, (_, n_categories) in enumerate(self.categories):
+            if n_categories:
+                codes[:, i] = encoded[:, start : start + n_categories].argmax(axis=1)
+            start += n_categories
+        return numbers, codes
+
+
+# Such a share of the clip's limit comes from a number that is thirty scales away.
+_ALMOST_ONE = 0.995
+
+
+class EncodedRows(Features):
+    """Encoded rows of other features.
+
+    Parameters
+    ----------
+    features : Features of shape (n_rows, n_features)
+        Numbers and codes.
+    encoding : TableEncoding
+    """
+
+    def __init__(self, features: Features, encoding: TableEncoding):
+        super().__init__((len(features), encoding.n_encoded), features.dtype)
+        self._features, self._encoding = features, encoding
+        self.kind, self.columns = features.kind, features.columns
+
+    @cached_property
+    def _kept(self) -> ArrayRows | None:
+        """All rows, where they are few."""
+        n_bytes = len(self) * self.shape[1] * self.dtype.itemsize
+        if n_bytes > _KEPT_BYTES or isinstance(self._features, SparseRows):
+            return None
+        return ArrayRows(self._encoding.encode(self._features.read(slice(None))))
+
+    @property
+    def tensor(self) -> Tensor | None:
+        return None if self._kept is None else self._kept.tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self._features.nbytes if self._kept is None else self._kept.nbytes
+
+    def read(self, part: slice) -> np.ndarray:
+        if self._kept is not None:
+            return self._kept.read(part)
+        return self._encoding.encode(self._features.read(part))
+
+    def gather(self, rows: np.ndarray, out: Tensor) -> None:
+        if self._kept is not None:
+            self._kept.gather(rows, out)
+        else:
+            self._encode(self._features.reader(rows), slice(0, len(rows)), out)
+
+    def reader(self, order: np.ndarray) -> Reader:
+        if self._kept is not None:
+            return self._kept.reader(order)
+        read = self._features.reader(order)
+        return lambda part, out: self._encode(read, part, out)
+
+    def _encode(self, read: Reader, part: slice, out: Tensor) -> None:
+        rows = torch.empty((len(out), self._features.shape[1]), dtype=out.dtype)
+        read(part, rows)
+        self._encoding.encode(rows.numpy(), out.numpy())
+
+    def take(self, rows: np.ndarray) -> "EncodedRows":
+        return EncodedRows(self._features.take(rows), self._encoding)
+
+    def in_memory(self) -> Any:
+        """Return numbers and codes, which the estimator encodes when it is given them."""
+        return self._features.in_memory()
+
+    def stored(self) -> Iterator[np.ndarray]:
+        return self._features.stored()

@@ -1,0 +1,106 @@
+r"""Intervals that hold a share of all targets: split conformal prediction.
+
+Of :math:`n` rows that the network has not been trained on, each has a score: by how many units its
+target lies outside of an interval that the network proposes. Widened by the
+:math:`\lceil (n + 1) c \rceil`-th smallest score, the proposal for a new row holds its target with
+a probability of at least :math:`c`, whatever the network and the distribution are, as long as the
+rows come in no particular order [1]_. What is proposed decides how wide the intervals are where:
+
+- the prediction alone, in the units of the target: all intervals are of one width;
+- the prediction in units of its standard deviation: they are wide where the network expects it;
+- two quantiles, in the units of the target [2]_.
+
+Held-out rows have stopped the training, too, so the choice of an epoch among some is theirs. For
+this the intervals are little too narrow, if at all [3]_.
+
+References
+----------
+.. [1] J. Lei, M. G'Sell, A. Rinaldo, R. Tibshirani, L. Wasserman (2018). Distribution-free
+   predictive inference for regression. Journal of the American Statistical Association 113.
+.. [2] Y. Romano, E. Patterson, E. Candès (2019). Conformalized quantile regression. NeurIPS.
+.. [3] Z. Liang, Y. Zhou, M. Sesia (2023). Conformal inference is (almost) free for neural networks
+   trained with early stopping. ICML.
+"""
+
+import math
+
+import numpy as np
+
+
+def conformal_quantile(scores: np.ndarray, coverage: float) -> np.ndarray:
+    """Return by how many units proposed intervals are widened.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_held_out, n_outputs)
+    coverage : float in (0, 1)
+
+    Returns
+    -------
+    margin : ndarray of shape (n_outputs,)
+
+    Raises
+    ------
+    ValueError
+        If there are too few rows for such a coverage.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sknn_deep._estimators.intervals import conformal_quantile
+    >>> conformal_quantile(np.arange(1.0, 20.0)[:, np.newaxis], coverage=0.9)
+    array([18.])
+    """
+    n_rows = len(scores)
+    rank = math.ceil((n_rows + 1) * coverage - 1e-9)  # 0.9 is a little more than nine tenths
+    if rank > n_rows:
+        n_needed = math.ceil(coverage / (1 - coverage) - 1e-9)
+        raise ValueError(
+            f"coverage={coverage} takes {n_needed} held-out rows at least, but {n_rows} were held "
+            "out; hold out more, or ask for less."
+        )
+    return np.partition(scores, rank - 1, axis=0)[rank - 1]
+
+
+def at_level(quantiles: np.ndarray, levels: np.ndarray, level: float) -> np.ndarray:
+    """Return a quantile of any level, between learned ones in proportion, else the outermost.
+
+    Parameters
+    ----------
+    quantiles : ndarray of shape (..., n_levels)
+        Ascending.
+    levels : ndarray of shape (n_levels,)
+    level : float
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sknn_deep._estimators.intervals import at_level
+    >>> at_level(np.array([[3.0, 4.0, 9.0]]), np.array([0.1, 0.5, 0.9]), 0.3)
+    array([3.5])
+    """
+    if len(levels) == 1:
+        return quantiles[..., 0]
+    right = int(np.clip(np.searchsorted(levels, level), 1, len(levels) - 1))
+    left = right - 1
+    share = (level - levels[left]) / (levels[right] - levels[left])
+    share = quantiles.dtype.type(np.clip(share, 0.0, 1.0))
+    return quantiles[..., left] * (1 - share) + quantiles[..., right] * share
+
+
+def widened(lower: np.ndarray, upper: np.ndarray, margin: np.ndarray) -> np.ndarray:
+    """Return intervals with a margin on both sides, which may be negative.
+
+    Parameters
+    ----------
+    lower, upper : ndarray of shape (n_rows, n_outputs)
+    margin : ndarray of shape (n_outputs,) or (n_rows, n_outputs)
+
+    Returns
+    -------
+    intervals : ndarray of shape (n_rows, n_outputs, 2)
+    """
+    middle = (lower + upper) / 2
+    # what is narrowed by more than its width is empty, and stands at its middle
+    low, high = np.minimum(lower - margin, middle), np.maximum(upper + margin, middle)
+    return np.stack([low, high], axis=-1)

@@ -1,0 +1,79 @@
+r"""Probabilities that are as sure as they are right: temperature scaling [1]_.
+
+The raw output :math:`z` of a trained network is divided by one number :math:`T`, chosen so that the
+log loss on held-out rows is smallest. A network that is too sure of itself has :math:`T > 1`. The
+order of the classes, and so the predicted labels, stay. Of an ensemble :math:`z` is what the mean
+of the probabilities is the softmax of: to scale the networks and take the mean afterwards would
+leave it too unsure [2]_.
+
+The loss is convex in :math:`1 / T`. Where the network is right on all rows it has no minimum, and
+:math:`T` would be zero. So the rows count as if there were one more, of which nothing is known, as
+in J. Platt's scaling [3]_.
+
+References
+----------
+.. [1] C. Guo, G. Pleiss, Y. Sun, K. Weinberger (2017). On calibration of modern neural networks.
+   ICML.
+.. [2] R. Rahaman, A. Thiery (2021). Uncertainty quantification and deep ensembles. NeurIPS.
+.. [3] J. Platt (1999). Probabilistic outputs for support vector machines and comparisons to
+   regularized likelihood methods. Advances in Large Margin Classifiers.
+"""
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+# What is beyond is no calibration any more.
+_LARGEST = 100.0
+
+
+def best_temperature(
+    logits: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray | None
+) -> float:
+    """Return the temperature with the smallest log loss.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n_rows, n_outputs)
+    targets : ndarray of shape (n_rows,) or (n_rows, n_outputs)
+        Class indices of a softmax, or for independent labels 0 and 1.
+    sample_weight : ndarray of shape (n_rows,) or None
+
+    Returns
+    -------
+    temperature : float
+        Between 0.01 and 100.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sknn_deep._estimators.temperature import best_temperature
+    >>> logits = np.array([[10.0], [10.0], [10.0], [-10.0]])
+    >>> round(best_temperature(logits, np.array([[1], [1], [0], [0]]), None))
+    12
+    """
+    logits, n_rows = logits.astype(np.float64), len(logits)
+    weight = np.ones(n_rows) if sample_weight is None else sample_weight
+    known = n_rows / (n_rows + 1)
+    if targets.ndim == 1:
+        activation = _softmax
+        right = np.eye(logits.shape[1])[targets] * known + (1 - known) / logits.shape[1]
+    else:
+        activation = scipy.special.expit
+        right = targets * known + (1 - known) / 2
+
+    def slope(log_inverse: float) -> float:
+        """Return the derivative of the loss with respect to 1 / T."""
+        excess = activation(np.exp(log_inverse) * logits) - right
+        return float(weight @ (excess * logits).sum(axis=1))
+
+    low, high = -np.log(_LARGEST), np.log(_LARGEST)
+    if slope(low) >= 0:  # the network is wrong more often than not
+        return _LARGEST
+    if slope(high) <= 0:
+        return 1 / _LARGEST
+    return float(np.exp(-scipy.optimize.brentq(slope, low, high, xtol=1e-10)))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    return scipy.special.softmax(logits, axis=1)

@@ -1,0 +1,22 @@
+"""What messages of a training call its network, where it is one of several."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_name = ContextVar("_name", default="")
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Give the trainings that a block makes a name."""
+    token = _name.set(name)
+    try:
+        yield
+    finally:
+        _name.reset(token)
+
+
+def present_name() -> str:
+    """Return the name for a training; empty for a network that is alone."""
+    return _name.get()

@@ -1,0 +1,100 @@
+"""scikit-learn's progress bar, with the figures of each epoch beside it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import sklearn.callback
+
+from sknn_deep._sklearn import context_path, progress_monitor, send_to_listener
+
+
+class ProgressBar(sklearn.callback.ProgressBar):
+    """Show the progress of a fit, with the loss and the validation score of the last epoch.
+
+    scikit-learn's ``ProgressBar`` with the same parameter, in a terminal and in a notebook: a bar
+    for each estimator, the share that is done and the time that is left. Beside the bar of a
+    network of this package stand the epoch, its loss and, with a validation set, its score.
+
+    Parameters
+    ----------
+    max_propagation_depth : int, default=1
+        How deep to look into an estimator for others that have a bar: 0 shows the outermost alone,
+        None all.
+
+    Notes
+    -----
+    It needs rich, which the extra ``progress`` installs. In a fused search the bar is the
+    search's: networks that are trained together have none of their own.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sknn_deep import DeepMLPClassifier
+    >>> from sknn_deep.callbacks import ProgressBar
+    >>> X, y = load_iris(return_X_y=True)
+    >>> classifier = DeepMLPClassifier(early_stopping=True).set_callbacks(ProgressBar())
+    >>> classifier.fit(X, y)  # doctest: +SKIP
+    DeepMLPClassifier - fit: epoch 32, loss 0.0518, score 0.9333 ━━━━━━━━━━━━━━━━━━━━━━ 100% 0:00:00
+    """
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Begin to listen.
+
+        Parameters
+        ----------
+        estimator : estimator
+            The one that is fitted.
+        context : CallbackContext
+            Of scikit-learn.
+        """
+        super().setup(estimator, context)
+        monitor = progress_monitor(context)
+        monitor._on_task_end = _with_figures(monitor)
+
+    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
+        """Tell of an epoch's figures, and that the task has ended.
+
+        Parameters
+        ----------
+        estimator : estimator
+            The one that is fitted.
+        context : CallbackContext
+            Of scikit-learn.
+        """
+        figures = getattr(context, "figures", None)
+        if figures:
+            path = [part.task_id for part in context_path(context)][:-1]
+            message = {"event": "figures", "path": path, "figures": figures}
+            send_to_listener(self._listener_handles[context.root_uuid], message)
+        super().on_fit_task_end(estimator, context)
+
+
+def _with_figures(monitor: Any) -> Callable[[dict[str, Any]], None]:
+    """Return what handles the messages that are no beginning of a task."""
+    end_task = monitor._on_task_end
+    descriptions: dict[int, str] = {}
+
+    def handle(message: dict[str, Any]) -> None:
+        if "figures" not in message:
+            end_task(message)
+            return
+        task = monitor.root_rich_task.get_descendants(message["path"])[-1]
+        if not hasattr(task, "id"):  # it has no bar
+            return
+        bars = monitor.progress_ctx
+        own = descriptions.setdefault(task.id, bars.tasks[task.id].description)
+        bars.update(task.id, description=f"{own}: {described(message['figures'])}")
+
+    return handle
+
+
+def described(figures: dict[str, float]) -> str:
+    """Return the figures of an epoch in a few words.
+
+    Examples
+    --------
+    >>> from sknn_deep._training.progress_bar import described
+    >>> described({"epoch": 3, "loss": 0.25, "score": 0.9})
+    'epoch 3, loss 0.25, score 0.9'
+    """
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())

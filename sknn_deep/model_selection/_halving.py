@@ -1,0 +1,509 @@
+"""Searches by successive halving that train many networks at once.
+
+scikit-learn keeps its own behind ``sklearn.experimental``, because they may change. Ours need no
+such import, and change as scikit-learn's do.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+
+from sknn_deep._estimators.types import CrossValidation, MatrixLike, Seed
+from sknn_deep._sklearn import HalvingGridSearchCV, HalvingRandomSearchCV, num_samples
+from sknn_deep.model_selection._course import MAX_STACK_MEMORY, FusedSearch, Refit, Scoring
+from sknn_deep.model_selection._distributions import named_distributions, with_distributions
+
+
+class FusedHalvingSearch(FusedSearch):
+    """The course of a search by successive halving; put before scikit-learn's class."""
+
+    n_resources_: list[int]
+    n_candidates_: list[int]
+    n_remaining_candidates_: int
+    min_resources_: int
+    max_resources_: int
+    n_iterations_: int
+    n_possible_iterations_: int
+    n_required_iterations_: int
+
+    def fit(self, X: MatrixLike, y: "ArrayLike | None" = None, **params: Any) -> Self:
+        """Search: halve the candidates again and again, then refit the best.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training data.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or targets; None for an autoencoder.
+
+        **params : dict
+            Passed on to the ``fit`` of the estimator, to the scorer and to the splitter, as
+            in scikit-learn's searches.
+
+        Returns
+        -------
+        self : estimator
+        """
+        self._n_samples_orig = num_samples(X)
+        super().fit(X, y, **params)
+        self.best_score_ = self.cv_results_["mean_test_score"][self.best_index_]
+        return self
+
+
+class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
+    """Search over a grid by successive halving, all candidates of a rung trained at once.
+
+    ``HalvingGridSearchCV`` with the same parameters, results and rungs: all candidates get a
+    little of a resource, the better ones go on with more of it, and so on [1]_. Networks of this
+    package are trained together as in :class:`FusedGridSearchCV`, and with
+    ``resource="max_iter"`` go on from where they are.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A network of this package, a pipeline or ``TransformedTargetRegressor`` around one, or
+        any other estimator, which is fitted as scikit-learn would.
+
+    param_grid : dict or list of dict
+        Values to try for each parameter, by its name, but for the resource.
+
+    factor : float, default=3
+        The share of candidates that go on to the next rung is one over this, and each of them
+        gets so many times the resource.
+
+    resource : str, default='n_samples'
+        What grows from rung to rung: the number of rows, or a parameter of the estimator, best
+        "max_iter" (in a pipeline "step__max_iter"). Candidates then go on training from where
+        they are: see Notes.
+
+    max_resources : int, default='auto'
+        The most of the resource that a candidate may get. "auto" is all rows; give a number if
+        the resource is another.
+
+    min_resources : {'exhaust', 'smallest'} or int, default='exhaust'
+        How much of the resource each candidate gets in the first rung. "exhaust" makes the last
+        rung end at the most, "smallest" is 1, or, of rows, a few for each split and class.
+
+    aggressive_elimination : bool, default=False
+        If the resource is too small for as many rungs as it takes to come down to ``factor``
+        candidates, repeat the first rung until they are few enough.
+
+    cv : int, splitter or iterable, default=5
+        How to split. It must split alike each time: an integer, or a splitter whose
+        ``random_state`` is one.
+
+    scoring : str or callable, default=None
+        What to judge by: the name of a scorer, or a function of (estimator, X, y). None is the
+        estimator's own ``score``.
+
+    refit : bool or callable, default=True
+        Fit the best candidate of the last rung to all data afterwards.
+
+    error_score : "raise" or number, default=np.nan
+        The score of a fit that fails; "raise" ends the search with its error.
+
+    return_train_score : bool, default=True
+        Score the training rows too. It takes time and shows how much a candidate overfits.
+
+    random_state : int or RandomState, default=None
+        Draws the rows of each rung where they are the resource. An integer draws the same
+        each time.
+
+    n_jobs : int, default=None
+        Processes over which the stacks are spread, through joblib; -1 for one per core. None
+        is one, unless a joblib context says otherwise.
+
+    verbose : int, default=0
+        1 prints the rungs, 2 each fit with its time, 3 with its scores too.
+
+    max_stack_memory : int, default=None
+        Bytes that a stack in training may take, as in :class:`FusedGridSearchCV`.
+
+    Attributes
+    ----------
+    cv_results_ : dict of str to array
+        As in scikit-learn, one row for each candidate and rung, with "iter" and "n_resources".
+        "mean_fit_time" is the candidate's share of the time in that rung.
+
+    n_resources_ : list of int
+        How much of the resource each candidate got, by rung.
+
+    n_candidates_ : list of int
+        How many candidates there were, by rung.
+
+    n_remaining_candidates_ : int
+        How many are left after the last.
+
+    min_resources_, max_resources_ : int
+        How much of the resource candidates get at first, and at most.
+
+    n_iterations_ : int
+        Number of rungs.
+
+    n_possible_iterations_ : int
+        How many rungs the resource would be enough for.
+
+    n_required_iterations_ : int
+        How many rungs it takes to come down to fewer than ``factor`` candidates.
+
+    best_estimator_ : estimator
+        The best candidate of the last rung, fitted to all data, if ``refit``.
+
+    best_score_ : float
+        Its mean score over the splits.
+
+    best_params_ : dict
+        Its parameters.
+
+    best_index_ : int
+        Its row in ``cv_results_``.
+
+    scorer_ : callable
+        What judged.
+
+    n_splits_ : int
+        Number of splits.
+
+    refit_time_ : float
+        Seconds of the last fit.
+
+    multimetric_ : bool
+        False: one score decides who goes on.
+
+    classes_ : ndarray of shape (n_classes,)
+        The labels, of a classifier, if ``refit``.
+
+    n_features_in_ : int
+        Number of features seen during ``fit``, if ``refit``.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the features, where all are strings, if ``refit``.
+
+    fused_ : ndarray of bool, shape (n_rows_of_cv_results, n_splits)
+        Which fits were made in a stack of several.
+
+    not_fused_reasons_ : ndarray of str, shape (n_rows_of_cv_results, n_splits)
+        Why a fit was not made in a stack; empty where it was.
+
+    See Also
+    --------
+    FusedHalvingRandomSearchCV : Draws candidates instead of trying all.
+    FusedGridSearchCV : Trains every candidate to the end.
+
+    Notes
+    -----
+    With ``resource="max_iter"``, a network that survives a rung goes on from the weights, the
+    state of the optimiser and of the stopping rule, and the random numbers that it had at the end
+    of it. So its scores are those of a fit from the start with as many epochs. Where they would
+    not be, it is trained from the start: with a schedule that depends on ``max_iter``
+    (``learning_rate`` "one_cycle", "cosine", "flat_cosine" or "coslog4", or a
+    ``dropout_schedule``), with L-BFGS, callbacks or several networks, without an integer
+    ``random_state``, and where the steps before the network make other data than in the last
+    rung. Trainings that stand by take 2 GiB at most; what has no place is trained from the start.
+
+    What :class:`FusedGridSearchCV` notes on random numbers, times and callbacks holds here too.
+
+    References
+    ----------
+    .. [1] K. Jamieson, A. Talwalkar (2016). Non-stochastic best arm identification and
+       hyperparameter optimization. AISTATS.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.preprocessing import scale
+    >>> from sknn_deep import DeepMLPClassifier
+    >>> from sknn_deep.model_selection import FusedHalvingGridSearchCV
+    >>> X, y = load_wine(return_X_y=True)
+    >>> network = DeepMLPClassifier(
+    ...     hidden_layer_sizes=(16,), n_iter_no_change=float("inf"), batch_size=32,
+    ...     random_state=0,
+    ... )
+    >>> grid = {"learning_rate_init": [0.0001, 0.001, 0.003, 0.01], "alpha": [0.0001, 0.01]}
+    >>> search = FusedHalvingGridSearchCV(
+    ...     network, grid, resource="max_iter", max_resources=36, cv=3
+    ... )
+    >>> with warnings.catch_warnings(action="ignore"):  # that few epochs do not converge
+    ...     search = search.fit(scale(X), y)
+    >>> search.n_resources_, search.n_candidates_
+    ([12, 36], [8, 3])
+    >>> bool(search.best_score_ > 0.95)
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **HalvingGridSearchCV._parameter_constraints,
+        "max_stack_memory": MAX_STACK_MEMORY,
+    }
+
+    def __init__(
+        self,
+        estimator: BaseEstimator,
+        param_grid: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        factor: float = 3,
+        resource: str = "n_samples",
+        max_resources: int | Literal["auto"] = "auto",
+        min_resources: int | Literal["exhaust", "smallest"] = "exhaust",
+        aggressive_elimination: bool = False,
+        cv: CrossValidation | None = 5,
+        scoring: Scoring | None = None,
+        refit: Refit = True,
+        error_score: float | Literal["raise"] = np.nan,
+        return_train_score: bool = True,
+        random_state: Seed | None = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        max_stack_memory: int | None = None,
+    ):
+        super().__init__(
+            estimator,
+            param_grid,
+            factor=factor,
+            resource=resource,
+            max_resources=max_resources,
+            min_resources=min_resources,
+            aggressive_elimination=aggressive_elimination,
+            cv=cv,
+            scoring=scoring,
+            refit=refit,
+            error_score=error_score,
+            return_train_score=return_train_score,
+            random_state=random_state,
+            n_jobs=n_jobs,
+            verbose=verbose,
+        )
+        self.max_stack_memory = max_stack_memory
+
+
+class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
+    """Random search by successive halving, all candidates of a rung trained at once.
+
+    ``HalvingRandomSearchCV`` with the same parameters, results and rungs: candidates are drawn,
+    get a little of a resource, the better ones go on with more of it, and so on. Networks of this
+    package are trained together as in :class:`FusedRandomizedSearchCV`, and with
+    ``resource="max_iter"`` go on from where they are.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A network of this package, a pipeline or ``TransformedTargetRegressor`` around one, or
+        any other estimator, which is fitted as scikit-learn would.
+
+    param_distributions : dict or list of dict
+        For each parameter but for the resource, by its name, a list of values or a distribution
+        with a method ``rvs``. From a list of dicts, one is drawn first.
+
+    n_candidates : int, default='exhaust'
+        Number of candidates to draw. "exhaust" draws so many that the last rung uses the most of
+        the resource.
+
+    factor : float, default=3
+        The share of candidates that go on to the next rung is one over this, and each of them
+        gets so many times the resource.
+
+    resource : str, default='n_samples'
+        What grows from rung to rung: the number of rows, or a parameter of the estimator, best
+        "max_iter" (in a pipeline "step__max_iter"). Candidates then go on training from where
+        they are: see Notes.
+
+    max_resources : int, default='auto'
+        The most of the resource that a candidate may get. "auto" is all rows; give a number if
+        the resource is another.
+
+    min_resources : {'exhaust', 'smallest'} or int, default='smallest'
+        How much of the resource each candidate gets in the first rung. "exhaust" makes the last
+        rung end at the most, "smallest" is 1, or, of rows, a few for each split and class.
+
+    aggressive_elimination : bool, default=False
+        If the resource is too small for as many rungs as it takes to come down to ``factor``
+        candidates, repeat the first rung until they are few enough.
+
+    cv : int, splitter or iterable, default=5
+        How to split. It must split alike each time: an integer, or a splitter whose
+        ``random_state`` is one.
+
+    scoring : str or callable, default=None
+        What to judge by: the name of a scorer, or a function of (estimator, X, y). None is the
+        estimator's own ``score``.
+
+    refit : bool or callable, default=True
+        Fit the best candidate of the last rung to all data afterwards.
+
+    error_score : "raise" or number, default=np.nan
+        The score of a fit that fails; "raise" ends the search with its error.
+
+    return_train_score : bool, default=True
+        Score the training rows too. It takes time and shows how much a candidate overfits.
+
+    random_state : int or RandomState, default=None
+        Draws the rows of each rung where they are the resource, and the candidates. An integer
+        draws the same each time.
+
+    n_jobs : int, default=None
+        Processes over which the stacks are spread, through joblib; -1 for one per core. None
+        is one, unless a joblib context says otherwise.
+
+    verbose : int, default=0
+        1 prints the rungs, 2 each fit with its time, 3 with its scores too.
+
+    max_stack_memory : int, default=None
+        Bytes that a stack in training may take, as in :class:`FusedGridSearchCV`.
+
+    Attributes
+    ----------
+    cv_results_ : dict of str to array
+        As in scikit-learn, one row for each candidate and rung, with "iter" and "n_resources".
+        "mean_fit_time" is the candidate's share of the time in that rung.
+
+    n_resources_ : list of int
+        How much of the resource each candidate got, by rung.
+
+    n_candidates_ : list of int
+        How many candidates there were, by rung.
+
+    n_remaining_candidates_ : int
+        How many are left after the last.
+
+    min_resources_, max_resources_ : int
+        How much of the resource candidates get at first, and at most.
+
+    n_iterations_ : int
+        Number of rungs.
+
+    n_possible_iterations_ : int
+        How many rungs the resource would be enough for.
+
+    n_required_iterations_ : int
+        How many rungs it takes to come down to fewer than ``factor`` candidates.
+
+    best_estimator_ : estimator
+        The best candidate of the last rung, fitted to all data, if ``refit``.
+
+    best_score_ : float
+        Its mean score over the splits.
+
+    best_params_ : dict
+        Its parameters.
+
+    best_index_ : int
+        Its row in ``cv_results_``.
+
+    scorer_ : callable
+        What judged.
+
+    n_splits_ : int
+        Number of splits.
+
+    refit_time_ : float
+        Seconds of the last fit.
+
+    multimetric_ : bool
+        False: one score decides who goes on.
+
+    classes_ : ndarray of shape (n_classes,)
+        The labels, of a classifier, if ``refit``.
+
+    n_features_in_ : int
+        Number of features seen during ``fit``, if ``refit``.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the features, where all are strings, if ``refit``.
+
+    fused_ : ndarray of bool, shape (n_rows_of_cv_results, n_splits)
+        Which fits were made in a stack of several.
+
+    not_fused_reasons_ : ndarray of str, shape (n_rows_of_cv_results, n_splits)
+        Why a fit was not made in a stack; empty where it was.
+
+    See Also
+    --------
+    FusedHalvingGridSearchCV : Tries all candidates of a grid.
+    FusedRandomizedSearchCV : Trains every candidate to the end.
+
+    Notes
+    -----
+    What :class:`FusedHalvingGridSearchCV` notes on going on, random numbers, times and callbacks
+    holds here too.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from scipy.stats import loguniform
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.preprocessing import scale
+    >>> from sknn_deep import DeepMLPRegressor
+    >>> from sknn_deep.model_selection import FusedHalvingRandomSearchCV
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> network = DeepMLPRegressor(
+    ...     hidden_layer_sizes=(16,), n_iter_no_change=float("inf"), batch_size=32,
+    ...     random_state=0,
+    ... )
+    >>> search = FusedHalvingRandomSearchCV(
+    ...     network, {"learning_rate_init": loguniform(1e-4, 1e-1), "alpha": [0.001, 0.1]},
+    ...     resource="max_iter", min_resources=4, max_resources=36, cv=3, random_state=0,
+    ... )
+    >>> with warnings.catch_warnings(action="ignore"):  # that few epochs do not converge
+    ...     search = search.fit(scale(X), scale(y))
+    >>> search.n_resources_, search.n_candidates_
+    ([4, 12, 36], [9, 3, 1])
+    >>> bool(search.best_score_ > 0.4)
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **HalvingRandomSearchCV._parameter_constraints,
+        "max_stack_memory": MAX_STACK_MEMORY,
+    }
+
+    def __init__(
+        self,
+        estimator: BaseEstimator,
+        param_distributions: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        n_candidates: int | Literal["exhaust"] = "exhaust",
+        factor: float = 3,
+        resource: str = "n_samples",
+        max_resources: int | Literal["auto"] = "auto",
+        min_resources: int | Literal["exhaust", "smallest"] = "smallest",
+        aggressive_elimination: bool = False,
+        cv: CrossValidation | None = 5,
+        scoring: Scoring | None = None,
+        refit: Refit = True,
+        error_score: float | Literal["raise"] = np.nan,
+        return_train_score: bool = True,
+        random_state: Seed | None = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        max_stack_memory: int | None = None,
+    ):
+        super().__init__(
+            estimator,
+            param_distributions,
+            n_candidates=n_candidates,
+            factor=factor,
+            resource=resource,
+            max_resources=max_resources,
+            min_resources=min_resources,
+            aggressive_elimination=aggressive_elimination,
+            cv=cv,
+            scoring=scoring,
+            refit=refit,
+            error_score=error_score,
+            return_train_score=return_train_score,
+            random_state=random_state,
+            n_jobs=n_jobs,
+            verbose=verbose,
+        )
+        self.max_stack_memory = max_stack_memory
+
+    def __getstate__(self) -> dict[str, Any]:
+        return named_distributions(super().__getstate__())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(with_distributions(state))

@@ -1,0 +1,190 @@
+"""The way to the network of a candidate, through pipelines and what transforms the targets."""
+
+import math
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.pipeline import Pipeline
+
+from sknn_deep._estimators.base import BaseDeepNetwork
+from sknn_deep._sklearn import routing_enabled
+from sknn_deep.model_selection._trials import Route, Trial
+
+# How much may be held that pipelines hand to their networks, before these are trained.
+MAX_PREPARED_BYTES = 2**31
+
+
+def in_parts(trials: list[Trial], X: Any) -> list[list[Trial]]:
+    """Find each trial's way to its network, and divide the trials so that memory suffices.
+
+    The data that the steps before the networks hand on are kept until the networks are
+    trained. They are taken to be as large as X, and a part holds as many settings of these
+    steps as fit into ``MAX_PREPARED_BYTES``, but one at least.
+    """
+    routes: dict[int, Route] = {}  # the splits of a candidate have one, and one dict of parameters
+    for trial in trials:
+        key = id(trial.parameters)
+        if key not in routes:
+            routes[key] = _route(trial)
+        trial.route = routes[key]
+    folds_of: dict[tuple, set] = {}
+    for trial in trials:
+        if trial.route.names or trial.route.inner:
+            folds_of.setdefault(_steps_of(trial), set()).add(id(trial.split))
+    part_of, n_bytes = {}, 0
+    for setting, folds in folds_of.items():
+        n_bytes += len(folds) * _n_bytes(X)
+        part_of[setting] = n_bytes // MAX_PREPARED_BYTES
+    parts: dict[int, list[Trial]] = {}
+    for trial in trials:
+        parts.setdefault(part_of.get(_steps_of(trial), 0), []).append(trial)
+    return list(parts.values())
+
+
+def _steps_of(trial: Trial) -> tuple:
+    """Return what is equal where the same is handed to networks."""
+    return trial.route.setting, trial.route.before
+
+
+def _n_bytes(X: Any) -> int:
+    """Return about how much memory rows take once they are numbers."""
+    if sp.issparse(X):
+        return X.data.nbytes + X.nnz * 4
+    return getattr(X, "nbytes", 8 * math.prod(getattr(X, "shape", (len(X),))))
+
+
+def _route(trial: Trial) -> Route:
+    """Return how to come to the networks of a trial, or why not to."""
+    names, last = path_to_last(trial.estimator)
+    inner = _path_to_first_transformer(trial.estimator)
+    if not is_network(last):
+        reason = f"{type(last).__name__} is no deep network of this package"
+        names = []
+        if not inner:
+            return Route(reason=reason)
+    else:
+        reason = ""
+    if any(getattr(part, "_skl_callbacks", None) for part in parts_of(trial.estimator)):
+        return Route(reason="scikit-learn's callbacks are registered on the estimator")
+    setting = _setting(trial, names, last) if names else ()
+    if not inner:
+        return Route(names, setting)
+    before, with_inner = _settings_of_inner(trial, inner)
+    return Route(names, setting, reason, inner, before, with_inner)
+
+
+def _setting(trial: Trial, names: list[str], network: Any) -> tuple:
+    """Return what is equal where all but the network is set to the same."""
+    path = "__".join(names)
+    # a network that is itself a candidate may ask for other metadata
+    requests = str(network.get_metadata_routing()) if routing_enabled() else ""
+    return (path, requests, *settings(trial.parameters, but=path))
+
+
+def _settings_of_inner(trial: Trial, inner: list[str]) -> tuple[tuple, tuple]:
+    """Return what is equal where the steps before an inner network are set alike, and with it.
+
+    What comes after it does not count.
+    """
+    *outer, name = inner
+    pipeline = trial.estimator
+    for _ in outer:
+        _, pipeline = last_step(pipeline)  # type: ignore[misc]  # there it was found
+    prefix = "".join(f"{part}__" for part in outer)
+    names = [step for step, _ in pipeline.steps]
+    later = [prefix + step for step in names[names.index(name) + 1 :]]
+    path = "__".join(inner)
+    own = settings(trial.parameters)
+    earlier = [item for item in own if not any(_is_at(item[0], step) for step in later)]
+    before = [item for item in earlier if not _is_at(item[0], path)]
+    requests = str(trial.estimator.get_metadata_routing()) if routing_enabled() else ""
+    return (path, requests, *before), (path, requests, *earlier)
+
+
+def settings(parameters: dict[str, Any] | None, but: str | None = None) -> list[tuple]:
+    """Return parameters as what tells them apart, but for those of one part."""
+    return [
+        (name, _identity(value))
+        for name, value in sorted((parameters or {}).items())
+        if but is None or not _is_at(name, but)
+    ]
+
+
+def _is_at(parameter: str, path: str) -> bool:
+    return parameter == path or parameter.startswith(f"{path}__")
+
+
+def _identity(value: Any) -> tuple:
+    """Return what tells parameter values apart: itself for a number or a text, else which object.
+
+    Candidates take their values from the user's lists, so the same value is the same object.
+    """
+    plain = isinstance(value, bool | int | float | str | np.number | None)
+    return (type(value), value) if plain else (type(value), id(value))
+
+
+def path_to_last(estimator: Any) -> tuple[list[str], Any]:
+    """Return the names of the last steps of nested pipelines, and the innermost last step.
+
+    The regressor within a ``TransformedTargetRegressor`` is its last step.
+    """
+    names = []
+    while (step := last_step(estimator)) is not None:
+        names.append(step[0])
+        estimator = step[1]
+    return names, estimator
+
+
+def last_step(estimator: Any) -> tuple[str, Any] | None:
+    """Return name and estimator of what is fitted last within another; None where nothing is."""
+    if isinstance(estimator, TransformedTargetRegressor):
+        inner = getattr(estimator, "regressor_", estimator.regressor)
+        return None if inner is None else ("regressor", inner)
+    if not isinstance(estimator, Pipeline):
+        return None
+    try:
+        name, last = estimator.steps[-1]
+    except (IndexError, TypeError, ValueError):
+        return None  # its fit says what is wrong with it
+    return name, last
+
+
+def _path_to_first_transformer(estimator: Any) -> list[str]:
+    """Return the path to a network that a pipeline transforms by; empty where there is none."""
+    outer: list[str] = []
+    while True:
+        if isinstance(estimator, Pipeline):
+            try:
+                earlier = [(name, step) for name, step in estimator.steps[:-1]]
+            except (TypeError, ValueError):
+                return []
+            for name, step in earlier:
+                if is_network(step) and hasattr(step, "transform"):
+                    return [*outer, name]
+        step = last_step(estimator)
+        if step is None:
+            return []
+        outer.append(step[0])
+        estimator = step[1]
+
+
+def is_network(estimator: Any) -> bool:
+    """Return whether an estimator is trained by this package, not by a subclass's own fit."""
+    if not isinstance(estimator, BaseDeepNetwork):
+        return False
+    fitted_by = next(cls for cls in type(estimator).__mro__ if "fit" in vars(cls))
+    return "_trains_in_stacks" in vars(fitted_by)
+
+
+def holds_network(value: Any) -> bool:
+    """Return whether a value is a network of this package, or an estimator around one."""
+    if not hasattr(value, "get_params") or isinstance(value, type):
+        return False
+    return any(isinstance(part, BaseDeepNetwork) for part in parts_of(value))
+
+
+def parts_of(estimator: Any) -> list:
+    """Return an estimator and those among its parameters, at any depth."""
+    return [estimator, *estimator.get_params(deep=True).values()]

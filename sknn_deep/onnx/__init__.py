@@ -1,0 +1,6 @@
+"""Fitted estimators as ONNX graphs, by skl2onnx."""
+
+from sknn_deep.onnx._converters import register
+from sknn_deep.onnx._export import to_onnx
+
+__all__ = ["register", "to_onnx"]

@@ -1,0 +1,123 @@
+"""The inputs of a graph as the matrix that a network reads: numbers, codes of categories, NaN.
+
+What is done here is what :class:`~sknn_deep._estimators.table_columns.TableColumns` does to a
+frame. ONNX has no missing text: the empty one stands for it.
+"""
+
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from sknn_deep._estimators.table_columns import TableColumns
+from sknn_deep.onnx._graph import Graph
+
+
+def matrix(graph: Graph, inputs: list[Any], n_features: int, columns: TableColumns | None) -> str:
+    """Return rows as the network reads them, shape (n, n_features), in its type.
+
+    Parameters
+    ----------
+    graph : Graph
+    inputs : list of skl2onnx's variables
+        Side by side they are the features, each of shape (n, n_columns).
+    n_features : int
+    columns : TableColumns or None
+        What is known of categories.
+    """
+    categories = {} if columns is None else columns.categories
+    widths = [n_features] if len(inputs) == 1 else [v.type.shape[1] for v in inputs]
+    if sum(widths) != n_features:
+        raise ValueError(
+            f"The graph has {sum(widths)} columns where the network was fitted to {n_features}; "
+            "convert it with an X of the same columns."
+        )
+    parts: list[str] = []
+    start = 0
+    for variable, width in zip(inputs, widths, strict=True):
+        own = {j: categories[start + j] for j in range(width) if start + j in categories}
+        parts += _blocks(graph, variable, width, own)
+        start += width
+    return parts[0] if len(parts) == 1 else graph.node("Concat", *parts, axis=1)
+
+
+def _blocks(graph: Graph, variable: Any, width: int, categories: dict[int, list[Any]]) -> list[str]:
+    """Return the columns of one input, in blocks: each one of categories, others together."""
+    kind = type(variable.type).__name__.removesuffix("TensorType")
+    if kind == "String" and len(categories) < width:
+        raise ValueError(
+            f"{variable.raw_name!r} holds texts, but the network was fitted to numbers there; "
+            "convert it with an X whose columns are of the same kinds."
+        )
+    blocks = []
+    # consecutive columns of numbers are one block, a column of categories is one by itself
+    for _, group in groupby(range(width), key=lambda j: j if j in categories else -1):
+        members = list(group)
+        block = variable.full_name
+        if len(members) < width:
+            block = graph.node("Gather", block, graph.constant(np.array(members)), axis=1)
+        values = categories.get(members[0])
+        if values is None:
+            is_same = kind == {"float32": "Float", "float64": "Double"}[graph.dtype.name]
+            blocks.append(block if is_same else graph.cast(block, graph.dtype))
+        else:
+            codes = (
+                _codes_of_texts(graph, block, values, variable.raw_name)
+                if kind == "String"
+                else _codes_of_numbers(graph, block, values, "Int" in kind or kind == "Boolean")
+            )
+            blocks.append(graph.cast(codes, graph.dtype))
+    return blocks
+
+
+def _codes_of_texts(graph: Graph, x: str, values: list[Any], name: str) -> str:
+    """Return the code of each text of a column, -1 for those that are not known."""
+    code_of = {value: code for code, value in enumerate(values) if isinstance(value, str)}
+    if None in values and "" in code_of:
+        raise ValueError(
+            f"Column {name!r} has the empty text and missing values as two categories, which ONNX "
+            "cannot tell apart; write one of them as another text, and fit again."
+        )
+    code_of.setdefault("", _code_of_missing(values))
+    return _looked_up(graph, x, "strings", code_of)
+
+
+def _codes_of_numbers(graph: Graph, x: str, values: list[Any], is_whole: bool) -> str:
+    """Return the code of each number of a column, -1 for those that are not known.
+
+    ``is_whole`` tells whether the column itself holds integers or booleans.
+    """
+    code_of = {value: code for code, value in enumerate(values) if isinstance(value, int | float)}
+    are_whole = all(float(value).is_integer() for value in code_of)
+    if is_whole:
+        whole_codes = {int(v): code for v, code in code_of.items() if float(v).is_integer()}
+        return _looked_up(graph, graph.cast(x, np.int64), "int64s", whole_codes)
+    x = graph.cast(x, np.float64)
+    if are_whole:
+        unknown = graph.constant(np.int64(-1))
+        is_known = graph.node("Equal", x, graph.node("Floor", x))
+        whole = graph.cast(graph.node("Where", is_known, x, graph.constant(0.0)), np.int64)
+        codes = _looked_up(graph, whole, "int64s", {int(v): code for v, code in code_of.items()})
+        codes = graph.node("Where", is_known, codes, unknown)
+    else:  # as many comparisons as there are categories
+        keys, numbers = np.array(list(code_of), np.float64), np.array(list(code_of.values()), float)
+        is_equal = graph.cast(graph.node("Equal", x, graph.constant(keys)), np.float64)
+        counted = graph.node("MatMul", is_equal, graph.constant(numbers[:, np.newaxis] + 1))
+        codes = graph.cast(graph.node("Sub", counted, graph.constant(1.0)), np.int64)
+    missing = graph.constant(np.int64(_code_of_missing(values)))
+    return graph.node("Where", graph.node("IsNaN", x), missing, codes)
+
+
+def _code_of_missing(values: list[Any]) -> int:
+    return values.index(None) if None in values else -1
+
+
+def _looked_up(graph: Graph, x: str, kind: str, code_of: dict[Any, int]) -> str:
+    """Return what keys stand for, -1 for those that are not there."""
+    pairs = code_of or {0: -1}  # the operator needs one
+    attributes: dict[str, Any] = {
+        f"keys_{kind}": list(pairs),
+        "values_int64s": list(pairs.values()),
+        "default_int64": -1,
+    }
+    return graph.node("LabelEncoder", x, domain="ai.onnx.ml", **attributes)

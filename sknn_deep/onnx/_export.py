@@ -1,0 +1,209 @@
+"""``to_onnx``: an estimator, or a pipeline that holds one, as a graph."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import is_classifier
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sknn_deep._estimators.autoencoder import AutoencoderTransformer
+from sknn_deep._estimators.not_numbers import refuse_not_numbers
+from sknn_deep._estimators.table_columns import is_frame, named_columns
+from sknn_deep._estimators.types import MatrixLike
+from sknn_deep.onnx._converters import METHODS, Method, register, tensor_type
+
+# The versions of ONNX's operators that ONNX Runtime knows since 1.18.
+_OPSETS = {"": 21, "ai.onnx.ml": 3}
+
+
+def to_onnx(
+    estimator: Any,
+    X: "MatrixLike",
+    *,
+    method: Method = "transform",
+    target_opset: int | None = None,
+) -> Any:
+    """Convert a fitted estimator to an ONNX graph.
+
+    The graph computes what the estimator predicts: for a classifier "label" and "probabilities",
+    for a regressor "variable" of shape (n, n_outputs), for an autoencoder "variable", the code. It
+    agrees to rounding, in the network's floating-point type. scikit-learn's estimators in a
+    pipeline are converted by skl2onnx [1]_.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted: one of this package, or what skl2onnx knows around some of them, such as a
+        pipeline or a search.
+
+    X : {array-like, sparse matrix, frame} of shape (n_samples, n_features)
+        Some rows. They tell the types of the inputs. An array, or a frame whose columns are of
+        one numeric type, is one input "X"; another frame has an input of shape (n, 1) for each
+        column, by its name, in the type of the column.
+
+    method : str, default="transform"
+        What the graph of an :class:`AutoencoderTransformer`, or of a pipeline that ends in one,
+        computes: "transform", "score_samples", "decision_function", "predict"; or of an autoencoder
+        alone "inverse_transform", for which X holds codes.
+
+    target_opset : int, default=None
+        Version of ONNX's operators. None is 21, which ONNX Runtime knows since 1.18.
+
+    Returns
+    -------
+    graph : onnx.ModelProto
+        ``graph.SerializeToString()`` is what a file holds and ONNX Runtime takes.
+
+    Raises
+    ------
+    ImportError
+        If skl2onnx is not installed.
+    ValueError
+        If a part cannot be converted. The message names it.
+
+    See Also
+    --------
+    sknn_deep.onnx.register : Make skl2onnx know this package's estimators.
+
+    References
+    ----------
+    .. [1] https://onnx.ai/sklearn-onnx
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import onnxruntime
+    >>> import sknn_deep
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> classifier = sknn_deep.DeepMLPClassifier(random_state=0, solver="lbfgs").fit(X, y)
+    >>> graph = sknn_deep.to_onnx(classifier, X)
+    >>> session = onnxruntime.InferenceSession(graph.SerializeToString())
+    >>> label, probabilities = session.run(None, {"X": X})
+    >>> bool(np.abs(probabilities - classifier.predict_proba(X)).max() < 1e-12)
+    True
+    """
+    register()
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
+
+    check_is_fitted(estimator)
+    if method not in METHODS:
+        raise ValueError(f"method must be among {list(METHODS)}, got {method!r}.")
+    opsets = _OPSETS if target_opset is None else {**_OPSETS, "": target_opset}
+    name = type(estimator).__name__
+    options: dict[int, dict[str, Any]] = {
+        id(part): {"zipmap": False} for part in _ends(estimator) if is_classifier(part)
+    }
+    if method == "inverse_transform":
+        _check_codes(_with_codes(estimator, method), X)
+        options[id(estimator)] = {"method": method}
+    else:
+        if method != "transform":
+            options[id(_with_codes(estimator, method))] = {"method": method}
+        validate_data(estimator, X, reset=False, skip_check_array=True)
+    inputs = _initial_types(estimator, X)
+    try:
+        graph = convert_sklearn(
+            estimator, name=name, initial_types=inputs, target_opset=opsets, options=options
+        )
+    except (MissingConverter, MissingShapeCalculator) as error:
+        raise ValueError(
+            f"{name} cannot be converted: {str(error).splitlines()[0]} Leave that part out, or "
+            "register a converter for it with skl2onnx.update_registered_converter."
+        ) from error
+    _rename_inputs(graph.graph, [name for name, _ in inputs])
+    return graph
+
+
+def _rename_inputs(graph: Any, names: list[str]) -> None:
+    """Give inputs the names of the columns again, of which skl2onnx replaces some characters."""
+    new_name = {
+        one.name: name for one, name in zip(graph.input, names, strict=True) if one.name != name
+    }
+    for one in graph.input:
+        one.name = new_name.get(one.name, one.name)
+    for node in graph.node:
+        node.input[:] = [new_name.get(name, name) for name in node.input]
+
+
+def _ends(estimator: Any) -> list[Any]:
+    """Return an estimator and, in turn, what ends it: a pipeline's last step, a search's best."""
+    ends = [estimator]
+    while True:
+        last = ends[-1]
+        if isinstance(last, Pipeline):
+            ends.append(last.steps[-1][1])
+        elif hasattr(last, "best_estimator_"):
+            ends.append(last.best_estimator_)
+        else:
+            return ends
+
+
+def _with_codes(estimator: Any, method: str) -> AutoencoderTransformer:
+    """Return the autoencoder whose method it is."""
+    last = _ends(estimator)[-1]
+    is_alone = last is estimator or method != "inverse_transform"
+    if not (isinstance(last, AutoencoderTransformer) and is_alone):
+        raise ValueError(
+            f"method={method!r} is of an AutoencoderTransformer, got {type(estimator).__name__}; "
+            "convert that step by itself."
+        )
+    return last
+
+
+def _check_codes(estimator: Any, X: Any) -> None:
+    if np.shape(X)[1:] != (estimator._n_features_out,):
+        raise ValueError(
+            f"method='inverse_transform' needs codes of {estimator._n_features_out} columns, got X "
+            f"of shape {np.shape(X)}; pass what transform returns."
+        )
+
+
+def _initial_types(estimator: Any, X: Any) -> list[tuple[str, Any]]:
+    """Return names and types of a graph's inputs."""
+    if not hasattr(X, "dtype") and not is_frame(X):
+        X = np.asarray(X)
+    if hasattr(X, "dtype") and np.dtype(X.dtype).kind != "O":
+        return [("X", tensor_type(np.dtype(X.dtype), [None, X.shape[1]]))]
+    refuse_not_numbers(estimator, X)
+    named = [(_input_name(name), _column_dtype(name, column)) for name, column in named_columns(X)]
+    names, dtypes = [name for name, _ in named], {dtype for _, dtype in named}
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if len(dtypes) == 1 and dtypes != {np.dtype(object)} and not _selects_columns(estimator):
+        return [("X", tensor_type(dtypes.pop(), [None, len(names)]))]
+    if repeated:
+        raise ValueError(f"X has several columns {repeated}, but a graph's inputs need own names.")
+    return [(name, tensor_type(dtype, [None, 1])) for name, dtype in named]
+
+
+def _selects_columns(estimator: Any) -> bool:
+    """Return whether a step selects columns, perhaps by their names."""
+    params = estimator.get_params(deep=True).values()
+    return any(isinstance(part, ColumnTransformer) for part in (estimator, *params))
+
+
+def _input_name(name: Any) -> str:
+    return name if isinstance(name, str) else f"x{name}"
+
+
+def _column_dtype(name: Any, column: pd.Series) -> np.dtype:
+    """Return the NumPy type of a graph's input for a column; object stands for texts."""
+    given = column.dtype
+    if isinstance(given, np.dtype) and given.kind in "biuf":
+        return given
+    is_categorical = isinstance(given, pd.CategoricalDtype)
+    values = pd.Series(np.asarray(given.categories)) if is_categorical else column
+    kind = pd.api.types.infer_dtype(values, skipna=True)
+    if kind in ("string", "empty"):
+        return np.dtype(object)
+    if kind in ("boolean", "integer", "floating", "mixed-integer-float"):
+        # such a column may have gaps, which only floating-point numbers have
+        is_single = getattr(given, "numpy_dtype", None) == np.float32
+        return np.dtype(np.float32 if is_single else np.float64)
+    raise ValueError(
+        f"Column {name!r} of X holds {kind} values; an input of a graph is of numbers or of texts."
+    )

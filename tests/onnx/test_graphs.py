@@ -1,0 +1,423 @@
+"""What ONNX Runtime computes from our graphs is what the estimators predict."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import make_column_transformer
+from sklearn.datasets import load_iris, make_multilabel_classification
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+import sknn_deep.onnx
+from sknn_deep import (
+    AutoencoderTransformer,
+    DeepMLPClassifier,
+    DeepMLPRegressor,
+    HiddenActivations,
+    TabularMLPClassifier,
+    TabularMLPRegressor,
+    to_onnx,
+)
+from sknn_deep._networks.layers import ACTIVATIONS
+from sknn_deep.model_selection import FusedGridSearchCV, FusedRandomizedSearchCV
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+TOLERANCE = {np.float32: 1e-6, np.float64: 1e-12}
+FAST = {"max_iter": 5, "learning_rate_init": 0.02, "random_state": 0, "device": "cpu"}
+both_types = pytest.mark.parametrize("dtype", list(TOLERANCE))
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@pytest.fixture(scope="module")
+def iris():
+    return load_iris(return_X_y=True)
+
+
+def _session(graph):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _feed(session, X):
+    """Return X as the inputs of a session, as the how-to says."""
+    inputs = session.get_inputs()
+    types = {"float": np.float32, "double": np.float64, "int64": np.int64, "bool": np.bool_}
+    if [one.name for one in inputs] == ["X"]:
+        return {"X": np.asarray(X, types[inputs[0].type[7:-1]])}
+    feed = {}
+    for one, column in zip(inputs, X.columns, strict=True):
+        assert one.name == column
+        is_text = one.type == "tensor(string)"
+        values = X[column].astype(object).fillna("" if is_text else np.nan).to_numpy()
+        feed[column] = values[:, None] if is_text else values[:, None].astype(types[one.type[7:-1]])
+    return feed
+
+
+def _run(estimator, X, **options):
+    session = _session(to_onnx(estimator, X[:2], **options))
+    outputs = session.run(None, _feed(session, X))
+    # any number of rows
+    for n_rows in (0, 1):
+        few = session.run(None, _feed(session, X[:n_rows]))
+        assert [part.shape for part in few] == [(n_rows, *part.shape[1:]) for part in outputs]
+    return outputs
+
+
+def _assert_close(actual, expected, largest=1.0):
+    """Compare to 1e-6 or 1e-12, by the type, of the largest number that is computed with."""
+    assert actual.dtype == expected.dtype
+    scale = max(largest, np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[actual.dtype.type] * scale)
+
+
+def _assert_classifies_alike(classifier, X):
+    label, probabilities = _run(classifier, X)
+    expected = classifier.predict(X)
+    np.testing.assert_array_equal(label, expected)
+    assert label.dtype == (object if expected.dtype.kind == "U" else expected.dtype)
+    _assert_close(probabilities, classifier.predict_proba(X))
+    return probabilities
+
+
+# ------------------------------------------------------------------ networks
+
+
+@both_types
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation(activation, dtype, iris):
+    X, y = iris[0].astype(dtype), iris[1]
+    network = DeepMLPRegressor(hidden_layer_sizes=(8, 4), activation=activation, **FAST).fit(X, y)
+    for factor in np.array([1.0, 1e-6, 1e3, -1e5], dtype):  # at the last ones many saturate
+        (actual,) = _run(network, X * factor)
+        _assert_close(actual[:, 0], network.predict(X * factor), largest=max(1.0, abs(factor)))
+
+
+@both_types
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_normalization(normalization, dtype, iris):
+    X, y = iris[0].astype(dtype), iris[1]
+    network = DeepMLPClassifier((8, 4), normalization=normalization, dropout=0.1, **FAST).fit(X, y)
+    _assert_classifies_alike(network, X)
+
+
+@both_types
+@pytest.mark.parametrize("n_networks", [1, 3])
+@pytest.mark.parametrize(
+    "names",
+    [
+        [0, 1, 2],
+        np.int32([-1, 5, 7]),
+        np.uint64([0, 1, 2**64 - 1]),
+        np.float32([1, 2, 3]),
+        ["a", "bb", "ü"],
+        np.array(["a", "bb", "ü"], dtype=object),
+        [False, True, True],
+        ["no", "yes", "yes"],
+        ["one", "one", "one"],
+    ],
+    ids=str,
+)
+def test_labels_of_every_type(names, n_networks, dtype, iris):
+    X, y = iris[0].astype(dtype), np.asarray(names)[iris[1]]
+    _assert_classifies_alike(DeepMLPClassifier((8,), n_networks=n_networks, **FAST).fit(X, y), X)
+
+
+@both_types
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_several_labels_and_several_targets(n_networks, dtype):
+    X, y = make_multilabel_classification(40, n_features=4, n_classes=3, random_state=0)
+    X = X.astype(dtype)
+    options = {"n_networks": n_networks, **FAST}
+    classifier = DeepMLPClassifier((8,), **options).fit(X, y)
+    _assert_classifies_alike(classifier, X)
+    for own in ({"loss": "poisson"}, {"target_scaling": "standard"}):
+        regressor = DeepMLPRegressor(hidden_layer_sizes=(8,), **own, **options)
+        _assert_close(_run(regressor.fit(X, y), X)[0], regressor.predict(X))
+
+
+@both_types
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_probabilities_are_never_zero(n_classes, dtype, iris):
+    X, y, factor = iris[0].astype(dtype), iris[1] % n_classes, dtype(1e4)
+    classifier = DeepMLPClassifier((8,), **FAST).fit(X, y)
+    _, probabilities = _run(classifier, X * factor)
+    expected = classifier.predict_proba(X * factor)
+    assert probabilities.min() == expected.min() == np.finfo(dtype).tiny
+    _assert_close(probabilities, expected, largest=factor)
+
+
+@both_types
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"code_activation": "tanh"},
+        {"variational": True},
+        {"tied_weights": True},
+        {"noise": 0.1, "allow_nan": True},
+        {"output_activation": "softplus"},
+    ],
+    ids=str,
+)
+def test_autoencoders_both_ways(params, dtype, iris):
+    X = iris[0].astype(dtype)
+    if "allow_nan" in params:
+        X[::5, 1] = np.nan
+    autoencoder = AutoencoderTransformer(2, (8,), contamination=0.1, **params, **FAST).fit(X)
+    codes = autoencoder.transform(X)
+    _assert_close(_run(autoencoder, X)[0], codes)
+    reconstructed = _run(autoencoder, codes, method="inverse_transform")[0]
+    _assert_close(reconstructed, autoencoder.inverse_transform(codes))
+    for method in ("score_samples", "decision_function"):
+        _assert_close(_run(autoencoder, X, method=method)[0], getattr(autoencoder, method)(X))
+    is_outlier = _run(autoencoder, X, method="predict")[0]
+    np.testing.assert_array_equal(is_outlier, autoencoder.predict(X))
+    assert is_outlier.dtype == np.int64
+
+
+# ------------------------------------------------------------------ tables
+
+
+def _table(n_rows=120, seed=0):
+    rng = np.random.RandomState(seed)
+
+    def with_gaps(values, gap):
+        values = np.asarray(values, dtype=object)
+        values[rng.rand(n_rows) < 0.2] = gap
+        return values
+
+    return pd.DataFrame(
+        {
+            "length (cm)": rng.normal(size=n_rows),
+            "count": rng.randint(0, 5, n_rows),
+            "is it": rng.rand(n_rows) > 0.5,
+            "gap": with_gaps(rng.normal(size=n_rows) * 100, np.nan).astype(float),
+            "single": rng.normal(size=n_rows).astype(np.float32),
+            "kind": rng.choice(["a", "b", "c d"], n_rows),
+            "many": [f"k{i}" for i in rng.randint(0, 12, n_rows)],
+            "numbers": pd.Categorical(rng.choice([3, 7, 11], n_rows)),
+            "parts": pd.Categorical(with_gaps(rng.choice([0.5, 2.0], n_rows), None)),
+            "nullable": pd.array(with_gaps(rng.randint(0, 9, n_rows), None), dtype="Int64"),
+            "text gap": pd.Series(with_gaps(rng.choice(["p", "q"], n_rows), None), dtype=object),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Offer a table, its target, and other rows: unseen categories, gaps, outliers."""
+    table, others = _table(), _table(60, seed=1)
+    others.loc[:9, "kind"] = "unseen"
+    others.loc[10:19, "many"] = "unseen"
+    others["numbers"] = pd.Categorical(np.resize([3, 99, 11], 60))
+    others.loc[20:24, "length (cm)"] = np.nan
+    others.loc[25:29, "length (cm)"] = -1e9
+    y = table["length (cm)"] + table["count"] + 2 * (table["kind"] == "a")
+    return table, y, others
+
+
+@both_types
+@pytest.mark.parametrize("embedding", [None, "piecewise_linear", "periodic"])
+@pytest.mark.parametrize("scaling", ["standard", "robust"])
+def test_every_input_layer(embedding, scaling, dtype, tables):
+    table, y, others = tables
+    regressor = DeepMLPRegressor(
+        hidden_layer_sizes=(8,),
+        numeric_embedding=embedding,
+        scaling=scaling,
+        allow_nan=True,
+        max_one_hot=3,
+        dtype=np.dtype(dtype).name,
+        **FAST,
+    ).fit(table, y)
+    _assert_close(_run(regressor, others)[0][:, 0], regressor.predict(others))
+
+
+@both_types
+@pytest.mark.parametrize("params", [{"n_networks": 2}, {"n_candidates": 3}], ids=str)
+def test_estimators_for_tables(params, dtype, tables):
+    table, y, others = tables
+    params = {**params, "max_iter": 3, "random_state": 0, "dtype": np.dtype(dtype).name}
+    regressor = TabularMLPRegressor(**params).fit(table, y)
+    _assert_close(_run(regressor, others)[0][:, 0], regressor.predict(others))
+    classifier = TabularMLPClassifier(**params).fit(table, y > 2)
+    _assert_classifies_alike(classifier, others)
+
+
+def test_arrays_with_categories(iris):
+    X, y = iris[0].copy(), iris[1]
+    X[:, 1] = np.resize([1.0, 2.0, 4.5], len(X))
+    classifier = DeepMLPClassifier((8,), categorical_features=[1], **FAST).fit(X, y)
+    X[::7, 1] = 3.0  # unseen
+    _assert_classifies_alike(classifier, X)
+
+
+def test_objects_and_polars_have_an_input_for_each_column(tables):
+    table = tables[0][["count", "kind"]]
+    classifier = DeepMLPClassifier((4,), **FAST)
+    for X, names in (
+        (table.to_numpy(object), ["x0", "x1"]),
+        (pl.from_pandas(table), ["count", "kind"]),
+    ):
+        session = _session(to_onnx(classifier.fit(X, table["count"] > 2), X))
+        assert [one.name for one in session.get_inputs()] == names
+        is_double = session.get_inputs()[0].type == "tensor(double)"
+        counts = table["count"].to_numpy(float if is_double else int)
+        values = [counts[:, None], table["kind"].to_numpy(object)[:, None]]
+        _, found = session.run(None, dict(zip(names, values, strict=True)))
+        _assert_close(found, classifier.predict_proba(X))
+
+
+# ------------------------------------------------------------------ around our estimators
+
+
+@both_types
+def test_pipelines_and_searches(dtype, iris):
+    X, y = iris[0].astype(dtype), np.array(["a", "b", "c"])[iris[1]]
+    network = DeepMLPClassifier((8,), **FAST)
+    pipeline = make_pipeline(StandardScaler(), network)
+    search = FusedRandomizedSearchCV(network, {"alpha": [1.0]}, n_iter=1, cv=2)
+    for estimator in (
+        pipeline,
+        FusedGridSearchCV(pipeline, {"deepmlpclassifier__alpha": [0.1, 1.0]}, cv=2),
+        make_pipeline(StandardScaler(), search),
+    ):
+        _assert_classifies_alike(clone(estimator).fit(X, y), X)
+    # the labels of scikit-learn's own classifiers need a row
+    for estimator, target in (
+        (make_pipeline(AutoencoderTransformer(2, (8,), **FAST), LogisticRegression()), y),
+        (make_pipeline(HiddenActivations(network), LogisticRegression()), y),
+        (CalibratedClassifierCV(network, cv=2), y),
+        # these two ask for logits
+        (CalibratedClassifierCV(clone(network).set_params(n_networks=2), cv=2), y == "a"),
+        (OneVsRestClassifier(network), y),
+    ):
+        estimator.fit(X, target)
+        _, probabilities = _session(to_onnx(estimator, X)).run(None, {"X": X})
+        expected = estimator.predict_proba(X).astype(dtype)
+        _assert_close(probabilities.astype(dtype), expected, largest=10)
+
+
+def test_columns_by_name_before_a_network(tables):
+    table, y, _ = tables
+    table = table[["length (cm)", "single", "kind"]].rename(columns={"length (cm)": "length"})
+    table = table.astype({"length": np.float32})
+    pipeline = make_pipeline(
+        make_column_transformer(
+            (StandardScaler(), ["length", "single"]),
+            (OneHotEncoder(sparse_output=False, dtype=np.float32), ["kind"]),
+        ),
+        DeepMLPRegressor(hidden_layer_sizes=(8,), **FAST),
+    ).fit(table, y.astype(np.float32))
+    session = _session(to_onnx(pipeline, table))
+    (found,) = session.run(None, _feed(session, table))
+    _assert_close(found[:, 0], pipeline.predict(table))
+
+
+def test_skl2onnx_itself_knows_registered_estimators(iris):
+    skl2onnx = pytest.importorskip("skl2onnx")
+    X, y = iris[0].astype(np.float32), iris[1]
+    classifier = DeepMLPClassifier((8,), **FAST).fit(X, y)
+    sknn_deep.onnx.register()
+    graph = skl2onnx.to_onnx(classifier, X[:1], options={"zipmap": True})
+    _, by_class = _session(graph).run(None, {"X": X})
+    expected = classifier.predict_proba(X)
+    assert by_class[0] == pytest.approx(dict(enumerate(expected[0].tolist())), abs=1e-6)
+
+
+# ------------------------------------------------------------------ what cannot be
+
+
+class _Mine(DeepMLPClassifier):
+    """A subclass may override anything."""
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (_Mine, {}, "_Mine"),
+        (DeepMLPClassifier, {"method": "inverse_transform"}, "got DeepMLPClassifier"),
+        (DeepMLPClassifier, {"method": "sample"}, "got 'sample'"),
+        (
+            AutoencoderTransformer,
+            {"method": "inverse_transform"},
+            "codes of 32 columns",
+        ),
+    ],
+)
+def test_what_cannot_be_converted_is_named(make, options, message, iris):
+    X, y = iris
+    with pytest.raises(ValueError, match=message):
+        to_onnx(make(**FAST).fit(X, y), X, **options)
+
+
+def test_other_columns_are_refused(iris):
+    X, y = iris
+    classifier = DeepMLPClassifier((4,), **FAST).fit(X, y)
+    with pytest.raises(ValueError, match="X has 3 features"):
+        to_onnx(classifier, X[:, :3])
+    table = pd.DataFrame({"a": ["x", "y"] * 10, "b": range(20)})
+    classifier.fit(table, [0, 1] * 10)
+    with pytest.raises(ValueError, match="'b' holds texts"):
+        to_onnx(classifier, table.astype(str))
+    with pytest.raises(ValueError, match="'b' of X holds mixed-integer"):
+        to_onnx(classifier, table.astype(object).replace({"b": {3: "three"}}))
+
+
+def test_empty_and_missing_texts_cannot_be_told_apart():
+    table = pd.DataFrame({"text": ["", None, "a"] * 10})
+    classifier = DeepMLPClassifier((4,), **FAST).fit(table, [0, 1, 0] * 10)
+    with pytest.raises(ValueError, match="'text' has the empty text and missing values"):
+        to_onnx(classifier, table)
+
+
+def test_without_skl2onnx_the_error_says_how_to_install_it():
+    code = """
+import sys
+import sknn_deep
+assert not {"onnx", "skl2onnx", "onnxruntime"} & set(sys.modules)
+sys.modules["skl2onnx"] = None  # as if it were not installed
+try:
+    sknn_deep.to_onnx(sknn_deep.DeepMLPClassifier(), [[0.0]])
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install sknn_deep[onnx]" in done.stdout
+
+
+# ------------------------------------------------------------------ torch.export
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        DeepMLPClassifier((8,), normalization="batch", dropout=0.1, **FAST),
+        AutoencoderTransformer(2, (4,), tied_weights=True, allow_nan=True, **FAST),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_modules_can_be_exported_by_torch(estimator, iris):
+    X, y = iris
+    network, rows = clone(estimator).fit(X, y).module_, torch.from_numpy(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        program = torch.export.export(
+            network, (rows,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+        )
+    for n_rows in (1, 7):
+        assert torch.equal(program.module()(rows[:n_rows]), network(rows[:n_rows]))
