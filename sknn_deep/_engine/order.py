@@ -19,27 +19,27 @@ class Lookahead:
 
     def __init__(self) -> None:
         self._random_state: np.random.RandomState | None = None
-        self._twin = np.random.RandomState(0)
-        self._drawn: tuple[Any, np.ndarray, np.ndarray] | None = None
+        self._drawn: tuple[Any, np.ndarray, np.ndarray, Any] | None = None
 
     def draw(self, order: np.ndarray) -> None:
         """Shuffle a copy of an order that was shuffled before."""
         if self._random_state is None or len(order) < _FEWEST_ROWS:
             return
         state, ahead = self._random_state.get_state(legacy=False), order.copy()
-        self._twin.set_state(state)
-        self._twin.shuffle(ahead)
-        self._drawn = state, order.copy(), ahead
+        twin = np.random.RandomState(0)
+        twin.set_state(state)
+        twin.shuffle(ahead)
+        self._drawn = state, order.copy(), ahead, twin.get_state(legacy=False)
 
     def shuffle(self, random_state: np.random.RandomState, order: np.ndarray) -> None:
         """Shuffle an order in place."""
         drawn, self._drawn, self._random_state = self._drawn, None, random_state
         if drawn is not None:
-            state, before, ahead = drawn
+            state, before, ahead, state_then = drawn
             present = random_state.get_state(legacy=False)
             if np.array_equal(order, before) and _are_equal(present, state):
                 order[:] = ahead
-                random_state.set_state(self._twin.get_state(legacy=False))
+                random_state.set_state(state_then)
                 return
         random_state.shuffle(order)
 
