@@ -14,7 +14,7 @@ WINGS = {
     "_sklearn": [{"_sklearn"}],
     "_user_warnings": [{"_user_warnings"}],
     "_files": [{"atomic", "archive", "packing", "trusted_types"}],
-    "_hardware": [{"threads", "memory_maps", "device"}, {"pace"}, {"products"}],
+    "_hardware": [{"threads", "memory_maps", "device", "precision"}, {"pace"}, {"products"}],
     "_networks": [
         {"layers"},
         {"inputs"},
@@ -23,11 +23,11 @@ WINGS = {
         {"models", "stacked", "summary"},
     ],
     "_engine": [
-        {"features", "activations", "distributions"},
+        {"features", "activations", "distributions", "order"},
         {"columns", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
-        {"tape", "solvers"},
+        {"tape", "solvers", "torch_steps"},
         {"cuda_graph", "lbfgs", "optimizer_state", "stacked_muon"},
         {"engine"},
     ],
@@ -53,6 +53,7 @@ WINGS = {
             "inherited_docs",
             "outlier_offset",
             "table_columns",
+            "kept_engine",
         }
         | {"rollback"}
         | {"held_out_rows", "target_scale", "intervals", "temperature"},

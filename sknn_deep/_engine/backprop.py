@@ -116,6 +116,11 @@ class Backprop:
             self._workspaces[key] = Workspace(self, chunk)
         return self._workspaces[key]
 
+    @property
+    def n_workspaces(self) -> int:
+        """For how many kinds of chunks there are programs."""
+        return len(self._workspaces)
+
     def vectors_to_decay(self) -> list[Tensor]:
         """Return what ``embedding_weight_decay`` shrinks, where it is trained."""
         own = self._input

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sknn_deep._engine.features import to_device
+from sknn_deep._engine.order import Lookahead
 from sknn_deep._engine.samples import Samples, check_weight
 from sknn_deep._hardware.device import free_memory, has_streams
 from sknn_deep._hardware.products import empty_matrix
@@ -89,21 +90,27 @@ class Batches:
         device: torch.device,
         dtype: torch.dtype,
     ):
-        X, targets, weight = samples.X, samples.targets, samples.weight
+        X, weight = samples.X, samples.weight
         self.samples, self._rows, self._device, self._dtype = samples, rows, device, dtype
         n_samples = len(X) if rows is None else len(rows)
         check_weight(weight if rows is None or weight is None else weight[rows])
-        self.order = np.arange(n_samples)
+        self.order, self._lookahead = np.arange(n_samples), Lookahead()
         self.slices = batch_slices(n_samples, batch_size, min_batch_size)
         self.n_batches = len(self.slices)
         self._width = max(self.n_features, n_outputs)
-        self._targets = None if targets is None else to_device(targets, device, dtype)
+        self._shared: list[Buffers] | None = None
         # all rows on the device, where they are there already or fit
         self._all: Tensor | None = None
         if device.type == "cpu":
             self._all = X.tensor
         else:
             self._all = X.resident(device, dtype, _RESIDENT_SHARE * free_memory(device))
+
+    @cached_property
+    def _targets(self) -> Tensor | None:
+        """All targets on the device; those of a stack are there once, whoever else has them."""
+        targets = self.samples.targets
+        return None if targets is None else to_device(targets, self._device, self._dtype)
 
     @cached_property
     def longest(self) -> int:
@@ -114,16 +121,50 @@ class Batches:
     def _pieces(self) -> list[list[slice]]:
         """The batches that are gathered together."""
         size = n_together(self.longest * self._width * self._dtype.itemsize, self._device)
+        if self._shared is not None:
+            return _by_powers_of_two(self.slices, size)
         return [self.slices[i : i + size] for i in range(0, self.n_batches, size)]
 
+    def share(self, buffers: "list[Buffers]") -> None:
+        """Gather batches where those of sets before were, and add to the list where that fails.
+
+        They come in powers of two then, so that other sets have as many together.
+        """
+        self._shared = buffers
+
     @cached_property
-    def _buffers(self) -> "_Buffers":
+    def _buffers(self) -> "Buffers":
         """Where the batches are gathered, made when the first is asked for."""
         n_rows = max(piece[-1].stop - piece[0].start for piece in self._pieces)
+        for known in self._shared or []:
+            if self._is_suited(known, n_rows):
+                return known
+        made = self._new_buffers(n_rows)
+        if self._shared is not None:
+            self._shared.insert(0, made)
+        return made
+
+    def _is_suited(self, buffers: "Buffers", n_rows: int) -> bool:
+        """Return whether so many rows of this set may be gathered there."""
+        target = self.new_target((0,))
+        is_as_wide = target is None or (
+            buffers.target is not None
+            and buffers.target.dtype == target.dtype
+            and buffers.target.shape[1:] == target.shape[1:]
+        )
+        return (
+            len(buffers.X) >= n_rows
+            and buffers.X.shape[1] == self.n_features
+            and is_as_wide
+            and (buffers.scale is None) == (self.weight is None)
+            and (buffers.transfer is None) == (self._all is not None)
+        )
+
+    def _new_buffers(self, n_rows: int) -> "Buffers":
         X = torch.empty((n_rows, self.n_features), dtype=self._dtype, device=self._device)
         scale = None if self.weight is None else X.new_empty((n_rows, 1))
         is_far = self._all is None and has_streams(self._device)
-        return _Buffers(X, self.new_target((n_rows,)), scale, _Transfer(X) if is_far else None)
+        return Buffers(X, self.new_target((n_rows,)), scale, _Transfer(X) if is_far else None)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -153,7 +194,11 @@ class Batches:
 
     def shuffle(self, random_state: np.random.RandomState) -> None:
         """Permute the present order, as scikit-learn's MLP does before each epoch."""
-        random_state.shuffle(self.order)
+        self._lookahead.shuffle(random_state, self.order)
+
+    def look_ahead(self) -> None:
+        """Draw the next permutation now, if one was drawn before."""
+        self._lookahead.draw(self.order)
 
     def order_key(self) -> tuple:
         """Return what is equal for sets of the same rows in the same order."""
@@ -163,7 +208,8 @@ class Batches:
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all batches in the present order, those gathered together as one chunk."""
         now = self.start_epoch()
-        index = torch.from_numpy(now).to(self._device)
+        # as the rest from pageable memory, which is copied aside: nothing waits
+        index = torch.from_numpy(now).to(self._device, non_blocking=True)
         buffers, read = self._buffers, self.samples.X.reader(now)
         is_on_host, first = self._all is None and self._device.type == "cpu", 0
         for piece in self._pieces:
@@ -249,7 +295,7 @@ class Batches:
         return weight / np.repeat(np.where(sums > 0, sums, 1.0), lengths), sums
 
 
-class _Buffers(NamedTuple):
+class Buffers(NamedTuple):
     """Where a set's batches are gathered."""
 
     X: Tensor
@@ -298,6 +344,18 @@ def n_together(batch_bytes: int, device: torch.device) -> int:
     """Return how many batches of so many bytes are gathered together."""
     fitting = _GATHER_BYTES.get(device.type, 2**20) // batch_bytes
     return min(max(1, fitting), _MAX_TOGETHER)
+
+
+def _by_powers_of_two(slices: list[slice], most: int) -> list[list[slice]]:
+    """Divide batches into pieces of 1, 2, 4, ..., a last batch of another length by itself."""
+    pieces, start, length = [], 0, slices[0].stop - slices[0].start
+    last = slices[-1].stop - slices[-1].start
+    n_alike = len(slices) if last == length else len(slices) - 1
+    while start < n_alike:
+        size = 2 ** (min(most, n_alike - start).bit_length() - 1)
+        pieces.append(slices[start : start + size])
+        start += size
+    return pieces if start == len(slices) else [*pieces, slices[start:]]
 
 
 def batch_slices(n_samples: int, batch_size: int, min_batch_size: int = 0) -> list[slice]:

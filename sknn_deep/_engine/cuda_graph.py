@@ -1,6 +1,6 @@
 """The steps of a chunk recorded as one CUDA graph."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 
 import torch
@@ -11,34 +11,40 @@ from sknn_deep._hardware.device import recording
 from sknn_deep._networks.flat import Network
 from sknn_deep._user_warnings import warn_user
 
-Factors = list[tuple[float, float, float]]
+Factors = list[tuple[float, ...]]
 TakeSteps = Callable[[Workspace, Factors | Tensor], Tensor]
 
 
 class StepGraphs:
-    """The recorded steps of one network's training: a graph for each kind of chunk.
+    """The recorded steps of a training of one network or a stack: a graph for each kind of chunk.
 
     Where a recording fails, because there is no memory for it or another thread has synchronised
     the device meanwhile, a warning says so and all later steps are launched one by one.
 
     Parameters
     ----------
-    network : Network
-        Its random generator is replaced where a recording fails.
+    networks : sequence of Network
+        Their random generators are replaced where a recording fails.
     """
 
-    def __init__(self, network: Network):
-        self._network = network
+    def __init__(self, networks: Sequence[Network]):
+        self._networks = networks
         self._graphs: dict[Hashable, StepGraph] = {}
         self._is_given_up = False
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:
         """Where all are readied and recorded, as CUDA does not record its default stream."""
-        return torch.cuda.Stream(self._network.flat.device)
+        return torch.cuda.Stream(self._networks[0].flat.device)
+
+    @property
+    def _generators(self) -> dict[int, torch.Generator]:
+        """The generators of all networks, by their identity."""
+        known = (network.generator for network in self._networks)
+        return {id(generator): generator for generator in known if generator is not None}
 
     def take_steps(
-        self, key: Hashable, work: Workspace, take_steps: TakeSteps, factors: Factors
+        self, key: Hashable, work: Workspace, take_steps: TakeSteps, factors: Factors | Tensor
     ) -> Tensor:
         """Take the steps of a chunk.
 
@@ -49,7 +55,7 @@ class StepGraphs:
         work : Workspace
         take_steps : callable
             Takes the steps, given ``work`` and the factors as they are or as a tensor.
-        factors : list of (float, float, float)
+        factors : list of tuple of float, or Tensor of shape (n_batches, ...)
             For each step.
 
         Returns
@@ -59,15 +65,20 @@ class StepGraphs:
         """
         if self._is_given_up:
             return take_steps(work, factors)
+        like = work.raws[0]
+        table = factors
+        if not isinstance(table, Tensor):
+            table = torch.tensor(factors, dtype=like.dtype, device="cpu")
         if key not in self._graphs:
-            self._graphs[key] = StepGraph(work, self._network.generator, self._stream)
+            generators, own = list(self._generators.values()), like.new_empty(table.shape)
+            self._graphs[key] = StepGraph(work, own, generators, self._stream)
         graph = self._graphs[key]
         try:
             graph.prepare(take_steps)
         except Exception as error:
             self._give_up(error)
         else:
-            return graph(take_steps, factors)
+            return graph(take_steps, table)
         # outside of the block, which holds the tensors of the attempt
         return take_steps(work, factors)
 
@@ -78,11 +89,14 @@ class StepGraphs:
     def _give_up(self, error: Exception) -> None:
         self._is_given_up = True
         self.close()
-        generator = self._network.generator
-        if generator is not None:
-            # torch lets one that is registered with a spoilt graph draw no more
-            fresh = torch.Generator(generator.device)
-            self._network.set_generator(fresh.set_state(generator.get_state()))
+        # torch lets one that is registered with a spoilt graph draw no more
+        fresh = {
+            name: torch.Generator(generator.device).set_state(generator.get_state())
+            for name, generator in self._generators.items()
+        }
+        for network in self._networks:
+            if network.generator is not None:
+                network.set_generator(fresh[id(network.generator)])
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         warn_user(
             f"A training step could not be recorded as a CUDA graph ({reason}). The training goes "
@@ -103,10 +117,14 @@ class StepGraph:
     """
 
     def __init__(
-        self, work: Workspace, generator: torch.Generator | None, stream: torch.cuda.Stream
+        self,
+        work: Workspace,
+        table: Tensor,
+        generators: list[torch.Generator],
+        stream: torch.cuda.Stream,
     ):
-        self._work, self._generator, self._stream = work, generator, stream
-        self._table = work.raws[0].new_empty((len(work.programs), 3))
+        self._work, self._generators, self._stream = work, generators, stream
+        self._table = table
         self._graph: torch.cuda.CUDAGraph | None = None
         self._is_ready = False
 
@@ -115,8 +133,8 @@ class StepGraph:
         if not self._is_ready or self._graph is not None:
             return
         graph, present = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-        if self._generator is not None:
-            graph.register_generator_state(self._generator)
+        for generator in self._generators:
+            graph.register_generator_state(generator)
         try:
             # what other threads of Python do in between does not count
             with (
@@ -128,8 +146,8 @@ class StepGraph:
             torch.cuda.set_stream(present)  # torch does not where a recording fails
         self._graph = graph
 
-    def __call__(self, take_steps: TakeSteps, factors: Factors) -> Tensor:
-        self._table.copy_(self._table.new_tensor(factors, device="cpu"), non_blocking=True)
+    def __call__(self, take_steps: TakeSteps, factors: Tensor) -> Tensor:
+        self._table.copy_(factors, non_blocking=True)
         if self._graph is None:
             return self._on_its_stream(take_steps)
         self._graph.replay()

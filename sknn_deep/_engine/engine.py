@@ -19,6 +19,7 @@ from sknn_deep._engine.solvers import (
     zero_negligible_state,
 )
 from sknn_deep._engine.tape import backprop_for
+from sknn_deep._engine.torch_steps import TorchSteps, torch_steps
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Program
 from sknn_deep._networks.flat import Network, gradient_of
@@ -86,7 +87,8 @@ class Average:
     >>> from sknn_deep._engine.engine import Average
     >>> average = Average(torch.zeros(1), decay=0.5)
     >>> for weight in (1.0, 1.0):
-    ...     average.update(torch.tensor([weight]))
+    ...     (share,) = average.next_shares(1)
+    ...     average.update(torch.tensor([weight]), share)
     >>> average.weights
     tensor([0.9545])
     """
@@ -94,12 +96,16 @@ class Average:
     def __init__(self, flat: Tensor, decay: float):
         self.weights, self.n_steps, self.decay = flat.detach().clone(), 0, decay
 
+    def next_shares(self, n_steps: int) -> list[float]:
+        """Count steps; return the share of each in the average after it."""
+        first, self.n_steps = self.n_steps + 1, self.n_steps + n_steps
+        steps = range(first, first + n_steps)
+        return [1 - min(self.decay, (1 + step) / (10 + step)) for step in steps]
+
     @torch.no_grad()
-    def update(self, flat: Tensor) -> None:
+    def update(self, flat: Tensor, share: float | Tensor) -> None:
         """Add the weights after a step."""
-        self.n_steps += 1
-        decay = min(self.decay, (1 + self.n_steps) / (10 + self.n_steps))
-        self.weights.lerp_(flat, 1 - decay)
+        self.weights.lerp_(flat, share)
 
     @torch.no_grad()
     def swap(self, flat: Tensor) -> None:
@@ -164,9 +170,11 @@ class Engine:
         self.pace = Pace.of(network.flat.device)
         self._backprop = backprop_for([network], loss, product_dtype)
         self._vectors = self._backprop.vectors_to_decay() if embedding_weight_decay else []
-        self._graphs = StepGraphs(network)
+        self._graphs = StepGraphs([network])
         self._frozen: list[tuple[Tensor, Tensor]] = []
         self._none = network.flat.new_zeros(())
+        self._is_ours = type(optimizer) in (SGD, Adam)
+        self._torchs = torch_steps(optimizer, network.flat)
         self._asks_for_loss = type(optimizer) not in _SIMPLE_OPTIMIZERS
         self.n_steps = 0
         self._average = average
@@ -200,6 +208,8 @@ class Engine:
                 weight_sums += chunk.weight_sums
         if self._has_modes:
             self._network.eval()
+        if results.device.type != "cpu":
+            batches.look_ahead()
         # the one time in an epoch that the host waits for the device
         penalties = np.array(penalty_factors(self._alpha, weight_sums))
         values = reported_losses(results.cpu(), penalties, self._loss)
@@ -238,60 +248,65 @@ class Engine:
     def _take_steps(self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None) -> Tensor:
         """Take a chunk's steps in the fastest way; return the squared norms before each."""
         plain = (
-            type(self._optimizer) in (SGD, Adam)
-            and self.listener is None
+            self.listener is None
             and not self._frozen
             and not self._vectors
             and self._average is None
             and all(chunk.weight_sums)
         )
-        if not plain:
+        is_recorded = chunk.X.device.type == "cuda" and not self._network.needs_autograd
+        if not plain or not (self._is_ours or (is_recorded and self._torchs_are_ready)):
             return self._steps(work, chunk, rates)
         factors = self._factors(chunk, rates)
-        if chunk.X.device.type != "cuda" or self._network.needs_autograd:
+        if not is_recorded:
             return self.plain_steps(work, factors)
         n_steps = self.n_steps + len(factors)
-        key = (work, *self._flat_optimizer.constants())
+        key = (work, *self._mover.constants())
         squared_norms = self._graphs.take_steps(key, work, self.plain_steps, factors)
         self.n_steps = n_steps  # whether they were called or replayed
         return squared_norms
+
+    @property
+    def n_workspaces(self) -> int:
+        """For how many kinds of chunks there are buffers, and graphs perhaps."""
+        return self._backprop.n_workspaces
 
     def close(self) -> None:
         """Let go of the graphs and the memory that they hold."""
         self._graphs.close()
 
     @property
-    def _flat_optimizer(self) -> FlatOptimizer:
-        """The optimiser of plain steps, which are only taken with one of our own."""
-        return cast(FlatOptimizer, self._optimizer)
+    def _torchs_are_ready(self) -> bool:
+        """Whether the steps are those of an optimiser of torch that has begun."""
+        return self._torchs is not None and self._torchs.is_ready
 
-    def _factors(
-        self, chunk: Chunk, rates: Sequence[float] | None
-    ) -> list[tuple[float, float, float]]:
+    @property
+    def _mover(self) -> FlatOptimizer | TorchSteps:
+        """What takes plain steps."""
+        return self._torchs or cast(FlatOptimizer, self._optimizer)
+
+    def _factors(self, chunk: Chunk, rates: Sequence[float] | None) -> list[tuple[float, ...]]:
         """Return what :meth:`plain_steps` asks for, and count the steps."""
         penalties = penalty_factors(self._alpha, chunk.weight_sums)
-        optimizer = self._flat_optimizer
         if rates is None:
-            rates = [optimizer.param_groups[0]["lr"]] * len(penalties)
+            rates = [self._optimizer.param_groups[0]["lr"]] * len(penalties)
         else:
-            set_learning_rate(optimizer, rates[-1])
-        biases = optimizer.next_biases(len(penalties))
+            set_learning_rate(self._optimizer, rates[-1])
+        own = self._mover.next_factors(rates)
         return [
-            (penalty, 1 - rate * self._weight_decay, rate * bias)
-            for penalty, rate, bias in zip(penalties, rates, biases, strict=True)
+            (penalty, 1 - rate * self._weight_decay, *factors)
+            for penalty, rate, factors in zip(penalties, rates, own, strict=True)
         ]
 
-    def plain_steps(
-        self, work: Workspace, factors: Iterable[tuple[float, float, float]] | Tensor
-    ) -> Tensor:
-        """Take a chunk's steps with our own optimisers and nobody who listens.
+    def plain_steps(self, work: Workspace, factors: Iterable[tuple[float, ...]] | Tensor) -> Tensor:
+        """Take a chunk's steps in one go, with nobody who listens.
 
         Parameters
         ----------
         work : Workspace
-        factors : iterable of (float, float, float), or Tensor of shape (n_batches, 3)
+        factors : iterable of tuple of float, or Tensor of shape (n_batches, n_factors)
             For each batch the factors of the L2 penalty, of the decayed weights and of the
-            optimiser's step.
+            optimiser's step, of which there may be several.
 
         Returns
         -------
@@ -299,14 +314,14 @@ class Engine:
             Of the weights before each step.
         """
         squared_norms = []
-        move = self.pace.watched(self._flat_optimizer.kernel(), self._network.flat)
+        move = self.pace.watched(self._mover.kernel(), self._network.flat)
         with torch.inference_mode():  # autograd has nothing to note
-            for program, (penalty, decay, factor) in zip(work.programs, factors, strict=True):
+            for program, (penalty, decay, *own) in zip(work.programs, factors, strict=True):
                 self._flush_now_and_then()
                 squared_norms.append(self._write_gradient(program, penalty))
                 if self._weight_decay:
                     self._network.weights.mul_(decay)
-                move(factor)
+                move(*own)
                 self.pace.step_done()
         return torch.stack(squared_norms)
 
@@ -378,7 +393,8 @@ class Engine:
         for parameter, kept in self._frozen:  # by skorch's Freezer
             parameter.copy_(kept)
         if self._average is not None:
-            self._average.update(self._network.flat)
+            (share,) = self._average.next_shares(1)
+            self._average.update(self._network.flat, share)
         return squared_norm
 
     def _write_gradient(self, program: Program, penalty: float | Tensor) -> Tensor:

@@ -72,14 +72,18 @@ class FlatOptimizer(torch.optim.Optimizer):
         """Count steps; return the factor of each at a learning rate of one."""
         raise NotImplementedError
 
-    def next_factors(self, rates: Sequence[Any]) -> list[Any]:
-        """Count steps; return the factor of each, at learning rates that may be tensors."""
-        biases = self.next_biases(len(rates))
-        return [rate * bias for rate, bias in zip(rates, biases, strict=True)]
-
     def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
         """Return what moves these weights as this optimiser would, given a factor."""
         raise NotImplementedError
+
+    def next_factors(self, rates: Sequence[Any]) -> list[tuple]:
+        """Count steps at these rates, numbers or arrays; return the factor of each."""
+        biases = self.next_biases(len(rates))
+        return [(rate * bias,) for rate, bias in zip(rates, biases, strict=True)]
+
+    def is_one_kernel(self, flat: Tensor) -> bool:
+        """Return whether one kernel moves such weights, at one rate for all of them."""
+        return False
 
     def next_factor(self) -> float:
         """Count a step; return its factor: the learning rate times the optimiser's own."""
@@ -195,11 +199,16 @@ class Adam(FlatOptimizer):
         self, flat: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ):
         super().__init__(flat, lr=lr, betas=betas, eps=eps)
+        self._many: Tensor | None = None
 
     def numbers(self) -> tuple:
         """Return what a step goes by beside its factor."""
         (group,) = self.param_groups
         return *group["betas"], group["eps"]
+
+    def is_one_kernel(self, flat: Tensor) -> bool:
+        """Return whether one kernel moves such weights, at one rate for all of them."""
+        return has_fused_kernel(flat)
 
     def next_biases(self, n_steps: int) -> list[float]:
         """Count steps; return the correction of the moments' bias in each."""
@@ -214,7 +223,10 @@ class Adam(FlatOptimizer):
     def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
         """Return what moves these weights as this optimiser would, given a factor."""
         beta_1, beta_2, eps = self.numbers()
-        return adam_kernel(flat, gradient, state["m"], state["v"], (beta_1, beta_2), eps)
+        if self._many is None or self._many.device != flat.device:
+            self._many = _infinitely_many(flat.device)
+        buffers = state["m"], state["v"]
+        return adam_kernel(flat, gradient, *buffers, (beta_1, beta_2), eps, self._many)
 
 
 def sgd_kernel(
@@ -239,24 +251,27 @@ def adam_kernel(
     v: Tensor,
     betas: tuple[float, float],
     eps: float,
+    many: Tensor | None = None,
 ) -> Move:
     """Return what takes one step of :class:`Adam` in place, in one pass over memory if possible.
 
-    torch's fused kernel is private and checks no shapes, so they are checked here; on a
-    CPU it is faster than the public operations that stand in for it
-    where a release of torch lacks it.
+    torch's fused kernel is private and checks no shapes, so they are checked here; it takes less
+    time than the public operations that stand in for it where a release of torch lacks it. On a
+    device it takes a rate in single precision only, so that doubles go by public operations, too.
 
     Parameters
     ----------
     param, gradient, m, v : Tensor, of one shape, type and device
     betas : (float, float)
     eps : float
+    many : Tensor, default=None
+        Infinity on the parameter's device; None makes one.
 
     Returns
     -------
     move : callable
         Takes a step, given the learning rate with the correction of the moments' bias: a
-        number, or on a device a tensor.
+        number, or on a device a tensor. One with several elements goes by public operations.
 
     Raises
     ------
@@ -278,27 +293,39 @@ def adam_kernel(
             param.sub_(torch.div(m, v.sqrt().add_(eps)).mul_(factor))
 
     without_gaps = all(tensor.is_contiguous() for tensor in (param, gradient, m, v))
-    if _fused_adam is None or device.type != "cpu" or not without_gaps:
+    if not has_fused_kernel(param) or not without_gaps:
         return by_public_operations
     # after infinitely many steps the kernel's own corrections of the bias are one
     no_maxima: list[Tensor] = []
-    tensors = [param], [gradient], [m], [v], no_maxima, [_INFINITELY_MANY]
+    steps = _infinitely_many(device) if many is None else many
+    tensors = [param], [gradient], [m], [v], no_maxima, [steps]
     options = {
         "beta1": beta_1, "beta2": beta_2, "eps": eps,
         "weight_decay": 0.0, "amsgrad": False, "maximize": False,
     }  # fmt: skip
 
     def in_one_pass(factor: float | Tensor) -> None:
-        if isinstance(factor, Tensor):
+        if isinstance(factor, Tensor) and (factor.ndim or device.type == "cpu"):
             by_public_operations(factor)
         else:
-            _fused_adam(*tensors, lr=factor, **options)
+            fused_adam(*tensors, lr=factor, **options)
 
     return in_one_pass
 
 
-_fused_adam = getattr(torch, "_fused_adam_", None)
-_INFINITELY_MANY = torch.tensor(math.inf)
+fused_adam: Any = getattr(torch, "_fused_adam_", None)
+
+
+def has_fused_kernel(param: Tensor) -> bool:
+    """Return whether torch's fused kernel takes such a parameter, and on a device its rate, too."""
+    is_taken = param.device.type == "cpu" or (
+        param.device.type in ("cuda", "xpu") and param.dtype is torch.float32
+    )
+    return is_taken and fused_adam is not None
+
+
+def _infinitely_many(device: torch.device) -> Tensor:
+    return torch.full((), math.inf, dtype=torch.float32, device=device)
 
 
 def add_scaled_(target: Tensor, source: Tensor, factor: float | Tensor) -> Tensor:

@@ -9,13 +9,13 @@ when a network leaves the stack.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sknn_deep._engine.optimizers import FlatOptimizer, Move
+from sknn_deep._engine.optimizers import FlatOptimizer
 from sknn_deep._engine.solvers import MuonWithAdam
 from sknn_deep._networks.flat import Network
 
@@ -71,7 +71,9 @@ class StackedMuon:
             for step, rate in enumerate(rates, start=first)
         ]
 
-    def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
+    def kernel_for(
+        self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]
+    ) -> Callable[..., None]:
         """Return what moves the weights of K networks, in the order of ``share_buffer``."""
         (momentum, nesterov, *iteration, adjustment), beta_1, beta_2, eps, _ = self.numbers()
         matrices, start = [], 0
@@ -84,8 +86,7 @@ class StackedMuon:
         rest = (flat, gradient, state["m"], state["v"])
         weights, gradients, m, v = (tensor[:, start:] for tensor in rest)
 
-        def move(factors: Any) -> None:
-            rate, adams_rate, correction = factors
+        def move(rate: Any, adams_rate: Any, correction: Any) -> None:
             for matrix, of_matrix, buffer, factor in matrices:
                 buffer.lerp_(of_matrix, 1 - momentum)
                 step = of_matrix.lerp(buffer, momentum) if nesterov else buffer
@@ -95,6 +96,9 @@ class StackedMuon:
             _subtract(weights, m / v.sqrt().div_(correction).add_(eps), adams_rate)
 
         return move
+
+    def is_one_kernel(self, flat: Tensor) -> bool:
+        return False
 
     def write_state(self, rows: dict[str, Tensor]) -> None:
         for part, names in ((self._muon, _MOMENTUM), (self._adam, _MOMENTS)):

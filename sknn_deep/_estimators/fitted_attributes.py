@@ -13,6 +13,7 @@ import torch
 from sklearn.preprocessing import LabelBinarizer
 from skorch.history import History
 
+from sknn_deep._estimators.kept_engine import KeptEngine
 from sknn_deep._estimators.table_columns import TableColumns
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.models import MLP, Autoencoder
@@ -45,6 +46,7 @@ class FittedNetwork:
     _fixed: dict[str, Any]
     # what partial_fit goes on with: of a network that was moved or loaded only the state
     _optimizer: torch.optim.Optimizer
+    _kept_engine: KeptEngine
     _optimizer_state: dict[str, Any] | None
 
     # made by scikit-learn from the signature of ``fit``

@@ -40,6 +40,7 @@ from sknn_deep._estimators.callback_parameter import (
 from sknn_deep._estimators.fitted_state import fitted_names, fitted_state, set_fitted_state
 from sknn_deep._estimators.held_out import make_validation, split_rows, without_feature_names
 from sknn_deep._estimators.hooks import NetworkHooks
+from sknn_deep._estimators.kept_engine import KeptEngine, keeps_engine
 from sknn_deep._estimators.memory_advice import memory_explained
 from sknn_deep._estimators.optimizer import forget_optimizer, move_network, optimizer_of
 from sknn_deep._estimators.rollback import Rollback
@@ -51,6 +52,7 @@ from sknn_deep._hardware.device import (
     seeded_generator,
     torch_dtype,
 )
+from sknn_deep._hardware.precision import float32_products
 from sknn_deep._hardware.threads import fixed_threads, one_thread
 from sknn_deep._sklearn import check_random_state, check_sample_weight, num_samples
 from sknn_deep._training.checkpoint import CheckpointFile
@@ -127,6 +129,7 @@ class Fit:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(on_device(device))
+            stack.enter_context(float32_products(self.draft.float32_precision, device))
             if self._checkpoint is not None:
                 stack.enter_context(fixed_threads(self._checkpoint.n_threads))
             yield
@@ -143,6 +146,7 @@ class Fit:
 
     def undo(self) -> None:
         """Restore what was trained in place."""
+        vars(self.estimator).pop("_kept_engine", None)  # and the memory that it holds
         if self._rollback is not None:
             self._rollback.restore()
 
@@ -199,6 +203,9 @@ class Fit:
         """
         draft = self.draft
         draft.module_.eval()
+        kept = vars(draft).get("_kept_engine")
+        if kept is not None and isinstance(self.training, Training):
+            kept.engine, kept.generator = self.training.engine, draft.module_.generator
         draft.module_.set_generator(None)
         draft.module_.scale_dropout(1.0)
         draft._progress.stop_watching()
@@ -318,7 +325,9 @@ class Fit:
                 draft._prepare_network(samples)
         if draft.module_.is_random:
             # drawn only where it is used: without dropout scikit-learn's draws follow
-            draft.module_.set_generator(seeded_generator(random_state, device, draft.t_))
+            draft.module_.set_generator(
+                seeded_generator(random_state, device, draft.t_, self._kept_generator)
+            )
 
     def _start(
         self, config: dict[str, Any], device: torch.device, random_state: np.random.RandomState
@@ -327,8 +336,11 @@ class Fit:
         draft = self.draft
         draft.n_iter_, draft.t_ = 0, 0
         with one_thread():  # to wake several takes longer than they save
-            draft.module_ = draft._network_class(**config, device=device)
+            # drawn by NumPy, and moved by one copy
+            draft.module_ = draft._network_class(**config, device=torch.device("cpu"))
             draft.module_.initialize(random_state, draft._initial_activations())
+            if device.type != "cpu":
+                draft.module_.to(device)
         draft.module_.eval()
         draft.n_layers_ = len(draft.module_.stages()) + 1
         draft._progress = Progress()
@@ -397,6 +409,7 @@ class Fit:
         if validation is not None:
             draft._progress.watch_validation(draft.module_, keeps_best=not self.call.incremental)
         loss, optimizer = draft._make_loss(), optimizer_of(draft, self.call.incremental)
+        kept = self._kept_engine(batches, optimizer)
         bridge = [] if self.call.incremental else self._sklearn_callbacks(draft.max_iter)
         return Training(
             draft,
@@ -417,7 +430,26 @@ class Fit:
             history=draft.history_,
             net=self._net(loss, optimizer, bridge),
             incremental=self.call.incremental,
+            engine=None if kept is None else kept.engine,
+            keeps_engine=kept is not None,
         )
+
+    def _kept_engine(self, batches: Batches, optimizer: torch.optim.Optimizer) -> KeptEngine | None:
+        """Return what keeps the engine from call to call, where that is worth it."""
+        draft, params = self.draft, self.draft.get_params(deep=False)
+        kept = vars(draft).pop("_kept_engine", None)
+        if not self.call.incremental or not keeps_engine(draft, self._device):
+            return None
+        if kept is None or not kept.fits(params, optimizer):
+            kept = KeptEngine(params, optimizer)
+        kept.share(batches)
+        draft._kept_engine = kept
+        return kept
+
+    @property
+    def _kept_generator(self) -> torch.Generator | None:
+        kept = vars(self.draft).get("_kept_engine")
+        return None if kept is None else kept.generator
 
     def _net(
         self, loss: Any, optimizer: torch.optim.Optimizer, bridge: list[SklearnCallbacks]
@@ -451,7 +483,8 @@ class Fit:
     def _learned(self) -> dict[str, Any]:
         """Return the fitted state so far; the optimiser belongs to this fit alone."""
         learned = fitted_state(self.draft)
-        learned.pop("_optimizer", None)
+        for name in ("_optimizer", "_kept_engine"):
+            learned.pop(name, None)
         return learned
 
 

@@ -46,6 +46,7 @@ from sknn_deep._estimators.jobs import (
     numbers_of,
 )
 from sknn_deep._hardware.device import on_device, release_cached_memory, resolve_device
+from sknn_deep._hardware.precision import float32_products
 from sknn_deep._training.interruption import one_of_many
 from sknn_deep._training.naming import named
 from sknn_deep._training.stack import Stack
@@ -317,11 +318,16 @@ def _train_and_tell(
     is_memory : bool
         Whether that was for want of memory.
     """
-    is_memory = False
+    is_memory, precision = False, group[0].job.estimator.float32_precision
     stopped = _train(sorted(group, key=lambda member: numbers_of(member.job.estimator)))
     while True:
         try:
-            with torch.inference_mode(False), torch.enable_grad(), on_device(device):
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                on_device(device),
+                float32_products(precision, device),
+            ):
                 member = next(stopped)
         except StopIteration:
             break

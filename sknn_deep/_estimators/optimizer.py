@@ -43,7 +43,7 @@ def optimizer_state(estimator: Any) -> dict[str, Any] | None:
 
 def forget_optimizer(estimator: Any) -> None:
     """Delete the optimiser, whose state belongs to weights that are no more."""
-    for name in ("_optimizer", "_optimizer_state"):
+    for name in ("_optimizer", "_optimizer_state", "_kept_engine"):
         vars(estimator).pop(name, None)
 
 

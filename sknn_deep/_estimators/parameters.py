@@ -101,6 +101,7 @@ class SharedParameters:
     scoring: Scoring | None = None
     device: str | torch.device = "auto"
     dtype: DtypeName = "auto"
+    float32_precision: Literal["highest", "high"] | None = None
     callbacks: SkorchCallbacks | None = None
 
 
@@ -146,6 +147,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
         "device": [str, torch.device],
         "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
+        "float32_precision": [StrOptions({"highest", "high"}), None],
         "callbacks": [list, tuple, None],
     }
 
@@ -368,6 +370,11 @@ def _check_lbfgs(
         ("validation_splitter", estimator.validation_splitter is not None, "it holds no rows out"),
         ("ema_decay", estimator.ema_decay is not None, "there are no steps along batches"),
         ("dtype='bfloat16'", estimator.dtype == "bfloat16", "it needs exact gradients"),
+        (
+            "float32_precision='high'",
+            estimator.float32_precision == "high",
+            "it needs exact gradients",
+        ),
     ):
         if is_given:
             raise ValueError(

@@ -215,6 +215,12 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         weights, sums and predictions in float32: faster on recent GPUs, with two to three
         significant digits in each gradient.
 
+    float32_precision : {"highest", "high"} or None, default=None
+        How exactly a GPU multiplies in the training, where dtype is float32. "high" allows
+        TF32: faster on NVIDIA's since Ampere, with three to four significant digits in each
+        product. torch has one setting for the process: it is changed while a fit runs, and
+        restored. None leaves it as it is.
+
     callbacks : list of skorch callbacks or None, default=None
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
         registered with ``set_callbacks``.

@@ -205,14 +205,20 @@ def _computes_in_double(device: torch.device) -> bool:
 
 
 def seeded_generator(
-    random_state: np.random.RandomState, device: torch.device, offset: int = 0
+    random_state: np.random.RandomState,
+    device: torch.device,
+    offset: int = 0,
+    present: torch.Generator | None = None,
 ) -> torch.Generator:
     """Return a torch generator of its own, seeded by one draw from ``random_state``.
 
-    The offset tells the calls of ``partial_fit`` apart, which all begin with the same state.
+    The offset tells the calls of ``partial_fit`` apart, which all begin with the same state. A
+    present generator of the device is seeded anew and returned.
     """
     seed = int(random_state.randint(np.iinfo(np.int32).max)) + offset
-    return torch.Generator(device=device).manual_seed(seed)
+    if present is None or present.device != device:
+        present = torch.Generator(device=device)
+    return present.manual_seed(seed)
 
 
 def torch_dtype(dtype: np.dtype | type) -> torch.dtype:

@@ -184,9 +184,13 @@ class Network(PicklesAsArrays):
             gradient_of(decoder.weight).zero_()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # .to(), .double() and their kin replace the parameters one by one
-        super()._apply(fn, recurse)
-        self.flatten()
+        # .to(), .double() and their kin: all parameters at once
+        flat = fn(self.flat)
+        for module in self.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = fn(buffer)
+        self.view_of(flat, torch.zeros_like(flat))
         return self
 
     def linear_layers(self) -> list[Linear]:
@@ -271,7 +275,10 @@ class Network(PicklesAsArrays):
     @one_thread()
     def is_finite(self) -> bool:
         """Return whether all learned state are numbers, the running statistics too."""
-        return False not in [bool(tensor.isfinite().all()) for tensor in self._state()]
+        are_finite = [tensor.isfinite().all() for tensor in self._state()]
+        if self.flat.device.type == "cpu":
+            return False not in map(bool, are_finite)
+        return bool(torch.stack(are_finite).all())  # the device is waited for once
 
     @one_thread()
     def snapshot(self) -> list[Tensor]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sknn_deep._engine.backprop import Backprop, Workspace
 from sknn_deep._engine.batches import Chunk, n_together
+from sknn_deep._engine.cuda_graph import StepGraphs
 from sknn_deep._engine.engine import (
     STEPS_BETWEEN_FLUSHES,
     Average,
@@ -39,8 +40,10 @@ from sknn_deep._networks.stacked import rows_of_networks, share_buffer, training
 from sknn_deep._training.stack_rows import Gathered, StackBuffers, orders_of, sources_of
 from sknn_deep._training.training import Training
 
-# of the L2 penalty, of decayed weights and vectors, and of each move
-Factors = tuple[Tensor, Tensor, Tensor, tuple]
+# of the L2 penalty, of decayed weights and vectors, of the average, and those of each move
+Factors = tuple[Tensor, Tensor, Tensor, float, *tuple[tuple, ...]]
+# More rates than that are taken by kernels that take a rate for each network.
+_MOST_CALLS = 8
 
 
 class Stack:
@@ -100,6 +103,8 @@ class Stack:
         self._table: list[tuple[Tensor, ...]] = []
         self._table_of: list[_Moves] | None = None
         self.n_steps = 0
+        # twins draw from the generators of their networks
+        self._graphs = StepGraphs([*networks, *(training.network for training in trainings)])
 
     def _read_parameters(self) -> None:
         penalties = [training.penalties for training in self._trainings]
@@ -145,9 +150,10 @@ class Stack:
         self._rows = np.zeros((len(self._orders), stops[-1]), dtype=np.intp)
         of_orders = [sets[order.members[0]] for order in self._orders]
         self._sources, self._offsets = sources_of(of_orders, self._device, self._flat.dtype)
-        self._order_of = torch.empty(len(sets), dtype=torch.long, device=self._device)
+        order_of = np.empty(len(sets), dtype=np.int64)
         for i, order in enumerate(self._orders):
-            self._order_of[order.members] = i
+            order_of[order.members] = i
+        self._order_of = torch.from_numpy(order_of).to(self._device)
         self._has_weights = any(batches.weight is not None for batches in sets)
         # all batches have one length but the last: what it lacks in a network weighs nothing
         is_even = (self._lengths[:, -1] == longest[-1]).all()
@@ -190,20 +196,22 @@ class Stack:
                 rows = self._trainings[k].batches.start_epoch() + self._offsets[i]
                 self._rows[i, : len(rows)] = rows
                 self._rows[i, len(rows) :] = rows[0]  # weighs nothing
-        self._index = torch.from_numpy(self._rows).to(self._device)
+        self._index = torch.from_numpy(self._rows).to(self._device, non_blocking=True)
         self._backprop.begin_epoch(int(self._lengths.max()))
         largest = self._backprop.largest_kernels(self._lengths.max())
         with self._pace.steps(**largest), np.errstate(all="ignore"):
-            moves = self._moves(rates)
-            by_epoch = not self._has_weights
-            factors = self._factors(slice(None), sums, rates, moves) if by_epoch else []
+            moves, by_epoch = self._moves(rates), not self._has_weights
+            make_factors: Any = self._factors
+            if self._device.type != "cpu":
+                make_factors = self._table_of_factors
+            factors = make_factors(slice(None), sums, rates, moves) if by_epoch else []
             for piece in self._pieces:
                 chunk = self._gather(piece, sums)
                 work = self._backprop.workspace(chunk)
                 work.load()
                 # the sums of weights are known only now
-                own = factors[piece] if by_epoch else self._factors(piece, sums, rates, moves)
-                results[1, :, piece] = self._take_steps(work, moves, own).mT
+                own = factors[piece] if by_epoch else make_factors(piece, sums, rates, moves)
+                results[1, :, piece] = self._take_or_replay(work, moves, own).mT
                 results[0, :, piece] = work.losses()
         self._is_behind = True
         validated = [k for k, training in self._live.items() if training.is_validated]
@@ -213,10 +221,18 @@ class Stack:
             rate = rates[k]
             if rate is not None:
                 set_learning_rate(training.optimizer, rate[-1])
+        if self._device.type != "cpu":
+            self._look_ahead()
         penalties = self._alphas[:, np.newaxis] / sums
         values = reported_losses(results.cpu(), penalties, self._trainings[0].loss)
         means = (values * self._lengths).sum(axis=1) / self._lengths.sum(axis=1)
         return {k: EpochLosses(mean) for k, mean in enumerate(means.tolist()) if k in self._live}
+
+    def _look_ahead(self) -> None:
+        """Draw the orders of the next epoch while the device works."""
+        for order in self._orders:
+            for k in order.members[:1]:
+                (order.shared or self._trainings[k].batches).look_ahead()
 
     def _catch_up(self) -> None:
         """Let all optimisers count the steps that one of those moved together has counted."""
@@ -313,7 +329,7 @@ class Stack:
     ) -> list[Factors]:
         """Return what each step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
         n_steps = self._lengths[0, piece].size
-        if moves is not self._table_of or self._has_weights or not self._shares_rate:
+        if moves is not self._table_of or self._has_weights:
             self._table_of, self._lrs = moves, np.zeros((len(self._trainings), n_steps))
             for k, training in self._live.items():
                 rate, constant = rates[k], training.optimizer.param_groups[0]["lr"]
@@ -321,61 +337,120 @@ class Stack:
             decays = 1 - self._lrs * self._decays[:, np.newaxis]
             of_vectors = 1 - self._lrs * self._vector_decays[:, np.newaxis]
             penalties = self._alphas[:, np.newaxis] / sums[:, piece]
-            table = np.array([penalties, decays, of_vectors, self._lrs]).swapaxes(1, 2)
-            there = torch.from_numpy(table[..., np.newaxis]).to(self._flat.dtype).to(self._device)
-            self._table = [rows.unbind() for rows in there]
-        *tables, lrs = self._table
-        by_move = []
-        for move in moves:
-            shared = self._lrs[move.first].tolist() if self._shares_rate else None
-            by_move.append(
-                move.optimizers[0].next_factors(shared or [rate[move.rows] for rate in lrs])
-            )
-        return list(zip(*tables, zip(*by_move, strict=True), strict=True))
+            table = np.array([penalties, decays, of_vectors]).swapaxes(1, 2)[..., np.newaxis]
+            self._table = [rows.unbind() for rows in torch.from_numpy(table).to(self._flat.dtype)]
+        shares = self._shares_of_average(n_steps)
+        by_move = [
+            move.optimizers[0].next_factors(self._lrs[move.first].tolist()) for move in moves
+        ]
+        return list(zip(*self._table, shares, *by_move, strict=True))
 
-    @property
-    def _shares_rate(self) -> bool:
-        """Whether a call moves all its networks at one rate, as torch's kernel for the CPU does."""
-        return self._device.type == "cpu"
+    def _shares_of_average(self, n_steps: int) -> list[float]:
+        """Count steps; return what each leaves in the average, where one is kept."""
+        return [0.0] * n_steps if self._average is None else self._average.next_shares(n_steps)
+
+    def _table_of_factors(
+        self,
+        piece: slice,
+        sums: np.ndarray,
+        rates: dict[int, list[float] | None],
+        moves: "list[_Moves]",
+    ) -> Tensor:
+        """Return those of :meth:`_factors` on a device.
+
+        Returns
+        -------
+        table : Tensor of shape (n_steps, n_factors, n_networks, 1)
+            Of all moves, each has a part in the columns of its networks.
+        """
+        n_steps = self._lengths[0, piece].size
+        lrs = np.zeros((n_steps, len(self._trainings)))
+        for k, training in self._live.items():
+            rate, constant = rates[k], training.optimizer.param_groups[0]["lr"]
+            lrs[:, k] = constant if rate is None else rate[piece]
+        penalties = (self._alphas[:, np.newaxis] / sums[:, piece]).T
+        shares = np.array(self._shares_of_average(n_steps))
+        common = [penalties, 1 - lrs * self._decays, 1 - lrs * self._vector_decays]
+        common.append(np.broadcast_to(shares[:, np.newaxis], lrs.shape))
+        of_moves = []
+        for move in moves:
+            own = lrs[:, move.rows]
+            if move.shares_rate:
+                own = np.broadcast_to(lrs[:, [move.first]], own.shape)
+            # a step's factors: for each network, or one for all
+            steps = move.optimizers[0].next_factors(own)
+            of_moves.append([np.broadcast_arrays(own[0], *step)[1:] for step in steps])
+        table = np.concatenate([np.stack(common, axis=1), np.concatenate(of_moves, axis=2)], axis=1)
+        there = torch.from_numpy(table[..., np.newaxis])
+        # nobody waits for a copy from pageable memory: it is put aside first
+        return there.to(self._flat.dtype).to(self._device, non_blocking=True)
 
     def _moves(self, rates: dict[int, list[float] | None]) -> "list[_Moves]":
         """Return what moves the weights: one call for neighbours with the same numbers.
 
-        Rows of released networks in between move along.
+        On a CPU, and where one kernel does it, a call moves all its networks at one rate. Rows of
+        released networks in between move along; on a device all others, too, so that what was
+        recorded remains valid.
         """
         # all else that an optimiser goes by stays as it is
         present = {
-            k: (training.optimizer.param_groups[0]["lr"], rates[k]) if self._shares_rate else ()
+            k: (training.optimizer.param_groups[0]["lr"], rates[k])
             for k, training in self._live.items()
         }
         if present == self._present:
             return self._last_moves
 
         def numbers(k: int) -> tuple:
-            return *self._optimizers[k].numbers(), *present[k]
+            return self._optimizers[k].numbers()
+
+        def numbers_and_rate(k: int) -> tuple:
+            return *numbers(k), *present[k]
 
         self._catch_up()
+        is_on_host, shares_rate = self._device.type == "cpu", True
+        groups = [list(members) for _, members in groupby(self._live, key=numbers_and_rate)]
+        if not is_on_host:
+            is_one_kernel = self._optimizers[0].is_one_kernel(self._flat)
+            shares_rate = is_one_kernel and len(groups) <= _MOST_CALLS
+        if not shares_rate:
+            groups = [list(members) for _, members in groupby(self._live, key=numbers)]
+        starts = [members[0] for members in groups]
+        stops = [members[-1] + 1 for members in groups]
+        if not is_on_host:
+            starts, stops = [0, *starts[1:]], [*starts[1:], len(self._trainings)]
         moves = []
-        for _, neighbours in groupby(self._live, key=numbers):
-            members = list(neighbours)
-            rows = slice(members[0], members[-1] + 1)
+        for members, start, stop in zip(groups, starts, stops, strict=True):
+            rows = slice(start, stop)
             optimizers = [self._optimizers[k] for k in members]
             state = {name: buffer[rows] for name, buffer in self._state.items()}
             kernel: Any = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
             if optimizers[0].is_one_pass:
                 kernel = self._pace.watched(kernel, self._flat[rows])
-            moves.append(_Moves(rows, members[0], optimizers, kernel))
+            moves.append(_Moves(rows, members[0], optimizers, kernel, shares_rate))
         self._present, self._last_moves = present, moves
         return moves
 
-    def _take_steps(
-        self, work: Workspace, moves: "list[_Moves]", factors: Iterable[Factors]
-    ) -> Tensor:
+    def _take_or_replay(self, work: Workspace, moves: "list[_Moves]", factors: Any) -> Tensor:
+        """Take a step along each batch in the fastest way; return as of :meth:`_take_steps`."""
+
+        def take_steps(work: Workspace, factors: Any) -> Tensor:
+            return self._take_steps(work, moves, factors)
+
+        if self._device.type != "cuda":
+            return take_steps(work, factors)
+        n_steps = self.n_steps + len(work.programs)
+        key = (work, *(move.key for move in moves))
+        squared_norms = self._graphs.take_steps(key, work, take_steps, factors)
+        self.n_steps = n_steps  # whether they were called or replayed
+        return squared_norms
+
+    def _take_steps(self, work: Workspace, moves: "list[_Moves]", factors: Iterable[Any]) -> Tensor:
         """Take a step along each batch; return the squared norms before, (n_batches, K)."""
         squared_norms = self._flat.new_zeros((len(work.programs), len(self._trainings)))
         has_penalty, has_decay = self._alphas.any(), self._decays.any()
+        is_table = isinstance(factors, Tensor)
         with torch.inference_mode():
-            for program, squared_norm, (penalty, decay, of_vectors, by_move) in zip(
+            for program, squared_norm, (penalty, decay, of_vectors, share, *own) in zip(
                 work.programs, squared_norms, factors, strict=True
             ):
                 if self.n_steps % STEPS_BETWEEN_FLUSHES == 0 and self._device.type == "cpu":
@@ -386,7 +461,7 @@ class Stack:
                 for kernel in program:
                     kernel()
                 if has_penalty:
-                    self._write_squared_norms(squared_norm)
+                    self._write_norms(squared_norm)
                     self._penalized.addcmul_(self._weights, penalty)
                 if self._max_norms is not None:
                     lengths = torch.linalg.vector_norm(self._gradient, dim=1, keepdim=True)
@@ -397,17 +472,20 @@ class Stack:
                     self._weights.mul_(decay)
                 for vectors in self._vectors:
                     vectors.mul_(of_vectors.view(-1, *[1] * (vectors.ndim - 1)))
-                for move, factor in zip(moves, by_move, strict=True):
-                    move.kernel(factor)
+                by_move = [move.factors_of(own) for move in moves] if is_table else own
+                for move, factors_of_move in zip(moves, by_move, strict=True):
+                    move.kernel(*factors_of_move)
                 if self._average is not None:
-                    self._average.update(self._flat)
+                    self._average.update(self._flat, share)
                 self._pace.step_done()
+            if has_penalty and self._numpys_weights is None:
+                squared_norms.square_()
         return squared_norms
 
-    def _write_squared_norms(self, out: Tensor) -> None:
-        """Write the sum of the squares of each network's weights."""
+    def _write_norms(self, out: Tensor) -> None:
+        """Write the norm of each network's weights, or its square where NumPy sums these."""
         if self._numpys_weights is None:
-            torch.linalg.vector_norm(self._weights, dim=1, out=out).square_()
+            torch.linalg.vector_norm(self._weights, dim=1, out=out)
             return
         rows = self._numpys_weights
         np.matmul(rows[:, np.newaxis], rows[..., np.newaxis], out=out.numpy()[:, None, None])
@@ -421,3 +499,15 @@ class _Moves:
     first: int
     optimizers: list[Any]
     kernel: Callable[..., object]
+    shares_rate: bool
+
+    @property
+    def key(self) -> tuple:
+        """What a recorded call goes by, beside its factor."""
+        numbers = self.optimizers[0].numbers()
+        return self.rows.start, self.rows.stop, self.shares_rate, numbers
+
+    def factors_of(self, of_networks: list[Tensor]) -> list[Tensor]:
+        """Return the factors of this call, given those of all networks, each of shape (K, 1)."""
+        own = [factors[self.rows] for factors in of_networks]
+        return [factors[0, 0] for factors in own] if self.shares_rate else own

@@ -27,6 +27,7 @@ from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.engine import Average, Engine, EpochLosses
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.optimizer_state import check_optimizer_state
+from sknn_deep._engine.order import Lookahead
 from sknn_deep._engine.solvers import (
     load_state,
     to_arrays,
@@ -81,12 +82,16 @@ class SharedOrder:
 
     def __init__(self, training: "Training"):
         self.rows, self.random_state = training.batches.order, training.random_state
-        self._is_shuffled = training.estimator.shuffle
+        self._is_shuffled, self._lookahead = training.estimator.shuffle, Lookahead()
 
     def begin_epoch(self) -> None:
         """Shuffle, if the trainings do."""
         if self._is_shuffled:
-            self.random_state.shuffle(self.rows)
+            self._lookahead.shuffle(self.random_state, self.rows)
+
+    def look_ahead(self) -> None:
+        """Draw the order of the next epoch now, if one was drawn before."""
+        self._lookahead.draw(self.rows)
 
 
 class Training:
@@ -115,11 +120,17 @@ class Training:
         Through which callbacks hear of the training; None without callbacks.
     incremental : bool
         Train one epoch only, without a word about convergence (``partial_fit``).
+    engine : Engine, default=None
+        That of a training before this one, of the same network.
+    keeps_engine : bool, default=False
+        Whether there will be a training after this one, which goes on with the engine.
 
     Attributes
     ----------
     average : Average or None
         Of the weights, with ``ema_decay``.
+    engine : Engine or None
+        What has trained the network alone.
     is_done : bool
         Whether the stopping rule, a callback or ``max_iter`` says that it is enough.
     interrupted : bool
@@ -144,12 +155,15 @@ class Training:
         history: History,
         net: Net | None,
         incremental: bool = False,
+        engine: Engine | None = None,
+        keeps_engine: bool = False,
     ):
         self.estimator, self.network, self.loss = estimator, network, loss
         self.optimizer, self.penalties = optimizer, penalties
         decay = estimator.ema_decay
         self.average = None if decay is None else Average(network.flat, decay)
         self._product_dtype = product_dtype
+        self.engine, self._keeps_engine = engine, keeps_engine
         self.batches, self.net = batches, net
         self._order: SharedOrder | None = None
         self.is_done = self.interrupted = self._has_diverged = self._reached_max_iter = False
@@ -209,7 +223,7 @@ class Training:
         KeyboardInterrupt
             If the user interrupts before the first step, or one of many fits.
         """
-        engine = self.make_engine()
+        self.engine = engine = self.engine or self.make_engine()
         engine.listener = self.net if self.net is not None and self.net.hears_batches else None
         if checkpoint is not None:
             self._go_on_from(checkpoint, engine)
@@ -230,7 +244,8 @@ class Training:
                 raise
             self.interrupted = True
         finally:
-            engine.close()
+            if not self._keeps_engine:
+                engine.close()
         try:
             self.end()
         except KeyboardInterrupt:  # so late that nothing shall be lost

@@ -303,8 +303,8 @@ class Idle:
 class FromTable:
     """Takes steps as a graph would be given them, without a graph."""
 
-    def __init__(self, work, generator, stream):
-        self._work = work
+    def __init__(self, work, table, generators, stream):
+        self._work, self._table = work, table
         self.n_chunks = 0
 
     def prepare(self, take_steps):
@@ -312,7 +312,7 @@ class FromTable:
 
     def __call__(self, take_steps, factors):
         self.n_chunks += 1
-        return take_steps(self._work, self._work.raws[0].new_tensor(factors))
+        return take_steps(self._work, self._table.copy_(factors))
 
 
 class OnCuda(torch.Tensor):
@@ -399,7 +399,7 @@ def test_graphs_are_made_of_plain_steps_on_cuda_only(case, n_chunks, graphs):
         network.layers[0].weight.requires_grad_(False)
     if case == "a batch to skip":
         weight[:BATCH_SIZE] = 0.0
-    engine = _engine_of(network, "adamw" if case == "an optimiser of torch" else "adam")
+    engine = _engine_of(network, "muon" if case == "an optimiser of torch" else "adam")
     engine.freeze()
     engine.listener = Idle() if case == "a listener" else None
     chunks = _epochs(2, weight, shuffle=False)

@@ -195,7 +195,7 @@ def _adam_states(dtype, n_steps=6, size=257):
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_adam_is_the_same_without_torchs_fused_kernel(dtype, rtol, monkeypatch):
     fused = _adam_states(dtype)
-    monkeypatch.setattr(optimizers, "_fused_adam", None)
+    monkeypatch.setattr(optimizers, "fused_adam", None)
     for tensor, public in zip(fused, _adam_states(dtype), strict=True):
         torch.testing.assert_close(tensor, public, rtol=rtol, atol=rtol)
 
@@ -204,7 +204,7 @@ def test_adam_takes_torchs_fused_kernel_where_there_is_one(monkeypatch):
     calls, fused = [], torch._fused_adam_
     monkeypatch.setattr(
         optimizers,
-        "_fused_adam",
+        "fused_adam",
         lambda *args, **options: calls.append(1) or fused(*args, **options),
     )
     _adam_states(torch.float64, n_steps=3)
@@ -213,7 +213,7 @@ def test_adam_takes_torchs_fused_kernel_where_there_is_one(monkeypatch):
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.5), (0.5, 0.0)])
 def test_adam_without_the_fused_kernel_takes_scikit_learns_steps(betas, monkeypatch):
-    monkeypatch.setattr(optimizers, "_fused_adam", None)
+    monkeypatch.setattr(optimizers, "fused_adam", None)
     param = torch.zeros(7, dtype=torch.float64)
     actual = _steps(Adam(param, 0.1, betas, 0.1), param, _gradients(), RATES)
     expected = _scikit_learn_steps(
@@ -239,7 +239,7 @@ def test_tensors_that_do_not_match_are_refused_before_any_is_written(
     other, kind, position, fused, monkeypatch
 ):
     if not fused:
-        monkeypatch.setattr(optimizers, "_fused_adam", None)
+        monkeypatch.setattr(optimizers, "fused_adam", None)
     tensors = [torch.ones(7) for _ in range(4)]
     tensors[position] = other
     message = f"a parameter of shape (7,), torch.float32, on cpu beside {kind}"
