@@ -876,7 +876,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _labels_to_share(  # type: ignore[override]  # a classifier always has targets
         self, targets: np.ndarray
     ) -> tuple[np.ndarray, ...]:
-        return targets[:, 0] if self.n_outputs_ == 1 else targets, self.classes_
+        labels = targets[:, 0].astype(int) if self.n_outputs_ == 1 else targets
+        return labels, self.classes_
 
     def _make_loss(self) -> Loss:
         return classification_loss(self.out_activation_, self.label_smoothing)

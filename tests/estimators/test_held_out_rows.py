@@ -303,6 +303,9 @@ def test_stratified_rows_are_of_each_class_in_proportion(n_networks):
     params = QUICK | {"validation_fraction": 0.2, "scoring": count, "n_networks": n_networks}
     DeepMLPClassifier(**params, validation_splitter="stratified").fit(X, y)
     assert shares == [[12, 6, 2]] * 2 * n_networks
+    shares.clear()
+    DeepMLPClassifier(**params, validation_splitter="stratified").fit(X, np.where(y > "a", "b", y))
+    assert shares == [[12, 8]] * 2 * n_networks
     with pytest.raises(ValueError, match="The 'validation_splitter' parameter of DeepMLPReg"):
         DeepMLPRegressor(**QUICK, validation_splitter="stratified").fit(X, np.arange(100))
 
