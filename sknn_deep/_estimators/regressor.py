@@ -919,10 +919,12 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             )
 
     def _check_quantiles(self) -> bool:
-        if self.quantiles is None:
+        # what was fitted decides; the parameter may have been set since
+        levels = vars(self).get("quantiles_") if self.__sklearn_is_fitted__() else self.quantiles
+        if levels is None:
             raise AttributeError(
-                "predict_quantiles needs the levels of quantiles, got quantiles=None; fit with "
-                "loss='quantile' and such as quantiles=[0.05, 0.5, 0.95]."
+                "predict_quantiles needs a fit with levels of quantiles: set loss='quantile' and "
+                "such as quantiles=[0.05, 0.5, 0.95], and call fit."
             )
         return True
 

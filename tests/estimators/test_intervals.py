@@ -243,7 +243,17 @@ def test_quantiles_that_were_not_asked_for_are_no_method():
     assert not hasattr(DeepMLPRegressor("quantile"), "predict_quantiles")
     with pytest.raises(AttributeError) as raised:
         _ = DeepMLPRegressor("quantile").predict_quantiles
-    assert str(raised.value.__cause__).startswith("predict_quantiles needs the levels of quantiles")
+    assert str(raised.value.__cause__).startswith("predict_quantiles needs a fit with levels")
+
+
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_what_was_fitted_decides_whether_there_are_quantiles(n_networks):
+    X, y = _wave(50, 0)
+    of_levels, plain = {"loss": "quantile", "quantiles": [0.1, 0.9]}, {"quantiles": None}
+    recipe = RECIPE | {"max_iter": 1, "n_networks": n_networks}
+    network = DeepMLPRegressor(**recipe | of_levels).fit(X, y)
+    assert network.set_params(**plain).predict_quantiles(X).shape == (50, 2)
+    assert not hasattr(network.fit(X, y).set_params(**of_levels), "predict_quantiles")
 
 
 @every_kind
