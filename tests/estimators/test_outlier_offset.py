@@ -82,6 +82,16 @@ def test_a_weight_is_a_number_of_rows(contamination):
     assert outlier_offset(errors, weight, contamination) == pytest.approx(offset, rel=1e-12)
 
 
+@pytest.mark.parametrize("contamination", ["auto", 0.2])
+def test_a_row_of_which_nothing_is_known_is_no_measure(rows, contamination):
+    X = rows[0].copy()
+    X[5] = np.nan
+    detector = AutoencoderTransformer(
+        1, (8,), allow_nan=True, contamination=contamination, **QUICK
+    ).fit(X)
+    assert 0 < np.sum(detector.predict(X) == -1) <= 80
+
+
 def test_auto_takes_two_in_a_hundred_ordinary_rows_for_outliers():
     errors = np.random.RandomState(0).chisquare(10, 20_000)
     offset = outlier_offset(errors, np.ones(20_000), "auto")
