@@ -246,7 +246,8 @@ class _Candidate:
     share = 0.0
 
     def __init__(self, draft: Any, params: dict[str, Any], seed: int):
-        own = {"n_candidates": 1, "n_networks": 1, "random_state": seed, "verbose": False, **params}
+        own = {"n_candidates": 1, "max_time": None, "n_networks": 1}
+        own |= {"random_state": seed, "verbose": False, **params}
         self.network = clone(draft).set_params(**own).set_callbacks()
         self.params = params
         self.losses: list[float] = []

@@ -132,6 +132,11 @@ class TabularHooks:
     def _check_combinations(self, call: Call) -> None:
         super()._check_combinations(call)  # type: ignore[misc]
         if self.n_candidates == 1:
+            if self.max_time is not None:
+                raise ValueError(
+                    f"max_time={self.max_time} ends the drawing of candidates, got n_candidates=1; "
+                    "raise n_candidates, or leave max_time at None."
+                )
             return
         params: Any = self
         for name, is_given, remedy in (
@@ -181,7 +186,7 @@ n_candidates : int, default=1
 max_time : float or None, default=None
     Seconds after which no further candidate is drawn, and the present one is stopped at the end of
     its epoch. The ensemble is that of the candidates so far. What is learned then depends on how
-    fast the machine is.
+    fast the machine is. Only with ``n_candidates`` above 1.
 
 Attributes
 ----------

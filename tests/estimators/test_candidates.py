@@ -183,6 +183,11 @@ def test_what_does_not_go_with_candidates_is_refused(params, what):
         TabularMLPRegressor(**QUICK | params).fit(X, Y)
 
 
+def test_a_time_that_ends_no_drawing_is_refused():
+    with pytest.raises(ValueError, match="max_time=5 ends the drawing .* raise n_candidates"):
+        TabularMLPRegressor(max_time=5).fit(X, Y)
+
+
 def test_without_candidates_there_is_no_table():
     with pytest.raises(AttributeError, match="n_candidates=1"):
         _ = TabularMLPRegressor(max_iter=2).fit(X, Y).candidates_
