@@ -796,7 +796,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     def _learn_classes(self, y: np.ndarray, incremental: bool) -> None:
         """Set ``classes_``, or check that y fits those of an earlier call."""
-        kind = type_of_target(y) if y.dtype.kind == "f" else ""
+        kind = type_of_target(y) if y.dtype.kind in "fO" else ""
+        if kind == "unknown":
+            raise ValueError(
+                f"Unknown label type: y holds objects such as {y.flat[0]!r}, a "
+                f"{type(y.flat[0]).__name__}; give it a type, by y.astype(int) or y.astype(str)."
+            )
         if kind.startswith("continuous"):
             raise ValueError(
                 f"Unknown label type: {kind}. y must hold classes, got numbers such "

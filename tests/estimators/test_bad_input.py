@@ -216,6 +216,11 @@ def test_continuous_target_of_a_classifier_is_refused_in_a_line(data):
             assert len(str(error.value)) < 200
 
 
+def test_objects_that_are_no_labels_are_refused_in_a_line(data):
+    with pytest.raises(ValueError, match=r"Unknown label type: .* such as 1, a int; .*astype"):
+        DeepMLPClassifier(**QUICK).fit(data[0], np.repeat(np.array([1, 2], dtype=object), 60))
+
+
 # Shapes and names
 
 
