@@ -1050,14 +1050,14 @@ class AutoencoderTransformer(
         n_encoder = len(encoder)
         return {
             "encoder": {
-                "layer_units": (n_features, *encoder, self.n_components),
+                "layer_units": (n_features, *encoder, int(self.n_components)),
                 "activations": tuple(activations[:n_encoder]),
                 "dropout": tuple(dropout[:n_encoder]),
                 "out_activation": self.code_activation,
                 **shared,
             },
             "decoder": {
-                "layer_units": (self.n_components, *decoder, n_features),
+                "layer_units": (int(self.n_components), *decoder, n_features),
                 "activations": tuple(activations[n_encoder:]),
                 "dropout": tuple(dropout[n_encoder:]),
                 "out_activation": self.out_activation_,

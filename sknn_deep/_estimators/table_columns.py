@@ -236,7 +236,8 @@ def _selected(selection: Any, names: list[Any]) -> list[int]:
     if all(isinstance(item, bool | np.bool_) for item in items) and items:
         if len(items) != len(names):
             raise ValueError(
-                f"categorical_features is a mask of {len(items)} columns, but X has {len(names)}."
+                f"categorical_features is a mask of {len(items)} columns, but X has {len(names)}; "
+                "pass True or False for each, or names or numbers of columns."
             )
         return [j for j, is_chosen in enumerate(items) if is_chosen]
     chosen = set()
@@ -244,7 +245,8 @@ def _selected(selection: Any, names: list[Any]) -> list[int]:
         if isinstance(item, int | np.integer) and not isinstance(item, bool):
             if not -len(names) <= item < len(names):
                 raise ValueError(
-                    f"categorical_features has {item}, but X has {len(names)} columns."
+                    f"categorical_features has {item}, but X has {len(names)} columns, from 0 to "
+                    f"{len(names) - 1}; pass numbers of these."
                 )
             chosen.add(int(item) % len(names))
         elif item in names:
