@@ -161,6 +161,11 @@ def test_configurations_are_drawn_from_the_whole_space():
         TabularMLPRegressor(**params)._validate_params()
 
 
+def test_networks_that_predict_no_numbers_have_no_place():
+    outputs = [np.array([np.nan]), np.array([1.0]), np.array([3.0])]
+    assert select(outputs, lambda mean: float(abs(mean - 1.2).sum())).tolist() == [0, 9, 1]
+
+
 def test_a_network_may_have_several_places():
     def loss(output):
         return abs(float(output) - 1.0)
