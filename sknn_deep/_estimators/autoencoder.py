@@ -36,6 +36,7 @@ from sknn_deep._estimators.parameters import SharedParameters
 from sknn_deep._estimators.table_columns import (
     TableColumns,
     as_table,
+    check_inputs,
     feature_names,
     learn_columns,
 )
@@ -929,6 +930,7 @@ class AutoencoderTransformer(
             self._check_categories()
             self._learn_numbers(rows, check_sample_weight(sample_weight, rows))
         features = self._encoded(rows)
+        check_inputs(features.shape[1])
         if self.loss == "log_loss":
             low, high = features.limits()
             if low < 0 or high > 1:

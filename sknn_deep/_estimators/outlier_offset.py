@@ -39,6 +39,8 @@ def outlier_offset(
     """
     counts = (weight > 0) & ~np.isnan(errors)
     errors, weight = errors[counts].astype(np.float64), weight[counts].astype(np.float64)
+    if len(errors) == 0:  # nothing is known of any row, so none is unusual
+        return -np.inf
     if contamination == "auto":
         roots = np.cbrt(errors)
         low, high = np.quantile(roots, [0.25, 0.75], weights=weight, method="inverted_cdf")

@@ -230,6 +230,15 @@ def _is_of_categories(name: Any, column: pd.Series) -> bool:
     return kind == "string"
 
 
+def check_inputs(n_inputs: int) -> None:
+    """Refuse a table that leaves a network nothing to read."""
+    if n_inputs == 0:
+        raise ValueError(
+            "X has nothing to learn from: in its columns of categories hardly a value occurs "
+            "twice, as in names and numbers of customers. Pass other features, too."
+        )
+
+
 def _selected(selection: Any, names: list[Any]) -> list[int]:
     """Return the numbers of the columns that names, numbers or a mask select."""
     items = np.asarray(selection, dtype=object).ravel().tolist()

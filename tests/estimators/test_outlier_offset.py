@@ -90,6 +90,7 @@ def test_a_row_of_which_nothing_is_known_is_no_measure(rows, contamination):
         1, (8,), allow_nan=True, contamination=contamination, **QUICK
     ).fit(X)
     assert 0 < np.sum(detector.predict(X) == -1) <= 80
+    assert outlier_offset(np.full(3, np.nan), np.ones(3), contamination) == -np.inf
 
 
 def test_auto_takes_two_in_a_hundred_ordinary_rows_for_outliers():
