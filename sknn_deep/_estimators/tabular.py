@@ -121,8 +121,14 @@ class TabularHooks:
     def _fit_networks(self, call: Call) -> None:
         if self.n_candidates > 1:
             fit_candidates(self, call)
-        else:
-            super()._fit_networks(call)  # type: ignore[misc]
+            return
+        goes_on = call.incremental or getattr(self, "warm_start", False)
+        if goes_on and "ensemble_weights_" in vars(self):
+            raise ValueError(
+                "warm_start and partial_fit go on with networks of the same parameters, and the "
+                "previous call has picked candidates. Set warm_start=False, or make a new estimator."
+            )
+        super()._fit_networks(call)  # type: ignore[misc]
 
     def _reason_to_train_alone(self) -> str:
         if self.n_candidates > 1:

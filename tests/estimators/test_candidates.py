@@ -188,6 +188,14 @@ def test_what_does_not_go_with_candidates_is_refused(params, what):
         TabularMLPRegressor(**QUICK | params).fit(X, Y)
 
 
+@pytest.mark.parametrize(("params", "method"), [({"warm_start": True}, "fit"), ({}, "partial_fit")])
+def test_nothing_goes_on_with_candidates(params, method, fitted):
+    model = pickle.loads(pickle.dumps(fitted)).set_params(n_candidates=1, **params)
+    model.set_params(n_networks=len(model.estimators_), early_stopping=False)
+    with pytest.raises(ValueError, match="the previous call has picked candidates. Set warm_st"):
+        getattr(model, method)(X, KINDS[type(model)])
+
+
 def test_a_time_that_ends_no_drawing_is_refused():
     with pytest.raises(ValueError, match="max_time=5 ends the drawing .* raise n_candidates"):
         TabularMLPRegressor(max_time=5).fit(X, Y)
