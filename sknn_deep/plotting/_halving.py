@@ -118,7 +118,9 @@ class HalvingDisplay:
         ValueError
             If the search did not halve, or no score is finite.
         """
-        check_is_fitted(search, "cv_results_")
+        check_is_fitted(
+            search, "cv_results_", msg="%(name)s has no cv_results_: pass a search, fitted."
+        )
         results = search.cv_results_
         if "n_resources" not in results:
             raise ValueError(

@@ -139,7 +139,9 @@ class SearchSurfaceDisplay:
             If there are more or fewer than two parameters, names that the search does not
             have, no candidate with both parameters, or no finite score.
         """
-        check_is_fitted(search, "cv_results_")
+        check_is_fitted(
+            search, "cv_results_", msg="%(name)s has no cv_results_: pass a search, fitted."
+        )
         results, metric = search.cv_results_, _metric_name(search, metric)
         x_name, y_name = _two_parameters(results["params"], params)
         scores, deviations = (results[f"{kind}_test_{metric}"] for kind in ("mean", "std"))
