@@ -125,8 +125,8 @@ class TabularHooks:
         goes_on = call.incremental or getattr(self, "warm_start", False)
         if goes_on and "ensemble_weights_" in vars(self):
             raise ValueError(
-                "warm_start and partial_fit go on with networks of the same parameters, and the "
-                "previous call has picked candidates. Set warm_start=False, or make a new estimator."
+                "warm_start and partial_fit go on with networks of the same parameters, but the "
+                "previous call has picked candidates. Set warm_start=False, or make a new one."
             )
         super()._fit_networks(call)  # type: ignore[misc]
 

@@ -192,7 +192,7 @@ def test_what_does_not_go_with_candidates_is_refused(params, what):
 def test_nothing_goes_on_with_candidates(params, method, fitted):
     model = pickle.loads(pickle.dumps(fitted)).set_params(n_candidates=1, **params)
     model.set_params(n_networks=len(model.estimators_), early_stopping=False)
-    with pytest.raises(ValueError, match="the previous call has picked candidates. Set warm_st"):
+    with pytest.raises(ValueError, match="previous call has picked candidates. Set"):
         getattr(model, method)(X, KINDS[type(model)])
 
 
