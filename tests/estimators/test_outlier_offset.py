@@ -6,6 +6,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback
 
 from sknn_deep import AutoencoderTransformer
 from sknn_deep._estimators.outlier_offset import outlier_offset
@@ -71,6 +72,20 @@ def test_partial_fit_leaves_no_offset(rows):
     detector = AutoencoderTransformer(1, (8,), **params).partial_fit(rows[0])
     with pytest.raises(NotFittedError, match="partial_fit leaves none. Call fit"):
         detector.predict(rows[0])
+
+
+class _Fails(Callback):
+    def on_epoch_begin(self, net, **data):
+        if len(net.history) > 21:
+            raise LookupError
+
+
+def test_an_offset_of_other_weights_is_forgotten(rows):
+    detector = _fitted(rows, warm_start=True).set_params(callbacks=[_Fails()])
+    with pytest.raises(LookupError):
+        detector.fit(rows[0])
+    assert len(detector.loss_curve_) == 21
+    assert not {"offset_", "code_std_", "explained_variance_", "n_dead_units_"} & {*vars(detector)}
 
 
 @pytest.mark.parametrize("contamination", ["auto", 0.1, 0.25])
