@@ -844,7 +844,9 @@ class AutoencoderTransformer(
 
     @property
     def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
-        return "allow-nan" if self.allow_nan else True
+        # a network that was fitted without gaps would hand NaN on, whatever was set since
+        reads_gaps = "module_" not in vars(self) or self.module_.config["allow_nan"]
+        return "allow-nan" if self.allow_nan and reads_gaps else True
 
     def _check_variational(self) -> bool:
         if not self.variational:

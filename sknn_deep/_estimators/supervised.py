@@ -252,7 +252,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
 
     @property
     def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
-        return "allow-nan" if self.allow_nan else True
+        # a fitted network without an input layer would hand NaN on, whatever was set since
+        fitted = self.__sklearn_is_fitted__()
+        reads_gaps = not fitted or self._networks[0].module_.input is not None
+        return "allow-nan" if self.allow_nan and reads_gaps else True
 
     def _embedding_weight_decay(self) -> float:
         return self.embedding_weight_decay
