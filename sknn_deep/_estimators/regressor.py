@@ -199,9 +199,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         zero there is little to average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
-        What early stopping maximises. None is R², or with ``loss="normal"`` and ``quantiles`` the
-        negative validation loss, as "loss" is; else a scorer's name or a callable
-        ``scorer(estimator, X, y)``, which is given ``sample_weight`` if it takes it.
+        What early stopping maximises. None is R² (of a ``TabularMLPRegressor`` the negative mean
+        absolute error), or with ``loss="normal"`` and ``quantiles`` the negative validation loss,
+        as "loss" is; else a scorer's name or a callable ``scorer(estimator, X, y)``, which is given
+        ``sample_weight`` if it takes it.
 
     device : str or torch.device, default="auto"
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first

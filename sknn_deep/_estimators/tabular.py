@@ -72,8 +72,6 @@ class TabularRegressorParameters(TabularDefaults, RegressorParameters):
 
     hidden_layer_sizes: int | Sequence[int] = (128, 128)
     activation: Activations = "silu"
-    # of few rows one that nobody can predict would decide on the best epoch by its square
-    scoring: Scoring | None = field(default="neg_mean_absolute_error", kw_only=True)
     target_scaling: Literal["standard"] | None = field(default="standard", kw_only=True)
 
 
@@ -254,6 +252,10 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
         **_CONSTRAINTS,
     }
     _fitted_state: ClassVar = REGRESSOR_STATE | CANDIDATES_STATE
+
+    def _validation_scoring(self) -> Any:
+        # of few rows one that nobody can predict would decide on the best epoch by its square
+        return super()._validation_scoring() or "neg_mean_absolute_error"
 
 
 @with_own_defaults(DeepMLPClassifier, _OF_BOTH)

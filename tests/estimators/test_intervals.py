@@ -262,6 +262,9 @@ def test_early_stopping_goes_by_the_loss_of_a_distribution(kind):
     network = DeepMLPRegressor(**RECIPE | HELD_OUT | kind).fit(X, y)
     by_loss = np.negative(network.validation_loss_curve_).tolist()
     assert (network.validation_scores_ == by_loss) == (kind != {})
+    table = TabularMLPRegressor(max_iter=2, n_networks=1, random_state=0).set_params(**kind)
+    by_loss = np.negative(table.fit(X, y).validation_loss_curve_).tolist()
+    assert (table.validation_scores_ == by_loss) == (kind != {})
 
 
 @pytest.mark.parametrize("changed", [{"loss": "squared_error"}, {"loss": "poisson"}])
