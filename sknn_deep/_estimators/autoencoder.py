@@ -36,6 +36,7 @@ from sknn_deep._estimators.parameters import SharedParameters
 from sknn_deep._estimators.table_columns import (
     TableColumns,
     as_table,
+    check_inputs,
     feature_names,
     learn_columns,
 )
@@ -245,9 +246,9 @@ class AutoencoderTransformer(
 
     ema_decay : float or None, default=None
         Keeps an exponential average of the weights over the steps, of which each step leaves this
-        share. It is what validation sets see, what the fit leaves behind and what predicts. 0.99
-        to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to zero
-        there is little to average. Not for ``partial_fit``.
+        share. It is what validation sets and callbacks see, what a fit leaves and what predicts.
+        0.99 to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to
+        zero there is little to average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
         What early stopping maximises. None is "loss"; "loss"
@@ -849,7 +850,9 @@ class AutoencoderTransformer(
 
     @property
     def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
-        return "allow-nan" if self.allow_nan else True
+        # a network that was fitted without gaps would hand NaN on, whatever was set since
+        reads_gaps = "module_" not in vars(self) or self.module_.config["allow_nan"]
+        return "allow-nan" if self.allow_nan and reads_gaps else True
 
     def _check_variational(self) -> bool:
         if not self.variational:
@@ -935,6 +938,7 @@ class AutoencoderTransformer(
             self._check_categories()
             self._learn_numbers(rows, check_sample_weight(sample_weight, rows))
         features = self._encoded(rows)
+        check_inputs(features.shape[1])
         if self.loss == "log_loss":
             low, high = features.limits()
             if low < 0 or high > 1:
@@ -1056,14 +1060,14 @@ class AutoencoderTransformer(
         n_encoder = len(encoder)
         return {
             "encoder": {
-                "layer_units": (n_features, *encoder, self.n_components),
+                "layer_units": (n_features, *encoder, int(self.n_components)),
                 "activations": tuple(activations[:n_encoder]),
                 "dropout": tuple(dropout[:n_encoder]),
                 "out_activation": self.code_activation,
                 **shared,
             },
             "decoder": {
-                "layer_units": (self.n_components, *decoder, n_features),
+                "layer_units": (int(self.n_components), *decoder, n_features),
                 "activations": tuple(activations[n_encoder:]),
                 "dropout": tuple(dropout[n_encoder:]),
                 "out_activation": self.out_activation_,

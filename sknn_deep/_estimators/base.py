@@ -105,6 +105,8 @@ class BaseDeepNetwork(NetworkHooks):
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
         # what scikit-learn's diagrams show of a fitted estimator, alone or in a pipeline
         attributes = super()._get_fitted_attr_html(doc_link)
+        if not self.__sklearn_is_fitted__():  # what a fitted ensemble of scikit-learn was made from
+            return attributes
         html = attributes._repr_html_inner() + summary(self)._repr_html_()
         attributes._html_repr = lambda: html
         return attributes

@@ -197,9 +197,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     ema_decay : float or None, default=None
         Keeps an exponential average of the weights over the steps, of which each step leaves this
-        share. It is what validation sets see, what the fit leaves behind and what predicts. 0.99
-        to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to zero
-        there is little to average. Not for ``partial_fit``.
+        share. It is what validation sets and callbacks see, what a fit leaves and what predicts.
+        0.99 to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to
+        zero there is little to average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
         What early stopping maximises. None is the accuracy; "loss"
@@ -802,7 +802,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     def _learn_classes(self, y: np.ndarray, incremental: bool) -> None:
         """Set ``classes_``, or check that y fits those of an earlier call."""
-        kind = type_of_target(y) if y.dtype.kind == "f" else ""
+        kind = type_of_target(y) if y.dtype.kind in "fO" else ""
+        if kind == "unknown":
+            raise ValueError(
+                f"Unknown label type: y holds objects such as {y.flat[0]!r}, a "
+                f"{type(y.flat[0]).__name__}; give it a type, by y.astype(int) or y.astype(str)."
+            )
         if kind.startswith("continuous"):
             raise ValueError(
                 f"Unknown label type: {kind}. y must hold classes, got numbers such "
@@ -882,7 +887,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _labels_to_share(  # type: ignore[override]  # a classifier always has targets
         self, targets: np.ndarray
     ) -> tuple[np.ndarray, ...]:
-        return targets[:, 0] if self.n_outputs_ == 1 else targets, self.classes_
+        labels = targets[:, 0].astype(int) if self.n_outputs_ == 1 else targets
+        return labels, self.classes_
 
     def _make_loss(self) -> Loss:
         return classification_loss(self.out_activation_, self.label_smoothing)

@@ -221,9 +221,15 @@ def _shape_of(job: Job) -> tuple:
     """Return what the networks of a stack have in common, as far as parameters tell."""
     estimator = job.estimator
     params = estimator.get_params(deep=False)
-    fixed = [(name, repr(value)) for name, value in params.items() if name not in FREE_PARAMETERS]
+    fixed = [(name, spelled(params[name])) for name in params if name not in FREE_PARAMETERS]
     drops = tuple(np.ravel(estimator.dropout) > 0)
     return type(estimator), np.shape(job.X)[1:], drops, *fixed
+
+
+def spelled(value: Any) -> str:
+    """Return what tells a parameter's value from others, of an array all its elements."""
+    # of a long array repr leaves the middle out
+    return repr(np.asarray(value).tolist() if hasattr(value, "__array__") else value)
 
 
 def in_order(jobs: list[Job]) -> list[Job]:

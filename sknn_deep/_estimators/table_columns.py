@@ -230,13 +230,23 @@ def _is_of_categories(name: Any, column: pd.Series) -> bool:
     return kind == "string"
 
 
+def check_inputs(n_inputs: int) -> None:
+    """Refuse a table that leaves a network nothing to read."""
+    if n_inputs == 0:
+        raise ValueError(
+            "X has nothing to learn from: in its columns of categories hardly a value occurs "
+            "twice, as in names and numbers of customers. Pass other features, too."
+        )
+
+
 def _selected(selection: Any, names: list[Any]) -> list[int]:
     """Return the numbers of the columns that names, numbers or a mask select."""
     items = np.asarray(selection, dtype=object).ravel().tolist()
     if all(isinstance(item, bool | np.bool_) for item in items) and items:
         if len(items) != len(names):
             raise ValueError(
-                f"categorical_features is a mask of {len(items)} columns, but X has {len(names)}."
+                f"categorical_features is a mask of {len(items)} columns, but X has {len(names)}; "
+                "pass True or False for each, or names or numbers of columns."
             )
         return [j for j, is_chosen in enumerate(items) if is_chosen]
     chosen = set()
@@ -244,7 +254,8 @@ def _selected(selection: Any, names: list[Any]) -> list[int]:
         if isinstance(item, int | np.integer) and not isinstance(item, bool):
             if not -len(names) <= item < len(names):
                 raise ValueError(
-                    f"categorical_features has {item}, but X has {len(names)} columns."
+                    f"categorical_features has {item}, but X has {len(names)} columns, from 0 to "
+                    f"{len(names) - 1}; pass numbers of these."
                 )
             chosen.add(int(item) % len(names))
         elif item in names:

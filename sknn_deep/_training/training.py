@@ -480,8 +480,10 @@ class Training:
 
     def _should_stop(self, loss: float) -> bool:
         self._has_diverged = not math.isfinite(loss)
-        if self.net is not None and self.net.end_epoch(self._datasets):
-            return True
+        if self.net is not None:
+            with self._averaged():  # as the validation set has seen the network
+                if self.net.end_epoch(self._datasets):
+                    return True
         return self._has_diverged or self._schedule.has_stagnated()
 
     def _notify(self, event: str, **kwargs: Any) -> None:
