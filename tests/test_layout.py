@@ -13,7 +13,7 @@ PACKAGE = ROOT / "sknn_deep"
 WINGS = {
     "_sklearn": [{"_sklearn"}],
     "_user_warnings": [{"_user_warnings"}],
-    "_files": [{"atomic", "archive", "packing", "trusted_types"}],
+    "_files": [{"atomic", "archive", "packing", "trusted_types", "arrow_dataset"}],
     "_hardware": [{"threads", "memory_maps", "device"}, {"pace"}, {"products"}],
     "_networks": [
         {"layers"},
@@ -23,8 +23,8 @@ WINGS = {
         {"models", "stacked", "summary"},
     ],
     "_engine": [
-        {"features", "activations", "distributions"},
-        {"columns", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
+        {"features", "activations", "distributions", "chunks"},
+        {"columns", "streamed_rows", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers"},
@@ -70,6 +70,7 @@ WINGS = {
     ],
     "callbacks": [{"callbacks"}],
     "datasets": [{"datasets"}],
+    "streams": [{"streams"}],
     "plotting": [
         {"_style"},
         {"_labels", "_images", "_annotations"},
@@ -160,6 +161,7 @@ def test_at_the_top_is_only_what_users_import():
     top = {name.partition(".")[0] for name in SOURCES} - {"__init__"}
     public = {name for name in top if not name.startswith("_")}
     own = {"callbacks", "datasets", "mlflow", "model_selection", "onnx", "persistence", "plotting"}
+    own |= {"streams"}
     assert public == own
     assert top == set(WINGS)
 

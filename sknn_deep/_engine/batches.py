@@ -153,7 +153,7 @@ class Batches:
 
     def shuffle(self, random_state: np.random.RandomState) -> None:
         """Permute the present order, as scikit-learn's MLP does before each epoch."""
-        random_state.shuffle(self.order)
+        self.samples.X.shuffle(self.order, self._rows, random_state)
 
     def order_key(self) -> tuple:
         """Return what is equal for sets of the same rows in the same order."""

@@ -36,12 +36,15 @@ def split_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to train on and the rows that early stopping holds out."""
     splitter, fraction = estimator.validation_splitter, estimator.validation_fraction
-    n_rows, labels = samples.X.shape[0], estimator._labels_to_share(samples.targets)
+    X, labels = samples.X, estimator._labels_to_share(samples.targets)
     if splitter is None:
-        return hold_out_rows(n_rows, fraction, random_state, *labels)
-    if splitter == "stratified":
-        return hold_out_stratified(fraction, random_state, labels[0])
-    return rows_of_splitter(splitter, samples.X.unwrapped(), samples.y, groups, random_state)
+        rows = hold_out_rows(len(X), fraction, random_state, *labels)
+    elif splitter == "stratified":
+        rows = hold_out_stratified(fraction, random_state, labels[0])
+    else:
+        rows = rows_of_splitter(splitter, X.unwrapped(), samples.y, groups, random_state)
+    train, held_out = map(X.reading_order, rows)
+    return train, held_out
 
 
 def with_validation_set(
