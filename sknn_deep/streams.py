@@ -161,7 +161,8 @@ def stream_chunks(source: Any, *, window: int = 100_000) -> Stream:
     >>> X, y, _ = stream_chunks(days, window=500)
     >>> X
     <StreamedTable of 2,000 rows and 3 columns, window=500>
-    >>> regressor = DeepMLPRegressor(learning_rate="one_cycle", max_iter=20, random_state=0)
+    >>> options = {"learning_rate": "one_cycle", "learning_rate_init": 0.01, "random_state": 0}
+    >>> regressor = DeepMLPRegressor(max_iter=20, **options)
     >>> regressor.fit(X, y).score(X, y) > 0.9
     True
     """

@@ -32,7 +32,6 @@ class StreamedRows(Features):
         That type.
     """
 
-    kind = "streamed "
     is_streamed = True
 
     def __init__(
@@ -40,6 +39,8 @@ class StreamedRows(Features):
     ):
         super().__init__(table.shape, dtype)
         self._table, self._convert, self.window = table, convert, table.window
+        # a checkpoint belongs to one order of the rows
+        self.kind = f"read in windows of {self.window} rows, "
         self._cursor = self.new_cursor()
         self._missing: np.ndarray | None = None
 

@@ -91,7 +91,7 @@ def _stored_batches(fragment: Any, columns: list[str]) -> Iterator[Any]:
     parquet: Any = importlib.import_module("pyarrow.parquet")
     groups = [group.id for group in fragment.row_groups]
     with fragment.filesystem.open_input_file(fragment.path) as file:
-        yield from parquet.ParquetFile(file).iter_batches(
+        yield from parquet.ParquetFile(file, metadata=fragment.metadata).iter_batches(
             batch_size=_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False
         )
 

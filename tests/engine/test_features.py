@@ -256,7 +256,7 @@ def test_pieces_and_numbers_are_all_there_are(holder):
 def test_dense_rows_are_stored_alike_whatever_holds_them(holder):
     own = holder()
     parts = [np.ascontiguousarray(part) for part in own.stored()]
-    if own.kind:
+    if own.kind == SparseRows.kind:
         assert own.kind == "sparse "
         assert_array_equal(parts[0], sp.csr_array(VALUES).data)
     else:
@@ -278,7 +278,7 @@ def test_sets_in_memory_are_joined_and_no_others(tmp_path):
 def test_rows_are_resident_as_long_as_someone_holds_them(holder, dtype, monkeypatch):
     monkeypatch.setattr(features, "_UPLOADED_BYTES", 7 * N_FEATURES * dtype.itemsize)
     own = holder()
-    if own.kind:
+    if own.kind == SparseRows.kind:
         assert own.resident(CPU, dtype, np.inf) is None
         return
     resident = own.resident(CPU, dtype, np.inf)
