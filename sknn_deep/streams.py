@@ -26,15 +26,15 @@ __all__ = ["Stream", "StreamedTable", "stream_array", "stream_chunks", "stream_p
 class Stream(NamedTuple):
     """What ``fit`` takes of a table that is read in chunks: ``estimator.fit(*stream)``.
 
-    Attributes
+    Parameters
     ----------
     X : StreamedTable of shape (n_samples, n_features)
         The features, which are read when they are needed.
 
-    y : ndarray of shape (n_samples,) or (n_samples, n_outputs), or None
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs), default=None
         The targets, in memory.
 
-    sample_weight : ndarray of shape (n_samples,) or None
+    sample_weight : ndarray of shape (n_samples,), default=None
         The weights, in memory.
     """
 
