@@ -8,7 +8,7 @@ in memory
 parquet
     ``fit(*stream_parquet(folder, window=100_000))``: parts and windows shuffled.
 chunks
-    ``fit(*stream_chunks(...))`` over slices of a memory map of the same numbers.
+    ``fit(*stream_chunks(...))`` over parts of a file of the same numbers.
 partial_fit
     A loop of ``partial_fit`` over the batches of the array.
 
@@ -69,16 +69,18 @@ def arrays(folder):
 
 
 class Slices:
-    """Chunks of the memory map."""
+    """Chunks of the file of the array."""
 
     def __init__(self, folder):
         self._path = folder / "X.npy"
 
     def __iter__(self):
-        X = np.load(self._path, mmap_mode="r")
-        for start in range(0, len(X), ROW_GROUP):
-            rows = np.array(X[start : start + ROW_GROUP])
-            yield rows, rows[:, :10].argmax(axis=1)
+        mapped = np.load(self._path, mmap_mode="r")
+        with open(self._path, "rb") as file:
+            file.seek(mapped.offset)
+            while len(numbers := np.fromfile(file, np.float32, ROW_GROUP * N_FEATURES)):
+                rows = numbers.reshape(-1, N_FEATURES)
+                yield rows, rows[:, :10].argmax(axis=1)
 
 
 def measure(folder, way, n_epochs):

@@ -14,7 +14,7 @@ WINGS = {
     "_sklearn": [{"_sklearn"}],
     "_user_warnings": [{"_user_warnings"}],
     "_files": [{"atomic", "archive", "packing", "trusted_types", "arrow_dataset"}],
-    "_hardware": [{"threads", "memory_maps", "device"}, {"pace"}, {"products"}],
+    "_hardware": [{"threads", "memory_maps", "device", "ranks"}, {"pace"}, {"products"}],
     "_networks": [
         {"layers"},
         {"inputs"},
@@ -52,6 +52,7 @@ WINGS = {
             "parameter_advice",
             "inherited_docs",
             "outlier_offset",
+            "processes",
             "table_columns",
         }
         | {"rollback"}

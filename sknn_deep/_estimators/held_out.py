@@ -24,6 +24,7 @@ from sknn_deep._estimators.held_out_rows import (
 )
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._estimators.rows import has_categories
+from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import accepts_sample_weight
 from sknn_deep._training.training import Validation
 
@@ -92,7 +93,8 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
     # a network that diverges has a score that is no number, and the training judges that
     @np.errstate(over="ignore", invalid="ignore")
     def evaluate() -> tuple[float, float]:
-        value, raw = evaluate_loss(network, loss, samples, keep=scoring is None)
+        keep = scoring is None
+        value, raw = evaluate_loss(network, loss, samples, keep=keep, ranks=present_ranks())
         if scoring == "loss":
             return value, -value
         if raw is not None:

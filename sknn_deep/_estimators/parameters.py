@@ -101,6 +101,7 @@ class SharedParameters:
     scoring: Scoring | None = None
     device: str | torch.device = "auto"
     dtype: DtypeName = "auto"
+    n_processes: int | Literal["torchrun"] = 1
     callbacks: SkorchCallbacks | None = None
 
 
@@ -146,6 +147,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         "scoring": [StrOptions({"loss", *get_scorer_names()}), callable, None],
         "device": [str, torch.device],
         "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
+        "n_processes": [Interval(Integral, 1, None, closed="left"), StrOptions({"torchrun"})],
         "callbacks": [list, tuple, None],
     }
 
