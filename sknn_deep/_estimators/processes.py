@@ -106,7 +106,7 @@ def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
 class _Watch(Thread):
     """Waits for the ends of the other ranks; keeps the first error."""
 
-    def __init__(self, ends: Iterator[None]):
+    def __init__(self, ends: Iterator[Exception | None]):
         super().__init__(daemon=True)
         self._ends = ends
         self.error: BaseException | None = None
@@ -114,8 +114,8 @@ class _Watch(Thread):
 
     def run(self) -> None:
         try:
-            for _ in self._ends:
-                pass
+            for error in self._ends:
+                self.error = self.error or error
         except BaseException as error:
             self.error = error
 
@@ -137,15 +137,22 @@ def _group(store: Any, rank: int, n_processes: int) -> Iterator[None]:
 
 def _be_rank(
     estimator: Any, call: Call, rank: int, n_processes: int, port: int, n_threads: int
-) -> None:
-    """Fit as one of the ranks, in a worker."""
+) -> Exception | None:
+    """Fit as one of the ranks, in a worker; return the error if there was one.
+
+    joblib ends the workers where one raises, and the next fit would have to start others.
+    """
     warnings.simplefilter("ignore")  # rank 0 warns
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
     store = dist.TCPStore(_HOST, port, None, is_master=False)
     store.set(f"rank {rank}", "is here")
-    with _group(store, rank, n_processes), fixed_threads(n_threads), training_together():
-        estimator._fit_networks(call)
+    try:
+        with _group(store, rank, n_processes), fixed_threads(n_threads), training_together():
+            estimator._fit_networks(call)
+    except Exception as error:
+        return error
+    return None
 
 
 def _without_callbacks(estimator: Any) -> Any:
