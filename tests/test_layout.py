@@ -52,12 +52,11 @@ WINGS = {
             "parameter_advice",
             "inherited_docs",
             "outlier_offset",
-            "processes",
             "table_columns",
         }
         | {"rollback"}
         | {"held_out_rows", "target_scale", "intervals", "temperature"},
-        {"rows", "fitted_attributes", "pickling", "hidden_activations"},
+        {"rows", "fitted_attributes", "pickling", "hidden_activations", "processes"},
         {"parameters", "fitted_state"},
         {"hooks"},
         {"jobs", "memory_advice", "optimizer", "held_out"},
