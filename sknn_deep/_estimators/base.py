@@ -20,6 +20,7 @@ from sknn_deep._estimators.fitting import fit_network
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._estimators.optimizer import move_network
 from sknn_deep._estimators.pickling import plain_state, restored_state
+from sknn_deep._estimators.processes import on_processes
 from sknn_deep._estimators.rows import has_categories, to_predict, to_train_on
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.summary import summary
@@ -72,7 +73,8 @@ class BaseDeepNetwork(NetworkHooks):
     def _fit(self, call: Call) -> None:
         """Fit as a call of ``fit`` or ``partial_fit`` asks."""
         try:
-            self._fit_networks(call)
+            with on_processes(self, call):
+                self._fit_networks(call)
         except (TypeError, ValueError):
             # scikit-learn validates the parameters in the first call of partial_fit only
             if call.incremental:

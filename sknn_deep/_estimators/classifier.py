@@ -224,6 +224,14 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         product. torch has one setting for the process: it is changed while a fit runs, and
         restored. None leaves it as it is.
 
+    n_processes : int or "torchrun", default=1
+        Processes that train together, each on its rows of every batch, to the same weights as one
+        but for rounding: for networks of a million weights or more, or one GPU for each. A number
+        starts them for the fit, on this machine; ``callbacks`` and what is printed are this
+        process'. "torchrun" trains with those that torchrun, or
+        ``torch.distributed.init_process_group``, has started: each calls ``fit`` with the same
+        data, and learns the same.
+
     callbacks : list of skorch callbacks or None, default=None
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
         registered with ``set_callbacks``.

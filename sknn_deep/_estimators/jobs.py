@@ -182,6 +182,10 @@ def _reason_to_train_alone(job: Job) -> str:
         return "dtype='bfloat16' is not written for stacks"
     if estimator.warm_start and hasattr(estimator, "module_"):
         return "warm_start=True goes on with an earlier network"
+    if getattr(job.X, "is_streamed", False):
+        return "X is read in chunks, which come in one order"
+    if estimator.n_processes != 1:
+        return f"n_processes={estimator.n_processes!r} divides the rows of one network"
     others = sorted(job.fit_params.keys() - _arguments_of_fit(estimator_class))
     if others:
         return f"fit was given {', '.join(others)}"

@@ -268,11 +268,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         columns = self._columns
         if not self.allow_nan:
             return columns
-        missing = np.zeros(X.shape[1], dtype=bool)
-        for rows in X.pieces():
-            missing |= np.isnan(rows).any(axis=0)
         categories = {} if columns is None else columns.categories
-        return TableColumns(categories, np.flatnonzero(missing).tolist())
+        return TableColumns(categories, np.flatnonzero(X.missing()).tolist())
 
     def _mean(self, outputs: Iterable[np.ndarray]) -> np.ndarray:
         """Return the mean over the networks, by their weights where they have some."""

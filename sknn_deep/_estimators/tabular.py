@@ -147,6 +147,7 @@ class TabularHooks:
             ("callbacks", params.callbacks, "leave callbacks at None"),
             ("partial_fit", call.incremental, "call fit"),
             ("warm_start", params.warm_start, "leave warm_start at False"),
+            ("n_processes above 1", params.n_processes != 1, "leave n_processes at 1"),
             ("solver='lbfgs'", params.solver == "lbfgs", "choose a stochastic solver"),
             (
                 "early_stopping=False without X_val",
