@@ -25,8 +25,22 @@ class Linear(nn.Linear):
     weight: nn.Parameter
     bias: nn.Parameter
 
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        nn.Module.__init__(self)
+        # set by the front door each takes some microseconds, which a small fit feels
+        vars(self).update(in_features=in_features, out_features=out_features)
+        for name, shape in (("weight", (out_features, in_features)), ("bias", (out_features,))):
+            self._parameters[name] = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+
     def reset_parameters(self) -> None:
-        pass
+        """Leave the weights as they are."""
 
     def glorot_uniform_(self, random_state: np.random.RandomState, gain: float) -> None:
         """Draw weights and bias uniformly in ±sqrt(gain / (fan_in + fan_out)).
@@ -410,18 +424,20 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
             "out_activation": out_activation,
             "dtype": dtype,
         }
+        parts: list[nn.Module] = []
         n_hidden = len(layer_units) - 2
         for i, (fan_in, fan_out) in enumerate(pairwise(layer_units)):
-            self.append(Linear(fan_in, fan_out, dtype=dtype, device=device))
+            parts.append(Linear(fan_in, fan_out, dtype=dtype, device=device))
             if i == n_hidden:
                 break
             if normalization is not None:
-                self.append(NORMALIZATIONS[normalization](fan_out, dtype=dtype, device=device))
-            self.append(ACTIVATIONS[activations[i]]())
+                parts.append(NORMALIZATIONS[normalization](fan_out, dtype=dtype, device=device))
+            parts.append(ACTIVATIONS[activations[i]]())
             if dropout[i] > 0:
-                self.append(Dropout(dropout[i]))
+                parts.append(Dropout(dropout[i]))
         if out_activation != "identity":
-            self.append(ACTIVATIONS[out_activation]())
+            parts.append(ACTIVATIONS[out_activation]())
+        self._modules.update((str(i), part) for i, part in enumerate(parts))
 
     def stages(self) -> list[tuple[Linear, Normalization | None, str, Dropout | None]]:
         """Return each dense layer with its normalisation, its activation's name, its dropout."""
