@@ -9,6 +9,7 @@ from typing import Any
 
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.classifier import DeepMLPClassifier
+from sknn_deep._estimators.hidden_activations import HiddenActivations
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep.model_selection._halving import (
@@ -22,7 +23,7 @@ __all__ = ["autolog"]
 _OURS = (
     DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer, TabularMLPClassifier,
     TabularMLPRegressor, FusedGridSearchCV, FusedRandomizedSearchCV, FusedHalvingGridSearchCV,
-    FusedHalvingRandomSearchCV,
+    FusedHalvingRandomSearchCV, HiddenActivations,
 )  # fmt: skip
 _FINDS_ESTIMATORS = "_gen_estimators_to_patch"
 
