@@ -24,7 +24,7 @@ WINGS = {
     ],
     "_engine": [
         {"features", "activations", "distributions", "order"},
-        {"columns", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
+        {"columns", "samples", "losses", "encoded_rows", "masks", "norm_pass", "device_rows"},
         {"in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers", "torch_steps"},
@@ -57,6 +57,7 @@ WINGS = {
         }
         | {"rollback"}
         | {"held_out_rows", "target_scale", "intervals", "temperature"},
+        {"array_api"},
         {"rows", "fitted_attributes", "pickling", "hidden_activations"},
         {"parameters", "fitted_state"},
         {"hooks"},

@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn import get_config
 from sklearn.utils import assert_all_finite, check_array, check_X_y
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sknn_deep._engine.columns import ColumnRows
+from sknn_deep._engine.device_rows import DeviceRows
 from sknn_deep._engine.features import ArrayRows, Features, MappedRows, features_of
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
-from sknn_deep._hardware.device import as_tensor, numpy_dtype
+from sknn_deep._hardware.device import as_tensor, numpy_dtype, torch_dtype
 from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 
 # To look at fewer on several threads takes as long as on one, and to copy fewer takes no time.
@@ -100,8 +102,21 @@ def to_predict(estimator: Any, X: Any) -> Features:
     features = _where_it_is(X, dtypes)
     if features is None:
         return _by_scikit_learn(estimator, X, dtypes=dtypes, reset=False)[0]
+    features.gives_tensors = isinstance(features, DeviceRows)
     _check_but_the_numbers(estimator, features, X, reset=False)
     _check_numbers(estimator, features)
+    return features
+
+
+def to_decode(estimator: Any, X: Any) -> Features:
+    """Return codes to decode, in the type of the fitted network."""
+    dtype = estimator._network_dtype
+    features = _where_it_is(X, [dtype]) if isinstance(X, torch.Tensor) else None
+    if not isinstance(features, DeviceRows):
+        return features_of(check_array(X, dtype=dtype, order="C", input_name="X"))
+    features.gives_tensors = True
+    if not get_config()["assume_finite"] and not features.is_known(allow_nan=False):
+        assert_all_finite(np.asarray(features), input_name="X")
     return features
 
 
@@ -165,6 +180,9 @@ def _check_but_the_numbers(
 
 def _check_numbers(estimator: Any, features: Features) -> None:
     if not get_config()["assume_finite"]:
+        allow_nan = estimator._ensure_all_finite == "allow-nan"
+        if isinstance(features, DeviceRows) and features.is_known(allow_nan):
+            return
         for numbers in features.numbers():
             _check_finite(estimator, numbers)
 
@@ -213,6 +231,8 @@ def _is_surely_finite(X: Any) -> bool:
 
 def _where_it_is(X: Any, dtypes: list[type]) -> Features | None:
     """Return features that are read where they are; None for what scikit-learn may copy."""
+    if isinstance(X, torch.Tensor) and X.device.type != "cpu":
+        return _on_device(X, dtypes)
     if is_large_map(X):
         return MappedRows(Mapped(X, _chosen(dtypes, X.dtype)))
     if math.prod(getattr(X, "shape", (0,))) < _MANY_NUMBERS:
@@ -231,6 +251,22 @@ def _where_it_is(X: Any, dtypes: list[type]) -> Features | None:
     kinds = {column.dtype for column in columns}
     given = np.result_type(*kinds) if _is_frame(X, "pandas") else None
     return ColumnRows([column[np.newaxis] for column in columns], _chosen(dtypes, given))
+
+
+def _on_device(X: torch.Tensor, dtypes: list[type]) -> DeviceRows:
+    """Return the rows of a tensor on an accelerator, in a type that a network reads."""
+    if not get_config()["array_api_dispatch"]:
+        raise TypeError(
+            f"X is on device='{X.device}'. To keep it there, call within "
+            "sklearn.config_context(array_api_dispatch=True); or pass X.cpu()."
+        )
+    if X.dtype.is_complex:
+        raise ValueError(f"Complex data not supported: X holds {X.dtype}.")
+    if X.ndim != 2:  # scikit-learn says so
+        check_array(np.broadcast_to(np.zeros(()), tuple(X.shape)), input_name="X")
+    is_known = X.dtype in (torch.float32, torch.float64)
+    given = np.dtype(numpy_dtype(X.dtype)) if is_known else None
+    return DeviceRows(X.to(torch_dtype(_chosen(dtypes, given))).contiguous())
 
 
 def _columns_of(X: Any) -> list[np.ndarray] | None:
