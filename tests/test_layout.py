@@ -24,8 +24,8 @@ WINGS = {
     ],
     "_engine": [
         {"features", "activations", "distributions", "order"},
-        {"columns", "samples", "losses", "encoded_rows", "masks", "norm_pass", "device_rows"},
-        {"in_parts", "batches", "layer_pass"},
+        {"columns", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
+        {"device_rows", "in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers", "torch_steps"},
         {"cuda_graph", "lbfgs", "optimizer_state", "stacked_muon"},

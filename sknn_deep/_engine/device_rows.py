@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_deep._engine.encoded_rows import TableEncoding
 from sknn_deep._engine.features import Features, slices
 from sknn_deep._hardware.device import numpy_dtype
 
@@ -21,13 +22,15 @@ class DeviceRows(Features):
     X : Tensor of shape (n_rows, n_features)
     gives_tensors : bool, default=False
         Whether what is computed for these rows stays on a device.
+    is_encoded : bool, default=False
+        Whether the numbers are scaled already.
     """
 
     kind = "device "
 
-    def __init__(self, X: Tensor, gives_tensors: bool = False):
+    def __init__(self, X: Tensor, gives_tensors: bool = False, *, is_encoded: bool = False):
         super().__init__((X.shape[0], X.shape[1]), numpy_dtype(X.dtype))
-        self._X, self.gives_tensors = X, gives_tensors
+        self._X, self.gives_tensors, self.is_encoded = X, gives_tensors, is_encoded
 
     @property
     def nbytes(self) -> int:
@@ -45,7 +48,7 @@ class DeviceRows(Features):
         out.copy_(self._rows(rows))
 
     def take(self, rows: np.ndarray) -> "DeviceRows":
-        return DeviceRows(self._rows(rows))
+        return DeviceRows(self._rows(rows), is_encoded=self.is_encoded)
 
     def _rows(self, rows: np.ndarray) -> Tensor:
         return self._X.index_select(0, torch.from_numpy(rows).to(self.device))
@@ -59,6 +62,10 @@ class DeviceRows(Features):
         if (self.device, self._X.dtype) == (device, dtype):
             return self._X
         return super().resident(device, dtype, most_bytes)
+
+    def encoded(self, encoding: TableEncoding) -> "DeviceRows":
+        """Return the same rows with scaled numbers."""
+        return DeviceRows(encoding.encode_numbers(self._X), self.gives_tensors, is_encoded=True)
 
     def unwrapped(self) -> Tensor:
         return self._X

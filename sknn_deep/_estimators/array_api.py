@@ -100,8 +100,8 @@ def keeps_namespace(method: Method) -> Method:
 
     @wraps(method)
     def wrapper(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
-        home = home_of(X)
-        if home is None:
+        # of one row every call counts
+        if type(X) is np.ndarray or (home := home_of(X)) is None:
             return method(self, X, *args, **kwargs)
         result = method(self, taken_in(X), *args, **kwargs)
         return tuple(map(home.bring, result)) if type(result) is tuple else home.bring(result)
@@ -114,8 +114,8 @@ def through_numpy(method: Method) -> Method:
 
     @wraps(method)
     def wrapper(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
-        home = home_of(X)
-        if home is None:
+        # of one row every call counts
+        if type(X) is np.ndarray or (home := home_of(X)) is None:
             return method(self, X, *args, **kwargs)
         return home.bring(method(self, as_numpy(X), *args, **kwargs))
 

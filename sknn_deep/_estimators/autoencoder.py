@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.device_rows import DeviceRows
 from sknn_deep._engine.encoded_rows import EncodedRows, TableEncoding
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
@@ -695,7 +696,9 @@ class AutoencoderTransformer(
         encoding = self._encoding
         if encoding is None:
             return decoded
-        numbers, of_categories = encoding.decode(decoded)
+        if isinstance(decoded, Tensor) and not encoding.categories:
+            return encoding.decode_numbers(decoded)
+        numbers, of_categories = encoding.decode(as_numpy(decoded))
         columns = self._columns
         if columns is None:
             return numbers
@@ -927,7 +930,7 @@ class AutoencoderTransformer(
             self.out_activation_ = self.output_activation
             if self.output_activation == "auto":
                 self.out_activation_ = "identity"
-                if not isinstance(X, EncodedRows):
+                if self._encoding is None:
                     low, high = X.limits()
                     self.out_activation_ = "logistic" if low >= 0 and high <= 1 else "identity"
         return X, None, None
@@ -1009,6 +1012,8 @@ class AutoencoderTransformer(
         # those of a scorer are encoded already
         if encoding is None or isinstance(features, EncodedRows):
             return features
+        if isinstance(features, DeviceRows):
+            return features if features.is_encoded else features.encoded(encoding)
         return EncodedRows(features, encoding)
 
     def _validate_input(self, X: Any) -> Features:

@@ -631,8 +631,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
         probabilities: Any = self.predict_proba(X)
-        is_tensor = isinstance(probabilities, Tensor)
-        logarithms: Any = probabilities.log() if is_tensor else np.log(probabilities)
+        is_ours = type(probabilities) is np.ndarray
+        logarithms: Any = np.log(probabilities) if is_ours else probabilities.log()
         return logarithms
 
     @keeps_namespace
@@ -762,7 +762,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _labels(self, output: Any, threshold: float = 0.0) -> Any:
         """Return the most probable labels given the raw output, or probabilities."""
         is_multilabel = self._label_binarizer.y_type_ == "multilabel-indicator"
-        if isinstance(output, Tensor):
+        if type(output) is Tensor:
             if is_multilabel:
                 return (output > threshold).long()
             if self.classes_.dtype.kind in "biuf":

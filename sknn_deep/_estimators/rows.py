@@ -58,6 +58,8 @@ def to_train_on(
         return (X, *y) if y else X
     refuse_not_numbers(estimator, X)
     if reset:
+        if not isinstance(estimator.categorical_features, str | None):
+            X = _on_host(X)
         estimator._columns = estimator._learn_columns(X)
     features, *targets = _validated(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
     if reset:
@@ -143,7 +145,7 @@ def _of_table(
 ) -> tuple:
     """Return numbers and codes of a table with categories, in a matrix."""
     if not hasattr(X, "columns"):
-        X = np.asarray(X)
+        X = np.asarray(_on_host(X))
     _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
     features = ArrayRows(estimator._columns.encode(X, _chosen(dtypes, None)))
     targets = _check_but_the_numbers(estimator, features, X, *y, reset=reset, **options)
@@ -267,6 +269,11 @@ def _on_device(X: torch.Tensor, dtypes: list[type]) -> DeviceRows:
     is_known = X.dtype in (torch.float32, torch.float64)
     given = np.dtype(numpy_dtype(X.dtype)) if is_known else None
     return DeviceRows(X.to(torch_dtype(_chosen(dtypes, given))).contiguous())
+
+
+def _on_host(X: Any) -> Any:
+    """Return a tensor as one of the host, where codes of categories are made; all else as it is."""
+    return X.cpu() if isinstance(X, torch.Tensor) else X
 
 
 def _columns_of(X: Any) -> list[np.ndarray] | None:
