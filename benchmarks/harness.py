@@ -129,8 +129,8 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def parser(description: str, rounds: int = 7) -> argparse.ArgumentParser:
-    """Return a parser with the options that all benchmarks share."""
+def parser(description: str, rounds: int = 7, *, compares: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks share, and ``--compare`` if asked."""
     options = argparse.ArgumentParser(description=description.partition("\n")[0])
     options.add_argument("--rounds", type=int, default=rounds, help="counted rounds")
     options.add_argument(
@@ -140,12 +140,13 @@ def parser(description: str, rounds: int = 7) -> argparse.ArgumentParser:
         help="threads for every contender (default: torch's own choice)",
     )
     options.add_argument("--json", type=Path, help="also write all figures to this file")
-    options.add_argument(
-        "--compare",
-        metavar="CHECKOUT",
-        type=Path,
-        help="time sknn_deep alone, this version and that of another checkout in turn",
-    )
+    if compares:
+        options.add_argument(
+            "--compare",
+            metavar="CHECKOUT",
+            type=Path,
+            help="time sknn_deep alone, this version and that of another checkout in turn",
+        )
     return options
 
 

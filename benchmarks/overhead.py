@@ -59,7 +59,7 @@ def fresh_interpreter(statement: str) -> Callable[[], float]:
 
 def main():
     """Time every cost and print the ratios."""
-    arguments = harness.parser(__doc__).parse_args()
+    arguments = harness.parser(__doc__, compares=True).parse_args()
     if arguments.compare:
         compare("overhead", arguments.compare, arguments)
         return

@@ -130,7 +130,7 @@ def print_waits(classifier, contenders: dict[str, Callable], rows: np.ndarray) -
 
 def main():
     """Time every method on every number of rows and print the ratios."""
-    arguments = harness.parser(__doc__).parse_args()
+    arguments = harness.parser(__doc__, compares=True).parse_args()
     if arguments.compare:
         compare("predict", arguments.compare, arguments)
         return

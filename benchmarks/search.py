@@ -215,7 +215,7 @@ def print_tables(results: dict, names: list[str]) -> None:
 
 def main():
     """Time every search and print the ratios."""
-    options = harness.parser(__doc__, rounds=5)
+    options = harness.parser(__doc__, rounds=5, compares=True)
     known = WORKS | LARGE_WORKS
     options.add_argument(
         "works", nargs="*", help=f"among {list(known)}; default: all but {list(LARGE_WORKS)}"

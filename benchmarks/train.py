@@ -149,7 +149,7 @@ def print_tables(results: dict, names: list[str], arguments) -> None:
 
 def main():
     """Time every work and print the ratios."""
-    options = harness.parser(__doc__)
+    options = harness.parser(__doc__, compares=True)
     options.add_argument("works", nargs="*", help=f"among {list(WORKS)}; default: all")
     options.add_argument(
         "--device", default="cpu", help="for all but scikit-learn and Keras; default: cpu"

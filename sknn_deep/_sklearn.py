@@ -55,6 +55,7 @@ from sklearn.utils.validation import (
     _check_feature_names_in,
     _check_method_params,
     _check_sample_weight,
+    _check_y,
     _get_feature_names,
     _num_samples,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "check_partial_fit_first_call",
     "check_random_state",
     "check_sample_weight",
+    "check_target",
     "context_path",
     "feature_names_of",
     "fit_context",
@@ -109,6 +111,7 @@ check_feature_names_in = _check_feature_names_in
 check_groups_routing_disabled = _check_groups_routing_disabled
 check_method_params = _check_method_params
 check_partial_fit_first_call = _check_partial_fit_first_call
+check_target = _check_y
 context_path = get_context_path
 feature_names_of = _get_feature_names
 insert_error_scores = _insert_error_scores

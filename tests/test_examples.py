@@ -22,7 +22,12 @@ GALLERY = sorted(path.name for path in (ROOT / "examples").glob("plot_*.py"))
 PAGES = {path.relative_to(DOCS).as_posix(): path for path in DOCS.rglob("*.md")}
 WITH_CODE = sorted(name for name, path in PAGES.items() if _code_blocks(path.read_text("utf-8")))
 SLOW = {
-    "tutorials/autoencoder.md",  # t-SNE
+    "how-to/draw_pictures.md",
+    "how-to/use_an_autoencoder.md",
+    "how-to/use_tables.md",
+    "tutorials/a_real_table.md",
+    "tutorials/autoencoder.md",
+    "tutorials/regression_in_dollars.md",
 }
 OUTPUT = re.compile(r"^```python[^\S\n]*\n.*?^```[^\S\n]*$(?:\s*^```text\n(.*?)^```)?", re.M | re.S)
 

@@ -63,7 +63,6 @@ def test_a_large_memory_map_is_learned_from_in_little_memory(case, gigabytes, tm
     (tmp_path / "X.npy").unlink()
     # a busy machine takes pages of the file back late: some of them count, half of it does not
     most = peaks["before"] + 300
-    assert 1000 * gigabytes > 500, "the file would not fit"
     assert peaks["fit"] < most, "megabytes of all that the process holds"
     assert peaks["predict"] < most
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import pytest
 from test_documentation import CLASSES, FUNCTIONS
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 WIDTHS = [390, 1024, 1366]
 MADE_BY_SPHINX = {"genindex.html", "py-modindex.html", "search.html"}

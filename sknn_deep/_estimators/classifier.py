@@ -831,7 +831,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
                 f"as {y[y != np.trunc(y)].flat[0]}; use DeepMLPRegressor to predict numbers."
             )
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
+            self._label_binarizer = _fitted_binarizer(y)
             self.classes_ = self._label_binarizer.classes_
             return
         was_multilabel = self._label_binarizer.y_type_.startswith("multilabel")
@@ -922,6 +922,20 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _fitted_binarizer(y: np.ndarray) -> LabelBinarizer:
+    """Return a binarizer that knows the labels.
+
+    scikit-learn's ``fit`` looks twice at what kind of labels they are, a tenth of a small fit; of
+    a plain array of integers the second look tells nothing new.
+    """
+    binarizer = LabelBinarizer()
+    if y.ndim != 1 or y.dtype.kind not in "biu":
+        return binarizer.fit(y)
+    binarizer.y_type_ = type_of_target(y, input_name="y")
+    binarizer.classes_, binarizer.sparse_input_ = np.unique(y), False
+    return binarizer
 
 
 def _over_classes(function: Callable[..., Tensor], raw: Tensor) -> Tensor:

@@ -436,10 +436,11 @@ class Fit:
 
     def _kept_engine(self, batches: Batches, optimizer: torch.optim.Optimizer) -> KeptEngine | None:
         """Return what keeps the engine from call to call, where that is worth it."""
-        draft, params = self.draft, self.draft.get_params(deep=False)
+        draft = self.draft
         kept = vars(draft).pop("_kept_engine", None)
         if not self.call.incremental or not keeps_engine(draft, self._device):
             return None
+        params = draft.get_params(deep=False)
         if kept is None or not kept.fits(params, optimizer):
             kept = KeptEngine(params, optimizer)
         kept.share(batches)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn import get_config
 from sklearn.utils import assert_all_finite, check_array, check_X_y
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._engine.device_rows import DeviceRows
@@ -23,6 +23,7 @@ from sknn_deep._engine.features import ArrayRows, Features, MappedRows, features
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._hardware.device import as_tensor, numpy_dtype, torch_dtype
 from sknn_deep._hardware.memory_maps import Mapped, is_large_map
+from sknn_deep._sklearn import check_target
 
 # To look at fewer on several threads takes as long as on one, and to copy fewer takes no time.
 _MANY_NUMBERS = 2**20
@@ -158,6 +159,12 @@ def _by_scikit_learn(
 ) -> tuple:
     # numbers of another type are looked at once they are converted, which may make them infinite
     is_known = getattr(X, "dtype", None) in dtypes and _is_surely_finite(X)
+    if is_known and type(X) is np.ndarray and _is_plain_matrix(X):
+        # only its width is left to look at, and the options are those of y
+        _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
+        checked = [check_target(target, estimator=estimator, **options) for target in y]
+        check_consistent_length(X, *checked)
+        return features_of(X), *checked
     options["ensure_all_finite"] = False if is_known else estimator._ensure_all_finite
     options |= {"accept_sparse": "csr", "order": "C"}
     with _remedy_for_gaps(estimator):
@@ -165,6 +172,10 @@ def _by_scikit_learn(
     array, *targets = found if y else (found,)
     # of arrays scikit-learn converts the order of bytes with the type, but not of DataFrames
     return features_of(array.astype(array.dtype.newbyteorder("="), copy=False)), *targets
+
+
+def _is_plain_matrix(X: np.ndarray) -> bool:
+    return X.ndim == 2 and X.size > 0 and X.flags.c_contiguous
 
 
 def _check_but_the_numbers(

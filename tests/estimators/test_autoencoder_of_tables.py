@@ -137,13 +137,12 @@ def test_large_tables_are_encoded_batch_by_batch(monkeypatch):
 def test_files_and_pickles_keep_tables(tmp_path):
     estimator = AutoencoderTransformer(**SCALED).fit(X).partial_fit(X)
     sknn_deep.save(estimator, tmp_path / "file.sknn")
-    for other in (pickle.loads(pickle.dumps(estimator)), sknn_deep.load(tmp_path / "file.sknn")):
-        pd.testing.assert_frame_equal(
-            *(e.inverse_transform(e.transform(X)) for e in (other, estimator))
-        )
-        other.partial_fit(X)
-    estimator.partial_fit(X)
-    np.testing.assert_array_equal(other.transform(X), estimator.transform(X))
+    others = [pickle.loads(pickle.dumps(estimator)), sknn_deep.load(tmp_path / "file.sknn")]
+    table = estimator.inverse_transform(estimator.transform(X))
+    codes = estimator.partial_fit(X).transform(X)
+    for other in others:
+        pd.testing.assert_frame_equal(other.inverse_transform(other.transform(X)), table)
+        np.testing.assert_array_equal(other.partial_fit(X).transform(X), codes)
     estimator.feature_scale_ = -estimator.feature_scale_
     with pytest.raises(ValueError, match="feature_scale_ are not one for each number"):
         sknn_deep.save(estimator, tmp_path / "file.sknn")

@@ -24,12 +24,11 @@ OURS = {
     "HalvingRandomSearchCV": ours.FusedHalvingRandomSearchCV,
     "cross_validate": ours.cross_validate,
 }
-LEFT_OUT = {
-    "test_custom_run_search": "compares all attributes with those of scikit-learn's base class",
-    "test_base_estimator_inputs": "counts a set_params for each fit: ours has one a candidate",
-    "test_aggressive_elimination": "takes seconds",
-    "test_gridsearchcv_cross_val_predict_with_method": "takes seconds",
+DIFFERENT = {
+    "test_custom_run_search": (AttributeError, "scikit-learn's base class has no fused_"),
+    "test_base_estimator_inputs": (AssertionError, "set_params once a candidate, not once a fit"),
 }
+SLOW = ["test_aggressive_elimination", "test_gridsearchcv_cross_val_predict_with_method"]
 
 
 def _tests_on_ours(module_name):
@@ -68,8 +67,11 @@ TESTS = {
     for module in ("test_search", "test_successive_halving", "test_validation")
     for name, test in _tests_on_ours(module).items()
 }
-# where pytest finds them
-globals().update({name: test for name, test in TESTS.items() if name not in LEFT_OUT})
+for name, (error, reason) in DIFFERENT.items():
+    pytest.mark.xfail(reason=reason, raises=error)(TESTS[name])
+for name in SLOW:
+    pytest.mark.slow(TESTS[name])
+globals().update(TESTS)  # where pytest finds them
 
 
 @pytest.fixture
@@ -85,7 +87,6 @@ def _in_threads():
         yield
 
 
-def test_few_tests_are_left_out():
-    assert LEFT_OUT.keys() <= TESTS.keys()
-    assert len(LEFT_OUT) == 4
-    assert len(TESTS) > 100
+def test_the_tests_of_searches_are_found():
+    for our in OURS:
+        assert sum(our in inspect.getsource(test) for test in TESTS.values()) > 5, our

@@ -456,6 +456,9 @@ MOMENTS = {
         max_iter=2, callbacks=[AnotherFile(), skorch.callbacks.Freezer("0.*")], **params
     ),
 }
+BEFORE = ["nothing", "a fit", "a warm start"]
+CASES = [(make, before) for make in MOMENTS.values() for before in BEFORE]
+N_MOMENTS = 15
 # The interpreter swallows what is raised while it closes a generator that nobody exhausted, and
 # warns of a file that it closes because the interruption came between `open` and `with`.
 SWALLOWED = "ignore:Exception ignored .*<(generator|_io):pytest.PytestUnraisableExceptionWarning"
@@ -477,7 +480,7 @@ ONLY_CPYTHON = pytest.mark.skipif(
 @ONLY_CPYTHON
 @pytest.mark.filterwarnings("ignore:Training interrupted", "ignore:lbfgs failed", SWALLOWED)
 @pytest.mark.usefixtures("swallowed")
-@pytest.mark.parametrize("before", ["nothing", "a fit", "a warm start"])
+@pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("make", MOMENTS.values(), ids=MOMENTS)
 def test_interruption_at_any_moment(make, before, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -485,8 +488,10 @@ def test_interruption_at_any_moment(make, before, tmp_path, monkeypatch):
     fitted = None if before == "nothing" else make(warm_start=before == "a warm start").fit(X, Y)
     _, n_points = interrupted_at(0, make())
     n_threads, outcomes = torch.get_num_threads(), Counter()
-    # about forty moments, spread over the whole fit
-    for n in range(1, n_points, n_points // 40):
+    # some moments, spread over the whole fit; each case has others
+    distance = n_points // N_MOMENTS
+    first = 1 + distance * CASES.index((make, before)) // len(CASES)
+    for n in range(first, n_points, distance):
         network = make()
         if fitted is not None:
             network.set_params(warm_start=fitted.warm_start).fit(X, Y)
