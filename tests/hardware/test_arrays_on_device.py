@@ -12,7 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, HiddenActivations
 
-pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+]
 PARAMS = {"hidden_layer_sizes": (4,), "max_iter": 3, "random_state": 0, "batch_size": 20}
 RNG = np.random.RandomState(0)
 N_ROWS = 100
@@ -117,9 +120,10 @@ def test_predictions_stay_on_the_device(network, methods):
             found = getattr(network, name)(given)
         assert str(found.device) == "cuda:0"
         assert (largest.to_host, largest.to_device) <= (1, 2)
-        assert_allclose(found.cpu(), getattr(network, name)(given.cpu().numpy()), rtol=1e-5)
+        assert_allclose(found.cpu(), getattr(network, name)(given.cpu().numpy()), rtol=1e-4)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch finds one CUDA device at most")
 def test_rows_of_another_device_and_of_none_are_read():
     elsewhere = torch.from_numpy(X).cuda(1)
     classifier = DeepMLPClassifier(**PARAMS).fit(elsewhere, y)
@@ -127,7 +131,7 @@ def test_rows_of_another_device_and_of_none_are_read():
     known = DeepMLPClassifier(**PARAMS, device="cpu").fit(elsewhere, y)
     assert known.device_ == "cpu"
     assert str(known.predict_proba(elsewhere).device) == "cuda:1"
-    assert_allclose(known.predict_proba(elsewhere).cpu(), known.predict_proba(X), rtol=1e-5)
+    assert_allclose(known.predict_proba(elsewhere).cpu(), known.predict_proba(X), rtol=1e-4)
 
 
 def test_what_is_not_a_number_is_refused_in_the_usual_words():
