@@ -95,7 +95,8 @@ class Part:
 
 def device_tests(size: Size, rounds: int) -> Part:
     """Run the tests that need a device."""
-    files = ["tests/hardware", "tests/test_out_of_memory.py"]
+    on_a_device = [f"tests/hardware/test_{name}.py" for name in ("device", "arrays_on_device")]
+    files = [*on_a_device, "tests/test_out_of_memory.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     return _of_process("Tests on the device", command, {"SKNN_DEEP_GPU": "1", **_DISPATCHES})
 
