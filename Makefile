@@ -13,7 +13,7 @@ RUN = $(VENV)/bin/python
 # Each worker computes on one thread: two that use every core wait for each other.
 TEST = SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 # A simulated GPU is there for the whole process or not at all, so its tests have one of their own.
-TEST_DEVICE = $(TEST) -p tests.simulated_cuda.plugin tests/simulated_cuda tests/hardware/test_device.py
+TEST_DEVICE = $(TEST) -p tests.simulated_cuda.plugin tests/simulated_cuda $(wildcard tests/hardware/*device.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-device test-fast gpu lint docs dist clean

@@ -5,6 +5,7 @@ arguments that trains a new network and returns its ``predict``, from rows to la
 an autoencoder, to reconstructions.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -157,6 +158,57 @@ def plain_torch(work: Work, X, y) -> Callable[[], Predict]:
         if work.is_autoencoder:
             return lambda rows: torch_outputs(module, rows).numpy()
         return lambda rows: torch_outputs(module, rows).argmax(1).numpy()
+
+    return run
+
+
+def with_jax(work: Work, X, y) -> Callable[[], object]:
+    """Return a run in JAX: an epoch is one compiled scan over its batches, with Adam.
+
+    Rows beyond the last whole batch are left out.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others need memory, too
+    import jax
+    from jax import numpy as jnp
+
+    rows, labels = jnp.asarray(X), jnp.asarray(y)
+    n_batches = len(X) // work.batch_size
+    rng = np.random.default_rng(0)
+
+    def weights():
+        for n_in, n_out in pairwise(work.units):
+            bound = np.sqrt(6 / (n_in + n_out))
+            yield jnp.asarray(rng.uniform(-bound, bound, (n_in, n_out)).astype(np.float32))
+            yield jnp.zeros(n_out)
+
+    def loss(params, numbers):
+        hidden = rows[numbers]
+        *layers, last = zip(params[::2], params[1::2], strict=True)
+        for weight, bias in layers:
+            hidden = jax.nn.relu(hidden @ weight + bias)
+        logarithms = jax.nn.log_softmax(hidden @ last[0] + last[1])
+        return -jnp.take_along_axis(logarithms, labels[numbers][:, None], axis=1).mean()
+
+    def step(state, numbers):
+        params, m, v, n_steps = state
+        gradients, n_steps = jax.grad(loss)(params, numbers), n_steps + 1
+        m = [0.9 * old + 0.1 * new for old, new in zip(m, gradients, strict=True)]
+        v = [0.999 * old + 0.001 * new**2 for old, new in zip(v, gradients, strict=True)]
+        rate = 0.001 * jnp.sqrt(1 - 0.999**n_steps) / (1 - 0.9**n_steps)
+        moves = [rate * a / (jnp.sqrt(b) + 1e-8) for a, b in zip(m, v, strict=True)]
+        return ([w - move for w, move in zip(params, moves, strict=True)], m, v, n_steps), None
+
+    @jax.jit
+    def epoch(state, key):
+        order = jax.random.permutation(key, len(X))[: n_batches * work.batch_size]
+        return jax.lax.scan(step, state, order.reshape(n_batches, work.batch_size))[0]
+
+    def run():
+        params = list(weights())
+        state = params, *([jnp.zeros_like(w) for w in params] for _ in range(2)), jnp.zeros(())
+        for key in jax.random.split(jax.random.key(0), work.epochs):
+            state = epoch(state, key)
+        return jax.block_until_ready(state)[0]
 
     return run
 

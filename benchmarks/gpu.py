@@ -21,10 +21,12 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness
@@ -35,6 +37,7 @@ from benchmarks.contenders import (
     torch_loss,
     torch_module,
     wait_for,
+    with_jax,
     with_skorch,
 )
 from benchmarks.train import matrix_products
@@ -42,6 +45,8 @@ from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegresso
 from sknn_deep.model_selection import FusedGridSearchCV
 
 ROOT = Path(__file__).parents[1]
+# scikit-learn dispatches arrays where SciPy was told to do so as it was imported
+_DISPATCHES = {"SCIPY_ARRAY_API": "1"}
 Data = tuple[np.ndarray, np.ndarray]
 
 
@@ -90,15 +95,17 @@ class Part:
 
 def device_tests(size: Size, rounds: int) -> Part:
     """Run the tests that need a device."""
-    files = ["tests/hardware/test_device.py", "tests/test_out_of_memory.py"]
+    on_a_device = [f"tests/hardware/test_{name}.py" for name in ("device", "arrays_on_device")]
+    files = [*on_a_device, "tests/test_out_of_memory.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
-    return _of_process("Tests on the device", command, {"SKNN_DEEP_GPU": "1"})
+    return _of_process("Tests on the device", command, {"SKNN_DEEP_GPU": "1", **_DISPATCHES})
 
 
 def sanitizer(size: Size, rounds: int) -> Part:
     """Fit each kind under torch's sanitizer, which finds memory that two streams use at a time."""
     command = [sys.executable, "-c", "from benchmarks.gpu import fit_each_kind; fit_each_kind()"]
-    return _of_process("torch's CUDA sanitizer", command, {"TORCH_CUDA_SANITIZER": "1"})
+    watched = {"TORCH_CUDA_SANITIZER": "1", **_DISPATCHES}
+    return _of_process("torch's CUDA sanitizer", command, watched)
 
 
 def _of_process(title: str, command: list[str], environment: dict[str, str]) -> Part:
@@ -134,6 +141,9 @@ def fit_each_kind() -> None:
             AutoencoderTransformer(4, **quick, **params).fit(X).transform(X)
         AutoencoderTransformer(4, **quick, variational=True).fit(X)
         DeepMLPClassifier(**quick, n_networks=4).fit(X, Z.argmax(axis=1))
+        with config_context(array_api_dispatch=True):
+            rows = torch.from_numpy(X).cuda()
+            AutoencoderTransformer(4, **quick).fit(rows).transform(rows)
 
 
 # --------------------------------------------------------------------------------------
@@ -178,6 +188,8 @@ WAYS: dict[str, Callable[..., Callable[[], object]]] = {
     "skorch": with_skorch,
     "matrix products alone": products_alone,
 }
+if find_spec("jax") is not None:
+    WAYS["JAX"] = with_jax
 # of a way that is so slow that few epochs do
 _FEW_EPOCHS = {"skorch": (1, 3)}
 
@@ -222,29 +234,23 @@ def training(size: Size, rounds: int) -> Part:
 def precision(size: Size, rounds: int) -> Part:
     """Time an epoch with products in each type."""
     part = Part("An epoch by type", ["products", *(f"batch {n:,}" for n in size.batch_sizes)])
-    before = torch.get_float32_matmul_precision()
-    for name, dtype, products in (
-        ("float32", "float32", "highest"),
-        ("TF32", "float32", "high"),
-        ("bfloat16", "bfloat16", "highest"),
+    for name, params in (
+        ("float32", {"float32_precision": "highest"}),
+        ("TF32", {"float32_precision": "high"}),
+        ("bfloat16", {"dtype": "bfloat16"}),
     ):
-        torch.set_float32_matmul_precision(products)
-        try:
-            way = partial(_ours_in, dtype)
-            _time_batches(part, name, way, size, rounds, size.epochs)
-        finally:
-            torch.set_float32_matmul_precision(before)
+        _time_batches(part, name, partial(_ours_in, params), size, rounds, size.epochs)
     return part
 
 
-def _ours_in(dtype: str, work: Work, X: np.ndarray, y: np.ndarray) -> Callable[[], object]:
+def _ours_in(params: dict, work: Work, X: np.ndarray, y: np.ndarray) -> Callable[[], object]:
     classifier = DeepMLPClassifier(
         work.units[1:-1],
         batch_size=work.batch_size,
         max_iter=work.epochs,
         n_iter_no_change=np.inf,
         device=work.device,
-        dtype=dtype,
+        **params,
     )
     return lambda: classifier.fit(X, y)
 

@@ -33,7 +33,8 @@ from sklearn.model_selection._validation import (
     _warn_or_raise_about_fit_failures,
 )
 from sklearn.utils import _safe_indexing
-from sklearn.utils._array_api import device, get_namespace
+from sklearn.utils._array_api import device, get_namespace, get_namespace_and_device
+from sklearn.utils._array_api import move_to as _move_to
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -86,6 +87,8 @@ __all__ = [
     "insert_error_scores",
     "lbfgs_verbosity",
     "manual_routing",
+    "move_to",
+    "namespace_and_device",
     "normalize_score_results",
     "num_samples",
     "output_container",
@@ -113,6 +116,8 @@ context_path = get_context_path
 feature_names_of = _get_feature_names
 insert_error_scores = _insert_error_scores
 manual_routing = _manual_routing
+move_to = _move_to
+namespace_and_device = get_namespace_and_device
 normalize_score_results = _normalize_score_results
 num_samples = _num_samples
 routing_enabled = _routing_enabled
@@ -206,8 +211,9 @@ def check_sample_weight(sample_weight: Any, X: Any) -> np.ndarray | None:
             f"sample_weight holds {dtype}, but weights are numbers. Give numbers in their place, "
             "such as the days since a date."
         )
+    rows = np.broadcast_to(np.zeros(1), (num_samples(X), 1))  # X may be of no library at all
     weight: np.ndarray = _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        sample_weight, rows, dtype=np.float64, ensure_non_negative=True
     )
     return weight
 

@@ -29,7 +29,7 @@ WINGS = {
     "_engine": [
         {"features", "activations", "distributions", "order", "chunks"},
         {"columns", "streamed_rows", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
-        {"in_parts", "batches", "layer_pass"},
+        {"device_rows", "in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers", "torch_steps"},
         {"cuda_graph", "lbfgs", "optimizer_state", "stacked_muon"},
@@ -61,6 +61,7 @@ WINGS = {
         }
         | {"rollback"}
         | {"held_out_rows", "target_scale", "intervals", "temperature"},
+        {"array_api"},
         {"rows", "fitted_attributes", "pickling", "hidden_activations", "processes"},
         {"parameters", "fitted_state"},
         {"hooks"},

@@ -92,22 +92,38 @@ class TableEncoding:
             start += n_categories
         return out
 
+    def encode_numbers(self, rows: Tensor) -> Tensor:
+        """Return what :meth:`encode` does of rows without categories, where they are."""
+        if self.center is not None and self.scale is not None:
+            rows = (rows - _there(self.center, rows)) / _there(self.scale, rows)
+        return rows / (1 + (rows / CLIP).square()).sqrt() if self.is_clipped else rows
+
+    def decode_numbers(self, encoded: Tensor) -> Tensor:
+        """Return encoded numbers in their own units, where they are."""
+        numbers = encoded
+        if self.is_clipped:
+            # what is reconstructed may be beyond what clipping leaves
+            share = (numbers / CLIP).clamp(-_ALMOST_ONE, _ALMOST_ONE)
+            numbers = CLIP * share / (1 - share.square()).sqrt()
+        if self.center is not None and self.scale is not None:
+            numbers = numbers * _there(self.scale, numbers) + _there(self.center, numbers)
+        return numbers
+
     def decode(self, encoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return numbers in their own units, and the likeliest codes, -1 where there are none."""
         start = len(self.numbers)
-        numbers = encoded[:, :start].copy()
-        if self.is_clipped:
-            # what is reconstructed may be beyond what clipping leaves
-            share = np.clip(numbers / CLIP, -_ALMOST_ONE, _ALMOST_ONE)
-            numbers = CLIP * share / np.sqrt(1 - np.square(share))
-        if self.center is not None and self.scale is not None:
-            numbers = (numbers * self.scale + self.center).astype(encoded.dtype, copy=False)
+        numbers = self.decode_numbers(torch.from_numpy(encoded[:, :start].copy())).numpy()
         codes = np.full((len(encoded), len(self.categories)), -1)
         for i, (_, n_categories) in enumerate(self.categories):
             if n_categories:
                 codes[:, i] = encoded[:, start : start + n_categories].argmax(axis=1)
             start += n_categories
         return numbers, codes
+
+
+def _there(numbers: np.ndarray, other: Tensor) -> Tensor:
+    """Return numbers where a tensor is, in its type."""
+    return torch.from_numpy(numbers).to(other)
 
 
 # Such a share of the clip's limit comes from a number that is thirty scales away.

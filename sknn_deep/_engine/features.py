@@ -55,6 +55,8 @@ class Features(ABC):
     ndim = 2
     # what a description of the data calls it
     kind = ""
+    # whether what is computed for these rows stays on a device
+    gives_tensors = False
     # what an estimator has learned of the columns of a table
     columns: Any = None
     # whether rows come in chunks, so that only some orders of them are quick to read

@@ -67,7 +67,7 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network: Network
 
 def map_rows(
     function: Callable[[Tensor], Tensor], features: Features, network: Network
-) -> np.ndarray:
+) -> np.ndarray | Tensor:
     """Apply a part of a network to rows, some at a time.
 
     Parameters
@@ -79,9 +79,11 @@ def map_rows(
 
     Returns
     -------
-    output : ndarray with n_rows rows
+    output : ndarray with n_rows rows, or Tensor where the features ask for one
     """
     flat, n_rows = network.flat, len(features)
+    if features.gives_tensors:
+        return _map_on_device(function, features, network)
     work = n_rows * network.weights.numel()
     if work < FEWEST_TO_SHARE and flat.device.type == "cpu":
         # of a few rows the calls take longer than the numbers
@@ -100,6 +102,23 @@ def map_rows(
             return
         if not outputs:
             outputs.append(np.empty((n_rows, *rows.shape[1:]), rows.dtype))
+        outputs[0][part] = rows
+
+    map_parts(apply, n_rows, network)
+    return outputs[0]
+
+
+def _map_on_device(
+    function: Callable[[Tensor], Tensor], features: Features, network: Network
+) -> Tensor:
+    flat, n_rows = network.flat, len(features)
+    outputs: list[Tensor] = []  # one for all rows, made when the first ones are known
+
+    def apply(part: slice) -> None:
+        rows = function(features.to(part, flat.device, flat.dtype))
+        if not outputs:
+            with torch.inference_mode(False):  # the user's own: autograd may read it
+                outputs.append(rows.new_empty((n_rows, *rows.shape[1:])))
         outputs[0][part] = rows
 
     map_parts(apply, n_rows, network)

@@ -10,15 +10,17 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.device_rows import DeviceRows
 from sknn_deep._engine.encoded_rows import EncodedRows, TableEncoding
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
 from sknn_deep._engine.samples import Samples
+from sknn_deep._estimators.array_api import as_numpy, keeps_namespace, taken_in
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.code_description import describe_code
@@ -33,6 +35,7 @@ from sknn_deep._estimators.fitted_attributes import FittedAutoencoder
 from sknn_deep._estimators.fitted_state import AUTOENCODER_STATE
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._estimators.parameters import SharedParameters
+from sknn_deep._estimators.rows import to_decode
 from sknn_deep._estimators.table_columns import (
     TableColumns,
     as_table,
@@ -50,7 +53,6 @@ from sknn_deep._estimators.types import (
     ScalingName,
     Seed,
 )
-from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
 from sknn_deep._networks.number_inputs import SCALINGS, centers_and_scales
@@ -659,6 +661,7 @@ class AutoencoderTransformer(
         check_is_fitted(self)
         return self.module_.decoder
 
+    @keeps_namespace
     def transform(self, X: "MatrixLike") -> np.ndarray:
         """Encode the data.
 
@@ -673,6 +676,7 @@ class AutoencoderTransformer(
         X = self._validate_input(X)
         return self._map_rows(self.module_.encode, X)
 
+    @keeps_namespace
     def inverse_transform(self, X: "ArrayLike") -> Any:
         """Decode codes.
 
@@ -691,9 +695,7 @@ class AutoencoderTransformer(
         """
         check_is_fitted(self)
         refuse_not_numbers(self, X)
-        codes = check_array(
-            X, dtype=numpy_dtype(self.module_.flat.dtype), order="C", input_name="X"
-        )
+        codes = to_decode(self, X)
         if codes.shape[1] != self._n_features_out:
             raise ValueError(
                 f"X has {codes.shape[1]} columns, but the code of this autoencoder has "
@@ -703,7 +705,9 @@ class AutoencoderTransformer(
         encoding = self._encoding
         if encoding is None:
             return decoded
-        numbers, of_categories = encoding.decode(decoded)
+        if isinstance(decoded, Tensor) and not encoding.categories:
+            return encoding.decode_numbers(decoded)
+        numbers, of_categories = encoding.decode(as_numpy(decoded))
         columns = self._columns
         if columns is None:
             return numbers
@@ -735,6 +739,7 @@ class AutoencoderTransformer(
         codes = check_random_state(random_state).standard_normal(shape)
         return self.inverse_transform(codes)
 
+    @keeps_namespace
     def reconstruction_error(self, X: "MatrixLike", *, per_feature: bool = False) -> np.ndarray:
         """Return how badly each row is reconstructed.
 
@@ -763,6 +768,7 @@ class AutoencoderTransformer(
         encoding = self._encoding
         return of_columns if encoding is None else of_columns[:, encoding.places]
 
+    @keeps_namespace
     def score_samples(self, X: "MatrixLike") -> np.ndarray:
         """Return the negative reconstruction error of each row: low for an outlier.
 
@@ -776,6 +782,7 @@ class AutoencoderTransformer(
         """
         return -self.reconstruction_error(X)
 
+    @keeps_namespace
     def decision_function(self, X: "MatrixLike") -> np.ndarray:
         """Return by how much the score of each row is above ``offset_``: negative for outliers.
 
@@ -789,6 +796,7 @@ class AutoencoderTransformer(
         """
         return self.score_samples(X) - self._known_offset()
 
+    @keeps_namespace
     def predict(self, X: "MatrixLike") -> np.ndarray:
         """Tell outliers from other rows.
 
@@ -801,7 +809,8 @@ class AutoencoderTransformer(
         is_inlier : ndarray of shape (n_samples,)
             -1 for outliers, 1 for other rows.
         """
-        return np.where(self.decision_function(X) < 0, -1, 1)
+        is_outlier: Any = self.decision_function(X) < 0
+        return 1 - 2 * is_outlier
 
     def score(
         self, X: "MatrixLike", y: object = None, sample_weight: "ArrayLike | None" = None
@@ -827,9 +836,9 @@ class AutoencoderTransformer(
             At most 1; 0 is what reconstructing the mean would give. NaN for data that do
             not vary about the mean, or whose squares are too large for the network's type.
         """
-        X = self._validate_input(X)
+        X, sample_weight = self._validate_input(taken_in(X)), as_numpy(sample_weight)
         sample_weight = check_sample_weight(sample_weight, X)
-        mean = torch.from_numpy(self.mean_).to(self.module_.flat.device)
+        mean = torch.from_numpy(vars(self)["mean_"]).to(self.module_.flat.device)
 
         network = self.module_
 
@@ -838,7 +847,7 @@ class AutoencoderTransformer(
             sums = [network.squared_errors(guess, rows).nansum(dim=1) for guess in guesses]
             return torch.stack(sums, dim=1) / network.n_columns
 
-        both = self._map_rows(errors, X).astype(np.float64)
+        both = as_numpy(self._map_rows(errors, X)).astype(np.float64)
         residual, spread = np.average(both, axis=0, weights=sample_weight)
         with np.errstate(invalid="ignore"):
             return float(1 - residual / spread) if spread > 0 else np.nan
@@ -932,7 +941,7 @@ class AutoencoderTransformer(
             self.out_activation_ = self.output_activation
             if self.output_activation == "auto":
                 self.out_activation_ = "identity"
-                if not isinstance(X, EncodedRows):
+                if self._encoding is None:
                     low, high = X.limits()
                     self.out_activation_ = "logistic" if low >= 0 and high <= 1 else "identity"
         return X, None, None
@@ -1015,6 +1024,8 @@ class AutoencoderTransformer(
         # those of a scorer are encoded already
         if encoding is None or isinstance(features, EncodedRows):
             return features
+        if isinstance(features, DeviceRows):
+            return features if features.is_encoded else features.encoded(encoding)
         return EncodedRows(features, encoding)
 
     def _validate_input(self, X: Any) -> Features:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sknn_deep._engine.features import Features, features_of
 from sknn_deep._engine.in_parts import map_rows
+from sknn_deep._estimators.array_api import call_taken_in, home_of, where_it_is
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitting import fit_network
 from sknn_deep._estimators.hooks import NetworkHooks
@@ -72,9 +73,13 @@ class BaseDeepNetwork(NetworkHooks):
 
     def _fit(self, call: Call) -> None:
         """Fit as a call of ``fit`` or ``partial_fit`` asks."""
+        home, call = home_of(call.X), call_taken_in(call)
         try:
-            with on_processes(self, call):
+            with on_processes(self, call), where_it_is(call.X):
                 self._fit_networks(call)
+            vars(self).pop("_home", None)
+            if home is not None:
+                self._home = home
         except (TypeError, ValueError):
             # scikit-learn validates the parameters in the first call of partial_fit only
             if call.incremental:
@@ -123,7 +128,7 @@ class BaseDeepNetwork(NetworkHooks):
         """Return the features to train on, and y where it is given, as of :func:`to_train_on`."""
         return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
 
-    def _map_rows(self, function: Callable[[Tensor], Tensor], X: Any) -> np.ndarray:
+    def _map_rows(self, function: Callable[[Tensor], Tensor], X: Any) -> Any:
         """Apply a part of the network to the rows of validated X, as of :func:`map_rows`."""
         return map_rows(function, features_of(X), self.module_)
 

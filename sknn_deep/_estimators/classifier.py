@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import Loss, classification_loss
+from sknn_deep._estimators.array_api import as_numpy, by_torch, keeps_namespace
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_attributes import FittedClassifier
 from sknn_deep._estimators.fitted_state import CLASSIFIER_STATE
@@ -585,6 +586,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         self._fit(Call(X, y, sample_weight, *validation, classes=classes, incremental=True))
         return self
 
+    @keeps_namespace
     def predict(self, X: "MatrixLike") -> np.ndarray:
         """Predict the class labels.
 
@@ -602,6 +604,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             return self._labels(network._map_rows(network.module_.outputs, X))
         return self._labels(self._mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
+    @keeps_namespace
     def predict_proba(self, X: "MatrixLike") -> np.ndarray:
         """Predict the probability of each class.
 
@@ -618,9 +621,10 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         """
         X = self._validate_input(X)
         if "temperature_" in vars(self):
-            return self._probabilities(torch.from_numpy(self._calibrated_logits(X))).numpy()
+            return by_torch(self._probabilities, self._calibrated_logits(X))
         return self._outputs(X)
 
+    @keeps_namespace
     def predict_log_proba(self, X: "MatrixLike") -> np.ndarray:
         """Predict the logarithm of the probability of each class.
 
@@ -634,8 +638,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
-        return np.log(self.predict_proba(X))
+        probabilities: Any = self.predict_proba(X)
+        is_ours = type(probabilities) is np.ndarray
+        logarithms: Any = np.log(probabilities) if is_ours else probabilities.log()
+        return logarithms
 
+    @keeps_namespace
     def decision_function(self, X: "MatrixLike") -> np.ndarray:
         """Return the logits: what the network puts out before softmax or logistic function.
 
@@ -677,28 +685,33 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             The share of the rows that are predicted right; of several labels, the share of
             the rows of which all are.
         """
-        return _accuracy(y, self.predict(X), sample_weight)
+        labels, y, sample_weight = map(as_numpy, (self.predict(X), y, sample_weight))
+        return _accuracy(y, labels, sample_weight)
 
-    def _outputs(self, X: Features) -> np.ndarray:
+    def _outputs(self, X: Features) -> Any:
         """Return what an ensemble takes the mean of, for validated rows."""
         return self._mean(self._map_networks(self._probabilities, X))
 
-    def _logits(self, X: Features) -> np.ndarray:
+    def _logits(self, X: Features) -> Any:
         """Return the raw output, or of an ensemble that of its mean probabilities."""
         if len(self._networks) == 1:
             return self._networks[0]._map_rows(self._networks[0].module_.outputs, X)
-        probabilities = self._outputs(X)
-        if self.out_activation_ == "softmax":
-            return np.log(probabilities)
-        if self.n_outputs_ == 1:
-            return np.log(probabilities[:, 1:]) - np.log(probabilities[:, :1])
-        largest = 1 - np.finfo(probabilities.dtype).eps
-        return np.log(probabilities) - np.log1p(-probabilities.clip(max=largest))
+        return by_torch(self._logits_of, self._outputs(X))
 
-    def _calibrated_logits(self, X: Features) -> np.ndarray:
+    def _logits_of(self, probabilities: Tensor) -> Tensor:
+        """Return the raw output that probabilities belong to."""
+        logarithms = probabilities.log()
+        if self.out_activation_ == "softmax":
+            return logarithms
+        if self.n_outputs_ == 1:
+            return logarithms[:, 1:] - logarithms[:, :1]
+        largest = 1 - torch.finfo(probabilities.dtype).eps
+        return logarithms - torch.log1p(-probabilities.clamp(max=largest))
+
+    def _calibrated_logits(self, X: Features) -> Any:
         """Return the logits that ``predict_proba`` belongs to."""
         logits, temperature = self._logits(X), vars(self).get("temperature_")
-        return logits if temperature is None else logits / self._network_dtype(temperature)
+        return logits if temperature is None else logits / temperature
 
     def _learn_from_held_out(
         self, X: Features, y: np.ndarray | None, sample_weight: np.ndarray | None
@@ -754,9 +767,18 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             probabilities = torch.sigmoid(raw).clamp_max_(1 - torch.finfo(raw.dtype).eps)
         return probabilities.clamp_min_(torch.finfo(raw.dtype).tiny)
 
-    def _labels(self, output: np.ndarray, threshold: float = 0.0) -> np.ndarray:
+    def _labels(self, output: Any, threshold: float = 0.0) -> Any:
         """Return the most probable labels given the raw output, or probabilities."""
-        if self._label_binarizer.y_type_ == "multilabel-indicator":
+        is_multilabel = self._label_binarizer.y_type_ == "multilabel-indicator"
+        if type(output) is Tensor:
+            if is_multilabel:
+                return (output > threshold).long()
+            if self.classes_.dtype.kind in "biuf":
+                indices = output.argmax(dim=1) if output.shape[1] > 1 else output[:, 0] > threshold
+                classes = torch.from_numpy(self.classes_).to(output.device)
+                return classes[indices.long().clamp_max_(len(classes) - 1)]
+            output = output.cpu().numpy()
+        if is_multilabel:
             return self._label_binarizer.inverse_transform(output, threshold=threshold)
         indices = output.argmax(axis=1) if output.shape[1] > 1 else output[:, 0] > threshold
         # a network that saw one class has one output, too, and nothing else to say

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sknn_deep._engine.batches import Chunk
+from sknn_deep._hardware.device import computes_in_double
 from sknn_deep._networks.flat import Linear
 from sknn_deep._networks.models import Autoencoder
 
@@ -63,8 +64,9 @@ def code_moments(
         if n_read >= n_rows:
             break
         with torch.inference_mode():
-            codes = network.encode(chunk.X).cpu().double()
-        weight = row_weights(chunk)
+            codes = network.encode(chunk.X)
+        codes = (codes if computes_in_double(codes.device) else codes.cpu()).double()
+        weight = row_weights(chunk).to(codes.device)
         if n_read == 0:
             # sums about a point within the data keep their digits
             start, first_row = codes[0], chunk.X[0].clone()
@@ -83,7 +85,8 @@ def code_moments(
     mean = first / total
     kept = torch.cat(weights).to(rows[0].device, rows[0].dtype)
     covariance = second / total - torch.outer(mean, mean)
-    return CodeMoments((start + mean).numpy(), covariance.numpy(), torch.cat(rows), kept, do_vary)
+    center, spread = (part.cpu().numpy() for part in (start + mean, covariance))
+    return CodeMoments(center, spread, torch.cat(rows), kept, do_vary)
 
 
 def row_weights(chunk: Chunk) -> Tensor:

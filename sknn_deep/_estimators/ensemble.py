@@ -19,6 +19,7 @@ References
    uncertainty estimation using deep ensembles. NeurIPS.
 """
 
+import operator
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -93,21 +94,21 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
             callback.on_train_end(None)
 
 
-def mean(outputs: Iterable[np.ndarray], weights: np.ndarray | None = None) -> np.ndarray:
+def mean(outputs: Iterable[Any], weights: np.ndarray | None = None) -> Any:
     """Return the mean over networks: of one, its output itself.
 
     Outputs are added one by one, so that those of all networks need not be in memory together.
 
     Parameters
     ----------
-    outputs : iterable of ndarray
+    outputs : iterable of ndarray or Tensor
         Of one shape.
     weights : ndarray of shape (n_networks,), default=None
         Their sum is 1. None is the same weight for all.
     """
     if weights is not None:
         shares = zip(weights.tolist(), outputs, strict=True)
-        return reduce(np.add, (output * weight for weight, output in shares))
+        return reduce(operator.add, (output * weight for weight, output in shares))
     total, n_networks = next(remaining := iter(outputs)), 1
     for output in remaining:
         total, n_networks = total + output, n_networks + 1

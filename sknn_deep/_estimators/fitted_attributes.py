@@ -13,6 +13,7 @@ import torch
 from sklearn.preprocessing import LabelBinarizer
 from skorch.history import History
 
+from sknn_deep._estimators.array_api import Home, LearnedArray
 from sknn_deep._estimators.kept_engine import KeptEngine
 from sknn_deep._estimators.table_columns import TableColumns
 from sknn_deep._networks.flat import Network
@@ -47,6 +48,7 @@ class FittedNetwork:
     # what partial_fit goes on with: of a network that was moved or loaded only the state
     _optimizer: torch.optim.Optimizer
     _kept_engine: KeptEngine
+    _home: Home
     _optimizer_state: dict[str, Any] | None
 
     # made by scikit-learn from the signature of ``fit``
@@ -98,3 +100,16 @@ class FittedAutoencoder(FittedNetwork):
     explained_variance_: np.ndarray
     explained_variance_ratio_: np.ndarray
     offset_: float
+
+
+# A class with annotations and values would be one with defaults.
+for _class, _names in (
+    (FittedRegressor, ("target_center_", "target_scale_")),
+    (
+        FittedAutoencoder,
+        ("mean_", "code_std_", "explained_variance_", "explained_variance_ratio_")
+        + ("feature_center_", "feature_scale_"),
+    ),
+):
+    for _name in _names:
+        setattr(_class, _name, LearnedArray(_name))

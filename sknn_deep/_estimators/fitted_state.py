@@ -14,6 +14,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sknn_deep._engine.distributions import outputs_per_column
 from sknn_deep._engine.optimizer_state import check_optimizer_state, is_number
 from sknn_deep._engine.solvers import to_arrays
+from sknn_deep._estimators.array_api import Home
 from sknn_deep._estimators.kept_engine import KeptEngine
 from sknn_deep._estimators.table_columns import TableColumns
 from sknn_deep._hardware.device import numpy_dtype
@@ -158,6 +159,7 @@ FITTED_STATE: dict[str, Entry] = {
     "_fixed": Entry(_is(dict), "the parameters that may not change between calls"),
     "_optimizer": Entry(_is(torch.optim.Optimizer), "an optimiser"),
     "_optimizer_state": Entry(_is(dict), "the state of an optimiser"),
+    "_home": Entry(_is(Home), "where the arrays of the last call were"),
     "_kept_engine": Entry(_is(KeptEngine), "the engine of an earlier call"),
 }
 SUPERVISED_STATE = {

@@ -544,6 +544,7 @@ def draft_of(estimator: NetworkHooks, goes_on: bool) -> NetworkHooks:
     vars(draft).update(
         (name, value) for name, value in vars(estimator).items() if name not in forgotten
     )
+    vars(draft).pop("_home", None)  # to a fit its arrays are NumPy's
     return draft
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 # pandas' Timestamp, Timedelta and NaT belong to these, too
 _DATES = (
@@ -39,6 +40,8 @@ def refuse_not_numbers(estimator: Any, X: Any) -> None:
         As given by the user. Whatever is no table of values is left for scikit-learn to refuse.
     """
     if getattr(getattr(X, "dtype", None), "kind", None) in ("b", "i", "u", "f"):
+        return
+    if isinstance(X, torch.Tensor):
         return
     columns = vars(estimator).get("_columns")
     found = next(_found(X, set() if columns is None else set(columns.categories)), None)

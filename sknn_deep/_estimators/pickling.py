@@ -43,7 +43,8 @@ def plain_state(state: dict[str, Any], owner: Any) -> dict[str, Any]:
     """
     plain = dict(state)
     optimizer = plain.pop("_optimizer", None)
-    plain.pop("_kept_engine", None)
+    for name in ("_kept_engine", "_home"):  # of this process
+        plain.pop(name, None)
     if optimizer is not None:
         plain["_optimizer_state"] = to_arrays(optimizer.state_dict())
     if "_progress" in plain:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
+from torch import Tensor
 
 from sknn_deep._engine.distributions import (
     Quantiles,
@@ -20,6 +21,7 @@ from sknn_deep._engine.distributions import (
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
 from sknn_deep._engine.samples import Samples
+from sknn_deep._estimators.array_api import by_torch, keeps_namespace, like, through_numpy
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_attributes import FittedRegressor
 from sknn_deep._estimators.fitted_state import REGRESSOR_STATE
@@ -595,6 +597,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         self, X: "MatrixLike", *, return_std: bool
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]: ...
 
+    @keeps_namespace
     def predict(
         self, X: "MatrixLike", *, return_std: bool = False
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -632,6 +635,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         return self._mean_and_std(X)
 
     @available_if(lambda est: est._check_quantiles())
+    @through_numpy
     def predict_quantiles(self, X: "MatrixLike") -> np.ndarray:
         """Predict the quantiles of the target whose levels are ``quantiles``.
 
@@ -651,6 +655,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         asked_for = np.isin(Quantiles(self.quantiles_).levels, self.quantiles_)
         return self._without_outputs(quantiles[..., asked_for])
 
+    @through_numpy
     def predict_interval(self, X: "MatrixLike", coverage: float = 0.9) -> np.ndarray:
         """Predict an interval that holds the target with a given probability.
 
@@ -753,17 +758,16 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         pairs = zip(self._networks, raws, strict=True)
         return self._mean(network._values(raw) for network, raw in pairs)
 
-    def _mean_and_std(self, X: Features) -> tuple[np.ndarray, np.ndarray]:
+    def _mean_and_std(self, X: Features) -> tuple[Any, Any]:
         """Return what ``predict`` does with ``return_std=True``."""
         raws = list(self._map_networks(lambda raw: raw, X))
         pairs = list(zip(self._networks, raws, strict=True))
         predictions = [network._values(raw) for network, raw in pairs]
-        y, weights = self._mean(predictions), vars(self).get("ensemble_weights_")
-        variance = np.average(np.square(np.subtract(predictions, y)), axis=0, weights=weights)
+        y = self._mean(predictions)
+        variance = self._mean((prediction - y) ** 2 for prediction in predictions)
         if self.out_activation_ == "normal":
-            own = [network._variances(raw) for network, raw in pairs]
-            variance = variance + np.average(own, axis=0, weights=weights)
-        return y, np.sqrt(variance).astype(y.dtype, copy=False)
+            variance = variance + self._mean(network._variances(raw) for network, raw in pairs)
+        return y, variance**0.5
 
     def _values_and_units(self, X: Features) -> tuple[np.ndarray, np.ndarray]:
         """Return predictions, and what errors are measured by, both (n_rows, n_outputs)."""
@@ -785,11 +789,11 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         values = Quantiles(self.quantiles_).of(torch.from_numpy(raw)).numpy()
         return np.ascontiguousarray(self._unscaled(values).swapaxes(1, 2))
 
-    def _variances(self, raw: np.ndarray) -> np.ndarray:
+    def _variances(self, raw: Any) -> Any:
         """Return the variance of the target that belongs to the raw output."""
-        variances = variance_of(torch.from_numpy(raw[:, self.n_outputs_ :])).numpy()
+        variances = by_torch(variance_of, raw[:, self.n_outputs_ :])
         if self._has_target_scale:
-            variances = variances * np.square(self.target_scale_)
+            variances = variances * like(vars(self)["target_scale_"], variances) ** 2
         return variances.ravel() if self.n_outputs_ == 1 else variances
 
     def _without_outputs(self, numbers: np.ndarray) -> np.ndarray:
@@ -828,17 +832,20 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             losses = self._make_loss().per_sample(raw, target)
         return float(np.average(losses.numpy(), weights=weight))
 
-    def _values(self, raw: np.ndarray) -> np.ndarray:
+    def _values(self, raw: Any) -> Any:
         """Return the prediction that belongs to the raw output, of a distribution its middle."""
         values = raw[:, : self.n_outputs_]
-        values = self._unscaled(np.exp(values) if self.out_activation_ == "exp" else values)
+        if self.out_activation_ == "exp":
+            values = values.exp() if isinstance(values, Tensor) else np.exp(values)
+        values = self._unscaled(values)
         return values.ravel() if self.n_outputs_ == 1 else values
 
-    def _unscaled(self, values: np.ndarray) -> np.ndarray:
+    def _unscaled(self, values: Any) -> Any:
         """Return numbers of shape (..., n_outputs) in the units of the target."""
         if not self._has_target_scale:
             return values
-        return values * self.target_scale_ + self.target_center_
+        own = vars(self)
+        return values * like(own["target_scale_"], values) + like(own["target_center_"], values)
 
     def _validate_training_data(
         self, call: Call, dtypes: list[type], *, reset: bool

@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from sklearn import get_config
 from sklearn.utils import assert_all_finite, check_array, check_X_y
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from sknn_deep._engine.chunks import StreamedTable
 from sknn_deep._engine.columns import ColumnRows
+from sknn_deep._engine.device_rows import DeviceRows
 from sknn_deep._engine.features import ArrayRows, Features, MappedRows, features_of
 from sknn_deep._engine.streamed_rows import StreamedRows
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._estimators.table_columns import TableColumns, is_of_numbers, names_of
-from sknn_deep._hardware.device import as_tensor, numpy_dtype
+from sknn_deep._hardware.device import as_tensor, numpy_dtype, torch_dtype
 from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 from sknn_deep._sklearn import check_target
 
@@ -62,6 +64,8 @@ def to_train_on(
         return (X, *y) if y else X
     refuse_not_numbers(estimator, _example(X))
     if reset:
+        if not isinstance(estimator.categorical_features, str | None):
+            X = _on_host(X)
         estimator._columns = estimator._learn_columns(X)
     features, *targets = _validated(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
     if reset:
@@ -110,8 +114,21 @@ def to_predict(estimator: Any, X: Any) -> Features:
     features = _where_it_is(X, dtypes)
     if features is None:
         return _by_scikit_learn(estimator, X, dtypes=dtypes, reset=False)[0]
+    features.gives_tensors = isinstance(features, DeviceRows)
     _check_but_the_numbers(estimator, features, X, reset=False)
     _check_numbers(estimator, features)
+    return features
+
+
+def to_decode(estimator: Any, X: Any) -> Features:
+    """Return codes to decode, in the type of the fitted network."""
+    dtype = estimator._network_dtype
+    features = _where_it_is(X, [dtype]) if isinstance(X, torch.Tensor) else None
+    if not isinstance(features, DeviceRows):
+        return features_of(check_array(X, dtype=dtype, order="C", input_name="X"))
+    features.gives_tensors = True
+    if not get_config()["assume_finite"] and not features.is_known(allow_nan=False):
+        assert_all_finite(np.asarray(features), input_name="X")
     return features
 
 
@@ -138,7 +155,7 @@ def _of_table(
 ) -> tuple:
     """Return numbers and codes of a table with categories, in a matrix."""
     if not hasattr(X, "columns"):
-        X = np.asarray(X)
+        X = np.asarray(_on_host(X))
     _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
     features = ArrayRows(estimator._columns.encode(X, _chosen(dtypes, None)))
     targets = _check_but_the_numbers(estimator, features, X, *y, reset=reset, **options)
@@ -228,6 +245,9 @@ def _check_but_the_numbers(
 
 def _check_numbers(estimator: Any, features: Features) -> None:
     if not get_config()["assume_finite"]:
+        allow_nan = estimator._ensure_all_finite == "allow-nan"
+        if isinstance(features, DeviceRows) and features.is_known(allow_nan):
+            return
         for numbers in features.numbers():
             _check_finite(estimator, numbers)
 
@@ -276,6 +296,8 @@ def _is_surely_finite(X: Any) -> bool:
 
 def _where_it_is(X: Any, dtypes: list[type]) -> Features | None:
     """Return features that are read where they are; None for what scikit-learn may copy."""
+    if isinstance(X, torch.Tensor) and X.device.type != "cpu":
+        return _on_device(X, dtypes)
     if is_large_map(X):
         return MappedRows(Mapped(X, _chosen(dtypes, X.dtype)))
     if math.prod(getattr(X, "shape", (0,))) < _MANY_NUMBERS:
@@ -294,6 +316,27 @@ def _where_it_is(X: Any, dtypes: list[type]) -> Features | None:
     kinds = {column.dtype for column in columns}
     given = np.result_type(*kinds) if _is_frame(X, "pandas") else None
     return ColumnRows([column[np.newaxis] for column in columns], _chosen(dtypes, given))
+
+
+def _on_device(X: torch.Tensor, dtypes: list[type]) -> DeviceRows:
+    """Return the rows of a tensor on an accelerator, in a type that a network reads."""
+    if not get_config()["array_api_dispatch"]:
+        raise TypeError(
+            f"X is on device='{X.device}'. To keep it there, call within "
+            "sklearn.config_context(array_api_dispatch=True); or pass X.cpu()."
+        )
+    if X.dtype.is_complex:
+        raise ValueError(f"Complex data not supported: X holds {X.dtype}.")
+    if X.ndim != 2:  # scikit-learn says so
+        check_array(np.broadcast_to(np.zeros(()), tuple(X.shape)), input_name="X")
+    is_known = X.dtype in (torch.float32, torch.float64)
+    given = np.dtype(numpy_dtype(X.dtype)) if is_known else None
+    return DeviceRows(X.to(torch_dtype(_chosen(dtypes, given))).contiguous())
+
+
+def _on_host(X: Any) -> Any:
+    """Return a tensor as one of the host, where codes of categories are made; all else as it is."""
+    return X.cpu() if isinstance(X, torch.Tensor) else X
 
 
 def _columns_of(X: Any) -> list[np.ndarray] | None:

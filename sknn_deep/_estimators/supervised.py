@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.samples import Samples
+from sknn_deep._estimators.array_api import keeps_namespace
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
@@ -163,6 +164,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             )
         return np.array(of_networks[0], dtype=object)
 
+    @keeps_namespace
     def hidden_activations(self, X: "MatrixLike", layer: int = -1) -> np.ndarray:
         """Return what a hidden layer makes of the rows: features that the network has learned.
 
@@ -191,7 +193,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             network._map_rows(network.module_.up_to(n), features)
             for network, n in zip(networks, n_layers, strict=True)
         ]
-        return parts[0] if len(parts) == 1 else np.hstack(parts)
+        if len(parts) == 1:
+            return parts[0]
+        side_by_side: Any = torch.hstack if isinstance(parts[0], Tensor) else np.hstack
+        return side_by_side(parts)
 
     def _n_hidden_units(self, layer: int) -> int:
         """Return how many columns :meth:`hidden_activations` has."""
@@ -222,7 +227,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         else:
             super()._fit_networks(call)
 
-    def _map_networks(self, function: Callable[[Tensor], Tensor], X: Any) -> Iterator[np.ndarray]:
+    def _map_networks(self, function: Callable[[Tensor], Tensor], X: Any) -> Iterator[Any]:
         """Apply a function to the raw output of each network, for the rows of validated X."""
         for network in self._networks:
             outputs = network.module_.outputs
@@ -271,7 +276,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         categories = {} if columns is None else columns.categories
         return TableColumns(categories, np.flatnonzero(X.missing()).tolist())
 
-    def _mean(self, outputs: Iterable[np.ndarray]) -> np.ndarray:
+    def _mean(self, outputs: Iterable[Any]) -> Any:
         """Return the mean over the networks, by their weights where they have some."""
         return mean(outputs, vars(self).get("ensemble_weights_"))
 

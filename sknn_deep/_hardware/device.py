@@ -188,7 +188,7 @@ def accepted_dtypes(dtype: str, device: torch.device) -> list[type]:
     -------
     dtypes : list of numpy scalar types
     """
-    if dtype == "float64" and not _computes_in_double(device):
+    if dtype == "float64" and not computes_in_double(device):
         raise ValueError(
             f"dtype='float64' is not available with device={str(device)!r}, whose hardware has no "
             "double precision; pass dtype='float32' or device='cpu'."
@@ -198,7 +198,7 @@ def accepted_dtypes(dtype: str, device: torch.device) -> list[type]:
     return [np.float64] if dtype == "float64" else [np.float32]
 
 
-def _computes_in_double(device: torch.device) -> bool:
+def computes_in_double(device: torch.device) -> bool:
     if device.type in ("cpu", "cuda", "mps"):
         return device.type != "mps"
     return torch.float64 in torch.accelerator.get_device_capability(device)["supported_dtypes"]

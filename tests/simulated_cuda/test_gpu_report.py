@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,6 +59,15 @@ def test_no_part_is_begun_when_the_time_is_over(tmp_path):
 def test_a_process_that_fails_is_quoted():
     with pytest.raises(RuntimeError, match="no device here"):
         gpu._of_process("a part", [sys.executable, "-c", "raise SystemExit('no device here')"], {})
+
+
+def test_jax_trains_the_same_network():
+    pytest.importorskip("jax")
+    work = gpu.Work((20, 8, 3), batch_size=50, epochs=30, n_samples=300)
+    X = np.random.default_rng(0).normal(size=(300, 20)).astype(np.float32)
+    W_1, b_1, W_2, b_2 = map(np.asarray, gpu.with_jax(work, X, X[:, :3].argmax(axis=1))())
+    found = (np.maximum(X @ W_1 + b_1, 0) @ W_2 + b_2).argmax(axis=1)
+    assert np.mean(found == X[:, :3].argmax(axis=1)) > 0.5
 
 
 def test_each_kind_is_fitted_for_the_sanitizer():
