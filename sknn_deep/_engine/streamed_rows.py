@@ -94,8 +94,8 @@ class StreamedRows(Features):
         random_state : RandomState
         """
         ends, start = np.cumsum(self._table.source.lengths), 0
-        if rows is not None or self._table.rows is not None:
-            own = self._table.rows if rows is None else self.numbers_in_source(rows)
+        own = self._table.rows if rows is None else self.numbers_in_source(rows)
+        if own is not None:
             ends = np.searchsorted(own, ends)
         n_parts = len(ends)
         # one after the other: of many rows a copy of the order would be large
