@@ -6,6 +6,7 @@ from contextlib import chdir
 
 import pytest
 
+from benchmarks import streams
 from benchmarks.memory import HOLDERS, in_fresh_process, peaks_of_columns, peaks_on_a_map, write_map
 
 pytestmark = [
@@ -72,3 +73,10 @@ def test_rows_are_gathered_from_large_columns_without_a_copy(holder):
     peaks = in_fresh_process(peaks_of_columns, holder, True, 0.4e9)
     assert peaks["fit"] < 130, "megabytes; the data take 400"
     assert peaks["predict"] < 80
+
+
+def test_parquet_files_are_learned_from_in_the_memory_of_two_windows(tmp_path):
+    streams.write(tmp_path, gigabytes=0.8)
+    _, before, peak = in_fresh_process(streams.measure, tmp_path, "parquet", 2)
+    # two windows are 80 of them, Arrow's and torch's libraries most of the rest
+    assert peak - before < 450, "megabytes; the data take 800"

@@ -93,13 +93,17 @@ class StreamedRows(Features):
             Ascending.
         random_state : RandomState
         """
-        own = np.arange(len(self)) if rows is None else rows
-        ends = np.searchsorted(self.numbers_in_source(own), np.cumsum(self._table.source.lengths))
-        if len(ends) == 1:
-            order[:] = np.arange(len(order))
-        else:
-            parts = np.split(np.arange(len(order)), ends[:-1])
-            order[:] = np.concatenate([parts[i] for i in random_state.permutation(len(parts))])
+        ends, start = np.cumsum(self._table.source.lengths), 0
+        own = self._table.rows if rows is None else self.numbers_in_source(rows)
+        if own is not None:
+            ends = np.searchsorted(own, ends)
+        n_parts = len(ends)
+        # one after the other: of many rows a copy of the order would be large
+        for part in random_state.permutation(n_parts) if n_parts > 1 else [0]:
+            first = 0 if part == 0 else ends[part - 1]
+            stop = start + ends[part] - first
+            order[start:stop] = np.arange(first, ends[part])
+            start = stop
         for window in slices(len(order), self.window):
             random_state.shuffle(order[window])
 
