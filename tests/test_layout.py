@@ -13,8 +13,12 @@ PACKAGE = ROOT / "sknn_deep"
 WINGS = {
     "_sklearn": [{"_sklearn"}],
     "_user_warnings": [{"_user_warnings"}],
-    "_files": [{"atomic", "archive", "packing", "trusted_types"}],
-    "_hardware": [{"threads", "memory_maps", "device", "precision"}, {"pace"}, {"products"}],
+    "_files": [{"atomic", "archive", "packing", "trusted_types", "arrow_dataset"}],
+    "_hardware": [
+        {"threads", "memory_maps", "device", "precision", "ranks"},
+        {"pace"},
+        {"products"},
+    ],
     "_networks": [
         {"layers"},
         {"inputs"},
@@ -23,8 +27,8 @@ WINGS = {
         {"models", "stacked", "summary"},
     ],
     "_engine": [
-        {"features", "activations", "distributions", "order"},
-        {"columns", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
+        {"features", "activations", "distributions", "order", "chunks"},
+        {"columns", "streamed_rows", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
         {"device_rows", "in_parts", "batches", "layer_pass"},
         {"backprop", "optimizers"},
         {"tape", "solvers", "torch_steps"},
@@ -58,7 +62,7 @@ WINGS = {
         | {"rollback"}
         | {"held_out_rows", "target_scale", "intervals", "temperature"},
         {"array_api"},
-        {"rows", "fitted_attributes", "pickling", "hidden_activations"},
+        {"rows", "fitted_attributes", "pickling", "hidden_activations", "processes"},
         {"parameters", "fitted_state"},
         {"hooks"},
         {"jobs", "memory_advice", "optimizer", "held_out"},
@@ -72,6 +76,7 @@ WINGS = {
     ],
     "callbacks": [{"callbacks"}],
     "datasets": [{"datasets"}],
+    "streams": [{"streams"}],
     "plotting": [
         {"_style"},
         {"_labels", "_images", "_annotations"},
@@ -162,6 +167,7 @@ def test_at_the_top_is_only_what_users_import():
     top = {name.partition(".")[0] for name in SOURCES} - {"__init__"}
     public = {name for name in top if not name.startswith("_")}
     own = {"callbacks", "datasets", "mlflow", "model_selection", "onnx", "persistence", "plotting"}
+    own |= {"streams"}
     assert public == own
     assert top == set(WINGS)
 

@@ -49,6 +49,7 @@ from sknn_deep._engine.masks import MOST_BATCHES, Masks
 from sknn_deep._engine.norm_pass import is_by_channel
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Kernel, Program, empty_matrix
+from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.stacked import bound_input, dense_layers, shared_statistics
 
@@ -69,6 +70,9 @@ class Backprop:
     buffers : (Tensor, Tensor), default=None
         Parameters and gradients of several networks, from ``share_buffer``: all tensors then have
         a leading dimension of K. None for those of a single network.
+    ranks : Ranks, default=None
+        The processes that share every batch. What is written is then this process' part of the
+        gradient, and batch normalisation goes by the statistics of all rows.
 
     References
     ----------
@@ -83,6 +87,7 @@ class Backprop:
         product_dtype: torch.dtype | None = None,
         pace: Pace | None = None,
         buffers: tuple[Tensor, Tensor] | None = None,
+        ranks: Ranks | None = None,
     ):
         self._layers = dense_layers(networks, buffers)
         # of layers with dropout on a device, once an epoch has begun
@@ -94,7 +99,7 @@ class Backprop:
             for number, layer in enumerate(self._layers)
             if layer.norm is not None and is_by_channel(layer.norm, layer.weight)
         }
-        self.loss = loss
+        self.loss, self.ranks = loss, ranks
         self._product_dtype, self._pace = product_dtype, pace or Pace(1)
         # the last batch may be shorter than the others, or longer: each length has its buffers
         self._passes: dict[int, list[LayerPass]] = {}
@@ -111,7 +116,10 @@ class Backprop:
         """Return the programs of a chunk's batches, bound to its buffers."""
         # a workspace holds its chunk's tensors, so that no others can come to lie there
         slot = chunk.first % MOST_BATCHES if self._masks else 0
-        key = (chunk.X.data_ptr(), chunk.X.shape[-2], len(chunk.parts), chunk.scale is None, slot)
+        # a share of other batches may have as many rows
+        shares = tuple((n_rows, own.start, own.stop) for n_rows, own in chunk.shares)
+        shape = chunk.X.shape[-2], len(chunk.parts), chunk.scale is None
+        key = (chunk.X.data_ptr(), *shape, slot, shares)
         if key not in self._workspaces:
             self._workspaces[key] = Workspace(self, chunk)
         return self._workspaces[key]
@@ -128,7 +136,7 @@ class Backprop:
 
     def begin_epoch(self, longest: int) -> None:
         """Make ready for batches of so many rows at most, at the rates that dropout has now."""
-        if self._layers[0].weight.device.type == "cpu":
+        if self._layers[0].weight.device.type == "cpu" or self.ranks is not None:
             return
         if longest > self._longest:
             self._longest = longest
@@ -233,6 +241,7 @@ class Backprop:
                     self._pace,
                     self._masks.get(number),
                     self._statistics.get(number),
+                    self.ranks,
                 )
                 for number, layer in enumerate(self._layers)
             ]
@@ -313,7 +322,13 @@ class Workspace:
             own_scale = scale[i].squeeze() if chunk.scale is None else scale[i]
             batch = (target[i], own_scale, raw[i], self._penalties[len(self.raws)])
             number = chunk.first + len(self.programs)
-            self.programs.append(backprop.program(chunk.X[..., part, :], *batch, number))
+            program = backprop.program(chunk.X[..., part, :], *batch, number)
+            if backprop.ranks is not None:
+                program = [
+                    partial(backprop.ranks.share.set, *chunk.shares[len(self.programs)]),
+                    *program,
+                ]
+            self.programs.append(program)
             self.raws.append(raw[i])
             self._batches.append(batch)
         return _Group(raw, labels, encoded, target, None if chunk.scale is None else scale)

@@ -7,6 +7,7 @@ they fit, else gather by gather from pinned memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from sknn_deep._engine.order import Lookahead
 from sknn_deep._engine.samples import Samples, check_weight
 from sknn_deep._hardware.device import free_memory, has_streams
 from sknn_deep._hardware.products import empty_matrix
+from sknn_deep._hardware.ranks import Ranks
 
 # Small batches are gathered together up to this size: on a CPU it stays in the cache.
 _GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26, "xpu": 2**26}
@@ -44,6 +46,9 @@ class Chunk(NamedTuple):
         Sum of each batch's weights, the number of its rows without weights.
     first : int
         The number of the first of them in the epoch.
+    shares : list of (int, slice)
+        Of each batch that several processes share: how many rows it has, and which of them are in
+        its part. Empty where one process has all rows.
     """
 
     X: Tensor
@@ -52,6 +57,20 @@ class Chunk(NamedTuple):
     parts: list[slice]
     weight_sums: list[float]
     first: int = 0
+    shares: Sequence[tuple[int, slice]] = ()
+
+    def of_rank(self, ranks: Ranks) -> "Chunk":
+        """Return this process' rows of a chunk that is one batch."""
+        n_rows = self.X.shape[0]
+        own = ranks.part_of(n_rows)
+        scale = self.X.new_full((n_rows, 1), 1 / n_rows) if self.scale is None else self.scale
+        return self._replace(
+            X=self.X[own],
+            target=self.target[own],
+            scale=scale[own],
+            parts=[slice(0, own.stop - own.start)],
+            shares=[(n_rows, own)],
+        )
 
 
 class Batches:
@@ -69,6 +88,8 @@ class Batches:
         Of the network, where targets are class indices and its outputs are more.
     device : torch.device
     dtype : torch.dtype
+    ranks : Ranks, default=None
+        The processes that share every batch; this one is handed its rows of each.
 
     Attributes
     ----------
@@ -89,6 +110,7 @@ class Batches:
         n_outputs: int = 1,
         device: torch.device,
         dtype: torch.dtype,
+        ranks: Ranks | None = None,
     ):
         X, weight = samples.X, samples.weight
         self.samples, self._rows, self._device, self._dtype = samples, rows, device, dtype
@@ -97,6 +119,7 @@ class Batches:
         self.order, self._lookahead = np.arange(n_samples), Lookahead()
         self.slices = batch_slices(n_samples, batch_size, min_batch_size)
         self.n_batches = len(self.slices)
+        self.ranks = ranks
         self._width = max(self.n_features, n_outputs)
         self._shared: list[Buffers] | None = None
         # all rows on the device, where they are there already or fit
@@ -114,16 +137,54 @@ class Batches:
 
     @cached_property
     def longest(self) -> int:
-        """The number of rows of the longest batch."""
-        return max(part.stop - part.start for part in self.slices)
+        """The number of rows of the longest batch, as far as they are this process'."""
+        return max(part.stop - part.start for part in self._own_slices)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The number of rows of each batch."""
+        return [part.stop - part.start for part in self.slices]
+
+    @cached_property
+    def _shares(self) -> list[tuple[int, slice]]:
+        """How many rows each batch has, and which are this process', where several share it."""
+        return [] if self.ranks is None else [(n, self.ranks.part_of(n)) for n in self.sizes]
+
+    @cached_property
+    def _own_slices(self) -> list[slice]:
+        """The rows of each batch, in the order of those that are this process'."""
+        if self.ranks is None:
+            return self.slices
+        stops = np.cumsum([0, *(own.stop - own.start for _, own in self._shares)]).tolist()
+        return [slice(*ends) for ends in pairwise(stops)]
+
+    @cached_property
+    def _own_places(self) -> np.ndarray | slice:
+        """Where in the order of an epoch those rows are that are this process'."""
+        if self.ranks is None:
+            return slice(None)
+        own = zip(self.slices, self._shares, strict=True)
+        return np.concatenate(
+            [np.arange(part.start + some.start, part.start + some.stop) for part, (_, some) in own]
+        )
+
+    def undivided(self) -> "Batches":
+        """Return the same set in the same order, of which this process has all rows."""
+        if self.ranks is None:
+            return self
+        whole = copy(self)
+        for name in ("_own_slices", "_own_places", "_shares", "_pieces", "_buffers", "longest"):
+            vars(whole).pop(name, None)
+        whole.ranks = None
+        return whole
 
     @cached_property
     def _pieces(self) -> list[list[slice]]:
         """The batches that are gathered together."""
-        size = n_together(self.longest * self._width * self._dtype.itemsize, self._device)
+        size = n_together(max(1, self.longest) * self._width * self._dtype.itemsize, self._device)
         if self._shared is not None:
-            return _by_powers_of_two(self.slices, size)
-        return [self.slices[i : i + size] for i in range(0, self.n_batches, size)]
+            return _by_powers_of_two(self._own_slices, size)
+        return [self._own_slices[i : i + size] for i in range(0, self.n_batches, size)]
 
     def share(self, buffers: "list[Buffers]") -> None:
         """Gather batches where those of sets before were, and add to the list where that fails.
@@ -162,7 +223,8 @@ class Batches:
 
     def _new_buffers(self, n_rows: int) -> "Buffers":
         X = torch.empty((n_rows, self.n_features), dtype=self._dtype, device=self._device)
-        scale = None if self.weight is None else X.new_empty((n_rows, 1))
+        is_plain = self.weight is None and self.ranks is None
+        scale = None if is_plain else X.new_empty((n_rows, 1))
         is_far = self._all is None and has_streams(self._device)
         return Buffers(X, self.new_target((n_rows,)), scale, _Transfer(X) if is_far else None)
 
@@ -194,7 +256,11 @@ class Batches:
 
     def shuffle(self, random_state: np.random.RandomState) -> None:
         """Permute the present order, as scikit-learn's MLP does before each epoch."""
-        self._lookahead.shuffle(random_state, self.order)
+        features = self.samples.X
+        if features.is_streamed:
+            features.shuffle(self.order, self._rows, random_state)
+        else:
+            self._lookahead.shuffle(random_state, self.order)
 
     def look_ahead(self) -> None:
         """Draw the next permutation now, if one was drawn before."""
@@ -207,7 +273,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all batches in the present order, those gathered together as one chunk."""
-        now = self.start_epoch()
+        now = self.start_epoch()[self._own_places]
         # as the rest from pageable memory, which is copied aside: nothing waits
         index = torch.from_numpy(now).to(self._device, non_blocking=True)
         buffers, read = self._buffers, self.samples.X.reader(now)
@@ -229,11 +295,13 @@ class Batches:
             parts = [slice(own.start - start, own.stop - start) for own in piece]
             weight_sums, scale = [float(own.stop - own.start) for own in parts], None
             if buffers.scale is not None:
-                factors, sums = self.weigh(part, parts)
+                factors, sums = self._weigh_shares(slice(first, first + len(parts)))
                 scale, weight_sums = buffers.scale[:n_rows], sums.tolist()
                 # from pageable memory: it is copied aside before this returns, and nothing waits
                 scale.copy_(torch.from_numpy(factors).unsqueeze(1), non_blocking=True)
-            yield Chunk(X, X if target is None else target, scale, parts, weight_sums, first)
+            shares = self._shares[first : first + len(parts)]
+            target = X if target is None else target
+            yield Chunk(X, target, scale, parts, weight_sums, first, shares)
             first += len(parts)
 
     def start_epoch(self) -> np.ndarray:
@@ -275,6 +343,20 @@ class Batches:
         if self._targets.ndim == 2:
             return empty_matrix((*shape, self._targets.shape[1]), like=self._targets).zero_()
         return self._targets.new_zeros(shape)
+
+    def _weigh_shares(self, batches: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return the factors of this process' rows of some batches, and the sums over all rows."""
+        parts = self.slices[batches]
+        start = parts[0].start
+        within = [slice(part.start - start, part.stop - start) for part in parts]
+        factors, sums = self.weigh(slice(start, parts[-1].stop), within)
+        if self.ranks is None:
+            return factors, sums
+        own = [
+            factors[part.start + some.start : part.start + some.stop]
+            for part, (_, some) in zip(within, self._shares[batches], strict=True)
+        ]
+        return np.concatenate(own), sums
 
     def weigh(self, part: slice, batches: list[slice]) -> tuple[np.ndarray, np.ndarray]:
         """Return each row's factor in the loss of its batch, and the sums of the weights.

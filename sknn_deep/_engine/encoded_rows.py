@@ -144,12 +144,14 @@ class EncodedRows(Features):
         super().__init__((len(features), encoding.n_encoded), features.dtype)
         self._features, self._encoding = features, encoding
         self.kind, self.columns = features.kind, features.columns
+        self.is_streamed = features.is_streamed
 
     @cached_property
     def _kept(self) -> ArrayRows | None:
         """All rows, where they are few."""
         n_bytes = len(self) * self.shape[1] * self.dtype.itemsize
-        if n_bytes > _KEPT_BYTES or isinstance(self._features, SparseRows):
+        is_kept = not (self.is_streamed or isinstance(self._features, SparseRows))
+        if n_bytes > _KEPT_BYTES or not is_kept:
             return None
         return ArrayRows(self._encoding.encode(self._features.read(slice(None))))
 
@@ -182,6 +184,14 @@ class EncodedRows(Features):
         rows = torch.empty((len(out), self._features.shape[1]), dtype=out.dtype)
         read(part, rows)
         self._encoding.encode(rows.numpy(), out.numpy())
+
+    def shuffle(
+        self, order: np.ndarray, rows: np.ndarray | None, random_state: np.random.RandomState
+    ) -> None:
+        self._features.shuffle(order, rows, random_state)
+
+    def reading_order(self, rows: np.ndarray) -> np.ndarray:
+        return self._features.reading_order(rows)
 
     def take(self, rows: np.ndarray) -> "EncodedRows":
         return EncodedRows(self._features.take(rows), self._encoding)

@@ -22,6 +22,7 @@ from sknn_deep._engine.tape import backprop_for
 from sknn_deep._engine.torch_steps import TorchSteps, torch_steps
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Program
+from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.flat import Network, gradient_of
 
 # Denormal numbers make a CPU many times slower: without this the epochs of an autoencoder on MNIST
@@ -139,6 +140,8 @@ class Engine:
         Longer gradients are shortened to this norm.
     product_dtype : torch.dtype, default=None
         As of :class:`Backprop`.
+    ranks : Ranks, default=None
+        The processes that take every step together, each along its rows of the batch.
 
     Attributes
     ----------
@@ -163,12 +166,14 @@ class Engine:
         average: "Average | None" = None,
         max_grad_norm: float | None = None,
         product_dtype: torch.dtype | None = None,
+        ranks: Ranks | None = None,
     ):
         self._network, self._loss, self._optimizer = network, loss, optimizer
+        self._ranks = ranks
         self._alpha, self._weight_decay = alpha, weight_decay
         self._max_grad_norm, self._embedding_decay = max_grad_norm, embedding_weight_decay
         self.pace = Pace.of(network.flat.device)
-        self._backprop = backprop_for([network], loss, product_dtype)
+        self._backprop = backprop_for([network], loss, product_dtype, ranks)
         self._vectors = self._backprop.vectors_to_decay() if embedding_weight_decay else []
         self._graphs = StepGraphs([network])
         self._frozen: list[tuple[Tensor, Tensor]] = []
@@ -192,7 +197,7 @@ class Engine:
         rates : sequence of float, length n_batches, default=None
             The learning rate of each step, where it changes from batch to batch.
         """
-        sizes: list[int] = []
+        sizes, n_done = batches.sizes, 0
         weight_sums: list[float] = []
         # in one place: a small tensor kept from each batch would split the memory between them
         results = self._network.flat.new_empty((2, batches.n_batches))
@@ -202,12 +207,14 @@ class Engine:
         self._backprop.begin_epoch(batches.longest)
         with self.pace.steps(**self._backprop.largest_kernels(batches.longest)):
             for chunk in batches:
-                done = slice(len(sizes), len(sizes) + len(chunk.parts))
+                done = slice(n_done, n_done + len(chunk.parts))
                 results[0, done], results[1, done] = self.train(chunk, rates and rates[done])
-                sizes += [part.stop - part.start for part in chunk.parts]
+                n_done = done.stop
                 weight_sums += chunk.weight_sums
         if self._has_modes:
             self._network.eval()
+        if self._ranks is not None:
+            self._ranks.add_(results[0])
         if results.device.type != "cpu":
             batches.look_ahead()
         # the one time in an epoch that the host waits for the device
@@ -254,7 +261,12 @@ class Engine:
             and self._average is None
             and all(chunk.weight_sums)
         )
-        is_recorded = chunk.X.device.type == "cuda" and not self._network.needs_autograd
+        # a graph cannot hold what processes send each other
+        is_recorded = (
+            chunk.X.device.type == "cuda"
+            and not self._network.needs_autograd
+            and self._ranks is None
+        )
         if not plain or not (self._is_ours or (is_recorded and self._torchs_are_ready)):
             return self._steps(work, chunk, rates)
         factors = self._factors(chunk, rates)
@@ -375,7 +387,10 @@ class Engine:
                     vectors.mul_(1 - lr * self._embedding_decay)
             self.in_optimizer = True
             if self._asks_for_loss:
-                return work.loss(number) + 0.5 * penalty * squared_norm
+                loss = work.loss(number)
+                if self._ranks is not None:
+                    self._ranks.add_(loss)
+                return loss + 0.5 * penalty * squared_norm
             return None
 
         self.in_optimizer = True
@@ -401,6 +416,8 @@ class Engine:
         """Fill the network's gradient; return the squared norm of its weights."""
         for kernel in program:
             kernel()
+        if self._ranks is not None:
+            self._ranks.add_(gradient_of(self._network.flat))
         squared_norm = self._none
         if self._alpha:
             weights = self._network.weights

@@ -10,6 +10,7 @@ anew: what is copied to a device belongs to that object and goes with it.
 :class:`SparseRows`  A CSR matrix. Rows are densified as they are read.
 :class:`MappedRows`  A large memory map. Rows are read piece by piece and let go of.
 ``ColumnRows``       Columns, in a file of their own: an array in Fortran order, a frame.
+``StreamedRows``     A table that is read in chunks, in a file of its own.
 ===================  ================================================================
 """
 
@@ -58,6 +59,8 @@ class Features(ABC):
     gives_tensors = False
     # what an estimator has learned of the columns of a table
     columns: Any = None
+    # whether rows come in chunks, so that only some orders of them are quick to read
+    is_streamed = False
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype | type):
         self.shape, self.dtype = (int(shape[0]), int(shape[1])), np.dtype(dtype)
@@ -102,6 +105,25 @@ class Features(ABC):
     @abstractmethod
     def take(self, rows: np.ndarray) -> "Features":
         """Return a set of some rows."""
+
+    def shuffle(
+        self, order: np.ndarray, rows: np.ndarray | None, random_state: np.random.RandomState
+    ) -> None:
+        """Permute the order in which an epoch goes through some rows, in place.
+
+        Parameters
+        ----------
+        order : ndarray of int, shape (n,)
+            Places among ``rows``.
+        rows : ndarray of int, shape (n,), or None
+            Row numbers, as of :meth:`reading_order`; None for all.
+        random_state : RandomState
+        """
+        random_state.shuffle(order)
+
+    def reading_order(self, rows: np.ndarray) -> np.ndarray:
+        """Return row numbers in the order in which a set of them is kept."""
+        return rows
 
     def reader(self, order: np.ndarray) -> Reader:
         """Return what writes rows of an order that is known: ``read(part, out)``.
@@ -188,6 +210,13 @@ class Features(ABC):
             sums += np.einsum("i,ij->j", weight[start : start + len(rows)], rows)
             start += len(rows)
         return sums
+
+    def missing(self) -> np.ndarray:
+        """Return a mask of the features of which some value is missing."""
+        missing = np.zeros(self.shape[1], dtype=bool)
+        for rows in self.pieces():
+            missing |= np.isnan(rows).any(axis=0)
+        return missing
 
     def column_limits(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the smallest and the largest known value of each feature; NaN where none is."""

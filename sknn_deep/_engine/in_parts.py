@@ -13,6 +13,7 @@ from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._hardware.device import OutOfMemoryError, release_cached_memory
 from sknn_deep._hardware.pace import FEWEST_TO_SHARE, Pace
+from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._hardware.threads import one_thread
 from sknn_deep._networks.flat import Network
 
@@ -125,12 +126,18 @@ def _map_on_device(
 
 
 def evaluate_loss(
-    network: Network, loss: Loss, samples: Samples, keep: bool
+    network: Network, loss: Loss, samples: Samples, keep: bool, ranks: Ranks | None = None
 ) -> tuple[float, np.ndarray | None]:
-    """Return the mean loss over a validation set and, to keep, the raw output of every row."""
-    device, dtype = network.flat.device, network.flat.dtype
+    """Return the mean loss over a validation set and, to keep, the raw output of every row.
+
+    Ranks, where there are some, share the rows, and have both of all rows.
+    """
+    device, dtype, n_samples = network.flat.device, network.flat.dtype, len(samples.X)
+    ranks = None if ranks is None or n_samples < ranks.size else ranks
+    own = slice(0, n_samples) if ranks is None else ranks.part_of(n_samples)
 
     def evaluate(part: slice) -> tuple[float, float, np.ndarray | None]:
+        part = slice(own.start + part.start, own.start + part.stop)
         X = samples.X.to(part, device, dtype)
         target, weight = (
             None if array is None else to_device(array[part], device, dtype)
@@ -142,10 +149,15 @@ def evaluate_loss(
         weight_sum = float(len(X)) if weight is None else weight.sum().item()
         return total.item(), weight_sum, raw.cpu().numpy() if keep else None
 
-    parts = map_parts(evaluate, len(samples.X), network)
+    parts = map_parts(evaluate, own.stop - own.start, network)
     totals, weight_sums, outputs = zip(*parts, strict=True)
-    value = sum(totals) / sum(weight_sums) * loss.reported_scale
-    return value, np.concatenate(outputs) if keep else None
+    total, weight_sum = sum(totals), sum(weight_sums)
+    output = np.concatenate(outputs) if keep else None
+    if ranks is not None:
+        sums = torch.tensor([total, weight_sum], dtype=torch.float64, device=device)
+        total, weight_sum = ranks.add_(sums).tolist()
+        output = None if output is None else ranks.gathered(output)
+    return total / weight_sum * loss.reported_scale, output
 
 
 @contextmanager

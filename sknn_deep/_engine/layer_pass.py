@@ -24,6 +24,7 @@ from sknn_deep._engine.masks import Masks
 from sknn_deep._engine.norm_pass import Statistics, norm_pass, rows_side_by_side
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import LayerProducts, Program, empty_matrix
+from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.inputs import matrices_of
 from sknn_deep._networks.stacked import DenseLayer
 
@@ -52,6 +53,7 @@ class LayerPass:
         pace: Pace,
         masks: Masks | None = None,
         statistics: Statistics | None = None,
+        ranks: Ranks | None = None,
     ):
         self._layer, self._n_rows = layer, n_rows
         self._activation = ACTIVATION_KERNELS[layer.activation]
@@ -68,7 +70,7 @@ class LayerPass:
         self._kept = new() if layer.dropout else None
         self._norm = None
         if layer.norm is not None:
-            self._norm = norm_pass(layer.norm, self._z, self._y, statistics)
+            self._norm = norm_pass(layer.norm, self._z, self._y, statistics, ranks)
 
     def forward(
         self, x: Tensor, out: Tensor | None, number: int = 0

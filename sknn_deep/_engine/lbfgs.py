@@ -14,6 +14,7 @@ from sknn_deep._engine.backprop import Backprop
 from sknn_deep._engine.batches import Chunk
 from sknn_deep._engine.losses import Loss
 from sknn_deep._hardware.pace import Pace
+from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.flat import Network, gradient_of
 from sknn_deep._sklearn import lbfgs_verbosity
 from sknn_deep._user_warnings import warn_user
@@ -29,6 +30,7 @@ def fit_lbfgs(
     max_iter: int,
     max_fun: int,
     verbose: bool,
+    ranks: Ranks | None = None,
 ) -> tuple[float, int, bool]:
     """Minimise the loss over the whole set with SciPy's L-BFGS-B [1]_.
 
@@ -41,6 +43,8 @@ def fit_lbfgs(
         The whole set in one batch.
     alpha, tol, max_iter, max_fun, verbose
         As of the estimators.
+    ranks : Ranks, default=None
+        The processes that minimise it together, each by the loss of its rows.
 
     Returns
     -------
@@ -55,10 +59,11 @@ def fit_lbfgs(
     .. [1] R. H. Byrd, P. Lu, J. Nocedal, C. Zhu (1995). A limited memory algorithm for
        bound constrained optimization. SIAM J. Sci. Comput. 16(5).
     """
-    pace, backprop = Pace.of(network.flat.device), Backprop([network], loss)
-    work = backprop.workspace(chunk)
+    pace, backprop = Pace.of(network.flat.device), Backprop([network], loss, ranks=ranks)
+    own = chunk if ranks is None else chunk.of_rank(ranks)
+    work = backprop.workspace(own)
     work.load()
-    largest = backprop.largest_kernels(len(chunk.X))
+    largest = backprop.largest_kernels(len(own.X))
     (program,) = work.programs
     rate = alpha / chunk.weight_sums[0]
 
@@ -68,9 +73,12 @@ def fit_lbfgs(
             network.flat.copy_(torch.from_numpy(flat))
             for kernel in program:
                 kernel()
-            weights = network.weights
+            weights, data_loss = network.weights, work.loss(0)
+            if ranks is not None:
+                ranks.add_(gradient_of(network.flat))
+                ranks.add_(data_loss)
             gradient_of(weights).add_(weights, alpha=rate)
-            value = work.loss(0).item() + 0.5 * rate * torch.dot(weights, weights).item()
+            value = data_loss.item() + 0.5 * rate * torch.dot(weights, weights).item()
             pace.step_done()
         return value, gradient_of(network.flat).cpu().numpy().astype(np.float64)
 

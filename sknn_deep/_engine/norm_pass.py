@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sknn_deep._engine.activations import aten
+from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.inputs import matrices_of
 from sknn_deep._networks.stacked import NormLayer
 
@@ -36,7 +37,13 @@ class NormPass(Protocol):
         """Write the gradients; delta becomes the one with respect to ``z``."""
 
 
-def norm_pass(norm: NormLayer, z: Tensor, y: Tensor, statistics: Statistics | None) -> NormPass:
+def norm_pass(
+    norm: NormLayer,
+    z: Tensor,
+    y: Tensor,
+    statistics: Statistics | None,
+    ranks: Ranks | None = None,
+) -> NormPass:
     """Return what normalises a layer.
 
     Parameters
@@ -45,7 +52,11 @@ def norm_pass(norm: NormLayer, z: Tensor, y: Tensor, statistics: Statistics | No
     z, y : Tensor of shape (batch, units) or (K, batch, units)
     statistics : Statistics or None
         Those of a stack with batch normalisation on a device.
+    ranks : Ranks, default=None
+        The processes that share a batch, of whose rows ``z`` has this process'.
     """
+    if ranks is not None and isinstance(norm.modules[0], nn.BatchNorm1d):
+        return _BatchNormOfRanks(norm, z, y, ranks)
     if z.ndim == 2:
         return _OfNetwork(norm, z, y)
     if z.device.type == "cpu":
@@ -171,6 +182,59 @@ class _BatchNormOfStack:
         _by_channel(delta).copy_(of_z)
         shape = self._gradients[0].shape
         torch.stack([of_weight.view(shape), of_bias.view(shape)], out=self._gradients)
+
+
+class _BatchNormOfRanks:
+    r"""Batch normalisation of rows that several processes share.
+
+    Each has the mean :math:`m_i` of its :math:`n_i` rows and the sum of squares :math:`q_i` about
+    it. These are joined without cancellation, for :math:`n = \sum_i n_i` rows [1]_:
+
+    .. math::
+        m = \frac{1}{n} \sum_i n_i m_i, \qquad q = \sum_i \big(q_i + n_i (m_i - m)^2\big)
+
+    and back :math:`\partial L / \partial z = \frac{w}{s} (\delta - \bar\delta - \hat z\,
+    \overline{\delta \hat z})` needs two means over all rows. Gradients of scale and shift are
+    this process' part, as those of all parameters are.
+
+    References
+    ----------
+    .. [1] T. Chan, G. Golub, R. LeVeque (1983). Algorithms for computing the sample variance:
+       analysis and recommendations. The American Statistician 37(3).
+    """
+
+    def __init__(self, norm: NormLayer, z: Tensor, y: Tensor, ranks: Ranks):
+        self._module: Any
+        (self._module,), self._weight, self._bias, self._weight_grad, self._bias_grad = norm
+        self._z, self._y, self._ranks = z, y, ranks
+
+    def forward(self) -> None:
+        module, ranks, z = self._module, self._ranks, self._z
+        of_each = z.new_zeros((ranks.size, 2, z.shape[1]))
+        if len(z):
+            torch.mean(z, dim=0, out=of_each[ranks.rank, 0])
+            torch.sum((z - of_each[ranks.rank, 0]).square_(), dim=0, out=of_each[ranks.rank, 1])
+        ranks.add_(of_each)
+        n_rows = ranks.share.n_rows
+        counts = z.new_tensor(ranks.lengths(n_rows)).unsqueeze(1)
+        means, squares = of_each.unbind(dim=1)
+        mean = (counts * means).sum(dim=0) / n_rows
+        square = (squares + counts * (means - mean).square_()).sum(dim=0)
+        with torch.no_grad():
+            module.num_batches_tracked.add_(1)
+            module.running_mean.lerp_(mean, module.momentum)
+            module.running_var.lerp_(square / max(1, n_rows - 1), module.momentum)
+        self._inverse = (square / n_rows + module.eps).rsqrt_()
+        self._normalized = (z - mean).mul_(self._inverse)
+        torch.addcmul(self._bias, self._normalized, self._weight, out=self._y)
+
+    def backward(self, delta: Tensor) -> None:
+        sums = torch.stack([delta.sum(dim=0), (delta * self._normalized).sum(dim=0)])
+        self._bias_grad.copy_(sums[0])
+        self._weight_grad.copy_(sums[1])
+        means = self._ranks.add_(sums).div_(self._ranks.share.n_rows)
+        delta.sub_(means[0]).addcmul_(self._normalized, means[1], value=-1.0)
+        delta.mul_(self._inverse * self._weight)
 
 
 class _LayerNormOfStack:

@@ -20,6 +20,7 @@ from torch import Tensor
 from sknn_deep._engine.backprop import Backprop
 from sknn_deep._engine.losses import CodePenalty, Loss
 from sknn_deep._hardware.products import Program
+from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.models import Autoencoder
 
@@ -28,12 +29,13 @@ def backprop_for(
     networks: Sequence[Network],
     loss: Loss,
     product_dtype: torch.dtype | None = None,
+    ranks: Ranks | None = None,
 ) -> Backprop:
     """Return the closed form where it covers the networks, else the tape."""
     if networks[0].needs_autograd:
         (network,) = cast(Sequence[Autoencoder], networks)  # no others need it
-        return AutogradBackprop(network, loss)
-    return Backprop(networks, loss, product_dtype)
+        return AutogradBackprop(network, loss, ranks)
+    return Backprop(networks, loss, product_dtype, ranks=ranks)
 
 
 class AutogradBackprop(Backprop):
@@ -43,10 +45,12 @@ class AutogradBackprop(Backprop):
     ----------
     network : Autoencoder
     loss : Loss
+    ranks : Ranks, default=None
+        As of :class:`Backprop`.
     """
 
-    def __init__(self, network: Autoencoder, loss: Loss):
-        super().__init__([network], loss)
+    def __init__(self, network: Autoencoder, loss: Loss, ranks: Ranks | None = None):
+        super().__init__([network], loss, ranks=ranks)
         self._network = network
 
     def begin_epoch(self, longest: int) -> None:

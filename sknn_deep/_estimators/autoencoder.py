@@ -39,6 +39,7 @@ from sknn_deep._estimators.rows import to_decode
 from sknn_deep._estimators.table_columns import (
     TableColumns,
     as_table,
+    check_inputs,
     feature_names,
     learn_columns,
 )
@@ -247,9 +248,9 @@ class AutoencoderTransformer(
 
     ema_decay : float or None, default=None
         Keeps an exponential average of the weights over the steps, of which each step leaves this
-        share. It is what validation sets see, what the fit leaves behind and what predicts. 0.99
-        to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to zero
-        there is little to average. Not for ``partial_fit``.
+        share. It is what validation sets and callbacks see, what a fit leaves and what predicts.
+        0.99 to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to
+        zero there is little to average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
         What early stopping maximises. None is "loss"; "loss"
@@ -273,6 +274,14 @@ class AutoencoderTransformer(
         TF32: faster on NVIDIA's since Ampere, with three to four significant digits in each
         product. torch has one setting for the process: it is changed while a fit runs, and
         restored. None leaves it as it is.
+
+    n_processes : int or "torchrun", default=1
+        Processes that train together, each on its rows of every batch, to the same weights as one
+        but for rounding: for networks of a million weights or more, or one GPU for each. A number
+        starts them for the fit, on this machine; ``callbacks`` and what is printed are this
+        process'. "torchrun" trains with those that torchrun, or
+        ``torch.distributed.init_process_group``, has started: each calls ``fit`` with the same
+        data, and learns the same.
 
     callbacks : list of skorch callbacks or None, default=None
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
@@ -858,7 +867,9 @@ class AutoencoderTransformer(
 
     @property
     def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
-        return "allow-nan" if self.allow_nan else True
+        # a network that was fitted without gaps would hand NaN on, whatever was set since
+        reads_gaps = "module_" not in vars(self) or self.module_.config["allow_nan"]
+        return "allow-nan" if self.allow_nan and reads_gaps else True
 
     def _check_variational(self) -> bool:
         if not self.variational:
@@ -944,6 +955,7 @@ class AutoencoderTransformer(
             self._check_categories()
             self._learn_numbers(rows, check_sample_weight(sample_weight, rows))
         features = self._encoded(rows)
+        check_inputs(features.shape[1])
         if self.loss == "log_loss":
             low, high = features.limits()
             if low < 0 or high > 1:
@@ -1067,14 +1079,14 @@ class AutoencoderTransformer(
         n_encoder = len(encoder)
         return {
             "encoder": {
-                "layer_units": (n_features, *encoder, self.n_components),
+                "layer_units": (n_features, *encoder, int(self.n_components)),
                 "activations": tuple(activations[:n_encoder]),
                 "dropout": tuple(dropout[:n_encoder]),
                 "out_activation": self.code_activation,
                 **shared,
             },
             "decoder": {
-                "layer_units": (self.n_components, *decoder, n_features),
+                "layer_units": (int(self.n_components), *decoder, n_features),
                 "activations": tuple(activations[n_encoder:]),
                 "dropout": tuple(dropout[n_encoder:]),
                 "out_activation": self.out_activation_,

@@ -21,6 +21,7 @@ from sknn_deep._estimators.fitting import fit_network
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._estimators.optimizer import move_network
 from sknn_deep._estimators.pickling import plain_state, restored_state
+from sknn_deep._estimators.processes import on_processes
 from sknn_deep._estimators.rows import has_categories, to_predict, to_train_on
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.summary import summary
@@ -74,7 +75,7 @@ class BaseDeepNetwork(NetworkHooks):
         """Fit as a call of ``fit`` or ``partial_fit`` asks."""
         home, call = home_of(call.X), call_taken_in(call)
         try:
-            with where_it_is(call.X):
+            with where_it_is(call.X), on_processes(self, call):
                 self._fit_networks(call)
             vars(self).pop("_home", None)
             if home is not None:
@@ -111,6 +112,8 @@ class BaseDeepNetwork(NetworkHooks):
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
         # what scikit-learn's diagrams show of a fitted estimator, alone or in a pipeline
         attributes = super()._get_fitted_attr_html(doc_link)
+        if not self.__sklearn_is_fitted__():  # what a fitted ensemble of scikit-learn was made from
+            return attributes
         html = attributes._repr_html_inner() + summary(self)._repr_html_()
         attributes._html_repr = lambda: html
         return attributes

@@ -19,6 +19,7 @@ References
 .. [3] D. Golovin et al. (2017). Google Vizier: a service for black-box optimization. KDD.
 """
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -216,7 +217,8 @@ def select(outputs: list[np.ndarray], loss: Callable[[np.ndarray], float]) -> np
     picked: list[int] = []
     losses: list[float] = []
     for n_places in range(1, _MOST_PLACES + 1):
-        of_each = [loss((total + output) / n_places) for output in outputs]
+        # a loss that is no number is none to go by
+        of_each = np.nan_to_num([loss((total + o) / n_places) for o in outputs], nan=np.inf)
         best = int(np.argmin(of_each))
         picked.append(best)
         losses.append(of_each[best])
@@ -246,7 +248,8 @@ class _Candidate:
     share = 0.0
 
     def __init__(self, draft: Any, params: dict[str, Any], seed: int):
-        own = {"n_candidates": 1, "n_networks": 1, "random_state": seed, "verbose": False, **params}
+        own = {"n_candidates": 1, "max_time": None, "n_networks": 1}
+        own |= {"random_state": seed, "verbose": False, **params}
         self.network = clone(draft).set_params(**own).set_callbacks()
         self.params = params
         self.losses: list[float] = []
@@ -271,7 +274,7 @@ class _Candidate:
             else:
                 fit.commit()
                 self.losses = self.network.validation_loss_curve_ or []
-                self.loss = float(np.nanmin(self.losses))
+                self.loss = _lowest(self.losses)
                 self.output = self.network._outputs(call.X_val)
         self.seconds = time.perf_counter() - start
 
@@ -280,8 +283,13 @@ class _Candidate:
         n_before = sum(not other.error for other in before)
         if n_before < _FEWEST_BEFORE or n_epochs < _FIRST_LOOK * self.network.max_iter:
             return False
-        of_others = [np.nanmin(other.losses[:n_epochs]) for other in before if not other.error]
-        return bool(np.nanmin(self.losses) > np.median(of_others))
+        of_others = [_lowest(other.losses[:n_epochs]) for other in before if not other.error]
+        return bool(_lowest(self.losses) > np.median(of_others))
+
+
+def _lowest(losses: list[float]) -> float:
+    """Return the lowest of some losses, infinity where none is a number."""
+    return min((loss for loss in losses if not math.isnan(loss)), default=math.inf)
 
 
 def _table(trained: list[_Candidate]) -> dict[str, list[Any]]:

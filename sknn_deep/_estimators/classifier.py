@@ -198,9 +198,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     ema_decay : float or None, default=None
         Keeps an exponential average of the weights over the steps, of which each step leaves this
-        share. It is what validation sets see, what the fit leaves behind and what predicts. 0.99
-        to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to zero
-        there is little to average. Not for ``partial_fit``.
+        share. It is what validation sets and callbacks see, what a fit leaves and what predicts.
+        0.99 to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to
+        zero there is little to average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
         What early stopping maximises. None is the accuracy; "loss"
@@ -224,6 +224,14 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         TF32: faster on NVIDIA's since Ampere, with three to four significant digits in each
         product. torch has one setting for the process: it is changed while a fit runs, and
         restored. None leaves it as it is.
+
+    n_processes : int or "torchrun", default=1
+        Processes that train together, each on its rows of every batch, to the same weights as one
+        but for rounding: for networks of a million weights or more, or one GPU for each. A number
+        starts them for the fit, on this machine; ``callbacks`` and what is printed are this
+        process'. "torchrun" trains with those that torchrun, or
+        ``torch.distributed.init_process_group``, has started: each calls ``fit`` with the same
+        data, and learns the same.
 
     callbacks : list of skorch callbacks or None, default=None
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
@@ -824,7 +832,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     def _learn_classes(self, y: np.ndarray, incremental: bool) -> None:
         """Set ``classes_``, or check that y fits those of an earlier call."""
-        kind = type_of_target(y) if y.dtype.kind == "f" else ""
+        kind = type_of_target(y) if y.dtype.kind in "fO" else ""
+        if kind == "unknown":
+            raise ValueError(
+                f"Unknown label type: y holds objects such as {y.flat[0]!r}, a "
+                f"{type(y.flat[0]).__name__}; give it a type, by y.astype(int) or y.astype(str)."
+            )
         if kind.startswith("continuous"):
             raise ValueError(
                 f"Unknown label type: {kind}. y must hold classes, got numbers such "
@@ -904,7 +917,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _labels_to_share(  # type: ignore[override]  # a classifier always has targets
         self, targets: np.ndarray
     ) -> tuple[np.ndarray, ...]:
-        return targets[:, 0] if self.n_outputs_ == 1 else targets, self.classes_
+        labels = targets[:, 0].astype(int) if self.n_outputs_ == 1 else targets
+        return labels, self.classes_
 
     def _make_loss(self) -> Loss:
         return classification_loss(self.out_activation_, self.label_smoothing)

@@ -66,8 +66,6 @@ def describe_code(autoencoder: Any, batches: Batches | Chunk, incremental: bool)
     is_dead = (deviations <= _DEAD * deviations.max()) | (not moments.do_vary)
     autoencoder.code_std_, autoencoder.n_dead_units_ = deviations, int(is_dead.sum())
     if incremental:
-        for name in ("explained_variance_", "explained_variance_ratio_", "offset_"):
-            vars(autoencoder).pop(name, None)
         return
     if moments.do_vary and is_dead.any():
         _warn_of_dead_units(autoencoder, np.flatnonzero(is_dead))

@@ -39,6 +39,7 @@ from sknn_deep._estimators.jobs import Job
 from sknn_deep._estimators.memory_advice import ensemble_memory_explained
 from sknn_deep._estimators.rollback import Rollback
 from sknn_deep._hardware.device import accepted_dtypes, numpy_dtype, resolve_device
+from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import check_sample_weight
 from sknn_deep._training.interruption import one_of_many
 from sknn_deep._training.naming import named
@@ -61,7 +62,9 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
     before = vars(estimator).get("estimators_")
     goes_on = before is not None and (call.incremental or estimator.warm_start)
     draft = draft_of(estimator, goes_on)
-    random_state = check_random_state(draft.random_state)
+    random_state, ranks = check_random_state(draft.random_state), present_ranks()
+    if ranks is not None:
+        random_state = ranks.first(random_state)
     networks = _twins(draft) if goes_on else _new_networks(draft, random_state)
     with ExitStack() as stack:
         for network in networks if goes_on else ():

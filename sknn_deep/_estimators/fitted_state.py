@@ -37,9 +37,9 @@ class Entry:
         Whether a value can be one, as far as it can be told alone.
     what : str
         How an error calls a valid value.
-    source : {"data", "progress", "held-out rows", "training"}
-        What sets it: the validation of the training data, the progress of the training, rows that
-        were held out, or the rest of a fit.
+    source : {"data", "progress", "trained network", "training"}
+        What sets it: the validation of the training data, the progress of the training, what is
+        measured on the network at its end, or the rest of a fit.
     """
 
     is_valid: Callable[[Any], Any]
@@ -172,14 +172,14 @@ REGRESSOR_STATE = {
     "target_center_": Entry(*_VECTOR),
     "target_scale_": Entry(*_VECTOR),
     "quantiles_": Entry(_is_levels, "an ascending vector of levels in (0, 1)", "data"),
-    "_held_out_errors": Entry(_is_cube, "errors of held-out rows", "held-out rows"),
+    "_held_out_errors": Entry(_is_cube, "errors of held-out rows", "trained network"),
 }
 CLASSIFIER_STATE = {
     **SUPERVISED_STATE,
     "classes_": Entry(_is_labels, "a sorted vector of labels", "data"),
     "_label_binarizer": Entry(_is_binarizer, "a fitted LabelBinarizer", "data"),
     "_class_weights": Entry(*_VECTOR),
-    "temperature_": Entry(_is_temperature, "a positive number", "held-out rows"),
+    "temperature_": Entry(_is_temperature, "a positive number", "trained network"),
 }
 # What several candidates leave behind, too.
 CANDIDATES_STATE = {
@@ -191,11 +191,11 @@ AUTOENCODER_STATE = {
     "feature_center_": Entry(*_VECTOR, "data"),
     "feature_scale_": Entry(*_VECTOR, "data"),
     "mean_": Entry(*_VECTOR),
-    "code_std_": Entry(*_VECTOR),
-    "explained_variance_": Entry(*_VECTOR),
-    "explained_variance_ratio_": Entry(*_VECTOR),
-    "n_dead_units_": Entry(*_COUNT),
-    "offset_": Entry(is_number, "a number"),
+    "code_std_": Entry(*_VECTOR, "trained network"),
+    "explained_variance_": Entry(*_VECTOR, "trained network"),
+    "explained_variance_ratio_": Entry(*_VECTOR, "trained network"),
+    "n_dead_units_": Entry(*_COUNT, "trained network"),
+    "offset_": Entry(is_number, "a number", "trained network"),
 }
 _NEITHER_SET_NOR_FORGOTTEN = {
     "_metadata_request": Entry(_is(MetadataRequest), "requests for metadata"),

@@ -53,6 +53,7 @@ from sknn_deep._hardware.device import (
     torch_dtype,
 )
 from sknn_deep._hardware.precision import float32_products
+from sknn_deep._hardware.ranks import Ranks, present_ranks
 from sknn_deep._hardware.threads import fixed_threads, one_thread
 from sknn_deep._sklearn import check_random_state, check_sample_weight, num_samples
 from sknn_deep._training.checkpoint import CheckpointFile
@@ -108,9 +109,12 @@ class Fit:
 
     def __init__(self, estimator: NetworkHooks, call: Call, shared: Validated | None = None):
         self.estimator, self.call, self._shared = estimator, call, shared
+        self._ranks = present_ranks()
         is_fitted = hasattr(estimator, "module_")
         self._goes_on = is_fitted and (call.incremental or estimator.warm_start)
         self.draft = draft_of(estimator, self._goes_on)
+        if self._ranks is not None and self._ranks.rank:  # what is seen and heard, is rank 0's
+            self.draft.callbacks, self.draft.verbose = None, False
         self._rollback = Rollback(estimator) if self._goes_on else None
         self._checkpoint: CheckpointFile | None = None
         self._held_out: Samples | None = None
@@ -155,7 +159,11 @@ class Fit:
         present = check_random_state(self.draft.random_state)
         checkpoint = self._checkpoint
         random_state = present if checkpoint is None else checkpoint.first_random_state(present)
+        if self._ranks is not None:
+            random_state = self._ranks.first(random_state)
         samples = self._validate()
+        if self._ranks is not None:
+            self._ranks.check_alike(**{"The shape of X": samples.X.shape})
         self._make_network(samples, random_state)
         batches, validation, held_out = self._arrange(samples, random_state)
         if checkpoint is not None:
@@ -207,15 +215,18 @@ class Fit:
         if kept is not None and isinstance(self.training, Training):
             kept.engine, kept.generator = self.training.engine, draft.module_.generator
         draft.module_.set_generator(None)
+        draft.module_.set_share(None)
         draft.module_.scale_dropout(1.0)
         draft._progress.stop_watching()
         vars(draft).update(self.training.fitted_attributes())
         if describe:
             with self._memory_explained(len(self._validated.X)):
-                draft._describe_training(self.training.batches, self.call.incremental)
+                batches = self.training.batches
+                own = batches.undivided() if isinstance(batches, Batches) else batches
+                draft._describe_training(own, self.call.incremental)
                 if self._held_out is not None:
-                    own = self._held_out
-                    draft._learn_from_held_out(own.X, own.y, own.given_weight)
+                    held_out = self._held_out
+                    draft._learn_from_held_out(held_out.X, held_out.y, held_out.given_weight)
         set_fitted_state(self.estimator, fitted_state(draft))
         self._is_committed = True
 
@@ -284,6 +295,7 @@ class Fit:
                 min_batch_size=2 if draft.normalization == "batch" else 1,
                 device=flat.device,
                 dtype=flat.dtype,
+                ranks=self._ranks,
             )
         return batches, validation, own_set
 
@@ -328,6 +340,19 @@ class Fit:
             draft.module_.set_generator(
                 seeded_generator(random_state, device, draft.t_, self._kept_generator)
             )
+        if self._ranks is not None:
+            self._share_batches(self._ranks)
+
+    def _share_batches(self, ranks: Ranks) -> None:
+        """Let the network be trained on batches of which this process has a part."""
+        network = self.draft.module_
+        if network.needs_autograd and self.draft.normalization == "batch":
+            raise ValueError(
+                "normalization='batch' with variational=True or contractive is not written for "
+                f"several processes, got n_processes={self.draft.n_processes!r}; set "
+                "normalization='layer' or n_processes=1."
+            )
+        network.set_share(ranks.share)
 
     def _start(
         self, config: dict[str, Any], device: torch.device, random_state: np.random.RandomState
@@ -396,7 +421,12 @@ class Fit:
     def _whole_set_training(self, chunk: Chunk) -> WholeSetTraining:
         draft = self.draft
         return WholeSetTraining(
-            draft, draft.module_, draft._make_loss(), chunk, self._sklearn_callbacks(n_epochs=0)
+            draft,
+            draft.module_,
+            draft._make_loss(),
+            chunk,
+            self._sklearn_callbacks(n_epochs=0),
+            self._ranks,
         )
 
     def _training(
@@ -432,13 +462,15 @@ class Fit:
             incremental=self.call.incremental,
             engine=None if kept is None else kept.engine,
             keeps_engine=kept is not None,
+            ranks=self._ranks,
         )
 
     def _kept_engine(self, batches: Batches, optimizer: torch.optim.Optimizer) -> KeptEngine | None:
         """Return what keeps the engine from call to call, where that is worth it."""
         draft = self.draft
         kept = vars(draft).pop("_kept_engine", None)
-        if not self.call.incremental or not keeps_engine(draft, self._device):
+        is_alone = self._ranks is None
+        if not (self.call.incremental and is_alone and keeps_engine(draft, self._device)):
             return None
         params = draft.get_params(deep=False)
         if kept is None or not kept.fits(params, optimizer):
@@ -474,6 +506,8 @@ class Fit:
     def _sklearn_callbacks(self, n_epochs: int) -> list[SklearnCallbacks]:
         """Return the bridge to the callbacks set with ``set_callbacks``, if any are."""
         call = self.call
+        if self._ranks is not None and self._ranks.rank:
+            return []
         return sklearn_callbacks(
             self.estimator,
             n_epochs,
@@ -505,8 +539,8 @@ def sklearn_callbacks(
 def draft_of(estimator: NetworkHooks, goes_on: bool) -> NetworkHooks:
     """Return a twin of an estimator, with what it has learned only if that is gone on with."""
     draft = object.__new__(type(estimator))
-    # held-out rows tell of the network as it was
-    forgotten = fitted_names(estimator, "held-out rows" if goes_on else None)
+    # what was measured tells of the network as it was
+    forgotten = fitted_names(estimator, "trained network" if goes_on else None)
     vars(draft).update(
         (name, value) for name, value in vars(estimator).items() if name not in forgotten
     )

@@ -44,6 +44,7 @@ from sknn_deep._estimators.jobs import (
     in_order,
     may_go_on,
     numbers_of,
+    spelled,
 )
 from sknn_deep._hardware.device import on_device, release_cached_memory, resolve_device
 from sknn_deep._hardware.precision import float32_products
@@ -213,7 +214,8 @@ class _Data:
         """Look at what decides on the validation for the jobs to come."""
         params = estimator.get_params(deep=False)
         others = params.keys() - FREE_PARAMETERS - {"hidden_layer_sizes", "activation"}
-        self._settings = type(estimator), *((name, repr(params[name])) for name in sorted(others))
+        values = ((name, spelled(params[name])) for name in sorted(others))
+        self._settings = type(estimator), *values
 
     def keep_for(self, jobs: list[Job]) -> None:
         """Forget large data of other jobs."""

@@ -24,6 +24,7 @@ from sknn_deep._estimators.held_out_rows import (
 )
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._estimators.rows import has_categories
+from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import accepts_sample_weight
 from sknn_deep._training.training import Validation
 
@@ -36,12 +37,15 @@ def split_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to train on and the rows that early stopping holds out."""
     splitter, fraction = estimator.validation_splitter, estimator.validation_fraction
-    n_rows, labels = samples.X.shape[0], estimator._labels_to_share(samples.targets)
+    X, labels = samples.X, estimator._labels_to_share(samples.targets)
     if splitter is None:
-        return hold_out_rows(n_rows, fraction, random_state, *labels)
-    if splitter == "stratified":
-        return hold_out_stratified(fraction, random_state, labels[0])
-    return rows_of_splitter(splitter, samples.X.unwrapped(), samples.y, groups, random_state)
+        rows = hold_out_rows(len(X), fraction, random_state, *labels)
+    elif splitter == "stratified":
+        rows = hold_out_stratified(fraction, random_state, labels[0])
+    else:
+        rows = rows_of_splitter(splitter, X.unwrapped(), samples.y, groups, random_state)
+    train, held_out = map(X.reading_order, rows)
+    return train, held_out
 
 
 def with_validation_set(
@@ -89,7 +93,8 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
     # a network that diverges has a score that is no number, and the training judges that
     @np.errstate(over="ignore", invalid="ignore")
     def evaluate() -> tuple[float, float]:
-        value, raw = evaluate_loss(network, loss, samples, keep=scoring is None)
+        keep = scoring is None
+        value, raw = evaluate_loss(network, loss, samples, keep=keep, ranks=present_ranks())
         if scoring == "loss":
             return value, -value
         if raw is not None:

@@ -137,19 +137,20 @@ def rows_of_splitter(
     >>> rows_of_splitter(TimeSeriesSplit(3), X, None, None, random_state)
     (array([0, 1, 2, 3, 4, 5]), array([6, 7]))
     """
+    divider = splitter
     if getattr(splitter, "random_state", 0) is None:
-        splitter = copy(splitter)
-        splitter.random_state = random_state
+        divider = copy(splitter)
+        divider.random_state = random_state
     n_rows = X.shape[0]
     if groups is not None and len(groups) != n_rows:
         raise ValueError(f"groups has {len(groups)} entries for {n_rows} rows; pass one of each.")
     try:
-        divisions = iter(splitter.split(X, y, groups))
+        divisions = iter(divider.split(X, y, groups))
         if isinstance(splitter, TimeSeriesSplit):
             *_, division = divisions
         else:
             division = next(divisions, None)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"validation_splitter={splitter!r} failed on {n_rows} rows: {error} Pass groups to fit "
             "where it asks for them, or choose another."

@@ -182,6 +182,10 @@ def _reason_to_train_alone(job: Job) -> str:
         return "dtype='bfloat16' is not written for stacks"
     if estimator.warm_start and hasattr(estimator, "module_"):
         return "warm_start=True goes on with an earlier network"
+    if getattr(job.X, "is_streamed", False):
+        return "X is read in chunks, which come in one order"
+    if estimator.n_processes != 1:
+        return f"n_processes={estimator.n_processes!r} divides the rows of one network"
     others = sorted(job.fit_params.keys() - _arguments_of_fit(estimator_class))
     if others:
         return f"fit was given {', '.join(others)}"
@@ -221,9 +225,15 @@ def _shape_of(job: Job) -> tuple:
     """Return what the networks of a stack have in common, as far as parameters tell."""
     estimator = job.estimator
     params = estimator.get_params(deep=False)
-    fixed = [(name, repr(value)) for name, value in params.items() if name not in FREE_PARAMETERS]
+    fixed = [(name, spelled(params[name])) for name in params if name not in FREE_PARAMETERS]
     drops = tuple(np.ravel(estimator.dropout) > 0)
     return type(estimator), np.shape(job.X)[1:], drops, *fixed
+
+
+def spelled(value: Any) -> str:
+    """Return what tells a parameter's value from others, of an array all its elements."""
+    # of a long array repr leaves the middle out
+    return repr(np.asarray(value).tolist() if hasattr(value, "__array__") else value)
 
 
 def in_order(jobs: list[Job]) -> list[Job]:

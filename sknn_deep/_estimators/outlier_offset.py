@@ -16,7 +16,7 @@ def outlier_offset(
     Parameters
     ----------
     errors : ndarray of shape (n_rows,)
-        Reconstruction errors of rows of the training data.
+        Reconstruction errors of rows of the training data, NaN where nothing is known of one.
     weight : ndarray of shape (n_rows,)
         A row with a weight of 2 counts as two.
     contamination : float or "auto"
@@ -37,8 +37,10 @@ def outlier_offset(
     >>> outlier_offset(errors, np.ones(10), 0.2)
     -8.5
     """
-    counts = weight > 0
+    counts = (weight > 0) & ~np.isnan(errors)
     errors, weight = errors[counts].astype(np.float64), weight[counts].astype(np.float64)
+    if len(errors) == 0:  # nothing is known of any row, so none is unusual
+        return -np.inf
     if contamination == "auto":
         roots = np.cbrt(errors)
         low, high = np.quantile(roots, [0.25, 0.75], weights=weight, method="inverted_cdf")

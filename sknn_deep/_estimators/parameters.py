@@ -102,6 +102,7 @@ class SharedParameters:
     device: str | torch.device = "auto"
     dtype: DtypeName = "auto"
     float32_precision: Literal["highest", "high"] | None = None
+    n_processes: int | Literal["torchrun"] = 1
     callbacks: SkorchCallbacks | None = None
 
 
@@ -148,6 +149,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         "device": [str, torch.device],
         "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
         "float32_precision": [StrOptions({"highest", "high"}), None],
+        "n_processes": [Interval(Integral, 1, None, closed="left"), StrOptions({"torchrun"})],
         "callbacks": [list, tuple, None],
     }
 

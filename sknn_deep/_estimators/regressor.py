@@ -196,14 +196,15 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     ema_decay : float or None, default=None
         Keeps an exponential average of the weights over the steps, of which each step leaves this
-        share. It is what validation sets see, what the fit leaves behind and what predicts. 0.99
-        to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to zero
-        there is little to average. Not for ``partial_fit``.
+        share. It is what validation sets and callbacks see, what a fit leaves and what predicts.
+        0.99 to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to
+        zero there is little to average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
-        What early stopping maximises. None is R², or with ``loss="normal"`` and ``quantiles`` the
-        negative validation loss, as "loss" is; else a scorer's name or a callable
-        ``scorer(estimator, X, y)``, which is given ``sample_weight`` if it takes it.
+        What early stopping maximises. None is R² (of a ``TabularMLPRegressor`` the negative mean
+        absolute error), or with ``loss="normal"`` and ``quantiles`` the negative validation loss,
+        as "loss" is; else a scorer's name or a callable ``scorer(estimator, X, y)``, which is given
+        ``sample_weight`` if it takes it.
 
     device : str or torch.device, default="auto"
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
@@ -222,6 +223,14 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         TF32: faster on NVIDIA's since Ampere, with three to four significant digits in each
         product. torch has one setting for the process: it is changed while a fit runs, and
         restored. None leaves it as it is.
+
+    n_processes : int or "torchrun", default=1
+        Processes that train together, each on its rows of every batch, to the same weights as one
+        but for rounding: for networks of a million weights or more, or one GPU for each. A number
+        starts them for the fit, on this machine; ``callbacks`` and what is printed are this
+        process'. "torchrun" trains with those that torchrun, or
+        ``torch.distributed.init_process_group``, has started: each calls ``fit`` with the same
+        data, and learns the same.
 
     callbacks : list of skorch callbacks or None, default=None
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are
@@ -932,10 +941,12 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             )
 
     def _check_quantiles(self) -> bool:
-        if self.quantiles is None:
+        # what was fitted decides; the parameter may have been set since
+        levels = vars(self).get("quantiles_") if self.__sklearn_is_fitted__() else self.quantiles
+        if levels is None:
             raise AttributeError(
-                "predict_quantiles needs the levels of quantiles, got quantiles=None; fit with "
-                "loss='quantile' and such as quantiles=[0.05, 0.5, 0.95]."
+                "predict_quantiles needs a fit with levels of quantiles: set loss='quantile' and "
+                "such as quantiles=[0.05, 0.5, 0.95], and call fit."
             )
         return True
 

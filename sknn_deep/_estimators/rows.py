@@ -2,7 +2,8 @@
 
 Small data go through scikit-learn's ``validate_data`` and come back as an array or a CSR matrix.
 It would copy large data whole: those that are read where they are, a memory map or columns, have
-their names and shape checked by scikit-learn and their numbers here.
+their names and shape checked by scikit-learn and their numbers here. So has a table that is read in
+chunks, of which scikit-learn sees the first rows.
 """
 
 import math
@@ -12,15 +13,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from sklearn import get_config
 from sklearn.utils import assert_all_finite, check_array, check_X_y
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
+from sknn_deep._engine.chunks import StreamedTable
 from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._engine.device_rows import DeviceRows
 from sknn_deep._engine.features import ArrayRows, Features, MappedRows, features_of
+from sknn_deep._engine.streamed_rows import StreamedRows
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
+from sknn_deep._estimators.table_columns import TableColumns, is_of_numbers, names_of
 from sknn_deep._hardware.device import as_tensor, numpy_dtype, torch_dtype
 from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 from sknn_deep._sklearn import check_target
@@ -57,7 +62,7 @@ def to_train_on(
             _validate_data(estimator, X, *y, reset=True, skip_check_array=True)
             estimator._columns = X.columns
         return (X, *y) if y else X
-    refuse_not_numbers(estimator, X)
+    refuse_not_numbers(estimator, _example(X))
     if reset:
         if not isinstance(estimator.categorical_features, str | None):
             X = _on_host(X)
@@ -73,6 +78,8 @@ def _validated(
     estimator: Any, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
 ) -> tuple:
     """Return features to train on, and y where it is given."""
+    if isinstance(X, StreamedTable):
+        return _streamed(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
     if has_categories(estimator):
         return _of_table(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
     features = _where_it_is(X, dtypes)
@@ -98,8 +105,10 @@ def to_predict(estimator: Any, X: Any) -> Features:
         _check_finite(estimator, X)
         return ArrayRows(X)
     check_is_fitted(estimator)
-    refuse_not_numbers(estimator, X)
+    refuse_not_numbers(estimator, _example(X))
     dtypes = [estimator._network_dtype]
+    if isinstance(X, StreamedTable):
+        return _streamed(estimator, X, dtypes=dtypes, reset=False)[0]
     if has_categories(estimator):
         return _of_table(estimator, X, dtypes=dtypes, reset=False)[0]
     features = _where_it_is(X, dtypes)
@@ -152,6 +161,49 @@ def _of_table(
     targets = _check_but_the_numbers(estimator, features, X, *y, reset=reset, **options)
     _check_numbers(estimator, features)
     return features, *targets
+
+
+def _streamed(
+    estimator: Any, X: StreamedTable, *y: Any, dtypes: list[type], reset: bool, **options: Any
+) -> tuple:
+    """Return the rows of a table that is read in chunks, in memory if one window has them all."""
+    columns = estimator._columns if has_categories(estimator) else TableColumns({}, [])
+    # as in scikit-learn, which knows the types of pandas' columns only
+    given = getattr(X.head, "dtype", None)
+    if _is_frame(X.head, "pandas") and is_of_numbers(X.head):
+        given = np.result_type(*X.head.dtypes)
+    dtype = _chosen(dtypes, given)
+    names, n_features = names_of(X.head), X.shape[1]
+
+    def numbers(chunk: Any) -> np.ndarray:
+        if chunk.shape[1:] != (n_features,) or names_of(chunk) != names:
+            raise ValueError(
+                f"The first chunk of X has {n_features} columns, {names or 'without names'}, and "
+                f"this one has {chunk.shape[1]}, {names_of(chunk) or 'without names'}; all chunks "
+                "must have the same."
+            )
+        if sp.issparse(chunk):
+            return chunk.toarray().astype(dtype, copy=False)
+        if not columns.categories and is_of_numbers(chunk):
+            return np.ascontiguousarray(chunk, dtype=dtype)
+        return columns.encode(chunk, dtype)
+
+    features = StreamedRows(X, numbers, dtype)
+    targets = _check_but_the_numbers(estimator, features, X.head, *y, reset=reset, **options)
+    found = features.in_rows() if reset or y else features
+    _check_numbers(estimator, found)
+    if found is features and getattr(estimator, "solver", "") == "lbfgs" and reset:
+        raise ValueError(
+            f"solver='lbfgs' takes all rows at once, and X is read in chunks: {len(X)} rows, of "
+            f"which window={X.window} are in memory. Choose a stochastic solver, such as 'adam', "
+            "or a window that has all rows."
+        )
+    return found, *targets
+
+
+def _example(X: Any) -> Any:
+    """Return rows that have the names and types of all."""
+    return X.head if isinstance(X, StreamedTable) else X
 
 
 def _by_scikit_learn(

@@ -33,7 +33,12 @@ from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble, mean
 from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import SUPERVISED_STATE
 from sknn_deep._estimators.parameters import SharedParameters
-from sknn_deep._estimators.table_columns import TableColumns, feature_names, learn_columns
+from sknn_deep._estimators.table_columns import (
+    TableColumns,
+    check_inputs,
+    feature_names,
+    learn_columns,
+)
 from sknn_deep._estimators.types import (
     CategoricalFeatures,
     MatrixLike,
@@ -233,11 +238,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         activations, dropout = self._layer_options(len(hidden))
         inputs = self._input_config(n_features)
         n_inputs = n_features if inputs is None else TableInput(**inputs, device=_META).n_inputs
-        if n_inputs == 0:
-            raise ValueError(
-                "X has nothing to learn from: in its columns of categories hardly a value occurs "
-                "twice, as in names and numbers of customers. Pass other features, too."
-            )
+        check_inputs(n_inputs)
         return {
             "layer_units": (n_inputs, *hidden, self._n_output_units()),
             "input": inputs,
@@ -256,7 +257,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
 
     @property
     def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
-        return "allow-nan" if self.allow_nan else True
+        # a fitted network without an input layer would hand NaN on, whatever was set since
+        fitted = self.__sklearn_is_fitted__()
+        reads_gaps = not fitted or self._networks[0].module_.input is not None
+        return "allow-nan" if self.allow_nan and reads_gaps else True
 
     def _embedding_weight_decay(self) -> float:
         return self.embedding_weight_decay
@@ -269,11 +273,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         columns = self._columns
         if not self.allow_nan:
             return columns
-        missing = np.zeros(X.shape[1], dtype=bool)
-        for rows in X.pieces():
-            missing |= np.isnan(rows).any(axis=0)
         categories = {} if columns is None else columns.categories
-        return TableColumns(categories, np.flatnonzero(missing).tolist())
+        return TableColumns(categories, np.flatnonzero(X.missing()).tolist())
 
     def _mean(self, outputs: Iterable[Any]) -> Any:
         """Return the mean over the networks, by their weights where they have some."""

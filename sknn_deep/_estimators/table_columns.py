@@ -11,6 +11,7 @@ pandas reads the columns, whatever holds them: it knows every way in which a val
 
 import importlib
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sknn_deep._engine.chunks import StreamedTable
 from sknn_deep._sklearn import check_feature_names_in
 from sknn_deep._user_warnings import warn_user
 
@@ -133,7 +135,7 @@ def learn_columns(X: Any, selection: Any) -> TableColumns | None:
 
     Parameters
     ----------
-    X : array-like or frame
+    X : array-like, frame or StreamedTable
     selection : "from_dtype", array-like or None
         The parameter ``categorical_features``.
 
@@ -142,18 +144,40 @@ def learn_columns(X: Any, selection: Any) -> TableColumns | None:
     TypeError, ValueError
         If the selection names other columns than X has.
     """
-    is_named = isinstance(selection, str)
-    if selection is None or (is_named and not _may_hold_text(X)):
+    is_named, is_streamed = isinstance(selection, str), isinstance(X, StreamedTable)
+    first = X.head if is_streamed else X
+    if selection is None or (is_named and not _may_hold_text(first)):
         return None
-    columns = list(named_columns(X))
+    columns = list(named_columns(first))
     if is_named:
         chosen = [j for j, column in enumerate(columns) if _is_of_categories(*column)]
     else:
         chosen = _selected(selection, [name for name, _ in columns])
     if not chosen:
         return None
-    categories = {j: _categories(*columns[j], warn=is_named) for j in chosen}
-    return TableColumns(categories, [])
+    counts = {j: Counter[Any]() for j in chosen}
+    for chunk in X.chunks() if is_streamed else [X]:
+        columns = columns if chunk is X else list(named_columns(chunk))
+        for j, count in counts.items():
+            _count(*columns[j], count)
+    if is_named:
+        for j, count in counts.items():
+            _warn_of_numbers(columns[j][0], [value for value in count if value is not None])
+    return TableColumns({j: _categories(count) for j, count in counts.items()}, [])
+
+
+def is_of_numbers(X: Any) -> bool:
+    """Return whether X is an array of numbers, or a frame all of whose columns are."""
+    if isinstance(X, pd.DataFrame):
+        return all(isinstance(d, np.dtype) and d.kind in "biuf" for d in X.dtypes)
+    if _is_polars(X):
+        return not _may_hold_text(X)
+    return isinstance(X, np.ndarray) and X.dtype.kind in "biuf"
+
+
+def names_of(X: Any) -> list[str] | None:
+    """Return the names of a frame's columns, None where it has none."""
+    return list(map(str, X.columns)) if is_frame(X) else None
 
 
 def _may_hold_text(X: Any) -> bool:
@@ -230,13 +254,23 @@ def _is_of_categories(name: Any, column: pd.Series) -> bool:
     return kind == "string"
 
 
+def check_inputs(n_inputs: int) -> None:
+    """Refuse a table that leaves a network nothing to read."""
+    if n_inputs == 0:
+        raise ValueError(
+            "X has nothing to learn from: in its columns of categories hardly a value occurs "
+            "twice, as in names and numbers of customers. Pass other features, too."
+        )
+
+
 def _selected(selection: Any, names: list[Any]) -> list[int]:
     """Return the numbers of the columns that names, numbers or a mask select."""
     items = np.asarray(selection, dtype=object).ravel().tolist()
     if all(isinstance(item, bool | np.bool_) for item in items) and items:
         if len(items) != len(names):
             raise ValueError(
-                f"categorical_features is a mask of {len(items)} columns, but X has {len(names)}."
+                f"categorical_features is a mask of {len(items)} columns, but X has {len(names)}; "
+                "pass True or False for each, or names or numbers of columns."
             )
         return [j for j, is_chosen in enumerate(items) if is_chosen]
     chosen = set()
@@ -244,7 +278,8 @@ def _selected(selection: Any, names: list[Any]) -> list[int]:
         if isinstance(item, int | np.integer) and not isinstance(item, bool):
             if not -len(names) <= item < len(names):
                 raise ValueError(
-                    f"categorical_features has {item}, but X has {len(names)} columns."
+                    f"categorical_features has {item}, but X has {len(names)} columns, from 0 to "
+                    f"{len(names) - 1}; pass numbers of these."
                 )
             chosen.add(int(item) % len(names))
         elif item in names:
@@ -276,17 +311,23 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | bool | int | float) else str(value)
 
 
-def _categories(name: Any, column: pd.Series, *, warn: bool) -> list[Any]:
-    """Return the values of a column in an order that does not depend on the rows'."""
+def _count(name: Any, column: pd.Series, count: Counter[Any]) -> None:
+    """Add in how many rows a column has each value, None where it is missing."""
     numbers, values = _factorized(name, column)
-    if warn:
-        _warn_of_numbers(name, values)
+    of_each = np.bincount(numbers + 1, minlength=len(values) + 1).tolist()
+    for value, n_rows in zip([None, *values], of_each, strict=True):
+        if n_rows:
+            count[value] += n_rows
+
+
+def _categories(count: Counter[Any]) -> list[Any]:
+    """Return the values of a column in an order that does not depend on the rows'."""
+    values = [value for value in count if value is not None]
     if len(values) > _FEW_CATEGORIES:
         # the rarest have too few rows to learn from, and pass for unknown ones together
-        counts = np.bincount(numbers[numbers >= 0])
-        values = [values[k] for k in np.flatnonzero(counts >= _FEWEST_ROWS)]
-    values = sorted(dict.fromkeys(values), key=lambda value: (isinstance(value, str), value))
-    return values + [None] * bool((numbers < 0).any())
+        values = [value for value in values if count[value] >= _FEWEST_ROWS]
+    values.sort(key=lambda value: (isinstance(value, str), value))
+    return values + [None] * (None in count)
 
 
 def _codes(column: pd.Series, categories: list[Any]) -> np.ndarray:

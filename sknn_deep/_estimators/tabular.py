@@ -72,8 +72,6 @@ class TabularRegressorParameters(TabularDefaults, RegressorParameters):
 
     hidden_layer_sizes: int | Sequence[int] = (128, 128)
     activation: Activations = "silu"
-    # of few rows one that nobody can predict would decide on the best epoch by its square
-    scoring: Scoring | None = field(default="neg_mean_absolute_error", kw_only=True)
     target_scaling: Literal["standard"] | None = field(default="standard", kw_only=True)
 
 
@@ -121,8 +119,14 @@ class TabularHooks:
     def _fit_networks(self, call: Call) -> None:
         if self.n_candidates > 1:
             fit_candidates(self, call)
-        else:
-            super()._fit_networks(call)  # type: ignore[misc]
+            return
+        goes_on = call.incremental or getattr(self, "warm_start", False)
+        if goes_on and "ensemble_weights_" in vars(self):
+            raise ValueError(
+                "warm_start and partial_fit go on with networks of the same parameters, but the "
+                "previous call has picked candidates. Set warm_start=False, or make a new one."
+            )
+        super()._fit_networks(call)  # type: ignore[misc]
 
     def _reason_to_train_alone(self) -> str:
         if self.n_candidates > 1:
@@ -132,12 +136,18 @@ class TabularHooks:
     def _check_combinations(self, call: Call) -> None:
         super()._check_combinations(call)  # type: ignore[misc]
         if self.n_candidates == 1:
+            if self.max_time is not None:
+                raise ValueError(
+                    f"max_time={self.max_time} ends the drawing of candidates, got n_candidates=1; "
+                    "raise n_candidates, or leave max_time at None."
+                )
             return
         params: Any = self
         for name, is_given, remedy in (
             ("callbacks", params.callbacks, "leave callbacks at None"),
             ("partial_fit", call.incremental, "call fit"),
             ("warm_start", params.warm_start, "leave warm_start at False"),
+            ("n_processes above 1", params.n_processes != 1, "leave n_processes at 1"),
             ("solver='lbfgs'", params.solver == "lbfgs", "choose a stochastic solver"),
             (
                 "early_stopping=False without X_val",
@@ -181,7 +191,7 @@ n_candidates : int, default=1
 max_time : float or None, default=None
     Seconds after which no further candidate is drawn, and the present one is stopped at the end of
     its epoch. The ensemble is that of the candidates so far. What is learned then depends on how
-    fast the machine is.
+    fast the machine is. Only with ``n_candidates`` above 1.
 
 Attributes
 ----------
@@ -243,6 +253,10 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
         **_CONSTRAINTS,
     }
     _fitted_state: ClassVar = REGRESSOR_STATE | CANDIDATES_STATE
+
+    def _validation_scoring(self) -> Any:
+        # of few rows one that nobody can predict would decide on the best epoch by its square
+        return super()._validation_scoring() or "neg_mean_absolute_error"
 
 
 @with_own_defaults(DeepMLPClassifier, _OF_BOTH)

@@ -52,8 +52,10 @@ def best_temperature(
     >>> round(best_temperature(logits, np.array([[1], [1], [0], [0]]), None))
     12
     """
-    logits, n_rows = logits.astype(np.float64), len(logits)
-    weight = np.ones(n_rows) if sample_weight is None else sample_weight
+    weight = np.ones(len(logits)) if sample_weight is None else sample_weight
+    counts = weight > 0
+    logits, targets, weight = logits[counts].astype(np.float64), targets[counts], weight[counts]
+    n_rows = len(logits)
     known = n_rows / (n_rows + 1)
     if targets.ndim == 1:
         activation = _softmax

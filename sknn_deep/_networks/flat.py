@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sknn_deep._hardware.ranks import RowShare
 from sknn_deep._hardware.threads import one_thread
 from sknn_deep._networks.inputs import InputLayer
 from sknn_deep._networks.layers import (
@@ -233,6 +234,12 @@ class Network(PicklesAsArrays):
         for module in self._within:
             if isinstance(module, RandomModule):
                 module.generator = generator
+
+    def set_share(self, share: RowShare | None) -> None:
+        """Let what is drawn for a batch be for the rows of several processes, or of this alone."""
+        for module in self._within:
+            if isinstance(module, RandomModule):
+                module.share = share
 
     def scale_dropout(self, share: float) -> None:
         """Let all dropout layers drop that share of what was asked for."""

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Self, TypeAlias, overload
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sknn_deep._hardware.device import numpy_dtype, torch_dtype
+from sknn_deep._hardware.ranks import RowShare
 
 
 class Linear(nn.Linear):
@@ -24,8 +25,22 @@ class Linear(nn.Linear):
     weight: nn.Parameter
     bias: nn.Parameter
 
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ):
+        nn.Module.__init__(self)
+        # set by the front door each takes some microseconds, which a small fit feels
+        vars(self).update(in_features=in_features, out_features=out_features)
+        for name, shape in (("weight", (out_features, in_features)), ("bias", (out_features,))):
+            self._parameters[name] = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+
     def reset_parameters(self) -> None:
-        pass
+        """Leave the weights as they are."""
 
     def glorot_uniform_(self, random_state: np.random.RandomState, gain: float) -> None:
         """Draw weights and bias uniformly in ±sqrt(gain / (fan_in + fan_out)).
@@ -48,9 +63,28 @@ class Linear(nn.Linear):
 
 
 class RandomModule(nn.Module):
-    """A module that draws, while training, from the generator that the network is given."""
+    """A module that draws, while training, from the generator that the network is given.
+
+    Where several processes train on the rows of a batch, each draws for all rows and takes those of
+    its own: so every row has what it would have in one process.
+    """
 
     generator: torch.Generator | None = None
+    share: RowShare | None = None
+
+    def of_own_rows(self, draw: Callable[[Tensor], Tensor], out: Tensor) -> Tensor:
+        """Fill a tensor, whose first dimension are this process' rows of a batch, by a draw."""
+        if self.share is None:
+            return draw(out)
+        drawn = draw(out.new_empty((self.share.n_rows, *out.shape[1:])))
+        return out.copy_(drawn[self.share.rows])
+
+    def draw_bits(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Return random integers of 16 bits, the first dimension being this process' rows."""
+        if self.share is None:
+            return _draw_bits(shape, self.generator, device)
+        drawn = _draw_bits((self.share.n_rows, *shape[1:]), self.generator, device)
+        return drawn[self.share.rows]
 
 
 class Dropout(RandomModule):
@@ -78,10 +112,13 @@ class Dropout(RandomModule):
     def draw_(self, mask: Tensor) -> Tensor:
         """Fill a mask: 0 with probability p, else 1 / (1 - p); on a CPU p is rounded to 16 bits."""
         if mask.device.type != "cpu":
-            return mask.bernoulli_(1 - self.p, generator=self.generator).div_(1 - self.p)
+            return self.of_own_rows(self._draw_bernoulli_, mask).div_(1 - self.p)
         n_dropped = min(round(self.p * 2**16), 2**16 - 1)
-        torch.ge(_draw_bits(mask.shape, self.generator), n_dropped - 2**15, out=mask)
+        torch.ge(self.draw_bits(mask.shape, mask.device), n_dropped - 2**15, out=mask)
         return mask.mul_(1 / (1 - n_dropped / 2**16))
+
+    def _draw_bernoulli_(self, mask: Tensor) -> Tensor:
+        return mask.bernoulli_(1 - self.p, generator=self.generator)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -132,15 +169,18 @@ class Noise(RandomModule):
     def corrupt(self, x: Tensor, out: Tensor) -> Tensor:
         """Write a corrupted copy of a batch."""
         if self.kind == "gaussian":
-            return out.normal_(0.0, self.amount, generator=self.generator).add_(x)
+            return self.of_own_rows(self._draw_normal_, out).add_(x)
         n_replaced = min(round(self.amount * 2**16), 2**16 - 1)
-        bits = _draw_bits(x.shape, self.generator, x.device)
+        bits = self.draw_bits(x.shape, x.device)
         torch.mul(x, torch.ge(bits, n_replaced - 2**15), out=out)
         if self.kind == "salt_pepper":
             # the lower half of the replaced is pepper, the upper salt
             is_low = bits < n_replaced // 2 - 2**15
             out.add_(torch.where(is_low, self.low, self.high) * (bits < n_replaced - 2**15))
         return out
+
+    def _draw_normal_(self, out: Tensor) -> Tensor:
+        return out.normal_(0.0, self.amount, generator=self.generator)
 
     def extra_repr(self) -> str:
         return f"kind={self.kind!r}, amount={self.amount}"
@@ -173,8 +213,11 @@ class Code(RandomModule):
 
     def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Return a draw, differentiable with respect to mean and variance."""
-        normal = torch.empty_like(mean).normal_(generator=self.generator)
+        normal = self.of_own_rows(self._draw_normal_, torch.empty_like(mean, requires_grad=False))
         return mean + normal * (0.5 * log_variance).exp()
+
+    def _draw_normal_(self, out: Tensor) -> Tensor:
+        return out.normal_(generator=self.generator)
 
 
 class Contraction(RandomModule):
@@ -194,7 +237,7 @@ class Contraction(RandomModule):
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """Return the estimate for each row of x, shape (batch,), with a tape of its own."""
-        signs = torch.empty_like(code[0], requires_grad=False)
+        signs = code.new_empty(code.shape[1])
         signs = signs.random_(0, 2, generator=self.generator).mul_(2).sub_(1)
         (gradient,) = torch.autograd.grad((code @ signs).sum(), x, create_graph=True)
         return gradient.square().sum(dim=1) / code.shape[1]
@@ -381,18 +424,20 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
             "out_activation": out_activation,
             "dtype": dtype,
         }
+        parts: list[nn.Module] = []
         n_hidden = len(layer_units) - 2
         for i, (fan_in, fan_out) in enumerate(pairwise(layer_units)):
-            self.append(Linear(fan_in, fan_out, dtype=dtype, device=device))
+            parts.append(Linear(fan_in, fan_out, dtype=dtype, device=device))
             if i == n_hidden:
                 break
             if normalization is not None:
-                self.append(NORMALIZATIONS[normalization](fan_out, dtype=dtype, device=device))
-            self.append(ACTIVATIONS[activations[i]]())
+                parts.append(NORMALIZATIONS[normalization](fan_out, dtype=dtype, device=device))
+            parts.append(ACTIVATIONS[activations[i]]())
             if dropout[i] > 0:
-                self.append(Dropout(dropout[i]))
+                parts.append(Dropout(dropout[i]))
         if out_activation != "identity":
-            self.append(ACTIVATIONS[out_activation]())
+            parts.append(ACTIVATIONS[out_activation]())
+        self._modules.update((str(i), part) for i, part in enumerate(parts))
 
     def stages(self) -> list[tuple[Linear, Normalization | None, str, Dropout | None]]:
         """Return each dense layer with its normalisation, its activation's name, its dropout."""

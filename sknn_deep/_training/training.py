@@ -12,7 +12,7 @@ import math
 import numbers
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict
@@ -35,6 +35,7 @@ from sknn_deep._engine.solvers import (
 )
 from sknn_deep._files.archive import check_generator
 from sknn_deep._hardware.device import is_out_of_memory
+from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.flat import Network
 from sknn_deep._training.checkpoint import CheckpointFile
 from sknn_deep._training.history import HistoryWriter
@@ -124,6 +125,9 @@ class Training:
         That of a training before this one, of the same network.
     keeps_engine : bool, default=False
         Whether there will be a training after this one, which goes on with the engine.
+    ranks : Ranks or None
+        The processes that train together, each with its rows of every batch. Callbacks, what is
+        printed and checkpoints are rank 0's, which decides when to stop.
 
     Attributes
     ----------
@@ -157,7 +161,9 @@ class Training:
         incremental: bool = False,
         engine: Engine | None = None,
         keeps_engine: bool = False,
+        ranks: Ranks | None = None,
     ):
+        self._ranks = ranks
         self.estimator, self.network, self.loss = estimator, network, loss
         self.optimizer, self.penalties = optimizer, penalties
         decay = estimator.ema_decay
@@ -178,6 +184,12 @@ class Training:
         self._data: dict[str, Any] = {"X": None, "y": None}
         self._datasets: dict[str, Dataset | None]
         self._datasets = {"dataset_train": None, "dataset_valid": None}
+        if net is not None and net.hears_batches and ranks is not None:
+            raise ValueError(
+                "n_processes does not go with callbacks that hear of batches, of which each "
+                "process has a part: leave out those with on_batch_begin, on_batch_end or "
+                "on_grad_computed, or set n_processes=1."
+            )
         if net is not None:
             net.batch_size, net.max_epochs = batches.slices[0].stop, self._max_iter
             self._data = {"X": batches.X, "y": batches.y}
@@ -202,6 +214,7 @@ class Training:
             **self.penalties,
             product_dtype=self._product_dtype,
             average=self.average,
+            ranks=self._ranks,
         )
 
     def run(
@@ -225,7 +238,7 @@ class Training:
         """
         self.engine = engine = self.engine or self.make_engine()
         engine.listener = self.net if self.net is not None and self.net.hears_batches else None
-        if checkpoint is not None:
+        if checkpoint is not None or self._ranks is not None:
             self._go_on_from(checkpoint, engine)
         n_steps = engine.n_steps
         self._mark_epoch()
@@ -286,6 +299,8 @@ class Training:
             self.net.notify("on_epoch_begin", **self._datasets)
         if self.estimator.shuffle and self._order is None:
             self.batches.shuffle(self.random_state)
+        if self._ranks is not None:  # what a last digit or a callback has changed, is rank 0's
+            self._ranks.copy_first_(self.network.flat.detach())
         self.dropout_share = self._schedule.dropout_share()
         self.network.scale_dropout(self.dropout_share)
         return self._schedule.rates(self.batches.n_batches)
@@ -434,6 +449,8 @@ class Training:
         self._writer.end_epoch(loss, progress, time.perf_counter() - self._start)
         self._schedule.end_epoch()
         self.is_done = self._should_stop(loss)
+        if self._ranks is not None:
+            self.is_done = self._ranks.first(self.is_done)
         if not self.is_done and self.n_iter >= self._max_iter:
             self.is_done = self._reached_max_iter = True
 
@@ -480,20 +497,25 @@ class Training:
 
     def _should_stop(self, loss: float) -> bool:
         self._has_diverged = not math.isfinite(loss)
-        if self.net is not None and self.net.end_epoch(self._datasets):
-            return True
+        if self.net is not None:
+            with self._averaged():  # as the validation set has seen the network
+                if self.net.end_epoch(self._datasets):
+                    return True
         return self._has_diverged or self._schedule.has_stagnated()
 
     def _notify(self, event: str, **kwargs: Any) -> None:
         if self.net is not None:
             self.net.notify(event, **kwargs)
 
-    def _go_on_from(self, checkpoint: CheckpointFile, engine: Engine) -> None:
+    def _go_on_from(self, checkpoint: CheckpointFile | None, engine: Engine) -> None:
         """Go on from a checkpoint; where there is none, make the first."""
-        with checkpoint.state_to_go_on_from() as state:
+        kept = nullcontext() if checkpoint is None else checkpoint.state_to_go_on_from()
+        with kept as state:
+            if self._ranks is not None:
+                state = self._ranks.first(state)
             if state is not None:
                 self.load_state_dict(state, engine)
-        if state is None:
+        if state is None and checkpoint is not None:
             checkpoint.save(self.state_dict(engine))
 
     def _keep(self, checkpoint: CheckpointFile, engine: Engine) -> None:

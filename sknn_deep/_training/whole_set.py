@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sknn_deep._engine.batches import Chunk
 from sknn_deep._engine.lbfgs import fit_lbfgs
 from sknn_deep._engine.losses import Loss
+from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.flat import Network
 from sknn_deep._training.interruption import is_one_of_many
 from sknn_deep._training.progress import DivergenceError, divergence_message
@@ -29,6 +30,8 @@ class WholeSetTraining:
         The whole set.
     callbacks : list of SklearnCallbacks
         Told of the begin and of the end.
+    ranks : Ranks, default=None
+        The processes that train together.
 
     Attributes
     ----------
@@ -43,9 +46,10 @@ class WholeSetTraining:
         loss: Loss,
         batches: Chunk,
         callbacks: list[SklearnCallbacks],
+        ranks: Ranks | None = None,
     ):
         self.estimator, self.network, self.loss = estimator, network, loss
-        self.batches, self._callbacks = batches, callbacks
+        self.batches, self._callbacks, self._ranks = batches, callbacks, ranks
         self.n_iter, self._value, self._interrupted = 0, np.nan, False
 
     def begin(self) -> None:
@@ -73,6 +77,7 @@ class WholeSetTraining:
             max_iter=estimator.max_iter,
             max_fun=estimator.max_fun,
             verbose=estimator.verbose is True or estimator.verbose >= 1,
+            ranks=self._ranks,
         )
         for callback in self._callbacks:
             callback.on_train_end(None)

@@ -11,6 +11,10 @@ from sknn_deep._estimators.hidden_activations import HiddenActivations
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._estimators.supervised import hidden_layer_number
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
+from sknn_deep.model_selection._halving import (
+    FusedHalvingGridSearchCV,
+    FusedHalvingRandomSearchCV,
+)
 from sknn_deep.model_selection._searches import FusedGridSearchCV, FusedRandomizedSearchCV
 from sknn_deep.onnx._activations import sigmoid
 from sknn_deep.onnx._columns import matrix
@@ -22,6 +26,10 @@ Method: TypeAlias = Literal[
     "transform", "inverse_transform", "score_samples", "decision_function", "predict"
 ]
 METHODS: tuple[str, ...] = get_args(Method)
+_SEARCHES = (
+    FusedGridSearchCV, FusedRandomizedSearchCV, FusedHalvingGridSearchCV,
+    FusedHalvingRandomSearchCV,
+)  # fmt: skip
 
 
 def register() -> None:
@@ -60,7 +68,7 @@ def register() -> None:
             {"options": of_classifiers},
         ),
         ((DeepMLPRegressor, TabularMLPRegressor), _regressor_shapes, _convert_regressor, {}),
-        ((HiddenActivations,), _hidden_shapes, _convert_hidden, {}),
+        ((HiddenActivations,), _hidden_shapes, _convert_hidden, {"parser": _parse_hidden}),
         (
             (AutoencoderTransformer,),
             _autoencoder_shapes,
@@ -72,7 +80,7 @@ def register() -> None:
         for class_ in classes:
             alias = f"SknnDeep{class_.__name__}"
             update_registered_converter(class_, alias, shapes, convert, **options)
-    for search in (FusedGridSearchCV, FusedRandomizedSearchCV):
+    for search in _SEARCHES:
         update_registered_converter(
             search,
             "SklearnGridSearchCV",
@@ -176,9 +184,9 @@ def _write_labels(
         if is_multilabel(classifier):
             graph.cast(is_above, np.int64, out=label)
             return
-        flat = graph.node("Reshape", graph.cast(is_above, np.int64), graph.constant([-1]))
-        last = graph.constant(np.int64(len(classifier.classes_) - 1))
-        indices = graph.node("Min", flat, last)
+        indices = graph.node("Reshape", graph.cast(is_above, np.int64), graph.constant([-1]))
+    if len(classifier.classes_) == 1:
+        indices = graph.node("Min", indices, graph.constant(np.int64(0)))
     graph.node("Gather", graph.constant(classifier.classes_), indices, out=label)
 
 
@@ -230,12 +238,8 @@ def _method(scope: Any, autoencoder: Any) -> str:
 
 
 def _parse_autoencoder(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
-    operator = scope.declare_local_operator(f"SknnDeep{type(model).__name__}", model)
-    operator.inputs = inputs
     is_label = _method(scope, model) == "predict"
-    kind = tensor_type(np.dtype(np.int64) if is_label else network_dtype(model), [])
-    operator.outputs.append(scope.declare_local_variable("variable", kind))
-    return operator.outputs
+    return _parsed(scope, model, inputs, np.dtype(np.int64) if is_label else network_dtype(model))
 
 
 def _autoencoder_shapes(operator: Any) -> None:
@@ -292,6 +296,10 @@ def _scores(graph: Graph, autoencoder: Any, x: str, reconstruction: str) -> str:
 # ------------------------------------------------------------------ hidden activations
 
 
+def _parse_hidden(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+    return _parsed(scope, model, inputs, network_dtype(model.estimator_))
+
+
 def _hidden_shapes(operator: Any) -> None:
     transformer = operator.raw_operator
     shape = [operator.inputs[0].get_first_dimension(), transformer._n_features_out]
@@ -309,6 +317,14 @@ def _convert_hidden(scope: Any, operator: Any, container: Any) -> None:
 
 
 # ------------------------------------------------------------------ all
+
+
+def _parsed(scope: Any, model: Any, inputs: Any, dtype: np.dtype) -> Any:
+    """Declare one output, of the type that the steps behind it are to expect."""
+    operator = scope.declare_local_operator(f"SknnDeep{type(model).__name__}", model)
+    operator.inputs = inputs
+    operator.outputs.append(scope.declare_local_variable("variable", tensor_type(dtype, [])))
+    return operator.outputs
 
 
 def _start(

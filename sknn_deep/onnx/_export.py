@@ -1,5 +1,6 @@
 """``to_onnx``: an estimator, or a pipeline that holds one, as a graph."""
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from sknn_deep.onnx._converters import METHODS, Method, register, tensor_type
 
 # The versions of ONNX's operators that ONNX Runtime knows since 1.18.
 _OPSETS = {"": 21, "ai.onnx.ml": 3}
+# skl2onnx's graphs for older ones lack inputs.
+_OLDEST_OPSET = 9
 
 
 def to_onnx(
@@ -93,6 +96,12 @@ def to_onnx(
     check_is_fitted(estimator)
     if method not in METHODS:
         raise ValueError(f"method must be among {list(METHODS)}, got {method!r}.")
+    is_opset = isinstance(target_opset, Integral) and int(target_opset) >= _OLDEST_OPSET
+    if not (target_opset is None or is_opset):
+        raise ValueError(
+            f"target_opset must be an integer of at least {_OLDEST_OPSET}, got {target_opset!r}; "
+            "leave it at None."
+        )
     opsets = _OPSETS if target_opset is None else {**_OPSETS, "": target_opset}
     name = type(estimator).__name__
     options: dict[int, dict[str, Any]] = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from sknn_deep._estimators.jobs import spelled
 from sknn_deep.plotting._style import PALETTE, resolve_axes
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ class HalvingDisplay:
         ValueError
             If the search did not halve, or no score is finite.
         """
-        check_is_fitted(search, "cv_results_")
+        check_is_fitted(
+            search, "cv_results_", msg="%(name)s has no cv_results_: pass a search, fitted."
+        )
         results = search.cv_results_
         if "n_resources" not in results:
             raise ValueError(
@@ -126,9 +129,9 @@ class HalvingDisplay:
                 "search, or draw this one with SearchSurfaceDisplay."
             )
         resource = getattr(search, "resource", "resources")
-        numbers: dict[str, int] = {}
+        numbers: dict[tuple, int] = {}
         candidates = [
-            numbers.setdefault(repr(_without(resource, params)), len(numbers))
+            numbers.setdefault(_without(resource, params), len(numbers))
             for params in results["params"]
         ]
         scoring = getattr(search, "scoring", None)
@@ -197,6 +200,6 @@ class HalvingDisplay:
         return self
 
 
-def _without(resource: str, params: dict[str, Any]) -> dict[str, Any]:
+def _without(resource: str, params: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return a candidate's own parameters, by which it is known again on the next rung."""
-    return {name: value for name, value in params.items() if name != resource}
+    return tuple((name, spelled(value)) for name, value in params.items() if name != resource)

@@ -127,8 +127,8 @@ class IntervalDisplay:
         """
         if not hasattr(estimator, "predict_interval"):
             raise TypeError(
-                f"{type(estimator).__name__} has no predict_interval; predict the two ends, for "
-                "example with two regressors of loss='quantile', and pass them to "
+                f"{type(estimator).__name__} has no predict_interval; pass the regressor itself, "
+                "such as search.best_estimator_, or predict the two ends and pass them to "
                 "IntervalDisplay.from_predictions(y, lower, upper)."
             )
         ends = np.asarray(estimator.predict_interval(X, coverage=coverage))

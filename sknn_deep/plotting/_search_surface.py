@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from sknn_deep._estimators.jobs import spelled
 from sknn_deep.plotting._style import PALETTE, resolve_axes
 
 if TYPE_CHECKING:
@@ -139,7 +140,9 @@ class SearchSurfaceDisplay:
             If there are more or fewer than two parameters, names that the search does not
             have, no candidate with both parameters, or no finite score.
         """
-        check_is_fitted(search, "cv_results_")
+        check_is_fitted(
+            search, "cv_results_", msg="%(name)s has no cv_results_: pass a search, fitted."
+        )
         results, metric = search.cv_results_, _metric_name(search, metric)
         x_name, y_name = _two_parameters(results["params"], params)
         scores, deviations = (results[f"{kind}_test_{metric}"] for kind in ("mean", "std"))
@@ -277,7 +280,7 @@ def _two_parameters(
         if unknown or len(params) != 2:
             raise ValueError(f"params={params!r} must be two of the search's parameters: {names}.")
         return params
-    varied = [name for name in names if len({repr(c.get(name)) for c in candidates}) > 1]
+    varied = [name for name in names if len({spelled(c.get(name)) for c in candidates}) > 1]
     if len(varied) != 2:
         raise ValueError(
             f"a surface has two parameters, but this search varies {len(varied)}: {varied}. "
@@ -303,7 +306,7 @@ def _best_rows(
     best: dict[tuple[str, str], int] = {}
     for row, candidate in enumerate(candidates):
         if x_name in candidate and y_name in candidate:
-            key = repr(candidate[x_name]), repr(candidate[y_name])
+            key = spelled(candidate[x_name]), spelled(candidate[y_name])
             if key not in best or np.isnan(scores[best[key]]) or scores[row] > scores[best[key]]:
                 best[key] = row
     if not best:
@@ -318,7 +321,7 @@ def _best_rows(
 
 def _levels(values: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
     """Return the different values, in order where they are numbers, and the place of each."""
-    keys = [repr(value) for value in values]
+    keys = [spelled(value) for value in values]
     levels = dict(zip(keys, values, strict=True))
     if all(isinstance(value, Real) for value in values):
         levels = dict(sorted(levels.items(), key=lambda item: item[1]))

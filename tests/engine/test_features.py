@@ -11,7 +11,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sknn_deep._engine import columns, features
 from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._engine.features import ArrayRows, MappedRows, SparseRows, features_of, joined
+from sknn_deep._engine.streamed_rows import StreamedRows
 from sknn_deep._hardware.memory_maps import Mapped
+from sknn_deep.streams import stream_array
 
 CPU, N_ROWS, N_FEATURES = torch.device("cpu"), 211, 6
 VALUES = np.round(np.random.default_rng(0).normal(size=(N_ROWS, N_FEATURES)), 2)
@@ -40,6 +42,12 @@ def apart(X):
     return ColumnRows([block[::2] for block in blocks], X.dtype)
 
 
+def streamed(X):
+    """Return rows that come in chunks of 40, of which 160 are shuffled together."""
+    table = stream_array(X, chunk=40, window=160).X
+    return StreamedRows(table, lambda chunk: chunk, X.dtype)
+
+
 HOLDERS = {
     "array": lambda X, _: features_of(X.copy()),
     "read-only array": lambda X, _: features_of(read_only(X)),
@@ -51,6 +59,7 @@ HOLDERS = {
     "columns": lambda X, _: apart(X),
     "CSR": lambda X, _: features_of(sp.csr_array(X)),
     "memory map": mapped,
+    "streamed": lambda X, _: streamed(X),
 }
 
 
@@ -247,7 +256,7 @@ def test_pieces_and_numbers_are_all_there_are(holder):
 def test_dense_rows_are_stored_alike_whatever_holds_them(holder):
     own = holder()
     parts = [np.ascontiguousarray(part) for part in own.stored()]
-    if own.kind:
+    if own.kind == SparseRows.kind:
         assert own.kind == "sparse "
         assert_array_equal(parts[0], sp.csr_array(VALUES).data)
     else:
@@ -269,7 +278,7 @@ def test_sets_in_memory_are_joined_and_no_others(tmp_path):
 def test_rows_are_resident_as_long_as_someone_holds_them(holder, dtype, monkeypatch):
     monkeypatch.setattr(features, "_UPLOADED_BYTES", 7 * N_FEATURES * dtype.itemsize)
     own = holder()
-    if own.kind:
+    if own.kind == SparseRows.kind:
         assert own.resident(CPU, dtype, np.inf) is None
         return
     resident = own.resident(CPU, dtype, np.inf)

@@ -56,6 +56,12 @@ def test_a_table_comes_back_as_a_table(fitted):
     assert fitted.score(X) > 0.9
 
 
+def test_a_table_of_names_is_refused():
+    names = pd.DataFrame({"name": [f"name {i}" for i in range(20)]})
+    with pytest.raises(ValueError, match="X has nothing to learn from"):
+        AutoencoderTransformer(**QUICK).fit(names)
+
+
 def test_the_container_is_that_of_set_output_or_of_the_training():
     codes = AutoencoderTransformer(**QUICK).set_output(transform="pandas").fit(X)
     frame = codes.transform(X[7:10])

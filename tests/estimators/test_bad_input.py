@@ -216,6 +216,23 @@ def test_continuous_target_of_a_classifier_is_refused_in_a_line(data):
             assert len(str(error.value)) < 200
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [DeepMLPClassifier(), DeepMLPRegressor(n_networks=2), AutoencoderTransformer(2)],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_a_network_that_knows_no_gaps_is_given_none(estimator, data):
+    X, y = data
+    fitted = estimator.set_params(**QUICK).fit(X, y).set_params(allow_nan=True)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        fitted.predict(np.full_like(X[:2], np.nan, dtype=float))
+
+
+def test_objects_that_are_no_labels_are_refused_in_a_line(data):
+    with pytest.raises(ValueError, match=r"Unknown label type: .* such as 1, a int; .*astype"):
+        DeepMLPClassifier(**QUICK).fit(data[0], np.repeat(np.array([1, 2], dtype=object), 60))
+
+
 # Shapes and names
 
 

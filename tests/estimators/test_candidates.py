@@ -161,6 +161,11 @@ def test_configurations_are_drawn_from_the_whole_space():
         TabularMLPRegressor(**params)._validate_params()
 
 
+def test_networks_that_predict_no_numbers_have_no_place():
+    outputs = [np.array([np.nan]), np.array([1.0]), np.array([3.0])]
+    assert select(outputs, lambda mean: float(abs(mean - 1.2).sum())).tolist() == [0, 9, 1]
+
+
 def test_a_network_may_have_several_places():
     def loss(output):
         return abs(float(output) - 1.0)
@@ -181,6 +186,19 @@ def test_a_network_may_have_several_places():
 def test_what_does_not_go_with_candidates_is_refused(params, what):
     with pytest.raises(ValueError, match=f"n_candidates=4 does not go with {what}"):
         TabularMLPRegressor(**QUICK | params).fit(X, Y)
+
+
+@pytest.mark.parametrize(("params", "method"), [({"warm_start": True}, "fit"), ({}, "partial_fit")])
+def test_nothing_goes_on_with_candidates(params, method, fitted):
+    model = pickle.loads(pickle.dumps(fitted)).set_params(n_candidates=1, **params)
+    model.set_params(n_networks=len(model.estimators_), early_stopping=False)
+    with pytest.raises(ValueError, match="previous call has picked candidates. Set"):
+        getattr(model, method)(X, KINDS[type(model)])
+
+
+def test_a_time_that_ends_no_drawing_is_refused():
+    with pytest.raises(ValueError, match="max_time=5 ends the drawing .* raise n_candidates"):
+        TabularMLPRegressor(max_time=5).fit(X, Y)
 
 
 def test_without_candidates_there_is_no_table():

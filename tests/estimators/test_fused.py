@@ -916,6 +916,20 @@ def test_data_are_validated_once_for_all_networks_of_a_fold(kind, monkeypatch):
         assert_array_equal(jobs[-1].estimator.feature_names_in_, data.columns)
 
 
+def test_networks_that_differ_in_the_middle_of_a_long_parameter_share_no_data():
+    bits, labels = np.random.RandomState(0).randint(0, 2, (20, 120)), np.arange(20) % 2
+    first = pd.Index(np.arange(119))  # whose text is shortened
+    jobs = [
+        Job(_classifier(0, categorical_features=selection), bits, labels)
+        for selection in (first, first.where(first != 60, 119))
+    ]
+    fit_jobs(jobs)
+    assert [job.estimator.is_categorical_[[60, 119]].tolist() for job in jobs] == [
+        [True, False],
+        [False, True],
+    ]
+
+
 def test_small_data_are_validated_once_for_networks_of_all_shapes(monkeypatch):
     seen, original = [], DeepMLPClassifier._validate_training_data
     monkeypatch.setattr(

@@ -13,6 +13,7 @@ from sklearn.model_selection import (
     KFold,
     LeaveOneGroupOut,
     PredefinedSplit,
+    StratifiedShuffleSplit,
     TimeSeriesSplit,
     train_test_split,
 )
@@ -303,6 +304,9 @@ def test_stratified_rows_are_of_each_class_in_proportion(n_networks):
     params = QUICK | {"validation_fraction": 0.2, "scoring": count, "n_networks": n_networks}
     DeepMLPClassifier(**params, validation_splitter="stratified").fit(X, y)
     assert shares == [[12, 6, 2]] * 2 * n_networks
+    shares.clear()
+    DeepMLPClassifier(**params, validation_splitter="stratified").fit(X, np.where(y > "a", "b", y))
+    assert shares == [[12, 8]] * 2 * n_networks
     with pytest.raises(ValueError, match="The 'validation_splitter' parameter of DeepMLPReg"):
         DeepMLPRegressor(**QUICK, validation_splitter="stratified").fit(X, np.arange(100))
 
@@ -344,6 +348,15 @@ class Yields:
 def test_rows_that_cannot_be_held_out_are_refused(splitter, groups, message):
     with pytest.raises(ValueError, match=message):
         DeepMLPClassifier(**QUICK, validation_splitter=splitter).fit(X_ROWS, Y_ROWS, groups=groups)
+
+
+def test_a_splitter_that_needs_labels_is_refused_by_its_own_name():
+    message = (
+        r"(?s)StratifiedShuffleSplit\(n_splits=1, random_state=None.* failed on 60 rows: .*choose"
+    )
+    splitter = StratifiedShuffleSplit(1)
+    with pytest.raises(ValueError, match=message):
+        AutoencoderTransformer(**QUICK, validation_splitter=splitter).fit(X_ROWS)
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,17 @@ def test_quantiles_that_were_not_asked_for_are_no_method():
     assert not hasattr(DeepMLPRegressor("quantile"), "predict_quantiles")
     with pytest.raises(AttributeError) as raised:
         _ = DeepMLPRegressor("quantile").predict_quantiles
-    assert str(raised.value.__cause__).startswith("predict_quantiles needs the levels of quantiles")
+    assert str(raised.value.__cause__).startswith("predict_quantiles needs a fit with levels")
+
+
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_what_was_fitted_decides_whether_there_are_quantiles(n_networks):
+    X, y = _wave(50, 0)
+    of_levels, plain = {"loss": "quantile", "quantiles": [0.1, 0.9]}, {"quantiles": None}
+    recipe = RECIPE | {"max_iter": 1, "n_networks": n_networks}
+    network = DeepMLPRegressor(**recipe | of_levels).fit(X, y)
+    assert network.set_params(**plain).predict_quantiles(X).shape == (50, 2)
+    assert not hasattr(network.fit(X, y).set_params(**of_levels), "predict_quantiles")
 
 
 @every_kind
@@ -253,6 +263,9 @@ def test_early_stopping_goes_by_the_loss_of_a_distribution(kind):
     network = DeepMLPRegressor(**RECIPE | HELD_OUT | kind).fit(X, y)
     by_loss = np.negative(network.validation_loss_curve_).tolist()
     assert (network.validation_scores_ == by_loss) == (kind != {})
+    table = TabularMLPRegressor(max_iter=2, n_networks=1, random_state=0).set_params(**kind)
+    by_loss = np.negative(table.fit(X, y).validation_loss_curve_).tolist()
+    assert (table.validation_scores_ == by_loss) == (kind != {})
 
 
 @pytest.mark.parametrize("changed", [{"loss": "squared_error"}, {"loss": "poisson"}])

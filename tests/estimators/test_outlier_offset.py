@@ -6,6 +6,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback
 
 from sknn_deep import AutoencoderTransformer
 from sknn_deep._estimators.outlier_offset import outlier_offset
@@ -73,6 +74,20 @@ def test_partial_fit_leaves_no_offset(rows):
         detector.predict(rows[0])
 
 
+class _Fails(Callback):
+    def on_epoch_begin(self, net, **data):
+        if len(net.history) > 21:
+            raise LookupError
+
+
+def test_an_offset_of_other_weights_is_forgotten(rows):
+    detector = _fitted(rows, warm_start=True).set_params(callbacks=[_Fails()])
+    with pytest.raises(LookupError):
+        detector.fit(rows[0])
+    assert len(detector.loss_curve_) == 21
+    assert not {"offset_", "code_std_", "explained_variance_", "n_dead_units_"} & {*vars(detector)}
+
+
 @pytest.mark.parametrize("contamination", ["auto", 0.1, 0.25])
 def test_a_weight_is_a_number_of_rows(contamination):
     rng = np.random.RandomState(0)
@@ -80,6 +95,17 @@ def test_a_weight_is_a_number_of_rows(contamination):
     repeated = np.repeat(errors, weight)
     offset = outlier_offset(repeated, np.ones(len(repeated)), contamination)
     assert outlier_offset(errors, weight, contamination) == pytest.approx(offset, rel=1e-12)
+
+
+@pytest.mark.parametrize("contamination", ["auto", 0.2])
+def test_a_row_of_which_nothing_is_known_is_no_measure(rows, contamination):
+    X = rows[0].copy()
+    X[5] = np.nan
+    detector = AutoencoderTransformer(
+        1, (8,), allow_nan=True, contamination=contamination, **QUICK
+    ).fit(X)
+    assert 0 < np.sum(detector.predict(X) == -1) <= 80
+    assert outlier_offset(np.full(3, np.nan), np.ones(3), contamination) == -np.inf
 
 
 def test_auto_takes_two_in_a_hundred_ordinary_rows_for_outliers():

@@ -1242,6 +1242,21 @@ def test_validation_sets_see_the_average():
     assert network.score(X[60:], y[60:]) == pytest.approx(network.best_validation_score_)
 
 
+def test_callbacks_see_the_average_at_the_end_of_an_epoch():
+    X, y = np.random.RandomState(0).randn(80, 3), np.linspace(-2, 2, 80)
+    seen = []
+
+    class Watch(skorch.callbacks.Callback):
+        def on_epoch_end(self, net, **data):
+            seen.append(net.module_.flat.detach().clone())
+
+    params = {"hidden_layer_sizes": (4,), "max_iter": 3, "random_state": 0, "device": "cpu"}
+    network = DeepMLPRegressor(**params, ema_decay=0.9, callbacks=[Watch()]).fit(X, y)
+    assert torch.equal(seen[-1], network.module_.flat)
+    plain = DeepMLPRegressor(**params, ema_decay=0.9).fit(X, y)
+    assert torch.equal(plain.module_.flat, network.module_.flat)
+
+
 def test_weights_are_those_of_the_training_after_a_score_that_fails():
     X, y = np.random.RandomState(0).randn(80, 3), np.linspace(-2, 2, 80)
     params = {"hidden_layer_sizes": (4,), "random_state": 0, "device": "cpu"}

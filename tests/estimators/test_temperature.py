@@ -86,6 +86,9 @@ def test_temperature_has_the_smallest_log_loss_of_the_rows_and_one_unknown_row(k
     actual = best_temperature(logits, labels, weight)
     assert actual == pytest.approx(expected, rel=1e-5)
     assert actual == pytest.approx(2.5, rel=0.3)
+    zeros = np.r_[np.ones(150), np.zeros(50)]
+    without = best_temperature(logits[:150], labels[:150], None)
+    assert best_temperature(logits, labels, zeros) == pytest.approx(without, rel=1e-12)
 
 
 def test_temperature_of_a_network_that_is_right_on_all_rows_is_a_number():

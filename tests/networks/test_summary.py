@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.decomposition import PCA
+from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
@@ -144,6 +145,11 @@ def test_notebooks_show_the_layers_of_a_fitted_network(digits, in_pipeline):
     assert html.count("hidden 1: dense, relu") == 1
     assert "DeepMLPClassifier: 610 parameters" in html
     assert "Fitted attributes" in html
+
+
+def test_notebooks_show_what_was_fitted_from_copies_of_a_network(digits):
+    estimator = VotingClassifier([("network", DeepMLPClassifier((8,), **QUICK))])
+    assert "DeepMLPClassifier" in estimator.fit(digits.X, digits.y)._repr_html_()
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,12 @@ from sknn_deep import (
     to_onnx,
 )
 from sknn_deep._networks.layers import ACTIVATIONS
-from sknn_deep.model_selection import FusedGridSearchCV, FusedRandomizedSearchCV
+from sknn_deep.model_selection import (
+    FusedGridSearchCV,
+    FusedHalvingGridSearchCV,
+    FusedHalvingRandomSearchCV,
+    FusedRandomizedSearchCV,
+)
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -135,6 +140,15 @@ def test_normalization(normalization, dtype, iris):
 def test_labels_of_every_type(names, n_networks, dtype, iris):
     X, y = iris[0].astype(dtype), np.asarray(names)[iris[1]]
     _assert_classifies_alike(DeepMLPClassifier((8,), n_networks=n_networks, **FAST).fit(X, y), X)
+
+
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_one_class_is_told_by_networks_that_have_not_learned_it(n_networks):
+    X = np.random.RandomState(0).normal(0, 9, size=(40, 4))
+    network = DeepMLPClassifier((8,), n_networks=n_networks, random_state=0, max_iter=1)
+    network.set_params(learning_rate="one_cycle", learning_rate_init=1e-9)
+    network.fit(X, np.full(40, "one"))
+    assert (_assert_classifies_alike(network, X)[:, 1] > 0.5).any()
 
 
 @both_types
@@ -295,6 +309,8 @@ def test_pipelines_and_searches(dtype, iris):
         pipeline,
         FusedGridSearchCV(pipeline, {"deepmlpclassifier__alpha": [0.1, 1.0]}, cv=2),
         make_pipeline(StandardScaler(), search),
+        FusedHalvingGridSearchCV(network, {"alpha": [1.0]}, cv=2),
+        FusedHalvingRandomSearchCV(network, {"alpha": [1.0]}, n_candidates=1, cv=2),
     ):
         _assert_classifies_alike(clone(estimator).fit(X, y), X)
     # the labels of scikit-learn's own classifiers need a row
@@ -310,6 +326,13 @@ def test_pipelines_and_searches(dtype, iris):
         _, probabilities = _session(to_onnx(estimator, X)).run(None, {"X": X})
         expected = estimator.predict_proba(X).astype(dtype)
         _assert_close(probabilities.astype(dtype), expected, largest=10)
+
+
+def test_a_step_behind_activations_of_another_precision(iris):
+    network = HiddenActivations(DeepMLPClassifier((8,), **FAST, dtype="float32"))
+    pipeline = make_pipeline(network, LogisticRegression()).fit(*iris)
+    _, probabilities = _session(to_onnx(pipeline, iris[0])).run(None, {"X": iris[0]})
+    np.testing.assert_allclose(probabilities, pipeline.predict_proba(iris[0]), atol=1e-5)
 
 
 def test_columns_by_name_before_a_network(tables):
@@ -352,6 +375,7 @@ class _Mine(DeepMLPClassifier):
         (_Mine, {}, "_Mine"),
         (DeepMLPClassifier, {"method": "inverse_transform"}, "got DeepMLPClassifier"),
         (DeepMLPClassifier, {"method": "sample"}, "got 'sample'"),
+        (DeepMLPClassifier, {"target_opset": 7}, "target_opset must be .*, got 7; leave"),
         (
             AutoencoderTransformer,
             {"method": "inverse_transform"},

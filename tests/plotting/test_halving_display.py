@@ -51,6 +51,17 @@ def test_each_candidate_is_a_line_over_its_rungs(options, cancer):
     assert display.resource_name == expected
 
 
+def test_candidates_that_differ_in_the_middle_of_a_long_value_are_several(cancer):
+    search = _search(cancer)
+    masks = {depth: np.arange(1200) == 600 + depth for depth in (1, 2, 4, 8)}
+    search.cv_results_["params"] = [
+        {"mask": masks[depth]}
+        for params in search.cv_results_["params"]
+        for depth in params.values()
+    ]
+    assert len(HalvingDisplay.from_estimator(search).lines_) == 4
+
+
 def test_a_search_that_does_not_halve_is_refused(cancer):
     search = GridSearchCV(DecisionTreeClassifier(), {"max_depth": [1, 2]}, cv=2)
     with pytest.raises(ValueError, match=re.escape("GridSearchCV gives all candidates the same")):

@@ -164,5 +164,5 @@ def test_a_surface_needs_two_known_parameters(grid, params, message):
 
 
 def test_an_unfitted_search_is_refused():
-    with pytest.raises(NotFittedError):
+    with pytest.raises(NotFittedError, match="has no cv_results_: pass a search, fitted"):
         SearchSurfaceDisplay.from_estimator(GridSearchCV(Ridge(), TWO))

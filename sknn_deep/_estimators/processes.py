@@ -1,0 +1,164 @@
+"""Fits on several processes: those that torchrun has started, or some that are started for a fit.
+
+Each process runs the same fit as one of the ranks of ``torch.distributed``. Where they are started
+for a fit, this process is rank 0 and joblib's workers are the others: they are given the data in
+shared memory, and go on to serve the next fit.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from threading import Thread
+from typing import Any
+
+import joblib
+import torch
+import torch.distributed as dist
+
+from sknn_deep._estimators.call import Call
+from sknn_deep._hardware.ranks import present_ranks, training_together
+from sknn_deep._hardware.threads import allowed_threads, fixed_threads
+
+_HOST = "127.0.0.1"
+# How long a rank waits for the others, which may validate data at another pace.
+_PATIENCE = timedelta(minutes=30)
+
+
+@contextmanager
+def on_processes(estimator: Any, call: Call) -> Iterator[None]:
+    """Let the fit of a block be that of as many processes as the estimator asks for.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its ``n_processes`` says how many, or who has started them.
+    call : Call
+        What the others fit.
+    """
+    n_processes = estimator.n_processes
+    if n_processes == 1 or present_ranks() is not None:
+        yield
+    elif n_processes == "torchrun":
+        _join_group()
+        with training_together():
+            yield
+    else:
+        with _others(estimator, call, int(n_processes)):
+            yield
+
+
+def _join_group() -> None:
+    """Join the process group that torchrun tells of, unless this process has one."""
+    if dist.is_initialized():
+        return
+    if "RANK" not in os.environ:
+        raise ValueError(
+            "n_processes='torchrun' is for scripts that torchrun has started, as by `torchrun "
+            "--nproc-per-node=2 script.py`, and for processes that have called "
+            "torch.distributed.init_process_group(). This one has no rank; pass a number, such as "
+            "n_processes=2, to start processes for this fit."
+        )
+    dist.init_process_group()
+
+
+@contextmanager
+def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
+    """Start the other ranks; be rank 0 for a block."""
+    with joblib.parallel_config("loky"):
+        n_possible = joblib.effective_n_jobs(n_processes)
+    if n_possible < n_processes or dist.is_initialized():
+        raise ValueError(
+            f"n_processes={n_processes} cannot start processes here, in a process that is a worker "
+            "itself or a rank of torch.distributed; set n_processes=1"
+            + (", or 'torchrun'." if dist.is_initialized() else ".")
+        )
+    n_threads = max(1, allowed_threads() // n_processes)
+    store = dist.TCPStore(_HOST, 0, None, is_master=True, wait_for_workers=False)
+    twin = _without_callbacks(estimator)
+    workers = joblib.Parallel(
+        n_jobs=n_processes, backend="loky", batch_size=1, return_as="generator_unordered"
+    )
+    ends = workers(
+        joblib.delayed(_be_rank)(twin, call, rank, n_processes, store.port, n_threads)
+        for rank in range(1, n_processes)
+    )
+    watch = _Watch(ends)
+    try:
+        while not store.check([f"rank {rank}" for rank in range(1, n_processes)]):
+            watch.raise_error()
+            time.sleep(0.01)
+        with _group(store, 0, n_processes), fixed_threads(n_threads), training_together():
+            yield
+    except BaseException as error:
+        # the others notice that this rank is gone; an error of their own explains more
+        watch.join()
+        if isinstance(error, RuntimeError) and watch.error is not None:
+            raise watch.error from error
+        raise
+    watch.join()
+    if not vars(estimator).get("interrupted_"):  # by the user, whose keys only this process hears
+        watch.raise_error()
+
+
+class _Watch(Thread):
+    """Waits for the ends of the other ranks; keeps the first error."""
+
+    def __init__(self, ends: Iterator[Exception | None]):
+        super().__init__(daemon=True)
+        self._ends = ends
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            for error in self._ends:
+                self.error = self.error or error
+        except BaseException as error:
+            self.error = error
+
+    def raise_error(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@contextmanager
+def _group(store: Any, rank: int, n_processes: int) -> Iterator[None]:
+    """Be a rank of a process group for a block."""
+    options: dict[str, Any] = {"rank": rank, "world_size": n_processes, "timeout": _PATIENCE}
+    dist.init_process_group(store=store, **options)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _be_rank(
+    estimator: Any, call: Call, rank: int, n_processes: int, port: int, n_threads: int
+) -> Exception | None:
+    """Fit as one of the ranks, in a worker; return the error if there was one.
+
+    joblib ends the workers where one raises, and the next fit would have to start others.
+    """
+    warnings.simplefilter("ignore")  # rank 0 warns
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+    store = dist.TCPStore(_HOST, port, None, is_master=False)
+    store.set(f"rank {rank}", "is here")
+    try:
+        with _group(store, rank, n_processes), fixed_threads(n_threads), training_together():
+            estimator._fit_networks(call)
+    except Exception as error:
+        return error
+    return None
+
+
+def _without_callbacks(estimator: Any) -> Any:
+    """Return a twin that other processes may have: without what only rank 0 tells and prints."""
+    twin = object.__new__(type(estimator))
+    vars(twin).update(vars(estimator))
+    vars(twin).pop("_skl_callbacks", None)
+    twin.callbacks, twin.verbose = None, False
+    return twin

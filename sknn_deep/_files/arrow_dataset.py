@@ -1,0 +1,138 @@
+"""Arrow datasets and Parquet files, read part by part.
+
+A Parquet file is read row group by row group, and a row group in batches: a dataset's own scanner
+would decode whole row groups, and several ahead. A batch is handed out as a frame of pandas.
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+# Rows that are decoded together.
+_BATCH_ROWS = 2**15
+
+
+class ArrowSource:
+    """The rows of some columns of a dataset.
+
+    Parameters
+    ----------
+    dataset : pyarrow.dataset.Dataset
+    columns : list of str
+        Those that are handed out.
+
+    Attributes
+    ----------
+    lengths : list of int
+        How many rows each part has: of Parquet each row group, of others each file.
+    """
+
+    def __init__(self, dataset: Any, columns: list[str]):
+        self._schema, self._columns = dataset.schema, columns
+        self._fragments = list(_parts_of(dataset))
+        self.lengths: Sequence[int] = [_n_rows(fragment) for fragment in self._fragments]
+
+    def open(self, part: int) -> Iterator[Any]:
+        """Yield a part in frames."""
+        for batch in self._batches(self._fragments[part], self._columns):
+            yield batch.to_pandas()
+
+    def column(self, name: str) -> np.ndarray:
+        """Return all values of one column; texts are objects, one for all that are equal.
+
+        Raises
+        ------
+        ValueError
+            If a value is missing.
+        """
+        arrow: Any = importlib.import_module("pyarrow")
+        parts = []
+        for fragment in self._fragments:
+            parts += [batch.column(0) for batch in self._batches(fragment, [name])]
+        column = arrow.chunked_array(parts, self._schema.field(name).type)
+        if column.null_count:
+            raise ValueError(
+                f"Column {name!r} has {column.null_count} missing values, and every row needs one; "
+                "write the files without those rows."
+            )
+        values = column.to_pandas(deduplicate_objects=True)
+        return values.to_numpy() if values.dtype.kind in "biuf" else values.to_numpy(dtype=object)
+
+    def _batches(self, fragment: Any, columns: list[str]) -> Iterator[Any]:
+        """Yield some columns of a part in record batches."""
+        if not hasattr(fragment, "row_groups"):
+            yield from fragment.to_batches(
+                schema=self._schema,
+                columns=columns,
+                batch_size=_BATCH_ROWS,
+                batch_readahead=1,
+                fragment_readahead=1,
+                use_threads=False,
+            )
+            return
+        arrow: Any = importlib.import_module("pyarrow.dataset")
+        # what the names of folders say of all rows
+        known = arrow.get_partition_keys(fragment.partition_expression)
+        stored = [name for name in columns if name not in known]
+        for rows in _stored_batches(fragment, stored):
+            arrays = [
+                rows.column(name) if name in stored else _repeated(known[name], len(rows))
+                for name in columns
+            ]
+            types = [self._schema.field(name).type for name in columns]
+            cast = [array.cast(kind) for array, kind in zip(arrays, types, strict=True)]
+            yield rows.from_arrays(cast, names=columns)
+
+
+def _stored_batches(fragment: Any, columns: list[str]) -> Iterator[Any]:
+    """Yield columns of row groups of a Parquet file, in record batches."""
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    groups = [group.id for group in fragment.row_groups]
+    with fragment.filesystem.open_input_file(fragment.path) as file:
+        yield from parquet.ParquetFile(file, metadata=fragment.metadata).iter_batches(
+            batch_size=_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False
+        )
+
+
+def _repeated(value: Any, n_rows: int) -> Any:
+    arrow: Any = importlib.import_module("pyarrow")
+    return arrow.repeat(value, n_rows)
+
+
+def _n_rows(fragment: Any) -> int:
+    if hasattr(fragment, "row_groups"):
+        return sum(group.num_rows for group in fragment.row_groups)
+    return fragment.count_rows()
+
+
+def open_dataset(source: Any) -> Any:
+    """Return a dataset of Arrow: of a file, a folder or several files, or the one that is given.
+
+    Raises
+    ------
+    ImportError
+        If there is no pyarrow.
+    """
+    try:
+        arrow_dataset: Any = importlib.import_module("pyarrow.dataset")
+    except ImportError as error:
+        raise ImportError(
+            "Parquet files and Arrow datasets are read by pyarrow, which is not installed: "
+            "pip install pyarrow."
+        ) from error
+    if isinstance(source, arrow_dataset.Dataset):
+        return source
+    if isinstance(source, str) or hasattr(source, "__fspath__"):
+        return arrow_dataset.dataset(source, partitioning="hive")
+    return arrow_dataset.dataset([str(path) for path in source], partitioning="hive")
+
+
+def _parts_of(dataset: Any) -> Iterator[Any]:
+    """Yield the row groups of Parquet files, and other files as a whole."""
+    for fragment in dataset.get_fragments():
+        if hasattr(fragment, "split_by_row_group"):
+            yield from fragment.split_by_row_group()
+        else:
+            yield fragment
