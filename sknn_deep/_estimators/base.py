@@ -75,7 +75,7 @@ class BaseDeepNetwork(NetworkHooks):
         """Fit as a call of ``fit`` or ``partial_fit`` asks."""
         home, call = home_of(call.X), call_taken_in(call)
         try:
-            with on_processes(self, call), where_it_is(call.X):
+            with where_it_is(call.X), on_processes(self, call):
                 self._fit_networks(call)
             vars(self).pop("_home", None)
             if home is not None:
