@@ -36,7 +36,7 @@ class Source(Protocol):
 class StreamedTable:
     """A table that is read in chunks, to be passed as X to an estimator.
 
-    The functions of :mod:`sknn_deep.streams` make it. Row numbers and slices choose from it without
+    The functions of ``sknn_deep.streams`` make it. Row numbers and slices choose from it without
     reading a row, so that it can be cut into folds: ``X[rows]`` for ascending row numbers.
 
     Parameters

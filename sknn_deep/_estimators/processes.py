@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from sknn_deep._estimators.call import Call
+from sknn_deep._hardware.device import resolve_device
 from sknn_deep._hardware.ranks import present_ranks, training_together
 from sknn_deep._hardware.threads import allowed_threads, fixed_threads
 
@@ -75,6 +76,7 @@ def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
             "itself or a rank of torch.distributed; set n_processes=1"
             + (", or 'torchrun'." if dist.is_initialized() else ".")
         )
+    _check_gpus(estimator.device, n_processes)
     n_threads = max(1, allowed_threads() // n_processes)
     store = dist.TCPStore(_HOST, 0, None, is_master=True, wait_for_workers=False)
     twin = _without_callbacks(estimator)
@@ -101,6 +103,20 @@ def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
     watch.join()
     if not vars(estimator).get("interrupted_"):  # by the user, whose keys only this process hears
         watch.raise_error()
+
+
+def _check_gpus(asked: Any, n_processes: int) -> None:
+    """Refuse more processes than there are GPUs to train on, and one GPU for all."""
+    device = resolve_device(asked)
+    if device.type != "cuda":
+        return
+    n_gpus = torch.cuda.device_count()
+    if n_gpus < n_processes or torch.device(asked if asked != "auto" else "cuda").index is not None:
+        raise ValueError(
+            f"n_processes={n_processes} on device={str(asked)!r} needs a GPU for each, and there "
+            f"are {n_gpus}: set device='cuda' and n_processes to {max(1, n_gpus)} at most, or "
+            "device='cpu'."
+        )
 
 
 class _Watch(Thread):

@@ -22,6 +22,7 @@ from sknn_deep import (
     TabularMLPClassifier,
     TabularMLPRegressor,
 )
+from sknn_deep._estimators import processes
 from sknn_deep.callbacks import TrainingCheckpoint
 from sknn_deep.streams import stream_array
 
@@ -251,6 +252,14 @@ def test_a_process_that_is_lost_is_an_error_and_not_a_wait():
 def test_what_does_not_go_together_is_refused(model, message):
     with pytest.raises(ValueError, match=message):
         model.fit(X, LABELS)
+
+
+@pytest.mark.parametrize(("device", "n_gpus"), [("auto", 1), ("cuda:0", 2)])
+def test_processes_do_not_share_a_gpu(device, n_gpus, monkeypatch):
+    monkeypatch.setattr(processes, "resolve_device", lambda asked: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    with pytest.raises(ValueError, match=f"needs a GPU for each, and there are {n_gpus}"):
+        regressor(n_processes=2, device=device).fit(X, Y)
 
 
 SCRIPT = """

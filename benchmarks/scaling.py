@@ -1,0 +1,143 @@
+"""Up to how many processes a training pays: ``python -m benchmarks.scaling``.
+
+A model, fed with what this machine measures. A step of one process along n rows takes
+
+    c + d n
+
+seconds, fitted to the CPU time of steps of 128 to 1024 rows on one thread. The sum of the gradients
+over p processes goes around a ring,
+
+    2 (p - 1) (a + b w / p)
+
+for w bytes of weights, with the latency a and the seconds of a byte b fitted to sums of two
+processes of this machine by gloo, from 4 kB to 16 MB. ``--latency`` and ``--bandwidth`` put a
+network in their place. Nothing is overlapped: the sum begins when the gradient is known.
+
+Strong scaling divides a batch of 1024 rows, weak scaling gives each process as many. Figures are
+how many times the rows a second of one process p of them train on.
+"""
+
+import socket
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from benchmarks import harness
+from sknn_deep import DeepMLPClassifier
+from sknn_deep._hardware.threads import fixed_threads
+
+N_PROCESSES = (2, 4, 8, 16, 32, 64)
+N_ROWS, N_FEATURES = 1024, 256
+
+
+def seconds_of_step(n_units, n_rows):
+    """Return the CPU seconds of a step of one process, with two hidden layers."""
+    rng = np.random.default_rng(0)
+    n_steps = max(2, 2048 // n_rows)
+    X = rng.standard_normal((n_steps * n_rows, N_FEATURES), dtype=np.float32)
+    y = X[:, :10].argmax(axis=1)
+
+    def seconds(n_epochs):
+        classifier = DeepMLPClassifier(
+            (n_units, n_units), batch_size=n_rows, max_iter=n_epochs, random_state=0, device="cpu"
+        )
+        start = time.process_time()
+        classifier.fit(X, y)
+        return time.process_time() - start
+
+    with fixed_threads(1):
+        seconds(1)
+        return min(seconds(3) - seconds(1) for _ in range(2)) / (2 * n_steps)
+
+
+def seconds_of_sums(rank, port, sizes):
+    """Return the seconds in which two processes add up buffers of so many bytes."""
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    found = []
+    for size in sizes:
+        buffer, seconds = torch.zeros(size // 4), []
+        for _ in range(30):
+            dist.barrier()
+            start = time.perf_counter()
+            dist.all_reduce(buffer)
+            seconds.append(time.perf_counter() - start)
+        found.append(min(seconds))
+    dist.destroy_process_group()
+    return found
+
+
+def fit_line(x, y):
+    """Return intercept and slope, neither below zero, with equal weight for each relative error."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y)
+    (intercept, slope), *_ = np.linalg.lstsq(
+        np.stack([1 / y, x / y], axis=1), np.ones_like(y), rcond=None
+    )
+    return max(0.0, float(intercept)), max(0.0, float(slope))
+
+
+def measured_network():
+    """Return latency, and seconds of a byte, of sums between two processes."""
+    sizes = [2**k for k in range(12, 25, 2)]
+    port = free_port()
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        both = [pool.submit(seconds_of_sums, rank, port, sizes) for rank in range(2)]
+        of_first = both[0].result()
+    latency, of_byte = fit_line(sizes, of_first)
+    return latency / 2, of_byte  # for two processes the ring is two messages of half the bytes
+
+
+def free_port():
+    """Return a port that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def speed_up(n_processes, n_rows, step, network, n_bytes, *, weak):
+    """Return how many times the rows a second of one process several train on."""
+    constant, of_row = step
+    latency, of_byte = network
+    own_rows = n_rows if weak else n_rows / n_processes
+    ring = 2 * (n_processes - 1) * (latency + of_byte * n_bytes / n_processes)
+    alone = constant + of_row * n_rows
+    together = constant + of_row * own_rows + ring
+    return alone / together * (n_processes if weak else 1)
+
+
+def main():
+    """Measure, and print both tables."""
+    options = harness.parser(__doc__)
+    options.add_argument("--units", type=int, nargs="*", default=[256, 1024])
+    options.add_argument("--latency", type=float, metavar="US", help="microseconds of a message")
+    options.add_argument("--bandwidth", type=float, metavar="GBIT", help="gigabits a second")
+    arguments = options.parse_args()
+    warnings.simplefilter("ignore")
+    latency, of_byte = measured_network()
+    latency = latency if arguments.latency is None else arguments.latency * 1e-6
+    of_byte = of_byte if arguments.bandwidth is None else 8e-9 / arguments.bandwidth
+    print(f"a message: {latency * 1e6:.0f} µs and {8e-9 / of_byte:.1f} Gbit/s")
+    rows = []
+    for n_units in arguments.units:
+        sizes = [128, 256, 512, 1024]
+        step = fit_line(sizes, [seconds_of_step(n_units, size) for size in sizes])
+        n_weights = n_units * (N_FEATURES + n_units + 10)
+        for weak in (False, True):
+            found = [
+                speed_up(p, N_ROWS, step, (latency, of_byte), 4 * n_weights, weak=weak)
+                for p in N_PROCESSES
+            ]
+            kind = "weak" if weak else "strong"
+            rows.append([f"{n_weights:,}", kind, *(f"{value:.1f}" for value in found)])
+        print(f"{n_weights:,} weights: {step[0] * 1e3:.2f} ms + {step[1] * 1e6:.2f} µs a row")
+    harness.print_table(["weights", "scaling", *map(str, N_PROCESSES)], rows)
+
+
+if __name__ == "__main__":
+    main()
