@@ -252,6 +252,7 @@ class CalibrationDisplay:
         if show_ranges:
             low, high = _wilson(accuracy, np.asarray(self.counts))
             ax.vlines(confidence, low, high, color=color, alpha=0.5, lw=1.5)
+        ax.autoscale(axis="y")  # another classifier's curve may have set the limits
         ax.set(xlabel="confidence", ylabel="accuracy", ylim=(None, 1.02))
         ax.grid(alpha=0.3, lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)

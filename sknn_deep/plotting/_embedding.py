@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import ArrayLike
 
+_IMAGE_WIDTH = 0.6  # in cells of the grid over which images are spread
+
 
 class EmbeddingDisplay:
     """Points in the plane, one for each sample, coloured by class or by a number.
@@ -256,10 +258,10 @@ class EmbeddingDisplay:
         ax.spines[:].set_visible(False)
         if legend and labels is not None:
             draw_legend(ax, self.points_, labels)
-        if annotate and labels is not None and labels.classes is not None:
-            write_names(ax, labels.names, self._medians(labels), labels.colors)
         if n_images:
             self._draw_images(n_images, labels)
+        if annotate and labels is not None and labels.classes is not None:
+            write_names(ax, labels.names, self._medians(labels), labels.colors)
         return self
 
     @overload
@@ -394,7 +396,7 @@ class EmbeddingDisplay:
             edges = labels.point_colors()
         # a bit less than a cell of the grid over which they are spread
         width = self.ax_.bbox.width * 72 / self.figure_.dpi
-        zoom = 0.6 * width / np.sqrt(n_images) / max(images.shape[1:])
+        zoom = _IMAGE_WIDTH * width / np.sqrt(n_images) / max(images.shape[1:])
         for row in rows:
             picture = OffsetImage(images[row], zoom=zoom, cmap="gray_r", interpolation="nearest")
             frame = {"edgecolor": edges[row], "linewidth": 1.5}
@@ -411,4 +413,9 @@ def _spread(points: np.ndarray, n_points: int) -> np.ndarray:
     distance = np.abs(position - cells - 0.5).max(axis=1)
     nearest_first = np.argsort(distance, kind="stable")
     _, first = np.unique(cells[nearest_first], axis=0, return_index=True)
-    return nearest_first[first]
+    chosen: list[int] = []
+    for row in nearest_first[np.sort(first)].tolist():
+        gaps = np.abs(position[chosen] - position[row]).max(axis=1)
+        if (gaps > _IMAGE_WIDTH).all():  # else it would cover another one
+            chosen.append(row)
+    return np.array(chosen)

@@ -187,9 +187,9 @@ class HalvingDisplay:
                 style = {"color": PALETTE[0], "lw": 1.2, "ms": 4, "alpha": opacity}
             self.lines_ += ax.plot(place[rows], scores[rows], marker="o", **style)
         counts = [len(np.unique(candidates[resources == rung])) for rung in rungs]
-        ticks = [f"{rung:g}\n{count} left" for rung, count in zip(rungs, counts, strict=True)]
+        ticks = [f"{rung:g}\n{count} candidates" for rung, count in zip(rungs, counts, strict=True)]
         ax.set_xticks(range(len(rungs)), ticks)
-        ax.set_xlabel(f"{self.resource_name}, and the candidates that were given so many")
+        ax.set_xlabel(self.resource_name)
         ax.set_ylabel(f"mean {self.score_name.replace('_', ' ')} of the folds")
         ax.grid(axis="y", alpha=0.3, lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)

@@ -217,10 +217,10 @@ class ImportanceDisplay:
         ax.axvline(0, color="gray", lw=1)
         ax.set_yticks(place, [str(names[row]) for row in first], parse_math=False)
         ax.invert_yaxis()
-        ax.set_xlabel(f"fall of {self.score_name.replace('_', ' ')} when shuffled")
+        ax.set_xlabel(f"drop in {self.score_name.replace('_', ' ')} when shuffled")
         ax.grid(axis="x", alpha=0.3, lw=0.6)
         ax.set_axisbelow(True)
         ax.tick_params(axis="y", length=0)
         ax.spines[["top", "right", "left"]].set_visible(False)
-        ax.legend(frameon=False, loc="lower right")
+        ax.legend(frameon=False, loc="lower right", scatteryoffsets=[0.5])
         return self

@@ -339,7 +339,7 @@ def _place(values: Sequence[Any], ax: Axes, name: str) -> np.ndarray:
 
 def _score_texts(scores: np.ndarray, deviations: ArrayLike | None) -> list[str]:
     """Return what is written into the cell of each candidate."""
-    texts = [f"{score:.3g}" for score in scores]
+    texts = [f"{score:#.3g}".rstrip(".") for score in scores]
     if deviations is not None:
         pairs = zip(texts, np.asarray(deviations), strict=True)
         texts = [f"{text}\n± {deviation:.1g}" for text, deviation in pairs]
