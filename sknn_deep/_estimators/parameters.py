@@ -163,7 +163,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         Parameters
         ----------
         deep : bool, default=True
-            Whether to return, too, those of estimators among them, and callbacks and their
+            Whether to also return the parameters of nested estimators, and callbacks and their
             parameters by skorch's names, such as "callbacks__EarlyStopping__patience".
 
         Returns
@@ -174,7 +174,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         return params | callback_params(self.callbacks) if deep else params
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, also those of estimators and callbacks among them.
+        """Set parameters, including those of nested estimators and callbacks.
 
         Parameters
         ----------

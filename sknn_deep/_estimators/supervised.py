@@ -131,7 +131,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def get_feature_names_out(self, input_features: "ArrayLike | None" = None) -> np.ndarray:
         """Return a name for each input of the first layer, a row of ``coefs_[0]``.
 
-        They are the features themselves, unless some hold categories or gaps or ``scaling``,
+        They are the features themselves, unless some hold categories or ``scaling``,
         ``numeric_embedding`` or ``allow_nan`` is set. Then numbers come first, "age" and
         "age_is_missing" or the parts of a vector "age_0", "age_1", then indicators of categories
         "kind_a", and the parts of their vectors "place_0".
@@ -139,7 +139,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         Parameters
         ----------
         input_features : array-like of str, default=None
-            Names of the features, if those of the training data had none.
+            Names of the features, if the training data had none.
 
         Returns
         -------
@@ -159,21 +159,21 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         return np.array(of_networks[0], dtype=object)
 
     def hidden_activations(self, X: "MatrixLike", layer: int = -1) -> np.ndarray:
-        """Return what a hidden layer makes of the rows: features that the network has learned.
+        """Return the activations of a hidden layer: features that the network has learned.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         layer : int, default=-1
-            Number of the hidden layer, from 0, or from the last by negative numbers.
+            Number of the hidden layer, from 0; negative numbers count from the last.
 
         Returns
         -------
         activations : ndarray of shape (n_samples, n_units)
-            After normalisation and activation, in the network's floating-point type. Of an ensemble
-            those of ``estimators_[0]``, ``estimators_[1]`` and so on side by side: the units of
-            different networks mean different things, so that they have no mean.
+            After normalisation and activation, in the network's floating-point type. For an
+            ensemble, those of ``estimators_[0]``, ``estimators_[1]`` and so on side by side: units
+            of different networks mean different things and cannot be averaged.
 
         See Also
         --------

@@ -171,17 +171,17 @@ _OF_BOTH = f"""
 Parameters
 ----------
 n_candidates : int, default=1
-    Networks of different configurations to try. Above 1, configurations are drawn from the space
-    below, the first being the estimator's own; each network is stopped by the validation rows, or
-    given up where it falls behind; and an ensemble of those that go best together on the
-    validation rows is kept (a greedy selection with replacement [new]_). One that diverges is left
-    out. The time is about that of so many networks, less where some fall behind. ``n_networks`` is
-    then ignored. To scikit-learn's callbacks, such as ``ProgressBar``, each is one task.
+    Number of configurations to try. Above 1, they are drawn from the space below, the first being
+    the estimator's own; each network is stopped by the validation rows, or abandoned if it falls
+    behind; and the ensemble that predicts the validation rows best is kept (a greedy selection with
+    replacement [new]_). Networks that diverge are left out. It takes about as long as that many
+    networks, less if some fall behind. ``n_networks`` is then ignored. To scikit-learn's callbacks,
+    such as ``ProgressBar``, each is one task.
 
 max_time : float or None, default=None
     Seconds after which no further candidate is drawn, and the present one is stopped at the end of
-    its epoch. The ensemble is that of the candidates so far. What is learned then depends on how
-    fast the machine is.
+    its epoch. The ensemble is that of the candidates so far. The result then depends on the speed
+    of the machine.
 
 Attributes
 ----------
@@ -190,14 +190,14 @@ candidates_ : DataFrame
     and its parameters. With ``n_candidates`` above 1 only.
 
 ensemble_weights_ : ndarray of shape (n_members,)
-    The weight of each of ``estimators_``, those candidates that were picked. With ``n_candidates``
+    The weight of each of ``estimators_``, the candidates in the ensemble. With ``n_candidates``
     above 1 only.
 
 Notes
 -----
 The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and fewer
 where an epoch would otherwise have fewer than fifty batches. The rows that early stopping holds out
-are drawn at random; for rows in order of time pass the last ones as ``X_val`` and ``y_val``.
+are drawn at random; for time series, pass the last rows as ``X_val`` and ``y_val``.
 
 Candidates are drawn from this space:
 
