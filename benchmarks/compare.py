@@ -102,7 +102,7 @@ def compare(name: str, checkout: Path, arguments: Any, only: Sequence[str] = ())
     checkout : Path
         A folder with another version of ``sknn_deep``.
     arguments : Namespace
-        As of :func:`harness.parser`.
+        See :func:`harness.parser`.
     only : sequence of str, default=()
         The rows to time; () is all.
     """

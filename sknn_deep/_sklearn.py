@@ -203,7 +203,7 @@ def check_sample_weight(sample_weight: Any, X: Any) -> np.ndarray | None:
         dtype = np.asarray(sample_weight).dtype
     if getattr(dtype, "kind", "") in ("M", "m"):  # which NumPy would convert to nanoseconds
         raise ValueError(
-            f"sample_weight holds {dtype}, but weights are numbers. Give numbers in their place, "
+            f"sample_weight holds {dtype}, but weights are numbers. Replace them by numbers, "
             "such as the days since a date."
         )
     weight: np.ndarray = _check_sample_weight(

@@ -23,7 +23,7 @@ from sknn_deep._engine.activations import aten
 from sknn_deep._networks.inputs import matrices_of
 from sknn_deep._networks.stacked import NormLayer
 
-# Means, variances and counts of batches, as of ``shared_statistics``.
+# Means, variances and counts of batches, as in ``shared_statistics``.
 Statistics = tuple[Tensor, Tensor, Tensor]
 
 

@@ -886,7 +886,7 @@ class AutoencoderTransformer(
             ),
             (
                 self.dtype == "bfloat16" and (self.variational or self.contractive > 0),
-                "dtype='bfloat16' is written for neither variational=True nor contractive, got "
+                "dtype='bfloat16' supports neither variational=True nor contractive, got "
                 f"variational={self.variational} and contractive={self.contractive}; choose "
                 "dtype='float32'.",
             ),
@@ -905,7 +905,7 @@ class AutoencoderTransformer(
         names = ("allow_nan", "contractive", "tied_weights", "variational")
         used = [name for name in names if getattr(self, name)]
         used += ["loss_weights"] * (self.loss_weights is not None)
-        return f"{', '.join(used)} is not written for stacks" if used else ""
+        return f"{', '.join(used)} is not supported in stacks" if used else ""
 
     def _validate_training_data(
         self, call: Call, dtypes: list[type], *, reset: bool
@@ -945,7 +945,7 @@ class AutoencoderTransformer(
         return learn_columns(X, self.categorical_features)
 
     def _check_categories(self) -> None:
-        """Refuse what does not go with columns of categories."""
+        """Refuse what cannot be combined with columns of categories."""
         if self._columns is None:
             return
         for name, value, is_wrong in (
@@ -958,10 +958,10 @@ class AutoencoderTransformer(
         ):
             if is_wrong:
                 raise ValueError(
-                    f"{name}={value!r} does not go with categories, of which X has "
+                    f"{name}={value!r} cannot be combined with categories, of which X has "
                     f"{len(self._columns.categories)} columns: a category is reconstructed by a "
                     f"softmax, and a number as it is. Leave {name} at its default, or encode them "
-                    "before, as by OneHotEncoder."
+                    "first, for example with OneHotEncoder."
                 )
 
     def _learn_numbers(self, X: Features, weight: np.ndarray | None) -> None:

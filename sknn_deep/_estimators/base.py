@@ -116,11 +116,11 @@ class BaseDeepNetwork(NetworkHooks):
     def _validate_rows(
         self, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
     ) -> Any:
-        """Return the features to train on, and y where it is given, as of :func:`to_train_on`."""
+        """Return the features to train on, and y where it is given, as in :func:`to_train_on`."""
         return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
 
     def _map_rows(self, function: Callable[[Tensor], Tensor], X: Any) -> np.ndarray:
-        """Apply a part of the network to the rows of validated X, as of :func:`map_rows`."""
+        """Apply a part of the network to the rows of validated X, as in :func:`map_rows`."""
         return map_rows(function, features_of(X), self.module_)
 
     def __sklearn_tags__(self) -> Any:

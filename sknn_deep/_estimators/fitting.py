@@ -363,7 +363,7 @@ class Fit:
             changes = ", ".join(f"{key} {present[key]} -> {asked[key]}" for key in unfit)
             raise ValueError(
                 "warm_start and partial_fit go on with the network of the previous call; the "
-                f"present parameters and data ask for another one ({changes}). Set "
+                f"present parameters and data need a different one ({changes}). Set "
                 "warm_start=False, or make a new estimator."
             )
         if not incremental:

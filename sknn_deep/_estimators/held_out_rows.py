@@ -156,7 +156,7 @@ def rows_of_splitter(
         ) from error
     if division is None:
         raise ValueError(
-            f"validation_splitter={splitter!r} divides the {n_rows} rows in no way; choose one "
+            f"validation_splitter={splitter!r} yields no split of the {n_rows} rows; choose one "
             "that yields training and test rows."
         )
     train, held_out = (_row_numbers(rows) for rows in division)
@@ -254,5 +254,5 @@ def _check_sizes(n_rows: int, n_held_out: int, fraction: float, n_least: int) ->
     if n_held_out < 2:
         raise ValueError(
             "The validation set is too small. Increase 'validation_fraction' or the size of your "
-            f"dataset.{' It takes a row of each class.' if n_least > 1 else ''}"
+            f"dataset.{' It needs a row of each class.' if n_least > 1 else ''}"
         )

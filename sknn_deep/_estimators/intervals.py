@@ -56,7 +56,7 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> np.ndarray:
     if rank > n_rows:
         n_needed = math.ceil(coverage / (1 - coverage) - 1e-9)
         raise ValueError(
-            f"coverage={coverage} takes {n_needed} held-out rows at least, but {n_rows} were held "
+            f"coverage={coverage} needs at least {n_needed} held-out rows, but {n_rows} were held "
             "out; hold out more, or ask for less."
         )
     return np.partition(scores, rank - 1, axis=0)[rank - 1]

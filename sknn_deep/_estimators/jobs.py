@@ -173,20 +173,20 @@ def _reason_to_train_alone(job: Job) -> str:
     if own := estimator._reason_to_train_alone():
         return own
     if estimator.solver not in ("sgd", "adam", "muon"):
-        return f"solver={estimator.solver!r} is not written for stacks"
+        return f"solver={estimator.solver!r} is not supported in stacks"
     if estimator.solver == "muon" and not np.size(estimator.hidden_layer_sizes):
-        return "solver='muon' without hidden layers is not written for stacks"
+        return "solver='muon' without hidden layers is not supported in stacks"
     if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
-        return "callbacks are told of one network"
+        return "callbacks follow a single network"
     if estimator.dtype == "bfloat16":
-        return "dtype='bfloat16' is not written for stacks"
+        return "dtype='bfloat16' is not supported in stacks"
     if estimator.warm_start and hasattr(estimator, "module_"):
         return "warm_start=True goes on with an earlier network"
     others = sorted(job.fit_params.keys() - _arguments_of_fit(estimator_class))
     if others:
         return f"fit was given {', '.join(others)}"
     device = resolve_device(estimator.device)
-    return "stacks are not written for device='mps'" if device.type == "mps" else ""
+    return "stacks are not supported on device='mps'" if device.type == "mps" else ""
 
 
 def may_go_on(job: Job) -> bool:

@@ -106,7 +106,7 @@ def training_memory(
     dtype: torch.dtype,
     copied_bytes: int = 0,
 ) -> TrainingMemory:
-    """Return what the training of a network takes; parameters as of :func:`memory_explained`."""
+    """Return what the training of a network takes; parameters as in :func:`memory_explained`."""
     config = estimator._network_config(n_features, dtype)
     layers = network_layers(config, estimator.out_activation_)
     n_parameters = sum(layer.n_parameters for layer in layers)

@@ -22,7 +22,7 @@ _DATES = (
 _TYPES_OF_DATES = ("date", "time", "duration", "period")
 # What to do.
 _NO_DATES = (
-    "Leave dates out, or give numbers in their place that mean something to the task, such as "
+    "Leave dates out, or replace them by numbers that are meaningful for the task, such as "
     "the days since a date, the month or the hour."
 )
 _NO_NA = "Write missing values as NaN, by X.replace({pd.NA: np.nan}), or fill them in."

@@ -612,7 +612,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         if len(self._networks) == 1 and self.out_activation_ != "normal":
             raise ValueError(
                 "return_std=True needs several networks to compare, but one was fitted; "
-                "fit an ensemble, such as with n_networks=5. For the standard deviation of the "
+                "fit an ensemble, for example with n_networks=5. For the standard deviation of the "
                 "target itself fit with loss='normal'."
             )
         return self._mean_and_std(X)
@@ -899,7 +899,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         super()._check_combinations(call)
         if self.target_scaling is not None and self.loss == "poisson":
             raise ValueError(
-                "loss='poisson' is of counts as they are, got target_scaling="
+                "loss='poisson' needs counts as they are, got target_scaling="
                 f"{self.target_scaling!r}; leave it at None."
             )
         if self.quantiles is not None:
@@ -924,7 +924,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         if self.quantiles is None:
             raise AttributeError(
                 "predict_quantiles needs the levels of quantiles, got quantiles=None; fit with "
-                "loss='quantile' and such as quantiles=[0.05, 0.5, 0.95]."
+                "loss='quantile' and, for example, quantiles=[0.05, 0.5, 0.95]."
             )
         return True
 

@@ -48,7 +48,7 @@ def to_train_on(
     reset : bool
         Whether the names and the number of features are learned.
     **options
-        As of ``validate_data``.
+        See ``validate_data``.
     """
     if isinstance(X, Features):  # an ensemble's, for each of its networks
         if reset:

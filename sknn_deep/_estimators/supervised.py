@@ -201,7 +201,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         if self.n_networks > 1 and self.callbacks:
             raise ValueError(
                 f"n_networks={self.n_networks} does not support callbacks={self.callbacks!r}: a "
-                "skorch callback is told of one network. Use callbacks=None, or n_networks=1."
+                "skorch callback follows a single network. Use callbacks=None, or n_networks=1."
             )
 
     def _reason_to_train_alone(self) -> str:
@@ -230,8 +230,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         n_inputs = n_features if inputs is None else TableInput(**inputs, device=_META).n_inputs
         if n_inputs == 0:
             raise ValueError(
-                "X has nothing to learn from: in its columns of categories hardly a value occurs "
-                "twice, as in names and numbers of customers. Pass other features, too."
+                "X has nothing to learn from: in its columns of categories almost every "
+                "value is unique, as in names and numbers of customers. Pass other features, too."
             )
         return {
             "layer_units": (n_inputs, *hidden, self._n_output_units()),
@@ -314,9 +314,9 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             return
         if self.module_.input is not None:
             raise ValueError(
-                f"init_from={self.init_from!r} has learned from plain numbers: it goes with no "
-                "categories in X, and with scaling, numeric_embedding, learned_scales and "
-                "allow_nan at their defaults."
+                f"init_from={self.init_from!r} has learned from plain numbers: X must have no "
+                "categories, and scaling, numeric_embedding, learned_scales and allow_nan must be "
+                "at their defaults."
             )
         encoder, hidden = self._source_layers(), self.module_.stages()[:-1]
         self._check_source(encoder)
@@ -392,10 +392,10 @@ def hidden_layer_number(estimator: Any, layer: int) -> int:
     n_hidden = len(estimator.module_.config["activations"])
     if not isinstance(layer, Integral) or not -n_hidden <= layer < n_hidden:
         raise ValueError(
-            f"layer={layer!r} is no hidden layer: the network has {n_hidden}; choose an integer "
+            f"layer={layer!r} is not a hidden layer: the network has {n_hidden}; choose an integer "
             f"from {-n_hidden} to {n_hidden - 1}."
             if n_hidden
-            else f"layer={layer!r} is no hidden layer: the network has none."
+            else f"layer={layer!r} is not a hidden layer: the network has none."
         )
     return int(layer) % n_hidden
 

@@ -251,7 +251,7 @@ def _selected(selection: Any, names: list[Any]) -> list[int]:
             chosen.add(names.index(item))
         else:
             raise ValueError(
-                f"categorical_features has {item!r}, which is no column of X; it has {names}."
+                f"categorical_features has {item!r}, which is not a column of X; it has {names}."
             )
     return sorted(chosen)
 
@@ -324,7 +324,7 @@ def _warn_of_numbers(name: Any, values: list[Any]) -> None:
     number = texts[int(is_number.argmax())]
     beside = "" if is_number.all() else f", beside {texts[int(is_number.argmin())]!r}"
     warn_user(
-        f"Column {name!r} holds numbers as texts, such as {number!r}{beside}, and is taken for "
-        f"{len(values)} categories. Convert it, as by X[{name!r}] = pd.to_numeric(X[{name!r}], "
-        'errors="coerce") with allow_nan=True; or name it in categorical_features.'
+        f"Column {name!r} holds numbers as texts, such as {number!r}{beside}, and is treated as "
+        f"{len(values)} categories. Convert it, for example by X[{name!r}] = "
+        f'pd.to_numeric(X[{name!r}], errors="coerce") with allow_nan=True; or name it in categorical_features.'
     )

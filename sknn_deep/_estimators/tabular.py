@@ -113,7 +113,7 @@ class TabularHooks:
         """What came of each candidate: one row each, with ``n_candidates`` above 1."""
         if "_candidates" not in vars(self):
             raise AttributeError(
-                "candidates_ is there once fit has tried several: set n_candidates, got "
+                "candidates_ exists once fit has tried several: set n_candidates, got "
                 f"n_candidates={self.n_candidates}."
             )
         return pd.DataFrame(self._candidates)
@@ -147,7 +147,7 @@ class TabularHooks:
         ):
             if is_given:
                 raise ValueError(
-                    f"n_candidates={self.n_candidates} does not go with {name}: {remedy}."
+                    f"n_candidates={self.n_candidates} cannot be combined with {name}: {remedy}."
                 )
 
     def _check_solver(self) -> bool:

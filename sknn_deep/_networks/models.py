@@ -31,7 +31,7 @@ class MLP(Network):
     input : dict, default=None
         The arguments of a :class:`TableInput` that makes the first layer's input of the features.
     **options
-        As of :class:`DenseStack`.
+        See :class:`DenseStack`.
 
     Examples
     --------

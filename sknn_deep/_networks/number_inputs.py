@@ -115,7 +115,7 @@ class ScaledNumbers(Numbers):
     gaps : sequence of int, default=()
         Those of the columns in which numbers are missing.
     **options
-        As of :class:`Numbers`.
+        See :class:`Numbers`.
 
     Examples
     --------
@@ -201,7 +201,7 @@ class EmbeddedNumbers(Numbers):
     frequency_scale : float
         Standard deviation of the frequencies that "periodic" starts with.
     **options
-        As of :class:`Numbers`.
+        See :class:`Numbers`.
 
     Examples
     --------

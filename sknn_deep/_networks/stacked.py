@@ -127,7 +127,7 @@ def bound_input(
 ) -> BoundInput | None:
     """Return the input layer of a network, or those of several; None where they have none.
 
-    Parameters are as of :func:`dense_layers`.
+    Parameters are as in :func:`dense_layers`.
     """
     modules = [network.input for network in networks if network.input is not None]
     if not modules:

@@ -12,19 +12,18 @@ class ProgressBar(sklearn.callback.ProgressBar):
     """Show the progress of a fit, with the loss and the validation score of the last epoch.
 
     scikit-learn's ``ProgressBar`` with the same parameter, in a terminal and in a notebook: a bar
-    for each estimator, the share that is done and the time that is left. Beside the bar of a
-    network of this package stand the epoch, its loss and, with a validation set, its score.
+    for each estimator, the share done and the time left. The bar of a network of this package also
+    shows the epoch, its loss and, with a validation set, its score.
 
     Parameters
     ----------
     max_propagation_depth : int, default=1
-        How deep to look into an estimator for others that have a bar: 0 shows the outermost alone,
-        None all.
+        How many levels of nested estimators have a bar: 0 shows only the outermost, None all.
 
     Notes
     -----
-    It needs rich, which the extra ``progress`` installs. In a fused search the bar is the
-    search's: networks that are trained together have none of their own.
+    It needs rich, which the extra ``progress`` installs. A fused search has one bar: networks that
+    are trained together have none of their own.
 
     Examples
     --------

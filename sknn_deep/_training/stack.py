@@ -177,7 +177,7 @@ class Stack:
         Parameters
         ----------
         rates : dict of (list of float or None)
-            As of :meth:`Engine.train_epoch`, for every network that is not released, by its number.
+            See :meth:`Engine.train_epoch`, for every network that is not released, by its number.
 
         Returns
         -------
@@ -327,7 +327,7 @@ class Stack:
         rates: dict[int, list[float] | None],
         moves: "list[_Moves]",
     ) -> list[Factors]:
-        """Return what each step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
+        """Return what each step asks for, as in :meth:`Engine.plain_steps`, for all networks."""
         n_steps = self._lengths[0, piece].size
         if moves is not self._table_of or self._has_weights:
             self._table_of, self._lrs = moves, np.zeros((len(self._trainings), n_steps))
@@ -431,7 +431,7 @@ class Stack:
         return moves
 
     def _take_or_replay(self, work: Workspace, moves: "list[_Moves]", factors: Any) -> Tensor:
-        """Take a step along each batch in the fastest way; return as of :meth:`_take_steps`."""
+        """Take a step along each batch in the fastest way; return as in :meth:`_take_steps`."""
 
         def take_steps(work: Workspace, factors: Any) -> Tensor:
             return self._take_steps(work, moves, factors)

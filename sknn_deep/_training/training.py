@@ -47,7 +47,7 @@ from sknn_deep._user_warnings import warn_user
 
 
 class Penalties(TypedDict):
-    """What holds the weights back, as of :class:`Engine`."""
+    """What holds the weights back, as in :class:`Engine`."""
 
     alpha: float
     weight_decay: float
@@ -108,7 +108,7 @@ class Training:
     penalties : Penalties
         ``alpha``, ``weight_decay`` and ``max_grad_norm``, as of :class:`Engine`.
     product_dtype : torch.dtype or None
-        As of :class:`Engine`.
+        See :class:`Engine`.
     batches : Batches
     validation : Validation or None
     random_state : RandomState

@@ -104,7 +104,7 @@ class Trial:
     standing : Standing or None
         Where the training with fewer epochs ended that this one may go on from.
     digest : str
-        As of :class:`Standing`, of the data of this one.
+        See :class:`Standing`, of the data of this one.
     """
 
     estimator: Any

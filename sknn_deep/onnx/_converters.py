@@ -29,7 +29,7 @@ def register() -> None:
 
     Then ``skl2onnx.to_onnx`` and ``skl2onnx.convert_sklearn`` know them, alone and inside of what
     skl2onnx converts: pipelines, searches, ``VotingClassifier``, ``CalibratedClassifierCV`` and
-    the like. :func:`sknn_deep.to_onnx` does it by itself. To call it twice does no harm.
+    the like. :func:`sknn_deep.to_onnx` does it by itself. Calling it twice does no harm.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How far predicted probabilities can be taken at their word."""
+"""Whether predicted probabilities match how often they are right."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CalibrationDisplay:
     confident. To compare classifiers in one picture, pass the axes of the first.
 
     scikit-learn's :class:`sklearn.calibration.CalibrationDisplay` shows the probability of one
-    class of two. This one takes any number of classes, and shows how exact its points are.
+    class of two. This one handles any number of classes, and shows how precise its points are.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class CalibrationDisplay:
             Their classes.
 
         n_bins : int, default=10
-            Groups, of about as many rows each. Fewer make each point more exact.
+            Number of groups, of about equal size. Fewer make each point more precise.
 
         name : str, default=None
             Name of the classifier in the legend.
@@ -181,7 +181,7 @@ class CalibrationDisplay:
             The class of each column of ``y_proba``; None is the sorted values of ``y_true``.
 
         n_bins : int, default=10
-            Groups, of about as many rows each.
+            Number of groups, of about equal size.
 
         name : str, default=None
             Name of the classifier in the legend.

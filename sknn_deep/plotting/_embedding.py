@@ -217,16 +217,16 @@ class EmbeddingDisplay:
             Where to draw; None makes a figure.
 
         size : float, default=None
-            Area of a point, in square points; None chooses it by the number of points.
+            Area of a point, in square points; None depends on the number of points.
 
         alpha : float, default=None
-            Opacity of a point; None chooses it by the number of points.
+            Opacity of a point; None depends on the number of points.
 
         cmap : str or matplotlib Colormap, default="viridis"
             Colours of numbers.
 
         legend : bool, default=True
-            Show what the colours mean; of many classes, the first 60.
+            Show what the colours mean; for many classes only the first 60.
 
         annotate : bool, default=False
             Write the name of each class on the median of its points, or beside it with a line
@@ -234,7 +234,7 @@ class EmbeddingDisplay:
             to tell apart, and for readers who confuse colours.
 
         n_images : int, default=0
-            Draw up to that many of the images, spread over the map.
+            Draw up to this many of the images, spread over the map.
 
         Returns
         -------
@@ -322,7 +322,7 @@ class EmbeddingDisplay:
         ImportError
             If plotly is not installed.
         ValueError
-            If there are not as many images as points, or y holds infinite numbers.
+            If the numbers of images and points differ, or y holds infinite numbers.
 
         Examples
         --------

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 class HalvingDisplay:
     """Scores of the candidates of a halving search, over the resources that they were given.
 
-    Made by :meth:`from_estimator`. Each candidate is a line that ends at the rung at which it was
-    given up. The best one stands out.
+    Made by :meth:`from_estimator`. Each candidate is a line that ends at the rung where it was
+    dropped. The best one stands out.
 
     Parameters
     ----------
     candidates : array-like of shape (n_rows,)
-        Which candidate a row of the search's results is of, as a number from 0 on.
+        Number of the candidate in each row of the search's results, from 0.
 
     resources : array-like of shape (n_rows,)
-        What the candidate was given, such as epochs or training rows.
+        What the candidate was trained with, such as epochs or rows.
 
     scores : array-like of shape (n_rows,)
         Mean score of the folds; NaN where the fits failed.

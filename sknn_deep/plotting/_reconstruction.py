@@ -1,4 +1,4 @@
-"""Images and what a transformer reconstructs of them."""
+"""Images and their reconstructions by a transformer."""
 
 from __future__ import annotations
 

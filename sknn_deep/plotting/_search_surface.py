@@ -115,13 +115,13 @@ class SearchSurfaceDisplay:
             Fitted, with ``cv_results_``, such as ``GridSearchCV``.
 
         params : (str, str), default=None
-            Names of the parameters on the x and y axes. Of candidates that differ only in
-            other parameters, the best is drawn; candidates that do not set both are left out.
-            None takes the parameters that vary, which must be two.
+            Names of the parameters on the x and y axes. Among candidates that differ only in other
+            parameters, the best is drawn; candidates that do not set both are left out. None takes
+            the parameters that vary, of which there must be two.
 
         metric : str, default=None
-            Which score to draw, of a search with several; None is the one by which it refits,
-            or the first if ``refit`` names none.
+            Which score to draw, for a search with several; None is the one that ``refit`` names, or
+            the first.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
