@@ -326,5 +326,6 @@ def _warn_of_numbers(name: Any, values: list[Any]) -> None:
     warn_user(
         f"Column {name!r} holds numbers as texts, such as {number!r}{beside}, and is treated as "
         f"{len(values)} categories. Convert it, for example by X[{name!r}] = "
-        f'pd.to_numeric(X[{name!r}], errors="coerce") with allow_nan=True; or name it in categorical_features.'
+        f'pd.to_numeric(X[{name!r}], errors="coerce") with allow_nan=True; '
+        "or name it in categorical_features."
     )

@@ -81,8 +81,8 @@ class CheckpointFile:
         if found:
             raise ValueError(
                 f"The checkpoint {self._path!r} belongs to another training: {'; '.join(found)}. "
-                "Pass what was passed then to go on with it, name another path, or delete the file to "
-                "train anew."
+                "Pass what was passed then to go on with it, name another path, or delete the file "
+                "to train anew."
             )
 
     @contextmanager
