@@ -9,8 +9,8 @@ they are never trained on. HistGradientBoosting and scikit-learn's MLP do not se
 training rows by their own rules. Splits that were published are used as they are; else a fifth of
 the rows is the test set, and a fifth of the rest the validation set.
 
-``--validation`` prints figures of the validation rows, which flatter those who stop by them. Choose
-parameters by these, and look at the test rows once.
+``--validation`` prints figures of the validation rows, which flatter contenders that stop by them.
+Choose parameters by these, and look at the test rows once.
 
 LightGBM, XGBoost and pytabkit's RealMLP are left out where they are not installed. RealMLP and
 scikit-learn's MLP take no gaps in numbers and get the median instead.

@@ -1,4 +1,4 @@
-"""The only door to scikit-learn's private helpers.
+"""The only module that imports scikit-learn's private helpers.
 
 Every name with a leading underscore that the package takes from scikit-learn is imported here,
 so that a release that moves one needs a change in one place. So are its decorators: scikit-learn

@@ -108,7 +108,7 @@ class Batches:
 
     @cached_property
     def _targets(self) -> Tensor | None:
-        """All targets on the device; those of a stack are there once, whoever else has them."""
+        """All targets on the device; those that networks of a stack share are there once."""
         targets = self.samples.targets
         return None if targets is None else to_device(targets, self._device, self._dtype)
 

@@ -1,4 +1,4 @@
-"""Rows of features, whatever holds them: the one place that knows.
+"""Rows of features in any container: the only module that knows which.
 
 An estimator's features are an array, a sparse matrix, a file that is mapped into memory or the
 columns of a frame. :class:`Features` hands their rows to a network, to the statistics and to

@@ -1,4 +1,4 @@
-"""The base of the three estimators: all but parameters and the course of a fit.
+"""The base of the estimators: everything except parameters and the course of a fit.
 
 Think twice before adding anything here: what only one estimator needs belongs to it.
 """

@@ -1,4 +1,4 @@
-"""Means and limits of features, with or without missing values, and rows that tell of scales."""
+"""Means and limits of features, with or without missing values, and rows to learn scales from."""
 
 import numpy as np
 

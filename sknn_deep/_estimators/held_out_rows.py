@@ -1,8 +1,8 @@
 """Which rows early stopping holds out: scikit-learn's, but never all rows of a class.
 
-scikit-learn's MLP stratifies two classes and draws from more of them, or from several labels,
-whatever row comes. So a rare class may be held out as a whole, and is never learned. Its rows are
-shared here; in all other cases the rows are scikit-learn's, for the same trajectory.
+scikit-learn's MLP stratifies two classes, but draws rows at random from more classes or several
+labels. So a rare class may be held out as a whole, and is never learned. Here its rows are divided;
+in all other cases the rows are scikit-learn's, for the same trajectory.
 
 ``validation_splitter`` asks for other rows: those of a splitter, or a share of each class.
 """
@@ -127,7 +127,7 @@ def rows_of_splitter(
     Raises
     ------
     ValueError
-        If it fails, or divides the rows in no way to train and to watch by.
+        If it fails, or yields no rows to train on or to validate with.
 
     Examples
     --------

@@ -26,7 +26,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     """The decisions of an estimator: its data, its network, its loss, its rules.
 
     A :class:`~sknn_deep._estimators.fitting.Fit` calls them on a draft of the estimator, and
-    whatever they set there belongs to the estimator once the fit is committed.
+    what they set there belongs to the estimator once the fit is committed.
     """
 
     # Parameters of all three estimators, each with a default of its own.

@@ -4,7 +4,7 @@ Of :math:`n` rows that the network has not been trained on, each has a score: by
 target lies outside of an interval that the network proposes. Widened by the
 :math:`\lceil (n + 1) c \rceil`-th smallest score, the proposal for a new row holds its target with
 a probability of at least :math:`c`, whatever the network and the distribution are, as long as the
-rows come in no particular order [1]_. What is proposed decides how wide the intervals are where:
+rows come in no particular order [1]_. The proposal decides how the widths vary:
 
 - the prediction alone, in the units of the target: all intervals are of one width;
 - the prediction in units of its standard deviation: they are wide where the network expects it;

@@ -33,7 +33,7 @@ _NUMBERS = (
     "learning_rate_init", "learning_rate", "momentum", "nesterovs_momentum", "beta_1", "beta_2",
     "epsilon", "adam_learning_rate_init",
 )  # fmt: skip
-# Why a network that could be part of a stack is none: nobody loses by that.
+# Why a network that could be part of a stack is not: no time is lost by that.
 FASTER_ALONE = "no other has its shape, or stacks of its size are slow"
 # Beside the multiply-adds of its outputs, a network's step in a stack, its epoch and its fit
 # take as long as so many.
@@ -103,8 +103,8 @@ def stacks(jobs: list[Job], n_workers: int) -> list[list[Job]]:
     """Divide jobs into groups, none empty, which workers that are free take one after the other.
 
     What can be one stack stays together as far as that allows. Where the work is long,
-    large groups come first and small ones last, as in factoring [1]_: so no worker waits long
-    for another, whatever stops early and however fast each core is.
+    large groups come first and small ones last, as in factoring [1]_: so no worker waits long for
+    another, even if networks stop early or cores differ in speed.
     """
     alike = [in_order(group) for group in group_alike(jobs)]
     works = [(job, _work(job)) for group in alike for job in group]

@@ -6,7 +6,7 @@ batches, validation sets, files mapped into memory and fused searches know nothi
 the codes mean to the network is decided by its input layer
 (:class:`~sknn_deep._networks.table_input.TableInput`).
 
-pandas reads the columns, whatever holds them: it knows every way in which a value may be missing.
+pandas reads the columns of any container: it knows every way in which a value may be missing.
 """
 
 import importlib

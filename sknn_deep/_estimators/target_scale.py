@@ -1,4 +1,4 @@
-"""Regression targets that are far from size 1, on which a training comes to nothing.
+"""Regression targets far from size 1, on which training fails.
 
 Initial outputs are of size 1, an optimiser like Adam moves them by about its learning rate in
 each step, and ``tol`` is an absolute number. A target in dollars is out of reach, and one of size

@@ -1,4 +1,4 @@
-"""Reading the files of skops [1]_, zip archives, whoever may have written them.
+"""Reading the files of skops [1]_, zip archives from unknown sources.
 
 skops decides by name which types a file may use. Before it reads a file, its size bounds what it
 asks for: bytes to unpack, numbers in arrays, and parts that stand in several places, over which

@@ -1,4 +1,4 @@
-"""Large arrays that live in a file: read piece by piece, and let go of.
+"""Large arrays in a file: read piece by piece, and released.
 
 What has been read of a memory map counts as the process' memory until another one wants it,
 so that an epoch over a file takes as much memory as the file is long. The pages can be handed

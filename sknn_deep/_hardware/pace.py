@@ -15,8 +15,8 @@ the last digit of a fit with large layers may differ. Every bit is the same each
 of one's own whose cores share a cache, on one thread (``OMP_NUM_THREADS=1``), and with
 ``torch.use_deterministic_algorithms(True)``.
 
-Predictions never follow the clock: whoever calls ``predict`` twice expects the same bits twice. The
-number of their threads depends on the shapes and on the threads allowed only.
+Predictions never follow the clock: two calls of ``predict`` are expected to return the same bits.
+The number of their threads depends on the shapes and on the threads allowed only.
 """
 
 import math
@@ -108,7 +108,7 @@ class Pace:
     n_threads : int
         The most threads to use.
     is_fixed : bool, default=False
-        Use them always, whatever else the machine does.
+        Always use them, even on a busy machine.
 
     Attributes
     ----------

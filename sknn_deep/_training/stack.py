@@ -2,7 +2,7 @@
 
 Each network has rows, an order, a penalty, a learning rate and random numbers of its own.
 The products of a step are batched products over the stack; all else that a step does is one
-operation on the rows of shared buffers. A network's weights come out as they would alone,
+operation on the rows of shared buffers. Each network gets the weights that it would get alone, up
 to rounding.
 
 Networks that share their optimiser's numbers and lie next to each other are moved by one call of

@@ -123,7 +123,7 @@ class FusedSearch(BaseSearchCV):
         return self
 
     def _tell_where_nothing_was_fused(self) -> None:
-        """Warn who searches in vain for the speed that this class is made for."""
+        """Warn if no fit was fused, so that the search was no faster than scikit-learn's."""
         reasons = dict.fromkeys(self.not_fused_reasons_.flat)
         if self.fused_.any() or self.fused_.size == 1 or FASTER_ALONE in reasons:
             return

@@ -135,7 +135,7 @@ def _finish(
     test_sets: dict[tuple, tuple],
     settings: Settings,
 ) -> dict[str, Any]:
-    """Score a trial that is fitted, tell of it, and let its estimator go."""
+    """Score a fitted trial, report it, and release its estimator."""
     try:
         if error is not None:
             if settings.error_score == "raise":

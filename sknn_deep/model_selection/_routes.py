@@ -1,4 +1,4 @@
-"""The way to the network of a candidate, through pipelines and what transforms the targets."""
+"""The path to the network of a candidate, through pipelines and target transformers."""
 
 import math
 from typing import Any

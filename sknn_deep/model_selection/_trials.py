@@ -81,7 +81,7 @@ class Trial:
         With the candidate's parameters set. All trials of a candidate share one, until each
         takes a clone of it to fit.
     original : estimator
-        That of the candidate, whatever becomes of ``estimator``.
+        That of the candidate, even after ``estimator`` has changed.
     parameters : dict or None
         What was set.
     split : Split
