@@ -101,8 +101,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Largest number of epochs, or of L-BFGS iterations.
 
     shuffle : bool, default=True
-        Whether to permute the samples before each epoch. Early stopping holds out random rows in
-        either case, as in scikit-learn.
+        Whether to permute the samples before each epoch. Early stopping draws held-out rows at
+        random in either case, as in scikit-learn.
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation split, the permutations and the dropout

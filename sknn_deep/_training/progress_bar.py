@@ -22,8 +22,8 @@ class ProgressBar(sklearn.callback.ProgressBar):
 
     Notes
     -----
-    It needs rich, which the extra ``progress`` installs. A fused search has one bar: networks that
-    are trained together have none of their own.
+    It needs rich, which the extra ``progress`` installs, and in a notebook also ipywidgets. A fused
+    search has one bar: networks that are trained together have none of their own.
 
     Examples
     --------

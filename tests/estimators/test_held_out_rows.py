@@ -56,6 +56,7 @@ def test_the_documentation_says_that_rows_are_held_out_at_random_also_in_a_fixed
     parameter, kind
 ):
     described = re.search(rf"\n    {parameter} : .*?\n\n", kind.__doc__, re.DOTALL).group()
+    described = " ".join(described.split())
     assert "at random" in described
     assert "shuffle=False" in described or "in either case" in described
 
