@@ -184,7 +184,7 @@ class LossCurveDisplay:
 def _draw_legend(ax: Axes) -> None:
     """Draw the legend: on the axes, or beside them where it would cover the curves."""
     is_beside = len(ax.lines) > 6 and ax.figure.get_layout_engine() is not None
-    place = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if is_beside else {}
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if is_beside else {}
     ax.legend(frameon=False, **place)
 
 
