@@ -1,9 +1,9 @@
 """Prediction time of 784-128-64-10 against the others: ``python -m benchmarks.predict``.
 
-All contenders hold the same weights, and a figure is one call with an array of so many
-images, repeated where it is short. "torch" is what its users write, in inference mode, array in and
-array out. ``transform`` is the encoder of an autoencoder with a 32-unit code, which scikit-learn
-and skorch do not offer. On one thread the processor's time is counted, which busy neighbours do not
+All contenders hold the same weights, and a figure is one call with an array of that many images,
+repeated where it is short. "torch" is what its users write, in inference mode, array in and array
+out. ``transform`` is the encoder of an autoencoder with a 32-unit code, which scikit-learn and
+skorch do not offer. On one thread the processor's time is counted, which busy neighbours do not
 lengthen.
 
 The last table simulates a server: sixteen threads ask one model, ours loaded from its file, for the

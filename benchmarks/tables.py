@@ -54,7 +54,7 @@ FILES = {
 REGRESSIONS = {"california", "cpu_act", "diamonds", "ames", "wine"}
 # Ranks count how many of these are better: ours are not held against each other.
 RIVALS = ("HistGradientBoosting", "LightGBM", "XGBoost", "RealMLP-TD-S")
-# Boosting stops after so many trees without a gain, long before it has all of them.
+# Boosting stops after this many trees without a gain, long before it has all of them.
 BOOSTING = {"n_estimators": 10_000, "learning_rate": 0.05}
 PATIENCE = 100
 

@@ -127,7 +127,7 @@ class Backprop:
         return [] if own is None else own.modules[0].vectors_to_decay(own.parameters)
 
     def begin_epoch(self, longest: int) -> None:
-        """Make ready for batches of so many rows at most, at the rates that dropout has now."""
+        """Prepare for batches of at most this many rows, at the present rates of dropout."""
         if self._layers[0].weight.device.type == "cpu":
             return
         if longest > self._longest:
@@ -143,7 +143,7 @@ class Backprop:
             masks.update()
 
     def largest_kernels(self, n_rows: int) -> dict[str, int]:
-        """Return how much the largest kernels of a step along so many rows do.
+        """Return the work of the largest kernels of a step along this many rows.
 
         Returns
         -------
@@ -155,7 +155,7 @@ class Backprop:
         return {"multiply_adds": n_rows * max(sizes), "n_elements": 4 * sum(sizes)}
 
     def empty_output(self, n_batches: int, n_rows: int) -> Tensor:
-        """Return a buffer for the outputs of some batches of so many rows."""
+        """Return a buffer for the outputs of some batches of this many rows."""
         weight = self._layers[-1].weight
         return empty_matrix((n_batches, *weight.shape[:-2], n_rows, weight.shape[-2]), like=weight)
 

@@ -145,7 +145,7 @@ class Batches:
         return made
 
     def _is_suited(self, buffers: "Buffers", n_rows: int) -> bool:
-        """Return whether so many rows of this set may be gathered there."""
+        """Return whether this many rows of the set may be gathered there."""
         target = self.new_target((0,))
         is_as_wide = target is None or (
             buffers.target is not None
@@ -341,7 +341,7 @@ class _Transfer:
 
 
 def n_together(batch_bytes: int, device: torch.device) -> int:
-    """Return how many batches of so many bytes are gathered together."""
+    """Return how many batches of this many bytes are gathered together."""
     fitting = _GATHER_BYTES.get(device.type, 2**20) // batch_bytes
     return min(max(1, fitting), _MAX_TOGETHER)
 

@@ -30,7 +30,7 @@ from sknn_deep._hardware.memory_maps import Mapped
 # Rows that statistics look at together, and how many numbers they are at most: copies in double
 # precision stay in the cache.
 _ROWS, _NUMBERS = 4096, 2**18
-# Rows go to an accelerator in pieces of so many bytes.
+# Rows go to an accelerator in pieces of this many bytes.
 _UPLOADED_BYTES = 2**25
 Reader = Callable[[slice, Tensor], None]
 
@@ -120,7 +120,7 @@ class Features(ABC):
     ) -> Tensor | None:
         """Return all rows on an accelerator, the same tensor as long as someone holds it.
 
-        None stands for rows that take more than so many bytes there.
+        None if they would take more than this many bytes there.
         """
         present = self._resident()
         if present is not None and (present.device, present.dtype) == (device, dtype):

@@ -40,7 +40,7 @@ def fit_lbfgs(
     chunk : Chunk
         The whole set in one batch.
     alpha, tol, max_iter, max_fun, verbose
-        As of the estimators.
+        See the estimators.
 
     Returns
     -------

@@ -11,7 +11,7 @@ from sknn_deep._training.checkpoint import CheckpointFile, TrainingCheckpoint
 
 
 def check_callback(callback: Any) -> None:
-    """Refuse an entry of ``callbacks`` that is no callback of skorch's.
+    """Refuse an entry of ``callbacks`` that is not a skorch callback.
 
     Raises
     ------

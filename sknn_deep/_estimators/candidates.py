@@ -38,9 +38,10 @@ from sknn_deep._training.progress import DivergenceError
 from sknn_deep._training.sklearn_callbacks import StopTraining
 from sknn_deep._user_warnings import warned_once
 
-# The ensemble has so many places; a network may have several of them.
+# Places in the ensemble; a network may have several of them.
 _MOST_PLACES = 32
-# From this share of its epochs on a network is compared with those before it, if there are so many.
+# From this share of its epochs on, a network is compared with those before it, if there are at
+# least this many.
 _FIRST_LOOK, _FEWEST_BEFORE = 0.2, 5
 
 

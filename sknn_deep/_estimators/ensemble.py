@@ -112,7 +112,7 @@ def mean(outputs: Iterable[np.ndarray], weights: np.ndarray | None = None) -> np
 
 
 def check_same_number(estimator: Any, n_before: int) -> None:
-    """Refuse to go on with an ensemble of another size."""
+    """Refuse to continue an ensemble of another size."""
     if estimator.n_networks != n_before:
         raise ValueError(
             "warm_start and partial_fit go on with the networks of the previous call, got "
@@ -140,7 +140,7 @@ def _new_networks(draft: Any, random_state: np.random.RandomState) -> list[Any]:
 
 
 def validated_call(draft: Any, call: Call, goes_on: bool) -> Call:
-    """Return the call with validated arrays; set what they tell of the estimator on the draft."""
+    """Return the call with validated arrays; set what is learned from them on the draft."""
     dtypes = accepted_dtypes(draft.dtype, resolve_device(draft.device))
     if goes_on:
         dtypes = [numpy_dtype(draft.estimators_[0].module_.flat.dtype)]

@@ -44,7 +44,7 @@ def hold_out_rows(
     Raises
     ------
     ValueError
-        If so few rows are held out, or left, that there is nothing to learn or to watch.
+        If too few rows are held out, or left to train on.
 
     Examples
     --------
@@ -75,11 +75,11 @@ def hold_out_rows(
 def hold_out_stratified(
     fraction: float, random_state: np.random.RandomState, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to train on and the rows held out, of each class in proportion.
+    """Return the rows to train on and the rows held out, each class in proportion.
 
-    The rows are sorted by their class, and every so many is held out: of a class, or a combination
-    of labels, its share to a row. Of many rare combinations the more frequent labels are shared
-    first.
+    The rows are sorted by class, and one in every few is held out: each class, or combination of
+    labels, has its share, give or take a row. Of many rare combinations the more frequent labels
+    are shared first.
 
     Parameters
     ----------
@@ -119,7 +119,8 @@ def rows_of_splitter(
     Parameters
     ----------
     splitter : splitter
-        As of scikit-learn. What it would draw from the global generator comes from the next.
+        As of scikit-learn. What it would draw from the global generator is drawn from
+        ``random_state``.
     X, y, groups
         What it is given.
     random_state : RandomState
@@ -221,7 +222,7 @@ def _lost_classes(train: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]
 
 
 def _check_members(labels: np.ndarray, names: np.ndarray) -> None:
-    """Refuse to stratify a class of one row, with scikit-learn's words at the end."""
+    """Refuse to stratify a class of one row, ending with scikit-learn's message."""
     counts = np.bincount(labels.astype(int), minlength=len(names))
     if 1 not in counts:
         return

@@ -10,8 +10,8 @@ rows come in no particular order [1]_. The proposal decides how the widths vary:
 - the prediction in units of its standard deviation: they are wide where the network expects it;
 - two quantiles, in the units of the target [2]_.
 
-Held-out rows have stopped the training, too, so the choice of an epoch among some is theirs. For
-this the intervals are little too narrow, if at all [3]_.
+The held-out rows have also stopped the training, that is, chosen one epoch among several. That
+makes the intervals hardly too narrow, if at all [3]_.
 
 References
 ----------

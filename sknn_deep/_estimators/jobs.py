@@ -35,8 +35,8 @@ _NUMBERS = (
 )  # fmt: skip
 # Why a network that could be part of a stack is not: no time is lost by that.
 FASTER_ALONE = "no other has its shape, or stacks of its size are slow"
-# Beside the multiply-adds of its outputs, a network's step in a stack, its epoch and its fit
-# take as long as so many.
+# A network's step in a stack, its epoch and its fit each take as long as this many multiply-adds,
+# in addition to those of its outputs.
 _WORK_OF_STEP, _WORK_OF_EPOCH, _WORK_OF_FIT = 5_000, 250_000, 20_000_000
 # A group of about four seconds; joblib's workers may collect garbage after each, for 0.15 s.
 _LEAST_WORK = 4e10

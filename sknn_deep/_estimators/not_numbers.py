@@ -48,7 +48,7 @@ def refuse_not_numbers(estimator: Any, X: Any) -> None:
 
 
 def _found(X: Any, of_categories: set[int]) -> Iterator[tuple[str, str, str]]:
-    """Yield what is no number, where it is, and what to do.
+    """Yield each non-number, its place, and what to do.
 
     Among texts, and in columns that are known to hold categories, a missing value is a category.
     """

@@ -285,7 +285,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         return 0.0
 
     def _batch_size_for(self, n_samples: int) -> int:
-        """Return the rows of a batch, of a training on so many rows."""
+        """Return the rows of a batch, for a training on this many rows."""
         if self.batch_size == "auto":
             return min(200, n_samples)
         if self.batch_size > n_samples:

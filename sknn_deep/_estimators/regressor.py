@@ -906,7 +906,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             self._check_levels()
 
     def _check_levels(self) -> None:
-        """Refuse quantiles without their loss, and levels that are none."""
+        """Refuse quantiles without their loss, and invalid levels."""
         if self.loss != "quantile":
             raise ValueError(
                 f"quantiles={self.quantiles!r} are levels of loss='quantile', got loss="

@@ -1,7 +1,7 @@
 """Networks with the defaults that are best on tables.
 
-They are the classifier and the regressor with other defaults, and nothing else that a user could
-not set there: what raises the level on tables is a parameter of those.
+They are the classifier and the regressor with other defaults: whatever helps on tables is a
+parameter of those, too.
 """
 
 from collections.abc import Sequence
@@ -161,7 +161,7 @@ class TabularHooks:
     def _batch_size_for(self, n_samples: int) -> int:
         if self.batch_size != "auto":
             return super()._batch_size_for(n_samples)  # type: ignore[misc]
-        # a power of two, and of few rows so many batches that an epoch is worth a few steps
+        # a power of two; small tables have small batches, so that an epoch has enough steps
         most = max(1, n_samples // _FEWEST_BATCHES)
         return min(_BATCH_SIZE, max(16, 2 ** int(np.log2(most))), n_samples)
 

@@ -25,7 +25,7 @@ _POOR = 0.9
 
 @np.errstate(over="ignore", invalid="ignore")  # of squares that are infinite nothing is said
 def odd_size(targets: np.ndarray, weight: np.ndarray | None) -> float | None:
-    """Return the size of targets that are far from 1, to a power of ten, or None.
+    """Return the size of targets, to a power of ten, if it is far from 1, otherwise None.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ SCALINGS = ("standard", "robust")
 BASES = ("piecewise_linear", "periodic")
 # A number that is clipped smoothly stays between plus and minus this.
 CLIP = 3.0
-# A bin has so many rows on average, where there are more bins than the second number.
+# Average rows of a bin, where there are more bins than the second number.
 _ROWS_OF_BIN, _FEWEST_BINS = 100, 8
 # A bin that begins here is never reached.
 _BEYOND = 1e30
@@ -414,7 +414,7 @@ def bin_edges(column: np.ndarray, n_bins: int, weight: np.ndarray | None = None)
     column : ndarray of shape (n_rows,)
         NaN where a number is missing.
     n_bins : int
-        At most so many.
+        The largest number of them.
     weight : ndarray of shape (n_rows,), default=None
 
     Returns

@@ -65,7 +65,7 @@ class DenseLayer:
     dropout: list[Dropout]
 
     def output_shape(self, n_rows: int) -> tuple[int, ...]:
-        """Return the shape of the layer's output for so many rows."""
+        """Return the shape of the layer's output for this many rows."""
         return *self.weight.shape[:-2], n_rows, self.weight.shape[-2]
 
 

@@ -142,7 +142,7 @@ def write_state(path: str, state: dict[str, Any]) -> None:
 
 
 def read_state(path: str) -> dict[str, Any]:
-    """Return what :func:`write_state` has written; a ValueError names a file that is none."""
+    """Return what :func:`write_state` has written; a ValueError names a file of another kind."""
     try:
         archive.check_regular(path)
     except ValueError as error:

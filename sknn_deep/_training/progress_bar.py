@@ -51,7 +51,7 @@ class ProgressBar(sklearn.callback.ProgressBar):
         monitor._on_task_end = _with_figures(monitor)
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        """Tell of an epoch's figures, and that the task has ended.
+        """Report an epoch's figures, and the end of the task.
 
         Parameters
         ----------
@@ -69,7 +69,7 @@ class ProgressBar(sklearn.callback.ProgressBar):
 
 
 def _with_figures(monitor: Any) -> Callable[[dict[str, Any]], None]:
-    """Return what handles the messages that are no beginning of a task."""
+    """Return the handler of messages other than the beginning of a task."""
     end_task = monitor._on_task_end
     descriptions: dict[int, str] = {}
 

@@ -1,4 +1,4 @@
-"""What is said to a skorch callback that asks for something a training here does not have."""
+"""Errors for skorch callbacks that ask for something a training here does not have."""
 
 import re
 from typing import Any

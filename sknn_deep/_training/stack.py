@@ -306,7 +306,7 @@ class Stack:
         return Chunk(X, X if target is None else target, scale, parts, [], piece.start)
 
     def _buffers_for(self, n_rows: int) -> "StackBuffers":
-        """Return where so many rows of each network are gathered."""
+        """Return buffers for this many rows of each network."""
         if n_rows not in self._buffers:
             batches = self._trainings[0].batches
 

@@ -31,7 +31,7 @@ from sknn_deep.model_selection._routes import in_parts
 from sknn_deep.model_selection._stand_ins import settled
 from sknn_deep.model_selection._trials import Standing, Trial
 
-# How much the trainings may take together that a halving search may go on with.
+# Bytes of suspended trainings that a halving search may keep.
 MAX_STANDING_BYTES = 2**31
 
 

@@ -57,7 +57,7 @@ class Route:
 
 @dataclass(eq=False)
 class Standing:
-    """Where the training of a trial's network ended, so that it may go on with more epochs.
+    """State of a trial's network at the end of its training, to continue with more epochs.
 
     Attributes
     ----------

@@ -168,7 +168,7 @@ def _probabilities(graph: Graph, classifier: Any, raw: str, out: str | None) -> 
 def _write_labels(
     graph: Graph, classifier: Any, output: str, n_columns: int, threshold: float, label: str
 ) -> None:
-    """Write the most probable labels, given raw output or probabilities of so many columns."""
+    """Write the most probable labels, given ``n_columns`` raw outputs or probabilities."""
     if n_columns > 1 and not is_multilabel(classifier):
         indices = graph.node("ArgMax", output, axis=1, keepdims=0)
     else:

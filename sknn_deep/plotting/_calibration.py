@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
     from numpy.typing import ArrayLike
 
-_Z = 1.645  # of a normal distribution, 90 % lie within so many standard deviations
+_Z = 1.645  # 90 % of a normal distribution lie within this many standard deviations
 
 
 class CalibrationDisplay:

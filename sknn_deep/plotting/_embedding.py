@@ -376,7 +376,7 @@ class EmbeddingDisplay:
             s=np.clip(15000 / n_samples, 1.5, 30) if size is None else size,
             alpha=np.clip(25 / n_samples**0.4, 0.45, 0.8) if alpha is None else alpha,
             lw=0,
-            rasterized=n_samples > 5000,  # a vector file of so many points opens slowly
+            rasterized=n_samples > 5000,  # vector files with that many points open slowly
             **colors,
         )
 
