@@ -127,7 +127,7 @@ class Backprop:
         return [] if own is None else own.modules[0].vectors_to_decay(own.parameters)
 
     def begin_epoch(self, longest: int) -> None:
-        """Prepare for batches of at most this many rows, at the present rates of dropout."""
+        """Make ready for batches of so many rows at most, at the rates that dropout has now."""
         if self._layers[0].weight.device.type == "cpu":
             return
         if longest > self._longest:

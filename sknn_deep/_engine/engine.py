@@ -138,7 +138,7 @@ class Engine:
     max_grad_norm : float, default=None
         Longer gradients are shortened to this norm.
     product_dtype : torch.dtype, default=None
-        See :class:`Backprop`.
+        As of :class:`Backprop`.
 
     Attributes
     ----------

@@ -40,7 +40,7 @@ def fit_lbfgs(
     chunk : Chunk
         The whole set in one batch.
     alpha, tol, max_iter, max_fun, verbose
-        See the estimators.
+        As of the estimators.
 
     Returns
     -------

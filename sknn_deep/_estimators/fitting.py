@@ -505,7 +505,7 @@ def sklearn_callbacks(
 def draft_of(estimator: NetworkHooks, goes_on: bool) -> NetworkHooks:
     """Return a twin of an estimator, with what it has learned only if that is gone on with."""
     draft = object.__new__(type(estimator))
-    # what held-out rows said was about the network as it was
+    # held-out rows tell of the network as it was
     forgotten = fitted_names(estimator, "held-out rows" if goes_on else None)
     vars(draft).update(
         (name, value) for name, value in vars(estimator).items() if name not in forgotten

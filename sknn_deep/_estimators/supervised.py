@@ -230,8 +230,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         n_inputs = n_features if inputs is None else TableInput(**inputs, device=_META).n_inputs
         if n_inputs == 0:
             raise ValueError(
-                "X has nothing to learn from: in its columns of categories almost every "
-                "value is unique, as in names and numbers of customers. Pass other features, too."
+                "X has nothing to learn from: in its columns of categories hardly a value occurs "
+                "twice, as in names and numbers of customers. Pass other features, too."
             )
         return {
             "layer_units": (n_inputs, *hidden, self._n_output_units()),

@@ -48,7 +48,7 @@ class Linear(nn.Linear):
 
 
 class RandomModule(nn.Module):
-    """A module that draws from the network's generator while training."""
+    """A module that draws, while training, from the generator that the network is given."""
 
     generator: torch.Generator | None = None
 
