@@ -28,7 +28,7 @@ GROUPS = {
     "n_iter_no_change tol calibration",
     "Ensembles": "n_networks n_candidates max_time",
     "Outliers": "contamination",
-    "Hardware": "device dtype float32_precision",
+    "Hardware": "device dtype float32_precision n_processes",
 }
 GROUPS = {title: names.split() for title, names in GROUPS.items()}
 ESTIMATORS = [
