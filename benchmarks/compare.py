@@ -1,9 +1,9 @@
 """Two checkouts against each other, row by row: what ``--compare CHECKOUT`` of a benchmark does.
 
-A change is judged by what it changes, so both versions run the rows of the present benchmarks, each
-in a process of its own that lives as long as the comparison. In each round both are asked for the
-same row, one after the other, and in the next round in the other order. The figure of a row is the
-median of the rounds' ratios: above 1 the present version is the faster one.
+Both versions run the rows of the present benchmarks, each in a process of its own that lives as
+long as the comparison. In each round both are asked for the same row, one after the other, and in
+the next round in the other order. The figure of a row is the median of the rounds' ratios: above 1
+the present version is the faster one.
 """
 
 import json
@@ -33,7 +33,7 @@ answer(name, int(n_threads))
 
 
 def answer(name: str, n_threads: int) -> None:
-    """Measure what is asked for, a row's name a line, until there is no more."""
+    """Measure the rows whose names are read, one a line, to the end of the input."""
     warnings.simplefilter("ignore")
     rows: dict[str, Callable[[], Callable[[], float]]]
     rows = import_module(f"benchmarks.{name}").own_rows()
@@ -102,7 +102,7 @@ def compare(name: str, checkout: Path, arguments: Any, only: Sequence[str] = ())
     checkout : Path
         A folder with another version of ``sknn_deep``.
     arguments : Namespace
-        As of :func:`harness.parser`.
+        See :func:`harness.parser`.
     only : sequence of str, default=()
         The rows to time; () is all.
     """

@@ -1,8 +1,8 @@
-"""What is trained, and who trains it in this process.
+"""The tasks, and the contenders that train in this process.
 
-Each contender is a function of a work and its data that returns a run: a call without
-arguments that trains a new network and returns its ``predict``, from rows to labels or, for
-an autoencoder, to reconstructions.
+Each contender is a function of a task and its data. It returns a function without arguments that
+trains a new network and returns its ``predict``, from rows to labels or, for an autoencoder, to
+reconstructions.
 """
 
 import os

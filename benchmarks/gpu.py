@@ -1,4 +1,4 @@
-"""All that is to be known of a GPU, by one command: ``python -m benchmarks.gpu`` or ``make gpu``.
+"""Everything measured on a GPU, by one command: ``python -m benchmarks.gpu`` or ``make gpu``.
 
 The tests that need a device, torch's CUDA sanitizer over one fit of each kind, then figures:
 training beside other ways to train the same network, the types of products, a fused search,
@@ -316,7 +316,7 @@ def memory(size: Size, rounds: int) -> Part:
 
 
 def profile(size: Size, rounds: int) -> Part:
-    """List what takes most of a fit's time: kernels of the device, where torch can see them."""
+    """List what takes most of a fit's time: kernels of the device, if torch can record them."""
     X, y = random_rows(size)
     classifier = DeepMLPClassifier(
         size.units[1:-1], batch_size=size.batch_sizes[0], max_iter=5, device="cuda"

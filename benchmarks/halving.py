@@ -1,11 +1,11 @@
 """Searches that are large, and searches by halving: ``python -m benchmarks.halving``.
 
-The first table searches 1,000 candidates of a 10-32-2 network in five folds. What scikit-learn's
-search over its own classifier takes is timed on candidates drawn from them, and multiplied.
+The first table searches 1,000 candidates of a 10-32-2 network in five folds. scikit-learn's search
+over its own classifier is timed on a sample of the candidates, and extrapolated.
 
 The second compares a halving search over the number of epochs with the full grid, both fused, in
-one process. It says, too, whether both come to the same winner, and by how much the one that
-halving has found is behind the full grid's own, by its mean score there.
+one process. It also says whether both find the same winner, and by how much the mean score of the
+one found by halving is below the full grid's best.
 """
 
 import warnings

@@ -92,7 +92,7 @@ def on_one_thread(measure: Callable[[], float]) -> Callable[[], float]:
 
 @contextmanager
 def limited_threads(n_threads: int) -> Iterator[None]:
-    """Give torch and NumPy's libraries so many threads within a block."""
+    """Give torch and NumPy's libraries this many threads within a block."""
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:

@@ -9,8 +9,8 @@ and of ``predict``.
 
 Each fit runs in a fresh process on MNIST as a float32 array of 188 MB. A figure is the peak of
 resident memory during ``fit`` less what was resident before: copies of the data, batches, the
-network. Before stands a fit of a few rows, so that what libraries load at their first use is
-not counted, such as the compiler that torch's optimisers import.
+network. A fit of a few rows comes first, so that what libraries load at their first use is not
+counted, such as the compiler that torch's optimisers import.
 
 The peak is Linux's ``VmHWM``, reset before the fit through ``/proc/self/clear_refs``;
 ``getrusage``'s would start from the parent's.

@@ -21,7 +21,7 @@ ROWS = (1, 100, 10_000)
 
 
 def session(graph, threads: int) -> onnxruntime.InferenceSession:
-    """Return a session on so many threads."""
+    """Return a session on this many threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(

@@ -3,8 +3,8 @@
 Data of the kind that detectors are compared on: some classes of a set are ordinary, a few rows of
 another are the outliers, and nobody is told which (labels only judge the scores). A figure is the
 mean area under the ROC curve over several draws of the rows and seeds. PyOD's autoencoder takes
-part, at its defaults, where PyOD is installed. "same layers" has those of PyOD's, 64-32-64; one
-unit in the middle is what we advise for outliers.
+part, with its defaults, if PyOD is installed. "same layers" has those of PyOD's, 64-32-64; one unit
+in the middle is what we advise for outliers.
 """
 
 import time

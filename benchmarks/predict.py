@@ -1,13 +1,13 @@
 """Prediction time of 784-128-64-10 against the others: ``python -m benchmarks.predict``.
 
-All contenders hold the same weights, and a figure is one call with an array of so many
-images, repeated where it is short. "torch" is what its users write, in inference mode:
-from the array to the module to an array. ``transform`` is the encoder of an autoencoder with
-a 32-unit code, which scikit-learn and skorch do not offer. On one thread the processor's time is
-counted, which busy neighbours do not lengthen.
+All contenders hold the same weights, and a figure is one call with an array of that many images,
+repeated where it is short. "torch" is what its users write, in inference mode, array in and array
+out. ``transform`` is the encoder of an autoencoder with a 32-unit code, which scikit-learn and
+skorch do not offer. On one thread the processor's time is counted, which busy neighbours do not
+lengthen.
 
-The last table is of a server: sixteen threads ask one model, ours as it is loaded from its file,
-for the classes of a row, one after the other; the clock on the wall tells how long each waits.
+The last table simulates a server: sixteen threads ask one model, ours loaded from its file, for the
+class of one row after the other; wall-clock time tells how long each waits.
 """
 
 import tempfile

@@ -1,17 +1,17 @@
 """Quality on real data: ``python -m benchmarks.quality [NAME ...]``.
 
-Trains the recipes of the README and prints their test figures as a Markdown table. Of a code
-three figures count: the error of the reconstruction, the accuracy of five nearest neighbours
-among the codes of the training set, and the trustworthiness of the neighbourhoods, each beside
-PCA's at the same dimension. ``codes_of_32`` and ``codes_of_2`` print those alone.
+Trains the recipes of the README and prints their test figures as a Markdown table. A code has three
+figures: the error of the reconstruction, the accuracy of five nearest neighbours among the codes of
+the training set, and the trustworthiness of the neighbourhoods, each beside PCA's at the same
+dimension. ``codes_of_32`` and ``codes_of_2`` print those alone.
 
 How the recipes came about: MNIST's classifier was picked among twelve by accuracy on
 10,000 held-out training images, after an earlier recipe had come close to its bound on the
 test set; California housing's regressor among some twenty-five by the error on the
 validation rows, with the test error printed beside it, and it became three networks when rounding
-had moved the one across its bound on the test set. The figures are therefore those of
-recipes whose test error had been seen, and may be a little optimistic. The autoencoders'
-recipes were picked among some thirty by their three figures on 10,000 held-out training images.
+had moved a single one across its bound on the test set. The figures are therefore those of recipes
+whose test error had been seen, and may be a little optimistic. The autoencoders' recipes were
+picked among some thirty by their three figures on 10,000 held-out training images.
 """
 
 import argparse

@@ -4,8 +4,8 @@ For the works of ``benchmarks.train`` and ``benchmarks.search`` (there in one pr
 tells which share of a whole ``fit`` goes to the matrix products, to the other kernels of the
 steps, to the optimiser, to gathering rows, and to all that is left: validation, the epochs' own
 costs, scoring. The columns after them compare with scikit-learn's classifier or regressor: as it
-is, and as it would be if all but our products took no time, which no change around the products
-can exceed. The products are timed within the training, call by call, where the data of a step
+is, and as it would be if everything but our products took no time, the limit for any change around
+the products. The products are timed within the training, call by call, where the data of a step
 compete for the cache; each call that is timed costs about a quarter of a microsecond more, which
 counts to what surrounds it.
 """

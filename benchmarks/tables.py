@@ -9,8 +9,8 @@ they are never trained on. HistGradientBoosting and scikit-learn's MLP do not se
 training rows by their own rules. Splits that were published are used as they are; else a fifth of
 the rows is the test set, and a fifth of the rest the validation set.
 
-``--validation`` prints figures of the validation rows, which flatter those who stop by them. Choose
-parameters by these, and look at the test rows once.
+``--validation`` prints figures of the validation rows, which flatter contenders that stop by them.
+Choose parameters by these, and look at the test rows once.
 
 LightGBM, XGBoost and pytabkit's RealMLP are left out where they are not installed. RealMLP and
 scikit-learn's MLP take no gaps in numbers and get the median instead.
@@ -54,7 +54,7 @@ FILES = {
 REGRESSIONS = {"california", "cpu_act", "diamonds", "ames", "wine"}
 # Ranks count how many of these are better: ours are not held against each other.
 RIVALS = ("HistGradientBoosting", "LightGBM", "XGBoost", "RealMLP-TD-S")
-# Boosting stops after so many trees without a gain, long before it has all of them.
+# Boosting stops after this many trees without a gain, long before it has all of them.
 BOOSTING = {"n_estimators": 10_000, "learning_rate": 0.05}
 PATIENCE = 100
 

@@ -46,6 +46,7 @@ suppress_warnings = ["ref.term", "config.cache"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings have them
+toc_object_entries_show_parents = "hide"  # the column beside a page is narrow
 numpydoc_show_class_members = False  # autodoc shows them
 numpydoc_xref_param_type = True
 numpydoc_xref_ignore = "all"  # of the words in a type, only these are links

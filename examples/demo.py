@@ -1,7 +1,7 @@
 """The main job: classify handwritten digits, compress them, and show what came out.
 
 Trains a classifier, an autoencoder with a code of two numbers and one with a larger code, prints a
-table of how they do on images that no choice was made on, and draws four pictures.
+table of their results on images that no choice was made on, and draws four pictures.
 
     python examples/demo.py --data digits --output demo
 
@@ -283,7 +283,7 @@ def draw_tsne(images, result):
 
 
 def draw_reconstructions(images, small_code, large_code):
-    """Draw the first test image of every digit above what each code makes of it."""
+    """Draw the first test image of every digit above its reconstruction from each code."""
     first = [np.flatnonzero(images.y_test == digit)[0] for digit in np.unique(images.y_test)]
     X, rows = images.X_test[first], {}
     for result in (large_code, small_code):

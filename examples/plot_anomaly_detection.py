@@ -2,9 +2,9 @@
 Anomalies: what an autoencoder cannot draw
 ==========================================
 
-An autoencoder that has only seen ordinary samples reconstructs ordinary samples well. What is
-unlike them comes back distorted, so the error of the reconstruction tells how strange a sample is.
-Here it learns nine of the ten digits and is then shown all ten.
+An autoencoder that has only seen ordinary samples reconstructs ordinary samples well. Unusual
+samples come back distorted, so the reconstruction error tells how unusual a sample is. Here it
+learns nine of the ten digits and is then shown all ten.
 
 The digits are scikit-learn's; with ``DATA=mnist`` in the environment they are MNIST's.
 """
@@ -31,7 +31,7 @@ else:
     X, X_test, y, y_test = train_test_split(X / 16, y, test_size=0.5, random_state=0)
 
 # %%
-# A short code leaves no room for what is not needed: the digits that it was trained on.
+# A short code has room only for the digits that it was trained on.
 
 autoencoder = AutoencoderTransformer(
     n_components=8,
@@ -62,13 +62,13 @@ ax.spines[["top", "right", "left"]].set_visible(False)
 ax.legend(frameon=False)
 
 # %%
-# The unknown digit stands out, with some overlap: there are odd specimens of the others, too.
-# These are the ten strangest images of all.
+# The unknown digit stands out, with some overlap: the others have odd specimens, too. These are the
+# ten images with the largest errors.
 
 strangest = np.argsort(-errors)[:10]
 ReconstructionDisplay.from_estimator(autoencoder, X_test[strangest])
 plt.show()
 
 # %%
-# Most are the digit that was left out: the autoencoder makes of it what it knows, and the error
-# says that this is not what it was shown.
+# Most are the digit that was left out: the autoencoder draws a digit that it knows instead, and the
+# error shows the difference.

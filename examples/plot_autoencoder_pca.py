@@ -89,8 +89,8 @@ for ax in (left, right):
 plt.show()
 
 # %%
-# Short codes are where bending pays: two numbers of the autoencoder say as much about the digit as
-# four principal components. With 32 numbers for 64 pixels the order turns: a linear map is nearly
+# Bending pays for short codes: two numbers of the autoencoder say as much about the digit as four
+# principal components. With 32 numbers for 64 pixels the order is reversed: a linear map is nearly
 # enough, PCA finds the best one in closed form, and the autoencoder has only 1,257 images and 80
 # epochs to come near it. On MNIST, with fifty times the images, an autoencoder of 32 numbers
 # reconstructs the test images with less than half of PCA's error.

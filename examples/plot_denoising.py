@@ -2,10 +2,10 @@
 Denoising: an autoencoder that sees through noise
 =================================================
 
-A denoising autoencoder is shown corrupted images while it learns and compared with clean ones. It
-cannot copy its input, so it has to know what images look like: which is what removes noise from
-images that it has never seen. Two autoencoders, one trained with noise and one without, and PCA are
-given the same noisy images.
+A denoising autoencoder is trained on corrupted images, and its output is compared with the clean
+ones. It cannot copy its input, so it has to learn what images look like. That is what removes noise
+from images that it has never seen. Two autoencoders, one trained with noise and one without, and
+PCA are given the same noisy images.
 
 The digits are scikit-learn's; with ``DATA=mnist`` in the environment they are MNIST's.
 """
@@ -59,7 +59,7 @@ restored = {
 ReconstructionDisplay.from_reconstructions(X_test, {"noisy": noisy, **restored})
 
 # %%
-# How much noise each of them stands: the error with respect to the clean image.
+# How much noise each of them tolerates: the error with respect to the clean image.
 
 levels = np.linspace(0, 0.8, 9)
 figure, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
@@ -78,5 +78,5 @@ ax.legend(frameon=False)
 plt.show()
 
 # %%
-# Without noise the autoencoder that was trained without is a little better; the other one pays for
-# what it has learned to ignore, and wins where there is something to ignore.
+# Without noise, the autoencoder trained without it is a little better; the other one pays for what
+# it has learned to ignore, and wins as soon as there is noise.

@@ -2,8 +2,8 @@
 Digits on a map: an autoencoder with two numbers
 ================================================
 
-How much of an image can be said with two numbers? An autoencoder is trained to write each digit
-down as a point in the plane and to draw it again from there. Nobody tells it which digit it is.
+How much of an image fits into two numbers? An autoencoder is trained to encode each digit as a
+point in the plane and to draw it again from there. It is not told which digit it is.
 
 The digits are scikit-learn's; with ``DATA=mnist`` in the environment they are MNIST's, and the
 layers 784-128-32-8-2 and back.
@@ -56,7 +56,7 @@ right.set_title(f"PCA: {pca.explained_variance_ratio_.sum():.0%} of the variance
 
 # %%
 # The autoencoder gives most digits an arm or an island of their own; PCA lays them over each
-# other. With the images at their points one sees what the places in between look like.
+# other. With the images drawn at their points, the transitions can be seen.
 
 images = {"image_shape": (28, 28) if is_mnist else (8, 8), "n_images": 400}
 EmbeddingDisplay.from_estimator(autoencoder, X_test, y_test, **images)

@@ -30,7 +30,7 @@ else:
     X, X_test, y, y_test = train_test_split(X / 16, y, test_size=0.5, random_state=0)
 
 # %%
-# Beside the autoencoder a PCA with as many components.
+# PCA with as many components, for comparison.
 
 autoencoder = AutoencoderTransformer(
     n_components=32 if is_mnist else 8,
@@ -52,8 +52,8 @@ reconstructions = {
 ReconstructionDisplay.from_reconstructions(X_test[:10], reconstructions)
 
 # %%
-# The same number of numbers, and the error of each image below it: PCA's paper is grey and its
-# strokes are frayed, the autoencoder's are clean.
+# The codes have the same length; the error of each image stands below it. PCA's background is grey
+# and its strokes are frayed, the autoencoder's are clean.
 
 figure, axes = plt.subplots(1, 2, figsize=(12, 5.5), layout="constrained")
 samples = {"pixels": X_test, "codes": autoencoder.transform(X_test)}
@@ -65,8 +65,8 @@ plt.show()
 
 # %%
 # Both maps show an island for each digit, though no label was used: the code has kept what tells
-# digits apart, in a fraction of the numbers. To walk around in the map, to hide digits and to see
-# the image under the pointer, write a page for the browser:
+# digits apart, in a fraction of the numbers. To explore the map in the browser, hide digits and see
+# the image under the pointer, write a page:
 #
 # .. code-block:: python
 #

@@ -6,7 +6,7 @@ A network of 128 and 64 hidden units learns to read digits. Three pictures show 
 while it trains, what it confuses in the end, and what its first layer looks for.
 
 The digits are scikit-learn's, of 8 by 8 pixels; with ``DATA=mnist`` in the environment they are
-MNIST's, and the network is the 784-128-64-10 that is found in every introduction.
+MNIST's, and the network is the 784-128-64-10 of many introductions.
 """
 
 import os
@@ -44,21 +44,20 @@ summary(classifier, n_features=X.shape[1], n_classes=10)
 
 # %%
 # The validation images are never trained on. After every epoch the network is scored on them, and
-# at the end it gets back the weights of the epoch that was best.
+# at the end the weights of the best epoch are restored.
 
 classifier.fit(X_train, y_train, X_val=X_val, y_val=y_val)
 LossCurveDisplay.from_estimator(classifier)
 print(f"accuracy on the test images: {classifier.score(X_test, y_test):.3f}")
 
 # %%
-# Both losses fall together for the first epochs. Then the images of the training are known by
-# heart and only their loss goes on falling: the gap is what the network cannot take over to new
-# images.
+# Both losses fall together for the first epochs. Then the training images are known by heart and
+# only their loss keeps falling: the gap is what does not generalise to new images.
 
 ConfusionMatrixDisplay.from_estimator(classifier, X_test, y_test, cmap="Blues", colorbar=False)
 
 # %%
-# Nearly all images lie on the diagonal. What is off it are mistakes that people make, too.
+# Nearly all images lie on the diagonal. Those off it are mistakes that people make, too.
 
 WeightsDisplay.from_estimator(classifier, n_units=40)
 plt.show()
@@ -66,4 +65,4 @@ plt.show()
 # %%
 # Each image is one unit of the first layer: it answers to ink where it is red, and is silenced by
 # ink where it is blue. On MNIST many have found a stroke at one place; the small digits show less.
-# At the rims, where there is never any ink, the weights are the random ones of the beginning.
+# At the borders, where there is never any ink, the weights are still the random initial ones.

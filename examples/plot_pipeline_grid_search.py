@@ -50,6 +50,6 @@ plt.show()
 
 # %%
 # Read it row by row: the best learning rate falls from 0.1 to 0.01 as the network grows, so that
-# a search over the sizes alone would have favoured the large ones. At their best the networks
-# from 64 units on differ by about as much as the folds do (the number after ±): the smallest of
-# them will do.
+# a search over the sizes alone would have favoured the large ones. At their best rates, networks
+# with 64 or more units differ by about as much as the folds do (the number after ±): the smallest
+# of them is enough.

@@ -3,7 +3,7 @@ One data set, four losses
 =========================
 
 The loss decides what a regression network predicts: the squared error asks for the mean of the
-target, the absolute error for its median, the quantile loss for whatever level you name, and
+target, the absolute error for its median, the quantile loss for the level that you choose, and
 Huber's loss lies between mean and median. On clean symmetric data the first two agree. Here the
 noise grows from left to right, and one point in twenty is an outlier far above the rest.
 """

@@ -1,4 +1,4 @@
-"""The only door to scikit-learn's private helpers.
+"""The only module that imports scikit-learn's private helpers.
 
 Every name with a leading underscore that the package takes from scikit-learn is imported here,
 so that a release that moves one needs a change in one place. So are its decorators: scikit-learn
@@ -208,7 +208,7 @@ def check_sample_weight(sample_weight: Any, X: Any) -> np.ndarray | None:
         dtype = np.asarray(sample_weight).dtype
     if getattr(dtype, "kind", "") in ("M", "m"):  # which NumPy would convert to nanoseconds
         raise ValueError(
-            f"sample_weight holds {dtype}, but weights are numbers. Give numbers in their place, "
+            f"sample_weight holds {dtype}, but weights are numbers. Replace them by numbers, "
             "such as the days since a date."
         )
     rows = np.broadcast_to(np.zeros(1), (num_samples(X), 1))  # X may be of no library at all

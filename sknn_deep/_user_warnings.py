@@ -1,4 +1,4 @@
-"""Warnings at the user's own line, and one for a call that makes many fits."""
+"""Warnings at the user's own line, and only one for a call that makes many fits."""
 
 import sys
 import warnings
@@ -35,7 +35,7 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
 
 @contextmanager
 def warned_once() -> Iterator[None]:
-    """Give each different warning of the fits in a block once, at its end, with their number."""
+    """Give each distinct warning of the fits in a block once, at its end, with its count."""
     if _collected.get() is not None:
         yield
         return

@@ -67,7 +67,7 @@ def fetch_mnist(*, data_home: _Path | None = None, return_X_y: bool = False) -> 
     Returns
     -------
     mnist : :class:`~sklearn.utils.Bunch`
-        Dictionary-like object. To unpack it is an error; take its entries by name:
+        Dictionary-like object. Unpacking it is an error; access its entries by name:
 
         data : ndarray of shape (70000, 784), float32
             The images, one a row, row by row from the top left; 0 is black, 1 is white. The
@@ -151,7 +151,7 @@ def fetch_california_housing(
     Returns
     -------
     housing : :class:`~sklearn.utils.Bunch`
-        Dictionary-like object. To unpack it is an error; take its entries by name:
+        Dictionary-like object. Unpacking it is an error; access its entries by name:
 
         data : ndarray of shape (20640, 8), float64
             The features, in scikit-learn's order and units; not standardised.

@@ -29,7 +29,7 @@ _FINDS_ESTIMATORS = "_gen_estimators_to_patch"
 
 
 def autolog(**options: Any) -> None:
-    """Switch on MLflow's autologging, for this package's estimators, too.
+    """Enable MLflow's autologging for this package's estimators as well.
 
     Every ``fit`` of an estimator or a search logs its parameters, the metrics on the training data
     and, of a search, the best parameters and a run for each of the best candidates.
@@ -37,12 +37,12 @@ def autolog(**options: Any) -> None:
     Parameters
     ----------
     **options : dict
-        As of ``mlflow.sklearn.autolog``: ``log_models=False``, ``max_tuning_runs=5``, ….
+        Options of ``mlflow.sklearn.autolog``: ``log_models=False``, ``max_tuning_runs=5``, ….
 
     Raises
     ------
     ImportError
-        If MLflow is not installed, or finds estimators in another way than versions 2 and 3 do.
+        If MLflow is not installed, or finds estimators differently from versions 2 and 3.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def autolog(**options: Any) -> None:
     find = getattr(mlflow.sklearn, _FINDS_ESTIMATORS, None)
     if find is None:
         raise ImportError(
-            f"MLflow {mlflow.__version__} finds estimators in another way than sknn_deep knows; "
+            f"MLflow {mlflow.__version__} finds estimators in a way unknown to sknn_deep; "
             "put the network into a Pipeline, which mlflow.sklearn.autolog() logs."
         )
     if not isinstance(find, _FindsOursToo):

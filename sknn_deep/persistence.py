@@ -49,10 +49,10 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     """Save an estimator in a file that holds no code.
 
     The file is what ``skops.io.dump`` writes [1]_: a zip archive of JSON and NumPy arrays. It is
-    written whole or not at all: an error leaves the file that was there before. A loaded estimator
-    predicts the same bits, and goes on with ``partial_fit`` or ``warm_start=True`` as the saved one
-    would have: the state of the optimiser, of a ``RandomState`` given as ``random_state`` and of
-    the stopping rule are in the file.
+    written whole or not at all: after an error an existing file is unchanged. A loaded estimator
+    predicts the same bits, and continues with ``partial_fit`` or ``warm_start=True`` as the saved
+    one would have: the state of the optimiser, of a ``RandomState`` given as ``random_state`` and
+    of the stopping rule are in the file.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     Raises
     ------
     TypeError
-        If a part can be in no file, such as a lambda. The message names it.
+        If a part cannot be saved, such as a lambda. The message names it.
 
     ValueError
         If a parameter is invalid, or weights are not finite.
@@ -129,8 +129,8 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str | type] = ()) -> Base
     path : str or path-like
 
     trusted : iterable of str or type, default=()
-        Types that are not in ``sknn_deep.TRUSTED_TYPES``, but that you trust: with their code,
-        and with whatever the file may hold of them.
+        Further types that you trust, beyond ``sknn_deep.TRUSTED_TYPES``: their code, and any data
+        of theirs in the file.
 
     Returns
     -------
@@ -139,11 +139,11 @@ def load(path: str | os.PathLike, *, trusted: Iterable[str | type] = ()) -> Base
     Raises
     ------
     ValueError
-        If the path is no regular file, or the file is damaged, forged, or holds a type that is
+        If the path is not a regular file, or the file is damaged, forged, or holds a type that is
         not trusted. The message says which.
 
     OSError
-        If the file is not there, or cannot be read.
+        If the file does not exist, or cannot be read.
 
     See Also
     --------

@@ -57,8 +57,10 @@ class NotebookPair(SphinxDirective):
         yield from parent.children
 
     def _column(self, name, code):
+        n_lines = count_lines(code)
+        unit = "line" if n_lines == 1 else "lines"
         column = nodes.container()
-        column += nodes.paragraph("", f"{name}, {count_lines(code)} lines", classes=["caption"])
+        column += nodes.paragraph("", f"{name}, {n_lines} {unit}", classes=["caption"])
         column += nodes.literal_block(code, code, language="python")
         return column
 

@@ -1,1 +1,1 @@
-"""Batches, closed-form gradients, optimisers: what moves the weights."""
+"""Batches, closed-form gradients, optimisers: what updates the weights."""

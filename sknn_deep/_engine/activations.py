@@ -18,7 +18,7 @@ _SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale, as in torch
 LOWEST_LOGIT = {
     dtype: 0.35 * math.log(torch.finfo(dtype).tiny) for dtype in (torch.float32, torch.float64)
 }
-# A tensor of so many elements stays in a CPU's cache between two kernels.
+# A tensor of this many elements stays in a CPU's cache between two kernels.
 SMALL_TENSOR = 2**17
 
 

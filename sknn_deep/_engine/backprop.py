@@ -151,7 +151,7 @@ class Backprop:
             masks.update()
 
     def largest_kernels(self, n_rows: int) -> dict[str, int]:
-        """Return how much the largest kernels of a step along so many rows do.
+        """Return the work of the largest kernels of a step along this many rows.
 
         Returns
         -------
@@ -163,7 +163,7 @@ class Backprop:
         return {"multiply_adds": n_rows * max(sizes), "n_elements": 4 * sum(sizes)}
 
     def empty_output(self, n_batches: int, n_rows: int) -> Tensor:
-        """Return a buffer for the outputs of some batches of so many rows."""
+        """Return a buffer for the outputs of some batches of this many rows."""
         weight = self._layers[-1].weight
         return empty_matrix((n_batches, *weight.shape[:-2], n_rows, weight.shape[-2]), like=weight)
 

@@ -131,7 +131,7 @@ class Batches:
 
     @cached_property
     def _targets(self) -> Tensor | None:
-        """All targets on the device; those of a stack are there once, whoever else has them."""
+        """All targets on the device; those that networks of a stack share are there once."""
         targets = self.samples.targets
         return None if targets is None else to_device(targets, self._device, self._dtype)
 
@@ -206,7 +206,7 @@ class Batches:
         return made
 
     def _is_suited(self, buffers: "Buffers", n_rows: int) -> bool:
-        """Return whether so many rows of this set may be gathered there."""
+        """Return whether this many rows of the set may be gathered there."""
         target = self.new_target((0,))
         is_as_wide = target is None or (
             buffers.target is not None
@@ -423,7 +423,7 @@ class _Transfer:
 
 
 def n_together(batch_bytes: int, device: torch.device) -> int:
-    """Return how many batches of so many bytes are gathered together."""
+    """Return how many batches of this many bytes are gathered together."""
     fitting = _GATHER_BYTES.get(device.type, 2**20) // batch_bytes
     return min(max(1, fitting), _MAX_TOGETHER)
 

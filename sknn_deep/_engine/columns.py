@@ -19,8 +19,8 @@ from sknn_deep._hardware.device import lies_as_torch_knows
 
 # To look at more numbers at once would not take less time.
 _NUMBERS = 2**18
-# Columns are turned into rows some at a time: so few that they stay in the cache, and so many that
-# each column is worth its call. A power of two would put the ends of all into one set of it.
+# Columns are turned into rows some at a time: few enough for the cache, and enough for each column
+# to be worth its call. A power of two would put the ends of all into one set of it.
 _TILE_BYTES, _TILE_ROWS = 2**22, 1000
 # So many bytes of rows are read ahead.
 _AHEAD_BYTES = 2**26

@@ -1,4 +1,4 @@
-r"""Distributions of a target that one network predicts: a normal one, or several quantiles.
+r"""Predicted distributions of a target: a normal one, or several quantiles.
 
 The network has several outputs for each column :math:`y` of the target. With ``d`` columns the
 first ``d`` outputs are their means or medians, the next ``d`` the second number of each, and so on.

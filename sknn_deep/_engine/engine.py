@@ -38,7 +38,7 @@ _SIMPLE_OPTIMIZERS = (SGD, Adam, MuonWithAdam, *TORCH_OPTIMIZERS.values())
 
 
 class EpochLosses(NamedTuple):
-    """What an epoch has come to, and batch by batch where somebody may ask.
+    """The losses of an epoch, and of its batches where they may be needed.
 
     Attributes
     ----------
@@ -284,7 +284,7 @@ class Engine:
         return self._backprop.n_workspaces
 
     def close(self) -> None:
-        """Let go of the graphs and the memory that they hold."""
+        """Release the graphs and the memory that they hold."""
         self._graphs.close()
 
     @property
@@ -344,7 +344,7 @@ class Engine:
         self.n_steps += 1
 
     def _steps(self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None) -> Tensor:
-        """Take a chunk's steps whatever the optimiser, and tell the listener of each."""
+        """Take a chunk's steps with any optimiser, and tell the listener of each."""
         squared_norms = [self._none] * len(chunk.parts)
         for number, penalty in enumerate(penalty_factors(self._alpha, chunk.weight_sums)):
             if chunk.weight_sums[number] == 0:

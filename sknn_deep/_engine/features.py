@@ -1,4 +1,4 @@
-"""Rows of features, whatever holds them: the one place that knows.
+"""Rows of features in any container: the only module that knows which.
 
 An estimator's features are an array, a sparse matrix, a file that is mapped into memory or the
 columns of a frame. :class:`Features` hands their rows to a network, to the statistics and to
@@ -31,7 +31,7 @@ from sknn_deep._hardware.memory_maps import Mapped
 # Rows that statistics look at together, and how many numbers they are at most: copies in double
 # precision stay in the cache.
 _ROWS, _NUMBERS = 4096, 2**18
-# Rows go to an accelerator in pieces of so many bytes.
+# Rows go to an accelerator in pieces of this many bytes.
 _UPLOADED_BYTES = 2**25
 Reader = Callable[[slice, Tensor], None]
 
@@ -144,7 +144,7 @@ class Features(ABC):
     ) -> Tensor | None:
         """Return all rows on an accelerator, the same tensor as long as someone holds it.
 
-        None stands for rows that take more than so many bytes there.
+        None if they would take more than this many bytes there.
         """
         present = self._resident()
         if present is not None and (present.device, present.dtype) == (device, dtype):

@@ -25,7 +25,7 @@ _MOST_SHARES = 8
 
 
 def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cpu") -> int:
-    """Return how many rows of so many units a chunk may have."""
+    """Return how many rows a chunk may have, given the units of each."""
     n_bytes = _CHUNK_BYTES.get(device_type, _CHUNK_BYTES["cpu"])
     return max(1, n_bytes // (width * dtype.itemsize))
 
@@ -162,7 +162,7 @@ def evaluate_loss(
 
 @contextmanager
 def applying(network: Network, n_rows: int) -> Iterator[None]:
-    """Let a block apply a network to so many rows, on as many threads as are worth it."""
+    """Let a block apply a network to this many rows, on as many threads as are worth it."""
     pace = Pace.of_outputs(network.flat.device)
     with pace.steps(multiply_adds=n_rows * network.weights.numel()):
         yield

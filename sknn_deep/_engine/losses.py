@@ -187,7 +187,7 @@ def reconstruction_loss(
         mean squared error per feature, whatever their number. "cosine" is one minus the
         cosine of the angle between a row and its reconstruction.
     huber_delta : float
-        As of :func:`regression_loss`.
+        See :func:`regression_loss`.
     weights : Tensor of shape (n_features,), default=None
         Of the features in the mean; only their ratios matter.
     allow_nan : bool, default=False

@@ -24,7 +24,7 @@ from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.inputs import matrices_of
 from sknn_deep._networks.stacked import NormLayer
 
-# Means, variances and counts of batches, as of ``shared_statistics``.
+# Means, variances and counts of batches, as in ``shared_statistics``.
 Statistics = tuple[Tensor, Tensor, Tensor]
 
 

@@ -1,6 +1,6 @@
 """Whether an optimiser can go on from a state that was read from a file.
 
-It is told without making the optimiser: the first one of torch's takes a second to import.
+The optimiser is not made for that: importing the first of torch's takes a second.
 """
 
 import inspect

@@ -9,12 +9,12 @@ _FEWEST_ROWS = 10_000
 
 
 class Lookahead:
-    """Shuffles an order, or has done so before anyone asks.
+    """Shuffles an order, sometimes ahead of time.
 
     While a device trains, the host has time; later the device would have to wait. A twin of the
     generator draws. If the generator is then as it was, it takes over the twin's state, as if it
     had drawn; if somebody else has drawn meanwhile, or the order was changed, the twin's work is
-    for nothing.
+    discarded.
     """
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ class Samples(NamedTuple):
 
 
 def check_weight(weight: np.ndarray | None) -> None:
-    """Refuse weights of which none is positive, or whose sum is no number."""
+    """Refuse weights of which none is positive, or whose sum is not finite."""
     if weight is None:
         return
     with np.errstate(over="ignore"):

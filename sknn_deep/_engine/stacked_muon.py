@@ -28,12 +28,12 @@ def for_stack(optimizer: torch.optim.Optimizer, network: Network) -> "FlatOptimi
     if isinstance(optimizer, MuonWithAdam):
         return StackedMuon(optimizer, network)
     if not isinstance(optimizer, FlatOptimizer):
-        raise TypeError(f"{type(optimizer).__name__} is not written for stacks.")
+        raise TypeError(f"{type(optimizer).__name__} is not supported in stacks.")
     return optimizer
 
 
 class StackedMuon:
-    """The moves of :class:`MuonWithAdam` on flat buffers; methods as of :class:`FlatOptimizer`.
+    """The moves of :class:`MuonWithAdam` on flat buffers; methods as in :class:`FlatOptimizer`.
 
     Parameters
     ----------

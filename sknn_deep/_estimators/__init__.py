@@ -1,1 +1,1 @@
-"""The three estimators, and the course of a fit."""
+"""The estimators, and the course of a fit."""

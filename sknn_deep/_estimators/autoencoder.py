@@ -112,8 +112,8 @@ class AutoencoderTransformer(
     Parameters
     ----------
     n_components : int, default=32
-        Units of the code, the dimension of what ``transform`` returns. More than there
-        are features is allowed, and compresses nothing.
+        Units of the code, the dimension of what ``transform`` returns. More units than features are
+        allowed, but compress nothing.
 
     hidden_layer_sizes : int or sequence of int, default=(128, 64)
         Units of the encoder's hidden layers. ``()`` encodes linearly.
@@ -131,21 +131,20 @@ class AutoencoderTransformer(
         module, ``lr=learning_rate_init`` and ``solver_params``.
 
     alpha : float, default=0.0001
-        Strength of the L2 penalty on the weights, divided by the number of samples of
-        the batch. Raise it against overfitting.
+        Strength of the L2 penalty on the weights, divided by the number of samples in the batch.
+        Raise it to reduce overfitting.
 
     batch_size : int or "auto", default="auto"
-        Samples per step of the stochastic solvers; "auto" is ``min(200, n_samples)``. A
-        larger batch makes an epoch faster and the number of epochs larger.
+        Samples per step of the stochastic solvers; "auto" is ``min(200, n_samples)``. Larger
+        batches make epochs faster, but take more of them.
 
     learning_rate : str, default="constant"
         Schedule of the learning rate. "constant", "invscaling"
-        (``learning_rate_init / (t + 1) ** power_t`` after t samples) and "adaptive" (a
-        fifth whenever the stopping rule strikes) mean what they mean in scikit-learn, the
-        last two with ``solver="sgd"`` only. "cosine" falls to zero over ``max_iter`` epochs;
-        "one_cycle" first rises over 30 % of them from a 25th of ``learning_rate_init``.
-        Both run their whole course unless early stopping ends it, and reach a given
-        accuracy in far fewer epochs than a constant rate.
+        (``learning_rate_init / (t + 1) ** power_t`` after t samples) and "adaptive" (divided by
+        five whenever the stopping rule fires) work as in scikit-learn, the last two only with
+        ``solver="sgd"``. "cosine" falls to zero over ``max_iter`` epochs; "one_cycle" first rises
+        over 30 % of them from a 25th of ``learning_rate_init``. Both run to the end unless early
+        stopping intervenes, and reach a given accuracy in far fewer epochs than a constant rate.
 
     learning_rate_init : float, default=0.001
         Initial learning rate; the peak of "cosine" and "one_cycle".
@@ -157,14 +156,14 @@ class AutoencoderTransformer(
         Largest number of epochs, or of L-BFGS iterations.
 
     shuffle : bool, default=True
-        Whether to permute the samples before each epoch. Early stopping draws the rows
-        that it holds out at random in either case, as in scikit-learn.
+        Whether to permute the samples before each epoch. Early stopping draws held-out rows at
+        random in either case, as in scikit-learn.
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation split, the permutations and the dropout
         masks. An int gives the same network every time, whatever happens to the global
-        random states (a large one to rounding, where other processes compete for the
-        cores); None draws from NumPy's, as in scikit-learn.
+        random states (a large one only up to rounding if other processes compete for the cores);
+        None draws from NumPy's, as in scikit-learn.
 
     tol : float, default=0.0001
         Smallest improvement of the training loss (of the
@@ -173,11 +172,11 @@ class AutoencoderTransformer(
 
     verbose : bool or int, default=False
         Whether to print a line for each epoch: the loss, the validation score if there is one, and
-        how long the rest takes at most.
+        the longest time that is left.
 
     warm_start : bool, default=False
-        Whether ``fit`` goes on from the weights of the previous call. Parameters that the weights
-        do not depend on, such as rates and dropout, may have changed.
+        Whether ``fit`` continues from the weights of the previous call. Parameters that do not
+        shape the network, such as rates and dropout, may change in between.
 
     momentum : float, default=0.9
         Momentum of "sgd", in [0, 1].
@@ -187,29 +186,27 @@ class AutoencoderTransformer(
 
     early_stopping : bool, default=False
         Whether to hold out ``validation_fraction`` of the samples, stop when the
-        validation score no longer improves, and restore the best weights. The samples
-        are drawn at random, with ``shuffle=False``, too. A validation set passed to
-        ``fit`` switches it on.
+        validation score no longer improves, and restore the best weights. The samples are drawn at
+        random even with ``shuffle=False``. A validation set passed to ``fit`` switches it on.
 
     validation_fraction : float, default=0.1
-        Share of the samples that early stopping holds out. They are drawn at random, with
-        ``shuffle=False``, too: for rows in order of time pass the last ones as ``X_val``.
+        Share of the samples that early stopping holds out. They are drawn at random even with
+        ``shuffle=False``; for time series, pass the last rows as ``X_val``.
 
     validation_splitter : splitter or None, default=None
-        Divides the rows into those to train on and those that early stopping holds out, in place of
-        a random draw: any splitter of scikit-learn's kind, such as
-        ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``, or ``TimeSeriesSplit()``. Its
-        first division is taken, of ``TimeSeriesSplit`` the last. It is given the validated X, y and
-        ``groups``; in a search the rows of each fold.
+        Chooses the rows that early stopping holds out, instead of a random draw: any splitter of
+        scikit-learn's kind, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``,
+        or ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the last. The
+        splitter is given the validated X, y and ``groups``, in a search those of each fold.
 
     beta_1 : float, default=0.9
-        Decay of the first moment of "adam" and its kin, in [0, 1).
+        Decay of the first moment of "adam" and its variants, in [0, 1).
 
     beta_2 : float, default=0.999
         Decay of the second moment, in [0, 1).
 
     epsilon : float, default=1e-08
-        Keeps the denominator of "adam" and its kin from zero.
+        Keeps the denominator of "adam" and its variants from zero.
 
     n_iter_no_change : int, default=10
         Epochs in a row without an improvement of ``tol`` after which training stops;
@@ -220,7 +217,7 @@ class AutoencoderTransformer(
 
     dropout : float or sequence of float, default=0.0
         Probability with which a hidden unit is dropped during training, or one per
-        hidden layer. Against overfitting; 0.1 to 0.5 are usual.
+        hidden layer. Reduces overfitting; 0.1 to 0.5 is usual.
 
     dropout_schedule : {"constant", "flat_cosine"}, default="constant"
         Whether dropout stays as it is, or falls to zero along a cosine over the second half of
@@ -243,7 +240,7 @@ class AutoencoderTransformer(
         layer. Schedules keep its ratio to ``learning_rate_init``, which None stands for.
 
     max_grad_norm : float or None, default=None
-        Euclidean norm to which a longer gradient is cut. Steadies training when the loss
+        Euclidean norm to which longer gradients are clipped. Stabilises training when the loss
         jumps.
 
     ema_decay : float or None, default=None
@@ -254,26 +251,25 @@ class AutoencoderTransformer(
 
     scoring : str, callable or None, default=None
         What early stopping maximises. None is "loss"; "loss"
-        is the negative validation loss; else a scorer's name or a callable
-        ``scorer(estimator, X, y)``, which is given ``sample_weight`` if it takes it.
+        is the negative validation loss; otherwise the name of a scorer, or a callable
+        ``scorer(estimator, X, y)``, which is passed ``sample_weight`` if it accepts it.
 
     device : str or torch.device, default="auto"
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
-        CUDA device where there is one, else the CPU.
+        CUDA device if there is one, otherwise the CPU.
 
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
         Floating-point type of the network. "auto" follows X on the CPU (float32 stays
-        float32, all else becomes float64) and is float32 on a GPU. On the CPU float32
-        trains faster and takes half the memory.
-        "bfloat16" computes the matrix products of the training in that type and keeps
-        weights, sums and predictions in float32: faster on recent GPUs, with two to three
-        significant digits in each gradient.
+        float32, anything else becomes float64) and is float32 on a GPU. On the CPU float32 trains
+        faster and takes half the memory. "bfloat16" computes the matrix products of the training in
+        that type and keeps weights, sums and predictions in float32: faster on recent GPUs, with
+        two to three significant digits in each gradient.
 
     float32_precision : {"highest", "high"} or None, default=None
-        How exactly a GPU multiplies in the training, where dtype is float32. "high" allows
-        TF32: faster on NVIDIA's since Ampere, with three to four significant digits in each
-        product. torch has one setting for the process: it is changed while a fit runs, and
-        restored. None leaves it as it is.
+        Precision of a GPU's matrix products in float32 training. "high" allows TF32: faster on
+        NVIDIA's GPUs since Ampere, with three to four significant digits in each product. torch has
+        one such setting for the process: it is changed while a fit runs, then restored. None leaves
+        it as it is.
 
     n_processes : int or "torchrun", default=1
         Processes that train together, each on its rows of every batch, to the same weights as one
@@ -297,16 +293,16 @@ class AutoencoderTransformer(
     output_activation : str, default="auto"
         Activation of the output: "auto", or a name of ``activation``. "auto" is
         "logistic" when the training data lie in [0, 1] (pixels, scaled features), else
-        "identity", as it is of tables with categories and with ``scaling``.
+        "identity", as always with categories or ``scaling``.
 
     loss : str, default="squared_error"
         What training minimises, the mean over the features: "squared_error", neither halved
         nor summed; "absolute_error" and "huber", which outliers distort less; "log_loss",
         the binary cross entropy of features in [0, 1] with a logistic output; or "cosine",
-        one minus the cosine between a row and its reconstruction, for rows of which only
-        the direction counts (word counts, embeddings). The loss of a category is the cross
-        entropy of its column's softmax, whatever that of the numbers is, and a column counts as
-        one feature; "log_loss" and "cosine" do not go with categories.
+        one minus the cosine between a row and its reconstruction, for rows whose direction alone
+        matters (word counts, embeddings). The loss of a column of categories is the cross entropy
+        of its softmax, whatever the loss of the numbers, and the column counts as one feature;
+        "log_loss" and "cosine" do not support categories.
 
     huber_delta : float, default=1.0
         Residual, in units of the features, at which "huber" turns from square to linear.
@@ -316,41 +312,42 @@ class AutoencoderTransformer(
         Raise those of features that the code must keep.
 
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
-        Which columns of X hold categories: by their type, texts and categoricals of a frame or an
-        array of objects; or names, numbers or a mask of columns; None for no column. Each category
-        has an indicator (of more than nine those with five rows at least), and so has a missing
-        value, which needs no ``allow_nan``. What training has not seen has only zeros.
+        Which columns of X hold categories: "from_dtype" takes text and categorical columns of a
+        frame, and text in an object array; otherwise give names, numbers or a mask of columns. None
+        is no column. Each category has an indicator (of more than nine, those with at least five
+        rows), and so does a missing value, which needs no ``allow_nan``. Unseen categories are all
+        zeros.
 
     allow_nan : bool, default=False
-        Whether X may have missing numbers (NaN). The network reads the mean of the training
-        data in their place, and the loss and the errors leave them out;
-        ``inverse_transform(transform(X))`` then imputes them.
+        Whether X may have missing numbers (NaN). They are replaced by the mean of the training
+        data, and left out of the loss and the errors; ``inverse_transform(transform(X))`` then
+        imputes them.
 
     scaling : {"standard", "robust"} or None, default=None
-        How numbers are centred and scaled before all else, so that each column counts as much: by
-        mean and standard deviation, or by median and interquartile range with the smooth clip
-        z / sqrt(1 + (z / 3)²). ``inverse_transform`` undoes it; losses, errors, scores and
-        ``mean_`` are of scaled numbers. Scales come from all rows that ``fit`` is given as X.
+        How numbers are centred and scaled first, so that all columns count equally: by mean and
+        standard deviation, or by median and interquartile range with the smooth clip z / sqrt(1 +
+        (z / 3)²). ``inverse_transform`` undoes it; losses, errors, scores and ``mean_`` are of
+        scaled numbers. Scales come from all rows that ``fit`` is given as X.
 
     noise : float, default=0.0
-        Corrupts the input while training, but not what the output is compared with: a
-        denoising autoencoder [2]_, whose code keeps what is robust. For "gaussian" the
-        standard deviation, in units of the features; else the share of the features that
-        are replaced, below 1. 0.1 to 0.5 are usual.
+        Corrupts the input during training, but not the target of the reconstruction: a denoising
+        autoencoder [2]_, whose code is robust. For "gaussian" the standard deviation, in units of
+        the features; otherwise the share of the features that are replaced, below 1. 0.1 to 0.5 is
+        usual.
 
     noise_kind : {"gaussian", "masking", "salt_pepper"}, default="gaussian"
         "masking" sets features to zero, "salt_pepper" to the smallest or the largest value
         of the training data.
 
     sparsity : float, default=0.0
-        Strength of a penalty on the mean absolute value of the code's units [3]_: more of
-        them are near zero for each row. For features in [0, 1] try 0.001 to 0.01.
+        Strength of a penalty on the mean absolute value of the code's units [3]_, which moves more
+        of them to zero in each row. For features in [0, 1] try 0.001 to 0.01.
 
     contractive : float, default=0.0
         Strength of a penalty on the squared Frobenius norm of the encoder's Jacobian, over
         ``n_components`` [4]_: the code changes little where the input does. Estimated
-        without bias from one random direction in each step. An epoch takes two to three
-        times as long, as one of ``variational`` does.
+        without bias from one random direction in each step. Epochs take two to three times as long,
+        as with ``variational``.
 
     tied_weights : bool, default=False
         Whether the decoder's matrices are the encoder's, transposed: half the parameters.
@@ -367,14 +364,14 @@ class AutoencoderTransformer(
         reconstructions and where units of the code die.
 
     order_code : bool, default=False
-        Whether ``fit`` turns the code, when the network is trained, to its principal axes:
-        its units are then uncorrelated with mean 0, and their variance falls, as with PCA's
-        components. The reconstructions stay the same. ``partial_fit`` does not turn it.
+        Whether ``fit`` rotates the code to its principal axes after training: its units are then
+        uncorrelated with mean 0, in the order of their variance, like PCA's components. The
+        reconstructions stay the same. ``partial_fit`` does not rotate it.
 
     contamination : float or "auto", default="auto"
-        Share of the training data that ``predict`` takes for outliers, in (0, 0.5]. With "auto"
-        those are rows with an unusual error: its cube root is above the upper quartile by more than
-        the interquartile range, as with 2 % of ordinary rows. Nothing else depends on it.
+        Share of the training data that ``predict`` calls outliers, in (0, 0.5]. With "auto" these
+        are rows with an unusual error: its cube root exceeds the upper quartile by more than the
+        interquartile range, which happens for 2 % of ordinary rows. Nothing else depends on it.
 
     Attributes
     ----------
@@ -385,8 +382,8 @@ class AutoencoderTransformer(
         Its two halves: features to code, and code to features.
 
     mean_ : ndarray of shape (`n_features_in_`,)
-        Mean of the training data, the reconstruction that ``score`` compares with. Of a table with
-        categories that of its encoded columns, which ``encoded_feature_names_`` names.
+        Mean of the training data, the reconstruction that ``score`` compares with. For a table with
+        categories, that of its encoded columns, which ``encoded_feature_names_`` names.
 
     encoded_feature_names_ : ndarray of str
         Names of the network's inputs and outputs: numbers, then an indicator for each category.
@@ -398,26 +395,25 @@ class AutoencoderTransformer(
         What is subtracted from the numbers, and what they are divided by, with ``scaling``.
 
     code_std_ : ndarray of shape (`n_components`,)
-        Standard deviation of each unit of the code over the training data; over 1,000 to
-        10,000 rows of more, unless ``order_code=True`` or ``shuffle=False``.
+        Standard deviation of each unit of the code over the training data; for large sets over
+        1,000 to 10,000 of its rows, unless ``order_code=True`` or ``shuffle=False``.
 
     n_dead_units_ : int
-        Units of the code that have the same value for every row. ``fit`` warns of them.
+        Units of the code that have the same value for every row. ``fit`` warns about them.
 
     explained_variance_ : ndarray of shape (`n_components`,)
-        What each unit of the code adds to the variance of the features that is explained, with
-        the units before it known and those after it at their mean; on 100 to 2,000 rows of
-        the training data. A unit that only makes sense with later ones may be negative.
-        With ``order_code=True`` a linear autoencoder with tied weights has PCA's. Set by
-        ``fit`` only.
+        How much each unit of the code adds to the explained variance of the features, with the
+        units before it known and those after it at their mean; on 100 to 2,000 rows of the training
+        data. A unit that only makes sense with later ones may be negative. With ``order_code=True``
+        a linear autoencoder with tied weights has PCA's. Set by ``fit`` only.
 
     explained_variance_ratio_ : ndarray of shape (`n_components`,)
         As shares of the variance of the features; their sum is ``score`` of those rows.
 
     offset_ : float
-        Where ``score_samples`` begins to call a row ordinary: ``decision_function`` is what a score
-        is above it. By all training rows, or with ``contamination="auto"`` by 100 to 2,000 of them.
-        Set by ``fit`` only.
+        Threshold of ``score_samples`` below which a row is an outlier; ``decision_function`` is the
+        score minus it. From all training rows, or with ``contamination="auto"`` from 100 to 2,000
+        of them. Set by ``fit`` only.
 
     history_ : skorch.history.History
         One row per epoch (none with L-BFGS): "train_loss", "dur" (seconds) and, with a validation
@@ -475,12 +471,11 @@ class AutoencoderTransformer(
 
     Notes
     -----
-    For the error that a given network can reach, the schedule matters most: try
-    ``learning_rate="one_cycle"`` with ``learning_rate_init=0.01`` and ``batch_size=128``
-    first.
+    The schedule has the largest effect on the error that a given network reaches: try
+    ``learning_rate="one_cycle"`` with ``learning_rate_init=0.01`` and ``batch_size=128`` first.
 
-    Rows that are unlike the training data are reconstructed badly, so it is an outlier detector,
-    too, by scikit-learn's conventions: ``predict`` is -1 for outliers and 1 for other rows.
+    Rows unlike the training data are reconstructed poorly, so the estimator is also an outlier
+    detector with scikit-learn's conventions: ``predict`` is -1 for outliers and 1 for other rows.
 
     References
     ----------
@@ -575,7 +570,7 @@ class AutoencoderTransformer(
             Weights of the validation data.
 
         groups : array-like of shape (n_samples,), default=None
-            What ``validation_splitter`` is given of each row, such as the patient that it is of.
+            The group of each row, for ``validation_splitter``: the patient, for example.
 
         Returns
         -------
@@ -584,8 +579,8 @@ class AutoencoderTransformer(
         Raises
         ------
         ValueError
-            If the input is invalid, or the training diverges: to a loss or weights that are not
-            finite, without best weights to keep. What was fitted before is fitted still.
+            If the input is invalid, or training diverges to a loss or weights that are not finite
+            and there are no best weights to restore. An earlier fit is kept.
         KeyboardInterrupt
             If the user interrupts before the first step, or within a search.
         """
@@ -606,7 +601,7 @@ class AutoencoderTransformer(
         """Train one epoch on the given data.
 
         A validation set is evaluated after the epoch and added to ``validation_scores_`` and
-        ``validation_loss_curve_``. It stops nothing and brings no earlier weights back.
+        ``validation_loss_curve_``. It neither stops training nor restores earlier weights.
 
         The schedules "cosine" and "one_cycle" count the calls as epochs: after
         ``max_iter`` calls the learning rate is zero. The first call settles ``mean_`` and,
@@ -688,10 +683,10 @@ class AutoencoderTransformer(
         Returns
         -------
         reconstructions : ndarray of shape (n_samples, n_features), or DataFrame
-            Numbers in their own units. A table with categories comes back as one: for each row the
-            likeliest category, None where that is that it is missing. It is a DataFrame of pandas,
-            or after ``set_output(transform="polars")`` of polars, where ``fit`` was given one, and
-            else an array of objects.
+            Numbers in their own units. A table with categories comes back as a table, with the most
+            likely category of each row, None for a missing one. It is a pandas DataFrame, or a
+            polars one after ``set_output(transform="polars")``, if ``fit`` was given a frame, and
+            otherwise an array of objects.
         """
         check_is_fitted(self)
         refuse_not_numbers(self, X)
@@ -732,7 +727,7 @@ class AutoencoderTransformer(
         Returns
         -------
         X : ndarray of shape (n_samples, n_features), or DataFrame
-            As of ``inverse_transform``.
+            As from ``inverse_transform``.
         """
         check_is_fitted(self)
         shape = (n_samples, self._n_features_out)
@@ -741,7 +736,7 @@ class AutoencoderTransformer(
 
     @keeps_namespace
     def reconstruction_error(self, X: "MatrixLike", *, per_feature: bool = False) -> np.ndarray:
-        """Return how badly each row is reconstructed.
+        """Return the reconstruction error of each row.
 
         Parameters
         ----------
@@ -755,8 +750,8 @@ class AutoencoderTransformer(
         errors : ndarray of shape (n_samples,) or (n_samples, n_features)
             Mean squared error per feature, whatever ``loss`` is; or the squared error of each
             feature, NaN where it is missing. With ``scaling`` numbers are compared in scaled units.
-            The error of a category is half the squared error of its indicators: 0 where the right
-            one is certain, 1 where a wrong one is.
+            The error of a category is half the squared error of its indicators: 0 if the right one
+            is certain, 1 if a wrong one is.
         """
         X = self._validate_input(X)
         network = self.module_
@@ -784,7 +779,7 @@ class AutoencoderTransformer(
 
     @keeps_namespace
     def decision_function(self, X: "MatrixLike") -> np.ndarray:
-        """Return by how much the score of each row is above ``offset_``: negative for outliers.
+        """Return the score of each row minus ``offset_``: negative for outliers.
 
         Parameters
         ----------
@@ -815,9 +810,9 @@ class AutoencoderTransformer(
     def score(
         self, X: "MatrixLike", y: object = None, sample_weight: "ArrayLike | None" = None
     ) -> float:
-        """Return the share of the variance that the reconstruction explains.
+        """Return the share of the variance explained by the reconstruction.
 
-        One minus the squared error of the reconstruction over that of ``mean_``, both as of
+        One minus the squared error of the reconstruction over that of ``mean_``, both as in
         ``reconstruction_error``. For the training data of a PCA the same figure is
         ``explained_variance_ratio_.sum()``.
 
@@ -911,7 +906,7 @@ class AutoencoderTransformer(
             ),
             (
                 self.dtype == "bfloat16" and (self.variational or self.contractive > 0),
-                "dtype='bfloat16' is written for neither variational=True nor contractive, got "
+                "dtype='bfloat16' supports neither variational=True nor contractive, got "
                 f"variational={self.variational} and contractive={self.contractive}; choose "
                 "dtype='float32'.",
             ),
@@ -930,7 +925,7 @@ class AutoencoderTransformer(
         names = ("allow_nan", "contractive", "tied_weights", "variational")
         used = [name for name in names if getattr(self, name)]
         used += ["loss_weights"] * (self.loss_weights is not None)
-        return f"{', '.join(used)} is not written for stacks" if used else ""
+        return f"{', '.join(used)} is not supported in stacks" if used else ""
 
     def _validate_training_data(
         self, call: Call, dtypes: list[type], *, reset: bool
@@ -971,7 +966,7 @@ class AutoencoderTransformer(
         return learn_columns(X, self.categorical_features)
 
     def _check_categories(self) -> None:
-        """Refuse what does not go with columns of categories."""
+        """Refuse what cannot be combined with columns of categories."""
         if self._columns is None:
             return
         for name, value, is_wrong in (
@@ -984,10 +979,10 @@ class AutoencoderTransformer(
         ):
             if is_wrong:
                 raise ValueError(
-                    f"{name}={value!r} does not go with categories, of which X has "
+                    f"{name}={value!r} cannot be combined with categories, of which X has "
                     f"{len(self._columns.categories)} columns: a category is reconstructed by a "
                     f"softmax, and a number as it is. Leave {name} at its default, or encode them "
-                    "before, as by OneHotEncoder."
+                    "first, for example with OneHotEncoder."
                 )
 
     def _learn_numbers(self, X: Features, weight: np.ndarray | None) -> None:

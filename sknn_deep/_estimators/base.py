@@ -1,4 +1,4 @@
-"""The base of the three estimators: all but parameters and the course of a fit.
+"""The base of the estimators: everything except parameters and the course of a fit.
 
 Think twice before adding anything here: what only one estimator needs belongs to it.
 """
@@ -125,7 +125,7 @@ class BaseDeepNetwork(NetworkHooks):
     def _validate_rows(
         self, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
     ) -> Any:
-        """Return the features to train on, and y where it is given, as of :func:`to_train_on`."""
+        """Return the features to train on, and y where it is given, as in :func:`to_train_on`."""
         return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
 
     def _map_rows(self, function: Callable[[Tensor], Tensor], X: Any) -> Any:

@@ -17,11 +17,11 @@ class Call:
     X_val, y_val, sample_weight_val
         The user's validation set, or Nones.
     classes : array-like or None
-        As of the classifier's ``partial_fit``.
+        See the classifier's ``partial_fit``.
     incremental : bool
         Whether it is ``partial_fit``: one epoch, with the optimiser's state kept.
     groups : array-like or None
-        What ``validation_splitter`` is given of each row.
+        The group of each row, for ``validation_splitter``.
     """
 
     X: Any

@@ -11,7 +11,7 @@ from sknn_deep._training.checkpoint import CheckpointFile, TrainingCheckpoint
 
 
 def check_callback(callback: Any) -> None:
-    """Refuse an entry of ``callbacks`` that is no callback of skorch's.
+    """Refuse an entry of ``callbacks`` that is not a skorch callback.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def check_callback(callback: Any) -> None:
         if isinstance(callback, FitCallback)
         else "pass instances of skorch.callbacks.Callback"
     )
-    raise TypeError(f"callbacks holds {callback!r}, which is no skorch callback; {remedy}.")
+    raise TypeError(f"callbacks holds {callback!r}, which is not a skorch callback; {remedy}.")
 
 
 def open_checkpoint(callbacks: Sequence[Any] | None, incremental: bool) -> CheckpointFile | None:

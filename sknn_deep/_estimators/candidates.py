@@ -1,12 +1,12 @@
-r"""Many different networks on one table, and the ensemble of those that go best together.
+r"""Many different networks on one table, and the best ensemble of them.
 
 Seeds alone make networks of one recipe that err alike; networks of different width, depth, inputs
 and rates err in different ways, and their mean gains more [1]_. So configurations are drawn at
 random (:func:`draw_configurations`), each is trained on the training rows and stopped by the
 validation rows, and a greedy selection with replacement picks from all of them the ensemble whose
-mean prediction has the lowest loss on the validation rows [2]_. Networks that fall behind are given
-up: after a part of its epochs one stops whose loss is above the median of what those before it had
-reached by then [3]_.
+mean prediction has the lowest loss on the validation rows [2]_. Networks that fall behind are
+abandoned: after part of its epochs, a network stops if its loss is above the median that those
+before it had reached by then [3]_.
 
 The networks differ in shape, so they are trained one after the other.
 
@@ -39,9 +39,10 @@ from sknn_deep._training.progress import DivergenceError
 from sknn_deep._training.sklearn_callbacks import StopTraining
 from sknn_deep._user_warnings import warned_once
 
-# The ensemble has so many places; a network may have several of them.
+# Places in the ensemble; a network may have several of them.
 _MOST_PLACES = 32
-# From this share of its epochs on a network is compared with those before it, if there are so many.
+# From this share of its epochs on, a network is compared with those before it, if there are at
+# least this many.
 _FIRST_LOOK, _FEWEST_BEFORE = 0.2, 5
 
 

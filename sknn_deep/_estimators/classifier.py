@@ -75,22 +75,22 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         module, ``lr=learning_rate_init`` and ``solver_params``.
 
     alpha : float, default=0.0001
-        Strength of the L2 penalty on the weights, divided by the number of samples of
-        the batch. Raise it against overfitting.
+        Strength of the L2 penalty on the weights, divided by the number of samples in the batch.
+        Raise it to reduce overfitting.
 
     batch_size : int or "auto", default="auto"
-        Samples per step of the stochastic solvers; "auto" is ``min(200, n_samples)``. A
-        larger batch makes an epoch faster and the number of epochs larger.
+        Samples per step of the stochastic solvers; "auto" is ``min(200, n_samples)``. Larger
+        batches make epochs faster, but take more of them.
 
     learning_rate : str, default="constant"
         Schedule of the learning rate. "constant", "invscaling"
-        (``learning_rate_init / (t + 1) ** power_t`` after t samples) and "adaptive" (a
-        fifth whenever the stopping rule strikes) mean what they mean in scikit-learn, the
-        last two with ``solver="sgd"`` only. "cosine" falls to zero over ``max_iter`` epochs;
-        "one_cycle" first rises over 30 % of them from a 25th of ``learning_rate_init``.
-        "flat_cosine" falls in the second half only, and "coslog4" rises and falls four times,
-        each time over twice as many epochs [7]_. All four run their whole course unless early
-        stopping ends it, and reach a given accuracy in far fewer epochs than a constant rate.
+        (``learning_rate_init / (t + 1) ** power_t`` after t samples) and "adaptive" (divided by
+        five whenever the stopping rule fires) work as in scikit-learn, the last two only with
+        ``solver="sgd"``. "cosine" falls to zero over ``max_iter`` epochs; "one_cycle" first rises
+        over 30 % of them from a 25th of ``learning_rate_init``. "flat_cosine" falls in the second
+        half only, and "coslog4" rises and falls four times, each time over twice as many epochs
+        [7]_. All four run to the end unless early stopping intervenes, and reach a given accuracy
+        in far fewer epochs than a constant rate.
 
     learning_rate_init : float, default=0.001
         Initial learning rate; the peak of "cosine" and "one_cycle".
@@ -102,14 +102,14 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Largest number of epochs, or of L-BFGS iterations.
 
     shuffle : bool, default=True
-        Whether to permute the samples before each epoch. Early stopping draws the rows
-        that it holds out at random in either case, as in scikit-learn.
+        Whether to permute the samples before each epoch. Early stopping draws held-out rows at
+        random in either case, as in scikit-learn.
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation split, the permutations and the dropout
         masks. An int gives the same network every time, whatever happens to the global
-        random states (a large one to rounding, where other processes compete for the
-        cores); None draws from NumPy's, as in scikit-learn.
+        random states (a large one only up to rounding if other processes compete for the cores);
+        None draws from NumPy's, as in scikit-learn.
 
     tol : float, default=0.0001
         Smallest improvement of the training loss (of the
@@ -118,11 +118,11 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     verbose : bool or int, default=False
         Whether to print a line for each epoch: the loss, the validation score if there is one, and
-        how long the rest takes at most.
+        the longest time that is left.
 
     warm_start : bool, default=False
-        Whether ``fit`` goes on from the weights of the previous call. Parameters that the weights
-        do not depend on, such as rates and dropout, may have changed.
+        Whether ``fit`` continues from the weights of the previous call. Parameters that do not
+        shape the network, such as rates and dropout, may change in between.
 
     momentum : float, default=0.9
         Momentum of "sgd", in [0, 1].
@@ -132,34 +132,32 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     early_stopping : bool, default=False
         Whether to hold out ``validation_fraction`` of the samples, stop when the
-        validation score no longer improves, and restore the best weights. The samples
-        are drawn at random, with ``shuffle=False``, too. A validation set passed to
-        ``fit`` switches it on.
+        validation score no longer improves, and restore the best weights. The samples are drawn at
+        random even with ``shuffle=False``. A validation set passed to ``fit`` switches it on.
 
     validation_fraction : float, default=0.1
-        Share of the samples that early stopping holds out. They are drawn at random, with
-        ``shuffle=False``, too: for rows in order of time pass the last ones as ``X_val``.
-        Of two classes it has as many as there are, as in scikit-learn; of several classes or labels
-        the rows are scikit-learn's unless they are all rows of one: then half of them stay in
-        training. For a stratified set pass ``validation_splitter="stratified"``.
+        Share of the samples that early stopping holds out. They are drawn at random even with
+        ``shuffle=False``; for time series, pass the last rows as ``X_val``. Two classes are held
+        out in proportion, as in scikit-learn. With more classes, or several labels, the rows are
+        those that scikit-learn draws, unless they include all rows of a class: then half of these
+        stay in training. For a stratified set pass ``validation_splitter="stratified"``.
 
     validation_splitter : splitter, "stratified" or None, default=None
-        Divides the rows into those to train on and those that early stopping holds out, in place of
-        a random draw: any splitter of scikit-learn's kind, such as
-        ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``, or ``TimeSeriesSplit()``. Its
-        first division is taken, of ``TimeSeriesSplit`` the last. It is given the validated X, y and
-        ``groups``; in a search the rows of each fold. An ensemble asks once for all networks.
-        "stratified" holds out ``validation_fraction`` of each class, or of each combination of
-        labels.
+        Chooses the rows that early stopping holds out, instead of a random draw: any splitter of
+        scikit-learn's kind, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``,
+        or ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the last. The
+        splitter is given the validated X, y and ``groups``, in a search those of each fold. An
+        ensemble splits once for all networks. "stratified" holds out ``validation_fraction`` of
+        each class, or of each combination of labels.
 
     beta_1 : float, default=0.9
-        Decay of the first moment of "adam" and its kin, in [0, 1).
+        Decay of the first moment of "adam" and its variants, in [0, 1).
 
     beta_2 : float, default=0.999
         Decay of the second moment, in [0, 1).
 
     epsilon : float, default=1e-08
-        Keeps the denominator of "adam" and its kin from zero.
+        Keeps the denominator of "adam" and its variants from zero.
 
     n_iter_no_change : int, default=10
         Epochs in a row without an improvement of ``tol`` after which training stops;
@@ -170,7 +168,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     dropout : float or sequence of float, default=0.0
         Probability with which a hidden unit is dropped during training, or one per
-        hidden layer. Against overfitting; 0.1 to 0.5 are usual.
+        hidden layer. Reduces overfitting; 0.1 to 0.5 is usual.
 
     dropout_schedule : {"constant", "flat_cosine"}, default="constant"
         Whether dropout stays as it is, or falls to zero along a cosine over the second half of
@@ -193,7 +191,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         layer. Schedules keep its ratio to ``learning_rate_init``, which None stands for.
 
     max_grad_norm : float or None, default=None
-        Euclidean norm to which a longer gradient is cut. Steadies training when the loss
+        Euclidean norm to which longer gradients are clipped. Stabilises training when the loss
         jumps.
 
     ema_decay : float or None, default=None
@@ -204,26 +202,25 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     scoring : str, callable or None, default=None
         What early stopping maximises. None is the accuracy; "loss"
-        is the negative validation loss; else a scorer's name or a callable
-        ``scorer(estimator, X, y)``, which is given ``sample_weight`` if it takes it.
+        is the negative validation loss; otherwise the name of a scorer, or a callable
+        ``scorer(estimator, X, y)``, which is passed ``sample_weight`` if it accepts it.
 
     device : str or torch.device, default="auto"
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
-        CUDA device where there is one, else the CPU.
+        CUDA device if there is one, otherwise the CPU.
 
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
         Floating-point type of the network. "auto" follows X on the CPU (float32 stays
-        float32, all else becomes float64) and is float32 on a GPU. On the CPU float32
-        trains faster and takes half the memory.
-        "bfloat16" computes the matrix products of the training in that type and keeps
-        weights, sums and predictions in float32: faster on recent GPUs, with two to three
-        significant digits in each gradient.
+        float32, anything else becomes float64) and is float32 on a GPU. On the CPU float32 trains
+        faster and takes half the memory. "bfloat16" computes the matrix products of the training in
+        that type and keeps weights, sums and predictions in float32: faster on recent GPUs, with
+        two to three significant digits in each gradient.
 
     float32_precision : {"highest", "high"} or None, default=None
-        How exactly a GPU multiplies in the training, where dtype is float32. "high" allows
-        TF32: faster on NVIDIA's since Ampere, with three to four significant digits in each
-        product. torch has one setting for the process: it is changed while a fit runs, and
-        restored. None leaves it as it is.
+        Precision of a GPU's matrix products in float32 training. "high" allows TF32: faster on
+        NVIDIA's GPUs since Ampere, with three to four significant digits in each product. torch has
+        one such setting for the process: it is changed while a fit runs, then restored. None leaves
+        it as it is.
 
     n_processes : int or "torchrun", default=1
         Processes that train together, each on its rows of every batch, to the same weights as one
@@ -238,90 +235,85 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         registered with ``set_callbacks``.
 
     init_from : AutoencoderTransformer or None, default=None
-        A fitted autoencoder from whose encoder training starts, for few labels beside many
-        rows without: ``hidden_layer_sizes`` must begin with the encoder's, and the weights of
-        its code are taken, too, where a layer of as many units follows. Activation and
-        normalisation must be the encoder's. Without normalisation each layer is scaled so
-        that its outputs have a standard deviation of one, which the usual learning rates
-        suit. The layers behind are drawn as always. For
-        searches, cross-validation and all else that clones, pass
-        ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
-        other estimators.
+        A fitted autoencoder whose encoder gives the first layers their initial weights, for few
+        labels and many unlabelled rows: ``hidden_layer_sizes`` must begin with the encoder's, and
+        the weights of its code are used, too, if a layer of as many units follows. Activation and
+        normalisation must be the encoder's. Without normalisation each layer is scaled so that its
+        outputs have a standard deviation of one, which suits the usual learning rates. Later layers
+        are initialised as usual. For searches, cross-validation and anything else that clones, pass
+        ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of other
+        estimators.
 
     n_networks : int, default=1
-        Networks to train, each from a seed of its own that is drawn from ``random_state``.
-        More than one are a deep ensemble [5]_, which predicts the mean of their
-        probabilities: more accurate than one network, and less sure of itself where they
-        disagree. 5 to 10 are usual. They take at most as long as so many fits, and less
-        where they are small and trained as one stack.
+        Number of networks to train, each with its own seed, drawn from ``random_state``. More than
+        one form a deep ensemble [5]_, which predicts the mean of their probabilities: more accurate
+        than one network, and less confident where they disagree. 5 to 10 is usual. They take at
+        most as long as that many fits, and less if they are small and trained as one stack.
 
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
-        Features that hold categories: by name or number, or as a mask. "from_dtype" takes
-        columns of texts and categoricals, whether of pandas or polars, and columns of an object
-        array that hold texts. None takes all features for numbers. Categories that were not in
-        the training data have a code of their own; so have missing values.
+        Features that hold categories: by name or number, or as a mask. "from_dtype" takes text and
+        categorical columns of a pandas or polars frame, and columns of an object array that hold
+        text. None treats all features as numbers. Categories not seen in training have a code of
+        their own, and so do missing values.
 
     allow_nan : bool, default=False
-        Whether numbers may be missing (NaN, None, pd.NA). A feature with gaps has a learned
-        value in their place and an indicator beside it, or with ``numeric_embedding`` a learned
-        vector.
+        Whether numbers may be missing (NaN, None, pd.NA). They are replaced by a learned value and
+        an indicator, or with ``numeric_embedding`` by a learned vector.
 
     scaling : {"standard", "robust"} or None, default=None
-        How numbers are scaled inside the network, by what the training rows tell (without those
-        held out): "standard" by mean and standard deviation; "robust" by median and
-        interquartile range, with a smooth clip to plus and minus 3 that keeps outliers in
-        reach [7]_. Not for sparse X of more than 10,000 features.
+        How numbers are scaled inside the network, from statistics of the training rows (without
+        those held out): "standard" by mean and standard deviation; "robust" by median and
+        interquartile range, with a smooth clip to plus and minus 3 that limits outliers [7]_. Not
+        for sparse X of more than 10,000 features.
 
     numeric_embedding : {"piecewise_linear", "periodic"} or None, default=None
-        A vector of ``numeric_embedding_size`` numbers for each number, learned with the network
-        [6]_: a piecewise linear function of ``n_bins`` pieces between quantiles of the training
-        rows, or a sum of ``n_frequencies`` cosines with frequencies that are learned. On most
+        Turn each number into a vector of length ``numeric_embedding_size``, learned with the
+        network [6]_: a piecewise linear function with ``n_bins`` pieces between quantiles of the
+        training rows, or a sum of ``n_frequencies`` cosines with learned frequencies. On most
         tables "piecewise_linear" gains more than any other parameter.
 
     numeric_embedding_size : int, default=12
         Length of these vectors.
 
     n_bins : int, default=48
-        Pieces of "piecewise_linear" at most: from few rows fewer are made, one for each hundred,
-        and eight at least.
+        Largest number of pieces of "piecewise_linear". Few rows give fewer: one for each hundred,
+        but at least eight.
 
     n_frequencies : int, default=16
-        Cosines of "periodic".
+        Number of cosines of "periodic".
 
     frequency_scale : float, default=0.1
         Standard deviation of their first frequencies; the larger, the finer the details.
 
     max_one_hot : int, default=9
-        Features of so many categories are one-hot encoded; those of more have learned vectors,
-        of which categories with fewer than five rows share one
-        [8]_.
+        Features with at most this many categories are one-hot encoded. Those with more have learned
+        vectors; categories with fewer than five rows share one [8]_.
 
     category_embedding_size : int, default=8
-        Length of the vectors of categories.
+        Length of the learned vectors of categories.
 
     embedding_weight_decay : float, default=0.0
-        Decoupled weight decay of these vectors, and of those of numbers but for their linear
-        part. Against overfitting where there are few rows; 0.1 to 1 are usual.
+        Decoupled weight decay of the vectors of categories, and of those of numbers except for
+        their linear part. Reduces overfitting on small tables; 0.1 to 1 is usual.
 
     learned_scales : bool, default=False
         Whether each input of the first layer has a scale that is trained, at six times the
-        learning rate of Adam [7]_, so that the network soon hears less of inputs of little use.
+        learning rate of Adam [7]_, so that the network quickly learns to ignore useless inputs.
 
     class_weight : dict, "balanced" or None, default=None
-        Weight of each class in the loss: a dict ``{class: weight}``, where a class that is
-        not named weighs 1, or "balanced" for weights inversely proportional to the class
-        frequencies in the training data. Multiplies ``sample_weight``; scores go by
-        ``sample_weight`` alone.
+        Weight of each class in the loss: a dict ``{class: weight}``, in which a class that is not
+        named weighs 1, or "balanced" for weights inversely proportional to the class frequencies in
+        the training data. Multiplies ``sample_weight``; scores use ``sample_weight`` alone.
 
     label_smoothing : float, default=0.0
         Share of each target that is spread evenly over the classes, in [0, 1). A little
         (0.1) makes the probabilities of a large network less extreme.
 
     calibration : "temperature" or None, default=None
-        Whether probabilities are made as sure as they are right on held-out rows: the raw output
-        is divided by ``temperature_``, at which the log loss of those rows is smallest [9]_. Needs
-        ``early_stopping=True``, or ``X_val`` in ``fit``. Labels stay what they are. The networks
-        of an ensemble hold out the same rows, and their mean is calibrated.
+        Whether to calibrate probabilities on held-out rows: the raw output is divided by
+        ``temperature_``, which minimises the log loss of those rows [9]_. Needs
+        ``early_stopping=True``, or ``X_val`` in ``fit``. Predicted labels do not change. The
+        networks of an ensemble hold out the same rows, and their mean is calibrated.
 
     Attributes
     ----------
@@ -388,15 +380,15 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Mask of the features that hold categories, or None where there are none.
 
     temperature_ : float
-        What the raw output is divided by, with ``calibration`` only. Above 1 the network was too
-        sure of itself.
+        What the raw output is divided by, with ``calibration`` only. Above 1 the network was
+        overconfident.
 
     estimators_ : list of DeepMLPClassifier
-        The networks of an ensemble, each as a separate fit with its seed gives it. Only with
-        ``n_networks`` above 1. The ensemble itself has ``classes_``, ``n_iter_`` (the most
-        of any network), ``n_outputs_``, ``out_activation_``, ``temperature_``,
-        ``n_features_in_`` and ``feature_names_in_``; every other attribute belongs to a network,
-        such as ``estimators_[0].loss_curve_``.
+        The networks of an ensemble, each the same as from a separate fit with its seed. Only with
+        ``n_networks`` above 1. The ensemble itself has ``classes_``, ``n_iter_`` (the most of any
+        network), ``n_outputs_``, ``out_activation_``, ``temperature_``, ``n_features_in_`` and
+        ``feature_names_in_``; every other attribute belongs to a network, such as
+        ``estimators_[0].loss_curve_``.
 
     n_features_in_ : int
         Number of features seen during ``fit``.
@@ -413,7 +405,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     -----
     With ``solver="sgd"`` in double precision on the CPU the weights agree with
     scikit-learn's to rounding; with "adam" closely. In float32, on a GPU, or with
-    dropout, they differ as rounding and other random numbers make them differ.
+    dropout, they differ by rounding and by other random numbers.
 
     References
     ----------
@@ -511,7 +503,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             Weights of the validation data.
 
         groups : array-like of shape (n_samples,), default=None
-            What ``validation_splitter`` is given of each row, such as the patient that it is of.
+            The group of each row, for ``validation_splitter``: the patient, for example.
 
         Returns
         -------
@@ -520,8 +512,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Raises
         ------
         ValueError
-            If the input is invalid, or the training diverges: to a loss or weights that are not
-            finite, without best weights to keep. What was fitted before is fitted still.
+            If the input is invalid, or training diverges to a loss or weights that are not finite
+            and there are no best weights to restore. An earlier fit is kept.
         KeyboardInterrupt
             If the user interrupts before the first step, or within a search.
         """
@@ -544,7 +536,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         """Train one epoch on the given data.
 
         A validation set is evaluated after the epoch and added to ``validation_scores_`` and
-        ``validation_loss_curve_``. It stops nothing and brings no earlier weights back.
+        ``validation_loss_curve_``. It neither stops training nor restores earlier weights.
 
         The schedules "cosine" and "one_cycle" count the calls as epochs: after
         ``max_iter`` calls the learning rate is zero.
@@ -616,8 +608,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
             Columns in the order of ``classes_``, in the network's floating-point type. Never 0:
-            what is too small for the type is its smallest normal number. Of an ensemble the
-            mean over its networks. For multilabel targets, of each label by itself, and below 1.
+            smaller values become the smallest normal number of the type. For an ensemble, the mean
+            over its networks. For multilabel targets, the probability of each label, and below 1.
         """
         X = self._validate_input(X)
         if "temperature_" in vars(self):
@@ -647,7 +639,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def decision_function(self, X: "MatrixLike") -> np.ndarray:
         """Return the logits: what the network puts out before softmax or logistic function.
 
-        They order rows where probabilities are 0 or 1 already.
+        They still rank rows whose probabilities are all but 0 or 1.
 
         Parameters
         ----------
@@ -656,10 +648,10 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Returns
         -------
         logits : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            Of two classes the logits of ``classes_[1]``, shape (n_samples,). The softmax of a row,
+            For two classes the logits of ``classes_[1]``, shape (n_samples,). The softmax of a row,
             or for two classes and for multilabel targets the logistic function of each number, is
-            ``predict_proba``. Of an ensemble that is the mean over its networks, and the logits are
-            the logarithm of the mean, or of the mean's odds.
+            ``predict_proba``. For an ensemble, they are the logarithm of its mean probabilities, or
+            of their odds.
         """
         logits = self._calibrated_logits(self._validate_input(X))
         return logits[:, 0] if self.n_outputs_ == 1 else logits
@@ -682,8 +674,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Returns
         -------
         score : float
-            The share of the rows that are predicted right; of several labels, the share of
-            the rows of which all are.
+            The share of rows predicted correctly; with several labels, the share of rows with all
+            labels correct.
         """
         labels, y, sample_weight = map(as_numpy, (self.predict(X), y, sample_weight))
         return _accuracy(y, labels, sample_weight)

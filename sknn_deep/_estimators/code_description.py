@@ -1,4 +1,4 @@
-"""What a trained autoencoder tells of its code: how its units vary, and what they explain.
+"""What is known about the code of a trained autoencoder: how its units vary, and what they explain.
 
 It is measured after the training. One pass of the encoder over the training batches gives the
 moments of the code, which show dead units. What each unit explains is found by decoding 100 to

@@ -1,12 +1,12 @@
-"""Means and limits of features, with or without missing values, and rows that tell of scales."""
+"""Means and limits of features, with or without missing values, and rows to learn scales from."""
 
 import numpy as np
 
 from sknn_deep._engine.features import Features, SparseRows
 
-# Scales and quantiles come from so many rows at most, and of wide ones from so many numbers.
+# Scales and quantiles come from at most this many rows, or this many numbers if rows are wide.
 _ROWS_OF_SCALES, _NUMBERS_OF_SCALES = 200_000, 2**25
-# Sparse features of more columns are neither scaled nor embedded: none would stay zero.
+# Sparse features with more columns are neither scaled nor embedded: no zero would stay zero.
 _WIDEST_SPARSE = 10_000
 
 

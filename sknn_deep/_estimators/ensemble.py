@@ -1,14 +1,14 @@
 """Deep ensembles: several networks, trained from different seeds, as one estimator.
 
 Networks that start from other weights and see the batches in another order end in other
-minima. The mean of their predictions is more accurate than one of them and less sure of
-itself where they disagree, and their spread says how far to trust it [1]_. The networks have
-one shape, so they are trained as one stack.
+minima. The mean of their predictions is more accurate than one of them and less confident where
+they disagree, and their spread says how far to trust it [1]_. The networks have one shape, so they
+are trained as one stack.
 
-The networks stay whole estimators: whatever one network knows needs no second name in the
-ensemble, and no mean. An ensemble is a part of an estimator, not a type, because searches and
-``set_params`` change ``n_networks``; what was fitted decides, not the parameter. A call that fails
-or is interrupted leaves what was fitted before: all networks or none.
+The networks stay whole estimators: attributes of one network need no second name in the ensemble,
+and no mean. An ensemble is a part of an estimator, not a type, because searches and ``set_params``
+change ``n_networks``; what was fitted decides, not the parameter. A call that fails or is
+interrupted leaves what was fitted before: all networks or none.
 
 Predictions go through the networks one after the other. One batched product over all of them was
 three times faster for a single row, and slower for thousands.
@@ -116,7 +116,7 @@ def mean(outputs: Iterable[Any], weights: np.ndarray | None = None) -> Any:
 
 
 def check_same_number(estimator: Any, n_before: int) -> None:
-    """Refuse to go on with an ensemble of another size."""
+    """Refuse to continue an ensemble of another size."""
     if estimator.n_networks != n_before:
         raise ValueError(
             "warm_start and partial_fit go on with the networks of the previous call, got "
@@ -144,7 +144,7 @@ def _new_networks(draft: Any, random_state: np.random.RandomState) -> list[Any]:
 
 
 def validated_call(draft: Any, call: Call, goes_on: bool) -> Call:
-    """Return the call with validated arrays; set what they tell of the estimator on the draft."""
+    """Return the call with validated arrays; set what is learned from them on the draft."""
     dtypes = accepted_dtypes(draft.dtype, resolve_device(draft.device))
     if goes_on:
         dtypes = [numpy_dtype(draft.estimators_[0].module_.flat.dtype)]

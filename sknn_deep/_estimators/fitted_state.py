@@ -232,7 +232,7 @@ def fitted_names(estimator: Any, source: str | None = None) -> list[str]:
     ----------
     estimator : estimator or type
     source : str, default=None
-        Only those that this sets, as of :class:`Entry`.
+        Only those that this sets, as in :class:`Entry`.
     """
     entries = estimator._fitted_state.items()
     return [name for name, entry in entries if source in (None, entry.source)]

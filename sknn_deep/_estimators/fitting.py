@@ -207,7 +207,7 @@ class Fit:
         Parameters
         ----------
         describe : bool
-            Whether to set, too, what the trained network tells of its training data.
+            Whether to also set what the trained network says about its training data.
         """
         draft = self.draft
         draft.module_.eval()
@@ -388,7 +388,7 @@ class Fit:
             changes = ", ".join(f"{key} {present[key]} -> {asked[key]}" for key in unfit)
             raise ValueError(
                 "warm_start and partial_fit go on with the network of the previous call; the "
-                f"present parameters and data ask for another one ({changes}). Set "
+                f"present parameters and data need a different one ({changes}). Set "
                 "warm_start=False, or make a new estimator."
             )
         if not incremental:

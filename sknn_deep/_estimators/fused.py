@@ -1,17 +1,17 @@
 """Fits many networks at once: those of one shape as a stack, the others one by one.
 
-The idea of training a whole grid as one batched computation is HFTA's [1]_; what is new
-here is the same answer as from separate fits: orders, folds, penalties, rates and stopping are
-each network's own.
+The idea of training a whole grid as one batched computation is HFTA's [1]_; what is new here is
+that the results equal those of separate fits: orders, folds, penalties, rates and stopping are each
+network's own.
 
 Each job has its own :class:`~sknn_deep._estimators.fitting.Fit`, committed when its network stops.
 A job that has a state goes on from there, with more epochs than the training had that ended in it.
 So the survivors of a halving search are not trained anew.
 
-If a stack breaks down, for want of memory or by an error that is no single network's, the
-unfinished networks start again from what their estimators were: in stacks of half the size, or
-alone. The caller scores in ``done``, outside of the training's ``try``, so that an error of the
-user's scorer is never taken for one of the stack.
+If a stack fails, out of memory or by an error of no single network, the unfinished networks start
+again from what their estimators were: in stacks of half the size, or alone. The caller scores in
+``done``, outside of the training's ``try``, so that an error of the user's scorer is never mistaken
+for one of the stack.
 
 References
 ----------
@@ -311,14 +311,14 @@ def _free(device: torch.device, size: int, half: int) -> None:
 def _train_and_tell(
     group: list[_Member], device: torch.device, done: Callable[[Job], None]
 ) -> tuple[list[_Member], bool]:
-    """Train a stack, and tell of each network that has stopped.
+    """Train a stack, and report each network that has stopped.
 
     Returns
     -------
     unfinished : list of _Member
         Those left when the training broke down.
     is_memory : bool
-        Whether that was for want of memory.
+        Whether it ran out of memory.
     """
     is_memory, precision = False, group[0].job.estimator.float32_precision
     stopped = _train(sorted(group, key=lambda member: numbers_of(member.job.estimator)))
@@ -401,7 +401,7 @@ def _timed(members: Collection[_Member]) -> Iterator[None]:
 
 
 def _finish(member: _Member, n_steps: int) -> None:
-    """End a training; let go of everything that only training needs."""
+    """End a training; release everything that only training needs."""
     start = time.perf_counter()
     try:
         if member.job.error is None:
@@ -448,5 +448,5 @@ class _Alone:
         return {0: self._engine.train_epoch(self._training.batches, rates[0])}
 
     def release(self, numbers: list[int]) -> None:
-        """Let go of what only training needs: the network's memory is its own."""
+        """Release what only training needs: the network's memory is its own."""
         self._engine.close()

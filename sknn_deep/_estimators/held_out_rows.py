@@ -1,8 +1,8 @@
 """Which rows early stopping holds out: scikit-learn's, but never all rows of a class.
 
-scikit-learn's MLP stratifies two classes and draws from more of them, or from several labels,
-whatever row comes. So a rare class may be held out as a whole, and is never learned. Its rows are
-shared here; in all other cases the rows are scikit-learn's, for the same trajectory.
+scikit-learn's MLP stratifies two classes, but draws rows at random from more classes or several
+labels. So a rare class may be held out as a whole, and is never learned. Here its rows are divided;
+in all other cases the rows are scikit-learn's, for the same trajectory.
 
 ``validation_splitter`` asks for other rows: those of a splitter, or a share of each class.
 """
@@ -44,7 +44,7 @@ def hold_out_rows(
     Raises
     ------
     ValueError
-        If so few rows are held out, or left, that there is nothing to learn or to watch.
+        If too few rows are held out, or left to train on.
 
     Examples
     --------
@@ -75,11 +75,11 @@ def hold_out_rows(
 def hold_out_stratified(
     fraction: float, random_state: np.random.RandomState, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to train on and the rows held out, of each class in proportion.
+    """Return the rows to train on and the rows held out, each class in proportion.
 
-    The rows are sorted by their class, and every so many is held out: of a class, or a combination
-    of labels, its share to a row. Of many rare combinations the more frequent labels are shared
-    first.
+    The rows are sorted by class, and one in every few is held out: each class, or combination of
+    labels, has its share, give or take a row. Of many rare combinations the more frequent labels
+    are shared first.
 
     Parameters
     ----------
@@ -119,7 +119,8 @@ def rows_of_splitter(
     Parameters
     ----------
     splitter : splitter
-        As of scikit-learn. What it would draw from the global generator comes from the next.
+        As of scikit-learn. What it would draw from the global generator is drawn from
+        ``random_state``.
     X, y, groups
         What it is given.
     random_state : RandomState
@@ -127,7 +128,7 @@ def rows_of_splitter(
     Raises
     ------
     ValueError
-        If it fails, or divides the rows in no way to train and to watch by.
+        If it fails, or yields no rows to train on or to validate with.
 
     Examples
     --------
@@ -157,7 +158,7 @@ def rows_of_splitter(
         ) from error
     if division is None:
         raise ValueError(
-            f"validation_splitter={splitter!r} divides the {n_rows} rows in no way; choose one "
+            f"validation_splitter={splitter!r} yields no split of the {n_rows} rows; choose one "
             "that yields training and test rows."
         )
     train, held_out = (_row_numbers(rows) for rows in division)
@@ -222,7 +223,7 @@ def _lost_classes(train: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]
 
 
 def _check_members(labels: np.ndarray, names: np.ndarray) -> None:
-    """Refuse to stratify a class of one row, with scikit-learn's words at the end."""
+    """Refuse to stratify a class of one row, ending with scikit-learn's message."""
     counts = np.bincount(labels.astype(int), minlength=len(names))
     if 1 not in counts:
         return
@@ -255,5 +256,5 @@ def _check_sizes(n_rows: int, n_held_out: int, fraction: float, n_least: int) ->
     if n_held_out < 2:
         raise ValueError(
             "The validation set is too small. Increase 'validation_fraction' or the size of your "
-            f"dataset.{' It takes a row of each class.' if n_least > 1 else ''}"
+            f"dataset.{' It needs a row of each class.' if n_least > 1 else ''}"
         )

@@ -25,18 +25,18 @@ class HiddenActivations(
 ):
     """Features that a classifier or a regressor has learned: the activations of a hidden layer.
 
-    A network is fitted to the target, and ``transform`` gives what one of its hidden layers makes
-    of the rows: for another estimator behind it, for a map, for a search of neighbours.
+    A network is fitted to the target, and ``transform`` returns the activations of one of its
+    hidden layers: for another estimator, for a map, for a search of neighbours.
 
     Parameters
     ----------
     estimator : estimator
         A network with ``hidden_activations``, such as a :class:`DeepMLPClassifier` or a
-        :class:`TabularMLPRegressor`; it is cloned and fitted. One that is fitted already is used as
-        it is within ``sklearn.frozen.FrozenEstimator``.
+        :class:`TabularMLPRegressor`; it is cloned and fitted. To use a fitted one as it is, wrap it
+        in ``sklearn.frozen.FrozenEstimator``.
 
     layer : int, default=-1
-        Number of the hidden layer, from 0, or from the last by negative numbers.
+        Number of the hidden layer, from 0; negative numbers count from the last.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class HiddenActivations(
 
     Notes
     -----
-    Of an ensemble the activations of its networks stand side by side.
+    For an ensemble, the activations of its networks stand side by side.
 
     Examples
     --------

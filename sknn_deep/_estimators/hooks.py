@@ -26,7 +26,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     """The decisions of an estimator: its data, its network, its loss, its rules.
 
     A :class:`~sknn_deep._estimators.fitting.Fit` calls them on a draft of the estimator, and
-    whatever they set there belongs to the estimator once the fit is committed.
+    what they set there belongs to the estimator once the fit is committed.
     """
 
     # Parameters of all three estimators, each with a default of its own.
@@ -45,7 +45,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     def _validate_training_data(
         self, call: Call, dtypes: list[type], *, reset: bool
     ) -> tuple[Any, np.ndarray | None, np.ndarray | None]:
-        """Validate the training data, and learn what they tell of the estimator.
+        """Validate the training data, and set what the estimator learns from them.
 
         Parameters
         ----------
@@ -72,7 +72,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         raise NotImplementedError
 
     def _learn_columns(self, X: Any) -> TableColumns | None:
-        """Return what the training data tell of columns that are none of numbers."""
+        """Return what is learned about columns that do not hold numbers."""
         return None
 
     def _learn_gaps(self, X: Features) -> TableColumns | None:
@@ -140,7 +140,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     def _learn_from_held_out(
         self, X: Features, y: np.ndarray | None, sample_weight: np.ndarray | None
     ) -> None:
-        """Learn from held-out rows how far to trust the network, once it is trained.
+        """Learn from held-out rows how far to trust the trained network.
 
         An ensemble is asked, too, where its networks have held out the same rows.
         """
@@ -173,7 +173,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         return [("dropout", any(np.ravel(self.dropout) != 0))]
 
     def _reason_to_train_alone(self) -> str:
-        """Return why the network can be no part of a stack, as far as this class knows."""
+        """Return why the network cannot be part of a stack, as far as this class knows."""
         return ""
 
     def _fixed_parameters(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     def _advice(
         self, targets: np.ndarray | None, weight: np.ndarray | None, loss_value: float
     ) -> str:
-        """Return why a training has come to little and what to change, where that is known.
+        """Return why little was learned and what to change, if that is known.
 
         Parameters
         ----------
@@ -197,7 +197,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         return ""
 
     def _describe_training(self, batches: Any, incremental: bool) -> None:
-        """Set what a trained network tells of its training data.
+        """Set what a trained network says about its training data.
 
         Parameters
         ----------

@@ -4,14 +4,14 @@ Of :math:`n` rows that the network has not been trained on, each has a score: by
 target lies outside of an interval that the network proposes. Widened by the
 :math:`\lceil (n + 1) c \rceil`-th smallest score, the proposal for a new row holds its target with
 a probability of at least :math:`c`, whatever the network and the distribution are, as long as the
-rows come in no particular order [1]_. What is proposed decides how wide the intervals are where:
+rows come in no particular order [1]_. The proposal decides how the widths vary:
 
 - the prediction alone, in the units of the target: all intervals are of one width;
 - the prediction in units of its standard deviation: they are wide where the network expects it;
 - two quantiles, in the units of the target [2]_.
 
-Held-out rows have stopped the training, too, so the choice of an epoch among some is theirs. For
-this the intervals are little too narrow, if at all [3]_.
+The held-out rows have also stopped the training, that is, chosen one epoch among several. That
+makes the intervals hardly too narrow, if at all [3]_.
 
 References
 ----------
@@ -56,7 +56,7 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> np.ndarray:
     if rank > n_rows:
         n_needed = math.ceil(coverage / (1 - coverage) - 1e-9)
         raise ValueError(
-            f"coverage={coverage} takes {n_needed} held-out rows at least, but {n_rows} were held "
+            f"coverage={coverage} needs at least {n_needed} held-out rows, but {n_rows} were held "
             "out; hold out more, or ask for less."
         )
     return np.partition(scores, rank - 1, axis=0)[rank - 1]

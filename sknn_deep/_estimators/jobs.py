@@ -33,10 +33,10 @@ _NUMBERS = (
     "learning_rate_init", "learning_rate", "momentum", "nesterovs_momentum", "beta_1", "beta_2",
     "epsilon", "adam_learning_rate_init",
 )  # fmt: skip
-# Why a network that could be part of a stack is none: nobody loses by that.
+# Why a network that could be part of a stack is not: no time is lost by that.
 FASTER_ALONE = "no other has its shape, or stacks of its size are slow"
-# Beside the multiply-adds of its outputs, a network's step in a stack, its epoch and its fit
-# take as long as so many.
+# A network's step in a stack, its epoch and its fit each take as long as this many multiply-adds,
+# in addition to those of its outputs.
 _WORK_OF_STEP, _WORK_OF_EPOCH, _WORK_OF_FIT = 5_000, 250_000, 20_000_000
 # A group of about four seconds; joblib's workers may collect garbage after each, for 0.15 s.
 _LEAST_WORK = 4e10
@@ -103,8 +103,8 @@ def stacks(jobs: list[Job], n_workers: int) -> list[list[Job]]:
     """Divide jobs into groups, none empty, which workers that are free take one after the other.
 
     What can be one stack stays together as far as that allows. Where the work is long,
-    large groups come first and small ones last, as in factoring [1]_: so no worker waits long
-    for another, whatever stops early and however fast each core is.
+    large groups come first and small ones last, as in factoring [1]_: so no worker waits long for
+    another, even if networks stop early or cores differ in speed.
     """
     alike = [in_order(group) for group in group_alike(jobs)]
     works = [(job, _work(job)) for group in alike for job in group]
@@ -173,13 +173,13 @@ def _reason_to_train_alone(job: Job) -> str:
     if own := estimator._reason_to_train_alone():
         return own
     if estimator.solver not in ("sgd", "adam", "muon"):
-        return f"solver={estimator.solver!r} is not written for stacks"
+        return f"solver={estimator.solver!r} is not supported in stacks"
     if estimator.solver == "muon" and not np.size(estimator.hidden_layer_sizes):
-        return "solver='muon' without hidden layers is not written for stacks"
+        return "solver='muon' without hidden layers is not supported in stacks"
     if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
-        return "callbacks are told of one network"
+        return "callbacks follow a single network"
     if estimator.dtype == "bfloat16":
-        return "dtype='bfloat16' is not written for stacks"
+        return "dtype='bfloat16' is not supported in stacks"
     if estimator.warm_start and hasattr(estimator, "module_"):
         return "warm_start=True goes on with an earlier network"
     if getattr(job.X, "is_streamed", False):
@@ -190,7 +190,7 @@ def _reason_to_train_alone(job: Job) -> str:
     if others:
         return f"fit was given {', '.join(others)}"
     device = resolve_device(estimator.device)
-    return "stacks are not written for device='mps'" if device.type == "mps" else ""
+    return "stacks are not supported on device='mps'" if device.type == "mps" else ""
 
 
 def may_go_on(job: Job) -> bool:

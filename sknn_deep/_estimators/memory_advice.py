@@ -28,7 +28,7 @@ class TrainingMemory(NamedTuple):
     Attributes
     ----------
     network : float
-        The weights, and whatever there is one of for each of them.
+        The weights, and everything that is stored once per weight.
     rows : float
         What is computed for the rows of a step.
     data : float
@@ -56,7 +56,7 @@ def memory_explained(
     dtype: torch.dtype,
     copied_bytes: Callable[[], int] = lambda: 0,
 ) -> Iterator[None]:
-    """Replace an error for want of memory by one that says what the training needs.
+    """Replace an out-of-memory error by one that says what the training needs.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def memory_explained(
 
 @contextmanager
 def ensemble_memory_explained(n_networks: int) -> Iterator[None]:
-    """Let an error for want of memory of one network tell what the whole ensemble takes."""
+    """Let the out-of-memory error of one network say what the whole ensemble takes."""
     try:
         yield
     except OutOfMemoryError as error:
@@ -106,7 +106,7 @@ def training_memory(
     dtype: torch.dtype,
     copied_bytes: int = 0,
 ) -> TrainingMemory:
-    """Return what the training of a network takes; parameters as of :func:`memory_explained`."""
+    """Return what the training of a network takes; parameters as in :func:`memory_explained`."""
     config = estimator._network_config(n_features, dtype)
     layers = network_layers(config, estimator.out_activation_)
     n_parameters = sum(layer.n_parameters for layer in layers)

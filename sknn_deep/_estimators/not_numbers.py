@@ -23,7 +23,7 @@ _DATES = (
 _TYPES_OF_DATES = ("date", "time", "duration", "period")
 # What to do.
 _NO_DATES = (
-    "Leave dates out, or give numbers in their place that mean something to the task, such as "
+    "Leave dates out, or replace them by numbers that are meaningful for the task, such as "
     "the days since a date, the month or the hour."
 )
 _NO_NA = "Write missing values as NaN, by X.replace({pd.NA: np.nan}), or fill them in."
@@ -51,7 +51,7 @@ def refuse_not_numbers(estimator: Any, X: Any) -> None:
 
 
 def _found(X: Any, of_categories: set[int]) -> Iterator[tuple[str, str, str]]:
-    """Yield what is no number, where it is, and what to do.
+    """Yield each non-number, its place, and what to do.
 
     Among texts, and in columns that are known to hold categories, a missing value is a category.
     """

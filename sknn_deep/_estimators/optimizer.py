@@ -42,7 +42,7 @@ def optimizer_state(estimator: Any) -> dict[str, Any] | None:
 
 
 def forget_optimizer(estimator: Any) -> None:
-    """Delete the optimiser, whose state belongs to weights that are no more."""
+    """Delete the optimiser, whose state belongs to weights that no longer exist."""
     for name in ("_optimizer", "_optimizer_state", "_kept_engine"):
         vars(estimator).pop(name, None)
 

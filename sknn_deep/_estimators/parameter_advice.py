@@ -1,4 +1,4 @@
-"""What somebody who gave a parameter an impossible value may have meant."""
+"""What a user who passed an invalid value may have meant."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -26,7 +26,7 @@ def advice_for(name: str, value: Any, options: Iterable[str] = ()) -> str:
     name : str
         The parameter.
     value : object
-        It is none that the parameter may have.
+        A value that the parameter may not have.
     options : iterable of str
         The texts that it may have.
     """

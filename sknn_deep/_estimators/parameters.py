@@ -165,7 +165,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         Parameters
         ----------
         deep : bool, default=True
-            Whether to return, too, those of estimators among them, and callbacks and their
+            Whether to also return the parameters of nested estimators, and callbacks and their
             parameters by skorch's names, such as "callbacks__EarlyStopping__patience".
 
         Returns
@@ -176,7 +176,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         return params | callback_params(self.callbacks) if deep else params
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, also those of estimators and callbacks among them.
+        """Set parameters, including those of nested estimators and callbacks.
 
         Parameters
         ----------
@@ -287,7 +287,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         return 0.0
 
     def _batch_size_for(self, n_samples: int) -> int:
-        """Return the rows of a batch, of a training on so many rows."""
+        """Return the rows of a batch, for a training on this many rows."""
         if self.batch_size == "auto":
             return min(200, n_samples)
         if self.batch_size > n_samples:

@@ -78,22 +78,22 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         module, ``lr=learning_rate_init`` and ``solver_params``.
 
     alpha : float, default=0.0001
-        Strength of the L2 penalty on the weights, divided by the number of samples of
-        the batch. Raise it against overfitting.
+        Strength of the L2 penalty on the weights, divided by the number of samples in the batch.
+        Raise it to reduce overfitting.
 
     batch_size : int or "auto", default="auto"
-        Samples per step of the stochastic solvers; "auto" is ``min(200, n_samples)``. A
-        larger batch makes an epoch faster and the number of epochs larger.
+        Samples per step of the stochastic solvers; "auto" is ``min(200, n_samples)``. Larger
+        batches make epochs faster, but take more of them.
 
     learning_rate : str, default="constant"
         Schedule of the learning rate. "constant", "invscaling"
-        (``learning_rate_init / (t + 1) ** power_t`` after t samples) and "adaptive" (a
-        fifth whenever the stopping rule strikes) mean what they mean in scikit-learn, the
-        last two with ``solver="sgd"`` only. "cosine" falls to zero over ``max_iter`` epochs;
-        "one_cycle" first rises over 30 % of them from a 25th of ``learning_rate_init``.
-        "flat_cosine" falls in the second half only, and "coslog4" rises and falls four times,
-        each time over twice as many epochs [7]_. All four run their whole course unless early
-        stopping ends it, and reach a given accuracy in far fewer epochs than a constant rate.
+        (``learning_rate_init / (t + 1) ** power_t`` after t samples) and "adaptive" (divided by
+        five whenever the stopping rule fires) work as in scikit-learn, the last two only with
+        ``solver="sgd"``. "cosine" falls to zero over ``max_iter`` epochs; "one_cycle" first rises
+        over 30 % of them from a 25th of ``learning_rate_init``. "flat_cosine" falls in the second
+        half only, and "coslog4" rises and falls four times, each time over twice as many epochs
+        [7]_. All four run to the end unless early stopping intervenes, and reach a given accuracy
+        in far fewer epochs than a constant rate.
 
     learning_rate_init : float, default=0.001
         Initial learning rate; the peak of "cosine" and "one_cycle".
@@ -105,14 +105,14 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         Largest number of epochs, or of L-BFGS iterations.
 
     shuffle : bool, default=True
-        Whether to permute the samples before each epoch. Early stopping draws the rows
-        that it holds out at random in either case, as in scikit-learn.
+        Whether to permute the samples before each epoch. Early stopping draws held-out rows at
+        random in either case, as in scikit-learn.
 
     random_state : int, RandomState instance or None, default=None
         Draws the initial weights, the validation split, the permutations and the dropout
         masks. An int gives the same network every time, whatever happens to the global
-        random states (a large one to rounding, where other processes compete for the
-        cores); None draws from NumPy's, as in scikit-learn.
+        random states (a large one only up to rounding if other processes compete for the cores);
+        None draws from NumPy's, as in scikit-learn.
 
     tol : float, default=0.0001
         Smallest improvement of the training loss (of the
@@ -121,11 +121,11 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     verbose : bool or int, default=False
         Whether to print a line for each epoch: the loss, the validation score if there is one, and
-        how long the rest takes at most.
+        the longest time that is left.
 
     warm_start : bool, default=False
-        Whether ``fit`` goes on from the weights of the previous call. Parameters that the weights
-        do not depend on, such as rates and dropout, may have changed.
+        Whether ``fit`` continues from the weights of the previous call. Parameters that do not
+        shape the network, such as rates and dropout, may change in between.
 
     momentum : float, default=0.9
         Momentum of "sgd", in [0, 1].
@@ -135,29 +135,28 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     early_stopping : bool, default=False
         Whether to hold out ``validation_fraction`` of the samples, stop when the
-        validation score no longer improves, and restore the best weights. The samples
-        are drawn at random, with ``shuffle=False``, too. A validation set passed to
-        ``fit`` switches it on.
+        validation score no longer improves, and restore the best weights. The samples are drawn at
+        random even with ``shuffle=False``. A validation set passed to ``fit`` switches it on.
 
     validation_fraction : float, default=0.1
-        Share of the samples that early stopping holds out. They are drawn at random, with
-        ``shuffle=False``, too: for rows in order of time pass the last ones as ``X_val``.
+        Share of the samples that early stopping holds out. They are drawn at random even with
+        ``shuffle=False``; for time series, pass the last rows as ``X_val``.
 
     validation_splitter : splitter or None, default=None
-        Divides the rows into those to train on and those that early stopping holds out, in place of
-        a random draw: any splitter of scikit-learn's kind, such as
-        ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``, or ``TimeSeriesSplit()``. Its
-        first division is taken, of ``TimeSeriesSplit`` the last. It is given the validated X, y and
-        ``groups``; in a search the rows of each fold. An ensemble asks once for all networks.
+        Chooses the rows that early stopping holds out, instead of a random draw: any splitter of
+        scikit-learn's kind, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``,
+        or ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the last. The
+        splitter is given the validated X, y and ``groups``, in a search those of each fold. An
+        ensemble splits once for all networks.
 
     beta_1 : float, default=0.9
-        Decay of the first moment of "adam" and its kin, in [0, 1).
+        Decay of the first moment of "adam" and its variants, in [0, 1).
 
     beta_2 : float, default=0.999
         Decay of the second moment, in [0, 1).
 
     epsilon : float, default=1e-08
-        Keeps the denominator of "adam" and its kin from zero.
+        Keeps the denominator of "adam" and its variants from zero.
 
     n_iter_no_change : int, default=10
         Epochs in a row without an improvement of ``tol`` after which training stops;
@@ -168,7 +167,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     dropout : float or sequence of float, default=0.0
         Probability with which a hidden unit is dropped during training, or one per
-        hidden layer. Against overfitting; 0.1 to 0.5 are usual.
+        hidden layer. Reduces overfitting; 0.1 to 0.5 is usual.
 
     dropout_schedule : {"constant", "flat_cosine"}, default="constant"
         Whether dropout stays as it is, or falls to zero along a cosine over the second half of
@@ -191,7 +190,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         layer. Schedules keep its ratio to ``learning_rate_init``, which None stands for.
 
     max_grad_norm : float or None, default=None
-        Euclidean norm to which a longer gradient is cut. Steadies training when the loss
+        Euclidean norm to which longer gradients are clipped. Stabilises training when the loss
         jumps.
 
     ema_decay : float or None, default=None
@@ -208,21 +207,20 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     device : str or torch.device, default="auto"
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
-        CUDA device where there is one, else the CPU.
+        CUDA device if there is one, otherwise the CPU.
 
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
         Floating-point type of the network. "auto" follows X on the CPU (float32 stays
-        float32, all else becomes float64) and is float32 on a GPU. On the CPU float32
-        trains faster and takes half the memory.
-        "bfloat16" computes the matrix products of the training in that type and keeps
-        weights, sums and predictions in float32: faster on recent GPUs, with two to three
-        significant digits in each gradient.
+        float32, anything else becomes float64) and is float32 on a GPU. On the CPU float32 trains
+        faster and takes half the memory. "bfloat16" computes the matrix products of the training in
+        that type and keeps weights, sums and predictions in float32: faster on recent GPUs, with
+        two to three significant digits in each gradient.
 
     float32_precision : {"highest", "high"} or None, default=None
-        How exactly a GPU multiplies in the training, where dtype is float32. "high" allows
-        TF32: faster on NVIDIA's since Ampere, with three to four significant digits in each
-        product. torch has one setting for the process: it is changed while a fit runs, and
-        restored. None leaves it as it is.
+        Precision of a GPU's matrix products in float32 training. "high" allows TF32: faster on
+        NVIDIA's GPUs since Ampere, with three to four significant digits in each product. torch has
+        one such setting for the process: it is changed while a fit runs, then restored. None leaves
+        it as it is.
 
     n_processes : int or "torchrun", default=1
         Processes that train together, each on its rows of every batch, to the same weights as one
@@ -237,91 +235,88 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         registered with ``set_callbacks``.
 
     init_from : AutoencoderTransformer or None, default=None
-        A fitted autoencoder from whose encoder training starts, for few labels beside many
-        rows without: ``hidden_layer_sizes`` must begin with the encoder's, and the weights of
-        its code are taken, too, where a layer of as many units follows. Activation and
-        normalisation must be the encoder's. Without normalisation each layer is scaled so
-        that its outputs have a standard deviation of one, which the usual learning rates
-        suit. The layers behind are drawn as always. For
-        searches, cross-validation and all else that clones, pass
-        ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of
-        other estimators.
+        A fitted autoencoder whose encoder gives the first layers their initial weights, for few
+        labels and many unlabelled rows: ``hidden_layer_sizes`` must begin with the encoder's, and
+        the weights of its code are used, too, if a layer of as many units follows. Activation and
+        normalisation must be the encoder's. Without normalisation each layer is scaled so that its
+        outputs have a standard deviation of one, which suits the usual learning rates. Later layers
+        are initialised as usual. For searches, cross-validation and anything else that clones, pass
+        ``sklearn.frozen.FrozenEstimator(autoencoder)``: ``clone`` makes unfitted copies of other
+        estimators.
 
     n_networks : int, default=1
-        Networks to train, each from a seed of its own that is drawn from ``random_state``.
-        More than one are a deep ensemble [5]_: its prediction is the mean of theirs, more
-        accurate than that of one network, and ``predict(X, return_std=True)`` tells how far
-        they disagree. 5 to 10 are usual. They take at most as long as so many fits, and less
-        where they are small and trained as one stack.
+        Number of networks to train, each with its own seed, drawn from ``random_state``. More than
+        one form a deep ensemble [5]_: its prediction is the mean of theirs, more accurate than that
+        of one network, and ``predict(X, return_std=True)`` also returns how far they disagree. 5 to
+        10 is usual. They take at most as long as that many fits, and less if they are small and
+        trained as one stack.
 
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
-        Features that hold categories: by name or number, or as a mask. "from_dtype" takes
-        columns of texts and categoricals, whether of pandas or polars, and columns of an object
-        array that hold texts. None takes all features for numbers. Categories that were not in
-        the training data have a code of their own; so have missing values.
+        Features that hold categories: by name or number, or as a mask. "from_dtype" takes text and
+        categorical columns of a pandas or polars frame, and columns of an object array that hold
+        text. None treats all features as numbers. Categories not seen in training have a code of
+        their own, and so do missing values.
 
     allow_nan : bool, default=False
-        Whether numbers may be missing (NaN, None, pd.NA). A feature with gaps has a learned
-        value in their place and an indicator beside it, or with ``numeric_embedding`` a learned
-        vector.
+        Whether numbers may be missing (NaN, None, pd.NA). They are replaced by a learned value and
+        an indicator, or with ``numeric_embedding`` by a learned vector.
 
     scaling : {"standard", "robust"} or None, default=None
-        How numbers are scaled inside the network, by what the training rows tell (without those
-        held out): "standard" by mean and standard deviation; "robust" by median and
-        interquartile range, with a smooth clip to plus and minus 3 that keeps outliers in
-        reach [7]_. Not for sparse X of more than 10,000 features.
+        How numbers are scaled inside the network, from statistics of the training rows (without
+        those held out): "standard" by mean and standard deviation; "robust" by median and
+        interquartile range, with a smooth clip to plus and minus 3 that limits outliers [7]_. Not
+        for sparse X of more than 10,000 features.
 
     numeric_embedding : {"piecewise_linear", "periodic"} or None, default=None
-        A vector of ``numeric_embedding_size`` numbers for each number, learned with the network
-        [6]_: a piecewise linear function of ``n_bins`` pieces between quantiles of the training
-        rows, or a sum of ``n_frequencies`` cosines with frequencies that are learned. On most
+        Turn each number into a vector of length ``numeric_embedding_size``, learned with the
+        network [6]_: a piecewise linear function with ``n_bins`` pieces between quantiles of the
+        training rows, or a sum of ``n_frequencies`` cosines with learned frequencies. On most
         tables "piecewise_linear" gains more than any other parameter.
 
     numeric_embedding_size : int, default=12
         Length of these vectors.
 
     n_bins : int, default=48
-        Pieces of "piecewise_linear" at most: from few rows fewer are made, one for each hundred,
-        and eight at least.
+        Largest number of pieces of "piecewise_linear". Few rows give fewer: one for each hundred,
+        but at least eight.
 
     n_frequencies : int, default=16
-        Cosines of "periodic".
+        Number of cosines of "periodic".
 
     frequency_scale : float, default=0.1
         Standard deviation of their first frequencies; the larger, the finer the details.
 
     max_one_hot : int, default=9
-        Features of so many categories are one-hot encoded; those of more have learned vectors,
-        of which categories with fewer than five rows share one
-        [8]_.
+        Features with at most this many categories are one-hot encoded. Those with more have learned
+        vectors; categories with fewer than five rows share one [8]_.
 
     category_embedding_size : int, default=8
-        Length of the vectors of categories.
+        Length of the learned vectors of categories.
 
     embedding_weight_decay : float, default=0.0
-        Decoupled weight decay of these vectors, and of those of numbers but for their linear
-        part. Against overfitting where there are few rows; 0.1 to 1 are usual.
+        Decoupled weight decay of the vectors of categories, and of those of numbers except for
+        their linear part. Reduces overfitting on small tables; 0.1 to 1 is usual.
 
     learned_scales : bool, default=False
         Whether each input of the first layer has a scale that is trained, at six times the
-        learning rate of Adam [7]_, so that the network soon hears less of inputs of little use.
+        learning rate of Adam [7]_, so that the network quickly learns to ignore useless inputs.
 
     quantile : float, default=0.5
         Level that ``loss="quantile"`` estimates, in (0, 1).
 
     quantiles : sequence of float or None, default=None
         Levels that ``loss="quantile"`` estimates together, ascending, such as
-        ``[0.05, 0.5, 0.95]``; ``quantile`` is then of no account. They share one network and never
-        cross. ``predict`` returns the median, which is learned in any case,
-        ``predict_quantiles`` all of them.
+        ``[0.05, 0.5, 0.95]``; ``quantile`` is then ignored. They share one network and never cross.
+        ``predict`` returns the median, which is learned in any case, ``predict_quantiles`` all of
+        them.
 
     huber_delta : float, default=1.0
         Residual, in units of the target, at which ``loss="huber"`` turns from square to
         linear.
 
     target_scaling : "standard" or None, default=None
-        Whether the network learns targets with the mean of the training rows taken away and
-        divided by their standard deviation. Predictions and scores are in the units of y, losses
+        Whether to standardise targets for the network: subtract the mean of the training rows and
+        divide by their standard deviation. Predictions and scores are in the units of y, losses
         (``loss_curve_``, ``validation_loss_curve_``, ``huber_delta``) in the scaled ones.
 
     Attributes
@@ -375,7 +370,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     n_outputs_ : int
         Columns of the target. The output layer has as many units, with ``loss="normal"`` twice as
-        many, and with ``quantiles`` so many for each level.
+        many, and with ``quantiles`` as many for each level.
 
     out_activation_ : str
         "identity", "exp" with ``loss="poisson"``, "normal" with ``loss="normal"``, or "quantiles".
@@ -390,11 +385,11 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         Mask of the features that hold categories, or None where there are none.
 
     target_center_, target_scale_ : ndarray of shape (`n_outputs_`,)
-        What is taken away from the targets and what they are divided by, with
-        ``target_scaling`` only.
+        What is subtracted from the targets and what they are divided by, with ``target_scaling``
+        only.
 
     estimators_ : list of DeepMLPRegressor
-        The networks of an ensemble, each as a separate fit with its seed gives it. Only with
+        The networks of an ensemble, each the same as from a separate fit with its seed. Only with
         ``n_networks`` above 1. The ensemble itself has ``n_iter_`` (the most of any network),
         ``n_outputs_``, ``out_activation_``, ``quantiles_``, ``n_features_in_`` and
         ``feature_names_in_``; every other attribute belongs to a network, such as
@@ -420,8 +415,8 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     Scale the target to unit variance, as with
     ``TransformedTargetRegressor(regressor, transformer=StandardScaler())``: initial outputs,
-    ``learning_rate_init`` and ``tol`` are made for that size. Where a target of another size was
-    not learned, a ``ConvergenceWarning`` says so.
+    ``learning_rate_init`` and ``tol`` are made for that size. If a target of another size was not
+    learned, a ``ConvergenceWarning`` says so.
 
     References
     ----------
@@ -520,7 +515,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             Weights of the validation data.
 
         groups : array-like of shape (n_samples,), default=None
-            What ``validation_splitter`` is given of each row, such as the patient that it is of.
+            The group of each row, for ``validation_splitter``: the patient, for example.
 
         Returns
         -------
@@ -529,8 +524,8 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         Raises
         ------
         ValueError
-            If the input is invalid, or the training diverges: to a loss or weights that are not
-            finite, without best weights to keep. What was fitted before is fitted still.
+            If the input is invalid, or training diverges to a loss or weights that are not finite
+            and there are no best weights to restore. An earlier fit is kept.
         KeyboardInterrupt
             If the user interrupts before the first step, or within a search.
         """
@@ -552,7 +547,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         """Train one epoch on the given data.
 
         A validation set is evaluated after the epoch and added to ``validation_scores_`` and
-        ``validation_loss_curve_``. It stops nothing and brings no earlier weights back.
+        ``validation_loss_curve_``. It neither stops training nor restores earlier weights.
 
         The schedules "cosine" and "one_cycle" count the calls as epochs: after
         ``max_iter`` calls the learning rate is zero.
@@ -608,8 +603,8 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         return_std : bool, default=False
-            Whether to return, too, how uncertain the predictions are. Needs ``loss="normal"``, or
-            ``n_networks`` of 2 or more, which are asked how far they disagree.
+            Whether to return the uncertainty of the predictions as well. Needs ``loss="normal"``,
+            or at least two networks, whose disagreement it is.
 
         Returns
         -------
@@ -619,7 +614,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
         std : ndarray of the shape of y
             Only with ``return_std=True``. With ``loss="normal"`` the standard deviation of the
-            target; of an ensemble that of the mixture of its distributions, whose variance is the
+            target; for an ensemble, that of the mixture of its distributions, whose variance is the
             mean of the variances plus the variance of the means. With another loss the standard
             deviation over the networks (of these, not an estimate for more: ``ddof=0``).
         """
@@ -629,7 +624,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         if len(self._networks) == 1 and self.out_activation_ != "normal":
             raise ValueError(
                 "return_std=True needs several networks to compare, but one was fitted; "
-                "fit an ensemble, such as with n_networks=5. For the standard deviation of the "
+                "fit an ensemble, for example with n_networks=5. For the standard deviation of the "
                 "target itself fit with loss='normal'."
             )
         return self._mean_and_std(X)
@@ -648,7 +643,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         Returns
         -------
         quantiles : ndarray of shape (n_samples, n_quantiles) or (n_samples, n_outputs, n_quantiles)
-            One column for each level, ascending in every row. Of an ensemble the mean over its
+            One column for each level, ascending in every row. For an ensemble, the mean over its
             networks, level by level.
         """
         quantiles = self._all_quantiles(self._validate_input(X))
@@ -659,19 +654,19 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
     def predict_interval(self, X: "MatrixLike", coverage: float = 0.9) -> np.ndarray:
         """Predict an interval that holds the target with a given probability.
 
-        The interval is widened by what the rows held out from training ask for (split conformal
-        prediction [1]_), so it holds as many targets as it says whether the network is good or not,
-        as long as later rows are like those. Its width depends on the loss: one width for all rows,
-        but with ``loss="normal"`` in proportion to the standard deviation, and with ``quantiles``
-        from the quantiles at both ends [2]_.
+        The interval is widened according to the errors on rows held out from training (split
+        conformal prediction [1]_), so it holds the stated share of targets whether the network is
+        good or not, as long as new rows are like those. Its width depends on the loss: one width
+        for all rows, but with ``loss="normal"`` in proportion to the standard deviation, and with
+        ``quantiles`` from the quantiles at both ends [2]_.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         coverage : float, default=0.9
-            Share of the targets that the intervals shall hold, in (0, 1). Of several outputs each
-            has intervals of its own.
+            Share of the targets that the intervals should hold, in (0, 1). Each of several outputs
+            has its own intervals.
 
         Returns
         -------
@@ -685,12 +680,13 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
         Notes
         -----
-        Of n held-out rows 0.9 takes nine at least, and with n = 1000 the share of the targets that
-        are held varies by one percent from fit to fit. Each row counts once, whatever its weight.
-        With ``loss="normal"`` and ``quantiles`` the networks of an ensemble hold out the same rows.
-        With the other losses each has rows of its own, and the ensemble is judged by the errors of
-        single networks, which are larger: its intervals hold some more targets than they say. Pass
-        ``X_val`` and ``y_val`` to ``fit``, or a ``validation_splitter``, for the same rows in all.
+        A coverage of 0.9 needs at least nine held-out rows; with 1,000 of them the share of targets
+        held varies by one percentage point from fit to fit. Each row counts once, whatever its
+        weight. With ``loss="normal"`` and ``quantiles`` the networks of an ensemble hold out the
+        same rows. With the other losses each has rows of its own, and the ensemble is judged by the
+        errors of single networks, which are larger: its intervals hold a few more targets than
+        stated. Pass ``X_val`` and ``y_val`` to ``fit``, or a ``validation_splitter``, for the same
+        rows in all.
 
         References
         ----------
@@ -919,14 +915,14 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         super()._check_combinations(call)
         if self.target_scaling is not None and self.loss == "poisson":
             raise ValueError(
-                "loss='poisson' is of counts as they are, got target_scaling="
+                "loss='poisson' needs counts as they are, got target_scaling="
                 f"{self.target_scaling!r}; leave it at None."
             )
         if self.quantiles is not None:
             self._check_levels()
 
     def _check_levels(self) -> None:
-        """Refuse quantiles without their loss, and levels that are none."""
+        """Refuse quantiles without their loss, and invalid levels."""
         if self.loss != "quantile":
             raise ValueError(
                 f"quantiles={self.quantiles!r} are levels of loss='quantile', got loss="

@@ -1,4 +1,4 @@
-"""What users pass as X: validated as scikit-learn does it, and wrapped as features.
+"""What users pass as X, validated as in scikit-learn and wrapped as features.
 
 Small data go through scikit-learn's ``validate_data`` and come back as an array or a CSR matrix.
 It would copy large data whole: those that are read where they are, a memory map or columns, have
@@ -55,7 +55,7 @@ def to_train_on(
     reset : bool
         Whether the names and the number of features are learned.
     **options
-        As of ``validate_data``.
+        See ``validate_data``.
     """
     if isinstance(X, Features):  # an ensemble's, for each of its networks
         if reset:

@@ -137,7 +137,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def get_feature_names_out(self, input_features: "ArrayLike | None" = None) -> np.ndarray:
         """Return a name for each input of the first layer, a row of ``coefs_[0]``.
 
-        They are the features themselves, unless some hold categories or gaps or ``scaling``,
+        They are the features themselves, unless some hold categories or ``scaling``,
         ``numeric_embedding`` or ``allow_nan`` is set. Then numbers come first, "age" and
         "age_is_missing" or the parts of a vector "age_0", "age_1", then indicators of categories
         "kind_a", and the parts of their vectors "place_0".
@@ -145,7 +145,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         Parameters
         ----------
         input_features : array-like of str, default=None
-            Names of the features, if those of the training data had none.
+            Names of the features, if the training data had none.
 
         Returns
         -------
@@ -166,21 +166,21 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
 
     @keeps_namespace
     def hidden_activations(self, X: "MatrixLike", layer: int = -1) -> np.ndarray:
-        """Return what a hidden layer makes of the rows: features that the network has learned.
+        """Return the activations of a hidden layer: features that the network has learned.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         layer : int, default=-1
-            Number of the hidden layer, from 0, or from the last by negative numbers.
+            Number of the hidden layer, from 0; negative numbers count from the last.
 
         Returns
         -------
         activations : ndarray of shape (n_samples, n_units)
-            After normalisation and activation, in the network's floating-point type. Of an ensemble
-            those of ``estimators_[0]``, ``estimators_[1]`` and so on side by side: the units of
-            different networks mean different things, so that they have no mean.
+            After normalisation and activation, in the network's floating-point type. For an
+            ensemble, those of ``estimators_[0]``, ``estimators_[1]`` and so on side by side: units
+            of different networks mean different things and cannot be averaged.
 
         See Also
         --------
@@ -211,7 +211,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         if self.n_networks > 1 and self.callbacks:
             raise ValueError(
                 f"n_networks={self.n_networks} does not support callbacks={self.callbacks!r}: a "
-                "skorch callback is told of one network. Use callbacks=None, or n_networks=1."
+                "skorch callback follows a single network. Use callbacks=None, or n_networks=1."
             )
 
     def _reason_to_train_alone(self) -> str:
@@ -320,9 +320,9 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             return
         if self.module_.input is not None:
             raise ValueError(
-                f"init_from={self.init_from!r} has learned from plain numbers: it goes with no "
-                "categories in X, and with scaling, numeric_embedding, learned_scales and "
-                "allow_nan at their defaults."
+                f"init_from={self.init_from!r} has learned from plain numbers: X must have no "
+                "categories, and scaling, numeric_embedding, learned_scales and allow_nan must be "
+                "at their defaults."
             )
         encoder, hidden = self._source_layers(), self.module_.stages()[:-1]
         self._check_source(encoder)
@@ -398,10 +398,10 @@ def hidden_layer_number(estimator: Any, layer: int) -> int:
     n_hidden = len(estimator.module_.config["activations"])
     if not isinstance(layer, Integral) or not -n_hidden <= layer < n_hidden:
         raise ValueError(
-            f"layer={layer!r} is no hidden layer: the network has {n_hidden}; choose an integer "
+            f"layer={layer!r} is not a hidden layer: the network has {n_hidden}; choose an integer "
             f"from {-n_hidden} to {n_hidden - 1}."
             if n_hidden
-            else f"layer={layer!r} is no hidden layer: the network has none."
+            else f"layer={layer!r} is not a hidden layer: the network has none."
         )
     return int(layer) % n_hidden
 

@@ -1,12 +1,12 @@
 """The columns of a table: which hold categories, and what becomes of them.
 
-A network reads numbers. Of a table with texts and categories it is given one matrix all the same:
-numbers as they are, NaN where they are missing, and in place of each category its code. So
-batches, validation sets, files mapped into memory and fused searches know nothing of tables; what
-the codes mean to the network is decided by its input layer
+A network reads numbers. A table with texts and categories becomes one matrix all the same: numbers
+as they are, NaN where they are missing, and in place of each category its code. So batches,
+validation sets, files mapped into memory and fused searches know nothing of tables; what the codes
+mean to the network is decided by its input layer
 (:class:`~sknn_deep._networks.table_input.TableInput`).
 
-pandas reads the columns, whatever holds them: it knows every way in which a value may be missing.
+pandas reads the columns of any container: it knows every way in which a value may be missing.
 """
 
 import importlib
@@ -23,9 +23,9 @@ from sknn_deep._engine.chunks import StreamedTable
 from sknn_deep._sklearn import check_feature_names_in
 from sknn_deep._user_warnings import warn_user
 
-# A column of texts with more values than this that are numbers is taken for one of numbers.
+# A text column with more numbers than this among its values was probably meant to be numeric.
 _MANY_NUMBERS = 20
-# Of a column of more categories than this, those with fewer rows are left out.
+# In a column with more categories than this, those with fewer rows are left out.
 _FEW_CATEGORIES, _FEWEST_ROWS = 9, 5
 
 
@@ -131,7 +131,7 @@ def as_table(columns: list[Any], names: np.ndarray | None, container: str, index
 
 
 def learn_columns(X: Any, selection: Any) -> TableColumns | None:
-    """Return what the training data tell of their columns; None if all are of numbers.
+    """Return what is learned about the columns of the training data; None if all hold numbers.
 
     Parameters
     ----------
@@ -286,7 +286,7 @@ def _selected(selection: Any, names: list[Any]) -> list[int]:
             chosen.add(names.index(item))
         else:
             raise ValueError(
-                f"categorical_features has {item!r}, which is no column of X; it has {names}."
+                f"categorical_features has {item!r}, which is not a column of X; it has {names}."
             )
     return sorted(chosen)
 
@@ -365,7 +365,8 @@ def _warn_of_numbers(name: Any, values: list[Any]) -> None:
     number = texts[int(is_number.argmax())]
     beside = "" if is_number.all() else f", beside {texts[int(is_number.argmin())]!r}"
     warn_user(
-        f"Column {name!r} holds numbers as texts, such as {number!r}{beside}, and is taken for "
-        f"{len(values)} categories. Convert it, as by X[{name!r}] = pd.to_numeric(X[{name!r}], "
-        'errors="coerce") with allow_nan=True; or name it in categorical_features.'
+        f"Column {name!r} holds numbers as texts, such as {number!r}{beside}, and is treated as "
+        f"{len(values)} categories. Convert it, for example by X[{name!r}] = "
+        f'pd.to_numeric(X[{name!r}], errors="coerce") with allow_nan=True; '
+        "or name it in categorical_features."
     )

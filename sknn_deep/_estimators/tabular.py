@@ -1,7 +1,7 @@
 """Networks with the defaults that are best on tables.
 
-They are the classifier and the regressor with other defaults, and nothing else that a user could
-not set there: what raises the level on tables is a parameter of those.
+They are the classifier and the regressor with other defaults: whatever helps on tables is a
+parameter of those, too.
 """
 
 from collections.abc import Sequence
@@ -111,7 +111,7 @@ class TabularHooks:
         """What came of each candidate: one row each, with ``n_candidates`` above 1."""
         if "_candidates" not in vars(self):
             raise AttributeError(
-                "candidates_ is there once fit has tried several: set n_candidates, got "
+                "candidates_ exists once fit has tried several: set n_candidates, got "
                 f"n_candidates={self.n_candidates}."
             )
         return pd.DataFrame(self._candidates)
@@ -157,7 +157,7 @@ class TabularHooks:
         ):
             if is_given:
                 raise ValueError(
-                    f"n_candidates={self.n_candidates} does not go with {name}: {remedy}."
+                    f"n_candidates={self.n_candidates} cannot be combined with {name}: {remedy}."
                 )
 
     def _check_solver(self) -> bool:
@@ -171,7 +171,7 @@ class TabularHooks:
     def _batch_size_for(self, n_samples: int) -> int:
         if self.batch_size != "auto":
             return super()._batch_size_for(n_samples)  # type: ignore[misc]
-        # a power of two, and of few rows so many batches that an epoch is worth a few steps
+        # a power of two; small tables have small batches, so that an epoch has enough steps
         most = max(1, n_samples // _FEWEST_BATCHES)
         return min(_BATCH_SIZE, max(16, 2 ** int(np.log2(most))), n_samples)
 
@@ -181,12 +181,12 @@ _OF_BOTH = f"""
 Parameters
 ----------
 n_candidates : int, default=1
-    Networks of different configurations to try. Above 1, configurations are drawn from the space
-    below, the first being the estimator's own; each network is stopped by the validation rows, or
-    given up where it falls behind; and an ensemble of those that go best together on the
-    validation rows is kept (a greedy selection with replacement [new]_). One that diverges is left
-    out. The time is about that of so many networks, less where some fall behind. ``n_networks`` is
-    then ignored. To scikit-learn's callbacks, such as ``ProgressBar``, each is one task.
+    Number of configurations to try. Above 1, they are drawn from the space below, the first being
+    the estimator's own; each network is stopped by the validation rows, or abandoned if it falls
+    behind; and the ensemble that predicts the validation rows best is kept (a greedy selection with
+    replacement [new]_). Networks that diverge are left out. It takes about as long as that many
+    networks, less if some fall behind. ``n_networks`` is then ignored. To scikit-learn's callbacks,
+    such as ``ProgressBar``, each is one task.
 
 max_time : float or None, default=None
     Seconds after which no further candidate is drawn, and the present one is stopped at the end of
@@ -200,14 +200,14 @@ candidates_ : DataFrame
     and its parameters. With ``n_candidates`` above 1 only.
 
 ensemble_weights_ : ndarray of shape (n_members,)
-    The weight of each of ``estimators_``, those candidates that were picked. With ``n_candidates``
+    The weight of each of ``estimators_``, the candidates in the ensemble. With ``n_candidates``
     above 1 only.
 
 Notes
 -----
 The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and fewer
 where an epoch would otherwise have fewer than fifty batches. The rows that early stopping holds out
-are drawn at random; for rows in order of time pass the last ones as ``X_val`` and ``y_val``.
+are drawn at random; for time series, pass the last rows as ``X_val`` and ``y_val``.
 
 Candidates are drawn from this space:
 

@@ -1,4 +1,4 @@
-"""Regression targets that are far from size 1, on which a training comes to nothing.
+"""Regression targets far from size 1, on which training fails.
 
 Initial outputs are of size 1, an optimiser like Adam moves them by about its learning rate in
 each step, and ``tol`` is an absolute number. A target in dollars is out of reach, and one of size
@@ -25,7 +25,7 @@ _POOR = 0.9
 
 @np.errstate(over="ignore", invalid="ignore")  # of squares that are infinite nothing is said
 def odd_size(targets: np.ndarray, weight: np.ndarray | None) -> float | None:
-    """Return the size of targets that are far from 1, to a power of ten, or None.
+    """Return the size of targets, to a power of ten, if it is far from 1, otherwise None.
 
     Parameters
     ----------

@@ -1,10 +1,9 @@
-r"""Probabilities that are as sure as they are right: temperature scaling [1]_.
+r"""Calibrated probabilities: temperature scaling [1]_.
 
 The raw output :math:`z` of a trained network is divided by one number :math:`T`, chosen so that the
-log loss on held-out rows is smallest. A network that is too sure of itself has :math:`T > 1`. The
-order of the classes, and so the predicted labels, stay. Of an ensemble :math:`z` is what the mean
-of the probabilities is the softmax of: to scale the networks and take the mean afterwards would
-leave it too unsure [2]_.
+log loss on held-out rows is smallest. An overconfident network has :math:`T > 1`. The order of the
+classes, and so the predicted labels, stay. For an ensemble, the softmax of :math:`z` is the mean of
+the probabilities: scaling the networks before taking the mean would leave it underconfident [2]_.
 
 The loss is convex in :math:`1 / T`. Where the network is right on all rows it has no minimum, and
 :math:`T` would be zero. So the rows count as if there were one more, of which nothing is known, as

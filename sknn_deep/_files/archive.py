@@ -1,7 +1,7 @@
-"""Reading the files of skops [1]_, zip archives, whoever may have written them.
+"""Reading the files of skops [1]_, zip archives from unknown sources.
 
-skops decides by name which types a file may use. Before it reads a file, its size bounds what it
-asks for: bytes to unpack, numbers in arrays, and parts that stand in several places, over which
+skops decides by name which types a file may use. Before that, the size of the file bounds what it
+may ask for: bytes to unpack, numbers in arrays, and parts that stand in several places, over which
 skops' audit would walk once for each way that leads to them.
 
 References
@@ -19,10 +19,11 @@ from zipfile import ZipFile
 
 import numpy as np
 
-# A file may unpack to so many bytes, or so many times its size: skops compresses sparse matrices.
+# A file may unpack to this many bytes, or this many times its size: skops compresses sparse
+# matrices.
 _MAX_UNPACKED, _MAX_RATIO = 2**24, 20
 # The schema becomes Python's objects, which take many times its bytes. It may be as long as the
-# file or, in a small compressed file, so long.
+# file or, in a small compressed file, this long.
 _MAX_SCHEMA = 2**20
 # Of older protocols skops has repaired holes.
 _OLDEST_PROTOCOL = 2

@@ -15,7 +15,7 @@ except ImportError:  # Windows, which removes no file that is open
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it has its old content or the new, whatever happens in between.
+    """Write a file atomically: it has its old content or the new.
 
     The bytes go to a temporary file in the same directory, which replaces the old one once they
     are on the disk. If that fails, the temporary file is removed and the old one stays. A

@@ -1,4 +1,4 @@
-"""Types of other packages that a file may use: what they are made of can do no harm.
+"""Types of other packages that a file may use, because their state can do no harm.
 
 Each stands with the loaders of skops by which it may be used, so that a class of torch or a
 function may be referred to, but not called while a file is read. Left out is what reads memory

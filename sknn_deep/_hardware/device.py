@@ -32,8 +32,8 @@ class OutOfMemoryError(torch.OutOfMemoryError, MemoryError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is want of memory, on whichever device, by torch or NumPy."""
-    # torch has no class of its own for want of the host's memory
+    """Return whether an error is an out-of-memory error of any device, by torch or NumPy."""
+    # torch has no error class for a lack of host memory
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )

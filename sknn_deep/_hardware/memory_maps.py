@@ -1,4 +1,4 @@
-"""Large arrays that live in a file: read piece by piece, and let go of.
+"""Large arrays in a file: read piece by piece, and released.
 
 What has been read of a memory map counts as the process' memory until another one wants it,
 so that an epoch over a file takes as much memory as the file is long. The pages can be handed
@@ -15,9 +15,9 @@ import numpy as np
 
 # Maps of fewer bytes may stay in memory as a whole.
 _LARGE = 2**28
-# By so many bytes of files the process may grow before the pages are handed back. It is looked
-# at after so many rows, or after reading so many bytes at a stretch: to reach one row, Linux maps
-# all that its cache holds in one piece around it, up to two mebibytes.
+# The process may grow by this many bytes of files before the pages are handed back. That is checked
+# after this many rows, or this many bytes read in one piece: to reach one row, Linux maps all that
+# its cache holds in one piece around it, up to two mebibytes.
 _HELD, _ROWS_AT_ONCE, _BYTES_AT_ONCE = 2**25, 16, 2**23
 # Bytes of files that were in the process' memory after the pages of a map were handed back.
 _resident_before: "weakref.WeakKeyDictionary[mmap.mmap, int]" = weakref.WeakKeyDictionary()

@@ -15,8 +15,8 @@ the last digit of a fit with large layers may differ. Every bit is the same each
 of one's own whose cores share a cache, on one thread (``OMP_NUM_THREADS=1``), and with
 ``torch.use_deterministic_algorithms(True)``.
 
-Predictions never follow the clock: whoever calls ``predict`` twice expects the same bits twice. The
-number of their threads depends on the shapes and on the threads allowed only.
+Predictions never follow the clock: two calls of ``predict`` are expected to return the same bits.
+The number of their threads depends on the shapes and on the threads allowed only.
 """
 
 import math
@@ -38,13 +38,13 @@ from sknn_deep._hardware.threads import (
     wants_the_same_bits,
 )
 
-# Each thread is to have so many multiply-adds at least: fewer take about as long as waking it.
+# Least number of multiply-adds for each thread: fewer take about as long as waking it.
 _WORK_OF_A_THREAD = 750_000
-# Predictions of so few are never worth a second thread.
+# Predictions of fewer are never worth a second thread.
 FEWEST_TO_SHARE = 2 * _WORK_OF_A_THREAD
-# torch divides passes over memory into parts of so many elements at least.
+# torch divides passes over memory into parts of at least this many elements.
 _GRAIN = 2**15
-# An element that is read and written takes as long as so many multiply-adds of a product.
+# Reading and writing an element takes as long as this many multiply-adds of a product.
 _ELEMENT_WORK = 16
 # Seconds: how long a number of threads is tried, how long idle threads take to fall asleep
 # before one is, and how long the better number is then used.
@@ -66,7 +66,7 @@ _waits = threading.local()
 
 
 def is_starved() -> bool:
-    """Return whether this Python thread has waited for a core, rather than run, of late.
+    """Return whether this Python thread has recently waited for a core rather than run.
 
     Linux counts both for each thread; where it does not, the answer is no. Where one thread waits,
     several would wait for each other, and one step of theirs may take a fifth of a second.
@@ -108,7 +108,7 @@ class Pace:
     n_threads : int
         The most threads to use.
     is_fixed : bool, default=False
-        Use them always, whatever else the machine does.
+        Always use them, even on a busy machine.
 
     Attributes
     ----------
@@ -149,7 +149,7 @@ class Pace:
         return cls(_most_threads(device), is_fixed=True)
 
     def threads_for(self, *, multiply_adds: int = 0, n_elements: int = 0) -> int:
-        """Return how many threads kernels of so much work are worth, at most those allowed.
+        """Return how many threads this much work is worth, at most those allowed.
 
         torch and its library of products decide for each kernel of a step, in the end, how many of
         the threads that they may use to wake.

@@ -33,14 +33,14 @@ from torch import Tensor
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.threads import numpy_takes_one_thread
 
-# A product of so few multiply-adds OpenBLAS computes on one thread, however many it may take, and
-# its call costs less than torch's; where a factor is transposed, as in the forward pass, MKL is
-# faster sooner. A sum of rows is a product by a vector, which OpenBLAS spreads sooner.
+# OpenBLAS computes products of fewer multiply-adds on one thread, however many it may use, and its
+# call costs less than torch's; where a factor is transposed, as in the forward pass, MKL is faster
+# sooner. A sum of rows is a product by a vector, which OpenBLAS spreads sooner.
 _SMALL_PRODUCT, _SMALL_FORWARD_PRODUCT, _SMALL_SUM = 2**18, 2**16, 9000
-# Up to so many multiply-adds each NumPy takes no more time than MKL for the products of a stack,
-# where it has one thread.
+# Up to this many multiply-adds each, NumPy takes no more time than MKL for the products of a stack
+# on one thread.
 _MEDIUM_PRODUCT = 2**20
-# With so few rows a stack's outputs take MKL less time than OpenBLAS, unless they are narrow.
+# With fewer rows, MKL takes less time than OpenBLAS for a stack's outputs, unless they are narrow.
 _FEW_ROWS = 64
 # OpenBLAS packs the factors of outputs of so many units for more rows than that; without it they
 # take less time.

@@ -97,7 +97,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def fixed_threads(n_threads: int) -> Iterator[None]:
-    """Let what this Python thread computes take exactly so many threads, whatever the clock says.
+    """Let this Python thread compute on exactly this many threads, regardless of the clock.
 
     The same numbers then come out each time: how many threads a product is divided over decides
     on its last digit.

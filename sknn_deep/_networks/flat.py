@@ -162,7 +162,7 @@ class Network(PicklesAsArrays):
         self.attach_gradients()
 
     def attach_gradients(self) -> None:
-        """Make every gradient a view of the flat one, whoever has set it to None."""
+        """Make every gradient a view of the flat one, even if it was set to None."""
         for tensor, gradient in self._gradients:
             tensor.grad = gradient
 
@@ -178,7 +178,7 @@ class Network(PicklesAsArrays):
         return self
 
     def zero_grad(self, set_to_none: bool = False) -> None:
-        """Set the gradients to zero; they stay views, whatever ``set_to_none`` asks."""
+        """Set the gradients to zero; they stay views, even with ``set_to_none``."""
         self.attach_gradients()
         gradient_of(self.flat).zero_()
         for _, decoder in self.tied_layers():

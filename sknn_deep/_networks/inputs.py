@@ -1,4 +1,4 @@
-r"""Input layers: what a network does to a batch before its first dense layer.
+r"""Input layers: what a network applies to a batch before its first dense layer.
 
 An input layer maps raw features to what the first dense layer multiplies. It may fill what is
 missing, add noise, or embed numbers and categories with weights of its own. To write one, derive

@@ -31,7 +31,7 @@ class MLP(Network):
     input : dict, default=None
         The arguments of a :class:`TableInput` that makes the first layer's input of the features.
     **options
-        As of :class:`DenseStack`.
+        See :class:`DenseStack`.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class MLP(Network):
         return self.layers.outputs(x if self.input is None else self.input(x))
 
     def up_to(self, n_layers: int) -> nn.Sequential:
-        """Return the part of the network that ends with so many dense layers' activations."""
+        """Return the first part of the network, up to the activation of the given dense layer."""
         layers = self.layers.first(n_layers)
         return layers if self.input is None else nn.Sequential(self.input, layers)
 

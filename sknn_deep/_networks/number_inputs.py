@@ -42,7 +42,7 @@ SCALINGS = ("standard", "robust")
 BASES = ("piecewise_linear", "periodic")
 # A number that is clipped smoothly stays between plus and minus this.
 CLIP = 3.0
-# A bin has so many rows on average, where there are more bins than the second number.
+# Average rows of a bin, where there are more bins than the second number.
 _ROWS_OF_BIN, _FEWEST_BINS = 100, 8
 # A bin that begins here is never reached.
 _BEYOND = 1e30
@@ -115,7 +115,7 @@ class ScaledNumbers(Numbers):
     gaps : sequence of int, default=()
         Those of the columns in which numbers are missing.
     **options
-        As of :class:`Numbers`.
+        See :class:`Numbers`.
 
     Examples
     --------
@@ -201,7 +201,7 @@ class EmbeddedNumbers(Numbers):
     frequency_scale : float
         Standard deviation of the frequencies that "periodic" starts with.
     **options
-        As of :class:`Numbers`.
+        See :class:`Numbers`.
 
     Examples
     --------
@@ -414,7 +414,7 @@ def bin_edges(column: np.ndarray, n_bins: int, weight: np.ndarray | None = None)
     column : ndarray of shape (n_rows,)
         NaN where a number is missing.
     n_bins : int
-        At most so many.
+        The largest number of them.
     weight : ndarray of shape (n_rows,), default=None
 
     Returns

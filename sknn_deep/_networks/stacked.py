@@ -65,7 +65,7 @@ class DenseLayer:
     dropout: list[Dropout]
 
     def output_shape(self, n_rows: int) -> tuple[int, ...]:
-        """Return the shape of the layer's output for so many rows."""
+        """Return the shape of the layer's output for this many rows."""
         return *self.weight.shape[:-2], n_rows, self.weight.shape[-2]
 
 
@@ -127,7 +127,7 @@ def bound_input(
 ) -> BoundInput | None:
     """Return the input layer of a network, or those of several; None where they have none.
 
-    Parameters are as of :func:`dense_layers`.
+    Parameters are as in :func:`dense_layers`.
     """
     modules = [network.input for network in networks if network.input is not None]
     if not modules:

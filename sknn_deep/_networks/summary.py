@@ -127,8 +127,8 @@ def summary(
         Fitted, or not fitted if ``n_features`` is given.
 
     n_features : int, default=None
-        Describe the network that ``fit`` would make for that many features. None
-        describes the one that it has made.
+        Describe the network that ``fit`` would make for this many features. None describes the
+        fitted network.
 
     n_classes : int, default=None
         Classes of the target, for a classifier and with ``n_features``.
@@ -141,8 +141,8 @@ def summary(
     -------
     summary : NetworkSummary
         Prints as text and shows as a table in a notebook; ``summary.n_parameters`` is the
-        total, ``summary.layers`` the lines. Of an ensemble it shows one network, and their
-        number before the total.
+        total, ``summary.layers`` the lines. For an ensemble it shows one network, and their number
+        before the total.
 
     Raises
     ------

@@ -42,11 +42,11 @@ class TableInput(InputLayer):
     categories : sequence of (int, int), default=()
         The columns that hold codes of categories, and how many categories each has.
     scaling : {"standard", "robust"} or None, default=None
-        Of the numbers, as of :class:`Numbers`.
+        Of the numbers, as in :class:`Numbers`.
     embedding : {"piecewise_linear", "periodic"} or None, default=None
-        Of the numbers, as of :class:`EmbeddedNumbers`.
+        Of the numbers, as in :class:`EmbeddedNumbers`.
     n_functions, number_size, frequency_scale
-        As of :class:`EmbeddedNumbers`.
+        See :class:`EmbeddedNumbers`.
     max_one_hot : int, default=9
         Columns of more categories have learned vectors, others indicators.
     category_size : int, default=8
@@ -121,7 +121,7 @@ class TableInput(InputLayer):
         ]
 
     def learn(self, X: np.ndarray, weight: np.ndarray | None = None) -> None:
-        """Learn scales and quantiles from training rows, as of :meth:`Numbers.learn`."""
+        """Learn scales and quantiles from training rows, as in :meth:`Numbers.learn`."""
         for part in self.parts:
             if isinstance(part, Numbers):
                 part.learn(X, weight)

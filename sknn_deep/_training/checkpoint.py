@@ -80,9 +80,9 @@ class CheckpointFile:
             found = differences(self._saved["call"], self._call)
         if found:
             raise ValueError(
-                f"The checkpoint {self._path!r} is of another training: {'; '.join(found)}. Pass "
-                "what was passed then to go on with it, name another path, or delete the file to "
-                "train anew."
+                f"The checkpoint {self._path!r} belongs to another training: {'; '.join(found)}. "
+                "Pass what was passed then to go on with it, name another path, or delete the file "
+                "to train anew."
             )
 
     @contextmanager
@@ -142,7 +142,7 @@ def write_state(path: str, state: dict[str, Any]) -> None:
 
 
 def read_state(path: str) -> dict[str, Any]:
-    """Return what :func:`write_state` has written; a ValueError names a file that is none."""
+    """Return what :func:`write_state` has written; a ValueError names a file of another kind."""
     try:
         archive.check_regular(path)
     except ValueError as error:
@@ -176,18 +176,17 @@ def understood(path: str) -> Iterator[None]:
 
 
 class TrainingCheckpoint(Callback):
-    """Keep a training in a file, so that a ``fit`` that was killed goes on from there.
+    """Save a training to a file, so that a ``fit`` that was killed resumes from there.
 
     Pass it in the ``callbacks`` of an estimator. When the process ends, however it ends, and
     the same program is started again, the same call of ``fit`` continues after the last epoch
-    that was kept. On a CPU the result has the same bits as that of a training that was not
-    interrupted.
+    that was kept. On a CPU the result is bit for bit that of an uninterrupted training.
 
     Parameters
     ----------
     path : str or path-like
-        The file, for one training only: any other call is refused. A relative path refers to the
-        directory in which ``fit`` begins.
+        The file, a separate one for each training: any other call is refused. A relative path
+        refers to the directory in which ``fit`` begins.
 
     every : int, default=1
         Epochs between two checkpoints. The last epoch is always kept. Raise it if writing
@@ -202,15 +201,15 @@ class TrainingCheckpoint(Callback):
     and the history. It is written to a new file, which replaces the old one once it is on the
     disk. Reading it executes nothing.
 
-    It also holds the parameters of the call, but for ``verbose``, and hashes (SHA-256) of the data.
+    It also holds the parameters of the call, except ``verbose``, and hashes (SHA-256) of the data.
     If one differs, ``fit`` raises a ``ValueError`` that names it; so give every fit of a search a
-    path of its own. Functions and classes are compared by name only, what does not pickle by its
-    type, an estimator such as ``init_from`` by its parameters and weights. If ``random_state`` is
-    None or a ``RandomState``, its state is taken from the checkpoint.
+    path of its own. Functions and classes are compared by name only, objects that cannot be pickled
+    by type, and an estimator such as ``init_from`` by its parameters and weights. If
+    ``random_state`` is None or a ``RandomState``, its state is taken from the checkpoint.
 
-    A training that has ended leaves its file, and the same call then returns its result at
-    once. Delete the file, or name another, to train anew. After Ctrl-C the same call goes on from
-    the last epoch.
+    A finished training leaves its file, and the same call then returns its result at once. Delete
+    the file, or name another, to train anew. After Ctrl-C the same call goes on from the last
+    epoch.
 
     A training with a checkpoint computes on as many threads as it began with, because the
     last digits depend on their number.
@@ -219,7 +218,7 @@ class TrainingCheckpoint(Callback):
     convention: numbers, strings, arrays, containers of them, and what has ``state_dict`` and
     ``load_state_dict``. For any other attribute ``fit`` raises a ``ValueError`` that names it.
 
-    ``partial_fit``, ``solver="lbfgs"`` and ``n_networks`` above 1 take no checkpoint.
+    ``partial_fit``, ``solver="lbfgs"`` and ``n_networks`` above 1 do not support checkpoints.
 
     Examples
     --------

@@ -9,7 +9,7 @@ import numpy as np
 
 from sknn_deep._engine.features import Features
 
-# Of an array so many bytes are hashed at once.
+# Bytes of an array that are hashed at once.
 _BYTES_AT_ONCE = 2**23
 
 
@@ -68,9 +68,9 @@ def _parameters(estimator: Any) -> dict[str, Any]:
 
 
 def _described_estimator(estimator: Any) -> list:
-    """Return what tells an estimator from others: of what it has learned the weights alone.
+    """Return what tells an estimator from others; of its fitted state, the weights alone.
 
-    Its history holds durations, which are others each time it is fitted.
+    Its history holds durations, which differ each time it is fitted.
     """
     learned = estimator.module_.snapshot() if hasattr(estimator, "module_") else []
     weights = [_digest(tensor.cpu().numpy()) for tensor in learned]
@@ -95,7 +95,7 @@ def _digest(value: Any) -> str | None:
 
 
 def _slices(array: Any) -> Iterator[Any]:
-    """Yield an array's rows, some at a time: those of a large file shall not be there at once."""
+    """Yield an array's rows, some at a time: a large file should not be in memory as a whole."""
     if array.ndim == 0:
         yield array
         return

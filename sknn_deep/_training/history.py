@@ -10,7 +10,7 @@ from sknn_deep._training.progress import Progress
 
 
 class HistoryWriter:
-    """Writes a training's epochs into a history, which may hold those of earlier calls.
+    """Writes the epochs of a training into a history, which may hold those of earlier calls.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What an interruption by the user means: whom it comes from, and whom it is for.
+"""Interruptions by the user: where they come from, and what they are to stop.
 
 Interruptions are exceptions, looked at once they are there: no signal handler is installed, and no
 loop asks. An epoch that was not finished is taken out of the records, whatever ended it. Two

@@ -1,4 +1,4 @@
-"""What a training has come to: losses, scores, the stopping rule."""
+"""The state of a training: losses, scores, the stopping rule."""
 
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -12,7 +12,7 @@ from sknn_deep._networks.flat import Network
 
 
 class DivergenceError(ValueError):
-    """Training has come to weights, or to a loss, that are no numbers."""
+    """Training has diverged to weights, or to a loss, that are not finite."""
 
 
 def divergence_message(what: str) -> str:
@@ -25,7 +25,7 @@ def divergence_message(what: str) -> str:
 
 @dataclass
 class Progress:
-    """What training has come to; it lives on through ``partial_fit`` and warm starts.
+    """The progress of a training; it is kept through ``partial_fit`` and warm starts.
 
     The stopping rule is scikit-learn's: an epoch without an improvement of at least
     ``tol`` over the best counts, more than ``n_iter_no_change`` in a row stop.

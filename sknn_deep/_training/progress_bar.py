@@ -12,19 +12,18 @@ class ProgressBar(sklearn.callback.ProgressBar):
     """Show the progress of a fit, with the loss and the validation score of the last epoch.
 
     scikit-learn's ``ProgressBar`` with the same parameter, in a terminal and in a notebook: a bar
-    for each estimator, the share that is done and the time that is left. Beside the bar of a
-    network of this package stand the epoch, its loss and, with a validation set, its score.
+    for each estimator, the share done and the time left. The bar of a network of this package also
+    shows the epoch, its loss and, with a validation set, its score.
 
     Parameters
     ----------
     max_propagation_depth : int, default=1
-        How deep to look into an estimator for others that have a bar: 0 shows the outermost alone,
-        None all.
+        How many levels of nested estimators have a bar: 0 shows only the outermost, None all.
 
     Notes
     -----
-    It needs rich, which the extra ``progress`` installs. In a fused search the bar is the
-    search's: networks that are trained together have none of their own.
+    It needs rich, which the extra ``progress`` installs, and in a notebook also ipywidgets. A fused
+    search has one bar: networks that are trained together have none of their own.
 
     Examples
     --------
@@ -52,7 +51,7 @@ class ProgressBar(sklearn.callback.ProgressBar):
         monitor._on_task_end = _with_figures(monitor)
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        """Tell of an epoch's figures, and that the task has ended.
+        """Report an epoch's figures, and the end of the task.
 
         Parameters
         ----------
@@ -70,7 +69,7 @@ class ProgressBar(sklearn.callback.ProgressBar):
 
 
 def _with_figures(monitor: Any) -> Callable[[dict[str, Any]], None]:
-    """Return what handles the messages that are no beginning of a task."""
+    """Return the handler of messages other than the beginning of a task."""
     end_task = monitor._on_task_end
     descriptions: dict[int, str] = {}
 

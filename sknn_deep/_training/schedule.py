@@ -1,6 +1,6 @@
 """The learning rate over the epochs, and the rule by which a training stops.
 
-Annealing schedules, "cosine" and "one_cycle", run their whole course. The loss may rise while the
+Annealing schedules, such as "cosine" and "one_cycle", run to the end. The loss may rise while the
 rate does, so the rule on the training loss is off, and reaching ``max_iter`` is the plan: it gives
 no ``ConvergenceWarning``.
 """

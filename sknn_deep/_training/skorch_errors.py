@@ -1,4 +1,4 @@
-"""What is said to a skorch callback that asks for something a training here does not have."""
+"""Errors for skorch callbacks that ask for something a training here does not have."""
 
 import re
 from typing import Any
@@ -83,7 +83,7 @@ def check_scored_batches(name: str, callback: Callback, targets_are_encoded: boo
     is_known = isinstance(callback, PassthroughScoring) and callback.name == "valid_loss"
     if not callback.on_train and not is_known:
         raise ValueError(
-            f"The callback {name!r} goes by the batches of the validation set, but that is "
+            f"The callback {name!r} needs batches of the validation set, which is "
             f"evaluated as a whole. {remedy}"
         )
     if isinstance(callback, BatchScoring) and targets_are_encoded:

@@ -2,7 +2,7 @@
 
 Each network has rows, an order, a penalty, a learning rate and random numbers of its own.
 The products of a step are batched products over the stack; all else that a step does is one
-operation on the rows of shared buffers. A network's weights come out as they would alone,
+operation on the rows of shared buffers. Each network gets the weights that it would get alone, up
 to rounding.
 
 Networks that share their optimiser's numbers and lie next to each other are moved by one call of
@@ -177,7 +177,7 @@ class Stack:
         Parameters
         ----------
         rates : dict of (list of float or None)
-            As of :meth:`Engine.train_epoch`, for every network that is not released, by its number.
+            See :meth:`Engine.train_epoch`, for every network that is not released, by its number.
 
         Returns
         -------
@@ -306,7 +306,7 @@ class Stack:
         return Chunk(X, X if target is None else target, scale, parts, [], piece.start)
 
     def _buffers_for(self, n_rows: int) -> "StackBuffers":
-        """Return where so many rows of each network are gathered."""
+        """Return buffers for this many rows of each network."""
         if n_rows not in self._buffers:
             batches = self._trainings[0].batches
 
@@ -327,7 +327,7 @@ class Stack:
         rates: dict[int, list[float] | None],
         moves: "list[_Moves]",
     ) -> list[Factors]:
-        """Return what each step asks for, as of :meth:`Engine.plain_steps`, for all networks."""
+        """Return what each step asks for, as in :meth:`Engine.plain_steps`, for all networks."""
         n_steps = self._lengths[0, piece].size
         if moves is not self._table_of or self._has_weights:
             self._table_of, self._lrs = moves, np.zeros((len(self._trainings), n_steps))
@@ -431,7 +431,7 @@ class Stack:
         return moves
 
     def _take_or_replay(self, work: Workspace, moves: "list[_Moves]", factors: Any) -> Tensor:
-        """Take a step along each batch in the fastest way; return as of :meth:`_take_steps`."""
+        """Take a step along each batch in the fastest way; return as in :meth:`_take_steps`."""
 
         def take_steps(work: Workspace, factors: Any) -> Tensor:
             return self._take_steps(work, moves, factors)

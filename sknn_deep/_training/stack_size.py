@@ -15,7 +15,7 @@ _MEMORY_SHARE = 0.5
 
 
 def stack_size(training: Training, max_memory: int | None, n_sharing: int = 1) -> int:
-    """Return how many networks like this one to train at once.
+    """Return how many networks like this one to train together.
 
     Parameters
     ----------

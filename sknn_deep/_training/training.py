@@ -48,7 +48,7 @@ from sknn_deep._user_warnings import warn_user
 
 
 class Penalties(TypedDict):
-    """What holds the weights back, as of :class:`Engine`."""
+    """Penalties on the weights, as in :class:`Engine`."""
 
     alpha: float
     weight_decay: float
@@ -109,7 +109,7 @@ class Training:
     penalties : Penalties
         ``alpha``, ``weight_decay`` and ``max_grad_norm``, as of :class:`Engine`.
     product_dtype : torch.dtype or None
-        As of :class:`Engine`.
+        See :class:`Engine`.
     batches : Batches
     validation : Validation or None
     random_state : RandomState
@@ -118,7 +118,7 @@ class Training:
     history : History
         Of the epochs before, written to.
     net : Net or None
-        Through which callbacks hear of the training; None without callbacks.
+        Through which callbacks are told of the training; None without callbacks.
     incremental : bool
         Train one epoch only, without a word about convergence (``partial_fit``).
     engine : Engine, default=None
@@ -229,7 +229,7 @@ class Training:
         checkpoint : CheckpointFile, default=None
             Where the training goes on from, and where it is kept.
         is_enough : callable
-            Asked after each epoch whether it was the last, whatever the stopping rule says.
+            Asked after each epoch whether it was the last, regardless of the stopping rule.
 
         Raises
         ------

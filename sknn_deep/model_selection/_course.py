@@ -81,8 +81,8 @@ class FusedSearch(BaseSearchCV):
 
         **params : dict
             Passed on to the ``fit`` of the estimator, to the scorer and to the splitter, as
-            in scikit-learn's searches: ``groups``, ``sample_weight``, and with metadata
-            routing whatever they request. Arrays with as many rows as X are cut into folds.
+            in scikit-learn's searches: ``groups``, ``sample_weight``, and with metadata routing
+            anything they request. Arrays with as many rows as X are cut into folds.
 
         Returns
         -------
@@ -123,7 +123,7 @@ class FusedSearch(BaseSearchCV):
         return self
 
     def _tell_where_nothing_was_fused(self) -> None:
-        """Warn who searches in vain for the speed that this class is made for."""
+        """Warn if no fit was fused, so that the search was no faster than scikit-learn's."""
         reasons = dict.fromkeys(self.not_fused_reasons_.flat)
         if self.fused_.any() or self.fused_.size == 1 or FASTER_ALONE in reasons:
             return
@@ -132,7 +132,7 @@ class FusedSearch(BaseSearchCV):
             return  # of other estimators nobody expects it
         warn_user(
             "No fits could be trained together, so the search was no faster than scikit-learn's: "
-            f"{'; '.join(reasons)}. not_fused_reasons_ tells of each fit."
+            f"{'; '.join(reasons)}. not_fused_reasons_ gives the reason for each fit."
         )
 
     def score(self, X: "MatrixLike", y: "ArrayLike | None" = None, **params: Any) -> float:
@@ -152,7 +152,7 @@ class FusedSearch(BaseSearchCV):
         Returns
         -------
         score : float
-            By the metric that ``refit`` names, if there are several.
+            By the metric named by ``refit``, if there are several.
 
         Raises
         ------

@@ -126,7 +126,7 @@ def cross_validate(
         What the splitter keeps together. With metadata routing, pass it in ``params``.
 
     scoring : str, callable, list, tuple or dict, default=None
-        What to judge by; None is the estimator's own ``score``.
+        How to score; None is the estimator's own ``score``.
 
     cv : int, splitter or iterable, default=None
         How to split; None is five folds, stratified for classifiers.
@@ -142,7 +142,7 @@ def cross_validate(
         and the splitter. Arrays with as many rows as X are cut into folds.
 
     pre_dispatch : int or str, default='2*n_jobs'
-        How many tasks joblib hands out ahead.
+        How many tasks joblib dispatches in advance.
 
     return_train_score : bool, default=False
         Score the training rows too.
@@ -158,8 +158,8 @@ def cross_validate(
 
     max_stack_memory : int, default=None
         Bytes that a stack in training may take; what does not fit is trained in several
-        stacks. None is half of what a GPU has free. On a CPU stacks never take more than what
-        stays near the cores, some mebibytes. Lower it when memory runs out.
+        stacks. None is half of what a GPU has free. On a CPU stacks never take more than fits into
+        the cache, a few mebibytes. Lower it when memory runs out.
 
     Returns
     -------

@@ -31,7 +31,7 @@ from sknn_deep.model_selection._routes import in_parts
 from sknn_deep.model_selection._stand_ins import settled
 from sknn_deep.model_selection._trials import Standing, Trial
 
-# How much the trainings may take together that a halving search may go on with.
+# Bytes of suspended trainings that a halving search may keep.
 MAX_STANDING_BYTES = 2**31
 
 
@@ -135,7 +135,7 @@ def _finish(
     test_sets: dict[tuple, tuple],
     settings: Settings,
 ) -> dict[str, Any]:
-    """Score a trial that is fitted, tell of it, and let its estimator go."""
+    """Score a fitted trial, report it, and release its estimator."""
     try:
         if error is not None:
             if settings.error_score == "raise":

@@ -59,8 +59,8 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
 
     ``HalvingGridSearchCV`` with the same parameters, results and rungs: all candidates get a
     little of a resource, the better ones go on with more of it, and so on [1]_. Networks of this
-    package are trained together as in :class:`FusedGridSearchCV`, and with
-    ``resource="max_iter"`` go on from where they are.
+    package are trained together as in :class:`FusedGridSearchCV`, and with ``resource="max_iter"``
+    each rung continues the training of the one before.
 
     Parameters
     ----------
@@ -72,32 +72,32 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         Values to try for each parameter, by its name, but for the resource.
 
     factor : float, default=3
-        The share of candidates that go on to the next rung is one over this, and each of them
-        gets so many times the resource.
+        One candidate in ``factor`` goes on to the next rung, where it gets ``factor`` times as much
+        of the resource.
 
     resource : str, default='n_samples'
         What grows from rung to rung: the number of rows, or a parameter of the estimator, best
-        "max_iter" (in a pipeline "step__max_iter"). Candidates then go on training from where
-        they are: see Notes.
+        "max_iter" (in a pipeline "step__max_iter"). Candidates then continue their training: see
+        Notes.
 
     max_resources : int, default='auto'
-        The most of the resource that a candidate may get. "auto" is all rows; give a number if
-        the resource is another.
+        Largest amount of the resource for a candidate. "auto" is all rows; give a number for any
+        other resource.
 
     min_resources : {'exhaust', 'smallest'} or int, default='exhaust'
         How much of the resource each candidate gets in the first rung. "exhaust" makes the last
-        rung end at the most, "smallest" is 1, or, of rows, a few for each split and class.
+        rung use ``max_resources``; "smallest" is 1, or for rows a few for each split and class.
 
     aggressive_elimination : bool, default=False
         If the resource is too small for as many rungs as it takes to come down to ``factor``
         candidates, repeat the first rung until they are few enough.
 
     cv : int, splitter or iterable, default=5
-        How to split. It must split alike each time: an integer, or a splitter whose
+        How to split. The splits must be the same each time: pass an integer, or a splitter whose
         ``random_state`` is one.
 
     scoring : str or callable, default=None
-        What to judge by: the name of a scorer, or a function of (estimator, X, y). None is the
+        How to score: the name of a scorer, or a function of (estimator, X, y). None is the
         estimator's own ``score``.
 
     refit : bool or callable, default=True
@@ -136,7 +136,7 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         How many candidates there were, by rung.
 
     n_remaining_candidates_ : int
-        How many are left after the last.
+        How many are left after the last rung.
 
     min_resources_, max_resources_ : int
         How much of the resource candidates get at first, and at most.
@@ -163,13 +163,13 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         Its row in ``cv_results_``.
 
     scorer_ : callable
-        What judged.
+        The scorer.
 
     n_splits_ : int
         Number of splits.
 
     refit_time_ : float
-        Seconds of the last fit.
+        Seconds that the final fit took.
 
     multimetric_ : bool
         False: one score decides who goes on.
@@ -198,14 +198,14 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
     -----
     With ``resource="max_iter"``, a network that survives a rung goes on from the weights, the
     state of the optimiser and of the stopping rule, and the random numbers that it had at the end
-    of it. So its scores are those of a fit from the start with as many epochs. Where they would
-    not be, it is trained from the start: with a schedule that depends on ``max_iter``
-    (``learning_rate`` "one_cycle", "cosine", "flat_cosine" or "coslog4", or a
-    ``dropout_schedule``), with L-BFGS, callbacks or several networks, without an integer
-    ``random_state``, and where the steps before the network make other data than in the last
-    rung. Trainings that stand by take 2 GiB at most; what has no place is trained from the start.
+    of it. So its scores are those of a single fit with as many epochs. Where that is impossible, it
+    is trained from the start: with a schedule that depends on ``max_iter`` (``learning_rate``
+    "one_cycle", "cosine", "flat_cosine" or "coslog4", or a ``dropout_schedule``), with L-BFGS,
+    callbacks or several networks, without an integer ``random_state``, and where the steps before
+    the network produce other data than in the last rung. Suspended trainings take at most 2 GiB;
+    the others are trained from the start.
 
-    What :class:`FusedGridSearchCV` notes on random numbers, times and callbacks holds here too.
+    The notes of :class:`FusedGridSearchCV` on random numbers, times and callbacks apply here, too.
 
     References
     ----------
@@ -287,7 +287,7 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
     ``HalvingRandomSearchCV`` with the same parameters, results and rungs: candidates are drawn,
     get a little of a resource, the better ones go on with more of it, and so on. Networks of this
     package are trained together as in :class:`FusedRandomizedSearchCV`, and with
-    ``resource="max_iter"`` go on from where they are.
+    ``resource="max_iter"`` each rung continues the training of the one before.
 
     Parameters
     ----------
@@ -300,36 +300,36 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         with a method ``rvs``. From a list of dicts, one is drawn first.
 
     n_candidates : int, default='exhaust'
-        Number of candidates to draw. "exhaust" draws so many that the last rung uses the most of
-        the resource.
+        Number of candidates to draw. "exhaust" draws enough for the last rung to use
+        ``max_resources``.
 
     factor : float, default=3
-        The share of candidates that go on to the next rung is one over this, and each of them
-        gets so many times the resource.
+        One candidate in ``factor`` goes on to the next rung, where it gets ``factor`` times as much
+        of the resource.
 
     resource : str, default='n_samples'
         What grows from rung to rung: the number of rows, or a parameter of the estimator, best
-        "max_iter" (in a pipeline "step__max_iter"). Candidates then go on training from where
-        they are: see Notes.
+        "max_iter" (in a pipeline "step__max_iter"). Candidates then continue their training: see
+        Notes.
 
     max_resources : int, default='auto'
-        The most of the resource that a candidate may get. "auto" is all rows; give a number if
-        the resource is another.
+        Largest amount of the resource for a candidate. "auto" is all rows; give a number for any
+        other resource.
 
     min_resources : {'exhaust', 'smallest'} or int, default='smallest'
         How much of the resource each candidate gets in the first rung. "exhaust" makes the last
-        rung end at the most, "smallest" is 1, or, of rows, a few for each split and class.
+        rung use ``max_resources``; "smallest" is 1, or for rows a few for each split and class.
 
     aggressive_elimination : bool, default=False
         If the resource is too small for as many rungs as it takes to come down to ``factor``
         candidates, repeat the first rung until they are few enough.
 
     cv : int, splitter or iterable, default=5
-        How to split. It must split alike each time: an integer, or a splitter whose
+        How to split. The splits must be the same each time: pass an integer, or a splitter whose
         ``random_state`` is one.
 
     scoring : str or callable, default=None
-        What to judge by: the name of a scorer, or a function of (estimator, X, y). None is the
+        How to score: the name of a scorer, or a function of (estimator, X, y). None is the
         estimator's own ``score``.
 
     refit : bool or callable, default=True
@@ -368,7 +368,7 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         How many candidates there were, by rung.
 
     n_remaining_candidates_ : int
-        How many are left after the last.
+        How many are left after the last rung.
 
     min_resources_, max_resources_ : int
         How much of the resource candidates get at first, and at most.
@@ -395,13 +395,13 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         Its row in ``cv_results_``.
 
     scorer_ : callable
-        What judged.
+        The scorer.
 
     n_splits_ : int
         Number of splits.
 
     refit_time_ : float
-        Seconds of the last fit.
+        Seconds that the final fit took.
 
     multimetric_ : bool
         False: one score decides who goes on.
@@ -428,8 +428,8 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
 
     Notes
     -----
-    What :class:`FusedHalvingGridSearchCV` notes on going on, random numbers, times and callbacks
-    holds here too.
+    The notes of :class:`FusedHalvingGridSearchCV` on resumed trainings, random numbers, times and
+    callbacks apply here, too.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Pipelines in a search: what comes before the network, fitted once for all that share it.
+"""Pipelines in a search: the steps before the network, fitted once for all trials that share them.
 
 The steps before the network are fitted once for all trials of a split with the same setting of
 these steps, by the pipeline's own ``fit``: a recorder stands where the network is, and keeps what

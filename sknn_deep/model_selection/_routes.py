@@ -1,4 +1,4 @@
-"""The way to the network of a candidate, through pipelines and what transforms the targets."""
+"""The path to the network of a candidate, through pipelines and target transformers."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._sklearn import routing_enabled
 from sknn_deep.model_selection._trials import Route, Trial
 
-# How much may be held that pipelines hand to their networks, before these are trained.
+# Bytes that pipelines may hand to their networks before these are trained.
 MAX_PREPARED_BYTES = 2**31
 
 

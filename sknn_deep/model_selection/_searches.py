@@ -17,8 +17,8 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
 
     ``GridSearchCV`` with the same parameters, results and attributes, made for networks of this
     package, alone or in a pipeline. The networks of all candidates and folds that
-    share a shape are trained as one stack, which takes less time than one after the other;
-    the steps before them in a pipeline are fitted once for each fold and setting of theirs.
+    share a shape are trained as one stack, which takes less time than one after the other; the
+    steps before them in a pipeline are fitted once for each fold and setting.
 
     Parameters
     ----------
@@ -33,8 +33,8 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
         ``step__parameter``. Each dict of a list is a grid of its own.
 
     scoring : str, callable, list, tuple or dict, default=None
-        What to judge by: the name of a scorer, a function of (estimator, X, y), or several
-        of them. None is the estimator's own ``score``.
+        How to score: the name of a scorer, a function of (estimator, X, y), or several of them.
+        None is the estimator's own ``score``.
 
     n_jobs : int, default=None
         Processes over which the stacks are spread, through joblib; -1 for one per core. None
@@ -54,7 +54,7 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
         when a fit begins. The fits of a stack begin and end together.
 
     pre_dispatch : int or str, default='2*n_jobs'
-        How many tasks joblib hands out ahead.
+        How many tasks joblib dispatches in advance.
 
     error_score : "raise" or number, default=np.nan
         The score of a fit that fails; "raise" ends the search with its error.
@@ -64,8 +64,8 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
 
     max_stack_memory : int, default=None
         Bytes that a stack in training may take; what does not fit is trained in several
-        stacks. None is half of what a GPU has free. On a CPU stacks never take more than what
-        stays near the cores, some mebibytes. Lower it when memory runs out.
+        stacks. None is half of what a GPU has free. On a CPU stacks never take more than fits into
+        the cache, a few mebibytes. Lower it when memory runs out.
 
     Attributes
     ----------
@@ -86,13 +86,13 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
         Its row in ``cv_results_``.
 
     scorer_ : callable or dict
-        What judged.
+        The scorer, or several by name.
 
     n_splits_ : int
         Number of splits.
 
     refit_time_ : float
-        Seconds of the last fit.
+        Seconds that the final fit took.
 
     multimetric_ : bool
         Whether there are several scores.
@@ -124,11 +124,11 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
     follows alone, to rounding. With ``random_state=None`` every fit draws its own numbers,
     here as there; a transformer that does so draws once for all candidates that share it.
 
-    Times add up to what was spent: a stack's time is divided among its fits, the time of a
-    shared step among the candidates that share it.
+    Times add up to the time spent: a stack's time is divided among its fits, the time of a shared
+    step among the candidates that share it.
 
-    scikit-learn's callbacks that are registered on the search hear of each fit, but are not
-    handed on to the networks of a stack. A network with callbacks of its own is fitted alone.
+    scikit-learn's callbacks that are registered on the search are told of each fit, but are not
+    passed on to the networks of a stack. A network with callbacks of its own is fitted alone.
 
     Examples
     --------
@@ -213,8 +213,8 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
         Number of candidates to draw.
 
     scoring : str, callable, list, tuple or dict, default=None
-        What to judge by: the name of a scorer, a function of (estimator, X, y), or several
-        of them. None is the estimator's own ``score``.
+        How to score: the name of a scorer, a function of (estimator, X, y), or several of them.
+        None is the estimator's own ``score``.
 
     n_jobs : int, default=None
         Processes over which the stacks are spread, through joblib; -1 for one per core. None
@@ -234,7 +234,7 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
         when a fit begins. The fits of a stack begin and end together.
 
     pre_dispatch : int or str, default='2*n_jobs'
-        How many tasks joblib hands out ahead.
+        How many tasks joblib dispatches in advance.
 
     random_state : int or RandomState, default=None
         Draws the candidates. An integer draws the same each time.
@@ -247,8 +247,8 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
 
     max_stack_memory : int, default=None
         Bytes that a stack in training may take; what does not fit is trained in several
-        stacks. None is half of what a GPU has free. On a CPU stacks never take more than what
-        stays near the cores, some mebibytes. Lower it when memory runs out.
+        stacks. None is half of what a GPU has free. On a CPU stacks never take more than fits into
+        the cache, a few mebibytes. Lower it when memory runs out.
 
     Attributes
     ----------
@@ -269,13 +269,13 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
         Its row in ``cv_results_``.
 
     scorer_ : callable or dict
-        What judged.
+        The scorer, or several by name.
 
     n_splits_ : int
         Number of splits.
 
     refit_time_ : float
-        Seconds of the last fit.
+        Seconds that the final fit took.
 
     multimetric_ : bool
         Whether there are several scores.
@@ -303,7 +303,7 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
 
     Notes
     -----
-    What :class:`FusedGridSearchCV` notes on random numbers, times and callbacks holds here too.
+    The notes of :class:`FusedGridSearchCV` on random numbers, times and callbacks apply here, too.
 
     Examples
     --------

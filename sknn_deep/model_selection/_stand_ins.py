@@ -1,4 +1,4 @@
-"""What takes the place of a step while a pipeline is fitted part by part, by its own ``fit``.
+"""Stand-ins for the steps of a pipeline that is fitted part by part, by its own ``fit``.
 
 A pipeline's own ``fit`` routes metadata, uses its ``memory`` and may be that of another package.
 So nothing here goes through its steps: it is fitted with one of these in the place of a network.
@@ -17,11 +17,11 @@ Given = tuple[Any, Any, dict[str, Any]]
 
 
 class HasRecorded(Exception):
-    """Ends the fit of a pipeline, of whose later steps nothing is wanted yet."""
+    """Ends the fit of a pipeline whose later steps are not to be fitted yet."""
 
 
 class _InPlaceOf:
-    """Answers all that is asked but for fits as an estimator does, and is its own clone.
+    """Behaves as an estimator except for fits, and is its own clone.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ class Route:
 
 @dataclass(eq=False)
 class Standing:
-    """Where the training of a trial's network ended, so that it may go on with more epochs.
+    """State of a trial's network at the end of its training, to continue with more epochs.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class Trial:
         With the candidate's parameters set. All trials of a candidate share one, until each
         takes a clone of it to fit.
     original : estimator
-        That of the candidate, whatever becomes of ``estimator``.
+        That of the candidate, even after ``estimator`` has changed.
     parameters : dict or None
         What was set.
     split : Split
@@ -104,7 +104,7 @@ class Trial:
     standing : Standing or None
         Where the training with fewer epochs ended that this one may go on from.
     digest : str
-        As of :class:`Standing`, of the data of this one.
+        See :class:`Standing`, of the data of this one.
     """
 
     estimator: Any

@@ -1,7 +1,7 @@
 """The inputs of a graph as the matrix that a network reads: numbers, codes of categories, NaN.
 
 What is done here is what :class:`~sknn_deep._estimators.table_columns.TableColumns` does to a
-frame. ONNX has no missing text: the empty one stands for it.
+frame. ONNX has no missing text: the empty text represents it.
 """
 
 from itertools import groupby

@@ -37,7 +37,7 @@ def register() -> None:
 
     Then ``skl2onnx.to_onnx`` and ``skl2onnx.convert_sklearn`` know them, alone and inside of what
     skl2onnx converts: pipelines, searches, ``VotingClassifier``, ``CalibratedClassifierCV`` and
-    the like. :func:`sknn_deep.to_onnx` does it by itself. To call it twice does no harm.
+    the like. :func:`sknn_deep.to_onnx` does it by itself. Calling it twice does no harm.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def _probabilities(graph: Graph, classifier: Any, raw: str, out: str | None) -> 
 def _write_labels(
     graph: Graph, classifier: Any, output: str, n_columns: int, threshold: float, label: str
 ) -> None:
-    """Write the most probable labels, given raw output or probabilities of so many columns."""
+    """Write the most probable labels, given ``n_columns`` raw outputs or probabilities."""
     if n_columns > 1 and not is_multilabel(classifier):
         indices = graph.node("ArgMax", output, axis=1, keepdims=0)
     else:

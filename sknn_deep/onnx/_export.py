@@ -39,12 +39,12 @@ def to_onnx(
     Parameters
     ----------
     estimator : estimator
-        Fitted: one of this package, or what skl2onnx knows around some of them, such as a
+        Fitted: one of this package, or one that skl2onnx can convert around them, such as a
         pipeline or a search.
 
     X : {array-like, sparse matrix, frame} of shape (n_samples, n_features)
-        Some rows. They tell the types of the inputs. An array, or a frame whose columns are of
-        one numeric type, is one input "X"; another frame has an input of shape (n, 1) for each
+        Some rows, which determine the types of the inputs. An array, or a frame whose columns are
+        of one numeric type, is one input "X"; another frame has an input of shape (n, 1) for each
         column, by its name, in the type of the column.
 
     method : str, default="transform"
@@ -158,7 +158,7 @@ def _with_codes(estimator: Any, method: str) -> AutoencoderTransformer:
     is_alone = last is estimator or method != "inverse_transform"
     if not (isinstance(last, AutoencoderTransformer) and is_alone):
         raise ValueError(
-            f"method={method!r} is of an AutoencoderTransformer, got {type(estimator).__name__}; "
+            f"method={method!r} needs an AutoencoderTransformer, got {type(estimator).__name__}; "
             "convert that step by itself."
         )
     return last
@@ -185,7 +185,9 @@ def _initial_types(estimator: Any, X: Any) -> list[tuple[str, Any]]:
     if len(dtypes) == 1 and dtypes != {np.dtype(object)} and not _selects_columns(estimator):
         return [("X", tensor_type(dtypes.pop(), [None, len(names)]))]
     if repeated:
-        raise ValueError(f"X has several columns {repeated}, but a graph's inputs need own names.")
+        raise ValueError(
+            f"X has several columns {repeated}, but a graph's inputs need distinct names."
+        )
     return [(name, tensor_type(dtype, [None, 1])) for name, dtype in named]
 
 

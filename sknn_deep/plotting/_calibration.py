@@ -1,4 +1,4 @@
-"""How far predicted probabilities can be taken at their word."""
+"""Whether predicted probabilities match how often they are right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
     from numpy.typing import ArrayLike
 
-_Z = 1.645  # of a normal distribution, 90 % lie within so many standard deviations
+_Z = 1.645  # 90 % of a normal distribution lie within this many standard deviations
 
 
 class CalibrationDisplay:
@@ -27,7 +27,7 @@ class CalibrationDisplay:
     confident. To compare classifiers in one picture, pass the axes of the first.
 
     scikit-learn's :class:`sklearn.calibration.CalibrationDisplay` shows the probability of one
-    class of two. This one takes any number of classes, and shows how exact its points are.
+    class of two. This one handles any number of classes, and shows how precise its points are.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class CalibrationDisplay:
             Their classes.
 
         n_bins : int, default=10
-            Groups, of about as many rows each. Fewer make each point more exact.
+            Number of groups, of about equal size. Fewer make each point more precise.
 
         name : str, default=None
             Name of the classifier in the legend.
@@ -181,7 +181,7 @@ class CalibrationDisplay:
             The class of each column of ``y_proba``; None is the sorted values of ``y_true``.
 
         n_bins : int, default=10
-            Groups, of about as many rows each.
+            Number of groups, of about equal size.
 
         name : str, default=None
             Name of the classifier in the legend.
@@ -252,6 +252,7 @@ class CalibrationDisplay:
         if show_ranges:
             low, high = _wilson(accuracy, np.asarray(self.counts))
             ax.vlines(confidence, low, high, color=color, alpha=0.5, lw=1.5)
+        ax.autoscale(axis="y")  # another classifier's curve may have set the limits
         ax.set(xlabel="confidence", ylabel="accuracy", ylim=(None, 1.02))
         ax.grid(alpha=0.3, lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)

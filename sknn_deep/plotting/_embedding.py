@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import ArrayLike
 
+_IMAGE_WIDTH = 0.6  # in cells of the grid over which images are spread
+
 
 class EmbeddingDisplay:
     """Points in the plane, one for each sample, coloured by class or by a number.
@@ -215,16 +217,16 @@ class EmbeddingDisplay:
             Where to draw; None makes a figure.
 
         size : float, default=None
-            Area of a point, in square points; None chooses it by the number of points.
+            Area of a point, in square points; None depends on the number of points.
 
         alpha : float, default=None
-            Opacity of a point; None chooses it by the number of points.
+            Opacity of a point; None depends on the number of points.
 
         cmap : str or matplotlib Colormap, default="viridis"
             Colours of numbers.
 
         legend : bool, default=True
-            Show what the colours mean; of many classes, the first 60.
+            Show what the colours mean; for many classes only the first 60.
 
         annotate : bool, default=False
             Write the name of each class on the median of its points, or beside it with a line
@@ -232,7 +234,7 @@ class EmbeddingDisplay:
             to tell apart, and for readers who confuse colours.
 
         n_images : int, default=0
-            Draw up to that many of the images, spread over the map.
+            Draw up to this many of the images, spread over the map.
 
         Returns
         -------
@@ -256,10 +258,10 @@ class EmbeddingDisplay:
         ax.spines[:].set_visible(False)
         if legend and labels is not None:
             draw_legend(ax, self.points_, labels)
-        if annotate and labels is not None and labels.classes is not None:
-            write_names(ax, labels.names, self._medians(labels), labels.colors)
         if n_images:
             self._draw_images(n_images, labels)
+        if annotate and labels is not None and labels.classes is not None:
+            write_names(ax, labels.names, self._medians(labels), labels.colors)
         return self
 
     @overload
@@ -320,7 +322,7 @@ class EmbeddingDisplay:
         ImportError
             If plotly is not installed.
         ValueError
-            If there are not as many images as points, or y holds infinite numbers.
+            If the numbers of images and points differ, or y holds infinite numbers.
 
         Examples
         --------
@@ -374,7 +376,7 @@ class EmbeddingDisplay:
             s=np.clip(15000 / n_samples, 1.5, 30) if size is None else size,
             alpha=np.clip(25 / n_samples**0.4, 0.45, 0.8) if alpha is None else alpha,
             lw=0,
-            rasterized=n_samples > 5000,  # a vector file of so many points opens slowly
+            rasterized=n_samples > 5000,  # vector files with that many points open slowly
             **colors,
         )
 
@@ -394,7 +396,7 @@ class EmbeddingDisplay:
             edges = labels.point_colors()
         # a bit less than a cell of the grid over which they are spread
         width = self.ax_.bbox.width * 72 / self.figure_.dpi
-        zoom = 0.6 * width / np.sqrt(n_images) / max(images.shape[1:])
+        zoom = _IMAGE_WIDTH * width / np.sqrt(n_images) / max(images.shape[1:])
         for row in rows:
             picture = OffsetImage(images[row], zoom=zoom, cmap="gray_r", interpolation="nearest")
             frame = {"edgecolor": edges[row], "linewidth": 1.5}
@@ -411,4 +413,9 @@ def _spread(points: np.ndarray, n_points: int) -> np.ndarray:
     distance = np.abs(position - cells - 0.5).max(axis=1)
     nearest_first = np.argsort(distance, kind="stable")
     _, first = np.unique(cells[nearest_first], axis=0, return_index=True)
-    return nearest_first[first]
+    chosen: list[int] = []
+    for row in nearest_first[np.sort(first)].tolist():
+        gaps = np.abs(position[chosen] - position[row]).max(axis=1)
+        if (gaps > _IMAGE_WIDTH).all():  # else it would cover another one
+            chosen.append(row)
+    return np.array(chosen)

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 class HalvingDisplay:
     """Scores of the candidates of a halving search, over the resources that they were given.
 
-    Made by :meth:`from_estimator`. Each candidate is a line that ends at the rung at which it was
-    given up. The best one stands out.
+    Made by :meth:`from_estimator`. Each candidate is a line that ends at the rung where it was
+    dropped. The best one stands out.
 
     Parameters
     ----------
     candidates : array-like of shape (n_rows,)
-        Which candidate a row of the search's results is of, as a number from 0 on.
+        Number of the candidate in each row of the search's results, from 0.
 
     resources : array-like of shape (n_rows,)
-        What the candidate was given, such as epochs or training rows.
+        What the candidate was trained with, such as epochs or rows.
 
     scores : array-like of shape (n_rows,)
         Mean score of the folds; NaN where the fits failed.
@@ -190,9 +190,9 @@ class HalvingDisplay:
                 style = {"color": PALETTE[0], "lw": 1.2, "ms": 4, "alpha": opacity}
             self.lines_ += ax.plot(place[rows], scores[rows], marker="o", **style)
         counts = [len(np.unique(candidates[resources == rung])) for rung in rungs]
-        ticks = [f"{rung:g}\n{count} left" for rung, count in zip(rungs, counts, strict=True)]
+        ticks = [f"{rung:g}\n{count} candidates" for rung, count in zip(rungs, counts, strict=True)]
         ax.set_xticks(range(len(rungs)), ticks)
-        ax.set_xlabel(f"{self.resource_name}, and the candidates that were given so many")
+        ax.set_xlabel(self.resource_name)
         ax.set_ylabel(f"mean {self.score_name.replace('_', ' ')} of the folds")
         ax.grid(axis="y", alpha=0.3, lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)

@@ -22,8 +22,8 @@ class ImportanceDisplay:
 
     Made by :meth:`from_estimator`, which shuffles, or by :meth:`from_importances` from the result
     of :func:`sklearn.inspection.permutation_importance`. A bar is the mean over the repetitions,
-    and each repetition is a point, so that chance can be told from importance. Of two features
-    that say nearly the same, each looks less important than it is.
+    and each repetition is a point, so that chance can be told from importance. If two features
+    carry nearly the same information, each looks less important than it is.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class ImportanceDisplay:
         Names of the features; None numbers them.
 
     score_name : str, default="score"
-        What fell, for the axis.
+        Name of the score, for the axis.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class ImportanceDisplay:
             Names of the features; None numbers them.
 
         score_name : str, default="score"
-            What fell, for the axis.
+            Name of the score, for the axis.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -190,7 +190,7 @@ class ImportanceDisplay:
             Where to draw; None makes a figure.
 
         n_features : int, default=20
-            Features to draw at most, the most important ones first.
+            Largest number of features to draw, the most important first.
 
         Returns
         -------
@@ -217,10 +217,10 @@ class ImportanceDisplay:
         ax.axvline(0, color="gray", lw=1)
         ax.set_yticks(place, [str(names[row]) for row in first], parse_math=False)
         ax.invert_yaxis()
-        ax.set_xlabel(f"fall of {self.score_name.replace('_', ' ')} when shuffled")
+        ax.set_xlabel(f"drop in {self.score_name.replace('_', ' ')} when shuffled")
         ax.grid(axis="x", alpha=0.3, lw=0.6)
         ax.set_axisbelow(True)
         ax.tick_params(axis="y", length=0)
         ax.spines[["top", "right", "left"]].set_visible(False)
-        ax.legend(frameon=False, loc="lower right")
+        ax.legend(frameon=False, loc="lower right", scatteryoffsets=[0.5])
         return self

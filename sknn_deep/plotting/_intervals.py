@@ -1,4 +1,4 @@
-"""Intervals of a regression beside what came true."""
+"""Intervals of a regression beside the targets."""
 
 from __future__ import annotations
 
@@ -187,8 +187,8 @@ class IntervalDisplay:
             Where to draw; None makes a figure.
 
         n_rows : int, default=150
-            Rows to draw at most. Of more they are taken evenly from the sorted ones; the share
-            in the title is that of all.
+            Largest number of rows to draw, evenly spaced among the sorted ones; the share in the
+            title is that of all rows.
 
         Returns
         -------

@@ -24,7 +24,7 @@ def draw_legend(ax: Axes, points: PathCollection, labels: Labels) -> None:
         if bar.solids is not None:
             bar.solids.set_alpha(1)
         bar.outline.set_visible(False)
-        # below the bar, lest it keep the bar away from the map
+        # below the bar, where it does not push the bar away from the map
         ax, anchor = bar.ax, {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 1}
     entries = _entries(labels)
     if not entries:

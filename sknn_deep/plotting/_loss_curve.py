@@ -177,8 +177,15 @@ class LossCurveDisplay:
         ax.locator_params(axis="x", integer=True)
         ax.grid(axis="y", alpha=0.3, lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False)
+        _draw_legend(ax)
         return self
+
+
+def _draw_legend(ax: Axes) -> None:
+    """Draw the legend: on the axes, or beside them where it would cover the curves."""
+    is_beside = len(ax.lines) > 6 and ax.figure.get_layout_engine() is not None
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if is_beside else {}
+    ax.legend(frameon=False, **place)
 
 
 def _scale_losses(ax: Axes) -> None:

@@ -1,4 +1,4 @@
-"""Images and what a transformer reconstructs of them."""
+"""Images and their reconstructions by a transformer."""
 
 from __future__ import annotations
 
@@ -219,7 +219,8 @@ class ReconstructionDisplay:
             for top, errors in zip(tops[1:], self.errors_.values(), strict=True):
                 for i, error in enumerate(errors):
                     x, y = i * (1 + GAP) + 0.5, top + height + 0.06
-                    ax.text(x, y, f"{error:.2g}", ha="center", va="top", size="small")
+                    text = f"{error:#.2g}".rstrip(".")
+                    ax.text(x, y, text, ha="center", va="top", size="small")
             ax.set_xlabel("numbers: mean squared error per pixel", size="small")
         frame_images(ax, *size)
         ax.set_yticks(tops + height / 2, rows)

@@ -116,13 +116,13 @@ class SearchSurfaceDisplay:
             Fitted, with ``cv_results_``, such as ``GridSearchCV``.
 
         params : (str, str), default=None
-            Names of the parameters on the x and y axes. Of candidates that differ only in
-            other parameters, the best is drawn; candidates that do not set both are left out.
-            None takes the parameters that vary, which must be two.
+            Names of the parameters on the x and y axes. Among candidates that differ only in other
+            parameters, the best is drawn; candidates that do not set both are left out. None takes
+            the parameters that vary, of which there must be two.
 
         metric : str, default=None
-            Which score to draw, of a search with several; None is the one by which it refits,
-            or the first if ``refit`` names none.
+            Which score to draw, for a search with several; None is the one that ``refit`` names, or
+            the first.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -342,7 +342,7 @@ def _place(values: Sequence[Any], ax: Axes, name: str) -> np.ndarray:
 
 def _score_texts(scores: np.ndarray, deviations: ArrayLike | None) -> list[str]:
     """Return what is written into the cell of each candidate."""
-    texts = [f"{score:.3g}" for score in scores]
+    texts = [f"{score:#.3g}".rstrip(".") for score in scores]
     if deviations is not None:
         pairs = zip(texts, np.asarray(deviations), strict=True)
         texts = [f"{text}\n± {deviation:.1g}" for text, deviation in pairs]

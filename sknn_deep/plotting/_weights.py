@@ -80,7 +80,7 @@ class WeightsDisplay:
             Height and width of an image; None is a square.
 
         n_units : int, default=50
-            Number of units to draw at most, those with the largest norm of weights first.
+            Largest number of units to draw, those with the largest norm of weights first.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.

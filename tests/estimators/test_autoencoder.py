@@ -219,7 +219,7 @@ def test_variant_comes_out_of_a_fused_search_as_it_would_alone(name, images):
     }
     reason = not_stacked.get(name)
     assert [job.fused for job in jobs] == [reason is None] * 2
-    assert jobs[0].reason == ("" if reason is None else f"{reason} is not written for stacks")
+    assert jobs[0].reason == ("" if reason is None else f"{reason} is not supported in stacks")
 
 
 # what each variant is for
@@ -606,7 +606,7 @@ def test_summary_counts_what_training_changes(name, images):
         ({"order_code": True, "variational": True}, "set order_code=False"),
         (
             {"contractive": 0.1, "dtype": "bfloat16"},
-            "dtype='bfloat16' is written for neither variational=True nor contractive",
+            "dtype='bfloat16' supports neither variational=True nor contractive",
         ),
         ({"noise": 0.1, "solver": "lbfgs"}, "solver='lbfgs' does not support noise"),
         ({"contractive": 0.1, "solver": "lbfgs"}, "solver='lbfgs' does not support contractive"),

@@ -223,8 +223,11 @@ def test_a_code_of_one_column_of_categories_alone():
 
 def test_what_does_not_go_with_tables_is_refused():
     for params, what in (
-        ({"loss": "log_loss"}, "loss='log_loss' does not go with categories"),
-        ({"output_activation": "tanh"}, "output_activation='tanh' does not go with categories"),
+        ({"loss": "log_loss"}, "loss='log_loss' cannot be combined with categories"),
+        (
+            {"output_activation": "tanh"},
+            "output_activation='tanh' cannot be combined with categories",
+        ),
         ({"loss_weights": [1, 1]}, "X has 5 features"),
         ({"allow_nan": False}, "allow_nan=True"),
         ({"categorical_features": None}, "could not convert string to float"),

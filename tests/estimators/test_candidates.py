@@ -184,7 +184,7 @@ def test_a_network_may_have_several_places():
     ],
 )
 def test_what_does_not_go_with_candidates_is_refused(params, what):
-    with pytest.raises(ValueError, match=f"n_candidates=4 does not go with {what}"):
+    with pytest.raises(ValueError, match=f"n_candidates=4 cannot be combined with {what}"):
         TabularMLPRegressor(**QUICK | params).fit(X, Y)
 
 

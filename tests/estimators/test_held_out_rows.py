@@ -57,6 +57,7 @@ def test_the_documentation_says_that_rows_are_held_out_at_random_also_in_a_fixed
     parameter, kind
 ):
     described = re.search(rf"\n    {parameter} : .*?\n\n", kind.__doc__, re.DOTALL).group()
+    described = " ".join(described.split())
     assert "at random" in described
     assert "shuffle=False" in described or "in either case" in described
 
@@ -336,7 +337,11 @@ class Yields:
 @pytest.mark.parametrize(
     ("splitter", "groups", "message"),
     [
-        (Yields(), None, "divides the 60 rows in no way; choose one that yields training and test"),
+        (
+            Yields(),
+            None,
+            "yields no split of the 60 rows; choose one that yields training and test",
+        ),
         (Yields((ROWS[:0], ROWS)), None, "yields 0 training rows of 60, but there must be 1"),
         (Yields((ROWS[1:], ROWS[:1])), None, "yields 1 test rows of 60, but there must be 2"),
         (Yields((ROWS[5:], ROWS[:9])), None, "holds out rows that it trains on, such as 5; choose"),

@@ -65,7 +65,9 @@ def test_those_of_an_ensemble_stand_side_by_side(iris):
 @pytest.mark.parametrize("layer", [2, -3, 0.5])
 def test_other_layers_are_refused(layer, iris):
     network = DeepMLPClassifier((7, 5), **SMALL).fit(*iris)
-    with pytest.raises(ValueError, match=rf"layer={layer} is no hidden layer: the network has 2"):
+    with pytest.raises(
+        ValueError, match=rf"layer={layer} is not a hidden layer: the network has 2"
+    ):
         network.hidden_activations(iris[0], layer=layer)
     with pytest.raises(ValueError, match="the network has none"):
         DeepMLPClassifier((), **SMALL).fit(*iris).hidden_activations(iris[0])

@@ -122,7 +122,7 @@ def test_margin_is_the_smallest_that_holds_for_a_finite_number_of_rows():
 def test_a_coverage_that_takes_more_rows_is_refused():
     scores = np.arange(9.0)[:, np.newaxis]
     assert conformal_quantile(scores, 0.9) == 8
-    message = "coverage=0.95 takes 19 held-out rows at least, but 9 were held out; hold out more"
+    message = "coverage=0.95 needs at least 19 held-out rows, but 9 were held out; hold out more"
     with pytest.raises(ValueError, match=message):
         conformal_quantile(scores, 0.95)
 

@@ -97,10 +97,10 @@ def test_numbers_may_be_categories():
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        (["colour"], "'colour', which is no column of X; it has .'number', 'text'"),
+        (["colour"], "'colour', which is not a column of X; it has .'number', 'text'"),
         ([4], "has 4, but X has 4 columns"),
         ([True, False], "a mask of 2 columns, but X has 4"),
-        ([1.5], "1.5, which is no column"),
+        ([1.5], "1.5, which is not a column"),
     ],
 )
 def test_a_selection_of_other_columns_is_refused(selection, message):

@@ -326,7 +326,7 @@ def test_a_target_is_scaled_and_predicted_in_its_own_units():
 
 
 def test_a_target_of_counts_is_not_scaled():
-    with pytest.raises(ValueError, match="loss='poisson' is of counts as they are"):
+    with pytest.raises(ValueError, match="loss='poisson' needs counts as they are"):
         DeepMLPRegressor(loss="poisson", target_scaling="standard").fit(X[["size"]], Y - Y.min())
 
 

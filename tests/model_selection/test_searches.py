@@ -969,7 +969,7 @@ def test_a_search_says_so_where_nothing_is_trained_together(grid):
     ]
     assert told.filename == __file__
     if "solver" in grid:
-        assert "; solver='lbfgs' is not written for stacks." in str(told.message)
+        assert "; solver='lbfgs' is not supported in stacks." in str(told.message)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

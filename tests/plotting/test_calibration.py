@@ -55,6 +55,8 @@ def test_classifiers_are_compared_on_one_diagonal():
     second = CalibrationDisplay(confidence=[0.8], accuracy=[0.7], counts=[9], name="two")
     second.plot(first.ax_)
     assert len(first.ax_.lines) == 3
+    third = CalibrationDisplay(confidence=[0.3], accuracy=[0.1], counts=[900], name="three")
+    assert third.plot(first.ax_).ax_.get_ylim()[0] < 0.1
     assert first.line_.get_color() != second.line_.get_color()
 
 

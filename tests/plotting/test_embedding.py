@@ -131,6 +131,18 @@ def test_images_stand_at_their_points(pca, digits):
         np.testing.assert_array_equal(box.offsetbox.get_data().ravel(), digits.X[row])
 
 
+def test_images_cover_neither_names_nor_each_other(pca, digits):
+    display = EmbeddingDisplay.from_estimator(
+        pca, digits.X, digits.y, n_images=49, annotate=True, legend=False
+    )
+    display.figure_.draw_without_rendering()
+    drawn = display.ax_.get_children()
+    last_image = max(map(drawn.index, display.ax_.artists))
+    assert all(drawn.index(text) > last_image for text in display.ax_.texts)
+    boxes = [box.offsetbox.get_window_extent() for box in display.ax_.artists]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
 def test_images_are_square_unless_a_shape_is_given(pca, digits):
     display = EmbeddingDisplay.from_estimator(pca, digits.X, n_images=9)
     assert display.images.shape == (len(digits.X), 8, 8)

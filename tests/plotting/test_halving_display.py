@@ -44,7 +44,7 @@ def test_each_candidate_is_a_line_over_its_rungs(options, cancer):
     assert best.get_ydata()[-1] == search.best_score_
     ticks = [label.get_text() for label in display.ax_.get_xticklabels()]
     assert ticks == [
-        f"{n_resources}\n{n_candidates} left"
+        f"{n_resources}\n{n_candidates} candidates"
         for n_resources, n_candidates in zip(search.n_resources_, search.n_candidates_, strict=True)
     ]
     expected = options.get("resource", "n_samples").removeprefix("decisiontreeclassifier__")

@@ -35,7 +35,7 @@ def test_the_score_is_named_and_features_may_be_numbers():
         model, X.to_numpy(), Y, scoring="neg_mean_absolute_error", random_state=0
     )
     assert _names(display)[0] == "feature 1"
-    assert display.ax_.get_xlabel() == "fall of neg mean absolute error when shuffled"
+    assert display.ax_.get_xlabel() == "drop in neg mean absolute error when shuffled"
 
 
 def test_the_most_important_of_many_are_drawn():

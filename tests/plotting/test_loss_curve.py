@@ -56,6 +56,16 @@ def test_several_trainings_share_axes_in_colours_of_their_own(classifier):
     assert _legend(first.ax_)[3] == "second: training"
 
 
+def test_the_legend_of_many_trainings_covers_no_curve(classifier):
+    display = LossCurveDisplay.from_estimator(classifier, name="first")
+    for name in ("second", "third"):
+        LossCurveDisplay.from_estimator(classifier, name=name, ax=display.ax_)
+    display.figure_.draw_without_rendering()
+    legend = display.ax_.get_legend().get_window_extent()
+    assert display.ax_.bbox.x1 <= legend.x0
+    assert legend.x1 <= display.figure_.bbox.x1
+
+
 @pytest.mark.parametrize(
     ("losses", "scale"),
     [([10, 1, 0.1], "log"), ([1, 0.9, 0.8], "linear"), ([10, 1, -1], "linear"), ([], "linear")],

@@ -88,7 +88,7 @@ def test_a_failed_candidate_is_marked():
     display = SearchSurfaceDisplay(
         x=[1, 2, 1, 2], y=["a", "a", "b", "b"], scores=[0.1, np.nan, 0.3, 0.2]
     ).plot()
-    assert _texts(display.ax_) == ["0.1", "failed", "0.3", "0.2"]
+    assert _texts(display.ax_) == ["0.100", "failed", "0.300", "0.200"]
     assert np.rint(display.best_.get_center()).tolist() == [0, 1]
 
 
@@ -102,7 +102,7 @@ def test_text_in_a_cell_without_a_colour_can_be_read():
     display = SearchSurfaceDisplay(
         x=[1, 2, 1, 2], y=["a", "a", "b", "b"], scores=[0.1, np.nan, -np.inf, 0.2]
     ).plot()
-    assert _texts(display.ax_) == ["0.1", "failed", "-inf", "0.2"]
+    assert _texts(display.ax_) == ["0.100", "failed", "-inf", "0.200"]
     assert [text.get_color() for text in display.ax_.texts[1:3]] == ["gray", "gray"]
 
 

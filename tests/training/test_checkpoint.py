@@ -509,7 +509,7 @@ def test_another_call_is_refused_with_the_difference_named(params, data, message
 )
 def test_another_callback_is_refused(one, other, path):
     classifier(callbacks=[TrainingCheckpoint(path), one]).fit(X, Y)
-    with pytest.raises(ValueError, match=r"is of another training: callbacks was \[\["):
+    with pytest.raises(ValueError, match=r"belongs to another training: callbacks was \[\["):
         classifier(callbacks=[TrainingCheckpoint(path), other]).fit(X, Y)
 
 
