@@ -135,7 +135,7 @@ class Backprop:
         return [] if own is None else own.modules[0].vectors_to_decay(own.parameters)
 
     def begin_epoch(self, longest: int) -> None:
-        """Make ready for batches of so many rows at most, at the rates that dropout has now."""
+        """Prepare for batches of at most this many rows, at the present rates of dropout."""
         if self._layers[0].weight.device.type == "cpu" or self.ranks is not None:
             return
         if longest > self._longest:

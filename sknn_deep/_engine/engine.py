@@ -139,7 +139,7 @@ class Engine:
     max_grad_norm : float, default=None
         Longer gradients are shortened to this norm.
     product_dtype : torch.dtype, default=None
-        As of :class:`Backprop`.
+        See :class:`Backprop`.
     ranks : Ranks, default=None
         The processes that take every step together, each along its rows of the batch.
 

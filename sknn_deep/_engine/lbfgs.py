@@ -42,7 +42,7 @@ def fit_lbfgs(
     chunk : Chunk
         The whole set in one batch.
     alpha, tol, max_iter, max_fun, verbose
-        As of the estimators.
+        See the estimators.
     ranks : Ranks, default=None
         The processes that minimise it together, each by the loss of its rows.
 

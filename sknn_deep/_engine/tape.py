@@ -46,7 +46,7 @@ class AutogradBackprop(Backprop):
     network : Autoencoder
     loss : Loss
     ranks : Ranks, default=None
-        As of :class:`Backprop`.
+        See :class:`Backprop`.
     """
 
     def __init__(self, network: Autoencoder, loss: Loss, ranks: Ranks | None = None):

@@ -244,10 +244,10 @@ class AutoencoderTransformer(
         jumps.
 
     ema_decay : float or None, default=None
-        Keeps an exponential average of the weights over the steps, of which each step leaves this
-        share. It is what validation sets and callbacks see, what a fit leaves and what predicts.
-        0.99 to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to
-        zero there is little to average. Not for ``partial_fit``.
+        Decay of an exponential moving average of the weights over the steps. The average is what
+        validation sets and callbacks see, what a fit keeps and what predicts. 0.99 to 0.999 is
+        usual. It helps most at a constant learning rate; after a rate that falls to zero there is
+        little to average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
         What early stopping maximises. None is "loss"; "loss"

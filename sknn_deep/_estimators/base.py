@@ -129,7 +129,7 @@ class BaseDeepNetwork(NetworkHooks):
         return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
 
     def _map_rows(self, function: Callable[[Tensor], Tensor], X: Any) -> Any:
-        """Apply a part of the network to the rows of validated X, as of :func:`map_rows`."""
+        """Apply a part of the network to the rows of validated X, as in :func:`map_rows`."""
         return map_rows(function, features_of(X), self.module_)
 
     def __sklearn_tags__(self) -> Any:

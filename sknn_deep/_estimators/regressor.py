@@ -194,16 +194,16 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         jumps.
 
     ema_decay : float or None, default=None
-        Keeps an exponential average of the weights over the steps, of which each step leaves this
-        share. It is what validation sets and callbacks see, what a fit leaves and what predicts.
-        0.99 to 0.999 are usual. Steadier at a constant learning rate; after a rate that falls to
-        zero there is little to average. Not for ``partial_fit``.
+        Decay of an exponential moving average of the weights over the steps. The average is what
+        validation sets and callbacks see, what a fit keeps and what predicts. 0.99 to 0.999 is
+        usual. It helps most at a constant learning rate; after a rate that falls to zero there is
+        little to average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
-        What early stopping maximises. None is R² (of a ``TabularMLPRegressor`` the negative mean
+        What early stopping maximises. None is R² (for ``TabularMLPRegressor`` the negative mean
         absolute error), or with ``loss="normal"`` and ``quantiles`` the negative validation loss,
-        as "loss" is; else a scorer's name or a callable ``scorer(estimator, X, y)``, which is given
-        ``sample_weight`` if it takes it.
+        as "loss" is; otherwise the name of a scorer, or a callable ``scorer(estimator, X, y)``,
+        which is passed ``sample_weight`` if it accepts it.
 
     device : str or torch.device, default="auto"
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
@@ -942,7 +942,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         if levels is None:
             raise AttributeError(
                 "predict_quantiles needs a fit with levels of quantiles: set loss='quantile' and "
-                "such as quantiles=[0.05, 0.5, 0.95], and call fit."
+                "for example quantiles=[0.05, 0.5, 0.95], and call fit."
             )
         return True
 

@@ -258,8 +258,8 @@ def check_inputs(n_inputs: int) -> None:
     """Refuse a table that leaves a network nothing to read."""
     if n_inputs == 0:
         raise ValueError(
-            "X has nothing to learn from: in its columns of categories hardly a value occurs "
-            "twice, as in names and numbers of customers. Pass other features, too."
+            "X has nothing to learn from: in its columns of categories almost every value "
+            "is unique, as in names and numbers of customers. Pass other features, too."
         )
 
 

@@ -190,8 +190,8 @@ n_candidates : int, default=1
 
 max_time : float or None, default=None
     Seconds after which no further candidate is drawn, and the present one is stopped at the end of
-    its epoch. The ensemble is that of the candidates so far. What is learned then depends on how
-    fast the machine is. Only with ``n_candidates`` above 1.
+    its epoch. The ensemble is that of the candidates so far. The result then depends on the speed
+    of the machine. Only with ``n_candidates`` above 1.
 
 Attributes
 ----------

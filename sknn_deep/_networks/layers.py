@@ -63,7 +63,7 @@ class Linear(nn.Linear):
 
 
 class RandomModule(nn.Module):
-    """A module that draws, while training, from the generator that the network is given.
+    """A module that draws from the network's generator while training.
 
     Where several processes train on the rows of a batch, each draws for all rows and takes those of
     its own: so every row has what it would have in one process.
