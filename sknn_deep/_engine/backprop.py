@@ -117,7 +117,9 @@ class Backprop:
         # a workspace holds its chunk's tensors, so that no others can come to lie there
         slot = chunk.first % MOST_BATCHES if self._masks else 0
         # a share of other batches may have as many rows
-        shares = tuple((n_rows, own.start, own.stop) for n_rows, own in chunk.shares)
+        shares: tuple = ()
+        if chunk.shares:
+            shares = tuple((n_rows, own.start, own.stop) for n_rows, own in chunk.shares)
         shape = chunk.X.shape[-2], len(chunk.parts), chunk.scale is None
         key = (chunk.X.data_ptr(), *shape, slot, shares)
         if key not in self._workspaces:

@@ -180,6 +180,8 @@ class Engine:
         self._none = network.flat.new_zeros(())
         self._is_ours = type(optimizer) in (SGD, Adam)
         self._torchs = torch_steps(optimizer, network.flat)
+        # what takes plain steps; the others are taken by the optimiser itself
+        self._mover = self._torchs or cast(FlatOptimizer, optimizer)
         self._asks_for_loss = type(optimizer) not in _SIMPLE_OPTIMIZERS
         self.n_steps = 0
         self._average = average
@@ -220,13 +222,14 @@ class Engine:
         # the one time in an epoch that the host waits for the device
         penalties = np.array(penalty_factors(self._alpha, weight_sums))
         values = reported_losses(results.cpu(), penalties, self._loss)
-        mean = float((values * sizes).sum()) / sum(sizes)
-        return EpochLosses(mean, values.tolist(), sizes, weight_sums)
+        losses = values.tolist()
+        total = sum(loss * size for loss, size in zip(losses, sizes, strict=True))
+        return EpochLosses(total / sum(sizes), losses, sizes, weight_sums)
 
     def freeze(self) -> None:
         """Keep parameters that want no gradient as they are now."""
-        parameters = [p.detach() for p in self._network.frozen_parameters()]
-        self._frozen = [(parameter, parameter.clone()) for parameter in parameters]
+        frozen = self._network.frozen_parameters()
+        self._frozen = [(p.detach(), p.detach().clone()) for p in frozen]
 
     # diverged weights are an error once the training has ended, or restored to the best
     @np.errstate(all="ignore")
@@ -291,11 +294,6 @@ class Engine:
     def _torchs_are_ready(self) -> bool:
         """Whether the steps are those of an optimiser of torch that has begun."""
         return self._torchs is not None and self._torchs.is_ready
-
-    @property
-    def _mover(self) -> FlatOptimizer | TorchSteps:
-        """What takes plain steps."""
-        return self._torchs or cast(FlatOptimizer, self._optimizer)
 
     def _factors(self, chunk: Chunk, rates: Sequence[float] | None) -> list[tuple[float, ...]]:
         """Return what :meth:`plain_steps` asks for, and count the steps."""

@@ -168,8 +168,7 @@ class Network(PicklesAsArrays):
 
     def frozen_parameters(self) -> list[Tensor]:
         """Return the parameters that want no gradient."""
-        params = [param for param, _ in self._gradients[:-2]]
-        return [param for param in params if not param.requires_grad]
+        return [param for param, _ in self._gradients[:-2] if not param.requires_grad]
 
     def train(self, mode: bool = True) -> "Network":
         """Set all modules to training or, as ``eval`` does, to evaluation."""

@@ -173,7 +173,7 @@ class Training:
         self.batches, self.net = batches, net
         self._order: SharedOrder | None = None
         self.is_done = self.interrupted = self._has_diverged = self._reached_max_iter = False
-        self.is_paused = False
+        self.is_paused, self.dropout_share = False, 1.0
         self._validation, self.random_state = validation, random_state
         self._progress, self._history, self._incremental = progress, history, incremental
         self._records_batches = net is not None and net.records_batches
@@ -301,8 +301,10 @@ class Training:
             self.batches.shuffle(self.random_state)
         if self._ranks is not None:  # what a last digit or a callback has changed, is rank 0's
             self._ranks.copy_first_(self.network.flat.detach())
-        self.dropout_share = self._schedule.dropout_share()
-        self.network.scale_dropout(self.dropout_share)
+        share = self._schedule.dropout_share()
+        if share != self.dropout_share:
+            self.dropout_share = share
+            self.network.scale_dropout(share)
         return self._schedule.rates(self.batches.n_batches)
 
     @property
