@@ -19,7 +19,7 @@ from sknn_deep._engine.solvers import (
     zero_negligible_state,
 )
 from sknn_deep._engine.tape import backprop_for
-from sknn_deep._engine.torch_steps import TorchSteps, torch_steps
+from sknn_deep._engine.torch_steps import torch_steps
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Program
 from sknn_deep._hardware.ranks import Ranks
