@@ -51,16 +51,16 @@ def stream_parquet(
     columns: Sequence[str] | None = None,
     window: int = 100_000,
 ) -> Stream:
-    """Read Parquet files, or another dataset of Arrow's, while a network trains.
+    """Read Parquet files, or any other Arrow dataset, while a network trains.
 
-    The row groups are read in an order that is drawn for each epoch, so that they need not be
-    mixed; write row groups of fewer rows than the window. Needs pyarrow.
+    The row groups are read in a new random order in each epoch, so the files need not be shuffled
+    beforehand; row groups should have fewer rows than the window. Needs pyarrow.
 
     Parameters
     ----------
     source : path, sequence of paths or pyarrow.dataset.Dataset
-        A Parquet file, a folder of them (with columns in the names of folders, as
-        "year=2026/"), several files, or a dataset of any format and from anywhere.
+        A Parquet file, a folder of them (also partitioned, with names such as "year=2026/"),
+        several files, or a dataset of any format and from anywhere.
 
     target : str or sequence of str, default=None
         The column or columns of y. None for an autoencoder.
@@ -72,8 +72,9 @@ def stream_parquet(
         The columns of X; None for all but those of y and the weights.
 
     window : int, default=100_000
-        How many rows are shuffled together. Twice as many are in memory, as numbers of the
-        network's type. More mix better; a table of fewer rows is read once and kept.
+        Number of rows that are shuffled together. Twice as many are in memory, in the
+        network's floating-point type. A larger window mixes better; a table that fits into one
+        window is read once and kept.
 
     Returns
     -------
@@ -83,6 +84,8 @@ def stream_parquet(
     ------
     ImportError
         If pyarrow is not installed.
+    FileNotFoundError
+        If there is no such file or folder.
     ValueError
         If there is no such column, or a target or weight is missing.
 
@@ -119,24 +122,25 @@ def stream_parquet(
 
 
 def stream_chunks(source: Any, *, window: int = 100_000) -> Stream:
-    """Read chunks of rows, which code of your own makes, while a network trains.
+    """Read chunks of rows from your own code while a network trains.
 
     Parameters
     ----------
     source : iterable, sequence or callable
         Yields the chunks: ``(X, y)``, ``(X, y, sample_weight)``, or X alone for an autoencoder.
-        Each X is an array, a sparse matrix or a DataFrame. It is gone through several times, so
-        it is an object with ``__iter__``, or a function that returns an iterator, such as a
-        generator function; it must yield the same chunks each time. The chunks of a sequence,
-        with ``__len__`` and ``__getitem__``, are read in an order that is drawn for each epoch;
-        those of others come in their order, and should be mixed.
+        Each X is an array, a sparse matrix or a DataFrame. The source is iterated over several
+        times, so it must be an object with ``__iter__`` or a function that returns an iterator,
+        such as a generator function, and it must yield the same chunks each time. The chunks of a
+        sequence, with ``__len__`` and ``__getitem__``, are read in a new random order in each
+        epoch; other sources keep their order, so their rows should be shuffled beforehand.
 
-        It is called in a thread beside the training, and sometimes while another iterator of it
-        is open.
+        It is called in a thread beside the training, sometimes while another of its iterators is
+        open.
 
     window : int, default=100_000
-        How many rows are shuffled together. Twice as many are in memory, as numbers of the
-        network's type. More mix better; a table of fewer rows is read once and kept.
+        Number of rows that are shuffled together. Twice as many are in memory, in the
+        network's floating-point type. A larger window mixes better; a table that fits into one
+        window is read once and kept.
 
     Returns
     -------
@@ -201,7 +205,7 @@ def stream_array(
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        Has ``shape`` and gives rows for a slice.
+        Has a ``shape`` and returns rows for a slice.
 
     y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
         The targets, which are read into memory.
@@ -210,12 +214,12 @@ def stream_array(
         The weights, which are read into memory.
 
     chunk : int, default=10_000
-        How many rows are read at once, best those of a chunk of the array or some of them. Chunks
-        are read in an order that is drawn for each epoch.
+        Number of rows that are read at once: best the array's own chunk size, or a multiple of
+        it. Chunks are read in a new random order in each epoch.
 
     window : int, default=100_000
-        How many rows are shuffled together. Twice as many are in memory, as numbers of the
-        network's type.
+        Number of rows that are shuffled together. Twice as many are in memory, in the
+        network's floating-point type.
 
     Returns
     -------

@@ -291,5 +291,7 @@ def test_columns_that_a_folder_does_not_have_are_refused(folder):
         stream_parquet(folder, target="price")
     with pytest.raises(ValueError, match="Column 'b' has .* missing values"):
         stream_parquet(folder, target="b")
+    with pytest.raises(FileNotFoundError, match="There is no file or folder .*nowhere.*; pass"):
+        stream_parquet("nowhere", target="price")
     with pytest.raises(ValueError, match="shape of two numbers"):
         stream_array([[1.0]])

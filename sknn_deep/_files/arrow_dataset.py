@@ -114,6 +114,8 @@ def open_dataset(source: Any) -> Any:
     ------
     ImportError
         If there is no pyarrow.
+    FileNotFoundError
+        If there is no such file or folder.
     """
     try:
         arrow_dataset: Any = importlib.import_module("pyarrow.dataset")
@@ -124,9 +126,15 @@ def open_dataset(source: Any) -> Any:
         ) from error
     if isinstance(source, arrow_dataset.Dataset):
         return source
-    if isinstance(source, str) or hasattr(source, "__fspath__"):
-        return arrow_dataset.dataset(source, partitioning="hive")
-    return arrow_dataset.dataset([str(path) for path in source], partitioning="hive")
+    is_path = isinstance(source, str) or hasattr(source, "__fspath__")
+    paths = source if is_path else [str(path) for path in source]
+    try:
+        return arrow_dataset.dataset(paths, partitioning="hive")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is no file or folder {str(error)!r}; pass a Parquet file, a folder of them, "
+            "several files, or an Arrow dataset."
+        ) from error
 
 
 def _parts_of(dataset: Any) -> Iterator[Any]:
