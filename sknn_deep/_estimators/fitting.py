@@ -210,13 +210,10 @@ class Fit:
             Whether to also set what the trained network says about its training data.
         """
         draft = self.draft
-        draft.module_.eval()
         kept = vars(draft).get("_kept_engine")
         if kept is not None and isinstance(self.training, Training):
             kept.engine, kept.generator = self.training.engine, draft.module_.generator
-        draft.module_.set_generator(None)
-        draft.module_.set_share(None)
-        draft.module_.scale_dropout(1.0)
+        draft.module_.leave_training()
         draft._progress.stop_watching()
         vars(draft).update(self.training.fitted_attributes())
         if describe:

@@ -223,12 +223,12 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         it as it is.
 
     n_processes : int or "torchrun", default=1
-        Processes that train together, each on its rows of every batch, to the same weights as one
-        but for rounding: for networks of a million weights or more, or one GPU for each. A number
-        starts them for the fit, on this machine; ``callbacks`` and what is printed are this
-        process'. "torchrun" trains with those that torchrun, or
-        ``torch.distributed.init_process_group``, has started: each calls ``fit`` with the same
-        data, and learns the same.
+        Number of processes that train the network together, each on a part of every batch. The
+        weights equal those of one process up to rounding. It pays for networks of a million
+        weights or more, or with a GPU for each process. A number starts the processes on this
+        machine; only the calling process runs ``callbacks`` and prints. "torchrun" uses the
+        processes started by torchrun or ``torch.distributed.init_process_group``: each must call
+        ``fit`` with the same data, and each has the fitted network afterwards.
 
     callbacks : list of skorch callbacks or None, default=None
         Such as ``skorch.callbacks.LRScheduler()``. scikit-learn's own callbacks are

@@ -30,8 +30,7 @@ class Rollback:
     def restore(self) -> None:
         """Undo what has happened to them since."""
         self._network.restore(self._weights)
-        self._network.eval()
-        self._network.set_generator(None)
+        self._network.leave_training()
         self._progress.back_to(self._mark)
         self._history[:] = self._rows
         if self._moments is not None:

@@ -246,6 +246,13 @@ class Network(PicklesAsArrays):
             if isinstance(module, Dropout):
                 module.scale(share)
 
+    def leave_training(self) -> None:
+        """Become what it was before the training but for the weights, so that another may begin."""
+        self.eval()
+        self.set_generator(None)
+        self.set_share(None)
+        self.scale_dropout(1.0)
+
     @property
     def is_random(self) -> bool:
         """Whether training draws random numbers, by dropout or another module."""

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, make_scorer
@@ -343,6 +344,19 @@ def test_dropout_falls_to_zero_and_is_there_again():
     assert rates[:5] == [0.4] * 5
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] < 0.1
+    assert estimator.module_.layers[2].p == 0.4
+
+
+def test_dropout_is_there_again_after_a_warm_start_that_failed():
+    class RunsOut(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if net.module_.layers[2].p < 0.1:
+                raise torch.OutOfMemoryError("no room")
+
+    params = QUICK | {"max_iter": 8, "dropout": 0.4, "dropout_schedule": "flat_cosine"}
+    estimator = DeepMLPRegressor(**params, warm_start=True).fit(X[["size"]], Y)
+    with pytest.raises(MemoryError):
+        estimator.set_params(callbacks=[RunsOut()]).fit(X[["size"]], Y)
     assert estimator.module_.layers[2].p == 0.4
 
 
