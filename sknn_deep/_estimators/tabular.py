@@ -191,8 +191,8 @@ n_candidates : int, default=1
     one task.
 
 max_time : float or None, default=None
-    Seconds after which no further candidate is drawn, and the present one is stopped at the end of
-    its epoch. The ensemble is that of the candidates so far. The result then depends on the speed
+    Seconds after which no further candidate is drawn, and the present ones stop at the end of
+    their epoch. The ensemble is that of the candidates so far. The result then depends on the speed
     of the machine. Only with ``n_candidates`` above 1.
 
 Attributes
