@@ -5,10 +5,13 @@ and rates err in different ways, and their mean gains more [1]_. So configuratio
 random (:func:`draw_configurations`), each is trained on the training rows and stopped by the
 validation rows, and a greedy selection with replacement picks from all of them the ensemble whose
 mean prediction has the lowest loss on the validation rows [2]_. Networks that fall behind are
-abandoned: after part of its epochs, a network stops if its loss is above the median that those
-before it had reached by then [3]_.
+abandoned: after part of its epochs, a network stops if its best score on the validation rows is
+below the median of what those before it had reached by then [3]_.
 
-The networks differ in shape, so they are trained one after the other.
+Small networks of one shape train faster as a stack than one after the other: four of two layers of
+128 in 0.58 of the time, of 384 in the same. So where layers are small, four candidates in a row
+share what decides on the shape, and differ in the rest; others all differ, which the ensemble gains
+more from.
 
 References
 ----------
@@ -21,8 +24,9 @@ References
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,46 +34,63 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from sknn_deep._estimators.call import Call
-from sknn_deep._estimators.ensemble import adopt, validated_call
+from sknn_deep._estimators.ensemble import adopt, fit_arguments, validated_call
 from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
-from sknn_deep._estimators.fitting import Fit, draft_of, sklearn_callbacks
+from sknn_deep._estimators.fitting import draft_of, sklearn_callbacks
+from sknn_deep._estimators.fused import fit_jobs
 from sknn_deep._estimators.held_out import with_validation_set
-from sknn_deep._training.interruption import one_of_many
+from sknn_deep._estimators.jobs import Job
+from sknn_deep._training.interruption import is_one_of_many, one_of_many
 from sknn_deep._training.progress import DivergenceError
 from sknn_deep._training.sklearn_callbacks import StopTraining
-from sknn_deep._user_warnings import warned_once
+from sknn_deep._user_warnings import warn_user, warned_once
 
 # Places in the ensemble; a network may have several of them.
 _MOST_PLACES = 32
-# From this share of its epochs on, a network is compared with those before it, if there are at
-# least this many.
+# From this share of its epochs on, a network is compared with those of other shapes before it, if
+# there are at least this many.
 _FIRST_LOOK, _FEWEST_BEFORE = 0.2, 5
+# So many candidates in a row have one shape, if it has no layer larger than this.
+_OF_ONE_SHAPE, _SMALL = 4, 128
+# The parameters that differ between candidates.
+_DRAWN = (
+    "activation", "adam_learning_rate_init", "category_embedding_size", "dropout",
+    "frequency_scale", "hidden_layer_sizes", "learning_rate_init", "max_one_hot", "n_bins",
+    "numeric_embedding", "numeric_embedding_size", "weight_decay",
+)  # fmt: skip
 
 
 def draw_configurations(
     n_candidates: int, random_state: np.random.RandomState
-) -> list[dict[str, Any]]:
-    """Return parameters of candidates, the first without any: the estimator as it is.
+) -> list[list[dict[str, Any]]]:
+    """Return parameters of candidates, in groups of one shape; the first has none of its own.
 
     =======================  ==========================================================
     hidden_layer_sizes       1 to 3 layers of 64, 128, 256 or 384 units
     activation               "silu", "relu" or "mish"
-    dropout                  0, or uniform from 0 to 0.5
-    learning_rate_init       0.001 to 0.02, uniform in its logarithm
-    adam_learning_rate_init  0.001 to 0.02, uniform in its logarithm
-    weight_decay             0.001 to 0.3, uniform in its logarithm
     numeric_embedding        "piecewise_linear", or in one of four "periodic"
     n_bins                   16, 32, 64, 128 or 256
     numeric_embedding_size   4, 8, 12 or 16
     frequency_scale          0.05 to 1, uniform in its logarithm
     max_one_hot              0 or 9
     category_embedding_size  4, 8 or 16
+    dropout                  0 in one of five, or else uniform from 0 to 0.5
+    learning_rate_init       0.001 to 0.02, uniform in its logarithm
+    adam_learning_rate_init  0.001 to 0.02, uniform in its logarithm
+    weight_decay             0.001 to 0.3, uniform in its logarithm
     =======================  ==========================================================
 
     Parameters
     ----------
     n_candidates : int
     random_state : RandomState
+
+    Returns
+    -------
+    groups : list of list of dict
+        Those of a group have one shape, the first group that of the estimator: only rates, weight
+        decay and the size of dropout are each one's own. Shapes of large layers have one candidate,
+        others four.
     """
 
     def choice(*values: Any) -> Any:
@@ -78,25 +99,38 @@ def draw_configurations(
     def log_uniform(low: float, high: float) -> float:
         return float(np.exp(random_state.uniform(np.log(low), np.log(high))))
 
-    configurations: list[dict[str, Any]] = [{}]
-    for _ in range(n_candidates - 1):
-        configurations.append(
-            {
-                "hidden_layer_sizes": (choice(64, 128, 256, 384),) * choice(1, 2, 3),
-                "activation": choice("silu", "relu", "mish"),
-                "dropout": choice(0.0, *random_state.uniform(0.0, 0.5, 4).tolist()),
-                "learning_rate_init": log_uniform(1e-3, 2e-2),
-                "adam_learning_rate_init": log_uniform(1e-3, 2e-2),
-                "weight_decay": log_uniform(1e-3, 0.3),
-                "numeric_embedding": choice(*["piecewise_linear"] * 3, "periodic"),
-                "n_bins": choice(16, 32, 64, 128, 256),
-                "numeric_embedding_size": choice(4, 8, 12, 16),
-                "frequency_scale": log_uniform(0.05, 1.0),
-                "max_one_hot": choice(0, 9),
-                "category_embedding_size": choice(4, 8, 16),
-            }
-        )
-    return configurations
+    def shape() -> dict[str, Any]:
+        return {
+            "hidden_layer_sizes": (choice(64, 128, 256, 384),) * choice(1, 2, 3),
+            "activation": choice("silu", "relu", "mish"),
+            "dropout": choice(0.0, *[0.5] * 4),
+            "numeric_embedding": choice(*["piecewise_linear"] * 3, "periodic"),
+            "n_bins": choice(16, 32, 64, 128, 256),
+            "numeric_embedding_size": choice(4, 8, 12, 16),
+            "frequency_scale": log_uniform(0.05, 1.0),
+            "max_one_hot": choice(0, 9),
+            "category_embedding_size": choice(4, 8, 16),
+        }
+
+    def member(of_all: dict[str, Any]) -> dict[str, Any]:
+        own: dict[str, Any] = {
+            "learning_rate_init": log_uniform(1e-3, 2e-2),
+            "adam_learning_rate_init": log_uniform(1e-3, 2e-2),
+            "weight_decay": log_uniform(1e-3, 0.3),
+        }
+        if of_all.get("dropout"):
+            own["dropout"] = random_state.uniform(0.0, of_all["dropout"])
+        return of_all | own
+
+    groups: list[list[dict[str, Any]]] = [[{}, *(member({}) for _ in range(_OF_ONE_SHAPE - 1))]]
+    n_drawn = _OF_ONE_SHAPE
+    while n_drawn < n_candidates:
+        of_all = shape()
+        n_members = _OF_ONE_SHAPE if max(of_all["hidden_layer_sizes"]) <= _SMALL else 1
+        groups.append([member(of_all) for _ in range(n_members)])
+        n_drawn += n_members
+    del groups[-1][len(groups[-1]) - (n_drawn - n_candidates) :]
+    return groups
 
 
 def fit_candidates(estimator: Any, call: Call) -> None:
@@ -126,35 +160,103 @@ def fit_candidates(estimator: Any, call: Call) -> None:
         lambda: _learned(draft, call, trained),
         task_name="candidate",
     )
+
+    def keep(candidate: _Candidate) -> None:
+        for callback in callbacks:
+            callback.on_epoch_begin(None)
+        trained.append(candidate)
+        trained.sort(key=lambda candidate: candidate.number)
+        if draft.verbose:
+            best = min(other.loss for other in trained)
+            print(
+                f"Candidate {candidate.number} of {draft.n_candidates}: validation loss "
+                f"{candidate.loss:.6f}, best {best:.6f}, {candidate.seconds:.1f} s"
+            )
+        for callback in callbacks:
+            callback.on_epoch_end(None)
+
     for callback in callbacks:
         callback.on_train_begin(None)
-    with suppress(StopTraining), one_of_many(), warned_once():
-        for params in draw_configurations(draft.n_candidates, random_state):
-            seconds_left = np.inf
-            if draft.max_time is not None:
-                seconds_left = draft.max_time - (time.perf_counter() - start)
-            if trained and seconds_left <= 0:
-                break
-            seed = int(random_state.randint(np.iinfo(np.int32).max))
-            candidate = _Candidate(draft, params, seed)
-            for callback in callbacks:
-                callback.on_epoch_begin(None)
-            candidate.train(call, trained, seconds_left)
-            trained.append(candidate)
-            if draft.verbose:
-                best = min(other.loss for other in trained)
-                print(
-                    f"Candidate {len(trained)} of {draft.n_candidates}: validation loss "
-                    f"{candidate.loss:.6f}, best {best:.6f}, {candidate.seconds:.1f} s"
-                )
-            for callback in callbacks:
-                callback.on_epoch_end(None)
+    end = math.inf if draft.max_time is None else start + draft.max_time
+    interrupted = False
+    try:
+        with suppress(StopTraining), one_of_many(), warned_once():
+            for group in _drawn(draft, random_state):
+                if trained and time.perf_counter() > end:
+                    break
+                _train(group, call, list(trained), end, keep)
+    except KeyboardInterrupt:
+        interrupted = any(not candidate.error for candidate in trained)
+        if is_one_of_many() or not interrupted:
+            raise
     learned = _learned(draft, call, trained)
     if learned is None:
         raise next(candidate.error for candidate in trained if candidate.error)
-    set_fitted_state(estimator, learned)
+    set_fitted_state(estimator, learned | {"interrupted_": interrupted})
     for callback in callbacks:
         callback.on_train_end(None)
+    if interrupted:
+        warn_user(
+            f"Training interrupted by user: the ensemble is that of {len(trained)} candidates."
+        )
+
+
+def _drawn(draft: Any, random_state: np.random.RandomState) -> Iterator[list["_Candidate"]]:
+    """Yield the candidates, in groups of one shape."""
+    number = 0
+    for group in draw_configurations(draft.n_candidates, random_state):
+        candidates = []
+        for params in group:
+            number += 1
+            seed = int(random_state.randint(np.iinfo(np.int32).max))
+            candidates.append(_Candidate(draft, number, params, seed))
+        yield candidates
+
+
+def _train(
+    group: list["_Candidate"],
+    call: Call,
+    before: list["_Candidate"],
+    end: float,
+    keep: Callable[["_Candidate"], None],
+) -> None:
+    """Train candidates of one shape, each until it has stopped or fallen behind.
+
+    Parameters
+    ----------
+    group, before : list of _Candidate
+        Those to train, and those to compare them with.
+    call : Call
+        With validated data and a validation set.
+    end : float
+        When the time is up, as ``time.perf_counter`` counts it.
+    keep : callable
+        Called with each that has been trained.
+    """
+    reached = [candidate.scores for candidate in before if not candidate.error]
+
+    def is_enough(scores: list[float]) -> bool:
+        return group[0].is_behind(scores, reached) or time.perf_counter() > end
+
+    arguments = fit_arguments(call)
+    jobs = {
+        Job(
+            candidate.network,
+            call.X,
+            call.y,
+            fit_params=arguments,
+            name=candidate.name,
+            is_enough=is_enough,
+        ): candidate
+        for candidate in group
+    }
+
+    def done(job: Job) -> None:
+        candidate = jobs[job]
+        candidate.learn(job, call)
+        keep(candidate)
+
+    fit_jobs(list(jobs), done=done)
 
 
 def _learned(draft: Any, call: Call, trained: list["_Candidate"]) -> dict[str, Any] | None:
@@ -173,12 +275,8 @@ def _learned(draft: Any, call: Call, trained: list["_Candidate"]) -> dict[str, A
     if not usable:
         return None
     # class weights are those of the training rows, which a network has learned
-    y, weight = call.y_val, call.sample_weight_val
-    weight = usable[0].network._weigh_classes(y, weight, learn=False)
-    places = select(
-        [candidate.output for candidate in usable],
-        lambda output: draft._loss_of_outputs(output, y, weight),
-    )
+    loss = partial(_loss, usable[0].network, call)
+    places = select([candidate.output for candidate in usable], loss)
     for candidate, n_places in zip(usable, places, strict=True):
         candidate.share = n_places / places.sum()
     chosen = [candidate for candidate in usable if candidate.share]
@@ -227,6 +325,13 @@ def select(outputs: list[np.ndarray], loss: Callable[[np.ndarray], float]) -> np
     return np.bincount(picked[: int(np.argmin(losses)) + 1], minlength=len(outputs))
 
 
+def _loss(network: Any, call: Call, output: np.ndarray) -> float:
+    """Return the loss of predictions for the validation rows."""
+    y = call.y_val
+    weight = network._weigh_classes(y, call.sample_weight_val, learn=False)
+    return float(network._loss_of_outputs(output, y, weight))
+
+
 class _Candidate:
     """One configuration, and what came of it.
 
@@ -234,13 +339,15 @@ class _Candidate:
     ----------
     network : estimator
         Of one network.
+    number : int
+        From 1 on.
     output : ndarray
         Its predictions for the validation rows.
     loss : float
-        Its lowest loss on them; infinity where the training diverged.
+        Their loss; infinity where the training diverged.
     error : DivergenceError or None
-    losses : list of float
-        After each epoch.
+    scores : list of float
+        Of the validation rows, after each epoch.
     share : float
         Its weight in the ensemble.
     """
@@ -248,60 +355,49 @@ class _Candidate:
     output: np.ndarray
     share = 0.0
 
-    def __init__(self, draft: Any, params: dict[str, Any], seed: int):
+    def __init__(self, draft: Any, number: int, params: dict[str, Any], seed: int):
         own = {"n_candidates": 1, "max_time": None, "n_networks": 1}
         own |= {"random_state": seed, "verbose": False, **params}
         self.network = clone(draft).set_params(**own).set_callbacks()
-        self.params = params
-        self.losses: list[float] = []
+        self.number = number
+        self.name = f"Candidate {number} of {draft.n_candidates}"
+        self.scores: list[float] = []
         self.loss = np.inf
         self.error: DivergenceError | None = None
 
-    def train(self, call: Call, before: list["_Candidate"], seconds_left: float) -> None:
-        """Train until the network has stopped, has fallen behind, or the time is up."""
-        start = time.perf_counter()
-        fit = Fit(self.network, call)
+    def learn(self, job: Job, call: Call) -> None:
+        """Take over what came of the training; raise what it raised but for a divergence."""
+        self.seconds = job.seconds
+        if isinstance(job.error, DivergenceError):  # a drawn rate may be too high
+            self.error = job.error
+            return
+        if job.error is not None:
+            raise job.error
+        self.scores = self.network.validation_scores_ or []
+        self.output = self.network._outputs(call.X_val)
+        self.loss = _loss(self.network, call, self.output)
 
-        def is_enough() -> bool:
-            self.losses = fit.training.fitted_attributes()["validation_loss_curve_"]
-            return self._is_behind(before) or time.perf_counter() - start > seconds_left
-
-        with fit.surroundings(), fit.undone_on_error():
-            fit.prepare()
-            try:
-                fit.train(is_enough)
-            except DivergenceError as error:  # a drawn rate may be too high
-                self.error = error
-            else:
-                fit.commit()
-                self.losses = self.network.validation_loss_curve_ or []
-                self.loss = _lowest(self.losses)
-                self.output = self.network._outputs(call.X_val)
-        self.seconds = time.perf_counter() - start
-
-    def _is_behind(self, before: list["_Candidate"]) -> bool:
-        n_epochs = len(self.losses)
-        n_before = sum(not other.error for other in before)
-        if n_before < _FEWEST_BEFORE or n_epochs < _FIRST_LOOK * self.network.max_iter:
+    def is_behind(self, scores: list[float], reached: list[list[float]]) -> bool:
+        """Return whether a network is worse than most had been after as many epochs."""
+        n_epochs = len(scores)
+        if len(reached) < _FEWEST_BEFORE or n_epochs < _FIRST_LOOK * self.network.max_iter:
             return False
-        of_others = [_lowest(other.losses[:n_epochs]) for other in before if not other.error]
-        return bool(_lowest(self.losses) > np.median(of_others))
+        return bool(_best(scores) < np.median([_best(other[:n_epochs]) for other in reached]))
 
 
-def _lowest(losses: list[float]) -> float:
-    """Return the lowest of some losses, infinity where none is a number."""
-    return min((loss for loss in losses if not math.isnan(loss)), default=math.inf)
+def _best(scores: list[float]) -> float:
+    """Return the best of some scores, minus infinity where none is a number."""
+    return max((score for score in scores if not math.isnan(score)), default=-math.inf)
 
 
 def _table(trained: list[_Candidate]) -> dict[str, list[Any]]:
     """Return the columns of ``candidates_``."""
-    names = sorted({name for candidate in trained for name in candidate.params})
     columns: dict[str, list[Any]] = {
         "validation_loss": [candidate.loss for candidate in trained],
         "weight": [candidate.share for candidate in trained],
-        "n_iter": [len(candidate.losses) for candidate in trained],
+        "n_iter": [len(candidate.scores) for candidate in trained],
         "seconds": [candidate.seconds for candidate in trained],
     }
-    for name in names:
+    for name in _DRAWN:
         columns[name] = [getattr(candidate.network, name) for candidate in trained]
     return columns

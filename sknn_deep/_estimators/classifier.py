@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, get_scorer_names
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import type_of_target, unique_labels
@@ -22,7 +22,7 @@ from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_attributes import FittedClassifier
 from sknn_deep._estimators.fitted_state import CLASSIFIER_STATE
 from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters, column_as_1d
-from sknn_deep._estimators.temperature import best_temperature
+from sknn_deep._estimators.temperature import best_temperature, calibrated_loss
 from sknn_deep._estimators.types import Activations, MatrixLike
 from sknn_deep._hardware.products import is_narrow
 from sknn_deep._sklearn import (
@@ -46,7 +46,7 @@ class ClassifierParameters(SupervisedParameters):
         default=None, kw_only=True
     )
     label_smoothing: float = field(default=0.0, kw_only=True)
-    calibration: Literal["temperature"] | None = field(default=None, kw_only=True)
+    calibration: Literal["auto", "temperature"] | None = field(default=None, kw_only=True)
 
 
 class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin, BaseDeepMLP):
@@ -201,9 +201,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         little to average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
-        What early stopping maximises. None is the accuracy; "loss"
-        is the negative validation loss; otherwise the name of a scorer, or a callable
-        ``scorer(estimator, X, y)``, which is passed ``sample_weight`` if it accepts it.
+        What early stopping maximises. None is the accuracy; "loss" is the negative validation
+        loss; "calibrated_loss" is the negative log loss that is left on the validation set once
+        its best temperature is applied, which does not mind that a network grows too sure of
+        itself while it still learns to tell the classes apart [10]_: set ``calibration``, too.
+        Otherwise the name of a scorer, or a callable ``scorer(estimator, X, y)``, which is passed
+        ``sample_weight`` if it accepts it.
 
     device : str or torch.device, default="auto"
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
@@ -309,11 +312,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Share of each target that is spread evenly over the classes, in [0, 1). A little
         (0.1) makes the probabilities of a large network less extreme.
 
-    calibration : "temperature" or None, default=None
+    calibration : {"temperature", "auto"} or None, default=None
         Whether to calibrate probabilities on held-out rows: the raw output is divided by
         ``temperature_``, which minimises the log loss of those rows [9]_. Needs
-        ``early_stopping=True``, or ``X_val`` in ``fit``. Predicted labels do not change. The
-        networks of an ensemble hold out the same rows, and their mean is calibrated.
+        ``early_stopping=True``, or ``X_val`` in ``fit``; "auto" calibrates where there are such
+        rows. Predicted labels do not change. The networks of an ensemble hold out the same rows,
+        and their mean is calibrated.
 
     Attributes
     ----------
@@ -425,6 +429,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
        arXiv:1604.06737.
     .. [9] C. Guo, G. Pleiss, Y. Sun, K. Weinberger (2017). On calibration of modern neural
        networks. ICML.
+    .. [10] E. Berta, D. Holzmüller, M. I. Jordan, F. Bach (2025). Rethinking early stopping:
+       refine, then calibrate. arXiv:2501.19195.
 
     Examples
     --------
@@ -455,7 +461,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         **BaseDeepMLP._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
-        "calibration": [StrOptions({"temperature"}), None],
+        "scoring": [StrOptions({"calibrated_loss", "loss", *get_scorer_names()}), callable, None],
+        "calibration": [StrOptions({"auto", "temperature"}), None],
         "validation_splitter": [
             HasMethods(["split", "get_n_splits"]),
             StrOptions({"stratified"}),
@@ -720,7 +727,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _check_combinations(self, call: Call) -> None:
         super()._check_combinations(call)
         holds_out = self.early_stopping and self.solver != "lbfgs" and not call.incremental
-        if self.calibration is not None and call.X_val is None and not holds_out:
+        if self.calibration == "temperature" and call.X_val is None and not holds_out:
             raise ValueError(
                 f"calibration={self.calibration!r} needs rows that are held out from training: "
                 + (
@@ -734,7 +741,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _loss_of_outputs(
         self, output: np.ndarray, y: np.ndarray, weight: np.ndarray | None
     ) -> float:
-        """Return the log loss of probabilities."""
+        """Return the log loss of probabilities, calibrated ones where trainings stop by these."""
+        if self.scoring == "calibrated_loss":
+            if not np.isfinite(output).all():
+                return np.nan
+            logits = by_torch(self._logits_of, output)
+            return calibrated_loss(logits, self._encode(y, np.dtype(np.float64)), weight)
         tiny = np.finfo(output.dtype).tiny
         if y.ndim == 2:
             right = np.where(y, output, 1 - output).clip(tiny)
@@ -915,11 +927,17 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _make_loss(self) -> Loss:
         return classification_loss(self.out_activation_, self.label_smoothing)
 
+    def _validation_scoring(self) -> Any:
+        return None if self.scoring == "calibrated_loss" else self.scoring
+
     def _default_score(  # type: ignore[override]  # a classifier always has y
         self, raw: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None
     ) -> float:
         if not np.isfinite(raw).all():
             return np.nan
+        if self.scoring == "calibrated_loss":
+            weight = self._weigh_classes(y, sample_weight, learn=False)
+            return -calibrated_loss(raw, self._encode(y, np.dtype(np.float64)), weight)
         if y.ndim == 1:  # accuracy_score would look at the kind of the labels in every epoch
             return float(np.average(self._labels(raw) == y, weights=sample_weight))
         return float(accuracy_score(y, self._labels(raw), sample_weight=sample_weight))

@@ -169,18 +169,24 @@ def _fit_in_turn(networks: list[Any], call: Call) -> None:
 
 def _fit_together(networks: list[Any], call: Call) -> None:
     """Train all networks, as one stack where that is possible."""
-    fit_params: dict[str, Any] = {"sample_weight": call.sample_weight}
+    arguments = fit_arguments(call)
+    jobs = [
+        Job(network, call.X, call.y, fit_params=arguments, name=name)
+        for network, name in zip(networks, _names(networks), strict=True)
+    ]
+    fit_jobs(jobs, done=_raise)
+
+
+def fit_arguments(call: Call) -> dict[str, Any]:
+    """Return what ``fit`` of one network takes beside X and y."""
+    arguments: dict[str, Any] = {"sample_weight": call.sample_weight}
     if call.X_val is not None:
-        fit_params |= {
+        arguments |= {
             "X_val": call.X_val,
             "y_val": call.y_val,
             "sample_weight_val": call.sample_weight_val,
         }
-    jobs = [
-        Job(network, call.X, call.y, fit_params=fit_params, name=name)
-        for network, name in zip(networks, _names(networks), strict=True)
-    ]
-    fit_jobs(jobs, done=_raise)
+    return arguments
 
 
 def _names(networks: list[Any]) -> list[str]:

@@ -71,12 +71,24 @@ from sknn_deep._user_warnings import warn_user
 _LEAVE_NOTHING = (KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError)
 
 
-def fit_network(estimator: NetworkHooks, call: Call) -> None:
-    """Fit one network: what ``fit`` and ``partial_fit`` do."""
+def fit_network(
+    estimator: NetworkHooks,
+    call: Call,
+    is_enough: Callable[[list[float]], bool] | None = None,
+) -> None:
+    """Fit one network: what ``fit`` and ``partial_fit`` do.
+
+    Parameters
+    ----------
+    estimator : estimator
+    call : Call
+    is_enough : callable or None
+        Asked after each epoch, with the scores of the validation rows so far, whether to stop.
+    """
     fit = Fit(estimator, call)
     with fit.surroundings(), fit.undone_on_error():
         fit.prepare()
-        fit.train()
+        fit.train(is_enough)
         fit.commit()
 
 
@@ -176,7 +188,7 @@ class Fit:
         else:
             self.training = self._training(batches, validation, random_state)
 
-    def train(self, is_enough: Callable[[], bool] = lambda: False) -> None:
+    def train(self, is_enough: Callable[[list[float]], bool] | None = None) -> None:
         """Train to the end, or until an epoch after which it is enough."""
         try:
             self.training.begin()

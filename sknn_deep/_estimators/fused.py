@@ -34,7 +34,7 @@ from sklearn import get_config
 
 from sknn_deep._engine.engine import EpochLosses
 from sknn_deep._estimators.call import Call, Validated
-from sknn_deep._estimators.fitting import Fit
+from sknn_deep._estimators.fitting import Fit, fit_network
 from sknn_deep._estimators.jobs import (
     FASTER_ALONE,
     FREE_PARAMETERS,
@@ -100,7 +100,10 @@ def _fit_alone(job: Job, done: Callable[[Job], None], reason: str = "") -> None:
     try:
         X, y = job.take()
         with named(job.name):
-            job.estimator.fit(X, *([] if y is None else [y]), **job.fit_params)
+            if job.is_enough is None:
+                job.estimator.fit(X, *([] if y is None else [y]), **job.fit_params)
+            else:
+                fit_network(job.estimator, Call(X, y, **job.fit_params), job.is_enough)
     except Exception as error:
         job.error = error
     job.seconds += time.perf_counter() - start
@@ -383,7 +386,10 @@ def _train_epoch(live: dict[int, _Member], trainer: "Stack | _Alone") -> None:
     for k, member in live.items():
         start = time.perf_counter()
         try:
-            member.training.end_epoch(losses[k])
+            training = member.training
+            training.end_epoch(losses[k])
+            if member.job.is_enough is not None and not training.is_done:
+                training.is_done = member.job.is_enough(training.validation_scores)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # such as the user's scoring

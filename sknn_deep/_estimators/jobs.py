@@ -6,7 +6,7 @@ References
    parallel loops. Communications of the ACM 35(8).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import signature
@@ -63,6 +63,8 @@ class Job:
         What ``estimator.fit`` takes beside the data, cut to ``rows`` already.
     name : str
         What messages call the network, where it is one of several; else empty.
+    is_enough : callable or None
+        Asked after each epoch, with the scores of the validation rows so far, whether to stop.
     seconds : float
         This fit's share of the time.
     error : Exception or None
@@ -84,6 +86,7 @@ class Job:
     rows: np.ndarray | None = None
     fit_params: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    is_enough: Callable[[list[float]], bool] | None = None
     seconds: float = 0.0
     error: Exception | None = None
     fused: bool = False

@@ -82,12 +82,13 @@ class TabularClassifierParameters(TabularDefaults, ClassifierParameters):
     hidden_layer_sizes: int | Sequence[int] = (128, 128)
     activation: Activations = "silu"
     learning_rate_init: float = field(default=0.003, kw_only=True)
-    max_iter: int = field(default=15, kw_only=True)
+    max_iter: int = field(default=30, kw_only=True)
     dropout: float | Sequence[float] = field(default=0.3, kw_only=True)
     dropout_schedule: DropoutSchedule = field(default="constant", kw_only=True)
-    scoring: Scoring | None = field(default="loss", kw_only=True)
+    scoring: Scoring | None = field(default="calibrated_loss", kw_only=True)
     numeric_embedding_size: int = field(default=8, kw_only=True)
     embedding_weight_decay: float = field(default=0.0, kw_only=True)
+    calibration: Literal["auto", "temperature"] | None = field(default="auto", kw_only=True)
 
 
 _CONSTRAINTS: dict[str, list[Any]] = {
@@ -185,19 +186,20 @@ n_candidates : int, default=1
     the estimator's own; each network is stopped by the validation rows, or abandoned if it falls
     behind; and the ensemble that predicts the validation rows best is kept (a greedy selection with
     replacement [new]_). Networks that diverge are left out. It takes about as long as that many
-    networks, less if some fall behind. ``n_networks`` is then ignored. To scikit-learn's callbacks,
-    such as ``ProgressBar``, each is one task.
+    networks, less if some fall behind. Ctrl-C ends it with those that have been trained.
+    ``n_networks`` is then ignored. To scikit-learn's callbacks, such as ``ProgressBar``, each is
+    one task.
 
 max_time : float or None, default=None
-    Seconds after which no further candidate is drawn, and the present one is stopped at the end of
-    its epoch. The ensemble is that of the candidates so far. The result then depends on the speed
+    Seconds after which no further candidate is drawn, and the present ones stop at the end of
+    their epoch. The ensemble is that of the candidates so far. The result then depends on the speed
     of the machine. Only with ``n_candidates`` above 1.
 
 Attributes
 ----------
 candidates_ : DataFrame
-    A row for each candidate: "validation_loss", its "weight" in the ensemble, "n_iter", "seconds"
-    and its parameters. With ``n_candidates`` above 1 only.
+    A row for each candidate: "validation_loss" in the target's units, its "weight" in the
+    ensemble, "n_iter", "seconds" and its parameters. With ``n_candidates`` above 1 only.
 
 ensemble_weights_ : ndarray of shape (n_members,)
     The weight of each of ``estimators_``, the candidates in the ensemble. With ``n_candidates``
@@ -209,7 +211,9 @@ The defaults were chosen by the validation rows of several tables. A batch has 2
 where an epoch would otherwise have fewer than fifty batches. The rows that early stopping holds out
 are drawn at random; for time series, pass the last rows as ``X_val`` and ``y_val``.
 
-Candidates are drawn from this space:
+Candidates are drawn from this space. Where no layer is larger than 128, four in a row share all but
+the rates, the weight decay and the size of the dropout, so that they train together; the first four
+have the layers and the inputs of the estimator.
 
 {second_paragraph(draw_configurations)}
 

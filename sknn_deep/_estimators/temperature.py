@@ -16,6 +16,8 @@ References
 .. [2] R. Rahaman, A. Thiery (2021). Uncertainty quantification and deep ensembles. NeurIPS.
 .. [3] J. Platt (1999). Probabilistic outputs for support vector machines and comparisons to
    regularized likelihood methods. Advances in Large Margin Classifiers.
+.. [4] E. Berta, D. Holzmüller, M. I. Jordan, F. Bach (2025). Rethinking early stopping: refine,
+   then calibrate. arXiv:2501.19195.
 """
 
 import numpy as np
@@ -27,7 +29,10 @@ _LARGEST = 100.0
 
 
 def best_temperature(
-    logits: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray | None
+    logits: np.ndarray,
+    targets: np.ndarray,
+    sample_weight: np.ndarray | None,
+    tolerance: float = 1e-10,
 ) -> float:
     """Return the temperature with the smallest log loss.
 
@@ -37,6 +42,8 @@ def best_temperature(
     targets : ndarray of shape (n_rows,) or (n_rows, n_outputs)
         Class indices of a softmax, or for independent labels 0 and 1.
     sample_weight : ndarray of shape (n_rows,) or None
+    tolerance : float, default=1e-10
+        Relative error of the temperature.
 
     Returns
     -------
@@ -73,7 +80,45 @@ def best_temperature(
         return _LARGEST
     if slope(high) <= 0:
         return 1 / _LARGEST
-    return float(np.exp(-scipy.optimize.brentq(slope, low, high, xtol=1e-10)))
+    return float(np.exp(-scipy.optimize.brentq(slope, low, high, xtol=tolerance)))
+
+
+def calibrated_loss(
+    logits: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray | None
+) -> float:
+    """Return the log loss at the best temperature: what no calibration takes away [4]_.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n_rows, n_outputs)
+    targets : ndarray of shape (n_rows,) or (n_rows, n_outputs)
+        As in :func:`best_temperature`.
+    sample_weight : ndarray of shape (n_rows,) or None
+
+    Returns
+    -------
+    loss : float
+        Mean over the rows, of the sum over independent labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sknn_deep._estimators.temperature import calibrated_loss
+    >>> targets = np.array([[1], [1], [0], [0]])
+    >>> sure = np.array([[9.0], [9.0], [9.0], [-9.0]])
+    >>> loss = calibrated_loss(sure, targets, None)
+    >>> bool(np.isclose(loss, calibrated_loss(sure / 5, targets, None), atol=1e-5))
+    True
+    """
+    # around the minimum the loss changes with the square of the error
+    temperature = best_temperature(logits, targets, sample_weight, tolerance=1e-3)
+    logits = logits.astype(np.float64) / temperature
+    if targets.ndim == 1:
+        of_class = np.take_along_axis(logits, targets[:, np.newaxis], axis=1)[:, 0]
+        losses = scipy.special.logsumexp(logits, axis=1) - of_class
+    else:  # log(1 + exp(z)) for 0, log(1 + exp(-z)) for 1
+        losses = np.logaddexp(0, np.where(targets > 0, -logits, logits)).sum(axis=1)
+    return float(np.average(losses, weights=sample_weight))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

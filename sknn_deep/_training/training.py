@@ -220,7 +220,7 @@ class Training:
     def run(
         self,
         checkpoint: CheckpointFile | None = None,
-        is_enough: Callable[[], bool] = lambda: False,
+        is_enough: Callable[[list[float]], bool] | None = None,
     ) -> None:
         """Train to the end, having begun.
 
@@ -228,8 +228,9 @@ class Training:
         ----------
         checkpoint : CheckpointFile, default=None
             Where the training goes on from, and where it is kept.
-        is_enough : callable
-            Asked after each epoch whether it was the last, regardless of the stopping rule.
+        is_enough : callable or None
+            Asked after each epoch whether it was the last, regardless of the stopping rule. It
+            is given the scores of the validation set so far.
 
         Raises
         ------
@@ -245,7 +246,8 @@ class Training:
         try:
             while not self.is_done:
                 self.end_epoch(self._train_epoch(engine, self.begin_epoch()))
-                self.is_done = self.is_done or is_enough()
+                if is_enough is not None and not self.is_done:
+                    self.is_done = is_enough(self.validation_scores)
                 self._mark_epoch()
                 if checkpoint is not None:
                     self._keep(checkpoint, engine)
@@ -266,6 +268,11 @@ class Training:
                 raise
             self.interrupted = True
             self.end()
+
+    @property
+    def validation_scores(self) -> list[float]:
+        """The scores of the validation set, after each epoch."""
+        return self._progress.validation_scores or []
 
     def fitted_attributes(self) -> dict[str, Any]:
         """Return what the training publishes on the estimator."""

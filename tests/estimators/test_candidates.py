@@ -1,16 +1,20 @@
 """Candidates: many configurations, and the ensemble of those that go best together."""
 
 import pickle
+import signal
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.metrics import log_loss, mean_squared_error
+from sklearn.model_selection import cross_validate
 
 import sknn_deep
 from sknn_deep import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep._estimators import candidates
 from sknn_deep._estimators.candidates import draw_configurations, select
+from sknn_deep._estimators.jobs import Job, group_alike
 from sknn_deep._networks.number_inputs import BASES
 from tests.estimators.test_tables import make_table
 
@@ -44,9 +48,12 @@ def test_the_table_of_candidates_tells_what_came_of_each(fitted):
 
 def test_the_prediction_is_the_weighted_mean(fitted):
     rows = fitted._validate_input(X)
-    found = [outputs(network, rows) for network in fitted.estimators_]
+    found = [network._outputs(rows) for network in fitted.estimators_]
     expected = np.average(found, axis=0, weights=fitted.ensemble_weights_)
-    np.testing.assert_allclose(outputs(fitted), expected, rtol=1e-5)
+    if hasattr(fitted, "temperature_"):
+        powers = expected ** (1 / fitted.temperature_)
+        expected = powers / powers.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(outputs(fitted), expected, rtol=1e-4)
     assert fitted.score(X, KINDS[type(fitted)]) > -1
 
 
@@ -54,13 +61,13 @@ def test_the_ensemble_is_no_worse_than_any_candidate_on_the_validation_rows():
     y = Y[:120]
     fitted = TabularMLPRegressor(**QUICK).fit(X[:80], y[:80], X_val=X[80:120], y_val=y[80:])
     of_ensemble = mean_squared_error(y[80:], fitted.predict(X[80:120])) / 2
-    best = fitted.candidates_["validation_loss"].min() * fitted.estimators_[0].target_scale_[0] ** 2
+    best = fitted.candidates_["validation_loss"].min()
     assert of_ensemble <= best * (1 + 1e-5)
     labels = LABELS[:120]
     classifier = TabularMLPClassifier(**QUICK)
     classifier.fit(X[:80], labels[:80], X_val=X[80:120], y_val=labels[80:])
     of_ensemble = log_loss(labels[80:], classifier.predict_proba(X[80:120]))
-    assert of_ensemble <= classifier.candidates_["validation_loss"].min() + 1e-6
+    assert of_ensemble <= classifier.candidates_["validation_loss"].min() + 1e-5
 
 
 def test_a_seed_gives_the_same_ensemble(fitted):
@@ -90,7 +97,7 @@ def test_the_time_ends_the_drawing():
 
 
 def test_what_falls_behind_is_given_up():
-    params = QUICK | {"n_candidates": 12, "max_iter": 10, "n_iter_no_change": np.inf}
+    params = QUICK | {"n_candidates": 16, "max_iter": 10, "n_iter_no_change": np.inf}
     table = TabularMLPRegressor(**params).fit(X, Y).candidates_
     assert (table["n_iter"][:5] == 10).all(), "there is nothing to compare with"
     stopped = table[table["n_iter"] < 10]
@@ -101,11 +108,11 @@ def test_what_falls_behind_is_given_up():
 
 def test_a_candidate_that_diverges_is_left_out(monkeypatch):
     drawn = [{}, {"learning_rate_init": 1e30, "adam_learning_rate_init": 1e30}, {}]
-    monkeypatch.setattr(candidates, "draw_configurations", lambda *args: drawn)
+    monkeypatch.setattr(candidates, "draw_configurations", lambda *args: [drawn])
     table = TabularMLPRegressor(**QUICK).fit(X, Y).candidates_
     assert np.isinf(table["validation_loss"][1])
     assert table["weight"][1] == 0
-    monkeypatch.setattr(candidates, "draw_configurations", lambda *args: drawn[1:2])
+    monkeypatch.setattr(candidates, "draw_configurations", lambda *args: [drawn[1:2]])
     with pytest.raises(ValueError, match="lower learning_rate_init"):
         TabularMLPRegressor(**QUICK).fit(X, Y)
 
@@ -149,16 +156,28 @@ def test_a_callback_of_scikit_learn_may_stop_the_search():
 
 
 def test_configurations_are_drawn_from_the_whole_space():
-    drawn = draw_configurations(500, np.random.RandomState(0))
-    assert drawn[0] == {}
-    values = {name: [params[name] for params in drawn[1:]] for name in drawn[1]}
+    groups = draw_configurations(501, np.random.RandomState(0))
+    assert sum(len(group) for group in groups) == 501
+    for group in groups[1:-1]:
+        assert len(group) == (4 if max(group[0]["hidden_layer_sizes"]) <= 128 else 1)
+    assert groups[0][0] == {}, "the first is the estimator itself"
+    assert groups[0][1].keys() == {
+        "learning_rate_init", "adam_learning_rate_init", "weight_decay",
+    }  # fmt: skip
+    drawn = [params for group in groups[1:] for params in group]
+    values = {name: [params[name] for params in drawn] for name in candidates._DRAWN}
+    assert all(params.keys() == values.keys() for params in drawn)
     assert set(values["numeric_embedding"]) == set(BASES)
     assert {len(sizes) for sizes in values["hidden_layer_sizes"]} == {1, 2, 3}
     assert set(values["n_bins"]) == {16, 32, 64, 128, 256}
     assert 0 == min(values["dropout"]) < max(values["dropout"]) < 0.5
     assert 0.001 < min(values["learning_rate_init"]) < max(values["learning_rate_init"]) < 0.02
-    for params in drawn:
-        TabularMLPRegressor(**params)._validate_params()
+    for group in groups:
+        for params in group:
+            TabularMLPRegressor(**params)._validate_params()
+        # that is what makes them one stack
+        jobs = [Job(TabularMLPRegressor(**params), X, Y) for params in group]
+        assert len(group_alike(jobs)) == 1
 
 
 def test_networks_that_predict_no_numbers_have_no_place():
@@ -209,3 +228,65 @@ def test_without_candidates_there_is_no_table():
 def test_progress_is_printed(capsys):
     TabularMLPRegressor(**QUICK, verbose=True).fit(X, Y)
     assert "Candidate 4 of 4: validation loss" in capsys.readouterr().out
+
+
+def test_candidates_of_one_shape_are_trained_as_one_stack(monkeypatch):
+    seen = []
+    whole = candidates.fit_jobs
+
+    def watched(jobs, **kwargs):
+        whole(jobs, **kwargs)
+        seen.append([job.fused for job in jobs])
+
+    monkeypatch.setattr(candidates, "fit_jobs", watched)
+    TabularMLPRegressor(**QUICK | {"n_candidates": 5}).fit(X, Y)
+    assert seen == [[True] * 4, [False]]
+
+
+def test_few_candidates_are_as_many():
+    assert draw_configurations(1, np.random.RandomState(0)) == [[{}]]
+    assert len(TabularMLPRegressor(**QUICK | {"n_candidates": 2}).fit(X, Y).candidates_) == 2
+
+
+def test_a_candidate_is_what_a_fit_of_its_parameters_alone_gives():
+    fitted = TabularMLPRegressor(**QUICK).fit(X[:120], Y[:120], X_val=X[120:], y_val=Y[120:])
+    network = fitted.estimators_[-1]
+    alone = clone(network).fit(X[:120], Y[:120], X_val=X[120:], y_val=Y[120:])
+    rows = fitted._validate_input(X)
+    np.testing.assert_allclose(network.predict(rows), alone.predict(X), rtol=1e-4)
+
+
+class InterruptAfter:
+    """Press Ctrl-C once so many candidates have been trained."""
+
+    def __init__(self, n_candidates):
+        self.n_candidates = n_candidates
+
+    def setup(self, estimator, context):
+        pass
+
+    teardown = on_fit_task_begin = setup
+
+    def on_fit_task_end(self, estimator, context):
+        if context.task_name == "candidate" and context.task_id + 1 == self.n_candidates:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interruption_keeps_what_has_been_trained():
+    params = QUICK | {"n_candidates": 9}
+    estimator = TabularMLPRegressor(**params).set_callbacks(InterruptAfter(5))
+    with pytest.warns(UserWarning, match="interrupted by user: the ensemble is that of 5 cand"):
+        estimator.fit(X, Y)
+    assert estimator.interrupted_
+    assert len(estimator.candidates_) == 5
+    whole = TabularMLPRegressor(**params).fit(X, Y)
+    assert not whole.interrupted_
+    losses, of_whole = (model.candidates_["validation_loss"] for model in (estimator, whole))
+    assert losses[:4].equals(of_whole[:4])
+    assert losses[4] in set(of_whole[4:8]), "which of a stack ends first is not said"
+
+
+def test_an_interruption_ends_the_search_that_fits_the_candidates():
+    estimator = TabularMLPRegressor(**QUICK).set_callbacks(InterruptAfter(2))
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(estimator, X, Y, cv=2)

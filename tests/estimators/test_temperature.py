@@ -7,12 +7,13 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, softmax
+from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.metrics import log_loss
 
 import sknn_deep
 from sknn_deep import DeepMLPClassifier, TabularMLPClassifier
-from sknn_deep._estimators.temperature import best_temperature
+from sknn_deep._estimators.temperature import best_temperature, calibrated_loss
 from sknn_deep.model_selection import FusedGridSearchCV
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
@@ -97,6 +98,55 @@ def test_temperature_of_a_network_that_is_right_on_all_rows_is_a_number():
     assert 0.5 < best_temperature(logits, targets, None) < 1
     assert best_temperature(logits, 1 - targets, None) == 100
     assert best_temperature(1e-4 * logits, targets, None) == pytest.approx(0.01)
+
+
+@every_target
+def test_the_calibrated_loss_is_the_log_loss_at_the_best_temperature(y):
+    model = DeepMLPClassifier(**RECIPE).fit(X[:500], y[:500], X_val=X[500:700], y_val=y[500:700])
+    logits = model._logits(model._validate_input(X[500:700]))
+    targets = model._encode(y[500:700], np.dtype(float))
+    expected = loss_of(model.predict_proba(X[500:700]), y[500:700])
+    assert calibrated_loss(logits, targets, None) == pytest.approx(expected, rel=1e-5)
+    assert calibrated_loss(7 * logits, targets, None) == pytest.approx(expected, rel=1e-5)
+
+
+@every_target
+def test_trainings_may_stop_by_the_calibrated_loss(y):
+    params = RECIPE | {"scoring": "calibrated_loss", "max_iter": 40}
+    rows = {"X_val": X[500:700], "y_val": y[500:700]}
+    model = DeepMLPClassifier(**params).fit(X[:500], y[:500], **rows)
+    expected = loss_of(model.predict_proba(X[500:700]), y[500:700])
+    assert model.best_validation_score_ == pytest.approx(-expected, rel=1e-4)
+    assert model.best_validation_score_ == max(model.validation_scores_)
+    by_loss = DeepMLPClassifier(**params | {"scoring": "loss"}).fit(X[:500], y[:500], **rows)
+    assert model.validation_loss_curve_ == by_loss.validation_loss_curve_
+    assert model.best_iter_ >= by_loss.best_iter_
+    if y.ndim == 1:
+        assert model.best_iter_ > by_loss.best_iter_, "it goes on while the network grows too sure"
+
+
+def test_weights_of_classes_count_in_the_calibrated_loss():
+    params = RECIPE | {"scoring": "calibrated_loss", "max_iter": 2}
+    weights = np.where(Y[500:700] == 1, 3.0, 1.0)
+    rows = {"X_val": X[500:700], "y_val": Y[500:700]}
+    weighted = DeepMLPClassifier(**params, class_weight={1: 3.0}).fit(X[:500], Y[:500], **rows)
+    logits = weighted._logits(weighted._validate_input(X[500:700]))
+    expected = calibrated_loss(logits, Y[500:700], weights)
+    assert weighted.best_validation_score_ == pytest.approx(-expected)
+
+
+def test_automatic_calibration_is_there_where_rows_are_held_out():
+    params = RECIPE | {"calibration": "auto", "max_iter": 2}
+    assert not hasattr(DeepMLPClassifier(**params).fit(X[TRAIN], Y[TRAIN]), "temperature_")
+    automatic = DeepMLPClassifier(**params | HELD_OUT).fit(X[TRAIN], Y[TRAIN])
+    asked_for = clone(automatic).set_params(calibration="temperature").fit(X[TRAIN], Y[TRAIN])
+    assert automatic.temperature_ == asked_for.temperature_
+    automatic.set_params(early_stopping=False).partial_fit(X[TRAIN], Y[TRAIN])
+    assert not hasattr(automatic, "temperature_"), "it was that of another network"
+    assert not hasattr(
+        TabularMLPClassifier(early_stopping=False, max_iter=1).fit(X[TRAIN], Y[TRAIN]),
+        "temperature_",
+    )
 
 
 def test_an_ensemble_holds_out_the_same_rows_for_all_networks():
