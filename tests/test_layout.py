@@ -25,6 +25,7 @@ WINGS = {
         {"number_inputs", "category_inputs"},
         {"table_input", "flat"},
         {"models", "stacked", "summary"},
+        {"few_rows"},
     ],
     "_engine": [
         {"features", "activations", "distributions", "order", "chunks"},

@@ -59,6 +59,8 @@ class Features(ABC):
     gives_tensors = False
     # what an estimator has learned of the columns of a table
     columns: Any = None
+    # looks for NaN and infinity in the numbers, where nobody has yet
+    check: Callable[[], None] | None = None
     # whether rows come in chunks, so that only some orders of them are quick to read
     is_streamed = False
 

@@ -44,9 +44,11 @@ def lies_as_torch_knows(array: np.ndarray) -> bool:
 
     Those of a dimension of length one NumPy lets be anything.
     """
-    return array.flags.writeable and all(
-        stride >= 0 and stride % array.itemsize == 0 for stride in array.strides
-    )
+    itemsize = array.itemsize
+    for stride in array.strides:  # a generator takes longer than a small array's conversion
+        if stride < 0 or stride % itemsize:
+            return False
+    return array.flags.writeable
 
 
 def as_tensor(X: Any) -> Tensor | None:
