@@ -60,7 +60,7 @@ WINGS = {
             "table_columns",
             "kept_engine",
         }
-        | {"rollback"}
+        | {"rollback", "garbage"}
         | {"held_out_rows", "target_scale", "intervals", "temperature"},
         {"array_api"},
         {"rows", "fitted_attributes", "pickling", "hidden_activations", "processes"},

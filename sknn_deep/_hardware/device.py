@@ -14,6 +14,7 @@ from torch import Tensor
 recording = threading.Lock()
 # Kinds of accelerators that "auto" takes. On Apple's a small network may be slower than on the CPU.
 _AUTOMATIC = ("cuda", "xpu")
+_FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 _NAMES = {"cuda": "CUDA", "xpu": "XPU", "mps": "Metal"}
 
 
@@ -59,7 +60,7 @@ def as_tensor(X: Any) -> Tensor | None:
     """
     is_known = (
         type(X) is np.ndarray
-        and X.dtype in (np.float32, np.float64)
+        and X.dtype in _FLOATS
         and X.flags.c_contiguous
         and lies_as_torch_knows(X)
     )
