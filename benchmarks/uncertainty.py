@@ -3,8 +3,8 @@
 Prints for each table the negative log-likelihood of the targets under the normal distributions that
 a network predicts, its root mean squared error, and how many targets its intervals of 90 % hold:
 mean and standard error over the published splits into training and test rows, and the processor's
-seconds for a fit. Beside them stand the figures of deep ensembles [1]_ on the same splits, also of five networks
-with 50 hidden units.
+seconds for a fit. Beside them stand the figures of deep ensembles [1]_ on the same splits, also of
+five networks with 50 hidden units.
 
 The data are read from ``uci_splits/`` in the folder that ``SKNN_DEEP_DATA`` names.
 

@@ -107,12 +107,12 @@ def to_predict(estimator: Any, X: Any, *, check_later: bool = False) -> Features
     if isinstance(X, Features):  # the training's own, passed on by a scorer
         return X
     if _is_as_in_fit(estimator, X):  # what is left to validate of a common array
-        features = ArrayRows(X)
+        rows = ArrayRows(X)
         if check_later:
-            features.check = partial(_check_finite, estimator, X)
+            rows.check = partial(_check_finite, estimator, X)
         else:
             _check_finite(estimator, X)
-        return features
+        return rows
     check_is_fitted(estimator)
     refuse_not_numbers(estimator, _example(X))
     dtypes = [estimator._network_dtype]

@@ -9,7 +9,6 @@ what ``clone`` means for autoencoders, or hide that a source is shared. scikit-l
 ``FrozenEstimator`` for fitted estimators, and the error names it.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -248,7 +247,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                 return raw if function is None else function(raw)
 
             output = network._map_rows(apply, X)
-            if type(output) is np.ndarray and math.isnan(np.minimum.reduce(output, axis=None)):
+            if type(output) is np.ndarray and not np.isfinite(output).all():
                 _refuse_overflow(output, X)
             yield output
 
@@ -438,10 +437,10 @@ def column_as_1d(y: np.ndarray) -> np.ndarray:
 
 
 def _refuse_overflow(output: np.ndarray, X: Features) -> None:
-    """Raise an error about a row whose output is NaN, though its numbers have been checked."""
+    """Raise an error about a row whose output is not finite, though its numbers are."""
     if get_config()["assume_finite"]:
         return
-    row = int(np.flatnonzero(np.isnan(output).any(axis=1))[0])
+    row = int(np.flatnonzero(~np.isfinite(output).all(axis=1))[0])
     largest = np.nanmax(np.abs(X[row : row + 1]))
     remedy = (
         "Scale X, for example by StandardScaler"
@@ -449,7 +448,7 @@ def _refuse_overflow(output: np.ndarray, X: Features) -> None:
         else "The weights are that large: train with a smaller learning_rate_init"
     )
     raise ValueError(
-        f"The network's output for row {row} of X is NaN: the numbers of that row go up to "
+        f"The network's output for row {row} of X is not finite: the numbers of that row go up to "
         f"{largest:g}, and sums over them are too large for {X.dtype}. {remedy}."
     )
 

@@ -78,8 +78,8 @@ def output_of_few_rows(network: nn.Module, X: np.ndarray) -> np.ndarray | None:
 
 
 def _is_current(plan: _Plan, network: nn.Module) -> bool:
-    """Return whether the network has the parts that the plan is of, and their weights their place."""
-    if list(network.layers._modules.values()) != plan.parts:  # type: ignore[union-attr, operator]
+    """Return whether the network has the plan's parts, with their weights where they were."""
+    if list(network.layers._modules.values()) != plan.parts:  # type: ignore[union-attr]
         return False
     for (weight, bias), places, *_ in plan.steps:
         if (weight.data_ptr(), bias.data_ptr()) != places:
@@ -104,9 +104,7 @@ def _plan(network: nn.Module) -> _Plan:
         if type(part) is Linear:
             weight, bias = part.weight, part.bias
             arrays = weight.detach().numpy().T, bias.detach().numpy()
-            steps.append(
-                _Step((weight, bias), (weight.data_ptr(), bias.data_ptr()), *arrays, None)
-            )
+            steps.append(_Step((weight, bias), (weight.data_ptr(), bias.data_ptr()), *arrays, None))
         elif type(part) in _ACTIVATIONS and steps[-1].activate is None:
             steps[-1] = steps[-1]._replace(activate=_ACTIVATIONS[type(part)])
         elif type(part) not in _WITHOUT_EFFECT:
