@@ -46,7 +46,6 @@ from sklearn.utils._param_validation import (
 from sklearn.utils._param_validation import StrOptions as _StrOptions
 from sklearn.utils._param_validation import validate_params as _validate_params
 from sklearn.utils._set_output import _get_output_config
-from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
 from sklearn.utils.metadata_routing import _manual_routing, _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.metaestimators import available_if as _available_if
@@ -85,7 +84,6 @@ __all__ = [
     "feature_names_of",
     "fit_context",
     "insert_error_scores",
-    "lbfgs_verbosity",
     "manual_routing",
     "move_to",
     "namespace_and_device",
@@ -222,12 +220,6 @@ def accepts_sample_weight(scorer: Callable[..., Any]) -> bool:
     """Return whether a scorer, or the metric behind it, takes sample weights."""
     function = getattr(scorer, "_score_func", scorer)
     return "sample_weight" in signature(function).parameters
-
-
-def lbfgs_verbosity(verbose: bool) -> dict[str, Any]:
-    """Return the options that make SciPy's L-BFGS-B print its progress, or not."""
-    options: dict[str, Any] = _get_additional_lbfgs_options_dict("iprint", 1 if verbose else -1)
-    return options
 
 
 def output_container(estimator: Any) -> str:

@@ -25,6 +25,7 @@ WINGS = {
         {"number_inputs", "category_inputs"},
         {"table_input", "flat"},
         {"models", "stacked", "summary"},
+        {"few_rows"},
     ],
     "_engine": [
         {"features", "activations", "distributions", "order", "chunks"},
@@ -59,7 +60,7 @@ WINGS = {
             "table_columns",
             "kept_engine",
         }
-        | {"rollback"}
+        | {"rollback", "garbage"}
         | {"held_out_rows", "target_scale", "intervals", "temperature"},
         {"array_api"},
         {"rows", "fitted_attributes", "pickling", "hidden_activations", "processes"},

@@ -59,6 +59,8 @@ class Features(ABC):
     gives_tensors = False
     # what an estimator has learned of the columns of a table
     columns: Any = None
+    # looks for NaN and infinity in the numbers, where nobody has yet
+    check: Callable[[], None] | None = None
     # whether rows come in chunks, so that only some orders of them are quick to read
     is_streamed = False
 
@@ -252,7 +254,8 @@ class ArrayRows(Features):
         tensor = self.tensor
         if tensor is None or tensor.dtype != dtype or device.type != "cpu":
             return super().to(part, device, dtype)
-        return tensor[part]
+        is_whole = part.start == 0 and part.stop == len(self)
+        return tensor if is_whole else tensor[part]
 
     def gather(self, rows: np.ndarray, out: Tensor) -> None:
         if self.tensor is not None:  # on torch's threads

@@ -12,9 +12,8 @@ from sknn_deep._engine.features import Features, to_device
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._hardware.device import OutOfMemoryError, release_cached_memory
-from sknn_deep._hardware.pace import FEWEST_TO_SHARE, Pace
+from sknn_deep._hardware.pace import FEWEST_TO_SHARE, Pace, threads_of_outputs
 from sknn_deep._hardware.ranks import Ranks
-from sknn_deep._hardware.threads import one_thread
 from sknn_deep._networks.flat import Network
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
@@ -85,11 +84,13 @@ def map_rows(
     if features.gives_tensors:
         return _map_on_device(function, features, network)
     work = n_rows * network.weights.numel()
-    if work < FEWEST_TO_SHARE and flat.device.type == "cpu":
+    n_threads = threads_of_outputs(work)
+    most_rows = n_threads * chunk_rows(network.width, flat.dtype)
+    if flat.device.type == "cpu" and (work < FEWEST_TO_SHARE or n_rows <= most_rows):
         # of a few rows the calls take longer than the numbers
-        is_single = torch.get_num_threads() == 1
+        is_set = torch.get_num_threads() == n_threads
         try:
-            with nullcontext() if is_single else one_thread(), torch.inference_mode():
+            with nullcontext() if is_set else applying(network, n_rows), torch.inference_mode():
                 return function(features.to(slice(0, n_rows), flat.device, flat.dtype)).numpy()
         except torch.OutOfMemoryError:
             release_cached_memory(flat.device)  # and try again, with fewer rows at a time

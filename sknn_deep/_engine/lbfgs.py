@@ -5,6 +5,8 @@ loss over the outputs with the gradient of the sum. Here both are of the sum, so
 consistent.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.optimize
 import torch
@@ -16,7 +18,6 @@ from sknn_deep._engine.losses import Loss
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.flat import Network, gradient_of
-from sknn_deep._sklearn import lbfgs_verbosity
 from sknn_deep._user_warnings import warn_user
 
 
@@ -29,7 +30,7 @@ def fit_lbfgs(
     tol: float,
     max_iter: int,
     max_fun: int,
-    verbose: bool,
+    watch: Callable[[int, float], None] | None = None,
     ranks: Ranks | None = None,
 ) -> tuple[float, int, bool]:
     """Minimise the loss over the whole set with SciPy's L-BFGS-B [1]_.
@@ -41,8 +42,10 @@ def fit_lbfgs(
     loss : Loss
     chunk : Chunk
         The whole set in one batch.
-    alpha, tol, max_iter, max_fun, verbose
+    alpha, tol, max_iter, max_fun
         See the estimators.
+    watch : callable, default=None
+        Called with the number and the loss of each iteration, on the scale that is reported.
     ranks : Ranks, default=None
         The processes that minimise it together, each by the loss of its rows.
 
@@ -82,11 +85,19 @@ def fit_lbfgs(
             pace.step_done()
         return value, gradient_of(network.flat).cpu().numpy().astype(np.float64)
 
+    @np.errstate(all="ignore")
+    def reported(value: float, flat: np.ndarray) -> float:
+        weights = flat[: network.weights.numel()]
+        penalty = 0.5 * rate * float(weights @ weights)
+        return float((value - penalty) * loss.reported_scale + penalty)
+
     latest = scipy.optimize.OptimizeResult(nit=0)
 
     def keep(intermediate_result: scipy.optimize.OptimizeResult) -> None:
         x, fun = intermediate_result.x.copy(), intermediate_result.fun
         latest.update(x=x, fun=fun, nit=latest.nit + 1)
+        if watch is not None:
+            watch(latest.nit, reported(fun, x))
 
     interrupted = False
     network.train()
@@ -97,10 +108,8 @@ def fit_lbfgs(
             method="L-BFGS-B",
             jac=True,
             callback=keep,
-            options={
-                "maxfun": max_fun, "maxiter": max_iter, "gtol": tol, **lbfgs_verbosity(verbose),
-            },
-        )  # fmt: skip
+            options={"maxfun": max_fun, "maxiter": max_iter, "gtol": tol},
+        )
     except KeyboardInterrupt:
         if latest.nit == 0:
             raise
@@ -108,12 +117,10 @@ def fit_lbfgs(
     network.flat.copy_(torch.from_numpy(result.x))
     network.learn_statistics(chunk.X)
     network.eval()
-    penalty = 0.5 * rate * torch.dot(network.weights, network.weights).item()
-    reported = (result.fun - penalty) * loss.reported_scale + penalty
     n_iter = min(int(result.nit), max_iter)
     if not interrupted and result.status != 0:
         _warn_of_failure(result, n_iter, max_iter)
-    return float(reported), n_iter, interrupted
+    return reported(result.fun, result.x), n_iter, interrupted
 
 
 def _warn_of_failure(result: scipy.optimize.OptimizeResult, n_iter: int, max_iter: int) -> None:

@@ -1023,7 +1023,7 @@ class AutoencoderTransformer(
             return features if features.is_encoded else features.encoded(encoding)
         return EncodedRows(features, encoding)
 
-    def _validate_input(self, X: Any) -> Features:
+    def _validate_input(self, X: Any, *, check_later: bool = False) -> Features:
         return self._encoded(super()._validate_input(X))
 
     def _check_loss_weights(self, n_features: int) -> None:

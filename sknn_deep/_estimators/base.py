@@ -118,9 +118,9 @@ class BaseDeepNetwork(NetworkHooks):
         attributes._html_repr = lambda: html
         return attributes
 
-    def _validate_input(self, X: Any) -> Features:
-        """Return the features of rows to predict, in the network's floating-point type."""
-        return to_predict(self, X)
+    def _validate_input(self, X: Any, *, check_later: bool = False) -> Features:
+        """Return the features of rows to predict, as in :func:`to_predict`."""
+        return to_predict(self, X, check_later=check_later)
 
     def _validate_rows(
         self, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any

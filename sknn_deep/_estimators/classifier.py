@@ -597,10 +597,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_labels)
         """
-        X = self._validate_input(X)
+        X = self._validate_input(X, check_later=True)
         if len(self._networks) == 1:
-            (network,) = self._networks
-            return self._labels(network._map_rows(network.module_.outputs, X))
+            return self._labels(next(self._map_networks(None, X)))
         return self._labels(self._mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
     @keeps_namespace
@@ -618,7 +617,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             smaller values become the smallest normal number of the type. For an ensemble, the mean
             over its networks. For multilabel targets, the probability of each label, and below 1.
         """
-        X = self._validate_input(X)
+        X = self._validate_input(X, check_later=True)
         if "temperature_" in vars(self):
             return by_torch(self._probabilities, self._calibrated_logits(X))
         return self._outputs(X)
@@ -660,7 +659,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             ``predict_proba``. For an ensemble, they are the logarithm of its mean probabilities, or
             of their odds.
         """
-        logits = self._calibrated_logits(self._validate_input(X))
+        logits = self._calibrated_logits(self._validate_input(X, check_later=True))
         return logits[:, 0] if self.n_outputs_ == 1 else logits
 
     def score(
@@ -694,7 +693,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _logits(self, X: Features) -> Any:
         """Return the raw output, or of an ensemble that of its mean probabilities."""
         if len(self._networks) == 1:
-            return self._networks[0]._map_rows(self._networks[0].module_.outputs, X)
+            return next(self._map_networks(None, X))
         return by_torch(self._logits_of, self._outputs(X))
 
     def _logits_of(self, probabilities: Tensor) -> Tensor:

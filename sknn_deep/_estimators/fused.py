@@ -35,6 +35,7 @@ from sklearn import get_config
 from sknn_deep._engine.engine import EpochLosses
 from sknn_deep._estimators.call import Call, Validated
 from sknn_deep._estimators.fitting import Fit, fit_network
+from sknn_deep._estimators.garbage import collector_waits
 from sknn_deep._estimators.jobs import (
     FASTER_ALONE,
     FREE_PARAMETERS,
@@ -182,7 +183,12 @@ def _fit_alike(
     most = None
     while waiting:
         data.keep_for(waiting)
-        with torch.inference_mode(False), torch.enable_grad(), on_device(device):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            on_device(device),
+            collector_waits(),
+        ):
             members, n_taken = _prepare(waiting, data, max_memory, most, done)
         waiting = waiting[n_taken:]
         groups: dict[tuple, list[_Member]] = {}

@@ -24,6 +24,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import get_scorer_names
 from sklearn.utils import get_tags
 
+from sknn_deep._engine.features import Features
 from sknn_deep._engine.solvers import (
     ANNEALING_SCHEDULES,
     DEFAULT_WEIGHT_DECAY,
@@ -349,6 +350,13 @@ def check_combinations(
 def _check_splitter(estimator: NetworkParameters, call: Call) -> None:
     """Refuse a splitter that nobody asks, and groups that nobody reads."""
     splitter = estimator.validation_splitter
+    # an ensemble passes validated rows on, whichever way they were chosen
+    is_users = call.X_val is not None and not isinstance(call.X_val, Features)
+    if splitter is not None and is_users and not call.incremental:
+        raise ValueError(
+            f"Both X_val and validation_splitter={splitter!r} say which rows are held out. Pass "
+            "one of them: fit without X_val, or validation_splitter=None."
+        )
     if splitter is not None and not estimator.early_stopping and call.X_val is None:
         remedy = "pass X_val to partial_fit" if call.incremental else "set early_stopping=True"
         raise ValueError(

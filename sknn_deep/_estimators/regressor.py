@@ -618,7 +618,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             mean of the variances plus the variance of the means. With another loss the standard
             deviation over the networks (of these, not an estimate for more: ``ddof=0``).
         """
-        X = self._validate_input(X)
+        X = self._validate_input(X, check_later=not return_std)
         if not return_std:
             return self._prediction(X)
         if len(self._networks) == 1 and self.out_activation_ != "normal":
@@ -749,14 +749,14 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     def _prediction(self, X: Features) -> np.ndarray:
         """Return the mean over the networks of validated rows."""
-        raws = self._map_networks(lambda raw: raw, X)
+        raws = self._map_networks(None, X)
         # each network has a scale of its own
         pairs = zip(self._networks, raws, strict=True)
         return self._mean(network._values(raw) for network, raw in pairs)
 
     def _mean_and_std(self, X: Features) -> tuple[Any, Any]:
         """Return what ``predict`` does with ``return_std=True``."""
-        raws = list(self._map_networks(lambda raw: raw, X))
+        raws = list(self._map_networks(None, X))
         pairs = list(zip(self._networks, raws, strict=True))
         predictions = [network._values(raw) for network, raw in pairs]
         y = self._mean(predictions)
@@ -776,7 +776,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     def _all_quantiles(self, X: Features) -> np.ndarray:
         """Return the quantiles that were learned, (n_rows, n_outputs, n_levels)."""
-        raws = self._map_networks(lambda raw: raw, X)
+        raws = self._map_networks(None, X)
         pairs = zip(self._networks, raws, strict=True)
         return self._mean(network._quantiles_of(raw) for network, raw in pairs)
 

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,13 +98,21 @@ def has_categories(estimator: Any) -> bool:
     return columns is not None and bool(columns.categories)
 
 
-def to_predict(estimator: Any, X: Any) -> Features:
-    """Return the features of rows to predict, in the type of the fitted network."""
+def to_predict(estimator: Any, X: Any, *, check_later: bool = False) -> Features:
+    """Return the features of rows to predict, in the type of the fitted network.
+
+    With ``check_later`` they may come with a ``check`` that has to be called where the sums of the
+    first layer are not finite.
+    """
     if isinstance(X, Features):  # the training's own, passed on by a scorer
         return X
     if _is_as_in_fit(estimator, X):  # what is left to validate of a common array
-        _check_finite(estimator, X)
-        return ArrayRows(X)
+        rows = ArrayRows(X)
+        if check_later:
+            rows.check = partial(_check_finite, estimator, X)
+        else:
+            _check_finite(estimator, X)
+        return rows
     check_is_fitted(estimator)
     refuse_not_numbers(estimator, _example(X))
     dtypes = [estimator._network_dtype]

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from sklearn import get_config
 from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sknn_deep._engine.features import Features
+from sknn_deep._engine.features import ArrayRows, Features
 from sknn_deep._engine.samples import Samples
-from sknn_deep._estimators.array_api import keeps_namespace
+from sknn_deep._estimators.array_api import by_torch, keeps_namespace
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
@@ -45,6 +46,7 @@ from sknn_deep._estimators.types import (
     NumericEmbeddingName,
     ScalingName,
 )
+from sknn_deep._networks.few_rows import output_of_few_rows
 from sknn_deep._networks.layers import Linear
 from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._networks.number_inputs import BASES, SCALINGS
@@ -52,6 +54,8 @@ from sknn_deep._networks.table_input import TableInput
 from sknn_deep._sklearn import HasMethods, Interval, StrOptions
 from sknn_deep._user_warnings import warn_user
 
+# Numbers above it are not those of a table that was scaled.
+_LARGE = 1e9
 # Enough rows to tell by how much the outputs of a layer vary.
 _MAX_ROWS = 2000
 # Where a layer takes no memory, to ask for its size.
@@ -227,11 +231,25 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         else:
             super()._fit_networks(call)
 
-    def _map_networks(self, function: Callable[[Tensor], Tensor], X: Any) -> Iterator[Any]:
-        """Apply a function to the raw output of each network, for the rows of validated X."""
+    def _map_networks(
+        self, function: Callable[[Tensor], Tensor] | None, X: Features
+    ) -> Iterator[Any]:
+        """Apply a function to the raw output of each network, for validated rows."""
         for network in self._networks:
-            outputs = network.module_.outputs
-            yield network._map_rows(lambda rows, outputs=outputs: function(outputs(rows)), X)
+            module = vars(network)["module_"]
+            raw = output_of_few_rows(module, X.unwrapped()) if type(X) is ArrayRows else None
+            if raw is not None:
+                yield raw if function is None else by_torch(function, raw)
+                continue
+
+            def apply(rows: Tensor, module: Any = module) -> Tensor:
+                raw: Tensor = module.outputs(rows, X.check)
+                return raw if function is None else function(raw)
+
+            output = network._map_rows(apply, X)
+            if type(output) is np.ndarray and not np.isfinite(output).all():
+                _refuse_overflow(output, X)
+            yield output
 
     def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
         hidden = self._hidden_sizes("hidden_layer_sizes")
@@ -416,6 +434,23 @@ def column_as_1d(y: np.ndarray) -> np.ndarray:
         DataConversionWarning,
     )
     return y.ravel()
+
+
+def _refuse_overflow(output: np.ndarray, X: Features) -> None:
+    """Raise an error about a row whose output is not finite, though its numbers are."""
+    if get_config()["assume_finite"]:
+        return
+    row = int(np.flatnonzero(~np.isfinite(output).all(axis=1))[0])
+    largest = np.nanmax(np.abs(X[row : row + 1]))
+    remedy = (
+        "Scale X, for example by StandardScaler"
+        if largest > _LARGE
+        else "The weights are that large: train with a smaller learning_rate_init"
+    )
+    raise ValueError(
+        f"The network's output for row {row} of X is not finite: the numbers of that row go up to "
+        f"{largest:g}, and sums over them are too large for {X.dtype}. {remedy}."
+    )
 
 
 def _scale_outputs(network: MLP, layers: list[Linear], x: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 recording = threading.Lock()
 # Kinds of accelerators that "auto" takes. On Apple's a small network may be slower than on the CPU.
 _AUTOMATIC = ("cuda", "xpu")
+_FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 _NAMES = {"cuda": "CUDA", "xpu": "XPU", "mps": "Metal"}
 
 
@@ -44,9 +45,11 @@ def lies_as_torch_knows(array: np.ndarray) -> bool:
 
     Those of a dimension of length one NumPy lets be anything.
     """
-    return array.flags.writeable and all(
-        stride >= 0 and stride % array.itemsize == 0 for stride in array.strides
-    )
+    itemsize = array.itemsize
+    for stride in array.strides:  # a generator takes longer than a small array's conversion
+        if stride < 0 or stride % itemsize:
+            return False
+    return array.flags.writeable
 
 
 def as_tensor(X: Any) -> Tensor | None:
@@ -57,7 +60,7 @@ def as_tensor(X: Any) -> Tensor | None:
     """
     is_known = (
         type(X) is np.ndarray
-        and X.dtype in (np.float32, np.float64)
+        and X.dtype in _FLOATS
         and X.flags.c_contiguous
         and lies_as_torch_knows(X)
     )

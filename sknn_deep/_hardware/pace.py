@@ -90,6 +90,15 @@ def _most_threads(device: torch.device) -> int:
     return allowed_threads() if device.type == "cpu" else 1
 
 
+def threads_of_outputs(multiply_adds: int) -> int:
+    """Return on how many of the CPU's threads this much work of predictions is done."""
+    return _threads_for(multiply_adds, allowed_threads())
+
+
+def _threads_for(work: int, n_threads: int) -> int:
+    return max(1, min(n_threads, work // _WORK_OF_A_THREAD))
+
+
 class Pace:
     """Decides whether the steps of a training run on one thread or on several.
 
@@ -155,7 +164,7 @@ class Pace:
         the threads that they may use to wake.
         """
         work = max(multiply_adds, n_elements * _ELEMENT_WORK)
-        return max(1, min(self.n_threads, work // _WORK_OF_A_THREAD))
+        return _threads_for(work, self.n_threads)
 
     @contextmanager
     def steps(self, *, multiply_adds: int, n_elements: int = 0) -> Iterator[None]:

@@ -6,7 +6,7 @@ draws from the network's generator, and is noticed by a warm start, which compar
 What changes the loss is a part of the loss (``CodePenalty``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,12 +57,15 @@ class MLP(Network):
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x if self.input is None else self.input(x))
 
-    def outputs(self, x: Tensor) -> Tensor:
-        """Return what calling the network does, in less time for a few rows."""
+    def outputs(self, x: Tensor, check: Callable[[], None] | None = None) -> Tensor:
+        """Return what calling the network does, in less time; see :meth:`DenseStack.outputs`."""
+        if check is not None and (self.input is not None or has_hooks(self)):
+            check()
+            check = None
         if has_hooks(self):
             result: Tensor = self(x)
             return result
-        return self.layers.outputs(x if self.input is None else self.input(x))
+        return self.layers.outputs(x if self.input is None else self.input(x), check)
 
     def up_to(self, n_layers: int) -> nn.Sequential:
         """Return the first part of the network, up to the activation of the given dense layer."""

@@ -11,6 +11,7 @@ from sknn_deep._engine.losses import Loss
 from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.flat import Network
 from sknn_deep._training.interruption import is_one_of_many
+from sknn_deep._training.naming import present_name
 from sknn_deep._training.progress import DivergenceError, divergence_message
 from sknn_deep._training.sklearn_callbacks import SklearnCallbacks
 from sknn_deep._user_warnings import warn_user
@@ -51,6 +52,8 @@ class WholeSetTraining:
         self.estimator, self.network, self.loss = estimator, network, loss
         self.batches, self._callbacks, self._ranks = batches, callbacks, ranks
         self.n_iter, self._value, self._interrupted = 0, np.nan, False
+        name = present_name()
+        self._name = f"{name}: " if name else ""
 
     def begin(self) -> None:
         """Announce the training."""
@@ -76,7 +79,7 @@ class WholeSetTraining:
             tol=estimator.tol,
             max_iter=estimator.max_iter,
             max_fun=estimator.max_fun,
-            verbose=estimator.verbose is True or estimator.verbose >= 1,
+            watch=self._print_line if estimator.verbose else None,
             ranks=self._ranks,
         )
         for callback in self._callbacks:
@@ -95,6 +98,9 @@ class WholeSetTraining:
         else:
             self._warn_of_little(value)
         self.n_iter, self._value = n_iter, value
+
+    def _print_line(self, n_iter: int, loss: float) -> None:
+        print(f"{self._name}Iteration {n_iter}, loss = {loss:.8f}")
 
     def _warn_of_little(self, value: float) -> None:
         """Warn where little was learned, for a reason that the estimator knows."""

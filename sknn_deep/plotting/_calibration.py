@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import type_of_target
 
 from sknn_deep.plotting._style import next_color, resolve_axes
 
@@ -201,6 +202,13 @@ class CalibrationDisplay:
         ValueError
             If there are fewer rows than groups, or the lengths do not agree.
         """
+        kind = type_of_target(y_true)
+        if kind.startswith("multilabel") or kind.endswith("multioutput"):
+            raise ValueError(
+                f"y_true has shape {np.shape(y_true)}, but the display is of one class a row. Draw "
+                "one of several labels at a time, for example "
+                "from_predictions(y_true[:, 0], np.c_[1 - y_proba[:, 0], y_proba[:, 0]])."
+            )
         labels: np.ndarray = column_or_1d(y_true)
         proba: np.ndarray = check_array(y_proba, input_name="y_proba")
         check_consistent_length(labels, proba)

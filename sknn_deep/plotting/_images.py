@@ -20,7 +20,7 @@ def as_images(X: Any, image_shape: tuple[int, ...] | None) -> np.ndarray:
     """Return rows of pixels, or images, as an array of shape (n_images, height, width)."""
     if np.ndim(X) == 3:
         return np.asarray(X)
-    rows: np.ndarray = X.toarray() if sp.issparse(X) else check_array(X)
+    rows: np.ndarray = X.toarray() if sp.issparse(X) else _numbers(X)
     n_pixels = rows.shape[1]
     if image_shape is None:
         image_shape = (isqrt(n_pixels),) * 2
@@ -34,6 +34,22 @@ def as_images(X: Any, image_shape: tuple[int, ...] | None) -> np.ndarray:
             f"and a width whose product is {n_pixels}."
         )
     return rows.reshape(-1, *image_shape)
+
+
+def _numbers(X: Any) -> np.ndarray:
+    """Return rows of numbers; refuse others, such as those of a table with categories."""
+    array = np.asarray(X)
+    if array.dtype == object:
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Rows of images are pixels, but X holds values that are no numbers: {error}. To "
+                "see how well a table is reconstructed, call "
+                "reconstruction_error(X, per_feature=True)."
+            ) from error
+    pixels: np.ndarray = check_array(array)
+    return pixels
 
 
 def draw_image(ax: Axes, image: np.ndarray, left: float, top: float, **options: Any) -> AxesImage:

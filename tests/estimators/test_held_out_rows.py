@@ -422,3 +422,13 @@ def test_partial_fit_of_a_classifier_and_an_autoencoder_take_a_validation_set():
         classifier.partial_fit(X_ROWS, Y_ROWS, X_val=X_ROWS[:9])
     autoencoder = AutoencoderTransformer(1, **off).partial_fit(X_ROWS, X_val=X_ROWS[:9])
     assert len(autoencoder.validation_scores_) == 1
+
+
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_a_splitter_beside_a_validation_set_is_refused(n_networks):
+    network = DeepMLPRegressor(**QUICK, validation_splitter=FOLDS, n_networks=n_networks)
+    message = "Both X_val and validation_splitter=KFold(n_splits=5, random_state=3, shuffle=True)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        network.fit(X_ROWS, Y_ROWS, X_val=X_ROWS, y_val=Y_ROWS, groups=ROWS)
+    network.fit(X_ROWS, Y_ROWS, groups=None).set_params(early_stopping=False)
+    network.partial_fit(X_ROWS, Y_ROWS, X_val=X_ROWS, y_val=Y_ROWS)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from sklearn import config_context
 from sklearn.datasets import (
     load_breast_cancer,
     load_diabetes,
@@ -557,6 +558,18 @@ def test_partial_fit_prints_the_same_lines(capsys):
     assert capsys.readouterr().out == expected
 
 
+def test_every_iteration_of_lbfgs_is_printed(capsys):
+    ours, _ = _pair("multiclass", solver="lbfgs", verbose=True, max_iter=3)
+    with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge"):
+        ours.fit(*_data("multiclass"))
+    lines = capsys.readouterr().out.splitlines()
+    parts = [re.fullmatch(r"Iteration (\d), loss = (\d+\.\d{8})", line) for line in lines]
+    assert [part[1] for part in parts] == ["1", "2", "3"]
+    losses = [float(part[2]) for part in parts]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] == pytest.approx(ours.loss_, abs=1e-8)
+
+
 # --------------------------------------------------------------------------------------
 # errors
 
@@ -678,6 +691,39 @@ def test_other_classes_in_a_warm_start_are_refused_in_the_same_words():
         estimator.fit(X_CLASSES, Y_CLASSES).fit(X_CLASSES[rows], Y_CLASSES[rows])
 
     _assert_refused_alike("multiclass", start_warm, warm_start=True, max_iter=1)
+
+
+@converging_or_not
+@pytest.mark.parametrize("n_rows", [1, 3, 3000])
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_a_value_that_is_no_number_is_found_in_any_row(task, n_rows):
+    X, y = _data(task)
+    ours, theirs = _pair(task, max_iter=1, hidden_layer_sizes=(30,))
+    rows = np.repeat(X[:1], n_rows, axis=0)
+    ours.fit(X, y)
+    theirs.fit(X, y)
+    for value in (np.nan, np.inf, -np.inf):
+        rows[-1, 1] = value
+        refusals = [_refusal(lambda e=e: e.predict(rows)) for e in (ours, theirs)]
+        assert refusals[0] == refusals[1]
+
+
+@converging_or_not
+@pytest.mark.parametrize("n_rows", [1, 3000])
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "decision_function"])
+def test_rows_whose_sums_overflow_are_refused(method, n_rows):
+    X = np.random.RandomState(0).normal(size=(50, 4)).astype(np.float32)
+    network = DeepMLPClassifier((30,), max_iter=1, random_state=0).fit(X, Y_CLASSES[:50])
+    rows = np.repeat(X[:1], n_rows, axis=0)
+    rows[-1] = [3e38, -3e38, 3e38, 3e38]
+    message = (
+        f"The network's output for row {n_rows - 1} of X is not finite: the numbers of that row go "
+        "up to 3e+38, and sums over them are too large for float32. Scale X, for example by S"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        getattr(network, method)(rows)
+    with config_context(assume_finite=True):
+        assert np.isfinite(getattr(network, method)(rows)[:-1]).all()
 
 
 @pytest.mark.parametrize("n_samples", [2, 8])

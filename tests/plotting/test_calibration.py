@@ -71,3 +71,10 @@ def test_classifiers_are_compared_on_one_diagonal():
 def test_predictions_that_do_not_fit_are_refused(y, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         CalibrationDisplay.from_predictions(y, np.full((3, 2), 0.5), **options)
+
+
+def test_several_labels_of_a_row_are_refused():
+    y = np.eye(3, dtype=int)[[0, 1, 2, 0]]
+    message = r"y_true has shape (4, 3), but the display is of one class a row. Draw one of several"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        CalibrationDisplay.from_predictions(y, np.full((4, 3), 0.5), n_bins=2)

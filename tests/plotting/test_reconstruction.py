@@ -65,3 +65,10 @@ def test_images_need_not_be_square(digits):
 def test_a_reconstruction_of_other_length_is_refused(digits):
     with pytest.raises(ValueError, match="'short' has 2 images for 5 originals"):
         ReconstructionDisplay.from_reconstructions(digits.X[:5], {"short": digits.X[:2]})
+
+
+def test_rows_of_a_table_with_categories_are_refused():
+    table = pd.DataFrame({name: range(10) for name in "abc"} | {"kind": ["x", "y"] * 5})
+    message = "X holds values that are no numbers: could not convert string to float: 'x'. To see"
+    with pytest.raises(ValueError, match=message):
+        ReconstructionDisplay.from_reconstructions(table, {"itself": table})
