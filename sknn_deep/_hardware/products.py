@@ -86,7 +86,8 @@ class LayerProducts:
     n_rows : int
         Of a batch.
     dtype : torch.dtype or None
-        In which products are computed, where it is not that of the weights.
+        To which factors are rounded, where that makes products faster; they come rounded if their
+        type is this one.
     pace : Pace
         What knows whether a stack's products are worth several threads.
     """
@@ -171,10 +172,12 @@ class LayerProducts:
                 factors.append(factor)
                 continue
             original = factor.mT if is_turned else factor
+            if factor.ndim == 3 and factor.stride(0) == 0:  # shared by the networks of a stack
+                original = original[:1]
             rounded = self._buffer(role, original)
             if _FIRST_USE[role] == name:
                 program.append(partial(rounded.copy_, original))
-            factors.append(rounded.mT if is_turned else rounded)
+            factors.append((rounded.mT if is_turned else rounded).expand_as(factor))
         product = self._buffer(f"{name} product", out)
         return [*program, self._by_torch(*factors, product), partial(out.copy_, product)]
 
