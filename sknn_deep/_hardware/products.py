@@ -86,8 +86,7 @@ class LayerProducts:
     n_rows : int
         Of a batch.
     dtype : torch.dtype or None
-        To which factors are rounded, where that makes products faster; they come rounded if their
-        type is this one.
+        To which factors are rounded, where that makes products faster.
     pace : Pace
         What knows whether a stack's products are worth several threads.
     """
@@ -114,7 +113,7 @@ class LayerProducts:
         right : Tensor of shape (m, k)
         out : Tensor of shape (n, k)
         """
-        if self._rounds or self._dtype in (left.dtype, right.dtype):
+        if self._rounds:
             return self._of_rounded(name, left, right, out)
         if self._is_on_host and self._prefers_numpy(name, right, out):
             if self._is_stack and name != "gradient":
@@ -161,25 +160,25 @@ class LayerProducts:
         return is_narrow(*out.shape) and out.is_contiguous()
 
     def _of_rounded(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
-        """Return the kernels of a product whose factors and result are rounded.
-
-        Two products of a step share each factor: it is rounded for the first of them.
-        """
-        program: Program = []
-        factors = []
-        for factor, (role, is_turned) in zip((left, right), _FACTORS[name], strict=True):
-            if factor.dtype == self._dtype:
-                factors.append(factor)
-                continue
-            original = factor.mT if is_turned else factor
-            if factor.ndim == 3 and factor.stride(0) == 0:  # shared by the networks of a stack
-                original = original[:1]
-            rounded = self._buffer(role, original)
-            if _FIRST_USE[role] == name:
-                program.append(partial(rounded.copy_, original))
-            factors.append((rounded.mT if is_turned else rounded).expand_as(factor))
+        """Return the kernels of a product whose factors and result are rounded."""
+        of_left, of_right = _FACTORS[name]
+        round_left, left = self._rounded_factor(name, left, *of_left)
+        round_right, right = self._rounded_factor(name, right, *of_right)
         product = self._buffer(f"{name} product", out)
-        return [*program, self._by_torch(*factors, product), partial(out.copy_, product)]
+        multiply = self._by_torch(left, right, product)
+        return [*round_left, *round_right, multiply, partial(out.copy_, product)]
+
+    def _rounded_factor(
+        self, name: str, factor: Tensor, role: str, is_turned: bool
+    ) -> tuple[Program, Tensor]:
+        """Return a rounded factor, and the kernel that rounds it for the first product of two."""
+        original = factor.mT if is_turned else factor
+        if factor.ndim == 3 and factor.stride(0) == 0:  # shared by the networks of a stack
+            original = original[:1]
+        rounded = self._buffer(role, original)
+        is_first = _FIRST_USE[role] == name
+        as_factor = (rounded.mT if is_turned else rounded).expand_as(factor)
+        return [partial(rounded.copy_, original)] if is_first else [], as_factor
 
     def _buffer(self, name: str, like: Tensor) -> Tensor:
         """Return the rounded copy of a tensor, not filled yet when it is asked for first."""
