@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
 from threadpoolctl import threadpool_limits
 
-from sknn_deep._hardware import pace
+from sknn_deep._hardware import bfloat16, pace
 from sknn_deep.datasets import fetch_california_housing, fetch_mnist
 
 try:
@@ -56,6 +56,18 @@ def pytest_ignore_collect(collection_path, config):
 def _never_starved(monkeypatch):
     """Let no test's number of threads depend on what runs beside it."""
     monkeypatch.setattr(pace, "is_starved", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def _multiplies_bfloat16(monkeypatch):
+    """Let ``dtype="bfloat16"`` compute the same on every processor, if slowly on some."""
+    monkeypatch.setattr(bfloat16, "has_instructions", lambda: True)
+
+
+@pytest.fixture
+def small_layers_are_rounded(monkeypatch):
+    """Let ``dtype="bfloat16"`` round the factors of small products, too."""
+    monkeypatch.setattr(bfloat16, "FEWEST_TO_ROUND", 0)
 
 
 class Explode(torch.optim.SGD):

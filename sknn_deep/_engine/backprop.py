@@ -63,8 +63,8 @@ class Backprop:
         Of one shape.
     loss : Loss
     product_dtype : torch.dtype, default=None
-        In which matrix products are computed, where it is not the weights' own: with
-        ``torch.bfloat16`` the weights, the sums and all else stay in single precision [1]_.
+        To which the factors of matrix products are rounded; the weights, the sums and all else
+        stay in single precision.
     pace : Pace, default=None
         What knows whether a stack's products are worth several threads; None for one thread.
     buffers : (Tensor, Tensor), default=None
@@ -73,11 +73,6 @@ class Backprop:
     ranks : Ranks, default=None
         The processes that share every batch. What is written is then this process' part of the
         gradient, and batch normalisation goes by the statistics of all rows.
-
-    References
-    ----------
-    .. [1] D. Kalamkar et al. (2019). A study of bfloat16 for deep learning training.
-       arXiv:1905.12322.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from torch import Tensor
 from sknn_deep._engine.features import Features, to_device
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
+from sknn_deep._hardware.bfloat16 import RoundedLayers
 from sknn_deep._hardware.device import OutOfMemoryError, release_cached_memory
 from sknn_deep._hardware.pace import FEWEST_TO_SHARE, Pace, threads_of_outputs
 from sknn_deep._hardware.ranks import Ranks
@@ -29,7 +30,12 @@ def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cp
     return max(1, n_bytes // (width * dtype.itemsize))
 
 
-def map_parts(function: Callable[[slice], Any], n_samples: int, network: Network) -> list[Any]:
+def map_parts(
+    function: Callable[[slice], Any],
+    n_samples: int,
+    network: Network,
+    product_dtype: torch.dtype | None = None,
+) -> list[Any]:
     """Apply a function to rows part by part, so that the activations stay in bounds.
 
     Where the memory of a device is too small for a part, that and those after it are halved.
@@ -41,10 +47,13 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network: Network
     n_samples : int
     network : Network
         What the function applies.
+    product_dtype : torch.dtype, default=None
+        To which a CPU rounds the factors of large products.
     """
     results: list[Any] = []
     flat, start = network.flat, 0
-    with applying(network, n_samples):
+    rounds = product_dtype is not None and flat.device.type == "cpu"
+    with applying(network, n_samples), RoundedLayers(n_samples) if rounds else nullcontext():
         # each thread has its own share of a part in its cache
         n_together = min(torch.get_num_threads(), _MOST_SHARES)
         rows = n_together * chunk_rows(network.width, flat.dtype, flat.device.type)
@@ -65,7 +74,10 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network: Network
 
 
 def map_rows(
-    function: Callable[[Tensor], Tensor], features: Features, network: Network
+    function: Callable[[Tensor], Tensor],
+    features: Features,
+    network: Network,
+    product_dtype: torch.dtype | None = None,
 ) -> np.ndarray | Tensor:
     """Apply a part of a network to rows, some at a time.
 
@@ -75,6 +87,8 @@ def map_rows(
         Maps a tensor of shape (n, n_features) to one with as many rows.
     features : Features of shape (n_rows, n_features)
     network : Network
+    product_dtype : torch.dtype, default=None
+        See :func:`map_parts`.
 
     Returns
     -------
@@ -82,7 +96,7 @@ def map_rows(
     """
     flat, n_rows = network.flat, len(features)
     if features.gives_tensors:
-        return _map_on_device(function, features, network)
+        return _map_on_device(function, features, network, product_dtype)
     work = n_rows * network.weights.numel()
     n_threads = threads_of_outputs(work)
     most_rows = n_threads * chunk_rows(network.width, flat.dtype)
@@ -105,12 +119,15 @@ def map_rows(
             outputs.append(np.empty((n_rows, *rows.shape[1:]), rows.dtype))
         outputs[0][part] = rows
 
-    map_parts(apply, n_rows, network)
+    map_parts(apply, n_rows, network, product_dtype)
     return outputs[0]
 
 
 def _map_on_device(
-    function: Callable[[Tensor], Tensor], features: Features, network: Network
+    function: Callable[[Tensor], Tensor],
+    features: Features,
+    network: Network,
+    product_dtype: torch.dtype | None,
 ) -> Tensor:
     flat, n_rows = network.flat, len(features)
     outputs: list[Tensor] = []  # one for all rows, made when the first ones are known
@@ -122,12 +139,17 @@ def _map_on_device(
                 outputs.append(rows.new_empty((n_rows, *rows.shape[1:])))
         outputs[0][part] = rows
 
-    map_parts(apply, n_rows, network)
+    map_parts(apply, n_rows, network, product_dtype)
     return outputs[0]
 
 
 def evaluate_loss(
-    network: Network, loss: Loss, samples: Samples, keep: bool, ranks: Ranks | None = None
+    network: Network,
+    loss: Loss,
+    samples: Samples,
+    keep: bool,
+    ranks: Ranks | None = None,
+    product_dtype: torch.dtype | None = None,
 ) -> tuple[float, np.ndarray | None]:
     """Return the mean loss over a validation set and, to keep, the raw output of every row.
 
@@ -150,7 +172,7 @@ def evaluate_loss(
         weight_sum = float(len(X)) if weight is None else weight.sum().item()
         return total.item(), weight_sum, raw.cpu().numpy() if keep else None
 
-    parts = map_parts(evaluate, own.stop - own.start, network)
+    parts = map_parts(evaluate, own.stop - own.start, network, product_dtype)
     totals, weight_sums, outputs = zip(*parts, strict=True)
     total, weight_sum = sum(totals), sum(weight_sums)
     output = np.concatenate(outputs) if keep else None

@@ -23,6 +23,7 @@ from sknn_deep._estimators.optimizer import move_network
 from sknn_deep._estimators.pickling import plain_state, restored_state
 from sknn_deep._estimators.processes import on_processes
 from sknn_deep._estimators.rows import has_categories, to_predict, to_train_on
+from sknn_deep._hardware.bfloat16 import product_dtype
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.summary import summary
 
@@ -130,7 +131,9 @@ class BaseDeepNetwork(NetworkHooks):
 
     def _map_rows(self, function: Callable[[Tensor], Tensor], X: Any) -> Any:
         """Apply a part of the network to the rows of validated X, as in :func:`map_rows`."""
-        return map_rows(function, features_of(X), self.module_)
+        network = self.module_
+        rounding = product_dtype(self.dtype, network.flat.device)
+        return map_rows(function, features_of(X), network, rounding)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

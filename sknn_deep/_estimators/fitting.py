@@ -44,6 +44,7 @@ from sknn_deep._estimators.kept_engine import KeptEngine, keeps_engine
 from sknn_deep._estimators.memory_advice import memory_explained
 from sknn_deep._estimators.optimizer import forget_optimizer, move_network, optimizer_of
 from sknn_deep._estimators.rollback import Rollback
+from sknn_deep._hardware.bfloat16 import product_dtype
 from sknn_deep._hardware.device import (
     accepted_dtypes,
     numpy_dtype,
@@ -416,6 +417,19 @@ class Fit:
     def _device(self) -> torch.device:
         return resolve_device(self.draft.device)
 
+    @cached_property
+    def _product_dtype(self) -> torch.dtype | None:
+        """The type to which factors of products are rounded, if they are."""
+        rounding = product_dtype(self.draft.dtype, self._device)
+        if rounding is None and self.draft.dtype == "bfloat16":
+            warn_user(
+                "dtype='bfloat16' trains and predicts in float32 here: this processor has no "
+                "instructions for bfloat16 (AVX512-BF16 or AMX), without which products take two "
+                "to five times as long as in float32. Pass dtype='float32' to get the same "
+                "without this warning."
+            )
+        return rounding
+
     def _copied_bytes(self) -> int:
         """Return the bytes of a copy of the features: on a device, or of another type or order."""
         X: Features = self._validated.X
@@ -461,7 +475,7 @@ class Fit:
                 "embedding_weight_decay": draft._embedding_weight_decay(),
                 "max_grad_norm": draft.max_grad_norm,
             },
-            product_dtype=torch.bfloat16 if draft.dtype == "bfloat16" else None,
+            product_dtype=self._product_dtype,
             batches=batches,
             validation=validation,
             random_state=random_state,

@@ -24,6 +24,7 @@ from sknn_deep._estimators.held_out_rows import (
 )
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._estimators.rows import has_categories
+from sknn_deep._hardware.bfloat16 import product_dtype
 from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import accepts_sample_weight
 from sknn_deep._training.training import Validation
@@ -88,13 +89,15 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
     """
     network, loss = estimator.module_, estimator._make_loss()
     scoring = estimator._validation_scoring()
+    rounding = product_dtype(estimator.dtype, network.flat.device)
     check_weight(samples.weight)
 
     # a network that diverges has a score that is no number, and the training judges that
     @np.errstate(over="ignore", invalid="ignore")
     def evaluate() -> tuple[float, float]:
         keep = scoring is None
-        value, raw = evaluate_loss(network, loss, samples, keep=keep, ranks=present_ranks())
+        ranks = present_ranks()
+        value, raw = evaluate_loss(network, loss, samples, keep, ranks, rounding)
         if scoring == "loss":
             return value, -value
         if raw is not None:

@@ -181,8 +181,6 @@ def _reason_to_train_alone(job: Job) -> str:
         return "solver='muon' without hidden layers is not supported in stacks"
     if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
         return "callbacks follow a single network"
-    if estimator.dtype == "bfloat16":
-        return "dtype='bfloat16' is not supported in stacks"
     if estimator.warm_start and hasattr(estimator, "module_"):
         return "warm_start=True goes on with an earlier network"
     if getattr(job.X, "is_streamed", False):

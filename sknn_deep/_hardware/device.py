@@ -184,7 +184,7 @@ def accepted_dtypes(dtype: str, device: torch.device) -> list[type]:
     dtype : {"auto", "float32", "float64", "bfloat16"}
         "auto" follows the input on the CPU, as scikit-learn does (float32 stays
         float32, all else becomes float64), and is float32 on an accelerator. With
-        "bfloat16" the weights are float32, too: only matrix products are computed in it.
+        "bfloat16" the weights are float32, too: only factors of matrix products are rounded.
     device : torch.device
 
     Returns

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_deep._hardware.bfloat16 import is_worth_rounding
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.threads import numpy_takes_one_thread
 
@@ -48,6 +49,15 @@ _BLOCK_COLUMNS, _BLOCK_ROWS = range(5, 17), 100
 # Rows shorter than this make a product several times slower than the same numbers stored
 # by column: MKL works on whole vector registers of its output.
 _NARROW = 32
+
+# The two factors of each product of a layer, and whether they are transposed.
+_FACTORS = {
+    "forward": (("input", False), ("weight", True)),
+    "gradient": (("delta", True), ("input", False)),
+    "delta": (("delta", False), ("weight", False)),
+}
+# The product of a step that reads a factor first.
+_FIRST_USE = {"input": "forward", "weight": "forward", "delta": "gradient"}
 
 Kernel = Callable[[], object]
 Program = list[Kernel]
@@ -76,7 +86,7 @@ class LayerProducts:
     n_rows : int
         Of a batch.
     dtype : torch.dtype or None
-        In which products are computed, where it is not that of the weights.
+        To which factors are rounded, where that makes products faster.
     pace : Pace
         What knows whether a stack's products are worth several threads.
     """
@@ -88,9 +98,9 @@ class LayerProducts:
         # of all layers together
         self._multiply_adds = n_rows * weight.numel()
         self._is_on_host = weight.device.type == "cpu"
-        # NumPy knows neither bfloat16 nor devices
-        self._suits_numpy = dtype is None and self._is_on_host
-        self._casts: dict[str, list[Tensor]] = {}
+        self._rounds = dtype is not None and is_worth_rounding(n_rows, weight)
+        # factors and products of the rounding, by what they are
+        self._rounded: dict[str, Tensor] = {}
 
     def product(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
         """Return the kernels that write ``left @ right``.
@@ -103,9 +113,9 @@ class LayerProducts:
         right : Tensor of shape (m, k)
         out : Tensor of shape (n, k)
         """
-        if self._dtype is not None:
-            return self._of_casts(name, left, right, out)
-        if self._suits_numpy and self._prefers_numpy(name, right, out):
+        if self._rounds:
+            return self._of_rounded(name, left, right, out)
+        if self._is_on_host and self._prefers_numpy(name, right, out):
             if self._is_stack and name != "gradient":
                 left, right, out = _in_blocks(left, right, out)
             return [self._by_numpy(left, right, out)]
@@ -118,7 +128,7 @@ class LayerProducts:
 
     def sum_of_rows(self, matrix: Tensor, out: Tensor) -> Kernel:
         """Return what writes the sum over the rows of a matrix, shape (n, k), into (k,)."""
-        by_numpy = self._suits_numpy and math.prod(matrix.shape[-2:]) <= _SMALL_SUM
+        by_numpy = self._is_on_host and math.prod(matrix.shape[-2:]) <= _SMALL_SUM
         if self._is_stack and not by_numpy:
             # its rows lie apart, which a batched product of torch would take one by one
             return partial(torch.sum, matrix, dim=-2, out=out)
@@ -149,18 +159,32 @@ class LayerProducts:
             return not (out.is_contiguous() or out.mT.is_contiguous())
         return is_narrow(*out.shape) and out.is_contiguous()
 
-    def _of_casts(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
-        if name not in self._casts:
-            self._casts[name] = [
-                torch.empty_like(tensor, dtype=self._dtype) for tensor in (left, right, out)
-            ]
-        left_cast, right_cast, product = self._casts[name]
-        return [
-            partial(left_cast.copy_, left),
-            partial(right_cast.copy_, right),
-            self._by_torch(left_cast, right_cast, product),
-            partial(out.copy_, product),
-        ]
+    def _of_rounded(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
+        """Return the kernels of a product whose factors and result are rounded."""
+        of_left, of_right = _FACTORS[name]
+        round_left, left = self._rounded_factor(name, left, *of_left)
+        round_right, right = self._rounded_factor(name, right, *of_right)
+        product = self._buffer(f"{name} product", out)
+        multiply = self._by_torch(left, right, product)
+        return [*round_left, *round_right, multiply, partial(out.copy_, product)]
+
+    def _rounded_factor(
+        self, name: str, factor: Tensor, role: str, is_turned: bool
+    ) -> tuple[Program, Tensor]:
+        """Return a rounded factor, and the kernel that rounds it for the first product of two."""
+        original = factor.mT if is_turned else factor
+        if factor.ndim == 3 and factor.stride(0) == 0:  # shared by the networks of a stack
+            original = original[:1]
+        rounded = self._buffer(role, original)
+        is_first = _FIRST_USE[role] == name
+        as_factor = (rounded.mT if is_turned else rounded).expand_as(factor)
+        return [partial(rounded.copy_, original)] if is_first else [], as_factor
+
+    def _buffer(self, name: str, like: Tensor) -> Tensor:
+        """Return the rounded copy of a tensor, not filled yet when it is asked for first."""
+        if name not in self._rounded:
+            self._rounded[name] = torch.empty_like(like, dtype=self._dtype)
+        return self._rounded[name]
 
     def _by_torch(self, left: Tensor, right: Tensor, out: Tensor) -> Kernel:
         if self._is_stack:  # which torch computes in one call by row only

@@ -87,7 +87,9 @@ class Stack:
         self._device = self._flat.device
         self._pace = Pace.of(self._device)
         buffers = self._flat, self._gradient
-        self._backprop = Backprop(networks, trainings[0].loss, pace=self._pace, buffers=buffers)
+        self._backprop = Backprop(
+            networks, trainings[0].loss, trainings[0].product_dtype, self._pace, buffers
+        )
         # NumPy sums as fast as the memory is read, unlike torch
         by_numpy = self._device.type == "cpu" and numpy_takes_one_thread()
         self._numpys_weights = self._weights.numpy() if by_numpy else None

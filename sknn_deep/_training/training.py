@@ -168,7 +168,7 @@ class Training:
         self.optimizer, self.penalties = optimizer, penalties
         decay = estimator.ema_decay
         self.average = None if decay is None else Average(network.flat, decay)
-        self._product_dtype = product_dtype
+        self.product_dtype = product_dtype
         self.engine, self._keeps_engine = engine, keeps_engine
         self.batches, self.net = batches, net
         self._order: SharedOrder | None = None
@@ -212,7 +212,7 @@ class Training:
             self.loss,
             self.optimizer,
             **self.penalties,
-            product_dtype=self._product_dtype,
+            product_dtype=self.product_dtype,
             average=self.average,
             ranks=self._ranks,
         )

@@ -298,6 +298,7 @@ def test_narrow_outputs_are_stored_by_column_and_wide_ones_by_row():
     assert Backprop([wide], loss).workspace(rows).raws[0].stride() == (40, 1)
 
 
+@pytest.mark.usefixtures("small_layers_are_rounded")
 def test_products_in_bfloat16_are_near_those_in_single_precision():
     loss, chunk = LOSSES["softmax"], _chunk("softmax", dtype=torch.float32)
     network = _network("relu", (40, 30), dtype=torch.float32)
@@ -310,6 +311,68 @@ def test_products_in_bfloat16_are_near_those_in_single_precision():
     assert cosine > 0.999
 
 
+def _rounded(tensor):
+    return tensor.bfloat16().double()
+
+
+def _step_by_hand(X, weights, biases):
+    """Return output and gradient of half the squared output of a row, rounded where ours are."""
+    (W1, W2), (b1, b2) = weights, biases
+    hidden = (_rounded(_rounded(X) @ _rounded(W1).T) + b1).relu()
+    raw = _rounded(_rounded(hidden) @ _rounded(W2).T) + b2
+    delta = raw / len(raw)
+    of_W2 = _rounded(_rounded(delta).T @ _rounded(hidden))
+    of_hidden = _rounded(_rounded(delta) @ _rounded(W2)) * (hidden > 0)
+    of_W1 = _rounded(_rounded(of_hidden).T @ _rounded(X))
+    return raw, (of_W1, of_W2, of_hidden.sum(dim=0), delta.sum(dim=0))
+
+
+@pytest.mark.usefixtures("small_layers_are_rounded")
+@pytest.mark.parametrize("n_networks", [1, 3], ids=["alone", "stack"])
+def test_a_step_in_bfloat16_rounds_factors_and_products_only(n_networks):
+    """Numbers of so few digits that every sum is exact, whatever the order of its terms."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):  # more digits than bfloat16 has
+        return 1 + torch.randint(0, 2**12, shape, generator=generator).double() / 2**12
+
+    X, target = draw(8, N_FEATURES), torch.zeros(8, N_OUTPUTS)
+    networks, expected = [], []
+    for _ in range(n_networks):
+        weights = draw(5, N_FEATURES), draw(N_OUTPUTS, 5)
+        # of the hidden units one is off for all rows and one for some
+        biases = torch.tensor([-20, -13, 1, 2, 3], dtype=torch.float64), torch.ones(N_OUTPUTS)
+        network = _network("relu", (5,), dtype=torch.float32)
+        network.flat.copy_(torch.cat([part.flatten() for part in (*weights, *biases)]))
+        networks.append(network)
+        expected.append(_step_by_hand(X, weights, biases))
+    shared = X.float() if n_networks == 1 else X.float().expand(n_networks, *X.shape)
+    target = target if n_networks == 1 else target.expand(n_networks, *target.shape)
+    ours = _closed_form(
+        networks,
+        LOSSES["squared_error"],
+        Chunk(shared, target, None, [slice(0, 8)], [8.0]),
+        None if n_networks == 1 else share_buffer(networks),
+        product_dtype=torch.bfloat16,
+    )
+    raws = [ours.raws[0]] if n_networks == 1 else ours.raws[0]
+    for k, (raw, gradients) in enumerate(expected):
+        assert torch.equal(raws[k].double(), raw)
+        by_hand = torch.cat([gradient.flatten() for gradient in gradients])
+        assert torch.equal(ours.gradients[0][k].double(), by_hand)
+
+
+def test_small_layers_are_not_rounded():
+    chunk = _chunk("softmax", dtype=torch.float32)
+    network = _network("relu", (40,), dtype=torch.float32)
+    exact, same = (
+        _closed_form([network], LOSSES["softmax"], chunk, product_dtype=product_dtype)
+        for product_dtype in (None, torch.bfloat16)
+    )
+    assert torch.equal(same.gradients[0][0], exact.gradients[0][0])
+
+
+@pytest.mark.usefixtures("small_layers_are_rounded")
 def test_casts_to_bfloat16_are_shared_by_all_batches_of_a_chunk():
     chunk = _chunk("softmax", lengths=(8,) * 20, dtype=torch.float32)
     network = _network("relu", (40,), dtype=torch.float32)

@@ -213,6 +213,7 @@ def test_weights_and_output_of_bfloat16_are_in_single_precision(given, kind, dig
     assert network.dtype == "bfloat16"
 
 
+@pytest.mark.usefixtures("small_layers_are_rounded")
 @pytest.mark.parametrize(
     "params",
     [
@@ -235,6 +236,7 @@ def test_bfloat16_learns_the_digits_about_as_well(params, digits):
     assert abs(scores[0] - scores[1]) < 0.03
 
 
+@pytest.mark.usefixtures("small_layers_are_rounded")
 def test_bfloat16_computes_in_fewer_digits(kind, digits):
     rounded, exact = (
         kind(**QUICK, dtype=dtype).fit(digits.X, digits.y) for dtype in ("bfloat16", "float32")
@@ -252,6 +254,7 @@ def test_lbfgs_refuses_bfloat16(kind, digits):
         kind(**QUICK, dtype="bfloat16", solver="lbfgs").fit(digits.X, digits.y)
 
 
+@pytest.mark.usefixtures("small_layers_are_rounded")
 @pytest.mark.parametrize("normalization", [None, "batch", "layer"])
 def test_copies_of_bfloat16_go_on_as_the_original(normalization, kind, digits):
     network = kind(**QUICK, dtype="bfloat16", normalization=normalization, dropout=0.1)

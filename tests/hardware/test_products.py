@@ -65,6 +65,7 @@ def test_products_are_those_of_a_layer(shape, n_networks, library):
     torch.testing.assert_close(sums, delta.sum(dim=-2), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("small_layers_are_rounded")
 @pytest.mark.parametrize("n_networks", [None, 3], ids=["alone", "stack"])
 def test_products_in_another_type_come_out_in_the_weights(n_networks):
     x, weight, _ = (tensor.float() for tensor in _factors((40, 30, 20), n_networks))
