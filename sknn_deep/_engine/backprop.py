@@ -36,7 +36,7 @@ References
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ from sknn_deep._engine.norm_pass import is_by_channel
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Kernel, Program, empty_matrix
 from sknn_deep._hardware.ranks import Ranks
+from sknn_deep._hardware.sparse_products import SparseBatch
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.stacked import bound_input, dense_layers, shared_statistics
 
@@ -171,7 +172,7 @@ class Backprop:
 
     def program(
         self,
-        X: Tensor,
+        X: Any,
         target: Tensor,
         scale: Tensor,
         raw: Tensor,
@@ -182,7 +183,7 @@ class Backprop:
 
         Parameters
         ----------
-        X : Tensor of shape (batch, n_features)
+        X : Tensor or SparseBatch of shape (batch, n_features)
         target : Tensor of shape (batch, n_outputs)
             As the loss takes it.
         scale : Tensor of shape () or (batch, 1)
@@ -218,7 +219,7 @@ class Backprop:
             kernels += self._input.backward(X, first_delta)
         return kernels + self._add_tied_gradients
 
-    def _take_in(self, X: Tensor) -> tuple[Program, Tensor, Tensor | None]:
+    def _take_in(self, X: Any) -> tuple[Program, Any, Tensor | None]:
         """Return the kernels of the input layer, what they write, and where its gradient goes.
 
         There is no such place where the input layer has nothing to learn.
@@ -287,7 +288,7 @@ class Workspace:
         self.programs: list[Program] = []
         self.raws: list[Tensor] = []
         self._batches: list[tuple[Tensor, ...]] = []
-        self._penalties = chunk.X.new_zeros((len(chunk.parts), *chunk.X.shape[:-2]))
+        self._penalties = chunk.X[:0].new_zeros((len(chunk.parts), *chunk.X.shape[:-2]))
         lengths = [part.stop - part.start for part in chunk.parts]
         n_alike = len(lengths) if lengths[-1] == lengths[0] else len(lengths) - 1
         # all batches but the last have one length
@@ -324,7 +325,8 @@ class Workspace:
             own_scale = scale[i].squeeze() if chunk.scale is None else scale[i]
             batch = (target[i], own_scale, raw[i], self._penalties[len(self.raws)])
             number = chunk.first + len(self.programs)
-            program = backprop.program(chunk.X[..., part, :], *batch, number)
+            X = chunk.X if isinstance(chunk.X, SparseBatch) else chunk.X[..., part, :]
+            program = backprop.program(X, *batch, number)
             if backprop.ranks is not None:
                 program = [
                     partial(backprop.ranks.share.set, *chunk.shares[len(self.programs)]),

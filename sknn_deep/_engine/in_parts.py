@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknn_deep._engine.features import Features, to_device
+from sknn_deep._engine.features import Features, SparseRows, to_device
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._hardware.device import OutOfMemoryError, release_cached_memory
@@ -20,6 +20,7 @@ from sknn_deep._networks.flat import Network
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
 # on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
 _CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**25, "xpu": 2**25}
+_SPARSE_CHUNK_BYTES = 2**24
 # So many threads share the rows of a part at most, whose memory would grow with the cores.
 _MOST_SHARES = 8
 
@@ -30,7 +31,9 @@ def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cp
     return max(1, n_bytes // (width * dtype.itemsize))
 
 
-def map_parts(function: Callable[[slice], Any], n_samples: int, network: Network) -> list[Any]:
+def map_parts(
+    function: Callable[[slice], Any], n_samples: int, network: Network, *, is_sparse: bool = False
+) -> list[Any]:
     """Apply a function to rows part by part, so that the activations stay in bounds.
 
     Where the memory of a device is too small for a part, that and those after it are halved.
@@ -42,6 +45,8 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network: Network
     n_samples : int
     network : Network
         What the function applies.
+    is_sparse : bool, default=False
+        Whether to sparse rows, which take no memory as dense ones.
     """
     results: list[Any] = []
     flat, start = network.flat, 0
@@ -49,6 +54,9 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network: Network
         # each thread has its own share of a part in its cache
         n_together = min(torch.get_num_threads(), _MOST_SHARES)
         rows = n_together * chunk_rows(network.width, flat.dtype, flat.device.type)
+        if is_sparse:  # each part turns the first weights around
+            widest = max(layer.out_features for layer in network.linear_layers())
+            rows = _SPARSE_CHUNK_BYTES // (widest * flat.element_size())
         while start < n_samples:
             n_rows = min(rows, n_samples - start)
             try:
@@ -66,7 +74,11 @@ def map_parts(function: Callable[[slice], Any], n_samples: int, network: Network
 
 
 def map_rows(
-    function: Callable[[Tensor], Tensor], features: Features, network: Network
+    function: Callable[[Any], Tensor],
+    features: Features,
+    network: Network,
+    *,
+    may_be_sparse: bool = False,
 ) -> np.ndarray | Tensor:
     """Apply a part of a network to rows, some at a time.
 
@@ -76,6 +88,9 @@ def map_rows(
         Maps a tensor of shape (n, n_features) to one with as many rows.
     features : Features of shape (n_rows, n_features)
     network : Network
+    may_be_sparse : bool, default=False
+        Whether the function does nothing but give the rows to the network, so that it may get a
+        ``SparseBatch``.
 
     Returns
     -------
@@ -84,19 +99,20 @@ def map_rows(
     flat, n_rows = network.flat, len(features)
     if features.gives_tensors:
         return _map_on_device(function, features, network)
+    read, is_sparse = _reader(features, network, may_be_sparse)
     work = n_rows * network.weights.numel()
     if work < FEWEST_TO_SHARE and flat.device.type == "cpu":
         # of a few rows the calls take longer than the numbers
         is_single = torch.get_num_threads() == 1
         try:
             with nullcontext() if is_single else one_thread(), torch.inference_mode():
-                return function(features.to(slice(0, n_rows), flat.device, flat.dtype)).numpy()
+                return function(read(slice(0, n_rows))).numpy()
         except torch.OutOfMemoryError:
             release_cached_memory(flat.device)  # and try again, with fewer rows at a time
     outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known
 
     def apply(part: slice) -> None:
-        rows = function(features.to(part, flat.device, flat.dtype)).cpu().numpy()
+        rows = function(read(part)).cpu().numpy()
         if len(rows) == n_rows:
             outputs.append(rows)
             return
@@ -104,8 +120,19 @@ def map_rows(
             outputs.append(np.empty((n_rows, *rows.shape[1:]), rows.dtype))
         outputs[0][part] = rows
 
-    map_parts(apply, n_rows, network)
+    map_parts(apply, n_rows, network, is_sparse=is_sparse)
     return outputs[0]
+
+
+def _reader(
+    features: Features, network: Network, may_be_sparse: bool
+) -> tuple[Callable[[slice], Any], bool]:
+    """Return what reads rows for a network, and whether it reads them as a ``SparseBatch``."""
+    flat = network.flat
+    if may_be_sparse and isinstance(features, SparseRows) and features.suits_products():
+        if network.takes_sparse_rows:
+            return features.batch_of, True
+    return (lambda part: features.to(part, flat.device, flat.dtype)), False
 
 
 def _map_on_device(
@@ -135,10 +162,12 @@ def evaluate_loss(
     device, dtype, n_samples = network.flat.device, network.flat.dtype, len(samples.X)
     ranks = None if ranks is None or n_samples < ranks.size else ranks
     own = slice(0, n_samples) if ranks is None else ranks.part_of(n_samples)
+    # an autoencoder's loss needs the rows themselves
+    read, is_sparse = _reader(samples.X, network, samples.targets is not None)
 
     def evaluate(part: slice) -> tuple[float, float, np.ndarray | None]:
         part = slice(own.start + part.start, own.start + part.stop)
-        X = samples.X.to(part, device, dtype)
+        X = read(part)
         target, weight = (
             None if array is None else to_device(array[part], device, dtype)
             for array in (samples.targets, samples.weight)
@@ -149,7 +178,7 @@ def evaluate_loss(
         weight_sum = float(len(X)) if weight is None else weight.sum().item()
         return total.item(), weight_sum, raw.cpu().numpy() if keep else None
 
-    parts = map_parts(evaluate, own.stop - own.start, network)
+    parts = map_parts(evaluate, own.stop - own.start, network, is_sparse=is_sparse)
     totals, weight_sums, outputs = zip(*parts, strict=True)
     total, weight_sum = sum(totals), sum(weight_sums)
     output = np.concatenate(outputs) if keep else None

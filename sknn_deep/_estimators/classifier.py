@@ -593,7 +593,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         X = self._validate_input(X)
         if len(self._networks) == 1:
             (network,) = self._networks
-            return self._labels(network._map_rows(network.module_.outputs, X))
+            outputs = network._map_rows(network.module_.outputs, X, may_be_sparse=True)
+            return self._labels(outputs)
         return self._labels(self._mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
     @keeps_namespace
@@ -687,7 +688,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _logits(self, X: Features) -> Any:
         """Return the raw output, or of an ensemble that of its mean probabilities."""
         if len(self._networks) == 1:
-            return self._networks[0]._map_rows(self._networks[0].module_.outputs, X)
+            (network,) = self._networks
+            return network._map_rows(network.module_.outputs, X, may_be_sparse=True)
         return by_torch(self._logits_of, self._outputs(X))
 
     def _logits_of(self, probabilities: Tensor) -> Tensor:

@@ -190,7 +190,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         networks = self._networks
         n_layers = [hidden_layer_number(network, layer) + 1 for network in networks]
         parts = [
-            network._map_rows(network.module_.up_to(n), features)
+            network._map_rows(network.module_.up_to(n), features, may_be_sparse=True)
             for network, n in zip(networks, n_layers, strict=True)
         ]
         if len(parts) == 1:
@@ -231,7 +231,9 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         """Apply a function to the raw output of each network, for the rows of validated X."""
         for network in self._networks:
             outputs = network.module_.outputs
-            yield network._map_rows(lambda rows, outputs=outputs: function(outputs(rows)), X)
+            yield network._map_rows(
+                lambda rows, outputs=outputs: function(outputs(rows)), X, may_be_sparse=True
+            )
 
     def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
         hidden = self._hidden_sizes("hidden_layer_sizes")
