@@ -18,6 +18,7 @@ WINGS = {
         {"threads", "memory_maps", "device", "precision", "ranks"},
         {"pace"},
         {"products"},
+        {"sparse_products"},
     ],
     "_networks": [
         {"layers"},

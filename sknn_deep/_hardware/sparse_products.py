@@ -13,6 +13,8 @@ A wide first layer would spend nearly all of its time on zeros. Two ways around 
 The constants were measured with ``python -m benchmarks.kernels``.
 """
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -28,7 +30,9 @@ from sknn_deep._hardware.products import Program
 _DENSEST_TO_TRAIN, _DENSEST_TO_PREDICT = 1 / 50, 1 / 20
 _SMALLEST_TO_TRAIN, _SMALLEST_TO_PREDICT = 2**18, 2**16
 # Units that are multiplied together in predictions.
-_UNITS = 32
+_UNITS = 16
+# Multiply-adds that are worth a thread.
+_WORTH_A_THREAD = 2**22
 
 # y += A x for nonzeros in any order. It is private and checks no shapes, so they are checked here.
 # SciPy's public products make an array of all columns for each unit.
@@ -147,9 +151,14 @@ class SparseBatch:
             self._multiply(weight.numpy(), by_unit.numpy())
             return by_unit.mT
         out, by_column = weight.new_empty((n_rows, n_units)), self._rows.tocsc()
-        written, rows = out.numpy(), weight.numpy()
-        for start in range(0, n_units, _UNITS):
-            written[:, start : start + _UNITS] = by_column @ rows[start : start + _UNITS].T
+        multiply = partial(_multiply_blocks, by_column, weight.numpy(), out.numpy())
+        n_threads = min(torch.get_num_threads(), -(-n_units // _UNITS))
+        if n_threads == 1 or by_column.nnz * n_units < _WORTH_A_THREAD:
+            multiply(range(0, n_units, _UNITS))
+            return out
+        shares = [range(i * _UNITS, n_units, n_threads * _UNITS) for i in range(n_threads)]
+        with ThreadPoolExecutor(n_threads) as pool:  # SciPy releases the interpreter's lock
+            list(pool.map(multiply, shares))
         return out
 
     def _multiply(self, weight: np.ndarray, out: np.ndarray) -> None:
@@ -180,3 +189,16 @@ class SparseBatch:
                 f"matrix of {shape}, got {tuple(weight.shape)} of {weight.dtype} and an output of "
                 f"{tuple(output.shape)}."
             )
+
+
+def _multiply_blocks(
+    by_column: Any, weight: np.ndarray, out: np.ndarray, starts: Iterable[int]
+) -> None:
+    """Write the outputs of some blocks of units."""
+    # into the same memory: new memory takes longer than what is done in it
+    turned = np.empty((weight.shape[1], min(_UNITS, len(weight))), weight.dtype)
+    for start in starts:
+        block = weight[start : start + _UNITS].T
+        part = turned if block.shape == turned.shape else np.empty_like(block, order="C")
+        np.copyto(part, block)
+        out[:, start : start + _UNITS] = by_column @ part

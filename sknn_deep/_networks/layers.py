@@ -477,6 +477,7 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
             elif type(part) is Linear and isinstance(
                 x, Tensor
             ):  # its parameters by their names, without torch's search
+                # its parameters by their names, without torch's search
                 weight, bias = part._parameters.values()
                 x = F.linear(x, weight, bias)  # type: ignore[arg-type]
             else:
