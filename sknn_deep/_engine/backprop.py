@@ -178,6 +178,7 @@ class Backprop:
         raw: Tensor,
         penalty: Tensor,
         number: int = 0,
+        losses: Tensor | None = None,
     ) -> Program:
         """Return the kernels that write the output of a batch, and the gradient of its loss.
 
@@ -194,6 +195,8 @@ class Backprop:
             Where the penalty of the code is written, if the loss has one.
         number : int, default=0
             Of the batch in its epoch: dropout draws masks for several at once.
+        losses : Tensor of shape (batch,), default=None
+            Where the loss of each row is written, if it is.
         """
         passes = self._passes_for(X.shape[-2])
         kernels, first_input, first_delta = self._take_in(X)
@@ -205,7 +208,7 @@ class Backprop:
             inputs.append(output)
             saved.append(for_backward)
         delta = passes[-1].delta
-        kernels.append(partial(self.loss.gradient, raw, target, scale, delta))
+        kernels.append(partial(self.loss.write, raw, target, scale, delta, losses))
         for i in range(len(passes) - 1, -1, -1):
             if i == self._code_layer and self.loss.penalty is not None:
                 sparsity = self.loss.penalty.sparsity
@@ -310,7 +313,7 @@ class Workspace:
 
         has_labels = chunk.target.ndim < chunk.X.ndim
         labels = target = encoded = batches_of(chunk.target, -1 if has_labels else -2)
-        if self._loss.encode is not None:
+        if self._loss.is_encoded(labels, raw):
             encoded = target = backprop.empty_output(n_batches, length)
             if labels.ndim == 3 and labels.stride(1) == 0:  # the networks of a stack share them
                 encoded = empty_matrix((n_batches, 1, *target.shape[2:]), like=target)
@@ -321,12 +324,16 @@ class Workspace:
         else:
             shape = (*chunk.X.shape[:-1], 1)
             scale = batches_of(chunk.scale.expand(shape), -2)
+        losses = None
+        if self._loss.is_read_on_the_way(raw[0]):
+            losses = raw.new_zeros(raw.shape[:-1])
         for i, part in enumerate(parts):
             own_scale = scale[i].squeeze() if chunk.scale is None else scale[i]
             batch = (target[i], own_scale, raw[i], self._penalties[len(self.raws)])
             number = chunk.first + len(self.programs)
             X = chunk.X if isinstance(chunk.X, SparseBatch) else chunk.X[..., part, :]
-            program = backprop.program(X, *batch, number)
+            own_losses = None if losses is None else losses[i]
+            program = backprop.program(X, *batch, number, own_losses)
             if backprop.ranks is not None:
                 program = [
                     partial(backprop.ranks.share.set, *chunk.shares[len(self.programs)]),
@@ -335,22 +342,31 @@ class Workspace:
             self.programs.append(program)
             self.raws.append(raw[i])
             self._batches.append(batch)
-        return _Group(raw, labels, encoded, target, None if chunk.scale is None else scale)
+        own_scales = None if chunk.scale is None else scale
+        return _Group(raw, labels, encoded, target, own_scales, losses)
 
     def load(self) -> None:
         """Make the present targets of the chunk's buffers what the loss takes."""
-        if self._loss.encode is not None:
-            for group in self._groups:
+        for group in self._groups:
+            if self._loss.encode is not None and group.encoded is not group.labels:
                 self._loss.encode(group.labels, group.encoded)
 
-    def losses(self) -> Tensor:
+    def losses(self, *, from_outputs: bool = False) -> Tensor:
         """Return the mean loss of every batch, each before its own step.
 
         Its shape is (n_batches,), for a stack (n_networks, n_batches).
+
+        Parameters
+        ----------
+        from_outputs : bool, default=False
+            Whether to compute it from the present outputs, not from what the programs wrote, if
+            they may have run more than once.
         """
         losses = []
         for group in self._groups:
-            of_rows = self._losses_of_rows(group)
+            of_rows = group.losses
+            if of_rows is None or from_outputs:
+                of_rows = self._losses_of_rows(group)
             if group.scale is None:
                 losses.append(of_rows.mean(dim=-1))
             else:
@@ -374,7 +390,8 @@ class Workspace:
 class _Group(NamedTuple):
     """Some batches of one length: the first dimension is that of the batches.
 
-    There is no scale where all rows count alike.
+    There is no scale where all rows count alike, and losses of rows only where programs write
+    them.
     """
 
     raw: Tensor
@@ -382,3 +399,4 @@ class _Group(NamedTuple):
     encoded: Tensor
     target: Tensor
     scale: Tensor | None
+    losses: Tensor | None
