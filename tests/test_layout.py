@@ -18,6 +18,7 @@ WINGS = {
         {"threads", "memory_maps", "device", "precision", "ranks", "bfloat16"},
         {"pace"},
         {"products"},
+        {"sparse_products"},
     ],
     "_networks": [
         {"layers"},

@@ -36,7 +36,7 @@ References
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ from sknn_deep._engine.norm_pass import is_by_channel
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Kernel, Program, empty_matrix
 from sknn_deep._hardware.ranks import Ranks
+from sknn_deep._hardware.sparse_products import SparseBatch
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.stacked import bound_input, dense_layers, shared_statistics
 
@@ -166,18 +167,19 @@ class Backprop:
 
     def program(
         self,
-        X: Tensor,
+        X: Any,
         target: Tensor,
         scale: Tensor,
         raw: Tensor,
         penalty: Tensor,
         number: int = 0,
+        losses: Tensor | None = None,
     ) -> Program:
         """Return the kernels that write the output of a batch, and the gradient of its loss.
 
         Parameters
         ----------
-        X : Tensor of shape (batch, n_features)
+        X : Tensor or SparseBatch of shape (batch, n_features)
         target : Tensor of shape (batch, n_outputs)
             As the loss takes it.
         scale : Tensor of shape () or (batch, 1)
@@ -188,6 +190,8 @@ class Backprop:
             Where the penalty of the code is written, if the loss has one.
         number : int, default=0
             Of the batch in its epoch: dropout draws masks for several at once.
+        losses : Tensor of shape (batch,), default=None
+            Where the loss of each row is written, if it is.
         """
         passes = self._passes_for(X.shape[-2])
         kernels, first_input, first_delta = self._take_in(X)
@@ -199,7 +203,7 @@ class Backprop:
             inputs.append(output)
             saved.append(for_backward)
         delta = passes[-1].delta
-        kernels.append(partial(self.loss.gradient, raw, target, scale, delta))
+        kernels.append(partial(self.loss.write, raw, target, scale, delta, losses))
         for i in range(len(passes) - 1, -1, -1):
             if i == self._code_layer and self.loss.penalty is not None:
                 sparsity = self.loss.penalty.sparsity
@@ -213,7 +217,7 @@ class Backprop:
             kernels += self._input.backward(X, first_delta)
         return kernels + self._add_tied_gradients
 
-    def _take_in(self, X: Tensor) -> tuple[Program, Tensor, Tensor | None]:
+    def _take_in(self, X: Any) -> tuple[Program, Any, Tensor | None]:
         """Return the kernels of the input layer, what they write, and where its gradient goes.
 
         There is no such place where the input layer has nothing to learn.
@@ -282,7 +286,7 @@ class Workspace:
         self.programs: list[Program] = []
         self.raws: list[Tensor] = []
         self._batches: list[tuple[Tensor, ...]] = []
-        self._penalties = chunk.X.new_zeros((len(chunk.parts), *chunk.X.shape[:-2]))
+        self._penalties = chunk.X[:0].new_zeros((len(chunk.parts), *chunk.X.shape[:-2]))
         lengths = [part.stop - part.start for part in chunk.parts]
         n_alike = len(lengths) if lengths[-1] == lengths[0] else len(lengths) - 1
         # all batches but the last have one length
@@ -304,7 +308,7 @@ class Workspace:
 
         has_labels = chunk.target.ndim < chunk.X.ndim
         labels = target = encoded = batches_of(chunk.target, -1 if has_labels else -2)
-        if self._loss.encode is not None:
+        if self._loss.is_encoded(labels, raw):
             encoded = target = backprop.empty_output(n_batches, length)
             if labels.ndim == 3 and labels.stride(1) == 0:  # the networks of a stack share them
                 encoded = empty_matrix((n_batches, 1, *target.shape[2:]), like=target)
@@ -315,11 +319,16 @@ class Workspace:
         else:
             shape = (*chunk.X.shape[:-1], 1)
             scale = batches_of(chunk.scale.expand(shape), -2)
+        losses = None
+        if self._loss.is_read_on_the_way(raw[0]):
+            losses = raw.new_zeros(raw.shape[:-1])
         for i, part in enumerate(parts):
             own_scale = scale[i].squeeze() if chunk.scale is None else scale[i]
             batch = (target[i], own_scale, raw[i], self._penalties[len(self.raws)])
             number = chunk.first + len(self.programs)
-            program = backprop.program(chunk.X[..., part, :], *batch, number)
+            X = chunk.X if isinstance(chunk.X, SparseBatch) else chunk.X[..., part, :]
+            own_losses = None if losses is None else losses[i]
+            program = backprop.program(X, *batch, number, own_losses)
             if backprop.ranks is not None:
                 program = [
                     partial(backprop.ranks.share.set, *chunk.shares[len(self.programs)]),
@@ -328,22 +337,31 @@ class Workspace:
             self.programs.append(program)
             self.raws.append(raw[i])
             self._batches.append(batch)
-        return _Group(raw, labels, encoded, target, None if chunk.scale is None else scale)
+        own_scales = None if chunk.scale is None else scale
+        return _Group(raw, labels, encoded, target, own_scales, losses)
 
     def load(self) -> None:
         """Make the present targets of the chunk's buffers what the loss takes."""
-        if self._loss.encode is not None:
-            for group in self._groups:
+        for group in self._groups:
+            if self._loss.encode is not None and group.encoded is not group.labels:
                 self._loss.encode(group.labels, group.encoded)
 
-    def losses(self) -> Tensor:
+    def losses(self, *, from_outputs: bool = False) -> Tensor:
         """Return the mean loss of every batch, each before its own step.
 
         Its shape is (n_batches,), for a stack (n_networks, n_batches).
+
+        Parameters
+        ----------
+        from_outputs : bool, default=False
+            Whether to compute it from the present outputs, not from what the programs wrote, if
+            they may have run more than once.
         """
         losses = []
         for group in self._groups:
-            of_rows = self._losses_of_rows(group)
+            of_rows = group.losses
+            if of_rows is None or from_outputs:
+                of_rows = self._losses_of_rows(group)
             if group.scale is None:
                 losses.append(of_rows.mean(dim=-1))
             else:
@@ -367,7 +385,8 @@ class Workspace:
 class _Group(NamedTuple):
     """Some batches of one length: the first dimension is that of the batches.
 
-    There is no scale where all rows count alike.
+    There is no scale where all rows count alike, and losses of rows only where programs write
+    them.
     """
 
     raw: Tensor
@@ -375,3 +394,4 @@ class _Group(NamedTuple):
     encoded: Tensor
     target: Tensor
     scale: Tensor | None
+    losses: Tensor | None

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknn_deep._engine.features import to_device
+from sknn_deep._engine.features import SparseRows, to_device
 from sknn_deep._engine.order import Lookahead
 from sknn_deep._engine.samples import Samples, check_weight
 from sknn_deep._hardware.device import free_memory, has_streams
 from sknn_deep._hardware.products import empty_matrix
 from sknn_deep._hardware.ranks import Ranks
+from sknn_deep._hardware.sparse_products import SparseBatch
 
 # Small batches are gathered together up to this size: on a CPU it stays in the cache.
 _GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26, "xpu": 2**26}
@@ -35,8 +36,8 @@ class Chunk(NamedTuple):
 
     Attributes
     ----------
-    X : Tensor of shape (rows, n_features)
-        Like the rest, valid until the next chunk is gathered.
+    X : Tensor or SparseBatch of shape (rows, n_features)
+        Like the rest, valid until the next chunk is gathered. Sparse rows are those of one batch.
     target : Tensor of shape (rows, n_outputs) or (rows,)
     scale : Tensor of shape (rows, 1) or None
         Weight of each row over the sum of the weights of its batch.
@@ -51,7 +52,7 @@ class Chunk(NamedTuple):
         its part. Empty where one process has all rows.
     """
 
-    X: Tensor
+    X: Any
     target: Tensor
     scale: Tensor | None
     parts: list[slice]
@@ -63,9 +64,10 @@ class Chunk(NamedTuple):
         """Return this process' rows of a chunk that is one batch."""
         n_rows = self.X.shape[0]
         own = ranks.part_of(n_rows)
-        scale = self.X.new_full((n_rows, 1), 1 / n_rows) if self.scale is None else self.scale
+        X = self.X.part(own) if isinstance(self.X, SparseBatch) else self.X[own]
+        scale = self.X[:0].new_full((n_rows, 1), 1 / n_rows) if self.scale is None else self.scale
         return self._replace(
-            X=self.X[own],
+            X=X,
             target=self.target[own],
             scale=scale[own],
             parts=[slice(0, own.stop - own.start)],
@@ -90,9 +92,13 @@ class Batches:
     dtype : torch.dtype
     ranks : Ranks, default=None
         The processes that share every batch; this one is handed its rows of each.
+    may_be_sparse : bool, default=False
+        Whether the network multiplies sparse rows as they are, where that takes less time.
 
     Attributes
     ----------
+    are_sparse : bool
+        Whether batches are handed out as sparse rows.
     order : ndarray of int, shape (n_rows,)
         The present order of the rows of this set.
     slices : list of slice
@@ -111,6 +117,7 @@ class Batches:
         device: torch.device,
         dtype: torch.dtype,
         ranks: Ranks | None = None,
+        may_be_sparse: bool = False,
     ):
         X, weight = samples.X, samples.weight
         self.samples, self._rows, self._device, self._dtype = samples, rows, device, dtype
@@ -120,6 +127,7 @@ class Batches:
         self.slices = batch_slices(n_samples, batch_size, min_batch_size)
         self.n_batches = len(self.slices)
         self.ranks = ranks
+        self.are_sparse = may_be_sparse and _suits_products(samples, self.longest)
         self._width = max(self.n_features, n_outputs)
         self._shared: list[Buffers] | None = None
         # all rows on the device, where they are there already or fit
@@ -182,6 +190,7 @@ class Batches:
     def _pieces(self) -> list[list[slice]]:
         """The batches that are gathered together."""
         size = n_together(max(1, self.longest) * self._width * self._dtype.itemsize, self._device)
+        size = 1 if self.are_sparse else size
         if self._shared is not None:
             return _by_powers_of_two(self._own_slices, size)
         return [self._own_slices[i : i + size] for i in range(0, self.n_batches, size)]
@@ -214,7 +223,8 @@ class Batches:
             and buffers.target.shape[1:] == target.shape[1:]
         )
         return (
-            len(buffers.X) >= n_rows
+            isinstance(buffers.X, SparseBatch) == self.are_sparse
+            and (self.are_sparse or len(buffers.X) >= n_rows)
             and buffers.X.shape[1] == self.n_features
             and is_as_wide
             and (buffers.scale is None) == (self.weight is None)
@@ -222,9 +232,12 @@ class Batches:
         )
 
     def _new_buffers(self, n_rows: int) -> "Buffers":
-        X = torch.empty((n_rows, self.n_features), dtype=self._dtype, device=self._device)
+        options: dict[str, Any] = {"dtype": self._dtype, "device": self._device}
         is_plain = self.weight is None and self.ranks is None
-        scale = None if is_plain else X.new_empty((n_rows, 1))
+        scale = None if is_plain else torch.empty((n_rows, 1), **options)
+        if isinstance(self.samples.X, SparseRows) and self.are_sparse:
+            return Buffers(self.samples.X.no_rows(), self.new_target((n_rows,)), scale, None)
+        X = torch.empty((n_rows, self.n_features), **options)
         is_far = self._all is None and has_streams(self._device)
         return Buffers(X, self.new_target((n_rows,)), scale, _Transfer(X) if is_far else None)
 
@@ -281,13 +294,18 @@ class Batches:
         for piece in self._pieces:
             part = slice(piece[0].start, piece[-1].stop)
             start, n_rows = part.start, part.stop - part.start
-            X, target = buffers.X[:n_rows], buffers.target
+            X, target = buffers.X, buffers.target
             if target is not None:
                 target = target[:n_rows]
-            if buffers.transfer is None and not is_on_host:
+            if isinstance(self.samples.X, SparseRows) and isinstance(X, SparseBatch):
+                self.samples.X.load(now[part], X)
+                self._fill_targets(index[part], target)
+            elif buffers.transfer is None and not is_on_host:
+                X = X[:n_rows]
                 self.fill(now[part], index[part], X, target)
             else:  # where an order is known it may be read ahead
                 if buffers.transfer is None:
+                    X = X[:n_rows]
                     read(part, X)
                 else:
                     X = buffers.transfer(n_rows, partial(read, part))
@@ -378,9 +396,9 @@ class Batches:
 
 
 class Buffers(NamedTuple):
-    """Where a set's batches are gathered."""
+    """Where a set's batches are gathered; X is a Tensor or a SparseBatch."""
 
-    X: Tensor
+    X: Any
     target: Tensor | None
     scale: Tensor | None
     transfer: "_Transfer | None"
@@ -457,10 +475,22 @@ def batch_slices(n_samples: int, batch_size: int, min_batch_size: int = 0) -> li
     return [slice(*bounds) for bounds in pairwise([*starts, n_samples])]
 
 
-def whole(samples: Samples, *, device: torch.device, dtype: torch.dtype) -> Chunk:
-    """Return all samples in their order as one batch."""
+def _suits_products(samples: Samples, n_rows: int) -> bool:
+    """Return whether batches of so many rows are best multiplied as sparse rows."""
+    has_targets = samples.targets is not None  # else the rows are those, too, as dense ones
+    return has_targets and isinstance(samples.X, SparseRows) and samples.X.suits_products(n_rows)
+
+
+def whole(
+    samples: Samples, *, device: torch.device, dtype: torch.dtype, may_be_sparse: bool = False
+) -> Chunk:
+    """Return all samples in their order as one batch; options are those of :class:`Batches`."""
     check_weight(samples.weight)
-    X = samples.X.to(slice(None), device, dtype)
+    X: Any
+    if may_be_sparse and _suits_products(samples, len(samples.X)):
+        X = SparseBatch(samples.X.unwrapped())
+    else:
+        X = samples.X.to(slice(None), device, dtype)
     target = X if samples.targets is None else to_device(samples.targets, device, dtype)
     parts = [slice(0, X.shape[0])]
     if samples.weight is None:

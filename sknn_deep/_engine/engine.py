@@ -253,7 +253,7 @@ class Engine:
         work = self._backprop.workspace(chunk)
         work.load()
         squared_norms = self._take_steps(work, chunk, rates)
-        return work.losses(), squared_norms
+        return work.losses(from_outputs=self._asks_for_loss), squared_norms
 
     def _take_steps(self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None) -> Tensor:
         """Take a chunk's steps in the fastest way; return the squared norms before each."""

@@ -7,7 +7,7 @@ anew: what is copied to a device belongs to that object and goes with it.
 
 ===================  ================================================================
 :class:`ArrayRows`   An array whose rows are contiguous. Nothing is copied.
-:class:`SparseRows`  A CSR matrix. Rows are densified as they are read.
+:class:`SparseRows`  A CSR matrix. Rows are densified as they are read, or multiplied as they are.
 :class:`MappedRows`  A large memory map. Rows are read piece by piece and let go of.
 ``ColumnRows``       Columns, in a file of their own: an array in Fortran order, a frame.
 ``StreamedRows``     A table that is read in chunks, in a file of its own.
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from sknn_deep._hardware.device import as_tensor, lies_as_torch_knows
 from sknn_deep._hardware.memory_maps import Mapped
+from sknn_deep._hardware.sparse_products import SparseBatch, is_worth_it
 
 # Rows that statistics look at together, and how many numbers they are at most: copies in double
 # precision stay in the cache.
@@ -296,6 +297,30 @@ class SparseRows(Features):
 
     def gather(self, rows: np.ndarray, out: Tensor) -> None:
         self._X[rows].toarray(out=out.numpy())
+
+    def suits_products(self, n_rows: int | None = None) -> bool:
+        """Return whether a first layer best multiplies the rows as they are.
+
+        Parameters
+        ----------
+        n_rows : int, default=None
+            Of the batches to train with; None for predictions of all rows.
+        """
+        n_at_once = len(self) if n_rows is None else n_rows
+        n_nonzero = n_at_once * self._X.nnz / max(1, len(self))
+        return is_worth_it(n_at_once, self.shape[1], n_nonzero, training=n_rows is not None)
+
+    def no_rows(self) -> SparseBatch:
+        """Return a batch that holds no rows yet."""
+        return SparseBatch(self._X[:0])
+
+    def load(self, rows: np.ndarray, batch: SparseBatch) -> None:
+        """Let a batch hold some rows."""
+        batch.load(self._X[rows])
+
+    def batch_of(self, part: slice) -> SparseBatch:
+        """Return rows as they are."""
+        return SparseBatch(self._X[part])
 
     def take(self, rows: np.ndarray) -> "SparseRows":
         return SparseRows(self._X[rows])

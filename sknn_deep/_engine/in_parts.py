@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknn_deep._engine.features import Features, to_device
+from sknn_deep._engine.features import Features, SparseRows, to_device
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._hardware.bfloat16 import RoundedLayers
@@ -20,6 +20,7 @@ from sknn_deep._networks.flat import Network
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
 # on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
 _CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**25, "xpu": 2**25}
+_SPARSE_CHUNK_BYTES = 2**24
 # So many threads share the rows of a part at most, whose memory would grow with the cores.
 _MOST_SHARES = 8
 
@@ -35,6 +36,8 @@ def map_parts(
     n_samples: int,
     network: Network,
     product_dtype: torch.dtype | None = None,
+    *,
+    is_sparse: bool = False,
 ) -> list[Any]:
     """Apply a function to rows part by part, so that the activations stay in bounds.
 
@@ -49,6 +52,8 @@ def map_parts(
         What the function applies.
     product_dtype : torch.dtype, default=None
         To which a CPU rounds the factors of large products.
+    is_sparse : bool, default=False
+        Whether to sparse rows, which take no memory as dense ones.
     """
     results: list[Any] = []
     flat, start = network.flat, 0
@@ -57,6 +62,9 @@ def map_parts(
         # each thread has its own share of a part in its cache
         n_together = min(torch.get_num_threads(), _MOST_SHARES)
         rows = n_together * chunk_rows(network.width, flat.dtype, flat.device.type)
+        if is_sparse:  # each part turns the first weights around
+            widest = max(layer.out_features for layer in network.linear_layers())
+            rows = _SPARSE_CHUNK_BYTES // (widest * flat.element_size())
         while start < n_samples:
             n_rows = min(rows, n_samples - start)
             try:
@@ -74,10 +82,12 @@ def map_parts(
 
 
 def map_rows(
-    function: Callable[[Tensor], Tensor],
+    function: Callable[[Any], Tensor],
     features: Features,
     network: Network,
     product_dtype: torch.dtype | None = None,
+    *,
+    may_be_sparse: bool = False,
 ) -> np.ndarray | Tensor:
     """Apply a part of a network to rows, some at a time.
 
@@ -89,6 +99,9 @@ def map_rows(
     network : Network
     product_dtype : torch.dtype, default=None
         See :func:`map_parts`.
+    may_be_sparse : bool, default=False
+        Whether the function does nothing but give the rows to the network, so that it may get a
+        ``SparseBatch``.
 
     Returns
     -------
@@ -97,6 +110,7 @@ def map_rows(
     flat, n_rows = network.flat, len(features)
     if features.gives_tensors:
         return _map_on_device(function, features, network, product_dtype)
+    read, is_sparse = _reader(features, network, may_be_sparse)
     work = n_rows * network.weights.numel()
     n_threads = threads_of_outputs(work)
     most_rows = n_threads * chunk_rows(network.width, flat.dtype)
@@ -105,13 +119,13 @@ def map_rows(
         is_set = torch.get_num_threads() == n_threads
         try:
             with nullcontext() if is_set else applying(network, n_rows), torch.inference_mode():
-                return function(features.to(slice(0, n_rows), flat.device, flat.dtype)).numpy()
+                return function(read(slice(0, n_rows))).numpy()
         except torch.OutOfMemoryError:
             release_cached_memory(flat.device)  # and try again, with fewer rows at a time
     outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known
 
     def apply(part: slice) -> None:
-        rows = function(features.to(part, flat.device, flat.dtype)).cpu().numpy()
+        rows = function(read(part)).cpu().numpy()
         if len(rows) == n_rows:
             outputs.append(rows)
             return
@@ -119,8 +133,19 @@ def map_rows(
             outputs.append(np.empty((n_rows, *rows.shape[1:]), rows.dtype))
         outputs[0][part] = rows
 
-    map_parts(apply, n_rows, network, product_dtype)
+    map_parts(apply, n_rows, network, product_dtype, is_sparse=is_sparse)
     return outputs[0]
+
+
+def _reader(
+    features: Features, network: Network, may_be_sparse: bool
+) -> tuple[Callable[[slice], Any], bool]:
+    """Return what reads rows for a network, and whether it reads them as a ``SparseBatch``."""
+    flat = network.flat
+    if may_be_sparse and isinstance(features, SparseRows) and features.suits_products():
+        if network.takes_sparse_rows:
+            return features.batch_of, True
+    return (lambda part: features.to(part, flat.device, flat.dtype)), False
 
 
 def _map_on_device(
@@ -158,10 +183,12 @@ def evaluate_loss(
     device, dtype, n_samples = network.flat.device, network.flat.dtype, len(samples.X)
     ranks = None if ranks is None or n_samples < ranks.size else ranks
     own = slice(0, n_samples) if ranks is None else ranks.part_of(n_samples)
+    # an autoencoder's loss needs the rows themselves
+    read, is_sparse = _reader(samples.X, network, samples.targets is not None)
 
     def evaluate(part: slice) -> tuple[float, float, np.ndarray | None]:
         part = slice(own.start + part.start, own.start + part.stop)
-        X = samples.X.to(part, device, dtype)
+        X = read(part)
         target, weight = (
             None if array is None else to_device(array[part], device, dtype)
             for array in (samples.targets, samples.weight)
@@ -172,7 +199,9 @@ def evaluate_loss(
         weight_sum = float(len(X)) if weight is None else weight.sum().item()
         return total.item(), weight_sum, raw.cpu().numpy() if keep else None
 
-    parts = map_parts(evaluate, own.stop - own.start, network, product_dtype)
+    parts = map_parts(
+        evaluate, own.stop - own.start, network, product_dtype, is_sparse=is_sparse
+    )
     totals, weight_sums, outputs = zip(*parts, strict=True)
     total, weight_sum = sum(totals), sum(weight_sums)
     output = np.concatenate(outputs) if keep else None

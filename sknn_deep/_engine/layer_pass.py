@@ -25,6 +25,7 @@ from sknn_deep._engine.norm_pass import Statistics, norm_pass, rows_side_by_side
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import LayerProducts, Program, empty_matrix
 from sknn_deep._hardware.ranks import Ranks
+from sknn_deep._hardware.sparse_products import SparseBatch
 from sknn_deep._networks.inputs import matrices_of
 from sknn_deep._networks.stacked import DenseLayer
 
@@ -73,9 +74,11 @@ class LayerPass:
             self._norm = norm_pass(layer.norm, self._z, self._y, statistics, ranks)
 
     def forward(
-        self, x: Tensor, out: Tensor | None, number: int = 0
+        self, x: Any, out: Tensor | None, number: int = 0
     ) -> tuple[Program, Tensor, Tensor]:
         """Return the kernels from an input of shape (batch, in_features), and two results.
+
+        The input is a Tensor or, of a first layer, a SparseBatch.
 
         These are the output and what the activation's derivative is a function of. The
         output layer, which has neither normalisation nor dropout, writes it to ``out``. The number
@@ -94,7 +97,9 @@ class LayerPass:
             a if self._activation.in_place else y,
         )
 
-    def _multiply(self, x: Tensor, z: Tensor) -> Program:
+    def _multiply(self, x: Any, z: Tensor) -> Program:
+        if isinstance(x, SparseBatch):
+            return x.forward(self._layer.weight, z)
         return self._products.product("forward", x, self._layer.weight.mT, z)
 
     def _activate(self, z: Tensor, y: Tensor, a: Tensor) -> Program:
@@ -121,9 +126,7 @@ class LayerPass:
         """Return the mask of a batch, if there is one."""
         return self._mask if self._masks is None else self._masks.of_batch(slot, self._n_rows)
 
-    def backward(
-        self, x: Tensor, saved: Tensor, is_merged: bool = False, number: int = 0
-    ) -> Program:
+    def backward(self, x: Any, saved: Tensor, is_merged: bool = False, number: int = 0) -> Program:
         """Return the kernels that take delta back to the pre-activation, and the gradients'.
 
         With ``is_merged`` delta is with respect to the pre-activation already.
@@ -142,12 +145,13 @@ class LayerPass:
             kernels.append(partial(_shrink, delta, _NEGLIGIBLE[delta.dtype]))
         return kernels
 
-    def _gradients(self, x: Tensor) -> Program:
+    def _gradients(self, x: Any) -> Program:
         layer, delta = self._layer, self.delta
-        return [
-            *self._products.product("gradient", delta.mT, x, layer.weight_grad),
-            self._products.sum_of_rows(delta, layer.bias_grad),
-        ]
+        if isinstance(x, SparseBatch):
+            of_weight = x.gradient(delta, layer.weight_grad)
+        else:
+            of_weight = self._products.product("gradient", delta.mT, x, layer.weight_grad)
+        return [*of_weight, self._products.sum_of_rows(delta, layer.bias_grad)]
 
     def delta_of_input(self, out: Tensor) -> Program:
         """Return the kernels that write the gradient with respect to the layer's input."""

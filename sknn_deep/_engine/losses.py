@@ -26,6 +26,11 @@ SampleLoss = Callable[[Tensor, Tensor], Tensor]
 Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], object]
 RECONSTRUCTION_LOSSES = ("squared_error", "absolute_error", "huber", "log_loss", "cosine")
 REGRESSION_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile", "normal")
+# For fewer classes indicators take less time than indices: what is written here and there costs
+# more than a comparison of all.
+_MANY_CLASSES = 64
+# From so many numbers on, the loss of a wide output costs less on the way than afterwards.
+_MANY_NUMBERS = 2**15
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,10 @@ class Loss:
         output, times a factor of shape () or, one for each sample, (batch, 1).
     encode : callable or None
         ``encode(labels, out)`` writes what these two take as the target: for the softmax
-        from class indices of shape (batch,).
+        from class indices of shape (batch,). Where classes are many, both take these themselves.
+    with_gradient : callable or None
+        ``with_gradient(raw, target, scale, out, losses)`` writes what the two compute, in less
+        time for wide outputs.
     reported_scale : float
         Factor from that sum to the value in ``loss_curve_``: scikit-learn reports the
         mean over the outputs for squared error, and follows the gradient of the sum.
@@ -59,13 +67,33 @@ class Loss:
     per_sample: SampleLoss
     gradient: Gradient
     encode: Callable[[Tensor, Tensor], object] | None = None
+    with_gradient: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], object] | None = None
     reported_scale: float = 1.0
     is_merged: bool = False
     penalty: "CodePenalty | None" = None
 
+    def is_encoded(self, labels: Tensor, raw: Tensor) -> bool:
+        """Return whether targets are encoded for an output; indices of many classes are not."""
+        are_indices = labels.ndim < raw.ndim
+        return self.encode is not None and not (are_indices and raw.shape[-1] >= _MANY_CLASSES)
+
+    def is_read_on_the_way(self, raw: Tensor) -> bool:
+        """Return whether ``with_gradient`` takes less time than to compute the loss afterwards."""
+        is_wide = raw.shape[-1] >= _MANY_CLASSES and raw.numel() >= _MANY_NUMBERS
+        return is_wide and raw.device.type == "cpu" and self.with_gradient is not None
+
+    def write(
+        self, raw: Tensor, target: Tensor, scale: Tensor, out: Tensor, losses: Tensor | None
+    ) -> None:
+        """Write the gradient and, where there is a place for them, the losses."""
+        if losses is None or self.with_gradient is None:
+            self.gradient(raw, target, scale, out)
+        else:
+            self.with_gradient(raw, target, scale, out, losses)
+
     def encoded(self, labels: Tensor, raw: Tensor) -> Tensor:
         """Return the targets that belong to a raw output of shape (batch, n_outputs)."""
-        if self.encode is None:
+        if self.encode is None or not self.is_encoded(labels, raw):
             return labels
         target = torch.empty_like(raw)
         self.encode(labels, target)
@@ -113,7 +141,10 @@ def classification_loss(out_activation: str, label_smoothing: float = 0.0) -> Lo
     smooth = partial(_smooth, share=label_smoothing)
     if out_activation == "softmax":
         return Loss(
-            _cross_entropy, _cross_entropy_gradient, partial(_one_hot, share=label_smoothing)
+            partial(_cross_entropy, share=label_smoothing),
+            partial(_cross_entropy_gradient, share=label_smoothing),
+            partial(_one_hot, share=label_smoothing),
+            partial(_cross_entropy_with_gradient, share=label_smoothing),
         )
     return Loss(
         _binary_cross_entropy, _binary_cross_entropy_gradient, smooth if label_smoothing else None
@@ -162,7 +193,8 @@ def regression_loss(
     }
     per_sample, gradient = functions[name]
     scale = 1.0 if name == "poisson" else 1.0 / n_outputs
-    return Loss(per_sample, gradient, reported_scale=scale)
+    both = _half_squared_error_with_gradient if name == "squared_error" else None
+    return Loss(per_sample, gradient, with_gradient=both, reported_scale=scale)
 
 
 def reconstruction_loss(
@@ -198,7 +230,12 @@ def reconstruction_loss(
         them "log_loss" and "cosine" are not possible.
     """
     if name == "squared_error" and weights is None and not allow_nan and not categories:
-        return Loss(_mean_squared_error, _mean_squared_error_gradient, penalty=penalty)
+        return Loss(
+            _mean_squared_error,
+            _mean_squared_error_gradient,
+            with_gradient=_mean_squared_error_with_gradient,
+            penalty=penalty,
+        )
     shares = partial(_shares, weights=weights, allow_nan=allow_nan)
     if name == "cosine":
         return Loss(
@@ -240,13 +277,44 @@ def _one_hot(labels: Tensor, out: Tensor, share: float) -> None:
         out.mul_(1 - share).add_(share / len(classes))
 
 
-def _cross_entropy(raw: Tensor, target: Tensor) -> Tensor:
+def _cross_entropy(raw: Tensor, target: Tensor, share: float = 0.0) -> Tensor:
+    if target.ndim < raw.ndim:  # class indices
+        losses = F.cross_entropy(
+            raw.flatten(0, -2), target.flatten(), reduction="none", label_smoothing=share
+        )
+        return losses.view(target.shape)
     return -(target.mT * torch.log_softmax(raw.mT, dim=-2)).sum(dim=-2)
 
 
-def _cross_entropy_gradient(raw: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> None:
-    torch.softmax(raw.mT, dim=-2, out=out.mT)
-    out.sub_(target).mul_(scale)
+def _cross_entropy_gradient(
+    raw: Tensor, target: Tensor, scale: Tensor, out: Tensor, share: float
+) -> None:
+    if target.ndim < raw.ndim:
+        torch.softmax(raw, dim=-1, out=out)
+        _subtract_indicators(out, target, share)
+    else:
+        torch.softmax(raw.mT, dim=-2, out=out.mT)
+        out.sub_(target)
+    out.mul_(scale)
+
+
+def _subtract_indicators(out: Tensor, labels: Tensor, share: float) -> None:
+    if share:
+        out.sub_(share / out.shape[-1])
+    out.scatter_(-1, labels.unsqueeze(-1), share - 1, reduce="add")
+
+
+def _cross_entropy_with_gradient(
+    raw: Tensor, labels: Tensor, scale: Tensor, out: Tensor, losses: Tensor, share: float
+) -> None:
+    torch.softmax(raw, dim=-1, out=out)
+    # of the likeliest class log p = z - log(sum(exp(z))), and p is at least 1 / n_classes
+    largest, of_label = raw.amax(dim=-1), raw.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    torch.sub(largest, of_label, out=losses).sub_(out.amax(dim=-1).log_())
+    if share:
+        losses.add_(of_label.sub_(raw.mean(dim=-1)), alpha=share)
+    _subtract_indicators(out, labels, share)
+    out.mul_(scale)
 
 
 def _smooth(labels: Tensor, out: Tensor, share: float) -> None:
@@ -267,6 +335,14 @@ def _half_squared_error(raw: Tensor, target: Tensor) -> Tensor:
 
 def _half_squared_error_gradient(raw: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> None:
     torch.sub(raw, target, out=out).mul_(scale)
+
+
+def _half_squared_error_with_gradient(
+    raw: Tensor, target: Tensor, scale: Tensor, out: Tensor, losses: Tensor
+) -> None:
+    torch.sub(raw, target, out=out)
+    torch.linalg.vector_norm(out, dim=-1, out=losses).square_().mul_(0.5)
+    out.mul_(scale)
 
 
 def _half_poisson_deviance(raw: Tensor, target: Tensor) -> Tensor:
@@ -321,6 +397,14 @@ def _mean_squared_error_gradient(
     reconstruction: Tensor, target: Tensor, scale: Tensor, out: Tensor
 ) -> None:
     torch.sub(reconstruction, target, out=out).mul_(scale * (2.0 / out.shape[-1]))
+
+
+def _mean_squared_error_with_gradient(
+    reconstruction: Tensor, target: Tensor, scale: Tensor, out: Tensor, losses: Tensor
+) -> None:
+    torch.sub(reconstruction, target, out=out)
+    torch.linalg.vector_norm(out, dim=-1, out=losses).square_().div_(out.shape[-1])
+    out.mul_(scale * (2.0 / out.shape[-1]))
 
 
 def _mean_of_each(output: Tensor, target: Tensor, of_each: Callable, shares: Callable) -> Tensor:

@@ -64,11 +64,12 @@ class AutogradBackprop(Backprop):
         raw: Tensor,
         penalty: Tensor,
         number: int = 0,
+        losses: Tensor | None = None,
     ) -> Program:
         """Return one kernel that does what those of :class:`Backprop` do together."""
         delta = torch.empty_like(raw)
         # no method, since this object holds what it returns
-        rest = (X, target, scale, raw, penalty, delta)
+        rest = (X, target, scale, raw, penalty, delta, losses)
         return [partial(_differentiate, self._network, self.loss, *rest)]
 
 
@@ -81,6 +82,7 @@ def _differentiate(
     raw: Tensor,
     penalty: Tensor,
     delta: Tensor,
+    losses: Tensor | None,
 ) -> None:
     network.zero_grad()
     # the engine's steps switch the tape off
@@ -94,7 +96,7 @@ def _differentiate(
         total = (penalties * scale.reshape(-1)).sum()
         with torch.no_grad():
             raw.copy_(network.decoder[-1](output) if loss.is_merged else output)
-            loss.gradient(raw, target, scale, delta)
+            loss.write(raw, target, scale, delta, losses)
         parameters = [p for p in network.parameters() if p.requires_grad]
         parameters += [decoder.weight for _, decoder in network.tied_layers()]
         # a loss without penalties leaves nothing on the tape but the output

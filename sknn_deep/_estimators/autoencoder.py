@@ -672,7 +672,7 @@ class AutoencoderTransformer(
         codes : ndarray of shape (n_samples, n_components)
         """
         X = self._validate_input(X)
-        return self._map_rows(self.module_.encode, X)
+        return self._map_rows(self.module_.encode, X, may_be_sparse=True)
 
     @keeps_namespace
     def inverse_transform(self, X: "ArrayLike") -> Any:

@@ -129,11 +129,14 @@ class BaseDeepNetwork(NetworkHooks):
         """Return the features to train on, and y where it is given, as in :func:`to_train_on`."""
         return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
 
-    def _map_rows(self, function: Callable[[Tensor], Tensor], X: Any) -> Any:
+    def _map_rows(
+        self, function: Callable[[Any], Tensor], X: Any, *, may_be_sparse: bool = False
+    ) -> Any:
         """Apply a part of the network to the rows of validated X, as in :func:`map_rows`."""
         network = self.module_
         rounding = product_dtype(self.dtype, network.flat.device)
-        return map_rows(function, features_of(X), network, rounding)
+        rows = features_of(X)
+        return map_rows(function, rows, network, rounding, may_be_sparse=may_be_sparse)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

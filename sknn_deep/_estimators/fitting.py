@@ -282,7 +282,9 @@ class Fit:
             draft._check_enough_rows(n_samples)
             samples = self._scaled(samples, None)
             with self._memory_explained(n_samples):
-                return whole(samples, device=flat.device, dtype=flat.dtype), None, None
+                options: dict[str, Any] = {"device": flat.device, "dtype": flat.dtype}
+                may_be_sparse = draft.module_.takes_sparse_rows
+                return whole(samples, **options, may_be_sparse=may_be_sparse), None, None
         rows, held_out, own_set = None, None, None
         if self.call.X_val is not None:
             own_set = held_out = self._validate_held_out()
@@ -306,6 +308,7 @@ class Fit:
                 device=flat.device,
                 dtype=flat.dtype,
                 ranks=self._ranks,
+                may_be_sparse=draft.module_.takes_sparse_rows,
             )
         return batches, validation, own_set
 

@@ -27,6 +27,7 @@ from sknn_deep._networks.layers import (
     Normalization,
     PicklesAsArrays,
     RandomModule,
+    has_hooks,
 )
 
 
@@ -65,6 +66,12 @@ class Network(PicklesAsArrays):
     def code_layer(self) -> int | None:
         """The number of the dense layer whose output is the code, where there is one."""
         return None
+
+    @property
+    def takes_sparse_rows(self) -> bool:
+        """Whether sparse rows may be given to the first layer as they are, with no hook to see."""
+        is_on_host = self.input is None and self.flat.device.type == "cpu"
+        return is_on_host and not any(map(has_hooks, (self, *self._within)))
 
     @property
     def needs_autograd(self) -> bool:

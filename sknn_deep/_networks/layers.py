@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sknn_deep._hardware.device import numpy_dtype, torch_dtype
 from sknn_deep._hardware.ranks import RowShare
+from sknn_deep._hardware.sparse_products import SparseBatch
 
 
 class Linear(nn.Linear):
@@ -38,6 +39,12 @@ class Linear(nn.Linear):
         vars(self).update(in_features=in_features, out_features=out_features)
         for name, shape in (("weight", (out_features, in_features)), ("bias", (out_features,))):
             self._parameters[name] = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+
+    def forward(self, input: Any) -> Tensor:
+        """Return the layer's output for a Tensor or, if it is the first, a SparseBatch."""
+        if isinstance(input, SparseBatch):
+            return input.times(self.weight).add_(self.bias.detach())
+        return super().forward(input)
 
     def reset_parameters(self) -> None:
         """Leave the weights as they are."""
@@ -484,7 +491,8 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
                 _call(check)
                 check, is_own = None, False
                 x = part(x)
-            elif kind is Linear:  # its parameters by their names, without torch's search
+            elif kind is Linear and isinstance(x, Tensor):  # a SparseBatch goes through forward
+                # its parameters by their names, without torch's search
                 weight, bias = part._parameters.values()
                 x, is_own = F.linear(x, weight, bias), True  # type: ignore[arg-type]
                 if check is not None:

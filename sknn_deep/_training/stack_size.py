@@ -25,6 +25,8 @@ def stack_size(training: Training, max_memory: int | None, n_sharing: int = 1) -
     n_sharing : int, default=1
         How many go through the same rows in the same order.
     """
+    if training.batches.are_sparse:  # which saves more than a stack does
+        return 1
     n_bytes = _bytes_of(training)
     device = training.network.flat.device
     if device.type == "cpu":

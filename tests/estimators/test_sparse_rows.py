@@ -1,0 +1,142 @@
+"""Wide sparse X is multiplied as it is, with the results of the same numbers in an array."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.testing import assert_allclose
+from sklearn.neural_network import MLPClassifier
+from skorch.callbacks import EpochScoring
+
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep._engine.features import SparseRows
+from sknn_deep.model_selection import FusedGridSearchCV
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+OPTIONS = {"hidden_layer_sizes": (5, 4), "max_iter": 3, "batch_size": 40, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    X = sp.random(100, 7000, density=0.004, format="csr", rng=rng)
+    X.data[3] = 0  # explicit
+    X.data[X.indptr[7] : X.indptr[8]] = 0
+    return X, rng.integers(0, 3, 100)
+
+
+@pytest.fixture
+def no_dense_rows(monkeypatch):
+    """Let the test fail where rows are made dense."""
+
+    def refuse(self, *args):
+        raise AssertionError("rows were made dense")
+
+    monkeypatch.setattr(SparseRows, "gather", refuse)
+    monkeypatch.setattr(SparseRows, "read", refuse)
+
+
+def assert_same_weights(one, other, **tolerance):
+    for own, theirs in zip(
+        one.coefs_ + one.intercepts_, other.coefs_ + other.intercepts_, strict=True
+    ):
+        assert_allclose(own, theirs, **{"rtol": 1e-10, "atol": 1e-12} | tolerance)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (DeepMLPClassifier, {"solver": "sgd", "momentum": 0.9}),
+        (DeepMLPClassifier, {"solver": "lbfgs"}),
+        (DeepMLPClassifier, {"early_stopping": True, "class_weight": "balanced"}),
+        (DeepMLPClassifier, {"dropout": 0.3, "normalization": "batch", "solver": "sgd"}),
+        (DeepMLPClassifier, {"n_networks": 2, "ema_decay": 0.9}),
+        (DeepMLPRegressor, {"loss": "huber", "max_grad_norm": 0.1, "weight_decay": 0.1}),
+    ],
+)
+def test_training_agrees_with_that_on_an_array(data, cls, options, no_dense_rows):
+    X, y = data
+    sparse, dense = (cls(**OPTIONS | options).fit(rows, y) for rows in (X, X.toarray()))
+    for own, theirs in zip(
+        getattr(sparse, "estimators_", [sparse]),
+        getattr(dense, "estimators_", [dense]),
+        strict=True,
+    ):
+        assert_same_weights(own, theirs)
+        assert_allclose(own.loss_, theirs.loss_)
+    assert_allclose(sparse.hidden_activations(X), dense.hidden_activations(X.toarray()), rtol=1e-9)
+    assert_allclose(sparse.predict(X), dense.predict(X.toarray()), rtol=1e-9)
+
+
+@pytest.mark.parametrize("container", [sp.csc_array, sp.coo_array, sp.lil_matrix])
+def test_training_follows_scikit_learn(data, container, no_dense_rows):
+    X, y = data
+    weight = np.linspace(0.5, 2, len(y))
+    ours, theirs = (
+        cls(**OPTIONS).fit(container(X), y, sample_weight=weight)
+        for cls in (DeepMLPClassifier, MLPClassifier)
+    )
+    assert_same_weights(ours, theirs, rtol=1e-7, atol=1e-10)
+    assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-7)
+
+
+def test_single_precision_stays_single(data, no_dense_rows):
+    X, y = data
+    X = X.astype(np.float32)
+    sparse, dense = (DeepMLPClassifier(**OPTIONS).fit(rows, y) for rows in (X, X.toarray()))
+    assert sparse.predict_proba(X).dtype == np.float32
+    assert_same_weights(sparse, dense, rtol=1e-3, atol=1e-4)
+
+
+def test_batches_of_any_kind_may_follow_each_other(data):
+    X, y = data
+    sparse, mixed, dense = (DeepMLPClassifier(**OPTIONS) for _ in range(3))
+    for rows in (slice(0, 60), slice(60, 100)):
+        sparse.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
+        dense.partial_fit(X[rows].toarray(), y[rows], classes=[0, 1, 2])
+        is_first = rows.start == 0
+        mixed.partial_fit(X[rows] if is_first else X[rows].toarray(), y[rows], classes=[0, 1, 2])
+    assert_same_weights(sparse, dense)
+    assert_same_weights(mixed, dense)
+
+
+def test_callbacks_see_dense_batches(data):
+    X, y = data
+    shapes = []
+
+    class Watch(EpochScoring):
+        def on_batch_end(self, net, batch=None, training=False, **kwargs):
+            shapes.append((batch[0].shape, float(batch[0].sum())))
+
+    callbacks = [("watch", Watch("accuracy", on_train=True))]
+    watched = DeepMLPClassifier(**OPTIONS, callbacks=callbacks).fit(X, y)
+    assert [shape for shape, _ in shapes[:3]] == [(40, 7000), (40, 7000), (20, 7000)]
+    assert_allclose(sum(total for _, total in shapes), 3 * X.sum())
+    assert_same_weights(watched, DeepMLPClassifier(**OPTIONS).fit(X, y))
+
+
+def test_hooks_of_the_network_see_tensors(data):
+    X, y = data
+    model, seen = DeepMLPClassifier(**OPTIONS).fit(X, y), []
+    expected = model.predict_proba(X)
+    hook = lambda module, inputs, output: seen.append(type(inputs[0]).__name__)  # noqa: E731
+    with model.module_.layers[0].register_forward_hook(hook):
+        assert_allclose(model.predict_proba(X), expected, rtol=1e-9)
+    assert set(seen) == {"Tensor"}
+
+
+def test_searches_train_as_single_fits_do(data):
+    X, y = data
+    model = DeepMLPClassifier(**OPTIONS)
+    search = FusedGridSearchCV(model, {"alpha": [1e-4, 1e-2]}, cv=2).fit(X, y)
+    best = DeepMLPClassifier(**OPTIONS | search.best_params_).fit(X.toarray(), y)
+    assert_same_weights(search.best_estimator_, best)
+    dense = FusedGridSearchCV(model, {"alpha": [1e-4, 1e-2]}, cv=2).fit(X.toarray(), y)
+    assert_allclose(*(s.cv_results_["mean_test_score"] for s in (search, dense)))
+
+
+def test_autoencoders_encode_rows_as_they_are(data, monkeypatch):
+    X, _ = data
+    model = AutoencoderTransformer(2, hidden_layer_sizes=(4,), max_iter=2, random_state=0).fit(X)
+    expected = model.transform(X.toarray())
+    monkeypatch.setattr(SparseRows, "read", None)
+    assert_allclose(model.transform(X), expected, rtol=1e-9, atol=1e-12)
