@@ -37,7 +37,8 @@ class Data(NamedTuple):
 class Work:
     """One thing to train: layer units, batch size, epochs, data type.
 
-    An autoencoder is a work whose last layer is as wide as its input.
+    An autoencoder is a work whose last layer is as wide as its input. Where it ``rounds_to``
+    bfloat16, the data and the other contenders are float32, but for torch with its autocast.
     """
 
     units: tuple[int, ...]
@@ -48,10 +49,12 @@ class Work:
     one_thread: bool = False
     options: tuple[str, ...] = ()
     device: str = "cpu"
+    rounds_to: str = ""
 
     def __str__(self) -> str:
         parts = ["-".join(map(str, self.units)), f"batch {self.batch_size}", *self.options]
-        return ", ".join(parts + ([self.dtype] if self.dtype != "float32" else []))
+        dtype = self.rounds_to or self.dtype
+        return ", ".join(parts + ([dtype] if dtype != "float32" else []))
 
     @property
     def is_autoencoder(self) -> bool:
@@ -105,6 +108,8 @@ def ours(work: Work, X, y) -> Callable[[], Predict]:
     }
     if work.options:
         settings |= {"dropout": 0.2, "normalization": "batch"}
+    if work.rounds_to:
+        settings["dtype"] = work.rounds_to
     if not work.is_autoencoder:
         estimator = DeepMLPClassifier(work.units[1:-1], **settings)
         return lambda: estimator.fit(X, y).predict
@@ -151,7 +156,9 @@ def plain_torch(work: Work, X, y) -> Callable[[], Predict]:
         for _ in range(work.epochs):
             for rows in torch.randperm(len(X), device=work.device).split(work.batch_size):
                 optimizer.zero_grad()
-                loss(module(X[rows]), y[rows]).backward()
+                with torch.autocast(work.device, torch.bfloat16, enabled=bool(work.rounds_to)):
+                    batch_loss = loss(module(X[rows]), y[rows])
+                batch_loss.backward()
                 optimizer.step()
         module.eval()
         wait_for(work.device)

@@ -9,7 +9,8 @@ have one logistic output where the others have two.
 A figure is a whole call of ``fit``. Keras compiles in the round that is not counted and goes
 back to its initial weights outside the time; see ``benchmarks/keras_worker.py``. The floor is
 the time of the matrix products alone: three for each layer and batch (two for the first,
-whose input needs no gradient), into buffers, with nothing between them.
+whose input needs no gradient), into buffers, with nothing between them. In the rows with bfloat16
+torch computes within its autocast; all others, and the floor, are in float32.
 """
 
 import sys
@@ -36,6 +37,10 @@ WORKS = {
     "digits": Work((64, 100, 10), 200, 40, n_samples=1797, one_thread=True),
     "mnist-200": Work(MNIST, 200, 1),
     "mnist-2048": Work(MNIST, 2048, 2),
+    "mnist-200-bfloat16": Work(MNIST, 200, 1, rounds_to="bfloat16"),
+    "mnist-2048-bfloat16": Work(MNIST, 2048, 2, rounds_to="bfloat16"),
+    "wide-2048": Work((784, 512, 512, 10), 2048, 1),
+    "wide-2048-bfloat16": Work((784, 512, 512, 10), 2048, 1, rounds_to="bfloat16"),
     "mnist-float64": Work(MNIST, 200, 1, "float64"),
     "mnist-regularised": Work(MNIST, 256, 1, options=("dropout 0.2", "batch norm")),
     "autoencoder": Work((784, 128, 64, 32, 64, 128, 784), 256, 1, n_samples=20000),

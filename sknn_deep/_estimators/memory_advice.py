@@ -119,12 +119,14 @@ def training_memory(
         n_rows = batch_size + n_samples % batch_size
         parameter_bytes = _copies_of_weights(estimator) * dtype.itemsize
     n_inputs, *n_hidden, n_outputs = (layer.units for layer in layers)
-    numbers = n_inputs + _numbers_per_unit(config) * sum(n_hidden)
+    numbers: float = n_inputs + _numbers_per_unit(config) * sum(n_hidden)
     if config.get("input") is not None:  # what it makes of a row, the gradient, and its own
         layer = TableInput(**config["input"], device=torch.device("meta"))
         numbers += 2 * n_inputs + layer.kept_per_row
     # the outputs, their gradients, the targets, and two on the way to the losses
     numbers += 5 * n_outputs
+    if estimator.dtype == "bfloat16":  # two factors and two products, half as long
+        numbers += 0.5 * n_inputs + 2 * sum(n_hidden)
     kept = _KEPT_COPIES * n_parameters * dtype.itemsize
     of_network, of_rows = n_parameters * parameter_bytes, n_rows * numbers * dtype.itemsize
     return TrainingMemory(of_network, of_rows, copied_bytes, kept)
@@ -141,8 +143,8 @@ def _copies_of_weights(estimator: NetworkHooks) -> float:
     copies = 5.0
     if getattr(estimator, "early_stopping", False):  # the best weights
         copies += 1
-    if estimator.dtype == "bfloat16":  # the factors and results of products, half as long
-        copies += 1.5
+    if estimator.dtype == "bfloat16":  # a rounded copy, and a product for the gradient
+        copies += 1
     return copies
 
 

@@ -60,7 +60,7 @@ RECORDED = {
     "dropout": (DeepMLPClassifier, {"dropout": 0.1}, 31),
     "batch": (DeepMLPClassifier, {"normalization": "batch"}, 40),
     "layer": (DeepMLPClassifier, {"normalization": "layer"}, 40),
-    "bfloat16": (DeepMLPClassifier, {"dtype": "bfloat16"}, 50),
+    "bfloat16": (DeepMLPClassifier, {"dtype": "bfloat16"}, 43),
     "adamw": (DeepMLPClassifier, {"solver": "adamw"}, 27),
     "nadam": (DeepMLPClassifier, {"solver": "nadam"}, 35),
     "radam": (DeepMLPClassifier, {"solver": "radam"}, 35),
