@@ -28,7 +28,7 @@ RECONSTRUCTION_LOSSES = ("squared_error", "absolute_error", "huber", "log_loss",
 REGRESSION_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile", "normal")
 # For fewer classes indicators take less time than indices: what is written here and there costs
 # more than a comparison of all.
-_MANY_CLASSES = 64
+MANY_CLASSES = 64
 # From so many numbers on, the loss of a wide output costs less on the way than afterwards.
 _MANY_NUMBERS = 2**15
 
@@ -75,11 +75,11 @@ class Loss:
     def is_encoded(self, labels: Tensor, raw: Tensor) -> bool:
         """Return whether targets are encoded for an output; indices of many classes are not."""
         are_indices = labels.ndim < raw.ndim
-        return self.encode is not None and not (are_indices and raw.shape[-1] >= _MANY_CLASSES)
+        return self.encode is not None and not (are_indices and raw.shape[-1] >= MANY_CLASSES)
 
     def is_read_on_the_way(self, raw: Tensor) -> bool:
         """Return whether ``with_gradient`` takes less time than to compute the loss afterwards."""
-        is_wide = raw.shape[-1] >= _MANY_CLASSES and raw.numel() >= _MANY_NUMBERS
+        is_wide = raw.shape[-1] >= MANY_CLASSES and raw.numel() >= _MANY_NUMBERS
         return is_wide and raw.device.type == "cpu" and self.with_gradient is not None
 
     def write(

@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from torch import Tensor
 
 from sknn_deep._engine.features import Features
-from sknn_deep._engine.losses import Loss, classification_loss
+from sknn_deep._engine.losses import MANY_CLASSES, Loss, classification_loss
 from sknn_deep._estimators.array_api import as_numpy, by_torch, keeps_namespace
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_attributes import FittedClassifier
@@ -602,7 +602,11 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         """
         X = self._validate_input(X, check_later=True)
         if len(self._networks) == 1:
-            return self._labels(next(self._map_networks(None, X)))
+            are_many = self.out_activation_ == "softmax" and self.n_outputs_ >= MANY_CLASSES
+            if not are_many or X.gives_tensors:
+                return self._labels(next(self._map_networks(None, X)))
+            # without the outputs of all rows, which would take more memory than the rows
+            return self.classes_[next(self._map_networks(_likeliest, X))]
         return self._labels(self._mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
     @keeps_namespace
@@ -962,6 +966,13 @@ def _fitted_binarizer(y: np.ndarray) -> LabelBinarizer:
     binarizer.y_type_ = type_of_target(y, input_name="y")
     binarizer.classes_, binarizer.sparse_input_ = np.unique(y), False
     return binarizer
+
+
+def _likeliest(raw: Tensor) -> Tensor:
+    """Return the number of the largest output of each row."""
+    if raw.device.type != "cpu":
+        return raw.argmax(dim=1)
+    return torch.from_numpy(raw.numpy().argmax(axis=1))  # in less than half of torch's time
 
 
 def _over_classes(function: Callable[..., Tensor], raw: Tensor) -> Tensor:

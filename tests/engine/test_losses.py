@@ -400,3 +400,38 @@ def test_first_quantiles_are_those_of_one_normal_distribution_whatever_their_num
     quantiles = Quantiles(levels).of(torch.zeros(1, n_levels, dtype=torch.float64))
     expected = stats.norm.ppf(levels, scale=math.log(2))
     np.testing.assert_allclose(quantiles[0, :, 0], expected, atol=1e-12)
+
+
+WIDE = {
+    "softmax": (classification_loss("softmax"), LABELS),
+    "softmax, smoothed": (classification_loss("softmax", 0.1), LABELS),
+    "squared_error": (regression_loss("squared_error", 6), REAL),
+    "reconstruction": (reconstruction_loss("squared_error"), REAL),
+}
+
+
+@pytest.mark.parametrize(("loss", "target"), WIDE.values(), ids=WIDE)
+@pytest.mark.parametrize("n_networks", [None, 3])
+def test_loss_and_gradient_in_one_pass_are_those_of_two(loss, target, n_networks, monkeypatch):
+    scale, raw = _weights(12).unsqueeze(-1), 30 * RAW  # some probabilities are almost 0
+    if n_networks is not None:
+        raw = torch.stack([raw, -raw, raw / 100])
+        target = target.expand(n_networks, *target.shape)
+        scale = scale.expand(n_networks, 12, 1)
+    expected = _per_sample(loss, raw, target), _gradient(loss, raw, target, scale)
+    monkeypatch.setattr("sknn_deep._engine.losses.MANY_CLASSES", 6)
+    encoded = loss.encoded(target, raw)
+    assert encoded is target  # indices stay indices
+    out, losses = torch.full_like(raw, torch.nan), torch.full_like(raw[..., 0], torch.nan)
+    loss.write(raw, encoded, scale, out, losses)
+    found = _per_sample(loss, raw, target), _gradient(loss, raw, target, scale)
+    for one in ((losses, out), found):
+        torch.testing.assert_close(one, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_only_wide_outputs_are_read_on_the_way():
+    loss = classification_loss("softmax")
+    assert loss.is_read_on_the_way(torch.empty(512, 64))
+    assert not loss.is_read_on_the_way(torch.empty(512, 10))
+    assert not loss.is_read_on_the_way(torch.empty(20, 64))
+    assert not regression_loss("huber", 64).is_read_on_the_way(torch.empty(512, 64))
