@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_deep._engine.divided_rows import DividedRows
 from sknn_deep._engine.features import Features, to_device
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
@@ -82,6 +83,9 @@ def map_rows(
     output : ndarray with n_rows rows, or Tensor where the features ask for one
     """
     flat, n_rows = network.flat, len(features)
+    if isinstance(features, DividedRows):
+        own: Any = map_rows(function, features.own, network) if len(features.own) else None
+        return features.joined(own)
     if features.gives_tensors:
         return _map_on_device(function, features, network)
     work = n_rows * network.weights.numel()
@@ -132,9 +136,14 @@ def evaluate_loss(
 
     Ranks, where there are some, share the rows, and have both of all rows.
     """
-    device, dtype, n_samples = network.flat.device, network.flat.dtype, len(samples.X)
-    ranks = None if ranks is None or n_samples < ranks.size else ranks
-    own = slice(0, n_samples) if ranks is None else ranks.part_of(n_samples)
+    device, dtype, divided = network.flat.device, network.flat.dtype, samples.X
+    samples = samples.own()
+    own = slice(0, len(samples.X))
+    if ranks is not None and not isinstance(divided, DividedRows):
+        if len(samples.X) < ranks.size:
+            ranks = None
+        else:
+            own = ranks.part_of(len(samples.X))
 
     def evaluate(part: slice) -> tuple[float, float, np.ndarray | None]:
         part = slice(own.start + part.start, own.start + part.stop)
@@ -150,13 +159,14 @@ def evaluate_loss(
         return total.item(), weight_sum, raw.cpu().numpy() if keep else None
 
     parts = map_parts(evaluate, own.stop - own.start, network)
-    totals, weight_sums, outputs = zip(*parts, strict=True)
-    total, weight_sum = sum(totals), sum(weight_sums)
-    output = np.concatenate(outputs) if keep else None
+    total, weight_sum = (float(sum(part[i] for part in parts)) for i in (0, 1))
+    output = np.concatenate([raw for *_, raw in parts]) if keep and parts else None
     if ranks is not None:
         sums = torch.tensor([total, weight_sum], dtype=torch.float64, device=device)
         total, weight_sum = ranks.add_(sums).tolist()
-        output = None if output is None else ranks.gathered(output)
+        if keep:  # of divided rows some rank may have none
+            join: Any = divided.joined if isinstance(divided, DividedRows) else ranks.gathered
+            output = join(output)
     return total / weight_sum * loss.reported_scale, output
 
 

@@ -269,7 +269,7 @@ class Fit:
             draft._check_enough_rows(n_samples)
             samples = self._scaled(samples, None)
             with self._memory_explained(n_samples):
-                return whole(samples, device=flat.device, dtype=flat.dtype), None, None
+                return whole(samples, flat.device, flat.dtype, self._ranks), None, None
         rows, held_out, own_set = None, None, None
         if self.call.X_val is not None:
             own_set = held_out = self._validate_held_out()
@@ -346,8 +346,7 @@ class Fit:
         if network.needs_autograd and self.draft.normalization == "batch":
             raise ValueError(
                 "normalization='batch' with variational=True or contractive is not written for "
-                f"several processes, got n_processes={self.draft.n_processes!r}; set "
-                "normalization='layer' or n_processes=1."
+                "several processes; set normalization='layer', or train on one process."
             )
         network.set_share(ranks.share)
 
