@@ -163,7 +163,7 @@ class Fit:
             random_state = self._ranks.first(random_state)
         samples = self._validate()
         if self._ranks is not None:
-            self._ranks.check_alike(**{"The shape of X": samples.X.shape})
+            self._ranks.check_alike({"The shape of X": samples.X.shape})
         self._make_network(samples, random_state)
         batches, validation, held_out = self._arrange(samples, random_state)
         if checkpoint is not None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch.distributed as dist
 from torch import Tensor
 
+_SAME_DATA = "Pass the same data and parameters on every rank; each takes its rows of a batch."
 _present: ContextVar["Ranks | None"] = ContextVar("ranks", default=None)
 
 
@@ -99,8 +100,15 @@ class Ranks:
         """Return the rows of all ranks, one rank's after the other's."""
         return np.concatenate(self.collected(rows))
 
-    def check_alike(self, **values: Any) -> None:
+    def check_alike(self, values: dict[str, Any], remedy: str = _SAME_DATA) -> None:
         """Refuse what differs between the ranks.
+
+        Parameters
+        ----------
+        values : dict
+            By what the error calls them.
+        remedy : str
+            What it says last.
 
         Raises
         ------
@@ -113,8 +121,8 @@ class Ranks:
             if any(value != of_each[0] for value in of_each):
                 raise ValueError(
                     f"{name} differs between the processes that train together: it is "
-                    f"{', '.join(f'{value} on rank {i}' for i, value in enumerate(of_each))}. Pass "
-                    "the same data and parameters on every rank; each takes its rows of a batch."
+                    f"{', '.join(f'{value} on rank {i}' for i, value in enumerate(of_each))}. "
+                    + remedy
                 )
 
 

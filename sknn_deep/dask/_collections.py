@@ -1,12 +1,12 @@
 """Dask's arrays and frames: their partitions, and results that are computed when asked for."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 import dask
 import dask.array as da
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -144,12 +144,10 @@ def mapped(estimator: Any, method: str, X: Any, options: dict[str, Any]) -> Any:
     apply = _Rows(method, options, example)
     if isinstance(example, np.ndarray):
         return _array(apply, kept, X)
-    if not is_frame(X):
-        raise TypeError(
-            f"{method} returns a {type(example).__name__}, which an array of Dask cannot hold: "
-            'pass a DataFrame of Dask, or call set_output(transform="default").'
-        )
-    return X.map_partitions(apply, kept, meta=example.iloc[:0])
+    if is_frame(X):
+        return X.map_partitions(apply, kept, meta=example.iloc[:0])
+    later, parts = dask.delayed(apply, pure=False), X.rechunk({1: -1}).to_delayed().ravel()
+    return dd.from_delayed([later(part, kept) for part in parts], meta=example.iloc[:0])
 
 
 def _example(X: Any) -> Any:
@@ -204,9 +202,6 @@ def _array(apply: _Rows, estimator: Delayed, X: Any) -> da.Array:
         new_axis=list(range(2, n_axes)) or None,
         meta=example,
     )
-
-
-Method = Callable[..., Any]
 
 
 def computed(*values: Any) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 from distributed import Client, get_client
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils.validation import check_is_fitted
 
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
@@ -27,6 +28,26 @@ from sknn_deep.dask._collections import computed, is_collection, mapped
 from sknn_deep.dask._fits import fit_on_workers
 
 C = TypeVar("C", bound=type)
+
+
+def _fit_transform(self: Any, X: Any, y: Any = None, **fit_params: Any) -> Any:
+    """Fit, and return the code of the rows.
+
+    Parameters
+    ----------
+    X : collection of shape (n_samples, n_features)
+
+    y : None, default=None
+        Ignored, present for the API's consistency.
+
+    **fit_params
+        Further arguments of ``fit``.
+
+    Returns
+    -------
+    code : collection of shape (n_samples, n_components)
+    """
+    return self.fit(X, y, **fit_params).transform(X)
 
 
 def _with_rows(*names: str) -> Callable[[C], C]:
@@ -131,6 +152,13 @@ class OnWorkers(BaseDeepNetwork):
                 f"n_candidates={vars(self)['n_candidates']} trains networks one after the other "
                 "until the time is up, and cannot be divided between workers; set n_candidates=1."
             )
+        is_autoencoder = isinstance(self, AutoencoderTransformer)
+        if self.solver == "lbfgs" and (self.normalization == "batch" or is_autoencoder):
+            raise ValueError(
+                "solver='lbfgs' would need all rows at once to "
+                + ("describe the code" if is_autoencoder else "learn normalization='batch'")
+                + ", and no worker has them; choose a stochastic solver, such as 'adam'."
+            )
         if vars(self).get("_skl_callbacks"):
             raise ValueError(
                 "set_callbacks was called, but the training runs on other machines. Use callbacks "
@@ -206,7 +234,7 @@ class DaskDeepMLPClassifier(_Scored, DeepMLPClassifier):
     >>> from sknn_deep.dask import DaskDeepMLPClassifier
     >>> X, y = load_digits(return_X_y=True)
     >>> X, y = da.from_array(X / 16, chunks=(600, 64)), da.from_array(y, chunks=600)
-    >>> with Client(n_workers=1, processes=False, dashboard_address=None) as client:
+    >>> with Client(n_workers=1, processes=False, dashboard_address=":0") as client:
     ...     classifier = DaskDeepMLPClassifier(max_iter=20, random_state=0).fit(X, y)
     ...     print(classifier.predict_proba(X))
     ...     print(classifier.score(X, y) > 0.95)
@@ -335,6 +363,21 @@ class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
         "client": [Client, None],
     }
 
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return the names of the units of the code, those of the estimator without Dask.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored, present for the API's consistency.
+
+        Returns
+        -------
+        names : ndarray of str
+        """
+        check_is_fitted(self)
+        return self.to_local().get_feature_names_out(input_features)
+
     def score(self, X: Any, y: object = None, sample_weight: Any = None) -> float:
         """Return the share of the variance that the code explains, for rows in memory.
 
@@ -358,6 +401,10 @@ class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
                 "the mean of reconstruction_error(X), which is computed by partition."
             )
         return super().score(X, y, sample_weight)
+
+
+# set here: what a class body defines would wait for the results, to name their columns
+DaskAutoencoderTransformer.fit_transform = _fit_transform  # type: ignore[method-assign]
 
 
 @_with_rows(

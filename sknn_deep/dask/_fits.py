@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
@@ -50,15 +51,23 @@ def fit_on_workers(estimator: Any, call: Call, client: Client) -> Any:
     if call.X_val is not None:
         columns = {"y": call.y_val, "sample_weight": call.sample_weight_val}
         held_out = partitions(call.X_val, columns)
-    placed = _Placed(client, train, held_out)
+    with closing(_Placed(client, train, held_out)) as placed:
+        outcome = _outcome_on(client, estimator, call, placed)
+    for message, category in outcome.warnings:
+        warn_user(message, category)
+    return outcome.estimator
+
+
+def _outcome_on(client: Client, estimator: Any, call: Call, placed: "_Placed") -> ranks.Outcome:
+    """Let the workers that have the data be the ranks of a fit."""
     _warn_of_open_connections(client)
     given = Call(None, classes=call.classes, incremental=call.incremental)
-    fit = f"sknn_deep-{uuid4().hex}"
-    hosts = tuple(map(_host, placed.workers))
-    with _known_on(client, fit, placed.workers):
+    fit, hosts = f"sknn_deep-{uuid4().hex}", tuple(map(_host, placed.workers))
+    with _known_on(client, fit, placed.workers) as kept:
         (port,) = client.run(ranks.open_store, fit, hosts[0], workers=placed.workers[:1]).values()
         plan = ranks.Plan(fit, 0, hosts, port, given, _has_checkpoint(estimator))
         sent = client.scatter(estimator, workers=placed.workers, broadcast=True, hash=False)
+        kept.append(sent)
         futures = [
             client.submit(
                 ranks.be_rank,
@@ -73,10 +82,8 @@ def fit_on_workers(estimator: Any, call: Call, client: Client) -> Any:
             )
             for rank, worker in enumerate(placed.workers)
         ]
-        outcome = _outcome(client, fit, futures, placed.workers)
-    for message, category in outcome.warnings:
-        warn_user(message, category)
-    return outcome.estimator
+        kept += futures
+        return _outcome(client, fit, futures, placed.workers)
 
 
 class _Placed:
@@ -118,6 +125,11 @@ class _Placed:
         if held_out and not any(self.held_out):
             raise ValueError(f"X_val has no rows: its {len(held_out)} partitions are empty.")
 
+    def close(self) -> None:
+        """Let go of the partitions, unless the user keeps them."""
+        for _, future in chain(*self.train, *self.held_out):
+            future.release()
+
 
 def _n_rows(part: dict[str, Any]) -> int:
     return int(part["X"].shape[0])
@@ -143,14 +155,17 @@ def _warn_of_open_connections(client: Client) -> None:
 
 
 @contextmanager
-def _known_on(client: Client, fit: str, workers: list[str]) -> Iterator[None]:
-    """Let workers know a fit for a block; stop it there where the block raises."""
+def _known_on(client: Client, fit: str, workers: list[str]) -> Iterator[list[Future]]:
+    """Let workers know a fit for a block, which lists its futures; stop it where that raises."""
+    kept: list[Future] = []
     try:
-        yield
+        yield kept
     except BaseException:
         _tell(client, ranks.stop, fit, workers)
         raise
     finally:
+        for future in kept:  # an error that is looked at later would keep them
+            future.release()
         _tell(client, ranks.forget, fit, workers)
 
 
@@ -168,15 +183,19 @@ def _outcome(client: Client, fit: str, futures: list[Future], workers: list[str]
     RuntimeError
         If a worker is lost. Whatever a rank has raised, otherwise.
     """
-    while not all(future.status == "finished" for future in futures):
-        lost = _lost(client, workers)
-        if lost or any(future.status not in ("pending", "finished") for future in futures):
+    results: dict[int, Any] = {}
+    while len(results) < len(futures):
+        _wait_for_one(futures)
+        for rank, future in enumerate(futures):
+            if future.status == "finished" and rank not in results:
+                results[rank] = future.result()
+        has_failed = any(future.status not in ("pending", "finished") for future in futures)
+        is_deserted = any(isinstance(result, ranks.Deserted) for result in results.values())
+        if has_failed or is_deserted or _lost(client, workers):
             _tell(client, ranks.stop, fit, workers)
             _end(client, futures)
             raise _reason(client, futures, workers)
-        _wait_for_one(futures)
-    outcome: ranks.Outcome = futures[0].result()
-    return outcome
+    return results[0]
 
 
 def _wait_for_one(futures: list[Future]) -> None:
@@ -205,9 +224,8 @@ def _are_all_waiting(client: Client, futures: list[Future]) -> bool:
 
 def _reason(client: Client, futures: list[Future], workers: list[str]) -> BaseException:
     """Return the error that explains best why a fit has failed."""
-    errors = [future.exception() for future in futures if future.status == "error"]
-    own = [e for e in errors if not isinstance(e, ranks.FitStoppedError | ranks.PeerLostError)]
-    end = time.monotonic() + (0 if own else _NOTICING)
+    errors: list[Any] = [future.exception() for future in futures if future.status == "error"]
+    end = time.monotonic() + (0 if errors else _NOTICING)
     lost = _lost(client, workers)
     while not lost and time.monotonic() < end:
         time.sleep(_LOOK)
@@ -220,7 +238,13 @@ def _reason(client: Client, futures: list[Future], workers: list[str]) -> BaseEx
             "With a TrainingCheckpoint among callbacks, on a path that all workers see, the "
             "training goes on from its last epoch."
         )
-    return own[0] if own else RuntimeError(f"The workers have lost each other: {errors[0]}")
+    if errors:
+        return errors[0]
+    reasons = [future.result().reason for future in futures if future.status == "finished"]
+    return RuntimeError(
+        f"The workers {', '.join(workers)} have lost each other, but all are there: "
+        f"{reasons or 'a task was cancelled'}. They must reach each other on any port."
+    )
 
 
 def _lost(client: Client, workers: list[str]) -> list[str]:

@@ -9,11 +9,13 @@ lost, or another rank has failed, nobody waits for it.
 import hashlib
 import pickle
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
 from typing import Any
 
+import cloudpickle
 import joblib
 import numpy as np
 import pandas as pd
@@ -45,6 +47,8 @@ class PeerLostError(RuntimeError):
 # The fits that this process takes part in, by their names.
 _stops: dict[str, Event] = {}
 _stores: dict[str, Any] = {}
+# The groups that this process has left while it waited.
+_abandoned: list[Any] = []
 
 
 def open_store(fit: str, host: str) -> int:
@@ -86,13 +90,17 @@ class WorkerRanks(Ranks):
         self._group: Any = gloo(store, rank, size, options)
         self._is_stopped = is_stopped
 
+    def close(self) -> None:
+        """Leave the group: others that wait for this rank then have an error."""
+        self._group = None
+
     def add_(self, tensor: Tensor) -> Tensor:
+        self._check()
         self._wait(self._group.allreduce([tensor]))
         return tensor
 
     def copy_first_(self, tensor: Tensor) -> Tensor:
-        self._wait(self._group.broadcast(tensor, root=0))
-        return tensor
+        return self._copy_(tensor, 0)
 
     def first(self, value: Any) -> Any:
         sent = _packed(value if self.rank == 0 else None)
@@ -110,9 +118,19 @@ class WorkerRanks(Ranks):
         # one after the other: side by side they would all be as long as the longest
         for rank, length in enumerate(self.add_(lengths).tolist()):
             own = sent if rank == self.rank else torch.empty(length, dtype=torch.uint8)
-            self._wait(self._group.broadcast(own, root=rank))
+            self._copy_(own, rank)
             found.append(value if rank == self.rank else _unpacked(own))
         return found
+
+    def _copy_(self, tensor: Tensor, rank: int) -> Tensor:
+        """Replace a tensor by that of a rank."""
+        self._check()
+        self._wait(self._group.broadcast(tensor, root=rank))
+        return tensor
+
+    def _check(self) -> None:
+        if self._is_stopped.is_set():
+            raise FitStoppedError("The fit was stopped.")
 
     def _wait(self, work: Any) -> None:
         """Wait for the others; raise an error where one is gone or the fit was stopped."""
@@ -121,10 +139,12 @@ class WorkerRanks(Ranks):
                 work.wait(_LOOK)
                 return
             except RuntimeError as error:
-                if self._is_stopped.is_set():
-                    raise FitStoppedError("The fit was stopped.") from error
                 if work.is_completed():
                     break
+                if self._is_stopped.is_set():
+                    # to let go of it would wait until a rank that is silent answers
+                    _abandoned.append(self._group)
+                    raise FitStoppedError("The fit was stopped.") from error
         try:
             work.wait()  # it may have come to its end just after the last look
         except RuntimeError as error:
@@ -180,6 +200,18 @@ class Outcome:
     warnings: list[tuple[str, type[Warning]]]
 
 
+@dataclass(frozen=True)
+class Deserted:
+    """What a rank hands back that could not go on without another.
+
+    Attributes
+    ----------
+    reason : str
+    """
+
+    reason: str
+
+
 Part = dict[str, Any]
 # A partition with its number.
 Numbered = tuple[int, Part]
@@ -187,7 +219,7 @@ Numbered = tuple[int, Part]
 
 def be_rank(
     plan: Plan, estimator: Any, train: Sequence[Numbered], held_out: Sequence[Numbered]
-) -> Outcome | None:
+) -> Outcome | Deserted | None:
     """Fit as one of the ranks; return what was learned on the first.
 
     Parameters
@@ -198,11 +230,21 @@ def be_rank(
     train, held_out : sequence of (int, dict)
         The partitions that this rank has, with their numbers: rows by the name of the argument.
     """
+    try:
+        return _fit(plan, estimator, train, held_out)
+    except (FitStoppedError, PeerLostError) as error:
+        return Deserted(str(error))  # the client looks for the reason elsewhere
+
+
+def _fit(
+    plan: Plan, estimator: Any, train: Sequence[Numbered], held_out: Sequence[Numbered]
+) -> Outcome | None:
     secede()  # or two fits at once would wait for each other's slots
     is_stopped = _stops.setdefault(plan.fit, Event())
     ranks = _joined_group(plan, is_stopped)
     estimator = _twin(estimator)
     with (
+        closing(ranks),
         fixed_threads(get_worker().state.nthreads),
         training_together(ranks),
         collected_warnings() as found,
@@ -223,7 +265,7 @@ def _joined_group(plan: Plan, is_stopped: Event) -> WorkerRanks:
 
 def _twin(estimator: Any) -> Any:
     """Return a copy: Dask may hand out the object itself that another task is given."""
-    twin: Any = pickle.loads(pickle.dumps(estimator))
+    twin: Any = cloudpickle.loads(cloudpickle.dumps(estimator))
     return twin
 
 

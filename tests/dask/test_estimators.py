@@ -1,10 +1,8 @@
 """The estimators on Dask's collections learn what those without Dask do on all rows."""
 
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.sparse as sp
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 
 da = pytest.importorskip("dask.array")
 dd = pytest.importorskip("dask.dataframe")
@@ -116,4 +114,3 @@ def test_workers_learn_what_one_process_does(client, estimator, given):
     two = estimator.fit(divided(X), **{name: divided(rows) for name, rows in given.items()})
     # the gradient of a bias before batch normalisation is rounding alone, which Adam magnifies
     assert_same(one, two, of_weights=1e-8 if estimator.normalization == "batch" else 1e-10)
-    assert len(client.who_has()) == 0
