@@ -174,6 +174,8 @@ class _Rows:
         if rows.shape[0] == 0:
             return self.example
         result = getattr(estimator, self.method)(rows, **self.options)
+        if isinstance(self.example, pd.DataFrame):  # a partition may hold no text at all
+            return result.astype(self.example.dtypes)
         return result if self.number is None else result[self.number]
 
     def __dask_tokenize__(self) -> Any:
