@@ -21,6 +21,7 @@ from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.classifier import DeepMLPClassifier
 from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
+from sknn_deep._estimators.inherited_docs import with_own_defaults
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep._sklearn import available_if
@@ -40,7 +41,7 @@ def _fit_transform(self: Any, X: Any, y: Any = None, **fit_params: Any) -> Any:
     y : None, default=None
         Ignored, present for the API's consistency.
 
-    **fit_params
+    **fit_params : dict
         Further arguments of ``fit``.
 
     Returns
@@ -190,6 +191,7 @@ class _Scored(OnWorkers):
         return float(metric(y, predicted, sample_weight=sample_weight))
 
 
+@with_own_defaults(DeepMLPClassifier)
 @_with_rows("predict", "predict_proba", "predict_log_proba", "decision_function")
 @_with_rows("hidden_activations")
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -198,20 +200,14 @@ class DaskDeepMLPClassifier(_Scored, DeepMLPClassifier):
 
     Parameters
     ----------
-    hidden_layer_sizes, activation, ...
-        All parameters of :class:`~sknn_deep.DeepMLPClassifier`, by name.
-
-    client : distributed.Client or None, default=None
+    client : Client or None, default=None
         Of the cluster to train on. None is Dask's default client, the one made last. Copies by
         ``clone`` keep it, pickles do not.
 
     Attributes
     ----------
-    client_ : distributed.Client
+    client_ : Client
         The client in use.
-
-    module_, classes_, ...
-        All attributes of a fitted :class:`~sknn_deep.DeepMLPClassifier`.
 
     See Also
     --------
@@ -235,13 +231,15 @@ class DaskDeepMLPClassifier(_Scored, DeepMLPClassifier):
     >>> X, y = load_digits(return_X_y=True)
     >>> X, y = da.from_array(X / 16, chunks=(600, 64)), da.from_array(y, chunks=600)
     >>> with Client(n_workers=1, processes=False, dashboard_address=":0") as client:
-    ...     classifier = DaskDeepMLPClassifier(max_iter=20, random_state=0).fit(X, y)
+    ...     classifier = DaskDeepMLPClassifier(
+    ...         learning_rate="one_cycle", max_iter=20, random_state=0
+    ...     ).fit(X, y)
     ...     print(classifier.predict_proba(X))
-    ...     print(classifier.score(X, y) > 0.95)
-    dask.array<_Rows, shape=(1797, 10), dtype=float64, chunksize=(600, 10), chunktype=numpy.ndarray>
+    ...     print(classifier.score(X, y) > 0.9)
+    dask.array<predict_proba, shape=(1797, 10), dtype=float64, chunksize=(600, 10), ...>
     True
     >>> classifier.to_local()
-    DeepMLPClassifier(max_iter=20, random_state=0)
+    DeepMLPClassifier(learning_rate='one_cycle', max_iter=20, random_state=0)
     """
 
     client: Client | None = None
@@ -272,6 +270,7 @@ class DaskDeepMLPClassifier(_Scored, DeepMLPClassifier):
         return self._score(accuracy_score, X, y, sample_weight)
 
 
+@with_own_defaults(DeepMLPRegressor)
 @_with_rows("predict", "predict_quantiles", "predict_interval", "hidden_activations")
 @dataclass(eq=False, repr=False, kw_only=True)
 class DaskDeepMLPRegressor(_Scored, DeepMLPRegressor):
@@ -279,25 +278,38 @@ class DaskDeepMLPRegressor(_Scored, DeepMLPRegressor):
 
     Parameters
     ----------
-    hidden_layer_sizes, activation, ...
-        All parameters of :class:`~sknn_deep.DeepMLPRegressor`, by name.
-
-    client : distributed.Client or None, default=None
+    client : Client or None, default=None
         Of the cluster to train on. None is Dask's default client, the one made last. Copies by
         ``clone`` keep it, pickles do not.
 
     Attributes
     ----------
-    client_ : distributed.Client
+    client_ : Client
         The client in use.
-
-    module_, n_iter_, ...
-        All attributes of a fitted :class:`~sknn_deep.DeepMLPRegressor`.
 
     See Also
     --------
     DeepMLPRegressor : The same without Dask, for data in memory; ``to_local`` returns it.
     DaskDeepMLPClassifier : Its notes hold here, too.
+
+    Notes
+    -----
+    Those of :class:`DaskDeepMLPClassifier` hold here, too.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from distributed import Client
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sknn_deep.dask import DaskDeepMLPRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> X, y = da.from_array(X * 20, chunks=(200, 10)), da.from_array(y, chunks=200)
+    >>> with Client(n_workers=1, processes=False, dashboard_address=":0") as client:
+    ...     model = DaskDeepMLPRegressor(
+    ...         learning_rate="one_cycle", target_scaling="standard", random_state=0
+    ...     ).fit(X, y)
+    ...     print(model.predict(X).shape, model.score(X, y) > 0.3)
+    (442,) True
     """
 
     client: Client | None = None
@@ -326,6 +338,7 @@ class DaskDeepMLPRegressor(_Scored, DeepMLPRegressor):
         return self._score(r2_score, X, y, sample_weight)
 
 
+@with_own_defaults(AutoencoderTransformer)
 @_with_rows("transform", "inverse_transform", "reconstruction_error", "score_samples", "predict")
 @_with_rows("decision_function")
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -334,25 +347,39 @@ class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
 
     Parameters
     ----------
-    n_components, hidden_layer_sizes, ...
-        All parameters of :class:`~sknn_deep.AutoencoderTransformer`, by name.
-
-    client : distributed.Client or None, default=None
+    client : Client or None, default=None
         Of the cluster to train on. None is Dask's default client, the one made last. Copies by
         ``clone`` keep it, pickles do not.
 
     Attributes
     ----------
-    client_ : distributed.Client
+    client_ : Client
         The client in use.
-
-    module_, n_iter_, ...
-        All attributes of a fitted :class:`~sknn_deep.AutoencoderTransformer`.
 
     See Also
     --------
     AutoencoderTransformer : The same without Dask, for data in memory; ``to_local`` returns it.
     DaskDeepMLPClassifier : Its notes hold here, too.
+
+    Notes
+    -----
+    Those of :class:`DaskDeepMLPClassifier` hold here, too.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from distributed import Client
+    >>> from sklearn.datasets import load_digits
+    >>> from sknn_deep.dask import DaskAutoencoderTransformer
+    >>> X, y = load_digits(return_X_y=True)
+    >>> X, y = da.from_array(X / 16, chunks=(600, 64)), da.from_array(y, chunks=600)
+    >>> with Client(n_workers=1, processes=False, dashboard_address=":0") as client:
+    ...     encoder = DaskAutoencoderTransformer(
+    ...         2, learning_rate="one_cycle", max_iter=2, random_state=0
+    ...     )
+    ...     code = encoder.fit_transform(X)
+    ...     print(code.shape, code.chunks[0])
+    (1797, 2) (600, 600, 597)
     """
 
     client: Client | None = None
@@ -368,7 +395,7 @@ class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
 
         Parameters
         ----------
-        input_features : None
+        input_features : None, default=None
             Ignored, present for the API's consistency.
 
         Returns
@@ -407,6 +434,7 @@ class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
 DaskAutoencoderTransformer.fit_transform = _fit_transform  # type: ignore[method-assign]
 
 
+@with_own_defaults(TabularMLPClassifier)
 @_with_rows(
     "predict", "predict_proba", "predict_log_proba", "decision_function", "hidden_activations"
 )
@@ -416,25 +444,38 @@ class DaskTabularMLPClassifier(_Scored, TabularMLPClassifier):
 
     Parameters
     ----------
-    hidden_layer_sizes, activation, ...
-        All parameters of :class:`~sknn_deep.TabularMLPClassifier`, by name.
-
-    client : distributed.Client or None, default=None
+    client : Client or None, default=None
         Of the cluster to train on. None is Dask's default client, the one made last. Copies by
         ``clone`` keep it, pickles do not.
 
     Attributes
     ----------
-    client_ : distributed.Client
+    client_ : Client
         The client in use.
-
-    module_, n_iter_, ...
-        All attributes of a fitted :class:`~sknn_deep.TabularMLPClassifier`.
 
     See Also
     --------
     TabularMLPClassifier : The same without Dask, for data in memory; ``to_local`` returns it.
     DaskDeepMLPClassifier : Its notes hold here, too.
+
+    Notes
+    -----
+    Those of :class:`DaskDeepMLPClassifier` hold here, too.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from distributed import Client
+    >>> from sklearn.datasets import load_digits
+    >>> from sknn_deep.dask import DaskTabularMLPClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> X, y = da.from_array(X / 16, chunks=(600, 64)), da.from_array(y, chunks=600)
+    >>> with Client(n_workers=1, processes=False, dashboard_address=":0") as client:
+    ...     model = DaskTabularMLPClassifier(
+    ...         learning_rate="one_cycle", max_iter=3, n_networks=1, random_state=0
+    ...     )
+    ...     print(model.fit(X, y).score(X, y) > 0.8)
+    True
     """
 
     client: Client | None = None
@@ -463,6 +504,7 @@ class DaskTabularMLPClassifier(_Scored, TabularMLPClassifier):
         return self._score(accuracy_score, X, y, sample_weight)
 
 
+@with_own_defaults(TabularMLPRegressor)
 @_with_rows("predict", "predict_quantiles", "predict_interval", "hidden_activations")
 @dataclass(eq=False, repr=False, kw_only=True)
 class DaskTabularMLPRegressor(_Scored, TabularMLPRegressor):
@@ -470,25 +512,38 @@ class DaskTabularMLPRegressor(_Scored, TabularMLPRegressor):
 
     Parameters
     ----------
-    hidden_layer_sizes, activation, ...
-        All parameters of :class:`~sknn_deep.TabularMLPRegressor`, by name.
-
-    client : distributed.Client or None, default=None
+    client : Client or None, default=None
         Of the cluster to train on. None is Dask's default client, the one made last. Copies by
         ``clone`` keep it, pickles do not.
 
     Attributes
     ----------
-    client_ : distributed.Client
+    client_ : Client
         The client in use.
-
-    module_, n_iter_, ...
-        All attributes of a fitted :class:`~sknn_deep.TabularMLPRegressor`.
 
     See Also
     --------
     TabularMLPRegressor : The same without Dask, for data in memory; ``to_local`` returns it.
     DaskDeepMLPClassifier : Its notes hold here, too.
+
+    Notes
+    -----
+    Those of :class:`DaskDeepMLPClassifier` hold here, too.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from distributed import Client
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sknn_deep.dask import DaskTabularMLPRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> X, y = da.from_array(X * 20, chunks=(200, 10)), da.from_array(y, chunks=200)
+    >>> with Client(n_workers=1, processes=False, dashboard_address=":0") as client:
+    ...     model = DaskTabularMLPRegressor(
+    ...         learning_rate="one_cycle", max_iter=10, n_networks=1, random_state=0
+    ...     )
+    ...     print(model.fit(X, y).score(X, y) > 0.3)
+    True
     """
 
     client: Client | None = None
