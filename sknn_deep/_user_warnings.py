@@ -49,6 +49,17 @@ def warned_once() -> Iterator[None]:
             warn_user(message if n_fits == 1 else f"{message} ({n_fits} fits)", category)
 
 
+@contextmanager
+def collected_warnings() -> Iterator[Counter]:
+    """Keep the warnings of a block, each as ``(message, category)``, for others to give."""
+    collected: Counter = Counter()
+    token = _collected.set(collected)
+    try:
+        yield collected
+    finally:
+        _collected.reset(token)
+
+
 def _users_level() -> int:
     """Return the ``stacklevel`` by which ``warnings.warn`` in the caller names the user's line."""
     level, frame = 2, sys._getframe(2)

@@ -54,6 +54,10 @@ from sknn_deep._hardware.sparse_products import SparseBatch
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.stacked import bound_input, dense_layers, shared_statistics
 
+# Buffers are kept for so many lengths of a batch. Where ranks have rows of their own, their shares
+# of a batch have many lengths.
+_MOST_LENGTHS = 64
+
 
 class Backprop:
     """The gradient of a loss for one network or a stack, in closed form.
@@ -113,12 +117,13 @@ class Backprop:
         # a workspace holds its chunk's tensors, so that no others can come to lie there
         slot = chunk.first % MOST_BATCHES if self._masks else 0
         # a share of other batches may have as many rows
-        shares: tuple = ()
-        if chunk.shares:
-            shares = tuple((n_rows, own.start, own.stop) for n_rows, own in chunk.shares)
+        shares = tuple((n_rows, own.start, own.stop) for n_rows, own in chunk.shares)
         shape = chunk.X.shape[-2], len(chunk.parts), chunk.scale is None
         key = (chunk.X.data_ptr(), *shape, slot, shares)
         if key not in self._workspaces:
+            if len(self._passes) > _MOST_LENGTHS:  # where ranks have rows of their own
+                for buffers in (self._passes, self._workspaces, self._taken_in):
+                    buffers.clear()
             self._workspaces[key] = Workspace(self, chunk)
         return self._workspaces[key]
 
@@ -329,7 +334,7 @@ class Workspace:
             X = chunk.X if isinstance(chunk.X, SparseBatch) else chunk.X[..., part, :]
             own_losses = None if losses is None else losses[i]
             program = backprop.program(X, *batch, number, own_losses)
-            if backprop.ranks is not None:
+            if backprop.ranks is not None and chunk.shares:
                 program = [
                     partial(backprop.ranks.share.set, *chunk.shares[len(self.programs)]),
                     *program,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_deep._engine.divided_rows import DividedRows
 from sknn_deep._engine.features import SparseRows, to_device
 from sknn_deep._engine.order import Lookahead
 from sknn_deep._engine.samples import Samples, check_weight
@@ -48,8 +49,8 @@ class Chunk(NamedTuple):
     first : int
         The number of the first of them in the epoch.
     shares : list of (int, slice)
-        Of each batch that several processes share: how many rows it has, and which of them are in
-        its part. Empty where one process has all rows.
+        Of each batch that several processes share evenly: how many rows it has, and which of them
+        are in its part. Empty where one process has all rows, or each has rows of its own.
     """
 
     X: Any
@@ -59,9 +60,12 @@ class Chunk(NamedTuple):
     weight_sums: list[float]
     first: int = 0
     shares: Sequence[tuple[int, slice]] = ()
+    is_own: bool = False
 
     def of_rank(self, ranks: Ranks) -> "Chunk":
         """Return this process' rows of a chunk that is one batch."""
+        if self.is_own:
+            return self
         n_rows = self.X.shape[0]
         own = ranks.part_of(n_rows)
         X = self.X.part(own) if isinstance(self.X, SparseBatch) else self.X[own]
@@ -106,6 +110,9 @@ class Batches:
     n_batches : int
     """
 
+    # of divided rows, which of them are in a batch is known once the epoch has an order
+    _divided: DividedRows | None = None
+
     def __init__(
         self,
         samples: Samples,
@@ -128,6 +135,10 @@ class Batches:
         self.n_batches = len(self.slices)
         self.ranks = ranks
         self.are_sparse = may_be_sparse and _suits_products(samples, self.longest)
+        if ranks is not None and isinstance(X, DividedRows):
+            self._divided = X
+            X = X.own
+        self._X = X
         self._width = max(self.n_features, n_outputs)
         self._shared: list[Buffers] | None = None
         # all rows on the device, where they are there already or fit
@@ -140,12 +151,18 @@ class Batches:
     @cached_property
     def _targets(self) -> Tensor | None:
         """All targets on the device; those that networks of a stack share are there once."""
-        targets = self.samples.targets
+        own = self.samples if self._divided is None else self.samples.own()
+        targets = own.targets
         return None if targets is None else to_device(targets, self._device, self._dtype)
 
     @cached_property
     def longest(self) -> int:
-        """The number of rows of the longest batch, as far as they are this process'."""
+        """The number of rows of the longest batch, as far as they are this process'.
+
+        Of rows that are divided, it is what a rank has on average.
+        """
+        if self._divided is not None and self.ranks is not None:
+            return -(-max(self.sizes) // self.ranks.size)
         return max(part.stop - part.start for part in self._own_slices)
 
     @cached_property
@@ -181,10 +198,30 @@ class Batches:
         if self.ranks is None:
             return self
         whole = copy(self)
-        for name in ("_own_slices", "_own_places", "_shares", "_pieces", "_buffers", "longest"):
+        own = ("_own_slices", "_own_places", "_shares", "_pieces", "_buffers", "longest")
+        for name in (*own, "_targets", "_divided") if self._divided is not None else own:
             vars(whole).pop(name, None)
+        if self._divided is not None:
+            whole._X, whole._all = self._divided, None
         whole.ranks = None
         return whole
+
+    def _divide(self, now: np.ndarray, X: DividedRows, ranks: Ranks) -> np.ndarray:
+        """Note which rows of each batch of an epoch are this process'; return where it has them."""
+        shares = [X.share_of(now[part]) for part in self.slices]
+        places = [place for place, _ in shares]
+        stops = np.cumsum([0, *map(len, places)]).tolist()
+        self._own_slices = [slice(*ends) for ends in pairwise(stops)]
+        # in a chunk the batches would have to be of one length
+        self._pieces = [[own] for own in self._own_slices]
+        self._uneven = [
+            (n_rows, torch.from_numpy(place), lengths)
+            for n_rows, (place, lengths) in zip(self.sizes, shares, strict=True)
+        ]
+        starts = [part.start for part in self.slices]
+        return X.places[
+            now[np.concatenate([p + start for p, start in zip(places, starts, strict=True)])]
+        ]
 
     @cached_property
     def _pieces(self) -> list[list[slice]]:
@@ -206,6 +243,8 @@ class Batches:
     def _buffers(self) -> "Buffers":
         """Where the batches are gathered, made when the first is asked for."""
         n_rows = max(piece[-1].stop - piece[0].start for piece in self._pieces)
+        if self._divided is not None:  # in another epoch a batch may have more of this process'
+            n_rows = max(self.sizes)
         for known in self._shared or []:
             if self._is_suited(known, n_rows):
                 return known
@@ -286,10 +325,14 @@ class Batches:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all batches in the present order, those gathered together as one chunk."""
-        now = self.start_epoch()[self._own_places]
+        divided, ranks, now = self._divided, self.ranks, self.start_epoch()
+        if divided is not None and ranks is not None:
+            now = self._divide(now, divided, ranks)
+        else:
+            now = now[self._own_places]
         # as the rest from pageable memory, which is copied aside: nothing waits
         index = torch.from_numpy(now).to(self._device, non_blocking=True)
-        buffers, read = self._buffers, self.samples.X.reader(now)
+        buffers, read = self._buffers, self._X.reader(now)
         is_on_host, first = self._all is None and self._device.type == "cpu", 0
         for piece in self._pieces:
             part = slice(piece[0].start, piece[-1].stop)
@@ -317,7 +360,11 @@ class Batches:
                 scale, weight_sums = buffers.scale[:n_rows], sums.tolist()
                 # from pageable memory: it is copied aside before this returns, and nothing waits
                 scale.copy_(torch.from_numpy(factors).unsqueeze(1), non_blocking=True)
-            shares = self._shares[first : first + len(parts)]
+            shares: Sequence[tuple[int, slice]] = ()
+            if divided is not None and ranks is not None:
+                ranks.share.set(*self._uneven[first])  # before the one batch of the chunk
+            else:
+                shares = self._shares[first : first + len(parts)]
             target = X if target is None else target
             yield Chunk(X, target, scale, parts, weight_sums, first, shares)
             first += len(parts)
@@ -343,10 +390,10 @@ class Batches:
         if self._all is not None:  # on the CPU, on torch's threads
             torch.index_select(self._all, 0, index, out=X)
         elif self._device.type == "cpu":
-            self.samples.X.gather(rows, X)
+            self._X.gather(rows, X)
         else:
             staged = torch.empty_like(X, device="cpu")
-            self.samples.X.gather(rows, staged)
+            self._X.gather(rows, staged)
             X.copy_(staged)
         self._fill_targets(index, target)
 
@@ -370,6 +417,9 @@ class Batches:
         factors, sums = self.weigh(slice(start, parts[-1].stop), within)
         if self.ranks is None:
             return factors, sums
+        if self._divided is not None:
+            ((_, places, _),) = self._uneven[batches]
+            return factors[places.numpy()], sums
         own = [
             factors[part.start + some.start : part.start + some.stop]
             for part, (_, some) in zip(within, self._shares[batches], strict=True)
@@ -482,10 +532,20 @@ def _suits_products(samples: Samples, n_rows: int) -> bool:
 
 
 def whole(
-    samples: Samples, *, device: torch.device, dtype: torch.dtype, may_be_sparse: bool = False
+    samples: Samples,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    ranks: Ranks | None = None,
+    may_be_sparse: bool = False,
 ) -> Chunk:
-    """Return all samples in their order as one batch; options are those of :class:`Batches`."""
+    """Return all samples in their order as one batch; of divided rows those of this rank.
+
+    Options are those of :class:`Batches`.
+    """
     check_weight(samples.weight)
+    if ranks is not None and isinstance(samples.X, DividedRows):
+        return _whole_share(samples, samples.X, device, dtype, ranks)
     X: Any
     if may_be_sparse and _suits_products(samples, len(samples.X)):
         X = SparseBatch(samples.X.unwrapped())
@@ -498,3 +558,18 @@ def whole(
     weight_sum = float(samples.weight.sum())
     scale = to_device((samples.weight / weight_sum)[:, np.newaxis], device, dtype)
     return Chunk(X, target, scale, parts, [weight_sum])
+
+
+def _whole_share(
+    samples: Samples, X: DividedRows, device: torch.device, dtype: torch.dtype, ranks: Ranks
+) -> Chunk:
+    """Return the rows that this rank has of all samples, as its share of one batch."""
+    n_rows, weight, own = len(X), samples.weight, samples.own()
+    places, lengths = X.share_of(np.arange(n_rows))
+    ranks.share.set(n_rows, torch.from_numpy(places), lengths)
+    sum_of_all = float(n_rows) if weight is None else float(weight.sum())
+    factors = np.ones(len(places)) if own.weight is None else own.weight
+    rows = own.X.to(slice(None), device, dtype)
+    target = rows if own.targets is None else to_device(own.targets, device, dtype)
+    scale = to_device((factors / sum_of_all)[:, np.newaxis], device, dtype)
+    return Chunk(rows, target, scale, [slice(0, len(rows))], [sum_of_all], is_own=True)

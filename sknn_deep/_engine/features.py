@@ -11,6 +11,7 @@ anew: what is copied to a device belongs to that object and goes with it.
 :class:`MappedRows`  A large memory map. Rows are read piece by piece and let go of.
 ``ColumnRows``       Columns, in a file of their own: an array in Fortran order, a frame.
 ``StreamedRows``     A table that is read in chunks, in a file of its own.
+``DividedRows``      Rows of which several processes have some each, in a file of its own.
 ===================  ================================================================
 """
 
@@ -213,6 +214,18 @@ class Features(ABC):
             sums += np.einsum("i,ij->j", weight[start : start + len(rows)], rows)
             start += len(rows)
         return sums
+
+    def known_sums(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same without what is missing, and the weights of what is known of each."""
+        sums, totals = np.zeros((2, self.shape[1]))
+        start = 0
+        for rows in self.pieces():
+            weights = weight[start : start + len(rows)]
+            start += len(rows)
+            is_known = ~np.isnan(rows)
+            sums += np.einsum("i,ij->j", weights, np.where(is_known, rows, 0.0))
+            totals += np.einsum("i,ij->j", weights, is_known)
+        return sums, totals
 
     def missing(self) -> np.ndarray:
         """Return a mask of the features of which some value is missing."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_deep._engine.divided_rows import DividedRows
 from sknn_deep._engine.features import Features, SparseRows, to_device
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
@@ -108,6 +109,13 @@ def map_rows(
     output : ndarray with n_rows rows, or Tensor where the features ask for one
     """
     flat, n_rows = network.flat, len(features)
+    if isinstance(features, DividedRows):
+        own: Any = None
+        if len(features.own):
+            own = map_rows(
+                function, features.own, network, product_dtype, may_be_sparse=may_be_sparse
+            )
+        return features.joined(own)
     if features.gives_tensors:
         return _map_on_device(function, features, network, product_dtype)
     read, is_sparse = _reader(features, network, may_be_sparse)
@@ -180,9 +188,14 @@ def evaluate_loss(
 
     Ranks, where there are some, share the rows, and have both of all rows.
     """
-    device, dtype, n_samples = network.flat.device, network.flat.dtype, len(samples.X)
-    ranks = None if ranks is None or n_samples < ranks.size else ranks
-    own = slice(0, n_samples) if ranks is None else ranks.part_of(n_samples)
+    device, dtype, divided = network.flat.device, network.flat.dtype, samples.X
+    samples = samples.own()
+    own = slice(0, len(samples.X))
+    if ranks is not None and not isinstance(divided, DividedRows):
+        if len(samples.X) < ranks.size:
+            ranks = None
+        else:
+            own = ranks.part_of(len(samples.X))
     # an autoencoder's loss needs the rows themselves
     read, is_sparse = _reader(samples.X, network, samples.targets is not None)
 
@@ -199,16 +212,15 @@ def evaluate_loss(
         weight_sum = float(len(X)) if weight is None else weight.sum().item()
         return total.item(), weight_sum, raw.cpu().numpy() if keep else None
 
-    parts = map_parts(
-        evaluate, own.stop - own.start, network, product_dtype, is_sparse=is_sparse
-    )
-    totals, weight_sums, outputs = zip(*parts, strict=True)
-    total, weight_sum = sum(totals), sum(weight_sums)
-    output = np.concatenate(outputs) if keep else None
+    parts = map_parts(evaluate, own.stop - own.start, network, product_dtype, is_sparse=is_sparse)
+    total, weight_sum = (float(sum(part[i] for part in parts)) for i in (0, 1))
+    output = np.concatenate([raw for *_, raw in parts]) if keep and parts else None
     if ranks is not None:
         sums = torch.tensor([total, weight_sum], dtype=torch.float64, device=device)
         total, weight_sum = ranks.add_(sums).tolist()
-        output = None if output is None else ranks.gathered(output)
+        if keep:  # of divided rows some rank may have none
+            join: Any = divided.joined if isinstance(divided, DividedRows) else ranks.gathered
+            output = join(output)
     return total / weight_sum * loss.reported_scale, output
 
 

@@ -216,7 +216,7 @@ class _BatchNormOfRanks:
             torch.sum((z - of_each[ranks.rank, 0]).square_(), dim=0, out=of_each[ranks.rank, 1])
         ranks.add_(of_each)
         n_rows = ranks.share.n_rows
-        counts = z.new_tensor(ranks.lengths(n_rows)).unsqueeze(1)
+        counts = z.new_tensor(ranks.lengths()).unsqueeze(1)
         means, squares = of_each.unbind(dim=1)
         mean = (counts * means).sum(dim=0) / n_rows
         square = (squares + counts * (means - mean).square_()).sum(dim=0)

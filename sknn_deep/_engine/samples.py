@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sknn_deep._engine.divided_rows import DividedRows
 from sknn_deep._engine.features import Features
 
 
@@ -31,8 +32,16 @@ class Samples(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Samples":
         """Return some rows."""
+        return self._with(self.X[rows], rows)
+
+    def own(self) -> "Samples":
+        """Return the rows that this process has: all, unless they are divided."""
+        X = self.X
+        return self._with(X.own, X.own_rows) if isinstance(X, DividedRows) else self
+
+    def _with(self, X: Features, rows: np.ndarray) -> "Samples":
         _, *arrays = self
-        return Samples(self.X[rows], *(None if part is None else part[rows] for part in arrays))
+        return Samples(X, *(None if part is None else part[rows] for part in arrays))
 
 
 def check_weight(weight: np.ndarray | None) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sknn_deep._engine.batches import Batches, Chunk
 from sknn_deep._engine.device_rows import DeviceRows
+from sknn_deep._engine.divided_rows import DividedRows
 from sknn_deep._engine.encoded_rows import EncodedRows, TableEncoding
 from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
@@ -1024,6 +1025,10 @@ class AutoencoderTransformer(
             return features
         if isinstance(features, DeviceRows):
             return features if features.is_encoded else features.encoded(encoding)
+        if isinstance(features, DividedRows):
+            if isinstance(features.own, EncodedRows):
+                return features
+            return features.with_own(EncodedRows(features.own, encoding))
         return EncodedRows(features, encoding)
 
     def _validate_input(self, X: Any, *, check_later: bool = False) -> Features:

@@ -23,22 +23,11 @@ def column_means(X: Features, weight: np.ndarray | None, allow_nan: bool = False
     # in double precision: in float32 the sum of many rows loses digits
     weight = np.ones(len(X)) if weight is None else weight
     if allow_nan:
-        means = _means_of_known(X, weight)
+        sums, totals = X.known_sums(weight)
+        means = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
     else:
         means = X.weighted_sums(weight) / weight.sum()
     return means.astype(X.dtype, copy=False)
-
-
-def _means_of_known(X: Features, weight: np.ndarray) -> np.ndarray:
-    sums, totals = np.zeros((2, X.shape[1]))
-    start = 0
-    for rows in X.pieces():
-        weights = weight[start : start + len(rows)]
-        start += len(rows)
-        is_known = ~np.isnan(rows)
-        sums += np.einsum("i,ij->j", weights, np.where(is_known, rows, 0.0))
-        totals += np.einsum("i,ij->j", weights, is_known)
-    return np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
 
 
 def column_limits(X: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +46,7 @@ def refuse_wide_sparse(X: Features, **parameters: str | None) -> None:
         Those that would do it, by name.
     """
     used = [f"{name}={value!r}" for name, value in parameters.items() if value is not None]
-    if used and isinstance(X, SparseRows) and X.shape[1] > _WIDEST_SPARSE:
+    if used and X.kind == SparseRows.kind and X.shape[1] > _WIDEST_SPARSE:
         raise ValueError(
             f"X is sparse with {X.shape[1]:,} features, of which {' and '.join(used)} would make "
             "dense ones. Scale them by MaxAbsScaler, which keeps zeros, and leave "

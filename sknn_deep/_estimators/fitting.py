@@ -176,7 +176,7 @@ class Fit:
             random_state = self._ranks.first(random_state)
         samples = self._validate()
         if self._ranks is not None:
-            self._ranks.check_alike(**{"The shape of X": samples.X.shape})
+            self._ranks.check_alike({"The shape of X": samples.X.shape})
         self._make_network(samples, random_state)
         batches, validation, held_out = self._arrange(samples, random_state)
         if checkpoint is not None:
@@ -282,9 +282,14 @@ class Fit:
             draft._check_enough_rows(n_samples)
             samples = self._scaled(samples, None)
             with self._memory_explained(n_samples):
-                options: dict[str, Any] = {"device": flat.device, "dtype": flat.dtype}
-                may_be_sparse = draft.module_.takes_sparse_rows
-                return whole(samples, **options, may_be_sparse=may_be_sparse), None, None
+                chunk = whole(
+                    samples,
+                    device=flat.device,
+                    dtype=flat.dtype,
+                    ranks=self._ranks,
+                    may_be_sparse=draft.module_.takes_sparse_rows,
+                )
+                return chunk, None, None
         rows, held_out, own_set = None, None, None
         if self.call.X_val is not None:
             own_set = held_out = self._validate_held_out()
@@ -362,8 +367,7 @@ class Fit:
         if network.needs_autograd and self.draft.normalization == "batch":
             raise ValueError(
                 "normalization='batch' with variational=True or contractive is not written for "
-                f"several processes, got n_processes={self.draft.n_processes!r}; set "
-                "normalization='layer' or n_processes=1."
+                "several processes; set normalization='layer', or train on one process."
             )
         network.set_share(ranks.share)
 

@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 from sknn_deep._engine.chunks import StreamedTable
 from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._engine.device_rows import DeviceRows
+from sknn_deep._engine.divided_rows import DividedRows, DividedTable
 from sknn_deep._engine.features import ArrayRows, Features, MappedRows, features_of
 from sknn_deep._engine.streamed_rows import StreamedRows
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
@@ -81,6 +82,8 @@ def _validated(
     """Return features to train on, and y where it is given."""
     if isinstance(X, StreamedTable):
         return _streamed(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
+    if isinstance(X, DividedTable):
+        return _divided(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
     if has_categories(estimator):
         return _of_table(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
     features = _where_it_is(X, dtypes)
@@ -210,8 +213,25 @@ def _streamed(
     return found, *targets
 
 
+def _divided(
+    estimator: Any, X: DividedTable, *y: Any, dtypes: list[type], reset: bool, **options: Any
+) -> tuple:
+    """Return the rows of all ranks, of which this one has validated its own."""
+    alike = "All partitions must have the same columns, of the same types."
+    X.ranks.check_alike({"What columns X has": names_of(X.own) or X.shape[1]}, alike)
+    own, *_ = _validated(estimator, X.own, dtypes=dtypes, reset=reset)
+    X.ranks.check_alike({"The type of X": str(own.dtype)}, alike)
+    n_own = np.count_nonzero(X.owners == X.ranks.rank)
+    own = own.in_rows() if n_own else own.take(np.arange(0))
+    features = DividedRows(own, X.owners, X.ranks, X.digest)
+    targets = _check_but_the_numbers(estimator, features, X.own, *y, reset=reset, **options)
+    return features, *targets
+
+
 def _example(X: Any) -> Any:
     """Return rows that have the names and types of all."""
+    if isinstance(X, DividedTable):
+        return X.own
     return X.head if isinstance(X, StreamedTable) else X
 
 

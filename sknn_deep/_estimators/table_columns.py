@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from sknn_deep._engine.chunks import StreamedTable
+from sknn_deep._engine.divided_rows import DividedTable
 from sknn_deep._sklearn import check_feature_names_in
 from sknn_deep._user_warnings import warn_user
 
@@ -144,6 +145,8 @@ def learn_columns(X: Any, selection: Any) -> TableColumns | None:
     TypeError, ValueError
         If the selection names other columns than X has.
     """
+    if isinstance(X, DividedTable):
+        return _learn_together(X, selection)
     is_named, is_streamed = isinstance(selection, str), isinstance(X, StreamedTable)
     first = X.head if is_streamed else X
     if selection is None or (is_named and not _may_hold_text(first)):
@@ -160,9 +163,54 @@ def learn_columns(X: Any, selection: Any) -> TableColumns | None:
         columns = columns if chunk is X else list(named_columns(chunk))
         for j, count in counts.items():
             _count(*columns[j], count)
-    if is_named:
+    return _columns_of_counts(counts, [name for name, _ in columns], warns=is_named)
+
+
+def _learn_together(X: DividedTable, selection: Any) -> TableColumns | None:
+    """Return what :func:`learn_columns` does of rows that are divided between processes.
+
+    A column in which one of them has nothing but missing values is what it is to the others.
+    """
+    ranks, is_named = X.ranks, isinstance(selection, str)
+    chosen: list[int] = []
+    columns: list[tuple[Any, pd.Series]] = []
+    if selection is not None and not (is_named and not _may_hold_text(X.own)):
+        columns = list(named_columns(X.own))
+        if is_named:
+            chosen = [j for j, column in enumerate(columns) if _is_of_categories(*column)]
+        else:
+            chosen = _selected(selection, [name for name, _ in columns])
+    of_all = sorted(set().union(*ranks.collected(chosen)))
+    if not of_all:
+        return None
+    columns = columns or list(named_columns(X.own))
+    for j in set(of_all) - set(chosen):
+        name, column = columns[j]
+        if column.notna().any():
+            raise ValueError(
+                f"Column {name!r} of X holds texts in some partitions and in others "
+                f"{column[column.notna()].iloc[0]!r}; convert it to one type, or name it in "
+                "categorical_features."
+            )
+    counts = {j: Counter[Any]() for j in of_all}
+    for j, own in counts.items():
+        name, column = columns[j]
+        _count(name, column, own)
+    joined = {
+        j: sum((found[j] for found in others), Counter[Any]())
+        for others in [ranks.collected(counts)]
+        for j in of_all
+    }
+    return _columns_of_counts(joined, [name for name, _ in columns], warns=is_named)
+
+
+def _columns_of_counts(
+    counts: dict[int, Counter[Any]], names: list[Any], warns: bool
+) -> TableColumns:
+    """Return the columns whose values have been counted."""
+    if warns:
         for j, count in counts.items():
-            _warn_of_numbers(columns[j][0], [value for value in count if value is not None])
+            _warn_of_numbers(names[j], [value for value in count if value is not None])
     return TableColumns({j: _categories(count) for j, count in counts.items()}, [])
 
 

@@ -74,7 +74,7 @@ def evaluate(
                 if trial.job is not None and goes_on(settings.resource, trial):
                     trial.job.most_bytes = MAX_STANDING_BYTES // len(trials)
             groups = _groups(part, n_workers)
-            answers = parallel(delayed(_run)(group, X, y, settings) for group in groups)
+            answers = parallel(_task(group, X, y, settings) for group in groups)
             for group, results in zip(groups, answers, strict=True):
                 result_of |= zip(map(id, group), results, strict=True)
     return [result_of[id(trial)] for trial in trials]
@@ -89,8 +89,37 @@ def _groups(trials: list[Trial], n_workers: int) -> list[list[Trial]]:
     return [[trial_of[id(job)] for job in group] for group in groups] + alone
 
 
-def _run(trials: list[Trial], X: Any, y: Any, settings: Settings) -> list[dict[str, Any]]:
-    """Fit a group of trials, and score each as soon as it is fitted."""
+def _task(trials: list[Trial], X: Any, y: Any, settings: Settings) -> Any:
+    """Return the call that fits a group, with the data of its jobs as arguments of their own.
+
+    On a cluster joblib sends an argument to each worker once, but what is within one with every
+    call.
+    """
+    places: dict[int, int] = {}
+    data: list[Any] = []
+
+    def place(values: Any) -> int:
+        if id(values) not in places:
+            places[id(values)] = len(data)
+            data.append(values)
+        return places[id(values)]
+
+    for trial in trials:
+        if trial.job is not None:
+            trial.job.X, trial.job.y = place(trial.job.X), place(trial.job.y)
+    return delayed(_run)(trials, X, y, settings, *data)
+
+
+def _run(
+    trials: list[Trial], X: Any, y: Any, settings: Settings, *data: Any
+) -> list[dict[str, Any]]:
+    """Fit a group of trials, and score each as soon as it is fitted.
+
+    In place of the data of its jobs there are their numbers among the last arguments.
+    """
+    for trial in trials:
+        if trial.job is not None:
+            trial.job.X, trial.job.y = data[trial.job.X], data[trial.job.y]
     results: dict[int, dict[str, Any]] = {}
     test_sets: dict[tuple, tuple] = {}
     trial_of = {id(trial.job): trial for trial in trials if trial.job is not None}

@@ -1,0 +1,331 @@
+"""What runs on a worker: one of the ranks that train together, on the partitions that it has.
+
+The ranks of a fit are a process group of their own, not torch's default one, so a worker may take
+part in several fits at once. They listen at the address by which Dask knows their worker. A rank
+that waits for another looks every second whether the client has stopped the fit: where a worker is
+lost, or another rank has failed, nobody waits for it.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from threading import Event
+from typing import Any
+
+import cloudpickle
+import joblib
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+import torch.distributed as dist
+from distributed import get_worker, secede
+from torch import Tensor
+
+from sknn_deep._engine.divided_rows import DividedTable
+from sknn_deep._estimators.call import Call
+from sknn_deep._hardware.ranks import Ranks, training_together
+from sknn_deep._hardware.threads import fixed_threads
+from sknn_deep._user_warnings import collected_warnings
+
+# How long a rank waits for another, which may validate data at another pace, and how often it looks
+# meanwhile whether the fit was stopped.
+_PATIENCE, _LOOK = timedelta(minutes=30), timedelta(seconds=1)
+
+
+class FitStoppedError(RuntimeError):
+    """The client has stopped the fit, because a rank is gone or has failed."""
+
+
+class PeerLostError(RuntimeError):
+    """Another rank does not answer."""
+
+
+# The fits that this process takes part in, by their names.
+_stops: dict[str, Event] = {}
+_stores: dict[str, Any] = {}
+# The groups that this process has left while it waited.
+_abandoned: list[Any] = []
+
+
+def open_store(fit: str, host: str) -> int:
+    """Open the place where the ranks of a fit find each other; return its port."""
+    _stores[fit] = dist.TCPStore(host, 0, None, is_master=True, wait_for_workers=False)
+    return _stores[fit].port
+
+
+def stop(fit: str) -> None:
+    """Let the rank of a fit that is in this process raise an error, or one that is to come."""
+    _stops.setdefault(fit, Event()).set()
+
+
+def forget(fit: str) -> None:
+    """Let go of what is kept for a fit."""
+    _stops.pop(fit, None)
+    _stores.pop(fit, None)
+
+
+class WorkerRanks(Ranks):
+    """The ranks of one fit, seen from one of them.
+
+    Parameters
+    ----------
+    store : Store
+        Where the ranks find each other.
+    rank, size : int
+    host : str
+        Where this one listens.
+    is_stopped : Event
+    """
+
+    def __init__(self, store: Any, rank: int, size: int, host: str, is_stopped: Event):
+        super().__init__(rank, size)
+        gloo: Any = dist.ProcessGroupGloo  # whose types are not complete
+        options = gloo._Options()
+        options._timeout = _PATIENCE
+        options._devices = [gloo.create_device(hostname=host)]
+        self._group: Any = gloo(store, rank, size, options)
+        self._is_stopped = is_stopped
+
+    def close(self) -> None:
+        """Leave the group: others that wait for this rank then have an error."""
+        self._group = None
+
+    def add_(self, tensor: Tensor) -> Tensor:
+        self._check()
+        self._wait(self._group.allreduce([tensor]))
+        return tensor
+
+    def copy_first_(self, tensor: Tensor) -> Tensor:
+        return self._copy_(tensor, 0)
+
+    def first(self, value: Any) -> Any:
+        sent = _packed(value if self.rank == 0 else None)
+        length = self.copy_first_(torch.tensor([len(sent)]))
+        if self.rank:
+            sent = torch.empty(int(length), dtype=torch.uint8)
+        self.copy_first_(sent)
+        return value if self.rank == 0 else _unpacked(sent)
+
+    def collected(self, value: Any) -> list[Any]:
+        sent = _packed(value)
+        lengths = torch.zeros(self.size, dtype=torch.int64)
+        lengths[self.rank] = len(sent)
+        found = []
+        # one after the other: side by side they would all be as long as the longest
+        for rank, length in enumerate(self.add_(lengths).tolist()):
+            own = sent if rank == self.rank else torch.empty(length, dtype=torch.uint8)
+            self._copy_(own, rank)
+            found.append(value if rank == self.rank else _unpacked(own))
+        return found
+
+    def _copy_(self, tensor: Tensor, rank: int) -> Tensor:
+        """Replace a tensor by that of a rank."""
+        self._check()
+        self._wait(self._group.broadcast(tensor, root=rank))
+        return tensor
+
+    def _check(self) -> None:
+        if self._is_stopped.is_set():
+            raise FitStoppedError("The fit was stopped.")
+
+    def _wait(self, work: Any) -> None:
+        """Wait for the others; raise an error where one is gone or the fit was stopped."""
+        while True:
+            try:
+                work.wait(_LOOK)
+                return
+            except RuntimeError as error:
+                if work.is_completed():
+                    break
+                if self._is_stopped.is_set():
+                    # to let go of it would wait until a rank that is silent answers
+                    _abandoned.append(self._group)
+                    raise FitStoppedError("The fit was stopped.") from error
+        try:
+            work.wait()  # it may have come to its end just after the last look
+        except RuntimeError as error:
+            raise PeerLostError(str(error)) from error
+
+
+def _packed(value: Any) -> Tensor:
+    return torch.frombuffer(bytearray(pickle.dumps(value, protocol=5)), dtype=torch.uint8)
+
+
+def _unpacked(sent: Tensor) -> Any:
+    return pickle.loads(sent.numpy().tobytes())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rank has to do.
+
+    Attributes
+    ----------
+    fit : str
+        The name of the fit.
+    rank : int
+    hosts : tuple of str
+        Where the ranks are, in their order.
+    port : int
+        Of the first rank's store.
+    given : Call
+        What is the same for all: ``incremental`` and ``classes``.
+    has_checkpoint : bool
+    """
+
+    fit: str
+    rank: int
+    hosts: tuple[str, ...]
+    port: int
+    given: Call
+    has_checkpoint: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the first rank hands back.
+
+    Attributes
+    ----------
+    estimator : estimator
+        Fitted.
+    warnings : list of (str, type)
+    """
+
+    estimator: Any
+    warnings: list[tuple[str, type[Warning]]]
+
+
+@dataclass(frozen=True)
+class Deserted:
+    """What a rank hands back that could not go on without another.
+
+    Attributes
+    ----------
+    reason : str
+    """
+
+    reason: str
+
+
+Part = dict[str, Any]
+# A partition with its number.
+Numbered = tuple[int, Part]
+
+
+def be_rank(
+    plan: Plan, estimator: Any, train: Sequence[Numbered], held_out: Sequence[Numbered]
+) -> Outcome | Deserted | None:
+    """Fit as one of the ranks; return what was learned on the first.
+
+    Parameters
+    ----------
+    plan : Plan
+    estimator : estimator
+        One that knows nothing of Dask. It is not changed.
+    train, held_out : sequence of (int, dict)
+        The partitions that this rank has, with their numbers: rows by the name of the argument.
+    """
+    try:
+        return _fit(plan, estimator, train, held_out)
+    except (FitStoppedError, PeerLostError) as error:
+        return Deserted(str(error))  # the client looks for the reason elsewhere
+
+
+def _fit(
+    plan: Plan, estimator: Any, train: Sequence[Numbered], held_out: Sequence[Numbered]
+) -> Outcome | None:
+    secede()  # or two fits at once would wait for each other's slots
+    is_stopped = _stops.setdefault(plan.fit, Event())
+    ranks = _joined_group(plan, is_stopped)
+    estimator = _twin(estimator)
+    with (
+        closing(ranks),
+        fixed_threads(get_worker().state.nthreads),
+        training_together(ranks),
+        collected_warnings() as found,
+    ):
+        call = _call(plan, ranks, train, held_out)
+        estimator._fit_networks(call)
+    return None if plan.rank else Outcome(estimator, list(found))
+
+
+def _joined_group(plan: Plan, is_stopped: Event) -> WorkerRanks:
+    store = _stores.get(plan.fit) if plan.rank == 0 else None
+    if store is None:
+        store = dist.TCPStore(plan.hosts[0], plan.port, None, is_master=False)
+    size = len(plan.hosts)
+    # a rank that never comes is one that the client knows of
+    return WorkerRanks(store, plan.rank, size, plan.hosts[plan.rank], is_stopped)
+
+
+def _twin(estimator: Any) -> Any:
+    """Return a copy: Dask may hand out the object itself that another task is given."""
+    twin: Any = cloudpickle.loads(cloudpickle.dumps(estimator))
+    return twin
+
+
+def _call(
+    plan: Plan, ranks: Ranks, train: Sequence[Numbered], held_out: Sequence[Numbered]
+) -> Call:
+    """Return what this rank passes to ``fit``: rows of its own, all targets and all weights."""
+    own = _table(plan, ranks, train, None)
+    given: dict[str, Any] = {"X": own, **_columns_of_all(ranks, train)}
+    if any(ranks.collected(bool(held_out))):
+        given["X_val"] = _table(plan, ranks, held_out, own.own)
+        columns = _columns_of_all(ranks, held_out)
+        given |= {f"{name}_val": values for name, values in columns.items()}
+    return replace(plan.given, **given)
+
+
+def _table(plan: Plan, ranks: Ranks, parts: Sequence[Numbered], example: Any) -> DividedTable:
+    """Return the rows of this rank; where it has none, a row that says what they are like."""
+    lengths = [(number, part["X"].shape[0], ranks.rank) for number, part in parts]
+    of_all = sorted(sum(ranks.collected(lengths), []))
+    owners = np.repeat([rank for *_, rank in of_all], [length for _, length, _ in of_all])
+    digest = None
+    if plan.has_checkpoint:
+        known = [(number, _digest(part["X"])) for number, part in parts]
+        texts = [text for _, text in sorted(sum(ranks.collected(known), []))]
+        digest = np.frombuffer("".join(texts).encode(), dtype=np.uint8)
+    rows = [part["X"] for _, part in parts]
+    own = _concatenated(rows) if rows else example[:1]
+    return DividedTable(own, owners.astype(np.uint16), ranks, digest)
+
+
+def _columns_of_all(ranks: Ranks, parts: Sequence[Numbered]) -> dict[str, np.ndarray]:
+    """Return targets, weights and groups of all rows."""
+    own: list[tuple[int, dict[str, np.ndarray]]] = []
+    for number, part in parts:
+        n_rows = part["X"].shape[0]
+        columns = {name: np.asarray(rows) for name, rows in part.items() if name != "X"}
+        for name, column in columns.items():
+            if len(column) != n_rows:
+                raise ValueError(
+                    f"Partition {number} of X has {n_rows} rows, and that of {name} has "
+                    f"{len(column)}: divide both alike, such as by y.rechunk or repartition."
+                )
+        own.append((number, columns))
+    of_all = [columns for _, columns in sorted(sum(ranks.collected(own), []), key=lambda n: n[0])]
+    return {name: np.concatenate([part[name] for part in of_all]) for name in of_all[0]}
+
+
+def _concatenated(parts: list[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], pd.DataFrame):
+        return pd.concat(parts, ignore_index=True)
+    if sp.issparse(parts[0]):
+        return sp.vstack(parts, format="csr")
+    return np.concatenate(parts)
+
+
+def _digest(part: Any) -> str:
+    """Return a hash of a partition, the same wherever it is."""
+    if isinstance(part, pd.DataFrame):
+        part = pd.util.hash_pandas_object(part, index=False).to_numpy()
+    return hashlib.sha256(joblib.hash(part).encode()).hexdigest()

@@ -1,0 +1,69 @@
+"""Searches under joblib's Dask backend: the data travel once, and a lost worker costs its stack."""
+
+import os
+import pickle
+
+import joblib
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+distributed = pytest.importorskip("distributed")
+
+from sknn_deep import DeepMLPRegressor  # noqa: E402
+from sknn_deep.model_selection import FusedGridSearchCV, _evaluation  # noqa: E402
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(300, 20))
+Y = X[:, 0] - X[:, 1] ** 2
+GRID = {"alpha": [0.0, 1e-3], "hidden_layer_sizes": [(4,), (5,), (6,)]}
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+class EndsWorker:
+    """A score that ends one of the workers once."""
+
+    def __init__(self, path=None):
+        self.path = path
+
+    def __call__(self, estimator, X, y):
+        if self.path is not None and distributed.get_worker().name == 1:
+            if not self.path.exists():
+                self.path.touch()
+                os._exit(1)
+        return float(estimator.score(X, y))
+
+
+def scores(path=None):
+    network = DeepMLPRegressor(max_iter=3, random_state=0)
+    search = FusedGridSearchCV(network, GRID, scoring=EndsWorker(path), cv=3, refit=False)
+    return search.fit(X, Y).cv_results_["mean_test_score"]
+
+
+def test_scores_are_those_of_one_process(client):
+    with joblib.parallel_config(backend="dask"):
+        found = scores()
+    assert_array_equal(found, scores())
+
+
+@pytest.mark.slow
+def test_a_lost_worker_costs_no_more_than_its_stack(client, tmp_path):
+    with joblib.parallel_config(backend="dask", scatter=[X, Y]):
+        found = scores(tmp_path / "ended")
+    assert (tmp_path / "ended").exists()
+    assert_array_equal(found, scores())
+    client.wait_for_workers(2, timeout=120)
+
+
+def test_the_data_are_not_part_of_every_task(monkeypatch):
+    make, sizes = _evaluation._task, []
+
+    def measured(*args):
+        function, parts, options = make(*args)
+        sizes.append(len(pickle.dumps(parts[0])))
+        return function, parts, options
+
+    monkeypatch.setattr(_evaluation, "_task", measured)
+    scores()
+    assert sizes
+    assert max(sizes) < X.nbytes / 2  # the numbers of the rows of each fold are
