@@ -122,7 +122,8 @@ def map_rows(
     work = n_rows * network.weights.numel()
     n_threads = threads_of_outputs(work)
     most_rows = n_threads * chunk_rows(network.width, flat.dtype)
-    if flat.device.type == "cpu" and (work < FEWEST_TO_SHARE or n_rows <= most_rows):
+    fits = n_rows <= most_rows and product_dtype is None
+    if flat.device.type == "cpu" and (work < FEWEST_TO_SHARE or fits):
         # of a few rows the calls take longer than the numbers
         is_set = torch.get_num_threads() == n_threads
         try:
