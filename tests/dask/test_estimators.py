@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -318,3 +320,11 @@ def test_a_client_is_asked_for(monkeypatch):
     monkeypatch.setattr(_estimators, "get_client", none)
     with pytest.raises(ValueError, match="There is no client of Dask: make one first"):
         regressor().fit(divided(X), divided(Y))
+
+
+def test_without_dask_the_remedy_is_named():
+    code = "import sys; sys.modules['distributed'] = None; import sknn_deep.dask"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert "pip install sknn_deep[dask]" in answer.stderr
