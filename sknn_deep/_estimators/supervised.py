@@ -188,7 +188,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
 
         See Also
         --------
-        HiddenActivations : The same as a step of a pipeline.
+        sknn_deep.HiddenActivations : The same as a step of a pipeline.
         """
         features = self._validate_input(X)
         networks = self._networks

@@ -4,6 +4,16 @@ Each has the parameters of the estimator whose name it has after "Dask", and ``c
 them, and what is sent between the workers, is in the documentation's "Train on a Dask cluster".
 """
 
+try:
+    import dask.array
+    import dask.dataframe  # noqa: F401
+    import distributed  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "sknn_deep.dask needs Dask with its arrays and DataFrames, and distributed: "
+        "pip install sknn_deep[dask]"
+    ) from error
+
 from sknn_deep.dask._estimators import (
     DaskAutoencoderTransformer,
     DaskDeepMLPClassifier,

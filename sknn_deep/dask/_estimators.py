@@ -211,7 +211,7 @@ class DaskDeepMLPClassifier(_Scored, DeepMLPClassifier):
 
     See Also
     --------
-    DeepMLPClassifier : The same without Dask, for data in memory; ``to_local`` returns it.
+    sknn_deep.DeepMLPClassifier : For data in memory; ``to_local`` returns it.
 
     Notes
     -----
@@ -289,7 +289,7 @@ class DaskDeepMLPRegressor(_Scored, DeepMLPRegressor):
 
     See Also
     --------
-    DeepMLPRegressor : The same without Dask, for data in memory; ``to_local`` returns it.
+    sknn_deep.DeepMLPRegressor : For data in memory; ``to_local`` returns it.
     DaskDeepMLPClassifier : Its notes hold here, too.
 
     Notes
@@ -358,7 +358,7 @@ class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
 
     See Also
     --------
-    AutoencoderTransformer : The same without Dask, for data in memory; ``to_local`` returns it.
+    sknn_deep.AutoencoderTransformer : For data in memory; ``to_local`` returns it.
     DaskDeepMLPClassifier : Its notes hold here, too.
 
     Notes
@@ -455,7 +455,7 @@ class DaskTabularMLPClassifier(_Scored, TabularMLPClassifier):
 
     See Also
     --------
-    TabularMLPClassifier : The same without Dask, for data in memory; ``to_local`` returns it.
+    sknn_deep.TabularMLPClassifier : For data in memory; ``to_local`` returns it.
     DaskDeepMLPClassifier : Its notes hold here, too.
 
     Notes
@@ -523,7 +523,7 @@ class DaskTabularMLPRegressor(_Scored, TabularMLPRegressor):
 
     See Also
     --------
-    TabularMLPRegressor : The same without Dask, for data in memory; ``to_local`` returns it.
+    sknn_deep.TabularMLPRegressor : For data in memory; ``to_local`` returns it.
     DaskDeepMLPClassifier : Its notes hold here, too.
 
     Notes

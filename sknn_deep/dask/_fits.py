@@ -9,8 +9,9 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from distributed import Client, Future, wait
+from distributed import Client, Future, rejoin, secede, wait
 from distributed.comm import get_address_host
+from distributed.worker import thread_state
 
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.callback_parameter import unnamed
@@ -51,11 +52,24 @@ def fit_on_workers(estimator: Any, call: Call, client: Client) -> Any:
     if call.X_val is not None:
         columns = {"y": call.y_val, "sample_weight": call.sample_weight_val}
         held_out = partitions(call.X_val, columns)
-    with closing(_Placed(client, train, held_out)) as placed:
+    with _without_slot(), closing(_Placed(client, train, held_out)) as placed:
         outcome = _outcome_on(client, estimator, call, placed)
     for message, category in outcome.warnings:
         warn_user(message, category)
     return outcome.estimator
+
+
+@contextmanager
+def _without_slot() -> Iterator[None]:
+    """Let a task that fits in turn leave its place to those that it waits for."""
+    is_task = hasattr(thread_state, "execution_state")
+    if is_task:
+        secede()
+    try:
+        yield
+    finally:
+        if is_task:
+            rejoin()
 
 
 def _outcome_on(client: Client, estimator: Any, call: Call, placed: "_Placed") -> ranks.Outcome:

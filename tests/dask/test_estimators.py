@@ -1,7 +1,9 @@
 """The estimators on Dask's collections learn what those without Dask do on all rows."""
 
+import importlib
 import pickle
 import re
+import sys
 
 import numpy as np
 import pandas as pd
@@ -318,3 +320,10 @@ def test_a_client_is_asked_for(monkeypatch):
     monkeypatch.setattr(_estimators, "get_client", none)
     with pytest.raises(ValueError, match="There is no client of Dask: make one first"):
         regressor().fit(divided(X), divided(Y))
+
+
+def test_without_dask_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "sknn_deep.dask")
+    with pytest.raises(ImportError, match=re.escape("pip install sknn_deep[dask]")):
+        importlib.import_module("sknn_deep.dask")

@@ -75,6 +75,15 @@ def test_two_fits_at_once_do_not_wait_for_each_other(client):
         assert_allclose(model.module_.flat, alone.module_.flat, rtol=1e-10)
 
 
+def fitted_in_a_task():
+    return regressor().fit(*given()).to_local()
+
+
+def test_a_task_may_fit(client):
+    model = client.submit(fitted_in_a_task, pure=False).result(timeout=120)
+    assert_allclose(model.module_.flat, model.fit(X, Y).module_.flat, rtol=1e-10)
+
+
 def test_an_error_of_one_worker_is_that_of_the_fit(client):
     x = X.copy()
     x[100, 2] = np.nan
