@@ -51,6 +51,8 @@ class Chunk(NamedTuple):
     shares : list of (int, slice)
         Of each batch that several processes share evenly: how many rows it has, and which of them
         are in its part. Empty where one process has all rows, or each has rows of its own.
+    is_own : bool
+        Whether it has only those rows of one batch that are this process'.
     """
 
     X: Any
