@@ -25,6 +25,7 @@ from sknn_deep._estimators.processes import on_processes
 from sknn_deep._estimators.rows import has_categories, to_predict, to_train_on
 from sknn_deep._hardware.bfloat16 import product_dtype
 from sknn_deep._hardware.device import numpy_dtype
+from sknn_deep._networks.flat import Network
 from sknn_deep._networks.summary import summary
 
 
@@ -129,9 +130,15 @@ class BaseDeepNetwork(NetworkHooks):
         """Return the features to train on, and y where it is given, as in :func:`to_train_on`."""
         return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
 
-    def _map_rows(self, function: Callable[[Tensor], Tensor], X: Any) -> Any:
-        """Apply a part of the network to the rows of validated X, as in :func:`map_rows`."""
-        network = self.module_
+    def _map_rows(
+        self, function: Callable[[Tensor], Tensor], X: Any, network: Network | None = None
+    ) -> Any:
+        """Apply a part of a network to the rows of validated X, as in :func:`map_rows`.
+
+        The network is one of an ensemble, or the only one. This estimator's ``dtype`` decides on
+        the products, which may have been set after the fit.
+        """
+        network = self.module_ if network is None else network
         rounding = product_dtype(self.dtype, network.flat.device)
         return map_rows(function, features_of(X), network, rounding)
 

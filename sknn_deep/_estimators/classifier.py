@@ -595,8 +595,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         """
         X = self._validate_input(X)
         if len(self._networks) == 1:
-            (network,) = self._networks
-            return self._labels(network._map_rows(network.module_.outputs, X))
+            module = self._networks[0].module_
+            return self._labels(self._map_rows(module.outputs, X, module))
         return self._labels(self._mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
     @keeps_namespace
@@ -690,7 +690,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _logits(self, X: Features) -> Any:
         """Return the raw output, or of an ensemble that of its mean probabilities."""
         if len(self._networks) == 1:
-            return self._networks[0]._map_rows(self._networks[0].module_.outputs, X)
+            module = self._networks[0].module_
+            return self._map_rows(module.outputs, X, module)
         return by_torch(self._logits_of, self._outputs(X))
 
     def _logits_of(self, probabilities: Tensor) -> Tensor:

@@ -190,7 +190,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         networks = self._networks
         n_layers = [hidden_layer_number(network, layer) + 1 for network in networks]
         parts = [
-            network._map_rows(network.module_.up_to(n), features)
+            self._map_rows(network.module_.up_to(n), features, network.module_)
             for network, n in zip(networks, n_layers, strict=True)
         ]
         if len(parts) == 1:
@@ -230,8 +230,12 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def _map_networks(self, function: Callable[[Tensor], Tensor], X: Any) -> Iterator[Any]:
         """Apply a function to the raw output of each network, for the rows of validated X."""
         for network in self._networks:
-            outputs = network.module_.outputs
-            yield network._map_rows(lambda rows, outputs=outputs: function(outputs(rows)), X)
+            module: MLP = network.module_
+
+            def apply(rows: Tensor, module: MLP = module) -> Tensor:
+                return function(module.outputs(rows))
+
+            yield self._map_rows(apply, X, module)
 
     def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
         hidden = self._hidden_sizes("hidden_layer_sizes")
