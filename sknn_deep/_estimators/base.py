@@ -25,6 +25,7 @@ from sknn_deep._estimators.processes import on_processes
 from sknn_deep._estimators.rows import has_categories, to_predict, to_train_on
 from sknn_deep._hardware.bfloat16 import product_dtype
 from sknn_deep._hardware.device import numpy_dtype
+from sknn_deep._networks.flat import Network
 from sknn_deep._networks.summary import summary
 
 
@@ -130,10 +131,19 @@ class BaseDeepNetwork(NetworkHooks):
         return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
 
     def _map_rows(
-        self, function: Callable[[Any], Tensor], X: Any, *, may_be_sparse: bool = False
+        self,
+        function: Callable[[Any], Tensor],
+        X: Any,
+        network: Network | None = None,
+        *,
+        may_be_sparse: bool = False,
     ) -> Any:
-        """Apply a part of the network to the rows of validated X, as in :func:`map_rows`."""
-        network = self.module_
+        """Apply a part of a network to the rows of validated X, as in :func:`map_rows`.
+
+        The network is one of an ensemble, or the only one. This estimator's ``dtype`` decides on
+        the products, which may have been set after the fit.
+        """
+        network = self.module_ if network is None else network
         rounding = product_dtype(self.dtype, network.flat.device)
         rows = features_of(X)
         return map_rows(function, rows, network, rounding, may_be_sparse=may_be_sparse)

@@ -194,7 +194,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         networks = self._networks
         n_layers = [hidden_layer_number(network, layer) + 1 for network in networks]
         parts = [
-            network._map_rows(network.module_.up_to(n), features, may_be_sparse=True)
+            self._map_rows(network.module_.up_to(n), features, network.module_, may_be_sparse=True)
             for network, n in zip(networks, n_layers, strict=True)
         ]
         if len(parts) == 1:
@@ -246,7 +246,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                 raw: Tensor = module.outputs(rows, X.check)
                 return raw if function is None else function(raw)
 
-            output = network._map_rows(apply, X, may_be_sparse=True)
+            output = self._map_rows(apply, X, module, may_be_sparse=True)
             if type(output) is np.ndarray and not np.isfinite(output).all():
                 _refuse_overflow(output, X)
             yield output

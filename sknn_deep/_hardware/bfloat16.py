@@ -102,7 +102,7 @@ class RoundedLayers(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.linear:
+        if func is F.linear and len(args) == 3:
             x, weight, bias = args
             if is_worth_rounding(self._n_rows, weight):
                 product = torch.mm(x.bfloat16(), weight.bfloat16().mT)

@@ -68,9 +68,11 @@ def test_layers_are_rounded_by_the_rows_of_the_block():
             )
 
 
-def test_predictions_of_large_layers_are_rounded(digits):
-    classifier = DeepMLPClassifier(**QUICK | {"hidden_layer_sizes": (64,)}, dtype="bfloat16")
-    classifier.fit(digits.X, digits.y)
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_predictions_of_large_layers_are_rounded(n_networks, digits):
+    """As ``dtype`` says when they are asked for, whatever it was in the fit."""
+    params = {**QUICK, "hidden_layer_sizes": (64,), "n_networks": n_networks}
+    classifier = DeepMLPClassifier(**params, dtype="bfloat16").fit(digits.X, digits.y)
     X = np.tile(digits.X, (2, 1))
     rounded = classifier.predict_proba(X)
     exact = classifier.set_params(dtype="float32").predict_proba(X)
