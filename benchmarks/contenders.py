@@ -10,15 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep.datasets import fetch_mnist
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -37,8 +38,10 @@ class Data(NamedTuple):
 class Work:
     """One thing to train: layer units, batch size, epochs, data type.
 
-    An autoencoder is a work whose last layer is as wide as its input. Where it ``rounds_to``
-    bfloat16, the data and the other contenders are float32, but for torch with its autocast.
+    An autoencoder is a work whose last layer is as wide as its input. With numbers in a row, the
+    rows are sparse: counts of words, of which few are frequent. Targets are the outputs of a
+    regressor. Where it ``rounds_to`` bfloat16, the data and the other contenders are float32, but
+    for torch with its autocast.
     """
 
     units: tuple[int, ...]
@@ -50,15 +53,23 @@ class Work:
     options: tuple[str, ...] = ()
     device: str = "cpu"
     rounds_to: str = ""
+    numbers_in_a_row: int | None = None
+    has_targets: bool = False
 
     def __str__(self) -> str:
         parts = ["-".join(map(str, self.units)), f"batch {self.batch_size}", *self.options]
+        parts += [f"{self.numbers_in_a_row} numbers a row"] * (self.numbers_in_a_row is not None)
+        parts += ["targets"] * self.has_targets
         dtype = self.rounds_to or self.dtype
         return ", ".join(parts + ([dtype] if dtype != "float32" else []))
 
     @property
     def is_autoencoder(self) -> bool:
         return self.units[0] == self.units[-1]
+
+    @property
+    def is_classifier(self) -> bool:
+        return not (self.is_autoencoder or self.has_targets)
 
     @property
     def has_test_set(self) -> bool:
@@ -68,7 +79,7 @@ class Work:
     def measure(self) -> str:
         """What ``quality`` returns."""
         part = "test" if self.has_test_set else "training"
-        return f"{part} {'mean squared error' if self.is_autoencoder else 'accuracy'}"
+        return f"{part} {'accuracy' if self.is_classifier else 'mean squared error'}"
 
     def data(self) -> Data:
         """Return real images where the width is theirs, else Gaussian rows with random labels."""
@@ -83,8 +94,15 @@ class Work:
             X = X / 16
         else:
             rng = np.random.default_rng(0)
-            X = rng.normal(size=(self.n_samples, self.units[0]))
+            if self.numbers_in_a_row is None:
+                X = rng.normal(size=(self.n_samples, self.units[0]))
+            else:
+                X = _counts(rng, self.n_samples, self.units[0], self.numbers_in_a_row)
             y = rng.integers(0, self.units[-1], self.n_samples)
+            if self.has_targets:
+                y = rng.normal(size=(self.n_samples, self.units[-1])).astype(self.dtype)
+            elif self.units[-1] >= 64:  # each of many classes is there
+                y = rng.permutation(self.n_samples) % self.units[-1]
         X = X.astype(self.dtype)
         return Data(X, y, X, y)
 
@@ -92,10 +110,21 @@ class Work:
         """Return the accuracy of a network, or the error of an autoencoder."""
         if self.is_autoencoder:
             return float(np.mean((predict(data.X_test) - data.X_test) ** 2))
+        if self.has_targets:
+            return float(np.mean((predict(data.X_test) - data.y_test) ** 2))
         return float(np.mean(predict(data.X_test) == data.y_test))
 
 
 _mnist = cache(fetch_mnist)
+
+
+def _counts(rng: np.random.Generator, n_rows: int, n_words: int, per_row: int) -> Any:
+    """Return counts of words in texts as a CSR matrix; the frequencies are Zipf's."""
+    frequencies = 1 / (np.arange(n_words) + 3)
+    lengths = rng.lognormal(np.log(per_row), 0.5, n_rows).astype(int) + 1
+    words = rng.choice(n_words, lengths.sum(), p=frequencies / frequencies.sum())
+    places = np.repeat(np.arange(n_rows), lengths), rng.permutation(n_words)[words]
+    return sp.coo_matrix((np.ones(len(words)), places), shape=(n_rows, n_words)).tocsr()
 
 
 def ours(work: Work, X, y) -> Callable[[], Predict]:
@@ -111,7 +140,8 @@ def ours(work: Work, X, y) -> Callable[[], Predict]:
     if work.rounds_to:
         settings["dtype"] = work.rounds_to
     if not work.is_autoencoder:
-        estimator = DeepMLPClassifier(work.units[1:-1], **settings)
+        estimator_class = DeepMLPRegressor if work.has_targets else DeepMLPClassifier
+        estimator = estimator_class(hidden_layer_sizes=work.units[1:-1], **settings)
         return lambda: estimator.fit(X, y).predict
 
     half = len(work.units) // 2
@@ -129,7 +159,7 @@ def ours(work: Work, X, y) -> Callable[[], Predict]:
 
 def scikit_learn(work: Work, X, y) -> Callable[[], Predict]:
     """Return a run of scikit-learn's MLP."""
-    kind = MLPRegressor if work.is_autoencoder else MLPClassifier
+    kind = MLPClassifier if work.is_classifier else MLPRegressor
     estimator = kind(
         hidden_layer_sizes=work.units[1:-1],
         batch_size=work.batch_size,
@@ -162,7 +192,7 @@ def plain_torch(work: Work, X, y) -> Callable[[], Predict]:
                 optimizer.step()
         module.eval()
         wait_for(work.device)
-        if work.is_autoencoder:
+        if not work.is_classifier:
             return lambda rows: torch_outputs(module, rows).numpy()
         return lambda rows: torch_outputs(module, rows).argmax(1).numpy()
 
@@ -246,7 +276,7 @@ def torch_module(work: Work) -> torch.nn.Sequential:
 
 def torch_loss(work: Work) -> torch.nn.Module:
     """Return the loss as a torch user takes it."""
-    return torch.nn.MSELoss() if work.is_autoencoder else torch.nn.CrossEntropyLoss()
+    return torch.nn.CrossEntropyLoss() if work.is_classifier else torch.nn.MSELoss()
 
 
 def torch_outputs(module: torch.nn.Module, rows: np.ndarray) -> torch.Tensor:
@@ -258,7 +288,7 @@ def torch_outputs(module: torch.nn.Module, rows: np.ndarray) -> torch.Tensor:
 
 def skorch_net(work: Work) -> NeuralNetClassifier | NeuralNetRegressor:
     """Return skorch's net around the same module and loss."""
-    kind = NeuralNetRegressor if work.is_autoencoder else NeuralNetClassifier
+    kind = NeuralNetClassifier if work.is_classifier else NeuralNetRegressor
     return kind(
         lambda: torch_module(work),
         criterion=lambda: torch_loss(work),
@@ -278,4 +308,6 @@ def in_process(work: Work) -> dict[str, Callable[[Work, np.ndarray, np.ndarray],
     found = {"sknn_deep": ours, "scikit-learn": scikit_learn, "skorch": with_skorch}
     if work.options:  # scikit-learn's networks have neither dropout nor normalisation
         del found["scikit-learn"]
+    if work.numbers_in_a_row is not None:  # which the others do not take
+        return {"sknn_deep": ours, "scikit-learn": scikit_learn}
     return found | {"torch": plain_torch}

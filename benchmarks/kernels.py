@@ -14,12 +14,14 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness
 from benchmarks.contenders import Work, in_process
 from sknn_deep._engine.optimizers import adam_kernel
+from sknn_deep._hardware.sparse_products import SparseBatch
 from sknn_deep._networks.flat import Dropout
 
 
@@ -86,9 +88,37 @@ def products() -> dict[str, tuple]:
     return found
 
 
+def sparse_products() -> dict[str, tuple]:
+    """Return a batch's two products of a first layer, for dense rows and for them as they are.
+
+    The last is as dense as rows may be that are multiplied as they are.
+    """
+    found = {}
+    for n_columns, n_numbers in ((50_000, 60), (20_000, 100), (2000, 20), (2000, 40)):
+        rows = sp.random(200, n_columns, n_numbers / n_columns, "csr", np.float32)
+        weight, gradient = torch.rand(2, 100, n_columns)
+        out, dense = torch.empty(200, 100), torch.empty(200, n_columns)
+        batch = SparseBatch(rows)
+        program = batch.forward(weight, out) + batch.gradient(out, gradient)
+
+        def as_they_are(batch=batch, rows=rows, program=program) -> None:
+            batch.load(rows)
+            for kernel in program:
+                kernel()
+
+        def as_dense(rows=rows, weight=weight, gradient=gradient, out=out, dense=dense) -> None:
+            rows.toarray(out=dense.numpy())
+            torch.mm(dense, weight.mT, out=out)
+            torch.mm(out.mT, dense, out=gradient)
+
+        name = f"sparse products of 200x{n_columns}, {n_numbers} numbers a row, by 100 units"
+        found[f"{name}: dense / as they are"] = as_dense, as_they_are
+    return found
+
+
 def pairs() -> dict[str, tuple]:
     """Return two functions for each choice: what was replaced, and what is used."""
-    found = products()
+    found = products() | sparse_products()
     raw, out = torch.randn(200, 10), torch.empty(200, 10)
     raw_t, out_t = raw.mT.contiguous(), torch.empty(10, 200)
     found["softmax of 200x10: last dimension / first"] = (

@@ -30,10 +30,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import polars as pl
+import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
-from benchmarks import harness
+from benchmarks import harness, train
 from benchmarks.contenders import Work, in_process
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep.callbacks import TrainingCheckpoint
@@ -41,6 +42,7 @@ from sknn_deep.callbacks import TrainingCheckpoint
 WORKS = {
     "classifier": Work((784, 128, 64, 10), 200, 1),
     "autoencoder": Work((784, 128, 64, 32, 64, 128, 784), 200, 1),
+    **{name: train.WORKS[name] for name in ("texts", "classes-10000", "targets-500")},
 }
 EPOCHS = (1, 5)
 N_FEW = 400
@@ -80,7 +82,9 @@ def peak_of_fit(name: str, work: Work, folder: Path, n_threads: int) -> float:
     """Return by how many MB a contender's fit raises the memory of this process at its peak."""
     warnings.simplefilter("ignore", ConvergenceWarning)
     # read as they are: memory that preparing them had freed would be used again, unseen
-    X, y = np.load(folder / "X.npy"), np.load(folder / "y.npy")
+    is_sparse = work.numbers_in_a_row is not None
+    X = sp.load_npz(folder / "X.npz") if is_sparse else np.load(folder / "X.npy")
+    y = np.load(folder / "y.npy")
     contender = in_process(work)[name]
     run, run_on_few = contender(work, X, y), contender(work, X[:N_FEW], y[:N_FEW])
     with harness.limited_threads(n_threads):
@@ -192,10 +196,13 @@ def main():
 
 def measure_fits(folder: Path, arguments: argparse.Namespace):
     """Return the table of what fits take beyond their data, and all figures."""
-    rows, results = [], {}
+    rows, results, contenders = [], {}, list(in_process(WORKS["classifier"]))
     for kind, work in WORKS.items():
         data = work.data()
-        np.save(folder / "X.npy", data.X)
+        if sp.issparse(data.X):
+            sp.save_npz(folder / "X.npz", data.X)
+        else:
+            np.save(folder / "X.npy", data.X)
         np.save(folder / "y.npy", data.y)
         for n_epochs in EPOCHS:
             task = (replace(work, epochs=n_epochs), folder, arguments.threads)
@@ -203,9 +210,11 @@ def measure_fits(folder: Path, arguments: argparse.Namespace):
                 name: [in_fresh_process(peak_of_fit, name, *task) for _ in range(arguments.rounds)]
                 for name in in_process(work)
             }
-            cells = [f"{np.median(megabytes):.0f}" for megabytes in peaks.values()]
+            cells = [
+                f"{np.median(peaks[name]):.0f}" if name in peaks else "–" for name in contenders
+            ]
             rows.append([f"{kind}, {work}", f"{n_epochs}", *cells])
-    return ["MB beyond the data", "epochs", *in_process(WORKS["classifier"])], rows, results
+    return ["MB beyond the data", "epochs", *contenders], rows, results
 
 
 def measure_fits_on_a_map(folder: Path, arguments: argparse.Namespace):

@@ -9,8 +9,9 @@ have one logistic output where the others have two.
 A figure is a whole call of ``fit``. Keras compiles in the round that is not counted and goes
 back to its initial weights outside the time; see ``benchmarks/keras_worker.py``. The floor is
 the time of the matrix products alone: three for each layer and batch (two for the first,
-whose input needs no gradient), into buffers, with nothing between them. In the rows with bfloat16
-torch computes within its autocast; all others, and the floor, are in float32.
+whose input needs no gradient), into buffers, with nothing between them. Of sparse rows SciPy
+computes those of the first layer. In the rows with bfloat16 torch computes within its autocast; all
+others, and the floor, are in float32.
 """
 
 import sys
@@ -44,6 +45,12 @@ WORKS = {
     "mnist-float64": Work(MNIST, 200, 1, "float64"),
     "mnist-regularised": Work(MNIST, 256, 1, options=("dropout 0.2", "batch norm")),
     "autoencoder": Work((784, 128, 64, 32, 64, 128, 784), 256, 1, n_samples=20000),
+    "sparse-20000": Work((20_000, 100, 2), 200, 2, "float64", 2000, numbers_in_a_row=100),
+    "sparse-50000": Work((50_000, 100, 2), 200, 2, "float64", 5000, numbers_in_a_row=60),
+    "texts": Work((130_000, 100, 20), 200, 1, n_samples=11_314, numbers_in_a_row=160),
+    "classes-2000": Work((50, 64, 2000), 200, 4, n_samples=4000),
+    "classes-10000": Work((50, 64, 10_000), 200, 1, n_samples=10_000),
+    "targets-500": Work((50, 64, 500), 200, 4, n_samples=4000, has_targets=True),
 }
 CONTENDERS = ["scikit-learn", "skorch", "torch"]  # beside sknn_deep
 CONTENDERS += [f"keras-{backend}" for backend in keras_worker.BACKENDS] + ["floor"]
@@ -71,12 +78,23 @@ def matrix_products(work: Work) -> Callable[[], None]:
     weights = [rand(n_out, n_in) for n_in, n_out in shapes]
     gradients = [torch.empty_like(weight) for weight in weights]
 
+    sparse = None
+    if work.numbers_in_a_row is not None:
+        sparse = work.data().X[:rows]
+        first, delta = weights[0].t().contiguous().numpy(), deltas[1].numpy()
+
     def run():
         for _ in range(work.epochs * -(-work.n_samples // rows)):
             for i, weight in enumerate(weights):
-                torch.mm(activations[i], weight.t(), out=activations[i + 1])
+                if i == 0 and sparse is not None:
+                    sparse @ first
+                else:
+                    torch.mm(activations[i], weight.t(), out=activations[i + 1])
             for i in reversed(range(len(weights))):
-                torch.mm(deltas[i + 1].t(), activations[i], out=gradients[i])
+                if i == 0 and sparse is not None:
+                    sparse.T @ delta
+                else:
+                    torch.mm(deltas[i + 1].t(), activations[i], out=gradients[i])
                 if i > 0:
                     torch.mm(deltas[i + 1], weights[i], out=deltas[i])
             for activation in activations[1:]:

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from sknn_deep._hardware.products import Program
 
-# Denser rows are multiplied as dense ones, which takes less time; so are small batches, because of
-# the calls: one for each unit, and some to gather the rows.
-_DENSEST_TO_TRAIN, _DENSEST_TO_PREDICT = 1 / 50, 1 / 20
+# Denser rows are multiplied as dense ones, which takes less time: on one thread from twice this
+# density on, but dense products have several. So are small batches, because of the calls: one for
+# each unit, and some to gather the rows.
+_DENSEST_TO_TRAIN, _DENSEST_TO_PREDICT = 1 / 100, 1 / 20
 _SMALLEST_TO_TRAIN, _SMALLEST_TO_PREDICT = 2**18, 2**16
 # Units that are multiplied together in predictions.
 _UNITS = 16
