@@ -110,7 +110,7 @@ def test_training_is_the_same(kind, row, small_layers_are_rounded):  # as on the
     names = ("solver", "learning_rate", "normalization", "dtype", "activation", "batch_size")
     params = {name: row[name] for name in names} | row["more"] | row["loss"]
     if row["dtype"] == "bfloat16":  # a last digit may decide whether a loss is an improvement
-        params.setdefault("n_iter_no_change", 100)
+        params["n_iter_no_change"] = 100
     is_rough = row["solver"] == "muon" or (row["dtype"], row["normalization"]) == _ROUGH
     tolerance = TOLERANCES["bfloat16" if is_rough else row["dtype"]]
     networks = fit_both(kind, y=y, fit_params={"sample_weight": weight}, **params)
