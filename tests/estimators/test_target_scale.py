@@ -155,3 +155,9 @@ def test_loss_is_compared_with_that_of_the_best_constant(name, level, expected):
     loss = regression_loss(name, 1)
     assert is_poor(0.91 * expected, loss, y, None, level)
     assert not is_poor(0.89 * expected, loss, y, None, level)
+
+
+@pytest.mark.parametrize(("factor", "size"), [(1, None), (1e5, 1e5), (1e-3, 1e-3)])
+def test_the_size_of_targets_is_the_same_in_single_precision(factor, size):
+    targets = factor * np.column_stack([Y, -Y])
+    assert odd_size(targets, None) == odd_size(targets.astype(np.float32), None) == size
