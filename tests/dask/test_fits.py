@@ -17,6 +17,7 @@ da = pytest.importorskip("dask.array")
 
 from sknn_deep.callbacks import TrainingCheckpoint  # noqa: E402
 from sknn_deep.dask import DaskDeepMLPRegressor, _fits  # noqa: E402
+from tests.dask.lost_workers import loses_a_worker  # noqa: E402
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(120, 4))
@@ -69,7 +70,7 @@ def test_two_fits_at_once_do_not_wait_for_each_other(client):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(600)
     for model in models:
         alone = model.to_local().fit(X, Y)
         assert_allclose(model.module_.flat, alone.module_.flat, rtol=1e-10)
@@ -80,7 +81,7 @@ def fitted_in_a_task():
 
 
 def test_a_task_may_fit(client):
-    model = client.submit(fitted_in_a_task, pure=False).result(timeout=120)
+    model = client.submit(fitted_in_a_task, pure=False).result(timeout=600)
     assert_allclose(model.module_.flat, model.fit(X, Y).module_.flat, rtol=1e-10)
 
 
@@ -92,8 +93,8 @@ def test_an_error_of_one_worker_is_that_of_the_fit(client):
     with pytest.raises(ValueError, match="Input X contains NaN"):
         model.fit(*given(x))
     assert model.module_ is before
-    ends_within(60, is_idle(client))
-    ends_within(60, lambda: not client.who_has())  # nothing is kept
+    ends_within(600, is_idle(client))
+    ends_within(600, lambda: not client.who_has())  # nothing is kept
 
 
 def test_workers_stop_where_the_user_interrupts(client, monkeypatch):
@@ -109,7 +110,7 @@ def test_workers_stop_where_the_user_interrupts(client, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             regressor(max_iter=10**6, tol=0.0).fit(*given())
     assert len(n_looks) == 2
-    ends_within(60, lambda: not any(client.run(is_training).values()))
+    ends_within(600, lambda: not any(client.run(is_training).values()))
     regressor().fit(*given())
 
 
@@ -128,7 +129,7 @@ def certificate(path):
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
     subprocess.run(
         [*command, "-keyout", path / "key.pem", "-out", path / "cert.pem"],
-        check=True, capture_output=True, timeout=60,
+        check=True, capture_output=True,
     )  # fmt: skip
     return str(path / "cert.pem"), str(path / "key.pem")
 
@@ -154,7 +155,7 @@ def test_a_cluster_with_tls_is_trained_on_with_a_warning(tmp_path):
     assert_allclose(model.module_.flat, model.to_local().fit(X, Y).module_.flat, rtol=1e-10)
 
 
-@pytest.mark.slow
+@loses_a_worker
 def test_a_lost_worker_is_named_and_the_training_goes_on_from_a_checkpoint(client, tmp_path):
     """The last of the tests here: a worker has to start anew."""
     scoring, checkpoint = EndsWorker(tmp_path / "scores"), TrainingCheckpoint(tmp_path / "kept")
@@ -163,7 +164,7 @@ def test_a_lost_worker_is_named_and_the_training_goes_on_from_a_checkpoint(clien
     with pytest.raises(RuntimeError, match=f"1 of the 2 workers .* was lost: {lost}"):
         model.fit(*given())
     assert not hasattr(model, "module_")
-    client.wait_for_workers(2, timeout=120)
+    client.wait_for_workers(2)
     model.fit(*given())
     assert os.path.getsize(scoring.path) == 3 + 4  # of six epochs, two were kept
     whole = regressor(scoring=scoring).fit(*given())

@@ -12,6 +12,7 @@ distributed = pytest.importorskip("distributed")
 
 from sknn_deep import DeepMLPRegressor  # noqa: E402
 from sknn_deep.model_selection import FusedGridSearchCV, _evaluation  # noqa: E402
+from tests.dask.lost_workers import loses_a_worker  # noqa: E402
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(300, 20))
@@ -46,13 +47,13 @@ def test_scores_are_those_of_one_process(client):
     assert_array_equal(found, scores())
 
 
-@pytest.mark.slow
+@loses_a_worker
 def test_a_lost_worker_costs_no_more_than_its_stack(client, tmp_path):
     with joblib.parallel_config(backend="dask", scatter=[X, Y]):
         found = scores(tmp_path / "ended")
     assert (tmp_path / "ended").exists()
     assert_array_equal(found, scores())
-    client.wait_for_workers(2, timeout=120)
+    client.wait_for_workers(2)
 
 
 def test_the_data_are_not_part_of_every_task(monkeypatch):
