@@ -17,6 +17,7 @@ from sklearn.preprocessing import scale
 from threadpoolctl import threadpool_limits
 
 from sknn_deep._hardware import bfloat16, pace
+from sknn_deep._networks import few_rows
 from sknn_deep.datasets import fetch_california_housing, fetch_mnist
 
 try:
@@ -52,6 +53,26 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
+# A worker of Dask may take minutes to start on a machine that others use, too.
+PATIENT = {
+    "distributed.comm.timeouts.connect": "600s",
+    "distributed.comm.timeouts.tcp": "600s",
+}
+
+
+@pytest.fixture(scope="session")
+def client():
+    """Return the client of a cluster of two processes, which serves all tests of the session."""
+    distributed = pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
+    with dask.config.set(PATIENT):
+        cluster = distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
+        )
+        with cluster, distributed.Client(cluster) as client:
+            yield client
+
+
 @pytest.fixture(autouse=True)
 def _never_starved(monkeypatch):
     """Let no test's number of threads depend on what runs beside it."""
@@ -68,6 +89,12 @@ def _multiplies_bfloat16(monkeypatch):
 def small_layers_are_rounded(monkeypatch):
     """Let ``dtype="bfloat16"`` round the factors of small products, too."""
     monkeypatch.setattr(bfloat16, "FEWEST_TO_ROUND", 0)
+
+
+@pytest.fixture
+def torch_predicts(monkeypatch):
+    """Let torch predict a few rows, too, as it does many."""
+    monkeypatch.setattr(few_rows, "MOST_WORK", -1)
 
 
 class Explode(torch.optim.SGD):

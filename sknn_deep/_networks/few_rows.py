@@ -40,7 +40,6 @@ class _Plan(NamedTuple):
     """What a network consists of, and what is computed."""
 
     parts: list[nn.Module]
-    modules: list[nn.Module]
     steps: list[_Step]
     largest: int
 
@@ -62,7 +61,9 @@ def output_of_few_rows(network: nn.Module, X: np.ndarray) -> np.ndarray | None:
     plan: _Plan | None = state.get("_plan")
     if plan is None or not _is_current(plan, network):
         state["_plan"] = plan = _plan(network)
-    if len(X) * plan.largest > MOST_WORK or not plan.steps or _are_watched(plan.modules):
+    if len(X) * plan.largest > MOST_WORK or not plan.steps:
+        return None
+    if _are_watched([network, network.layers, *plan.parts]):  # type: ignore[list-item]
         return None
     activations = X
     with np.errstate(all="ignore"):
@@ -111,4 +112,4 @@ def _plan(network: nn.Module) -> _Plan:
             steps = []
             break
     largest = max((step.weight.size for step in steps), default=0)
-    return _Plan(parts, [network, network.layers, *parts], steps, largest)  # type: ignore[list-item]
+    return _Plan(parts, steps, largest)  # not the network: a cycle would keep its memory

@@ -7,7 +7,6 @@ lost, or another rank has failed, nobody waits for it.
 """
 
 import hashlib
-import pickle
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -152,11 +151,11 @@ class WorkerRanks(Ranks):
 
 
 def _packed(value: Any) -> Tensor:
-    return torch.frombuffer(bytearray(pickle.dumps(value, protocol=5)), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(cloudpickle.dumps(value, protocol=5)), dtype=torch.uint8)
 
 
 def _unpacked(sent: Tensor) -> Any:
-    return pickle.loads(sent.numpy().tobytes())
+    return cloudpickle.loads(sent.numpy().tobytes())
 
 
 @dataclass(frozen=True)

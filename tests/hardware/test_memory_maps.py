@@ -193,7 +193,9 @@ CASES = {
     [(cls, params) for (cls, _), params in CASES.items()],
     ids=[f"{cls.__name__}, {name}" for cls, name in CASES],
 )
-def test_estimators_learn_what_they_learn_from_memory(cls, params, mapped, handed_back):
+def test_estimators_learn_what_they_learn_from_memory(
+    cls, params, mapped, handed_back, torch_predicts
+):
     from_memory, from_file = (cls(**{**QUICK, **params}) for _ in range(2))
     from_memory.fit(VALUES, LABELS, sample_weight=WEIGHT)
     from_file.fit(mapped(VALUES), LABELS, sample_weight=WEIGHT)

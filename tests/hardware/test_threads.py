@@ -405,7 +405,7 @@ def test_steps_take_one_thread_while_several_are_slower(digits, used, monkeypatc
 
 @pytest.mark.parametrize(("n_rows", "expected"), [(5, 1), (60, 2), (1797, 4)])
 def test_shapes_decide_on_the_threads_of_predictions(
-    n_rows, expected, digits, monkeypatch, four_threads
+    n_rows, expected, digits, monkeypatch, four_threads, torch_predicts
 ):
     network, counts = DeepMLPClassifier(**LARGE).fit(digits.X, digits.y), set()
     linear = torch.nn.functional.linear
