@@ -311,6 +311,11 @@ class SparseRows(Features):
     def gather(self, rows: np.ndarray, out: Tensor) -> None:
         self._X[rows].toarray(out=out.numpy())
 
+    @property
+    def stored_per_row(self) -> float:
+        """How many numbers a row stores, on average."""
+        return float(self._X.nnz) / max(1, len(self))
+
     def suits_products(self, n_rows: int | None = None) -> bool:
         """Return whether a first layer best multiplies the rows as they are.
 
@@ -320,7 +325,7 @@ class SparseRows(Features):
             Of the batches to train with; None for predictions of all rows.
         """
         n_at_once = len(self) if n_rows is None else n_rows
-        n_nonzero = n_at_once * self._X.nnz / max(1, len(self))
+        n_nonzero = n_at_once * self.stored_per_row
         return is_worth_it(n_at_once, self.shape[1], n_nonzero, training=n_rows is not None)
 
     def no_rows(self) -> SparseBatch:

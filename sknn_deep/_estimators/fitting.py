@@ -29,7 +29,7 @@ import torch
 from skorch.history import History
 
 from sknn_deep._engine.batches import Batches, Chunk, whole
-from sknn_deep._engine.features import Features
+from sknn_deep._engine.features import Features, SparseRows
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.call import Call, Validated
 from sknn_deep._estimators.callback_parameter import (
@@ -416,9 +416,10 @@ class Fit:
         move_network(draft, device)
 
     def _memory_explained(self, n_samples: int) -> AbstractContextManager[None]:
-        flat = self.draft.module_.flat
-        n_features = self._validated.X.shape[1]
-        return memory_explained(self.draft, n_samples, n_features, flat.dtype, self._copied_bytes)
+        dtype, n_features = self.draft.module_.flat.dtype, self._validated.X.shape[1]
+        return memory_explained(
+            self.draft, n_samples, n_features, dtype, self._copied_bytes, self._stored_per_row
+        )
 
     @cached_property
     def _device(self) -> torch.device:
@@ -445,6 +446,14 @@ class Fit:
         own, given = X.unwrapped(), self.call.X
         are_arrays = isinstance(own, np.ndarray) and isinstance(given, np.ndarray)
         return X.nbytes if are_arrays and not np.may_share_memory(own, given) else 0
+
+    def _stored_per_row(self) -> float | None:
+        """Return how many numbers a row stores that the network multiplies as it is."""
+        X, has_targets = self._validated.X, self._validated.targets is not None
+        if not (isinstance(X, SparseRows) and has_targets and self.draft.module_.takes_sparse_rows):
+            return None
+        n_rows = len(X) if self.draft.solver == "lbfgs" else self.draft._batch_size_for(len(X))
+        return X.stored_per_row if X.suits_products(n_rows) else None
 
     # ------------------------------------------------------------------ what trains
 

@@ -55,6 +55,7 @@ def memory_explained(
     n_features: int,
     dtype: torch.dtype,
     copied_bytes: Callable[[], int] = lambda: 0,
+    stored_per_row: Callable[[], float | None] = lambda: None,
 ) -> Iterator[None]:
     """Replace an out-of-memory error by one that says what the training needs.
 
@@ -67,6 +68,8 @@ def memory_explained(
         Of the weights.
     copied_bytes : callable
         Returns what a copy of the features takes, where there is one.
+    stored_per_row : callable
+        Returns how many numbers a row stores that is multiplied as it is, None for dense rows.
 
     Raises
     ------
@@ -78,7 +81,9 @@ def memory_explained(
     except Exception as error:
         if not is_out_of_memory(error) or isinstance(error, OutOfMemoryError):
             raise
-        need = training_memory(estimator, n_samples, n_features, dtype, copied_bytes())
+        need = training_memory(
+            estimator, n_samples, n_features, dtype, copied_bytes(), stored_per_row()
+        )
         message = _advice(estimator, n_samples, n_features, dtype, need)
         first = str(error).splitlines()[0]
         explained = OutOfMemoryError(f"{message} The first that did not fit: {first}")
@@ -105,6 +110,7 @@ def training_memory(
     n_features: int,
     dtype: torch.dtype,
     copied_bytes: int = 0,
+    stored_per_row: float | None = None,
 ) -> TrainingMemory:
     """Return what the training of a network takes; parameters as in :func:`memory_explained`."""
     config = estimator._network_config(n_features, dtype)
@@ -119,7 +125,9 @@ def training_memory(
         n_rows = batch_size + n_samples % batch_size
         parameter_bytes = _copies_of_weights(estimator) * dtype.itemsize
     n_inputs, *n_hidden, n_outputs = (layer.units for layer in layers)
-    numbers: float = n_inputs + _numbers_per_unit(config) * sum(n_hidden)
+    # a stored number has the index of its column beside it
+    of_features = n_inputs if stored_per_row is None else 2 * stored_per_row
+    numbers = of_features + _numbers_per_unit(config) * sum(n_hidden)
     if config.get("input") is not None:  # what it makes of a row, the gradient, and its own
         layer = TableInput(**config["input"], device=torch.device("meta"))
         numbers += 2 * n_inputs + layer.kept_per_row

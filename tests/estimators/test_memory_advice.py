@@ -23,7 +23,10 @@ warnings.simplefilter("ignore")
 kind, (n_rows, n_features, n_classes), dtype, params = json.loads(sys.argv[1])
 rng = np.random.RandomState(0)
 if n_features > 10_000:
-    X = sp.random(n_rows, n_features, density=1e-4, format="csr", dtype=dtype, random_state=0)
+    columns = np.sort(rng.randint(n_features, size=(n_rows, 10)), axis=1)
+    starts = np.arange(0, 10 * n_rows + 1, 10)
+    X = sp.csr_matrix((np.ones(10 * n_rows, dtype), columns.ravel(), starts), (n_rows, n_features))
+    X.sum_duplicates()
 else:
     X = rng.uniform(size=(n_rows, n_features)).astype(dtype)
 y = np.arange(n_rows) % n_classes
@@ -86,13 +89,13 @@ FITS = {
     ),
     "many features": (
         "classifier",
-        (1000, 100_000, 2),
+        (1000, 1_000_000, 2),
         "float32",
         {"hidden_layer_sizes": [4], "batch_size": 1000},
     ),
-    "autoencoder": (
+    "autoencoder, which makes sparse rows dense": (
         "autoencoder",
-        (1000, 10_000, 2),
+        (1000, 10_001, 2),
         "float32",
         {"hidden_layer_sizes": [16], "n_components": 4, "batch_size": 1000},
     ),
