@@ -120,9 +120,9 @@ def _split(n_rows: int, part: pd.Series | None) -> tuple[np.ndarray, np.ndarray,
     return train, validation, test
 
 
-def tabular(table: Table, seed: int, n_candidates: int = 1) -> Any:
-    """Return ours, one network or the best of many candidates."""
-    model = table.estimator("sknn_deep", "TabularMLP")(n_candidates=n_candidates, random_state=seed)
+def tabular(table: Table, seed: int, **params: Any) -> Any:
+    """Return ours, with its defaults but for some parameters."""
+    model = table.estimator("sknn_deep", "TabularMLP")(random_state=seed, **params)
     X_val, y_val = table.part(table.validation)
     return model.fit(*table.part(table.train), X_val=X_val, y_val=y_val)
 
@@ -179,7 +179,11 @@ Contender = Callable[[Table, int], Any]
 
 def contenders(n_candidates: int) -> dict[str, Contender]:
     """Return the contenders whose packages are installed, by name."""
-    found: dict[str, Contender] = {"TabularMLP": tabular}
+    found: dict[str, Contender] = {
+        "TabularMLP": tabular,
+        "one network": partial(tabular, n_networks=1),
+        "one network, 10 epochs": partial(tabular, n_networks=1, max_iter=10),
+    }
     if n_candidates > 1:
         found[f"{n_candidates} candidates"] = partial(tabular, n_candidates=n_candidates)
     found["HistGradientBoosting"] = hist_gradient_boosting
@@ -220,6 +224,7 @@ def main() -> None:
     parser.add_argument("--tables", default=",".join(names), help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=5, help="fits of each contender")
     parser.add_argument("--candidates", type=int, default=64, help="1 leaves that contender out")
+    parser.add_argument("--only", help="contenders, as they are printed; default: all")
     parser.add_argument("--validation", action="store_true", help="figures of validation rows")
     options = parser.parse_args()
     chosen = options.tables.split(",")
@@ -227,6 +232,11 @@ def main() -> None:
         parser.error(f"--tables has {sorted(unknown)}; choose from {names}.")
     print_machine(rows="validation" if options.validation else "test")
     found = contenders(options.candidates)
+    if options.only:
+        wanted = options.only.split(",")
+        if absent := set(wanted) - set(found):
+            parser.error(f"--only has {sorted(absent)}; choose from {sorted(found)}.")
+        found = {contender: found[contender] for contender in wanted}
     all_ranks: dict[str, list[int]] = {contender: [] for contender in found}
     for name in chosen:
         table = load(name)

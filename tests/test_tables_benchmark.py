@@ -47,19 +47,25 @@ def test_ranks_are_among_the_rivals(is_error, ranks):
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_figures_are_of_the_rows_asked_for(part, wine, monkeypatch, capsys):
     names = ["HistGradientBoosting", "scikit-learn's MLP"]
-    found = {name: tables.contenders(1)[name] for name in names}
-    monkeypatch.setattr(tables, "contenders", lambda n_candidates: found)
-    arguments = ["tables.py", "--tables", "wine", "--seeds", "1"]
+    arguments = ["tables.py", "--tables", "wine", "--seeds", "1", "--only", ",".join(names)]
     monkeypatch.setattr(sys, "argv", [*arguments, *["--validation"] * (part == "validation")])
     tables.main()
     table, printed = tables.load("wine"), capsys.readouterr().out
-    for name, contender in found.items():
-        figure = table.figure(contender(table, 0), getattr(table, part))
+    assert "TabularMLP" not in printed
+    for name in names:
+        figure = table.figure(tables.contenders(1)[name](table, 0), getattr(table, part))
         assert f"| {name} | {figure:.5g} | 0 |" in printed
 
 
-def test_unknown_table_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["tables.py", "--tables", "wines"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tables", "wines"], "--tables has ['wines']; choose from ['california',"),
+        (["--only", "MLP"], "--only has ['MLP']; choose from ["),
+    ],
+)
+def test_unknown_name_is_told(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tables.py", *arguments])
     with pytest.raises(SystemExit):
         tables.main()
-    assert "--tables has ['wines']; choose from ['california'," in capsys.readouterr().err
+    assert message in capsys.readouterr().err
