@@ -371,7 +371,8 @@ class Workspace:
                 losses.append(of_rows.mean(dim=-1))
             else:
                 losses.append((of_rows * group.scale.squeeze(-1)).sum(dim=-1))
-        return torch.cat(losses).add_(self._penalties).movedim(0, -1)
+        means = losses[0] if len(losses) == 1 else torch.cat(losses)
+        return means.add_(self._penalties).movedim(0, -1)
 
     def _losses_of_rows(self, group: "_Group") -> Tensor:
         if group.raw.device.type != "cpu" or group.raw[0].numel() <= SMALL_TENSOR:

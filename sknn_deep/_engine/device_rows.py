@@ -80,7 +80,8 @@ class DeviceRows(Features):
         for part in slices(len(self), max(1, _NUMBERS // self.shape[1])):
             yield part, self._X[part].double()
 
-    def weighted_sums(self, weight: np.ndarray) -> np.ndarray:
+    def weighted_sums(self, weight: np.ndarray | None) -> np.ndarray:
+        weight = np.ones(len(self)) if weight is None else weight
         weights = torch.from_numpy(weight).to(self.device, torch.float64)
         return np.sum([(weights[part] @ X).cpu().numpy() for part, X in self._parts()], axis=0)
 

@@ -144,8 +144,9 @@ class DividedRows(Features):
 
     # ------------------------------------------------------------------ statistics of all rows
 
-    def weighted_sums(self, weight: np.ndarray) -> np.ndarray:
-        return sum(self._ranks.collected(self.own.weighted_sums(weight[self.own_rows])))
+    def weighted_sums(self, weight: np.ndarray | None) -> np.ndarray:
+        own = None if weight is None else weight[self.own_rows]
+        return sum(self._ranks.collected(self.own.weighted_sums(own)))
 
     def known_sums(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         own = np.stack(self.own.known_sums(weight[self.own_rows]))

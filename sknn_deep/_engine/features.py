@@ -207,8 +207,12 @@ class Features(ABC):
     # Those of OpenBLAS, which computes products, spin for some hundredths of a second when they
     # are done, and torch's would have to share the cores with them.
 
-    def weighted_sums(self, weight: np.ndarray) -> np.ndarray:
-        """Return the sum of each feature over the rows times their weights, in double precision."""
+    def weighted_sums(self, weight: np.ndarray | None) -> np.ndarray:
+        """Return the sum of each feature over the rows times their weights, in double precision.
+
+        Weights of None are one.
+        """
+        weight = np.ones(len(self)) if weight is None else weight
         sums, start = np.zeros(self.shape[1]), 0
         for rows in self.pieces():
             sums += np.einsum("i,ij->j", weight[start : start + len(rows)], rows)
@@ -286,6 +290,15 @@ class ArrayRows(Features):
 
     in_memory = unwrapped
 
+    def weighted_sums(self, weight: np.ndarray | None) -> np.ndarray:
+        if weight is not None or self.tensor is None:
+            return super().weighted_sums(weight)
+        sums = torch.zeros(self.shape[1], dtype=torch.double)
+        for rows in self.tensor.split(max(1, _NUMBERS // self.shape[1])):
+            # on however many threads, one of them adds up a column
+            sums += rows.sum(dim=0, dtype=torch.double)
+        return sums.numpy()
+
     def stored(self) -> Iterator[np.ndarray]:
         yield self._X
 
@@ -355,8 +368,8 @@ class SparseRows(Features):
     def stored(self) -> Iterator[np.ndarray]:
         yield from (self._X.data, self._X.indices, self._X.indptr)
 
-    def weighted_sums(self, weight: np.ndarray) -> np.ndarray:
-        return np.ravel(weight @ self._X)
+    def weighted_sums(self, weight: np.ndarray | None) -> np.ndarray:
+        return np.ravel((np.ones(len(self)) if weight is None else weight) @ self._X)
 
     def column_limits(self) -> tuple[np.ndarray, np.ndarray]:
         low, high = self._X.nanmin(axis=0), self._X.nanmax(axis=0)

@@ -51,6 +51,9 @@ class FlatOptimizer(torch.optim.Optimizer):
     load_state_dict = _light(torch.optim.Optimizer.load_state_dict)
     _opt_called = True  # a scheduler of torch asks; it does not hear of ``kernel``
 
+    # the last kernel, with what it goes by and its tensors
+    _made: tuple[tuple, list[Tensor], Move] | None = None
+
     def __init__(self, flat: Tensor, **defaults: Any):
         super().__init__([flat], defaults)
 
@@ -93,7 +96,13 @@ class FlatOptimizer(torch.optim.Optimizer):
     def kernel(self) -> Move:
         """Return what moves the weights by their gradient, given a factor."""
         ((flat,),) = (group["params"] for group in self.param_groups)
-        return self.kernel_for(flat, flat.grad, self._ready_state())
+        state = self._ready_state()
+        tensors = [flat, flat.grad, *(state[name] for name in self.buffers)]
+        present = (*self.numbers(), *map(id, tensors))
+        if self._made is None or self._made[0] != present:
+            # the tensors are kept beside it, so that no other can get their names
+            self._made = present, tensors, self.kernel_for(flat, flat.grad, state)
+        return self._made[-1]
 
     def constants(self) -> tuple:
         """Return what a recorded step goes by, beside its factor, making the state ready."""

@@ -14,6 +14,8 @@ from sknn_deep._networks.models import Autoencoder
 
 # Small pieces that are kept would divide the memory in between, so that there is always more of it.
 _PIECES = 32
+# About so many rows are decoded in one call: of fewer the calls take a part of the time.
+_DECODED = 1000
 
 
 class CodeMoments(NamedTuple):
@@ -53,7 +55,7 @@ def code_moments(
         In evaluation mode.
     chunks : iterable of Chunk
     n_rows : int
-        How many of the rows to read at least, from the first.
+        How many of the rows to read, from the first.
     n_kept : int
         About how many rows to keep.
     """
@@ -63,22 +65,23 @@ def code_moments(
     for chunk in chunks:
         if n_read >= n_rows:
             break
+        X = chunk.X[: n_rows - n_read]
         with torch.inference_mode():
-            codes = network.encode(chunk.X)
+            codes = network.encode(X)
         codes = (codes if computes_in_double(codes.device) else codes.cpu()).double()
-        weight = row_weights(chunk).to(codes.device)
+        weight = row_weights(chunk)[: len(X)].to(codes.device)
         if n_read == 0:
             # sums about a point within the data keep their digits
-            start, first_row = codes[0], chunk.X[0].clone()
+            start, first_row = codes[0], X[0].clone()
             first, second = torch.zeros_like(start), torch.zeros_like(torch.outer(start, start))
-        n_read += len(chunk.X)
-        do_vary = do_vary or bool((chunk.X != first_row).any())
+        n_read += len(X)
+        do_vary = do_vary or bool((X != first_row).any())
         codes = codes - start
         # by torch: NumPy's threads would spin beside torch's when they are done
         total += weight.sum().item()
         first += weight @ codes
         second += (weight.unsqueeze(1) * codes).T @ codes
-        rows.append(chunk.X[::step].clone())
+        rows.append(X[::step].clone())
         weights.append(weight[::step].clone())
         if len(rows) == _PIECES:
             rows = [torch.cat(rows)]
@@ -172,9 +175,11 @@ def explained_variance(
 
     with torch.inference_mode():
         codes = network.encode(rows)
-        known = torch.from_numpy(moments.mean).to(codes).expand_as(codes).clone()
+        units, n_together = torch.arange(codes.shape[1]), max(1, _DECODED // len(rows))
+        center = torch.from_numpy(moments.mean).to(codes)
         errors = [error(torch.from_numpy(mean).to(rows))]
-        for unit in range(codes.shape[1]):
-            known[:, unit] = codes[:, unit]
-            errors.append(error(network.decode(known)))
+        for some in units.to(codes.device).split(n_together):
+            are_known = (units.to(codes.device) <= some.unsqueeze(1)).unsqueeze(1)
+            known = torch.where(are_known, codes, center).flatten(0, 1)
+            errors += map(error, network.decode(known).chunk(len(some)))
     return -np.diff(errors), errors[0]

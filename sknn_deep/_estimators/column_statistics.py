@@ -21,12 +21,11 @@ def column_means(X: Features, weight: np.ndarray | None, allow_nan: bool = False
         Leave out what is missing; a feature that is always missing has a mean of 0.
     """
     # in double precision: in float32 the sum of many rows loses digits
-    weight = np.ones(len(X)) if weight is None else weight
     if allow_nan:
-        sums, totals = X.known_sums(weight)
+        sums, totals = X.known_sums(np.ones(len(X)) if weight is None else weight)
         means = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
     else:
-        means = X.weighted_sums(weight) / weight.sum()
+        means = X.weighted_sums(weight) / (len(X) if weight is None else weight.sum())
     return means.astype(X.dtype, copy=False)
 
 

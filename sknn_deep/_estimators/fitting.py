@@ -579,11 +579,11 @@ def draft_of(estimator: NetworkHooks, goes_on: bool) -> NetworkHooks:
     """Return a twin of an estimator, with what it has learned only if that is gone on with."""
     draft = object.__new__(type(estimator))
     # what was measured tells of the network as it was
-    forgotten = fitted_names(estimator, "trained network" if goes_on else None)
-    vars(draft).update(
-        (name, value) for name, value in vars(estimator).items() if name not in forgotten
-    )
-    vars(draft).pop("_home", None)  # to a fit its arrays are NumPy's
+    own = vars(draft)
+    own.update(vars(estimator))
+    for name in fitted_names(estimator, "trained network" if goes_on else None):
+        own.pop(name, None)
+    own.pop("_home", None)  # to a fit its arrays are NumPy's
     return draft
 
 

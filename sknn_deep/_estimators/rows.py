@@ -242,7 +242,11 @@ def _by_scikit_learn(
     is_known = getattr(X, "dtype", None) in dtypes and _is_surely_finite(X)
     if is_known and type(X) is np.ndarray and _is_plain_matrix(X):
         # only its width is left to look at, and the options are those of y
-        _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
+        if reset and all(target is not None for target in y):
+            vars(estimator).pop("feature_names_in_", None)  # it has no names
+            estimator.n_features_in_ = X.shape[1]
+        else:
+            _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
         checked = [check_target(target, estimator=estimator, **options) for target in y]
         check_consistent_length(X, *checked)
         return features_of(X), *checked

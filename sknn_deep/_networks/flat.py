@@ -9,6 +9,7 @@ Tied matrices are one piece of memory seen twice. The second view has a gradient
 is added to the first's at the end of a step.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import UnionType
 from typing import Self
@@ -84,12 +85,12 @@ class Network(PicklesAsArrays):
         # replaces one of them must call this again
         own = vars(self)  # setting attributes of modules takes a microsecond each
         own["_within"] = [module for module in self.modules() if module is not self]
-        own["_in_order"] = params = self._ordered_parameters()
-        own["_sizes"] = [param.numel() for param in params]
         matrices = [layer.weight for layer in self.linear_layers()]
+        own["_in_order"] = params = self._ordered_parameters(matrices)
+        own["_sizes"] = [param.numel() for param in params]
         own["width"] = max(max(matrix.shape) for matrix in matrices)
-        names = {id(matrix) for matrix in matrices}
-        own["_n_weights"] = sum(param.numel() for param in params if id(param) in names)
+        n_matrices = len(matrices) - len(self.tied_layers())
+        own["_n_weights"] = sum(own["_sizes"][:n_matrices])
         flat = torch.cat([param.detach().reshape(-1) for param in params])
         self.view_of(flat, torch.zeros_like(flat))
 
@@ -118,9 +119,8 @@ class Network(PicklesAsArrays):
         }
         return views | {id(first): views[id(first)].mT}
 
-    def _ordered_parameters(self) -> list[nn.Parameter]:
+    def _ordered_parameters(self, matrices: list[nn.Parameter]) -> list[nn.Parameter]:
         """Return the parameters in their order in the flat buffer: weight matrices first."""
-        matrices = [layer.weight for layer in self.linear_layers()]
         tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
         in_matrices = {id(matrix) for matrix in matrices}
         others = [
@@ -153,8 +153,8 @@ class Network(PicklesAsArrays):
     def view_of(self, flat: Tensor, gradient: Tensor) -> None:
         """Make the parameters views of a flat buffer, which holds them already."""
         gradients: list[tuple[Tensor, Tensor]] = []
-        parts = zip(flat.split(self._sizes), gradient.split(self._sizes), strict=True)
-        for param, (own, own_gradient) in zip(self._in_order, parts, strict=True):
+        parts = (torch.split_with_sizes(buffer, self._sizes) for buffer in (flat, gradient))
+        for param, own, own_gradient in zip(self._in_order, *parts, strict=True):
             if param.ndim > 1:
                 own, own_gradient = own.view(param.shape), own_gradient.view(param.shape)
             param.data = own
@@ -295,9 +295,11 @@ class Network(PicklesAsArrays):
     @one_thread()
     def is_finite(self) -> bool:
         """Return whether all learned state are numbers, the running statistics too."""
-        are_finite = [tensor.isfinite().all() for tensor in self._state()]
+        state = self._state()
         if self.flat.device.type == "cpu":
-            return False not in map(bool, are_finite)
+            # a sum that is finite has no other terms, and takes less time
+            return all(math.isfinite(part.sum()) or bool(part.isfinite().all()) for part in state)
+        are_finite = [tensor.isfinite().all() for tensor in state]
         return bool(torch.stack(are_finite).all())  # the device is waited for once
 
     @one_thread()
@@ -320,7 +322,10 @@ class Network(PicklesAsArrays):
             yield from ((name, b) for name, b in self.named_buffers() if name in persistent)
 
     def _state(self) -> list[Tensor]:
-        return [self.flat, *(buffer for _, buffer in self.learned_buffers())]
+        if self.input is not None:
+            return [self.flat, *(buffer for _, buffer in self.learned_buffers())]
+        # all buffers are learned then, and torch's walk to them takes longer
+        return [self.flat, *(b for m in self._within for b in m._buffers.values() if b is not None)]
 
 
 def gradient_of(tensor: Tensor) -> Tensor:

@@ -61,12 +61,12 @@ class Linear(nn.Linear):
         .. [1] X. Glorot, Y. Bengio (2010). Understanding the difficulty of training deep
            feedforward neural networks. AISTATS.
         """
-        bound = np.sqrt(gain / (self.in_features + self.out_features))
-        weight = random_state.uniform(-bound, bound, (self.in_features, self.out_features))
-        bias = random_state.uniform(-bound, bound, self.out_features)
+        bound = math.sqrt(gain / (self.in_features + self.out_features))
+        drawn = random_state.uniform(-bound, bound, (self.in_features + 1, self.out_features))
+        rows = torch.from_numpy(drawn)
         with torch.no_grad():
-            self.weight.copy_(torch.from_numpy(weight.T))
-            self.bias.copy_(torch.from_numpy(bias))
+            self.weight.copy_(rows[:-1].mT)
+            self.bias.copy_(rows[-1])
 
 
 class RandomModule(nn.Module):

@@ -295,8 +295,9 @@ class Training:
     def begin(self) -> None:
         """Announce the training."""
         self._begun, self._n_epochs_at_begin = time.perf_counter(), self.n_iter
-        self._notify("on_train_begin", **self._data)
-        self._writer.read()  # a callback may have loaded a history
+        if self.net is not None:
+            self.net.notify("on_train_begin", **self._data)
+            self._writer.read()  # a callback may have loaded a history
 
     def begin_epoch(self) -> list[float] | None:
         """Shuffle; return the learning rate of each batch, where a schedule sets it."""

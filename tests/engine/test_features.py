@@ -226,6 +226,7 @@ def test_a_users_code_is_given_what_the_user_passed(tmp_path):
 def test_sums_are_those_of_the_rows_times_their_weights(holder):
     weight = np.random.default_rng(2).random(N_ROWS)
     assert_allclose(holder().weighted_sums(weight), weight @ VALUES, rtol=1e-12, atol=1e-12)
+    assert_allclose(holder().weighted_sums(None), VALUES.sum(axis=0), rtol=1e-12, atol=1e-12)
 
 
 def test_limits_are_the_smallest_and_the_largest_number(holder):

@@ -169,6 +169,18 @@ def test_a_step_is_its_kernel_given_its_factor(make, as_factor):
         np.testing.assert_allclose(moved, position, rtol=1e-12, atol=1e-16)
 
 
+def test_a_kernel_serves_until_its_numbers_or_its_tensors_change():
+    flat = torch.zeros(3)
+    flat.grad = torch.ones(3)
+    optimizer = SGD(flat, lr=1.0, momentum=0.5)
+    kernel = optimizer.kernel()
+    assert optimizer.kernel() is kernel
+    flat.grad = torch.full((3,), 2.0)
+    optimizer.param_groups[0]["momentum"] = 0.0
+    optimizer.kernel()(1.0)
+    assert flat.tolist() == [-2.0] * 3
+
+
 def test_the_factor_of_adam_counts_its_steps():
     optimizer = Adam(torch.zeros(1), 0.1, (0.7, 0.95))
     for step in range(1, 6):

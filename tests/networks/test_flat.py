@@ -338,6 +338,16 @@ def test_construction_draws_nothing_from_torch(make):
 # dropout
 
 
+def test_weights_are_finite_one_by_one_and_not_in_sum():
+    network = MLP((2, 1), activations=[], dropout=[])
+    network.flat.fill_(3e38)
+    assert network.is_finite()
+    network.flat[1] = torch.inf
+    assert not network.is_finite()
+    network.flat.copy_(torch.tensor([torch.inf, -torch.inf, 0.0]))
+    assert not network.is_finite()
+
+
 def _dropout(p, seed=0):
     dropout = Dropout(p)
     dropout.generator = torch.Generator().manual_seed(seed)
