@@ -1,5 +1,7 @@
 """An estimator for each fit is what clone makes."""
 
+import re
+
 import numpy as np
 import pytest
 from sklearn import config_context
@@ -33,7 +35,8 @@ def test_each_fit_has_what_clone_makes(make):
     assert own is not estimator
     assert type(own) is type(expected)
     assert vars(own).keys() == vars(expected).keys()
-    assert str(own) == str(expected)
+    addresses = re.compile("0x[0-9a-fA-F]+")
+    assert addresses.sub("", str(own)) == addresses.sub("", str(expected))
     for name, value in estimator.get_params(deep=False).items():
         is_plain = value is None or isinstance(value, bool | int | float | str | tuple)
         assert is_plain or getattr(own, name) is not value
