@@ -18,7 +18,7 @@ from sklearn.base import _fit_context
 from sklearn.callback import _progressbar
 from sklearn.callback._callback_context import get_context_path
 from sklearn.callback._transport import send
-from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.metrics._scorer import _MultimetricScorer, _PassthroughScorer, _Scorer
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._search_successive_halving import (
     HalvingGridSearchCV,
@@ -68,6 +68,8 @@ __all__ = [
     "InvalidParameterError",
     "MultimetricScorer",
     "Options",
+    "PassthroughScorer",
+    "PlainScorer",
     "StrOptions",
     "accepts_sample_weight",
     "aggregate_score_dicts",
@@ -104,6 +106,8 @@ __all__ = [
 ]
 
 MultimetricScorer = _MultimetricScorer
+PassthroughScorer = _PassthroughScorer
+PlainScorer = _Scorer
 aggregate_score_dicts = _aggregate_score_dicts
 check_feature_names_in = _check_feature_names_in
 check_groups_routing_disabled = _check_groups_routing_disabled

@@ -90,7 +90,7 @@ WINGS = {
     "model_selection": [
         {"_trials", "_distributions"},
         {"_routes"},
-        {"_stand_ins"},
+        {"_stand_ins", "_scores"},
         {"_pipelines"},
         {"_evaluation"},
         {"_course"},

@@ -20,6 +20,8 @@ LOWEST_LOGIT = {
 }
 # A tensor of this many elements stays in a CPU's cache between two kernels.
 SMALL_TENSOR = 2**17
+# Of fewer elements the calls of a kernel take longer than its work.
+_LITTLE_WORK = 2**15
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ def _derivative(name: str, *constants: float, in_place: bool | None = None) -> C
 
 
 def _relu_derivative(delta: Tensor, a: Tensor) -> Program:
-    if delta.device.type != "cpu" or delta.numel() > SMALL_TENSOR:
+    if delta.device.type != "cpu" or delta.numel() > _LITTLE_WORK:
         return [partial(aten.threshold_backward.grad_input, delta, a, 0, grad_input=delta)]
-    sign = torch.empty_like(a)  # two calls, but they cost less than one of this kind
+    sign = torch.empty_like(a)  # two calls, but they begin sooner than one of this kind
     return [partial(torch.sign, a, out=sign), partial(delta.mul_, sign)]
 
 

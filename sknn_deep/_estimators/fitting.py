@@ -379,7 +379,7 @@ class Fit:
         draft.n_iter_, draft.t_ = 0, 0
         with one_thread():  # to wake several takes longer than they save
             # drawn by NumPy, and moved by one copy
-            draft.module_ = draft._network_class(**config, device=torch.device("cpu"))
+            draft.module_ = self._new_network(config)
             draft.module_.initialize(random_state, draft._initial_activations())
             if device.type != "cpu":
                 draft.module_.to(device)
@@ -388,6 +388,19 @@ class Fit:
         draft._progress = Progress()
         draft.history_ = History()  # which stays empty with L-BFGS
         draft._fixed = draft._fixed_parameters()
+
+    def _new_network(self, config: dict[str, Any]) -> Any:
+        """Return a network without weights, a copy where others of its kind are made, too."""
+        network_class, cpu = self.draft._network_class, torch.device("cpu")
+        if self._shared is None:
+            return network_class(**config, device=cpu)
+        models, key = self._shared.networks, repr(config)
+        if key not in models:
+            models[key] = network_class(**config, device=cpu)
+            models[key].eval()
+        if models[key].input is not None:
+            return network_class(**config, device=cpu)
+        return models[key].twin()
 
     def _resume(self, config: dict[str, Any], device: torch.device) -> None:
         """Check that the network of an earlier call can go on, and move it where asked."""

@@ -13,7 +13,7 @@ compares the defaults there with the signature.
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
 
@@ -58,6 +58,9 @@ from sknn_deep._sklearn import (
     validate_parameter_constraints,
 )
 from sknn_deep._user_warnings import warn_user
+
+# Values that are the same whenever they are equal.
+_PLAIN = (bool, int, float, str)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -213,12 +216,29 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         # most parameters are left at their defaults
         valid, missing = self._valid_defaults(), object()
         params = [(name, getattr(self, name)) for name in self._get_param_names()]
-        chosen = {name: value for name, value in params if value is not valid.get(name, missing)}
+        chosen = {
+            name: value
+            for name, value in params
+            if value is not valid.get(name, missing)
+            and not (type(value) in _PLAIN and self._is_valid(name, value))
+        }
+        if not chosen:
+            return
         try:
             validate_parameter_constraints(self._parameter_constraints, chosen, type(self).__name__)
         except InvalidParameterError as error:
             advice = self._advice_of_parameters(chosen, error)
             raise InvalidParameterError(" ".join(filter(None, (str(error), advice)))) from None
+
+    @classmethod
+    @lru_cache(maxsize=2**12, typed=True)
+    def _is_valid(cls, name: str, value: float | str) -> bool:
+        """Return whether a parameter may have a value, as far as that depends on nothing else."""
+        try:
+            validate_parameter_constraints(cls._parameter_constraints, {name: value}, cls.__name__)
+        except InvalidParameterError:
+            return False
+        return True
 
     def _advice_of_parameters(self, params: dict[str, Any], error: InvalidParameterError) -> str:
         """Return what may have been meant by the parameter that scikit-learn refuses."""

@@ -12,7 +12,7 @@ is added to the first's at the end of a step.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import UnionType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -93,6 +93,26 @@ class Network(PicklesAsArrays):
         own["_n_weights"] = sum(own["_sizes"][:n_matrices])
         flat = torch.cat([param.detach().reshape(-1) for param in params])
         self.view_of(flat, torch.zeros_like(flat))
+
+    def twin(self) -> Self:
+        """Return a network like this one, which was made just so, with memory of its own.
+
+        It takes a third of the time that it takes to make one: torch's modules set each attribute
+        through a front door. In a search over thousands of small networks that is a tenth of all.
+        This one is not being trained, and has no input layer.
+        """
+        flat = self.flat.clone()  # scales of a normalisation are not drawn
+        parts = zip(self._in_order, flat.split(self._sizes), strict=True)
+        params = {id(p): nn.Parameter(part.view(p.shape), p.requires_grad) for p, part in parts}
+        for encoder, decoder in self.tied_layers():
+            params[id(decoder.weight)] = nn.Parameter(params[id(encoder.weight)].detach().mT)
+        modules: dict[int, Any] = {}
+        copy: Self = _copied_module(self, params, modules)
+        own = vars(copy)
+        own["_within"] = [modules[id(module)] for module in self._within]
+        own["_in_order"] = [params[id(param)] for param in self._in_order]
+        copy.view_of(flat, torch.zeros_like(flat))
+        return copy
 
     @property
     def first_shape(self) -> torch.Size:
@@ -326,6 +346,32 @@ class Network(PicklesAsArrays):
             return [self.flat, *(buffer for _, buffer in self.learned_buffers())]
         # all buffers are learned then, and torch's walk to them takes longer
         return [self.flat, *(b for m in self._within for b in m._buffers.values() if b is not None)]
+
+
+def _copied_module(
+    module: nn.Module, params: dict[int, nn.Parameter], modules: dict[int, Any]
+) -> Any:
+    """Return a module, and all within it, with other parameters; note which is whose copy.
+
+    Parameters
+    ----------
+    module : Module
+    params : dict of Parameter
+        The new ones, by the identity of those in their place.
+    modules : dict
+        The copies, by the identity of their models; added to.
+    """
+    copy = modules[id(module)] = object.__new__(type(module))
+    own = vars(copy)
+    for name, value in vars(module).items():
+        own[name] = value.copy() if isinstance(value, dict | set) else value
+    for name, part in module._modules.items():
+        own["_modules"][name] = None if part is None else _copied_module(part, params, modules)
+    for name, param in module._parameters.items():
+        own["_parameters"][name] = None if param is None else params[id(param)]
+    for name, buffer in module._buffers.items():
+        own["_buffers"][name] = None if buffer is None else buffer.clone()
+    return copy
 
 
 def gradient_of(tensor: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from joblib import effective_n_jobs
 from joblib.logger import short_format_time
-from sklearn.base import clone
 from sklearn.utils import get_tags
 from sklearn.utils.parallel import Parallel, delayed
 
@@ -27,9 +27,10 @@ from sknn_deep._estimators.jobs import Job, stacks
 from sknn_deep._sklearn import MultimetricScorer, safe_split, score_or_error
 from sknn_deep._user_warnings import warned_once
 from sknn_deep.model_selection._pipelines import goes_on, prepare, train_inner
-from sknn_deep.model_selection._routes import in_parts
+from sknn_deep.model_selection._routes import in_parts, is_network
+from sknn_deep.model_selection._scores import ScoredRows, quick_score
 from sknn_deep.model_selection._stand_ins import settled
-from sknn_deep.model_selection._trials import Standing, Trial
+from sknn_deep.model_selection._trials import Standing, Trial, own_estimator
 
 # Bytes of suspended trainings that a halving search may keep.
 MAX_STANDING_BYTES = 2**31
@@ -121,14 +122,14 @@ def _run(
         if trial.job is not None:
             trial.job.X, trial.job.y = data[trial.job.X], data[trial.job.y]
     results: dict[int, dict[str, Any]] = {}
-    test_sets: dict[tuple, tuple] = {}
+    sets: dict[tuple, ScoredRows] = {}
     trial_of = {id(trial.job): trial for trial in trials if trial.job is not None}
 
     def finish(job: Job) -> None:
         trial = trial_of[id(job)]
         trial.seconds += job.seconds
         trial.fused, trial.reason = job.fused, job.reason
-        result = _finish(trial, job.error, X, y, test_sets, settings)
+        result = _finish(trial, job.error, X, y, sets, settings)
         if job.state is not None:
             result["standing"] = Standing(job.state, trial.digest)
         results[id(trial)] = result
@@ -140,7 +141,7 @@ def _run(
     for trial in trials:
         # else it has got a pipeline of its own
         if trial.job is None or not trial.route.names:
-            trial.estimator = clone(trial.estimator)
+            trial.estimator = own_estimator(trial.estimator)
             if trial.job is not None:
                 trial.job.estimator = trial.estimator
         if settings.verbose > 9:
@@ -153,7 +154,7 @@ def _run(
         return [results[id(trial)] for trial in trials]
     (trial,) = trials
     error = None if trial.failure else _fit_alone(trial, X, y, settings)
-    return [_finish(trial, error, X, y, test_sets, settings)]
+    return [_finish(trial, error, X, y, sets, settings)]
 
 
 def _finish(
@@ -161,7 +162,7 @@ def _finish(
     error: Exception | None,
     X: Any,
     y: Any,
-    test_sets: dict[tuple, tuple],
+    sets: dict[tuple, ScoredRows],
     settings: Settings,
 ) -> dict[str, Any]:
     """Score a fitted trial, report it, and release its estimator."""
@@ -170,7 +171,7 @@ def _finish(
             if settings.error_score == "raise":
                 raise error
             trial.failure = "".join(traceback.format_exception(error))
-        result = _score(trial, X, y, test_sets, settings)
+        result = _score(trial, X, y, sets, settings)
     finally:
         _call_hook(trial, X, y, settings, "call_on_fit_task_end")
     if settings.verbose > 1:
@@ -226,14 +227,14 @@ def _call_hook(trial: Trial, X: Any, y: Any, settings: Settings, name: str) -> N
 
 
 def _score(
-    trial: Trial, X: Any, y: Any, test_sets: dict[tuple, tuple], settings: Settings
+    trial: Trial, X: Any, y: Any, sets: dict[tuple, ScoredRows], settings: Settings
 ) -> dict[str, Any]:
     """Return the result of a trial whose fit is done.
 
     Parameters
     ----------
-    test_sets : dict
-        The test rows that were cut for other trials of the group; added to.
+    sets : dict
+        The rows that were cut for other trials of the group; added to.
     """
     result: dict[str, Any] = {"fit_error": trial.failure or None, "fit_time": trial.seconds}
     split, estimator = trial.split, trial.estimator
@@ -244,18 +245,29 @@ def _score(
             result["train_scores"] = _error_scores(settings)
         return result
 
-    def scores(rows: tuple[Any, Any], score_params: dict[str, Any]) -> float | dict[str, float]:
-        X, y = rows
-        return score_or_error(estimator, X, y, settings.scorer, score_params, settings.error_score)
+    def scores(rows: ScoredRows, score_params: dict[str, Any]) -> float | dict[str, float]:
+        quick = None if score_params else quick_score(settings.scorer, estimator, rows)
+        if quick is not None:
+            return quick
+        return score_or_error(
+            estimator, rows.X, rows.y, settings.scorer, score_params, settings.error_score
+        )
 
-    key = id(split), get_tags(estimator).input_tags.pairwise
-    if key not in test_sets:
-        test_sets[key] = safe_split(estimator, X, y, split.test, split.train)
-    result["test_scores"] = scores(test_sets[key], split.test_score_params)
+    def rows_of(name: str, *numbers: np.ndarray) -> ScoredRows:
+        is_pairwise = not is_network(estimator) and get_tags(estimator).input_tags.pairwise
+        key = name, id(split), is_pairwise
+        if key not in sets:
+            for other in [other for other in sets if other[0] == name == "train"]:
+                del sets[other]  # those of one fold at a time
+            sets[key] = ScoredRows(*safe_split(estimator, X, y, *numbers))
+        return sets[key]
+
+    result["test_scores"] = scores(
+        rows_of("test", split.test, split.train), split.test_score_params
+    )
     result["score_time"] = time.perf_counter() - start
     if settings.return_train_score:
-        training_set = safe_split(estimator, X, y, split.train)
-        result["train_scores"] = scores(training_set, split.train_score_params)
+        result["train_scores"] = scores(rows_of("train", split.train), split.train_score_params)
     return result
 
 

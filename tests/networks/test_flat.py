@@ -540,3 +540,37 @@ def test_an_autoencoder_is_its_decoder_after_its_encoder():
 )
 def test_the_flat_buffer_counts_every_parameter(units, n_parameters):
     assert _mlp(units).flat.numel() == n_parameters
+
+
+@every_network
+def test_a_twin_is_like_its_model_and_has_memory_of_its_own(make):
+    network = make()
+    network.eval()
+    twin = network.twin()
+    assert str(twin) == str(network)
+    assert twin.state_dict().keys() == network.state_dict().keys()
+    torch.testing.assert_close(twin(_rows()), network(_rows()), rtol=0, atol=0)
+    before = network.snapshot()
+    _assert_flat(twin)  # which writes to it
+    for tensor in twin._state():
+        tensor.zero_()
+    for tensor, expected in zip(network.snapshot(), before, strict=True):
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
+    theirs = {id(module) for module in network.modules()}
+    assert not any(id(module) in theirs for module in twin.modules())
+
+
+def test_a_twin_of_tied_weights_ties_its_own():
+    options = {"activations": ["relu"], "dropout": [0.0], "dtype": torch.float64}
+    network = Autoencoder(
+        encoder={"layer_units": (6, 4, 2), **options},
+        decoder={"layer_units": (2, 4, 6), **options},
+        tied_weights=True,
+    )
+    network.initialize(np.random.RandomState(0), ["relu"] * 4)
+    twin = network.twin()
+    torch.testing.assert_close(twin(_rows()), network(_rows()), rtol=0, atol=0)
+    with torch.no_grad():
+        twin.flat.zero_()
+    assert all(not decoder.weight.any() for _, decoder in twin.tied_layers())
+    assert all(decoder.weight.any() for _, decoder in network.tied_layers())
