@@ -71,7 +71,8 @@ class Backprop:
         To which the factors of matrix products are rounded; the weights, the sums and all else
         stay in single precision.
     pace : Pace, default=None
-        What knows whether a stack's products are worth several threads; None for one thread.
+        What decides on the threads of the steps; None for one thread. Programs are made within a
+        block of its ``steps``.
     buffers : (Tensor, Tensor), default=None
         Parameters and gradients of several networks, from ``share_buffer``: all tensors then have
         a leading dimension of K. None for those of a single network.
@@ -100,9 +101,9 @@ class Backprop:
             if layer.norm is not None and is_by_channel(layer.norm, layer.weight)
         }
         self.loss, self.ranks = loss, ranks
-        self._product_dtype, self._pace = product_dtype, pace or Pace(1)
+        self._product_dtype, self.pace = product_dtype, pace or Pace(1)
         # the last batch may be shorter than the others, or longer: each length has its buffers
-        self._passes: dict[int, list[LayerPass]] = {}
+        self._passes: dict[tuple[int, int], list[LayerPass]] = {}
         self._workspaces: dict[tuple, Workspace] = {}
         self._input = bound_input(networks, buffers)
         # what it makes of a batch of so many rows, and the gradient with respect to that
@@ -119,7 +120,7 @@ class Backprop:
         # a share of other batches may have as many rows
         shares = tuple((n_rows, own.start, own.stop) for n_rows, own in chunk.shares)
         shape = chunk.X.shape[-2], len(chunk.parts), chunk.scale is None
-        key = (chunk.X.data_ptr(), *shape, slot, shares)
+        key = (chunk.X.data_ptr(), *shape, slot, shares, self.pace.n_worth)
         if key not in self._workspaces:
             if len(self._passes) > _MOST_LENGTHS:  # where ranks have rows of their own
                 for buffers in (self._passes, self._workspaces, self._taken_in):
@@ -208,11 +209,14 @@ class Backprop:
             inputs.append(output)
             saved.append(for_backward)
         delta = passes[-1].delta
-        kernels.append(partial(self.loss.write, raw, target, scale, delta, losses))
+        write = partial(self.loss.write, raw, target, scale, delta, losses)
+        kernels.append(self.pace.pinned(write, raw.numel()))
         for i in range(len(passes) - 1, -1, -1):
             if i == self._code_layer and self.loss.penalty is not None:
                 sparsity = self.loss.penalty.sparsity
-                kernels.append(_sparsify(sparsity, inputs[i + 1], scale, passes[i].delta, penalty))
+                code = inputs[i + 1]
+                sparsify = _sparsify(sparsity, code, scale, passes[i].delta, penalty)
+                kernels.append(self.pace.pinned(sparsify, code.numel()))
             is_merged = self.loss.is_merged and passes[i] is passes[-1]
             kernels += passes[i].backward(inputs[i], saved[i], is_merged, number)
             if i > 0:
@@ -238,20 +242,21 @@ class Backprop:
         return self._input.forward(X, out), out, delta
 
     def _passes_for(self, n_rows: int) -> "list[LayerPass]":
-        if n_rows not in self._passes:
-            self._passes[n_rows] = [
+        key = n_rows, self.pace.n_worth  # kernels go by the threads that steps are worth
+        if key not in self._passes:
+            self._passes[key] = [
                 LayerPass(
                     layer,
                     n_rows,
                     self._product_dtype,
-                    self._pace,
+                    self.pace,
                     self._masks.get(number),
                     self._statistics.get(number),
                     self.ranks,
                 )
                 for number, layer in enumerate(self._layers)
             ]
-        return self._passes[n_rows]
+        return self._passes[key]
 
 
 def _sparsify(
@@ -287,7 +292,7 @@ class Workspace:
     def __init__(self, backprop: Backprop, chunk: Chunk):
         # without the gradient itself, which holds its workspaces: what refers to each other stays
         # in memory until Python looks for such circles, and that may be many fits later
-        self._chunk, self._loss = chunk, backprop.loss
+        self._chunk, self._loss, self._pace = chunk, backprop.loss, backprop.pace
         self.programs: list[Program] = []
         self.raws: list[Tensor] = []
         self._batches: list[tuple[Tensor, ...]] = []
@@ -362,6 +367,10 @@ class Workspace:
             Whether to compute it from the present outputs, not from what the programs wrote, if
             they may have run more than once.
         """
+        n_elements = max(group.raw.numel() for group in self._groups)
+        return self._pace.pinned(self._mean_losses, n_elements)(from_outputs)
+
+    def _mean_losses(self, from_outputs: bool) -> Tensor:
         losses = []
         for group in self._groups:
             of_rows = group.losses
@@ -383,6 +392,9 @@ class Workspace:
 
     def loss(self, number: int) -> Tensor:
         """Return the mean loss of one batch."""
+        return self._pace.pinned(self._mean_loss, self.raws[number].numel())(number)
+
+    def _mean_loss(self, number: int) -> Tensor:
         target, scale, raw, penalty = self._batches[number]
         losses = self._loss.per_sample(raw, target)
         return (losses * (scale.squeeze(-1) if scale.ndim else scale)).sum(dim=-1) + penalty

@@ -1,6 +1,8 @@
 """Training steps: a batch's gradient, the penalties, the optimiser."""
 
-from collections.abc import Iterable, Sequence
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -173,7 +175,7 @@ class Engine:
         self._alpha, self._weight_decay = alpha, weight_decay
         self._max_grad_norm, self._embedding_decay = max_grad_norm, embedding_weight_decay
         self.pace = Pace.of(network.flat.device)
-        self._backprop = backprop_for([network], loss, product_dtype, ranks)
+        self._backprop = backprop_for([network], loss, product_dtype, ranks, self.pace)
         self._vectors = self._backprop.vectors_to_decay() if embedding_weight_decay else []
         self._graphs = StepGraphs([network])
         self._frozen: list[tuple[Tensor, Tensor]] = []
@@ -392,8 +394,7 @@ class Engine:
             return None
 
         self.in_optimizer = True
-        # torch's types know closures that return a float, its documentation those of a Tensor
-        optimizer.step(gradient)  # type: ignore[arg-type]
+        self._call_optimizer(gradient)
         self.in_optimizer = False
         if not calls:
             raise ValueError(
@@ -410,6 +411,16 @@ class Engine:
             self._average.update(self._network.flat, share)
         return squared_norm
 
+    def _call_optimizer(self, gradient: Callable[[], Tensor | None]) -> None:
+        """Take a step of an optimiser, with the same bits on any number of threads."""
+        optimizer: Any = self._optimizer
+        if isinstance(optimizer, MuonWithAdam) and self.pace.n_used < self.pace.n_worth:
+            optimizer.step(gradient, run_muon=self.pace.checked(operator.call, *optimizer.probe()))
+        elif self._asks_for_loss:  # whatever the user's class does, gradient included
+            self.pace.pinned(optimizer.step, math.inf)(gradient)
+        else:
+            optimizer.step(gradient)
+
     def _write_gradient(self, program: Program, penalty: float | Tensor) -> Tensor:
         """Fill the network's gradient; return the squared norm of its weights."""
         for kernel in program:
@@ -419,7 +430,7 @@ class Engine:
         squared_norm = self._none
         if self._alpha:
             weights = self._network.weights
-            squared_norm = torch.dot(weights, weights)
+            squared_norm = self.pace.pinned(torch.dot, 0)(weights, weights)
             add_scaled_(gradient_of(weights), weights, penalty)
         if self._max_grad_norm is not None:
             gradient = gradient_of(self._network.flat)

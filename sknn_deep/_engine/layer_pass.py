@@ -29,6 +29,9 @@ from sknn_deep._hardware.sparse_products import SparseBatch
 from sknn_deep._networks.inputs import matrices_of
 from sknn_deep._networks.stacked import DenseLayer
 
+# Whose kernels compute the same bits on any number of threads: of the others torch rounds the last
+# elements of each thread's share in another way.
+_ALIKE_ON_ANY_THREADS = ("identity", "relu", "leaky_relu", "tanh")
 _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in LOWEST_LOGIT}
 
 
@@ -56,7 +59,7 @@ class LayerPass:
         statistics: Statistics | None = None,
         ranks: Ranks | None = None,
     ):
-        self._layer, self._n_rows = layer, n_rows
+        self._layer, self._n_rows, self._pace = layer, n_rows, pace
         self._activation = ACTIVATION_KERNELS[layer.activation]
         self._products = LayerProducts(layer.weight, n_rows, product_dtype, pace)
         self._built: dict[tuple, tuple[Program, tuple]] = {}
@@ -107,8 +110,14 @@ class LayerPass:
         bias = layer.bias.unsqueeze(-2) if z.ndim == 3 else layer.bias
         kernels: Program = [partial(z.add_, bias)]
         if self._norm is not None:
-            kernels.append(self._norm.forward)
-        return kernels + self._activation.forward(y, a)
+            kernels.append(self._pace.pinned(self._norm.forward, z.numel()))
+        return kernels + self._pinned(self._activation.forward(y, a))
+
+    def _pinned(self, program: Program) -> Program:
+        """Return the activation's kernels, on threads of their own if that decides on bits."""
+        if self._layer.activation in _ALIKE_ON_ANY_THREADS:
+            return program
+        return [self._pace.pinned(kernel, self.delta.numel()) for kernel in program]
 
     def _drop(self, a: Tensor, slot: int) -> Program:
         kernels: Program = []
@@ -136,11 +145,11 @@ class LayerPass:
 
     def _differentiate(self, saved: Tensor, is_merged: bool, slot: int) -> Program:
         delta, mask = self.delta, self._mask_of(slot)
-        kernels = [] if is_merged else self._activation.backward(delta, saved)
+        kernels = [] if is_merged else self._pinned(self._activation.backward(delta, saved))
         if mask is not None:
             kernels.insert(0, partial(delta.mul_, mask))
         if self._norm is not None:
-            kernels.append(partial(self._norm.backward, delta))
+            kernels.append(self._pace.pinned(partial(self._norm.backward, delta), delta.numel()))
         if self._activation.saturates and delta.device.type == "cpu":
             kernels.append(partial(_shrink, delta, _NEGLIGIBLE[delta.dtype]))
         return kernels

@@ -62,11 +62,14 @@ def fit_lbfgs(
     .. [1] R. H. Byrd, P. Lu, J. Nocedal, C. Zhu (1995). A limited memory algorithm for
        bound constrained optimization. SIAM J. Sci. Comput. 16(5).
     """
-    pace, backprop = Pace.of(network.flat.device), Backprop([network], loss, ranks=ranks)
+    pace = Pace.of(network.flat.device)
+    backprop = Backprop([network], loss, pace=pace, ranks=ranks)
     own = chunk if ranks is None else chunk.of_rank(ranks)
-    work = backprop.workspace(own)
-    work.load()
     largest = backprop.largest_kernels(len(own.X))
+    with pace.steps(**largest):
+        work = backprop.workspace(own)
+        work.load()
+        square = pace.pinned(torch.dot, 0)
     (program,) = work.programs
     rate = alpha / chunk.weight_sums[0]
 
@@ -81,7 +84,7 @@ def fit_lbfgs(
                 ranks.add_(gradient_of(network.flat))
                 ranks.add_(data_loss)
             gradient_of(weights).add_(weights, alpha=rate)
-            value = data_loss.item() + 0.5 * rate * torch.dot(weights, weights).item()
+            value = data_loss.item() + 0.5 * rate * square(weights, weights).item()
             pace.step_done()
         return value, gradient_of(network.flat).cpu().numpy().astype(np.float64)
 

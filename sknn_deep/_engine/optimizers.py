@@ -44,8 +44,6 @@ class FlatOptimizer(torch.optim.Optimizer):
     """
 
     buffers: tuple[str, ...]
-    # whether a step is one pass over the weights
-    is_one_pass = True
     add_param_group = _light(torch.optim.Optimizer.add_param_group)
     state_dict = _light(torch.optim.Optimizer.state_dict)
     load_state_dict = _light(torch.optim.Optimizer.load_state_dict)

@@ -1,7 +1,8 @@
 """Solvers by name, their learning-rate schedules, and the state they keep."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,24 @@ class MuonWithAdam(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     # the engine always passes a closure
-    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], Any], run_muon: Callable[[Callable], Any] | None = None
+    ) -> Any:
         loss = closure()
         for part in self.parts:
-            part.step()
+            if run_muon is not None and isinstance(part, torch.optim.Muon):
+                run_muon(part.step)
+            else:
+                part.step()
         return loss
+
+    def probe(self) -> tuple[Callable[[], list[Tensor]], Hashable]:
+        """Return what takes a step of Muon on random numbers, for :meth:`Pace.checked`."""
+        group = self.param_groups[0]
+        shapes, dtype = [param.shape for param in group["params"]], group["params"][0].dtype
+        options = {name: value for name, value in group.items() if name in _MUONS_OPTIONS}
+        probe = partial(_muon_of_random_numbers, shapes, dtype, options)
+        return probe, ("muon", *shapes, dtype, str(options))
 
     def state_dict(self) -> dict[str, Any]:
         return {"parts": [part.state_dict() for part in self.parts]}
@@ -80,6 +94,22 @@ class MuonWithAdam(torch.optim.Optimizer):
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+# Those that decide on the numbers of a step, but for the learning rate.
+_MUONS_OPTIONS = ("momentum", "nesterov", "ns_coefficients", "eps", "ns_steps")
+
+
+def _muon_of_random_numbers(
+    shapes: Sequence[torch.Size], dtype: torch.dtype, options: dict[str, Any]
+) -> list[Tensor]:
+    """Return matrices after a step of Muon, the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    matrices = [torch.zeros(shape, dtype=dtype) for shape in shapes]
+    for matrix in matrices:
+        matrix.grad = torch.randn(matrix.shape, dtype=dtype, generator=generator)
+    torch.optim.Muon(matrices, lr=1.0, weight_decay=0.0, **options).step()
+    return matrices
 
 
 def make_optimizer(

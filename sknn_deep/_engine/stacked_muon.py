@@ -9,7 +9,8 @@ when a network leaves the stack.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,7 +44,6 @@ class StackedMuon:
         Whose hidden matrices are the first numbers of its flat buffer.
     """
 
-    is_one_pass = False
     buffers = (*_MOMENTUM, *_MOMENTS)
 
     def __init__(self, optimizer: MuonWithAdam, network: Network):
@@ -96,6 +96,13 @@ class StackedMuon:
             _subtract(weights, m / v.sqrt().div_(correction).add_(eps), adams_rate)
 
         return move
+
+    def probe(self, n_networks: int) -> tuple[Callable[[], list[Tensor]], Hashable]:
+        """Return what does the same for random numbers, for :meth:`Pace.checked`."""
+        (_, _, *iteration, _), *_ = self.numbers()
+        shapes = [(n_networks, *shape) for shape in self._shapes]
+        probe = partial(_of_random_numbers, shapes, iteration)
+        return probe, ("stacked muon", *shapes, str(iteration))
 
     def is_one_kernel(self, flat: Tensor) -> bool:
         return False
@@ -153,6 +160,13 @@ def orthogonalized(
         polynomial = torch.baddbmm(products, products, products, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT if is_tall else x
+
+
+def _of_random_numbers(shapes: Sequence[tuple[int, ...]], iteration: Sequence[Any]) -> list[Tensor]:
+    """Return orthogonal matrices, the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    steps = (torch.randn(shape, generator=generator) for shape in shapes)
+    return [orthogonalized(step, *iteration) for step in steps]
 
 
 def _rate_factor(adjustment: str | None, shape: torch.Size) -> float:

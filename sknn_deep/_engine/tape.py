@@ -10,6 +10,7 @@ differences (``tests/engine/test_tape.py``).
 The tape trains one network at a time, and takes no CUDA graph and no bfloat16.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import cast
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from sknn_deep._engine.backprop import Backprop
 from sknn_deep._engine.losses import CodePenalty, Loss
+from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Program
 from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.flat import Network
@@ -30,12 +32,13 @@ def backprop_for(
     loss: Loss,
     product_dtype: torch.dtype | None = None,
     ranks: Ranks | None = None,
+    pace: Pace | None = None,
 ) -> Backprop:
     """Return the closed form where it covers the networks, else the tape."""
     if networks[0].needs_autograd:
         (network,) = cast(Sequence[Autoencoder], networks)  # no others need it
-        return AutogradBackprop(network, loss, ranks)
-    return Backprop(networks, loss, product_dtype, ranks=ranks)
+        return AutogradBackprop(network, loss, ranks, pace)
+    return Backprop(networks, loss, product_dtype, pace, ranks=ranks)
 
 
 class AutogradBackprop(Backprop):
@@ -46,11 +49,18 @@ class AutogradBackprop(Backprop):
     network : Autoencoder
     loss : Loss
     ranks : Ranks, default=None
+    pace : Pace, default=None
         See :class:`Backprop`.
     """
 
-    def __init__(self, network: Autoencoder, loss: Loss, ranks: Ranks | None = None):
-        super().__init__([network], loss, ranks=ranks)
+    def __init__(
+        self,
+        network: Autoencoder,
+        loss: Loss,
+        ranks: Ranks | None = None,
+        pace: Pace | None = None,
+    ):
+        super().__init__([network], loss, pace=pace, ranks=ranks)
         self._network = network
 
     def begin_epoch(self, longest: int) -> None:
@@ -70,7 +80,8 @@ class AutogradBackprop(Backprop):
         delta = torch.empty_like(raw)
         # no method, since this object holds what it returns
         rest = (X, target, scale, raw, penalty, delta, losses)
-        return [partial(_differentiate, self._network, self.loss, *rest)]
+        kernel = partial(_differentiate, self._network, self.loss, *rest)
+        return [self.pace.pinned(kernel, math.inf)]
 
 
 def _differentiate(

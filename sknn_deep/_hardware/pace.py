@@ -1,29 +1,32 @@
-"""Whether training steps and predictions run on one thread or on several.
+"""On how many threads training steps and predictions run, and how results stay the same.
 
-All of a training's steps, or none: if a step has a product of 1.5 million multiply-adds or more, or
-an optimiser's pass over 23,000 weights, the whole epoch has several of torch's threads, as many as
-leave each at least half of that; torch and its library decide for each kernel whether to divide it.
-An earlier version switched to several threads kernel by kernel. With all on several a fit takes
-less time: each core finds the rows that it has worked on before in its own cache, and nothing waits
-for the one core that does the rest.
+**Shapes decide how many are worth it.** If a step has a product of 1.5 million multiply-adds or
+more, or an optimiser's pass over 23,000 weights, all of its kernels have several of torch's
+threads, as many as leave each at least half of that; else one. With all on several a fit takes
+less time than with some: each core finds the rows that it has worked on before in its own cache.
 
-torch's threads wait for each other in every operation. With a second process on the machine a step
-takes many times as long as without (``python -m benchmarks.kernels`` shows it), so a :class:`Pace`
-follows the clock. The price: beside busy processes, and on cores that are far from each other, the
-clock decides whether a product runs on one thread or on several; the library rounds differently, so
-the last digit of a fit with large layers may differ. Every bit is the same each time on a machine
-of one's own whose cores share a cache, on one thread (``OMP_NUM_THREADS=1``), and with
-``torch.use_deterministic_algorithms(True)``.
+**The load decides how many of these are used.** torch's threads wait for each other in every
+operation, so that a step beside a busy process takes many times as long on two threads as on one.
+A training therefore uses as many as there are cores that nobody else uses. It counts who else runs
+before its first step, and when its threads get too little of their cores' time. On one thread it
+counts again ten times a second. Where cores are far from each other, one thread is tried against
+several, too.
 
-Predictions never follow the clock: two calls of ``predict`` are expected to return the same bits.
-The number of their threads depends on the shapes and on the threads allowed only.
+**The load decides on no bit.** torch computes most kernels to the same bits on any number of
+threads. The others run on a number of their own that shapes decide: small ones on one, large ones
+on all that are worth it (:meth:`Pace.pinned`). Of large products a few differ, and which ones
+depends on the library and the processor, so it is tried on random numbers before a product runs on
+fewer threads than usual (:meth:`Pace.checked`).
+
+Predictions do not follow the load: shapes and the threads allowed decide.
 """
 
 import math
-import threading
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,9 +49,9 @@ FEWEST_TO_SHARE = 2 * _WORK_OF_A_THREAD
 _GRAIN = 2**15
 # Reading and writing an element takes as long as this many multiply-adds of a product.
 _ELEMENT_WORK = 16
-# Seconds: how long a number of threads is tried, how long idle threads take to fall asleep
-# before one is, and how long the better number is then used.
-_TRIAL, _SETTLING, _BETWEEN_TRIALS = 0.03, 0.01, 1.0
+# Seconds between two looks at the load, and how long several threads are not tried again that had
+# to wait for each other.
+_BETWEEN_LOOKS, _BETWEEN_TRIALS = 0.1, 1.0
 # Threads that get this share of their cores' time are alone on them: as waiting threads spin,
 # they get .93 or more where they are, and .5 to .8 where two share their cores with a third.
 _ALONE = 0.85
@@ -59,30 +62,29 @@ _FAR, _MOST_IN_CACHE = 0.6e-9, 2**22
 # One thread must take less than this share of the time of several: a trial is short and noisy.
 _CLEARLY_FASTER = 0.9
 
-
-# Nanoseconds that a thread must have run, or waited for a core, for the share to tell something.
-_TELLING = 5_000_000
-_waits = threading.local()
+Kernel = Callable[..., Any]
 
 
-def is_starved() -> bool:
-    """Return whether this Python thread has recently waited for a core rather than run.
+def busy_cores() -> int | None:
+    """Return how many threads of other processes run or wait for a core; None if unknown.
 
-    Linux counts both for each thread; where it does not, the answer is no. Where one thread waits,
-    several would wait for each other, and one step of theirs may take a fifth of a second.
+    Linux counts those of the whole machine, of which the running ones of this process are none.
     """
     try:
-        with open("/proc/thread-self/schedstat", "rb") as file:
-            ran, waited, _ = map(int, file.read().split())
-    except (OSError, ValueError):
+        with open("/proc/loadavg", "rb") as file:
+            running = int(file.read().split()[3].partition(b"/")[0])
+        own = sum(_is_running(task) for task in os.listdir("/proc/self/task")) if running > 1 else 1
+    except (OSError, ValueError, IndexError):
+        return None
+    return max(0, running - own)
+
+
+def _is_running(task: str) -> bool:
+    try:
+        with open(f"/proc/self/task/{task}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].startswith(b"R")
+    except FileNotFoundError:  # it has ended since
         return False
-    ran_before, waited_before, starved = getattr(_waits, "last", (0, 0, False))
-    ran_since, waited_since = ran - ran_before, waited - waited_before
-    if ran_since + waited_since < _TELLING:
-        return starved
-    starved = waited_since > (1 - _ALONE) * (ran_since + waited_since)
-    _waits.last = ran, waited, starved
-    return starved
 
 
 def _most_threads(device: torch.device) -> int:
@@ -100,61 +102,48 @@ def _threads_for(work: int, n_threads: int) -> int:
 
 
 class Pace:
-    """Decides whether the steps of a training run on one thread or on several.
-
-    Several threads wait for the last of them: where another process holds a core, a
-    step can take many times longer than on one thread. Such a process shows in the
-    processor's time that this one gets. And they leave the weights in the caches of all cores:
-    where these are far apart, as those of a virtual machine may be, to write the weights takes
-    five times as long as where they share one. That shows in the time of the optimiser. Only
-    where one of the two is seen are both numbers tried for a moment, now and then again, and in
-    between the one with the faster steps is used: beside another process several threads must be
-    clearly faster, since short trials there tell little, and while this thread itself has to wait
-    for a core they are not tried at all.
+    """Decides on how many threads the steps of a training run.
 
     Parameters
     ----------
     n_threads : int
         The most threads to use.
     is_fixed : bool, default=False
-        Always use them, even on a busy machine.
+        Use all that steps are worth, even on a busy machine.
 
     Attributes
     ----------
-    several : bool
-        What steps that are worth it use just now.
+    n_worth : int
+        How many threads the present steps are worth, going by their shapes.
+    n_used : int
+        How many they use just now.
+    follows : bool
+        Whether the load decides on that.
     """
 
     def __init__(self, n_threads: int, is_fixed: bool = False):
-        self.n_threads = n_threads
-        self.several = n_threads > 1
-        self._is_fixed, self._is_settled = is_fixed, True
-        self._n_used = 1  # of the present steps, while they use several
-        self._seconds = {False: math.inf, True: math.inf}  # of a step, by ``several``
-        self._next_trial = -math.inf
-        self._is_alone = True
-        if self.several and not is_fixed and is_starved():
-            self.several, self._is_alone = False, False
-            self._next_trial = time.perf_counter() + _BETWEEN_TRIALS
-        self._has_begun = False
-        self._measured = self._used = 0.0
-        self._seconds_of_passes = self._bytes_passed = 0.0
+        self.n_threads, self._is_fixed = n_threads, is_fixed
+        self.n_worth = self.n_used = self._n_free = 1
+        self.follows = False
+        self._next_look = self._next_trial = -math.inf
+        # of the steps since the last look
+        self._elapsed = self._processor_time = self._seconds_of_passes = 0.0
+        self._n_steps = self._bytes_passed = 0
+        # of a step, while one thread is tried
+        self._seconds_of_several: float | None = None
 
     @classmethod
     def of(cls, device: torch.device) -> "Pace":
         """Return one for work on a device; on a CPU it may use the threads allowed.
 
-        Their number is fixed within ``fixed_threads``, and where the user has asked for the same
-        bits each time by ``torch.use_deterministic_algorithms(True)``.
+        It is fixed within ``fixed_threads``, and where the user has asked for deterministic
+        algorithms of torch.
         """
         return cls(_most_threads(device), is_fixed=wants_the_same_bits())
 
     @classmethod
     def of_outputs(cls, device: torch.device) -> "Pace":
-        """Return one for predictions on a device, which give the same bits each time.
-
-        It never looks at the clock: the shapes and the threads allowed decide.
-        """
+        """Return one for predictions on a device, which does not follow the load."""
         return cls(_most_threads(device), is_fixed=True)
 
     def threads_for(self, *, multiply_adds: int = 0, n_elements: int = 0) -> int:
@@ -165,6 +154,51 @@ class Pace:
         """
         work = max(multiply_adds, n_elements * _ELEMENT_WORK)
         return _threads_for(work, self.n_threads)
+
+    # ----------------------------------------------------------------------------------
+    # kernels whose bits depend on the number of threads
+
+    def pinned(self, kernel: Kernel, n_elements: float) -> Kernel:
+        """Return a kernel that always runs on as many threads as its size is worth.
+
+        Parameters
+        ----------
+        kernel : callable
+            Whose bits depend on the number of threads, or may do.
+        n_elements : float
+            Of its largest tensor. Fewer than torch divides go to one thread.
+        """
+        if not self.follows:
+            return kernel
+        return partial(_run_on, self.n_worth if n_elements > _GRAIN else 1, kernel)
+
+    def checked(
+        self,
+        kernel: Kernel,
+        probe: Callable[[], Sequence[Tensor]],
+        key: Hashable,
+        work: float = math.inf,
+    ) -> Kernel:
+        """Return a kernel that runs on fewer threads than usual only if that changes no bit.
+
+        Parameters
+        ----------
+        kernel : callable
+        probe : callable
+            Computes what the kernel does from random numbers, the same ones each time.
+        key : hashable
+            What is equal for equal probes.
+        work : float, default=inf
+            The multiply-adds of the kernel. One that is not worth several threads has one, always.
+        """
+        if not self.follows:
+            return kernel
+        if work < FEWEST_TO_SHARE:
+            return partial(_run_on, 1, kernel)
+        return partial(_run_checked, self.n_worth, kernel, probe, key)
+
+    # ----------------------------------------------------------------------------------
+    # the load
 
     @contextmanager
     def steps(self, *, multiply_adds: int, n_elements: int = 0) -> Iterator[None]:
@@ -178,66 +212,80 @@ class Pace:
             Of the largest pass over memory.
         """
         with one_thread():
-            self._n_used = self.threads_for(multiply_adds=multiply_adds, n_elements=n_elements)
-            self._is_settled = self._is_fixed or self._n_used == 1
-            if self._n_used > 1:
-                self._set_threads()
-            if self._is_settled:
+            n_worth = self.threads_for(multiply_adds=multiply_adds, n_elements=n_elements)
+            self.n_worth, self.follows = n_worth, n_worth > 1 and not self._is_fixed
+            if not self.follows:
+                self._set_threads(n_worth)
                 yield
                 return
-            self._since = time.perf_counter() - self._measured
-            self._used_since = time.process_time() - self._used
+            now = time.perf_counter()
+            if now >= self._next_look:
+                self._n_free = self._count_free_cores()
+                self._forget(now)
+            self._set_threads(self._n_free)
+            self._start_clocks()
             try:
                 yield
             finally:  # between two blocks the clocks stand
-                self._measured = time.perf_counter() - self._since
-                self._used = time.process_time() - self._used_since
+                self._stop_clocks()
 
     def step_done(self) -> None:
         """Count a step, and change the number of threads where it is time to."""
-        if self._is_settled:
-            return
-        now = time.perf_counter()
-        if not self._has_begun:  # the first step prepares what the others use
-            self._has_begun = True
-            self._begin(now)
-            return
-        if now < self._since:
+        if not self.follows:
             return
         self._n_steps += 1
-        if now - self._since < _TRIAL:
-            return
-        self._seconds[self.several] = (now - self._since) / self._n_steps
-        chosen = self._choose(now)
-        settles = self.several and not chosen
-        self.several = chosen
-        self._set_threads()
-        self._begin(now + _SETTLING if settles else now)
+        now = time.perf_counter()
+        if now >= self._next_look:
+            self._stop_clocks()
+            self._n_free = self._look(now)
+            self._forget(now)
+            self._set_threads(self._n_free)
+            self._start_clocks()
 
-    def _set_threads(self) -> None:
-        # the process may have been forked among the steps
-        several = self.several and not is_forked()
-        set_threads_inside(self._n_used if several else 1)
-
-    def _begin(self, start: float) -> None:
-        """Measure the steps from a time on."""
-        self._since, self._used_since, self._n_steps = start, time.process_time(), 0
-        self._seconds_of_passes = self._bytes_passed = 0.0
-
-    def _choose(self, now: float) -> bool:
-        """Return whether to go on with several threads, at the end of a trial."""
-        if self.several:
-            used, available = time.process_time() - self._used_since, now - self._since
-            self._is_alone = n_entered() <= 1 and used >= _ALONE * self._n_used * available
-            are_near = self._seconds_of_passes <= _FAR * self._bytes_passed
-            if self._is_alone and are_near:
-                return True
-        if now > self._next_trial:
+    def _look(self, now: float) -> int:
+        """Return how many threads to use from now on."""
+        seconds, of_several = self._elapsed / self._n_steps, self._seconds_of_several
+        self._seconds_of_several = None
+        if of_several is not None and seconds < _CLEARLY_FASTER * of_several:
+            return 1  # it has been tried, and is faster
+        if self.n_used == 1 and of_several is None and now < self._next_trial:
+            return 1
+        n_free = self._count_free_cores()
+        if self.n_used == 1 or n_free < self.n_used:
+            return n_free
+        have_waited = self._processor_time < _ALONE * self.n_used * self._elapsed
+        are_far = self._seconds_of_passes > _FAR * self._bytes_passed
+        if have_waited or (are_far and now >= self._next_trial):
             self._next_trial = now + _BETWEEN_TRIALS
-            return not self.several and not is_starved()
-        if self._is_alone:
-            return self._seconds[False] >= _CLEARLY_FASTER * self._seconds[True]
-        return self._seconds[True] < _CLEARLY_FASTER * self._seconds[False]
+            self._seconds_of_several = None if have_waited else seconds
+            return 1
+        return n_free
+
+    def _count_free_cores(self) -> int:
+        """Return how many threads find a core that nobody else uses, as far as that is known."""
+        n_busy, n_fits = busy_cores() or 0, max(1, n_entered())  # in threads of Python
+        if n_busy == 0 and n_fits == 1:
+            return self.n_worth
+        return max(1, ((os.cpu_count() or 1) - n_busy) // n_fits)
+
+    def _set_threads(self, n_free: int) -> None:
+        # the process may have been forked among the steps
+        self.n_used = 1 if is_forked() else min(self.n_worth, n_free)
+        if torch.get_num_threads() != self.n_used:
+            set_threads_inside(self.n_used)
+
+    def _forget(self, now: float) -> None:
+        self._next_look = now + _BETWEEN_LOOKS
+        self._elapsed = self._processor_time = self._seconds_of_passes = 0.0
+        self._n_steps = self._bytes_passed = 0
+
+    def _start_clocks(self) -> None:
+        self._started = time.perf_counter(), time.process_time()
+
+    def _stop_clocks(self) -> None:
+        started, used_before = self._started
+        self._elapsed += time.perf_counter() - started
+        self._processor_time += time.process_time() - used_before
 
     def watched(self, move: Callable[..., object], weights: Tensor) -> Callable[..., object]:
         """Return what moves the weights, timed where it tells how far the cores are apart.
@@ -249,15 +297,45 @@ class Pace:
         weights : Tensor
         """
         n_bytes = weights.numel() * weights.element_size()
-        if self._is_settled or n_bytes > _MOST_IN_CACHE:
+        if not self.follows or n_bytes > _MOST_IN_CACHE:
             return move
-        n_parts = min(self._n_used, max(1, weights.numel() // _GRAIN))
 
         def run(*args: Any) -> None:
             start = time.perf_counter()
             move(*args)
             # a pass that several threads share
+            n_parts = min(self.n_used, max(1, weights.numel() // _GRAIN))
             self._seconds_of_passes += (time.perf_counter() - start) * n_parts
             self._bytes_passed += n_bytes
 
         return run
+
+
+def _run_on(n_threads: int, kernel: Kernel, *args: Any) -> Any:
+    """Run a kernel on a number of threads, within a block of ``steps``."""
+    before = torch.get_num_threads()
+    if before == n_threads or is_forked():
+        return kernel(*args)
+    set_threads_inside(n_threads)
+    result = kernel(*args)
+    set_threads_inside(before)
+    return result
+
+
+def _run_checked(n_worth: int, kernel: Kernel, probe: Callable, key: Hashable, *args: Any) -> Any:
+    n_used = torch.get_num_threads()
+    if n_used == n_worth or _are_alike(probe, key, n_worth, n_used):
+        return kernel(*args)
+    return _run_on(n_worth, kernel, *args)
+
+
+# What was found out in this process, by the key of a probe and two numbers of threads.
+_alike: dict[Hashable, bool] = {}
+
+
+def _are_alike(probe: Callable[[], Sequence[Tensor]], key: Hashable, *n_threads: int) -> bool:
+    """Return whether a probe gives the same bits on each of some numbers of threads."""
+    if (key, n_threads) not in _alike:
+        first, *others = (_run_on(number, probe) for number in n_threads)
+        _alike[key, n_threads] = all(map(torch.equal, first, *others))
+    return _alike[key, n_threads]

@@ -25,6 +25,7 @@ the other gains, so this is for the layer whose input wants no gradient.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -189,7 +190,13 @@ class LayerProducts:
     def _by_torch(self, left: Tensor, right: Tensor, out: Tensor) -> Kernel:
         if self._is_stack:  # which torch computes in one call by row only
             left, right, out = _by_row(left, right, out)
-        return partial(self._torchs, left, right, out=out)
+        kernel = partial(self._torchs, left, right, out=out)
+        if not self._pace.follows:
+            return kernel
+        layout = tuple(map(_layout_of, (left, right, out)))
+        probe = partial(_of_random_numbers, self._torchs, *layout)
+        work = out.numel() * left.shape[-1]
+        return self._pace.checked(kernel, probe, (self._torchs, layout), work)
 
     def _by_numpy(self, left: Tensor, right: Tensor, out: Tensor) -> Kernel:
         left, right, out = _by_row(left, right, out)
@@ -198,6 +205,47 @@ class LayerProducts:
         if left.shape[-1] == 1:  # NumPy would take it element by element
             return partial(torch.mul, left, right, out=out)
         return partial(np.matmul, left.numpy(), right.numpy(), out.numpy())
+
+
+# Libraries of products treat what lies at multiples of this many bytes, and all else, differently.
+_ALIGNMENT = 64
+# Products of random numbers that are compared.
+_PROBES = 4
+
+
+def _layout_of(matrix: Tensor) -> tuple[Any, ...]:
+    """Return type, shape, strides of a matrix, and its distance from an aligned address."""
+    offset = matrix.data_ptr() % _ALIGNMENT // matrix.element_size()
+    return matrix.dtype, matrix.shape, matrix.stride(), offset
+
+
+def _of_random_numbers(multiply: Callable, *layouts: tuple[Any, ...]) -> list[Tensor]:
+    """Return products of matrices of random numbers, the same ones each time.
+
+    Another order of summation may change one element at the edge of a block only, and by chance
+    not even that. So the terms of each sum cancel nearly, which leaves the rounding errors, and
+    there are several products.
+
+    Parameters
+    ----------
+    multiply : {torch.mm, torch.bmm}
+    *layouts : tuple
+        Of both factors and the product, see :func:`_layout_of`.
+    """
+    generator, products = torch.Generator().manual_seed(0), []
+    for _ in range(_PROBES):
+        matrices = []
+        for dtype, shape, strides, offset in layouts:
+            size = offset + 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+            numbers = torch.randn(size, dtype=dtype, generator=generator)  # new, so aligned
+            matrices.append(numbers.as_strided(shape, strides, offset))
+        left, right, out = matrices
+        half = left.shape[-1] // 2
+        if 0 not in (*left.stride(), *right.stride()):
+            left[..., half : 2 * half] = left[..., :half]
+            right[..., half : 2 * half, :] = -right[..., :half, :]
+        products.append(multiply(left, right, out=out))
+    return products
 
 
 def _by_row(left: Tensor, right: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,7 +32,7 @@ from sknn_deep._engine.engine import (
 )
 from sknn_deep._engine.optimizers import zero_negligible_moments
 from sknn_deep._engine.solvers import set_learning_rate
-from sknn_deep._engine.stacked_muon import for_stack
+from sknn_deep._engine.stacked_muon import StackedMuon, for_stack
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.threads import numpy_takes_one_thread, one_thread
 from sknn_deep._networks.flat import zero_negligible
@@ -426,7 +426,9 @@ class Stack:
             optimizers = [self._optimizers[k] for k in members]
             state = {name: buffer[rows] for name, buffer in self._state.items()}
             kernel: Any = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
-            if optimizers[0].is_one_pass:
+            if isinstance(optimizers[0], StackedMuon):
+                kernel = self._pace.checked(kernel, *optimizers[0].probe(stop - start))
+            else:
                 kernel = self._pace.watched(kernel, self._flat[rows])
             moves.append(_Moves(rows, members[0], optimizers, kernel, shares_rate))
         self._present, self._last_moves = present, moves

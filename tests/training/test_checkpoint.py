@@ -897,13 +897,12 @@ def test_threads_are_fixed_within_the_block_only(torch_threads):
     torch_threads(3)
     with threads.fixed_threads(2):
         own = pace.Pace.of(torch.device("cpu"))
-        assert (threads.allowed_threads(), own.n_threads, own.several) == (2, 2, True)
+        assert (threads.allowed_threads(), own.n_threads) == (2, 2)
         with threads.one_thread():
             assert threads.allowed_threads() == 2
         with own.steps(multiply_adds=10**9, n_elements=0):
-            own._since = -1e9  # long ago: one that looks at the clock would try the other number
             own.step_done()
-            assert own.several
+            assert not own.follows
             assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == threads.allowed_threads() == 3
 
