@@ -11,10 +11,14 @@ over p processes goes around a ring,
 
 for w bytes of weights, with the latency a and the seconds of a byte b fitted to sums of two
 processes of this machine by gloo, from 4 kB to 16 MB. ``--latency`` and ``--bandwidth`` put a
-network in their place. Nothing is overlapped: the sum begins when the gradient is known.
+network in their place. The sum begins with the layers behind the first hidden one, if their
+matrices have a megabyte, while the products of the first are computed. These are a share f of the
+operations for a row, so that of the first part's sum only what takes longer than f d n is waited
+for.
 
 Strong scaling divides a batch of 1024 rows, weak scaling gives each process as many. Figures are
-how many times the rows a second of one process p of them train on.
+how many times the rows a second of one process p of them train on; in brackets, if the sum began
+when the whole gradient is known.
 """
 
 import socket
@@ -29,10 +33,11 @@ import torch.distributed as dist
 
 from benchmarks import harness
 from sknn_deep import DeepMLPClassifier
+from sknn_deep._engine.gradient_sum import LEAST_BYTES
 from sknn_deep._hardware.threads import fixed_threads
 
 N_PROCESSES = (2, 4, 8, 16, 32, 64)
-N_ROWS, N_FEATURES = 1024, 256
+N_ROWS, N_FEATURES, N_CLASSES = 1024, 256, 10
 
 
 def seconds_of_step(n_units, n_rows):
@@ -40,7 +45,7 @@ def seconds_of_step(n_units, n_rows):
     rng = np.random.default_rng(0)
     n_steps = max(2, 2048 // n_rows)
     X = rng.standard_normal((n_steps * n_rows, N_FEATURES), dtype=np.float32)
-    y = X[:, :10].argmax(axis=1)
+    y = X[:, :N_CLASSES].argmax(axis=1)
 
     def seconds(n_epochs):
         classifier = DeepMLPClassifier(
@@ -100,14 +105,30 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def speed_up(n_processes, n_rows, step, network, n_bytes, *, weak):
+def early_part(n_units):
+    """Return how many bytes are sent early, and the share of a row's operations that come after."""
+    n_bytes = 4 * n_units * (n_units + N_CLASSES)
+    first, later = N_FEATURES * n_units, n_units * (n_units + N_CLASSES)
+    after = n_units * n_units + first  # the gradient of the first layer's outputs and matrix
+    return (n_bytes, after / (2 * first + 3 * later)) if n_bytes >= LEAST_BYTES else (0, 0.0)
+
+
+def speed_up(n_processes, step, network, n_units, *, weak, overlapped):
     """Return how many times the rows a second of one process several train on."""
     constant, of_row = step
     latency, of_byte = network
-    own_rows = n_rows if weak else n_rows / n_processes
-    ring = 2 * (n_processes - 1) * (latency + of_byte * n_bytes / n_processes)
-    alone = constant + of_row * n_rows
-    together = constant + of_row * own_rows + ring
+    own_rows = N_ROWS if weak else N_ROWS / n_processes
+    early, share = early_part(n_units) if overlapped else (0, 0.0)
+    n_bytes = 4 * n_units * (N_FEATURES + n_units + N_CLASSES)
+
+    def ring(size):
+        return 2 * (n_processes - 1) * (latency + of_byte * size / n_processes)
+
+    waited = ring(n_bytes - early)
+    if early:
+        waited += max(0.0, ring(early) - share * of_row * own_rows)
+    alone = constant + of_row * N_ROWS
+    together = constant + of_row * own_rows + waited
     return alone / together * (n_processes if weak else 1)
 
 
@@ -127,14 +148,18 @@ def main():
     for n_units in arguments.units:
         sizes = [128, 256, 512, 1024]
         step = fit_line(sizes, [seconds_of_step(n_units, size) for size in sizes])
-        n_weights = n_units * (N_FEATURES + n_units + 10)
+        n_weights = n_units * (N_FEATURES + n_units + N_CLASSES)
         for weak in (False, True):
             found = [
-                speed_up(p, N_ROWS, step, (latency, of_byte), 4 * n_weights, weak=weak)
+                [
+                    speed_up(p, step, (latency, of_byte), n_units, weak=weak, overlapped=overlapped)
+                    for overlapped in (True, False)
+                ]
                 for p in N_PROCESSES
             ]
             kind = "weak" if weak else "strong"
-            rows.append([f"{n_weights:,}", kind, *(f"{value:.1f}" for value in found)])
+            cells = [f"{early:.1f} ({late:.1f})" for early, late in found]
+            rows.append([f"{n_weights:,}", kind, *cells])
         print(f"{n_weights:,} weights: {step[0] * 1e3:.2f} ms + {step[1] * 1e6:.2f} µs a row")
     harness.print_table(["weights", "scaling", *map(str, N_PROCESSES)], rows)
 

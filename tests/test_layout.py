@@ -32,7 +32,7 @@ WINGS = {
         {"features", "activations", "distributions", "order", "chunks"},
         {"divided_rows"},
         {"columns", "streamed_rows", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
-        {"device_rows", "in_parts", "batches", "layer_pass"},
+        {"device_rows", "in_parts", "batches", "layer_pass", "gradient_sum"},
         {"backprop", "optimizers"},
         {"tape", "solvers", "torch_steps"},
         {"cuda_graph", "lbfgs", "optimizer_state", "stacked_muon"},

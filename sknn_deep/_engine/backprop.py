@@ -43,6 +43,7 @@ from torch import Tensor
 
 from sknn_deep._engine.activations import SMALL_TENSOR
 from sknn_deep._engine.batches import Chunk
+from sknn_deep._engine.gradient_sum import gradient_sum
 from sknn_deep._engine.layer_pass import LayerPass
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.masks import MOST_BATCHES, Masks
@@ -51,7 +52,7 @@ from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Kernel, Program, empty_matrix
 from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._hardware.sparse_products import SparseBatch
-from sknn_deep._networks.flat import Network
+from sknn_deep._networks.flat import Network, gradient_of
 from sknn_deep._networks.stacked import bound_input, dense_layers, shared_statistics
 
 # Buffers are kept for so many lengths of a batch. Where ranks have rows of their own, their shares
@@ -77,8 +78,8 @@ class Backprop:
         Parameters and gradients of several networks, from ``share_buffer``: all tensors then have
         a leading dimension of K. None for those of a single network.
     ranks : Ranks, default=None
-        The processes that share every batch. What is written is then this process' part of the
-        gradient, and batch normalisation goes by the statistics of all rows.
+        The processes that share every batch. Each computes a part of the gradient, and what is
+        written is their sum; batch normalisation goes by the statistics of all rows.
     """
 
     def __init__(
@@ -112,6 +113,16 @@ class Backprop:
         self._add_tied_gradients = [
             network.add_tied_gradients for network in networks if network.tied_layers()
         ]
+        self._begin_sum: dict[int, Kernel] = {}
+        self._finish_sum: Program = []
+        if ranks is not None:
+            (network,) = networks
+            matrices = [layer.weight_grad for layer in self._layers]
+            if self._add_tied_gradients or network.needs_autograd:
+                matrices = []
+            gradient = gradient_of(network.flat)
+            self._begin_sum, finish = gradient_sum(ranks, gradient, matrices)
+            self._finish_sum = [finish]
 
     def workspace(self, chunk: Chunk) -> "Workspace":
         """Return the programs of a chunk's batches, bound to its buffers."""
@@ -219,12 +230,14 @@ class Backprop:
                 kernels.append(self.pace.pinned(sparsify, code.numel()))
             is_merged = self.loss.is_merged and passes[i] is passes[-1]
             kernels += passes[i].backward(inputs[i], saved[i], is_merged, number)
+            if i in self._begin_sum:
+                kernels.append(self._begin_sum[i])
             if i > 0:
                 kernels += passes[i].delta_of_input(passes[i - 1].delta)
         if self._input is not None and first_delta is not None:
             kernels += passes[0].delta_of_input(first_delta)
             kernels += self._input.backward(X, first_delta)
-        return kernels + self._add_tied_gradients
+        return kernels + self._add_tied_gradients + self._finish_sum
 
     def _take_in(self, X: Any) -> tuple[Program, Any, Tensor | None]:
         """Return the kernels of the input layer, what they write, and where its gradient goes.

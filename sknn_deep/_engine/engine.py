@@ -425,8 +425,6 @@ class Engine:
         """Fill the network's gradient; return the squared norm of its weights."""
         for kernel in program:
             kernel()
-        if self._ranks is not None:
-            self._ranks.add_(gradient_of(self._network.flat))
         squared_norm = self._none
         if self._alpha:
             weights = self._network.weights

@@ -81,7 +81,6 @@ def fit_lbfgs(
                 kernel()
             weights, data_loss = network.weights, work.loss(0)
             if ranks is not None:
-                ranks.add_(gradient_of(network.flat))
                 ranks.add_(data_loss)
             gradient_of(weights).add_(weights, alpha=rate)
             value = data_loss.item() + 0.5 * rate * square(weights, weights).item()

@@ -76,12 +76,12 @@ class AutogradBackprop(Backprop):
         number: int = 0,
         losses: Tensor | None = None,
     ) -> Program:
-        """Return one kernel that does what those of :class:`Backprop` do together."""
+        """Return one kernel that does what those of :class:`Backprop` do together, and the sum."""
         delta = torch.empty_like(raw)
         # no method, since this object holds what it returns
         rest = (X, target, scale, raw, penalty, delta, losses)
         kernel = partial(_differentiate, self._network, self.loss, *rest)
-        return [self.pace.pinned(kernel, math.inf)]
+        return [self.pace.pinned(kernel, math.inf), *self._finish_sum]
 
 
 def _differentiate(

@@ -8,7 +8,7 @@ Each may have all rows, and take as many of a batch as the others. Or it has row
 (``sknn_deep/_engine/divided_rows.py``), and takes those that a batch has of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
@@ -76,8 +76,12 @@ class Ranks:
 
     def add_(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over the ranks."""
-        dist.all_reduce(tensor)
+        self.begin_to_add_(tensor)()
         return tensor
+
+    def begin_to_add_(self, tensor: Tensor) -> Callable[[], None]:
+        """Begin to replace a tensor by its sum over the ranks; return what waits for it."""
+        return dist.all_reduce(tensor, async_op=True).wait
 
     def copy_first_(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by that of rank 0."""

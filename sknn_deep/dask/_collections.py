@@ -56,7 +56,7 @@ def _holds_delayed(values: Any) -> bool:
     return isinstance(values, list | tuple) and any(isinstance(v, Delayed) for v in values)
 
 
-def partitions(X: Any, columns: dict[str, Any]) -> list[Delayed]:
+def partitions(X: Any, columns: dict[str, Any], suffix: str = "") -> list[Delayed]:
     """Return the partitions of rows, each a dict of what was given, by the names of arguments.
 
     Parameters
@@ -64,51 +64,54 @@ def partitions(X: Any, columns: dict[str, Any]) -> list[Delayed]:
     X : collection of shape (n_samples, n_features)
     columns : dict
         Targets and weights: collections with as many rows, or None.
+    suffix : str, default=""
+        What the names of the arguments end in: "_val" for held-out rows.
 
     Raises
     ------
     TypeError, ValueError
         If they are no collections, or divided in another way than X.
     """
-    check_rows("X", X)
+    check_rows(f"X{suffix}", X)
     if isinstance(X, da.Array):
         X = X.rechunk({1: -1})
     parts = {"X": X.to_delayed().ravel() if isinstance(X, da.Array) else X.to_delayed()}
     for name, values in columns.items():
         if values is not None:
-            _check_collection(name, values)
-            parts[name] = _alike(name, values, X, len(parts["X"]))
+            _check_collection(f"{name}{suffix}", values)
+            parts[name] = _alike(f"{name}{suffix}", values, f"X{suffix}", X, len(parts["X"]))
     return [
         dask.delayed(dict)(dict(zip(parts, of_one, strict=True)))
         for of_one in zip(*parts.values(), strict=True)
     ]
 
 
-def _alike(name: str, values: Any, X: Any, n_parts: int) -> list[Delayed]:
+def _alike(name: str, values: Any, name_of_x: str, X: Any, n_parts: int) -> list[Delayed]:
     """Return the partitions of targets or weights that belong to those of X."""
     if isinstance(values, da.Array):
         if values.ndim > 1:
             values = values.rechunk({1: -1})
         if isinstance(X, da.Array) and values.chunks[0] != X.chunks[0]:
-            values = _rechunked(name, values, X)
+            values = _rechunked(name, values, name_of_x, X)
     found = values.to_delayed()
     found = list(found.ravel()) if isinstance(values, da.Array) else list(found)
     if len(found) != n_parts:
         raise ValueError(
-            f"X has {n_parts} partitions, but {name} has {len(found)}: divide both alike, such as "
-            "by repartition, or by compute_chunk_sizes() and rechunk."
+            f"{name_of_x} has {n_parts} partitions, but {name} has {len(found)}: divide both "
+            "alike, such as by repartition, or by compute_chunk_sizes() and rechunk."
         )
     return found
 
 
-def _rechunked(name: str, values: Any, X: Any) -> Any:
+def _rechunked(name: str, values: Any, name_of_x: str, X: Any) -> Any:
     """Return an array in the chunks of X, where all lengths are known."""
     lengths = X.chunks[0], values.chunks[0]
     if any(math.isnan(length) for chunks in lengths for length in chunks):
         return values  # each worker compares its partitions
     if X.shape[0] != values.shape[0]:
         raise ValueError(
-            f"X has {X.shape[0]} rows, but {name} has {values.shape[0]}; pass one of each."
+            f"{name_of_x} has {X.shape[0]} rows, but {name} has {values.shape[0]}; pass one of "
+            "each."
         )
     return values.rechunk({0: X.chunks[0]})
 

@@ -51,7 +51,7 @@ def fit_on_workers(estimator: Any, call: Call, client: Client) -> Any:
     held_out = []
     if call.X_val is not None:
         columns = {"y": call.y_val, "sample_weight": call.sample_weight_val}
-        held_out = partitions(call.X_val, columns)
+        held_out = partitions(call.X_val, columns, "_val")
     with _without_slot(), closing(_Placed(client, train, held_out)) as placed:
         outcome = _outcome_on(client, estimator, call, placed)
     for message, category in outcome.warnings:
@@ -113,8 +113,13 @@ class _Placed:
 
     def __init__(self, client: Client, train: list[Any], held_out: list[Any]):
         futures: list[Future] = client.compute([*train, *held_out])
-        wait(futures)
-        n_rows = np.array(client.gather(client.map(_n_rows, futures, pure=False)))
+        try:
+            wait(futures)
+            n_rows = np.array(client.gather(client.map(_n_rows, futures, pure=False)))
+        except BaseException:
+            for future in futures:  # an error that is looked at later would keep them
+                future.release()
+            raise
         holders = client.who_has(futures)
         self.workers: list[str] = []
         self.train: list[list[tuple[int, Future]]] = []

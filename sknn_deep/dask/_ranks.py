@@ -7,10 +7,11 @@ lost, or another rank has failed, nobody waits for it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -93,10 +94,9 @@ class WorkerRanks(Ranks):
         """Leave the group: others that wait for this rank then have an error."""
         self._group = None
 
-    def add_(self, tensor: Tensor) -> Tensor:
+    def begin_to_add_(self, tensor: Tensor) -> Callable[[], None]:
         self._check()
-        self._wait(self._group.allreduce([tensor]))
-        return tensor
+        return partial(self._wait, self._group.allreduce([tensor]))
 
     def copy_first_(self, tensor: Tensor) -> Tensor:
         return self._copy_(tensor, 0)

@@ -108,7 +108,10 @@ CASES = {
         regressor(loss="quantile", quantiles=[0.1, 0.5, 0.9], n_networks=2, early_stopping=True),
         {"y": Y},
     ),
-    "several outputs": (regressor(), {"y": np.stack([Y, -Y], axis=1)}),
+    # the matrix of the second layer is sent while the first is computed
+    "several outputs, wide": (
+        regressor(hidden_layer_sizes=(370, 370), max_iter=2), {"y": np.stack([Y, -Y], axis=1)},
+    ),
     "tabular, bins": (
         on_dask.DaskTabularMLPRegressor(**SMALL, n_networks=2), {"y": Y},
     ),
@@ -272,6 +275,15 @@ def test_a_search_of_scikit_learn_cuts_arrays(client):
 REFUSED = {
     "arrays in memory": (lambda: regressor().fit(X, Y), "X must be an array or a DataFrame of D"),
     "targets in memory": (lambda: regressor().fit(divided(X), Y), "y must be an array or a DataFr"),
+    "validation rows in memory": (
+        lambda: regressor().fit(divided(X), divided(Y), X_val=X, y_val=Y), "X_val must be an array"
+    ),
+    "fewer validation targets": (
+        lambda: regressor().fit(
+            divided(X), divided(Y), X_val=divided(X), y_val=divided(Y[:9], (9,))
+        ),
+        "X_val has 133 rows, but y_val has 9",
+    ),
     "delayed": (lambda: regressor().fit([dask.delayed(X)], divided(Y)), "or dask.dataframe.from_d"),
     "one dimension": (lambda: regressor().fit(divided(Y), divided(Y)), "X must have two dimension"),
     "fewer targets": (

@@ -102,6 +102,8 @@ CASES = {
     "quantiles, ensemble": (
         regressor(loss="quantile", quantiles=[0.1, 0.5, 0.9], n_networks=2, early_stopping=True), Y,
     ),
+    # the matrix of the second layer is sent while the first is computed
+    "wide": (regressor(hidden_layer_sizes=(370, 370), max_iter=2), Y),
     "tabular": (TabularMLPRegressor(**SMALL, n_networks=1), Y),
     "autoencoder, noise": (
         autoencoder(noise=0.2, noise_kind="salt_pepper", order_code=True, scaling="standard"),
