@@ -193,7 +193,7 @@ class Pace:
         """
         if not self.follows:
             return kernel
-        if work < FEWEST_TO_SHARE:
+        if work < 2 * _WORK_OF_A_THREAD:
             return partial(_run_on, 1, kernel)
         return partial(_run_checked, self.n_worth, kernel, probe, key)
 
