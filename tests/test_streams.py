@@ -295,3 +295,19 @@ def test_columns_that_a_folder_does_not_have_are_refused(folder):
         stream_parquet("nowhere", target="price")
     with pytest.raises(ValueError, match="shape of two numbers"):
         stream_array([[1.0]])
+
+
+def test_files_of_another_schema_are_named(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="There is no file in .*empty"):
+        stream_parquet(tmp_path / "empty")
+    TABLE.drop(columns="a").to_parquet(folder / "3.parquet")
+    stream = stream_parquet(folder, target="target", columns=["a", "c"], window=100)
+    with pytest.raises(ValueError, match=r"3\.parquet has no column 'a'"):
+        DeepMLPRegressor(**SMALL).fit(*stream)
+
+
+def test_a_function_that_returns_the_same_iterator_is_refused():
+    once = iter([(X, Y)])
+    with pytest.raises(ValueError, match="600 rows when it was first read, and none now"):
+        stream_chunks(lambda: once)

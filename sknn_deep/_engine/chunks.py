@@ -126,6 +126,11 @@ def _head(source: Source) -> Any:
                 )
             if chunk.shape[0]:
                 return safe_indexing(chunk, np.arange(min(chunk.shape[0], _HEAD_ROWS)))
+    if sum(source.lengths):
+        raise ValueError(
+            f"The source had {sum(source.lengths)} rows when it was first read, and none now; a "
+            "function must return a new iterator every time that it is called."
+        )
     raise ValueError("The source has no rows.")
 
 

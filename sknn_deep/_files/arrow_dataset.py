@@ -37,7 +37,7 @@ class ArrowSource:
     def open(self, part: int) -> Iterator[Any]:
         """Yield a part in frames."""
         for batch in self._batches(self._fragments[part], self._columns):
-            yield batch.to_pandas()
+            yield _frame(batch)
 
     def column(self, name: str) -> np.ndarray:
         """Return all values of one column; texts are objects, one for all that are equal.
@@ -76,14 +76,37 @@ class ArrowSource:
         # what the names of folders say of all rows
         known = arrow.get_partition_keys(fragment.partition_expression)
         stored = [name for name in columns if name not in known]
+        missing = [name for name in stored if name not in fragment.physical_schema.names]
+        if missing:
+            raise ValueError(
+                f"{fragment.path} has no column {missing[0]!r}, which the first file has; write "
+                f"all files with the same columns, or choose by columns=[...] those that all have."
+            )
+        types = [self._schema.field(name).type for name in columns]
         for rows in _stored_batches(fragment, stored):
             arrays = [
                 rows.column(name) if name in stored else _repeated(known[name], len(rows))
                 for name in columns
             ]
-            types = [self._schema.field(name).type for name in columns]
-            cast = [array.cast(kind) for array, kind in zip(arrays, types, strict=True)]
+            try:
+                cast = [array.cast(kind) for array, kind in zip(arrays, types, strict=True)]
+            except ValueError as error:
+                error.add_note(f"{fragment.path} has other types than the first file.")
+                raise
             yield rows.from_arrays(cast, names=columns)
+
+
+def _frame(batch: Any) -> Any:
+    """Return a record batch as a frame of pandas, with numbers of one type row by row.
+
+    That is how a network reads them. pandas' own frame has them column by column, and turning them
+    took as long again (``python -m benchmarks.streams``).
+    """
+    kinds = {str(field.type) for field in batch.schema}
+    if kinds not in ({"float"}, {"double"}) or any(array.null_count for array in batch.columns):
+        return batch.to_pandas()
+    rows = batch.to_tensor(row_major=True).to_numpy()
+    return importlib.import_module("pandas").DataFrame(rows, columns=batch.schema.names, copy=False)
 
 
 def _stored_batches(fragment: Any, columns: list[str]) -> Iterator[Any]:
@@ -115,7 +138,7 @@ def open_dataset(source: Any) -> Any:
     ImportError
         If there is no pyarrow.
     FileNotFoundError
-        If there is no such file or folder.
+        If there is no such file or folder, or no file in it.
     """
     try:
         arrow_dataset: Any = importlib.import_module("pyarrow.dataset")
@@ -129,12 +152,15 @@ def open_dataset(source: Any) -> Any:
     is_path = isinstance(source, str) or hasattr(source, "__fspath__")
     paths = source if is_path else [str(path) for path in source]
     try:
-        return arrow_dataset.dataset(paths, partitioning="hive")
+        dataset = arrow_dataset.dataset(paths, partitioning="hive")
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"There is no file or folder {str(error)!r}; pass a Parquet file, a folder of them, "
             "several files, or an Arrow dataset."
         ) from error
+    if not dataset.files:
+        raise FileNotFoundError(f"There is no file in {str(source)!r}; pass another folder.")
+    return dataset
 
 
 def _parts_of(dataset: Any) -> Iterator[Any]:
