@@ -211,9 +211,8 @@ The defaults were chosen by the validation rows of several tables. A batch has 2
 where an epoch would otherwise have fewer than fifty batches. The rows that early stopping holds out
 are drawn at random; for time series, pass the last rows as ``X_val`` and ``y_val``.
 
-Candidates are drawn from this space. Where no layer is larger than 128, four in a row share all but
-the rates, the weight decay and the size of the dropout, so that they train together; the first four
-have the layers and the inputs of the estimator.
+Candidates are drawn from this space, but for the first four: they differ from the estimator in
+their rates and weight decay only, and train together.
 
 {second_paragraph(draw_configurations)}
 
