@@ -182,7 +182,7 @@ def contenders(n_candidates: int) -> dict[str, Contender]:
     found: dict[str, Contender] = {
         "TabularMLP": tabular,
         "one network": partial(tabular, n_networks=1),
-        "one network, 10 epochs": partial(tabular, n_networks=1, max_iter=10),
+        "one network for 10 epochs": partial(tabular, n_networks=1, max_iter=10),
     }
     if n_candidates > 1:
         found[f"{n_candidates} candidates"] = partial(tabular, n_candidates=n_candidates)
