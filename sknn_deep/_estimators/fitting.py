@@ -392,14 +392,12 @@ class Fit:
     def _new_network(self, config: dict[str, Any]) -> Any:
         """Return a network without weights, a copy where others of its kind are made, too."""
         network_class, cpu = self.draft._network_class, torch.device("cpu")
-        if self._shared is None:
+        if self._shared is None or config.get("input") is not None:
             return network_class(**config, device=cpu)
         models, key = self._shared.networks, repr(config)
         if key not in models:
             models[key] = network_class(**config, device=cpu)
             models[key].eval()
-        if models[key].input is not None:
-            return network_class(**config, device=cpu)
         return models[key].twin()
 
     def _resume(self, config: dict[str, Any], device: torch.device) -> None:
