@@ -30,7 +30,7 @@ def gradient_sum(
     gradient : Tensor of shape (n_parameters,)
     matrices : sequence of Tensor
         Gradients of the layers' matrices, from the first layer to the last: the beginning of
-        ``gradient``. None where they change after their layer has been passed.
+        ``gradient``. Empty where they change after their layer has been passed.
 
     Returns
     -------

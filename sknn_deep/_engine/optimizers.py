@@ -98,7 +98,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         tensors = [flat, flat.grad, *(state[name] for name in self.buffers)]
         present = (*self.numbers(), *map(id, tensors))
         if self._made is None or self._made[0] != present:
-            # the tensors are kept beside it, so that no other can get their names
+            # the tensors are kept beside it, so that no other tensor can get their ids
             self._made = present, tensors, self.kernel_for(flat, flat.grad, state)
         return self._made[-1]
 
