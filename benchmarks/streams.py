@@ -1,7 +1,8 @@
 """Training on data that are read in chunks: ``python -m benchmarks.streams``.
 
 Random float32 numbers, 0.4 GB or as many as are given with ``--size``, 100 to a row, are written
-to Parquet files with row groups of 50,000 rows. A classifier 100-128-64-10 is trained on them:
+to Parquet files with row groups of 50,000 rows. A classifier is trained on them, 100-128-64-10 or
+with other hidden layers that ``--units`` gives:
 
 in memory
     ``fit`` on the array.
@@ -83,12 +84,12 @@ class Slices:
                 yield rows, rows[:, :10].argmax(axis=1)
 
 
-def measure(folder, way, n_epochs):
+def measure(folder, units, way, n_epochs):
     """Train in one way; return the seconds of an epoch after the first, and two peaks."""
     warnings.simplefilter("ignore")
     before = peak()
     classifier = DeepMLPClassifier(
-        (128, 64), batch_size=BATCH_SIZE, max_iter=n_epochs, n_iter_no_change=np.inf,
+        units, batch_size=BATCH_SIZE, max_iter=n_epochs, n_iter_no_change=np.inf,
         random_state=0, device="cpu",
     )  # fmt: skip
     if way == "partial_fit":
@@ -121,18 +122,19 @@ def main():
     """Measure every way and print rates and peaks."""
     options = harness.parser(__doc__, rounds=2)
     options.add_argument("--size", type=float, default=0.4, metavar="GB", help="of the array")
+    options.add_argument("--units", type=int, nargs="+", default=(128, 64))
     options.add_argument("--ways", nargs="*", default=WAYS, choices=WAYS)
     arguments = options.parse_args()
     if sys.platform != "linux":
         raise SystemExit("The peak is read from /proc, which only Linux has.")
     with TemporaryDirectory() as name:
         folder = Path(name)
-        n_rows = write(folder, arguments.size)
+        n_rows, units = write(folder, arguments.size), tuple(arguments.units)
         found = {way: [] for way in arguments.ways}
         for _ in range(arguments.rounds):
             for way in arguments.ways:
                 n_epochs = 2 if way == "partial_fit" else 4  # it takes many times as long
-                found[way].append(in_fresh_process(measure, folder, way, n_epochs))
+                found[way].append(in_fresh_process(measure, folder, units, way, n_epochs))
     print(f"{n_rows:,} rows of {N_FEATURES} numbers, {n_rows * N_FEATURES * 4 / 1e6:,.0f} MB")
     print("way            rows/s   of in memory   import MB   peak MB")
     best = {way: min(seconds for seconds, *_ in rounds) for way, rounds in found.items()}

@@ -308,6 +308,11 @@ class Batches:
         y = self.samples.y
         return y if self._rows is None or y is None else y[self._rows]
 
+    @property
+    def n_readers(self) -> int:
+        """How many threads read rows while others train."""
+        return int(self.samples.X.is_streamed)
+
     def shuffle(self, random_state: np.random.RandomState) -> None:
         """Permute the present order, as scikit-learn's MLP does before each epoch."""
         features = self.samples.X

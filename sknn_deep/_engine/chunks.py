@@ -189,8 +189,10 @@ class Cursor:
                 self._advance()
                 continue
             stop = int(np.searchsorted(rows, self._stop))
-            some = rows[done:stop] - self._start
-            out[places[done:stop]] = self._present().take(some, axis=0)
+            some, values = rows[done:stop] - self._start, self._present()
+            if not np.array_equal(some, np.arange(len(values))):  # else it is all of the chunk
+                values = values.take(some, axis=0)
+            out[places[done:stop]] = values
             done = stop
 
     def _advance(self) -> None:

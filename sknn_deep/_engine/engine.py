@@ -209,7 +209,8 @@ class Engine:
             self._network.train()
         self.freeze()
         self._backprop.begin_epoch(batches.longest)
-        with self.pace.steps(**self._backprop.largest_kernels(batches.longest)):
+        largest = self._backprop.largest_kernels(batches.longest)
+        with self.pace.steps(**largest, n_beside=batches.n_readers):
             for chunk in batches:
                 done = slice(n_done, n_done + len(chunk.parts))
                 results[0, done], results[1, done] = self.train(chunk, rates and rates[done])
@@ -326,7 +327,7 @@ class Engine:
             Of the weights before each step.
         """
         squared_norms = []
-        move = self.pace.watched(self._mover.kernel(), self._network.flat)
+        move = self._mover.kernel()
         with torch.inference_mode():  # autograd has nothing to note
             for program, (penalty, decay, *own) in zip(work.programs, factors, strict=True):
                 self._flush_now_and_then()

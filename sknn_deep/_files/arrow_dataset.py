@@ -84,6 +84,9 @@ class ArrowSource:
             )
         types = [self._schema.field(name).type for name in columns]
         for rows in _stored_batches(fragment, stored):
+            if rows.schema.names == columns and rows.schema.types == types:
+                yield rows
+                continue
             arrays = [
                 rows.column(name) if name in stored else _repeated(known[name], len(rows))
                 for name in columns

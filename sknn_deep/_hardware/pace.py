@@ -7,10 +7,13 @@ less time than with some: each core finds the rows that it has worked on before 
 
 **The load decides how many of these are used.** torch's threads wait for each other in every
 operation, so that a step beside a busy process takes many times as long on two threads as on one.
-A training therefore uses as many as there are cores that nobody else uses. It counts who else runs
-before its first step, and when its threads get too little of their cores' time. On one thread it
-counts again ten times a second. Where cores are far from each other, one thread is tried against
-several, too.
+A training therefore uses as many as there are cores that nobody else uses, and counts who else runs
+before its first step and ten times a second.
+
+**A trial decides whether fewer are faster.** They are where cores are far from each other, share
+what they compute with, or are not the machine's own. Half of the threads take the steps of a
+tenth of a second; if they are clearly faster they go on, and half of these are tried. The next
+trial comes two seconds later, the one after that four, and then one every eight.
 
 **The load decides on no bit.** torch computes most kernels to the same bits on any number of
 threads. The others run on a number of their own that shapes decide: small ones on one, large ones
@@ -27,7 +30,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,17 +52,12 @@ FEWEST_TO_SHARE = 2 * _WORK_OF_A_THREAD
 _GRAIN = 2**15
 # Reading and writing an element takes as long as this many multiply-adds of a product.
 _ELEMENT_WORK = 16
-# Seconds between two looks at the load, and how long several threads are not tried again that had
-# to wait for each other.
-_BETWEEN_LOOKS, _BETWEEN_TRIALS = 0.1, 1.0
+# Seconds between two looks at the load, between the first two trials, and the most between others.
+_BETWEEN_LOOKS, _BETWEEN_TRIALS, _MOST_BETWEEN_TRIALS = 0.1, 2.0, 8.0
 # Threads that get this share of their cores' time are alone on them: as waiting threads spin,
 # they get .93 or more where they are, and .5 to .8 where two share their cores with a third.
 _ALONE = 0.85
-# Seconds that a pass over the weights takes for each of their bytes, where the cores that have
-# read them are far from each other: .2e-9 where they share a cache, 1e-9 where they do not. It
-# tells nothing of weights that no cache holds.
-_FAR, _MOST_IN_CACHE = 0.6e-9, 2**22
-# One thread must take less than this share of the time of several: a trial is short and noisy.
+# Half of the threads must take less than this share of the time of all: a trial is short and noisy.
 _CLEARLY_FASTER = 0.9
 
 Kernel = Callable[..., Any]
@@ -101,6 +99,13 @@ def _threads_for(work: int, n_threads: int) -> int:
     return max(1, min(n_threads, work // _WORK_OF_A_THREAD))
 
 
+class _More(NamedTuple):
+    """How many threads are tried against half of them, and how long a step takes on them."""
+
+    n_threads: int
+    seconds: float
+
+
 class Pace:
     """Decides on how many threads the steps of a training run.
 
@@ -125,12 +130,14 @@ class Pace:
         self.n_threads, self._is_fixed = n_threads, is_fixed
         self.n_worth = self.n_used = self._n_free = 1
         self.follows = False
+        self._n_beside = 0
         self._next_look = self._next_trial = -math.inf
+        # the most threads after the last trial or during this one, and the time until the next
+        self._n_chosen, self._wait = math.inf, _BETWEEN_TRIALS
+        self._more: _More | None = None  # during a trial
         # of the steps since the last look
-        self._elapsed = self._processor_time = self._seconds_of_passes = 0.0
-        self._n_steps = self._bytes_passed = 0
-        # of a step, while one thread is tried
-        self._seconds_of_several: float | None = None
+        self._elapsed = self._processor_time = 0.0
+        self._n_steps = 0
 
     @classmethod
     def of(cls, device: torch.device) -> "Pace":
@@ -201,7 +208,9 @@ class Pace:
     # the load
 
     @contextmanager
-    def steps(self, *, multiply_adds: int, n_elements: int = 0) -> Iterator[None]:
+    def steps(
+        self, *, multiply_adds: int, n_elements: int = 0, n_beside: int = 0
+    ) -> Iterator[None]:
         """Run a block of steps on one thread, or on several if their largest kernels are worth it.
 
         Parameters
@@ -210,19 +219,22 @@ class Pace:
             Of the largest product of a step.
         n_elements : int, default=0
             Of the largest pass over memory.
+        n_beside : int, default=0
+            Threads of this process that keep a core busy meanwhile, such as one that reads files.
         """
+        self._n_beside = n_beside
         with one_thread():
             n_worth = self.threads_for(multiply_adds=multiply_adds, n_elements=n_elements)
             self.n_worth, self.follows = n_worth, n_worth > 1 and not self._is_fixed
             if not self.follows:
-                self._set_threads(n_worth)
+                self._set_threads()
                 yield
                 return
             now = time.perf_counter()
             if now >= self._next_look:
                 self._n_free = self._count_free_cores()
                 self._forget(now)
-            self._set_threads(self._n_free)
+            self._set_threads()
             self._start_clocks()
             try:
                 yield
@@ -237,47 +249,62 @@ class Pace:
         now = time.perf_counter()
         if now >= self._next_look:
             self._stop_clocks()
-            self._n_free = self._look(now)
+            self._look(now)
+            self._set_threads()
             self._forget(now)
-            self._set_threads(self._n_free)
             self._start_clocks()
 
-    def _look(self, now: float) -> int:
-        """Return how many threads to use from now on."""
-        seconds, of_several = self._elapsed / self._n_steps, self._seconds_of_several
-        self._seconds_of_several = None
-        if of_several is not None and seconds < _CLEARLY_FASTER * of_several:
-            return 1  # it has been tried, and is faster
-        if self.n_used == 1 and of_several is None and now < self._next_trial:
-            return 1
-        n_free = self._count_free_cores()
-        if self.n_used == 1 or n_free < self.n_used:
-            return n_free
-        have_waited = self._processor_time < _ALONE * self.n_used * self._elapsed
-        are_far = self._seconds_of_passes > _FAR * self._bytes_passed
-        if have_waited or (are_far and now >= self._next_trial):
-            self._next_trial = now + _BETWEEN_TRIALS
-            self._seconds_of_several = None if have_waited else seconds
-            return 1
-        return n_free
+    def _look(self, now: float) -> None:
+        """Decide how many threads to use from now on."""
+        seconds, more, n_free = self._elapsed / self._n_steps, self._more, self._n_free
+        self._more, self._n_free = None, self._count_free_cores()
+        n_most = min(self._n_free, self.n_worth)
+        if n_most < self.n_used or (more is not None and self._n_free < n_free):
+            return  # a neighbour has come, perhaps in the middle of a trial
+        if more is not None and seconds >= _CLEARLY_FASTER * more.seconds:
+            self._choose(more.n_threads if more.n_threads < n_most else math.inf, now)
+        elif more is not None and self.n_used == 1:
+            self._choose(1, now)
+        elif more is None and self.n_used > 1 and self._have_waited():
+            self._choose(1, now)
+        elif more is None and now < self._next_trial:
+            return
+        elif more is None and self.n_used < n_most:
+            self._n_chosen = math.inf  # all begin; the next look tries half of them
+        elif self.n_used > 1:
+            self._more = _More(self.n_used, seconds)
+            self._n_chosen = self.n_used // 2
+
+    def _have_waited(self) -> bool:
+        """Return whether the threads had too little time on their cores, for whatever reason."""
+        return self._processor_time < _ALONE * self.n_used * self._elapsed
+
+    def _choose(self, n_threads: float, now: float) -> None:
+        """Use at most this many threads until the next trial."""
+        # where a step takes longer than a look, trials are as rare among the steps
+        wait = self._wait * max(1.0, self._elapsed / _BETWEEN_LOOKS)
+        self._n_chosen, self._next_trial = n_threads, now + wait
+        self._wait = min(2 * self._wait, _MOST_BETWEEN_TRIALS)
 
     def _count_free_cores(self) -> int:
         """Return how many threads find a core that nobody else uses, as far as that is known."""
-        n_busy, n_fits = busy_cores() or 0, max(1, n_entered())  # in threads of Python
+        n_busy = (busy_cores() or 0) + self._n_beside
+        n_fits = max(1, n_entered())  # in threads of Python
         if n_busy == 0 and n_fits == 1:
             return self.n_worth
         return max(1, ((os.cpu_count() or 1) - n_busy) // n_fits)
 
-    def _set_threads(self, n_free: int) -> None:
+    def _set_threads(self) -> None:
+        most = min(self._n_free, self._n_chosen) if self.follows else math.inf
         # the process may have been forked among the steps
-        self.n_used = 1 if is_forked() else min(self.n_worth, n_free)
+        self.n_used = 1 if is_forked() else int(min(self.n_worth, most))
         if torch.get_num_threads() != self.n_used:
             set_threads_inside(self.n_used)
 
     def _forget(self, now: float) -> None:
         self._next_look = now + _BETWEEN_LOOKS
-        self._elapsed = self._processor_time = self._seconds_of_passes = 0.0
-        self._n_steps = self._bytes_passed = 0
+        self._elapsed = self._processor_time = 0.0
+        self._n_steps = 0
 
     def _start_clocks(self) -> None:
         self._started = time.perf_counter(), time.process_time()
@@ -286,29 +313,6 @@ class Pace:
         started, used_before = self._started
         self._elapsed += time.perf_counter() - started
         self._processor_time += time.process_time() - used_before
-
-    def watched(self, move: Callable[..., object], weights: Tensor) -> Callable[..., object]:
-        """Return what moves the weights, timed where it tells how far the cores are apart.
-
-        Parameters
-        ----------
-        move : callable
-            One of our own optimisers' steps: one pass over the weights.
-        weights : Tensor
-        """
-        n_bytes = weights.numel() * weights.element_size()
-        if not self.follows or n_bytes > _MOST_IN_CACHE:
-            return move
-
-        def run(*args: Any) -> None:
-            start = time.perf_counter()
-            move(*args)
-            # a pass that several threads share
-            n_parts = min(self.n_used, max(1, weights.numel() // _GRAIN))
-            self._seconds_of_passes += (time.perf_counter() - start) * n_parts
-            self._bytes_passed += n_bytes
-
-        return run
 
 
 def _run_on(n_threads: int, kernel: Kernel, *args: Any) -> Any:

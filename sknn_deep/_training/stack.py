@@ -428,8 +428,6 @@ class Stack:
             kernel: Any = optimizers[0].kernel_for(self._flat[rows], self._gradient[rows], state)
             if isinstance(optimizers[0], StackedMuon):
                 kernel = self._pace.checked(kernel, *optimizers[0].probe(stop - start))
-            else:
-                kernel = self._pace.watched(kernel, self._flat[rows])
             moves.append(_Moves(rows, members[0], optimizers, kernel, shares_rate))
         self._present, self._last_moves = present, moves
         return moves

@@ -96,6 +96,15 @@ def test_an_order_that_no_window_was_drawn_for_is_read_all_the_same():
         assert_array_equal(out, VALUES[order[start : start + 9]])
 
 
+@pytest.mark.parametrize(
+    "rows", [np.arange(11), np.repeat([0, 4, 10], [2, 8, 1]), [9, 9, 3]], ids=str
+)
+def test_rows_may_be_asked_for_more_than_once(rows):
+    """As many, even, as the first chunk has."""
+    rows = np.asarray(rows)
+    assert_array_equal(features(Counted(), window=40).take(rows), VALUES[rows])
+
+
 def test_rows_are_read_in_a_thread_whose_error_is_raised():
     class Broken(Counted):
         def open(self, part):
