@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from threading import Thread
+from threading import RLock, Thread
 from typing import Any
 
 import joblib
@@ -26,6 +26,8 @@ from sknn_deep._hardware.threads import allowed_threads, fixed_threads
 _HOST = "127.0.0.1"
 # How long a rank waits for the others, which may validate data at another pace.
 _PATIENCE = timedelta(minutes=30)
+# A process is in one group of torch.distributed at a time, so fits of several threads take turns.
+_turn = RLock()
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def on_processes(estimator: Any, call: Call) -> Iterator[None]:
         with training_together():
             yield
     else:
-        with _others(estimator, call, int(n_processes)):
+        with _turn, _others(estimator, call, int(n_processes)):
             yield
 
 

@@ -22,11 +22,13 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 import torch.distributed as dist
+from dask.dataframe.dispatch import concat
 from distributed import get_worker, secede
 from torch import Tensor
 
 from sknn_deep._engine.divided_rows import DividedTable
 from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.table_columns import names_of
 from sknn_deep._hardware.ranks import Ranks, training_together
 from sknn_deep._hardware.threads import fixed_threads
 from sknn_deep._user_warnings import collected_warnings
@@ -283,6 +285,7 @@ def _call(
 
 def _table(plan: Plan, ranks: Ranks, parts: Sequence[Numbered], example: Any) -> DividedTable:
     """Return the rows of this rank; where it has none, a row that says what they are like."""
+    _check_columns(ranks, parts)
     lengths = [(number, part["X"].shape[0], ranks.rank) for number, part in parts]
     of_all = sorted(sum(ranks.collected(lengths), []))
     owners = np.repeat([rank for *_, rank in of_all], [length for _, length, _ in of_all])
@@ -294,6 +297,24 @@ def _table(plan: Plan, ranks: Ranks, parts: Sequence[Numbered], example: Any) ->
     rows = [part["X"] for _, part in parts]
     own = _concatenated(rows) if rows else example[:1]
     return DividedTable(own, owners.astype(np.uint16), ranks, digest)
+
+
+def _check_columns(ranks: Ranks, parts: Sequence[Numbered]) -> None:
+    """Refuse partitions that differ in their columns, on all ranks."""
+    own: dict[str, int] = {}
+    for number, part in parts:
+        names = names_of(part["X"])
+        kind = f"rows of shape {part['X'].shape[1:]}" if names is None else f"the columns {names}"
+        own.setdefault(kind, number)
+    first: dict[str, int] = {}
+    for number, kind in sorted((n, kind) for of in ranks.collected(own) for kind, n in of.items()):
+        first.setdefault(kind, number)
+    if len(first) > 1:
+        (one, i), (other, j), *_ = first.items()
+        raise ValueError(
+            f"Partition {i} of X has {one}, and partition {j} has {other}; all must have the same "
+            "columns, in the same order."
+        )
 
 
 def _columns_of_all(ranks: Ranks, parts: Sequence[Numbered]) -> dict[str, np.ndarray]:
@@ -317,7 +338,7 @@ def _concatenated(parts: list[Any]) -> Any:
     if len(parts) == 1:
         return parts[0]
     if isinstance(parts[0], pd.DataFrame):
-        return pd.concat(parts, ignore_index=True)
+        return concat(parts, ignore_index=True)  # Dask's, which unites categories
     if sp.issparse(parts[0]):
         return sp.vstack(parts, format="csr")
     return np.concatenate(parts)
