@@ -2,8 +2,8 @@
 
 The ranks of a fit are a process group of their own, not torch's default one, so a worker may take
 part in several fits at once. They listen at the address by which Dask knows their worker. A rank
-that waits for another looks every second whether the client has stopped the fit: where a worker is
-lost, or another rank has failed, nobody waits for it.
+that waits for another looks every second whether the client has stopped the fit, or is gone: where
+a worker is lost, or another rank has failed, nobody waits for it.
 """
 
 import hashlib
@@ -80,10 +80,11 @@ class WorkerRanks(Ranks):
     rank, size : int
     host : str
         Where this one listens.
-    is_stopped : Event
+    is_stopped : callable
+        Whether nobody waits for the fit any more.
     """
 
-    def __init__(self, store: Any, rank: int, size: int, host: str, is_stopped: Event):
+    def __init__(self, store: Any, rank: int, size: int, host: str, is_stopped: Callable[[], bool]):
         super().__init__(rank, size)
         gloo: Any = dist.ProcessGroupGloo  # whose types are not complete
         options = gloo._Options()
@@ -130,7 +131,7 @@ class WorkerRanks(Ranks):
         return tensor
 
     def _check(self) -> None:
-        if self._is_stopped.is_set():
+        if self._is_stopped():
             raise FitStoppedError("The fit was stopped.")
 
     def _wait(self, work: Any) -> None:
@@ -142,7 +143,7 @@ class WorkerRanks(Ranks):
             except RuntimeError as error:
                 if work.is_completed():
                     break
-                if self._is_stopped.is_set():
+                if self._is_stopped():
                     # to let go of it would wait until a rank that is silent answers
                     _abandoned.append(self._group)
                     raise FitStoppedError("The fit was stopped.") from error
@@ -184,6 +185,11 @@ class Plan:
     port: int
     given: Call
     has_checkpoint: bool
+
+    @property
+    def key(self) -> str:
+        """What Dask calls the rank's task."""
+        return f"{self.fit}-{self.rank}"
 
 
 @dataclass(frozen=True)
@@ -241,8 +247,7 @@ def _fit(
     plan: Plan, estimator: Any, train: Sequence[Numbered], held_out: Sequence[Numbered]
 ) -> Outcome | None:
     secede()  # or two fits at once would wait for each other's slots
-    is_stopped = _stops.setdefault(plan.fit, Event())
-    ranks = _joined_group(plan, is_stopped)
+    ranks = _joined_group(plan)
     estimator = _twin(estimator)
     with (
         closing(ranks),
@@ -255,7 +260,13 @@ def _fit(
     return None if plan.rank else Outcome(estimator, list(found))
 
 
-def _joined_group(plan: Plan, is_stopped: Event) -> WorkerRanks:
+def _joined_group(plan: Plan) -> WorkerRanks:
+    stop, tasks, key = _stops.setdefault(plan.fit, Event()), get_worker().state.tasks, plan.key
+
+    def is_stopped() -> bool:
+        # a client that is gone tells nobody, but the scheduler then cancels its tasks
+        return stop.is_set() or key not in tasks or tasks[key].state == "cancelled"
+
     store = _stores.get(plan.fit) if plan.rank == 0 else None
     if store is None:
         store = dist.TCPStore(plan.hosts[0], plan.port, None, is_master=False)

@@ -125,6 +125,25 @@ def test_workers_stop_where_the_user_interrupts(client, monkeypatch):
     regressor().fit(*given())
 
 
+def test_workers_stop_where_the_client_is_gone(client):
+    own = distributed.Client(client.scheduler.address, set_as_default=False)
+    model, errors = regressor(max_iter=10**6, tol=0.0, client=own), []
+
+    def fit():
+        try:
+            model.fit(*given())
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = Thread(target=fit, daemon=True)
+    thread.start()
+    ends_within(600, lambda: any(client.run(is_training).values()))
+    own.close()
+    thread.join(600)
+    assert "was closed during the fit" in errors[0]
+    ends_within(600, lambda: not any(client.run(is_training).values()))
+
+
 def is_training():
     """Tell whether some thread of a worker is a rank."""
     frames = [inner for frame in sys._current_frames().values() for inner in walk_stack(frame)]
