@@ -17,6 +17,7 @@ from typing import Any
 import joblib
 import torch
 import torch.distributed as dist
+from joblib.externals.loky.backend.reduction import dumps
 
 from sknn_deep._estimators.call import Call
 from sknn_deep._hardware.device import resolve_device
@@ -82,6 +83,7 @@ def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
     n_threads = max(1, allowed_threads() // n_processes)
     store = dist.TCPStore(_HOST, 0, None, is_master=True, wait_for_workers=False)
     twin = _without_callbacks(estimator)
+    check_travels(twin)
     workers = joblib.Parallel(
         n_jobs=n_processes, backend="loky", batch_size=1, return_as="generator_unordered"
     )
@@ -105,6 +107,23 @@ def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
     watch.join()
     if not vars(estimator).get("interrupted_"):  # by the user, whose keys only this process hears
         watch.raise_error()
+
+
+def check_travels(estimator: Any) -> None:
+    """Refuse parameters that cannot be sent to another process.
+
+    Raises
+    ------
+    TypeError
+    """
+    for name, value in estimator.get_params(deep=False).items():
+        try:
+            dumps(value)
+        except Exception as error:
+            raise TypeError(
+                f"{name}={value!r} cannot be sent to the processes that train: {error}. Leave out "
+                "what belongs to this process, such as a lock, an open file or a connection."
+            ) from error
 
 
 def _check_gpus(asked: Any, n_processes: int) -> None:

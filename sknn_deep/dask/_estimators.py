@@ -22,6 +22,7 @@ from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.classifier import DeepMLPClassifier
 from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
 from sknn_deep._estimators.inherited_docs import with_own_defaults
+from sknn_deep._estimators.processes import check_travels
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep._sklearn import available_if
@@ -179,6 +180,7 @@ class OnWorkers(BaseDeepNetwork):
         if not isinstance(random_state, int | np.integer):
             # what one process would have drawn from, here
             random_state = local.random_state = random_state or np.random.mtrand._rand
+        check_travels(local)
         fitted = fit_on_workers(local, call, client)
         if isinstance(random_state, np.random.RandomState):
             random_state.set_state(fitted.random_state.get_state())

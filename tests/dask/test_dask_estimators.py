@@ -4,6 +4,7 @@ import importlib
 import pickle
 import re
 import sys
+import threading
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupShuffleSplit
+from skorch.callbacks import Callback
 
 from sknn_deep import DeepMLPRegressor, load, save
 
@@ -243,6 +245,13 @@ def test_a_search_of_scikit_learn_cuts_arrays(client):
     assert_allclose(search.cv_results_[name], alone.cv_results_[name], rtol=1e-8)
 
 
+class Lock(Callback):
+    """Cannot be sent to another process."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
 def tables(*columns):
     """Return a frame of Dask whose partitions have these columns, the last of them texts."""
     parts = [
@@ -303,6 +312,9 @@ REFUSED = {
         "Column 0 of X holds texts in some partitions and in others 1.5",
     ),
     "processes": (lambda: regressor(n_processes=2).fit(divided(X), divided(Y)), "set n_processes"),
+    "a lock": (
+        lambda: regressor(callbacks=[Lock()]).fit(divided(X), divided(Y)), "Leave out what belongs"
+    ),
     "candidates": (
         lambda: on_dask.DaskTabularMLPRegressor(n_candidates=2).fit(divided(X), divided(Y)),
         "set n_candidates=1",

@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -191,13 +191,31 @@ def test_a_checkpoint_is_gone_on_from(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_fits_of_several_threads_take_turns():
     models = [regressor(n_processes=2, random_state=seed) for seed in (0, 1)]
-    threads = [Thread(target=model.fit, args=(X, Y), daemon=True) for model in models]
+    threads = [threading.Thread(target=model.fit, args=(X, Y), daemon=True) for model in models]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(600)
     for model in models:
         assert_same(clone(model).set_params(n_processes=1).fit(X, Y), model)
+
+
+class Locks(Callback):
+    """Belongs to this process, as a score and as a callback."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self, estimator, X, y):
+        return 1.0
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_only_what_the_others_are_given_must_pickle():
+    model = regressor(n_processes=2, n_iter_no_change=np.inf, callbacks=[Locks()]).fit(X, Y)
+    assert model.n_iter_ == 4
+    with pytest.raises(TypeError, match="scoring=.* cannot be sent to the processes that train"):
+        model.set_params(scoring=Locks(), early_stopping=True).fit(X, Y)
 
 
 class Dies:
