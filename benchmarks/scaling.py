@@ -11,10 +11,11 @@ over p processes goes around a ring,
 
 for w bytes of weights, with the latency a and the seconds of a byte b fitted to sums of two
 processes of this machine by gloo, from 4 kB to 16 MB. ``--latency`` and ``--bandwidth`` put a
-network in their place. The sum begins with the layers behind the first hidden one, if their
-matrices have a megabyte, while the products of the first are computed. These are a share f of the
-operations for a row, so that of the first part's sum only what takes longer than f d n is waited
-for.
+network in their place, and ``--step`` a computer in the place of this one. The sum begins with the
+layers behind the first hidden one, if their matrices have a megabyte, while the products of the
+first are computed. These are a share f of the operations for a row, so that of the first part's
+sum only what takes longer than f d n is waited for. The two parts are two sums, with the latency
+of each.
 
 Strong scaling divides a batch of 1024 rows, weak scaling gives each process as many. Figures are
 how many times the rows a second of one process p of them train on; in brackets, if the sum began
@@ -136,18 +137,25 @@ def main():
     """Measure, and print both tables."""
     options = harness.parser(__doc__)
     options.add_argument("--units", type=int, nargs="*", default=[256, 1024])
+    options.add_argument(
+        "--step", type=float, nargs=2, metavar=("MS", "US"), help="milliseconds c, microseconds d"
+    )
     options.add_argument("--latency", type=float, metavar="US", help="microseconds of a message")
     options.add_argument("--bandwidth", type=float, metavar="GBIT", help="gigabits a second")
     arguments = options.parse_args()
     warnings.simplefilter("ignore")
-    latency, of_byte = measured_network()
+    given = arguments.latency, arguments.bandwidth
+    latency, of_byte = (0.0, 0.0) if all(given) else measured_network()
     latency = latency if arguments.latency is None else arguments.latency * 1e-6
     of_byte = of_byte if arguments.bandwidth is None else 8e-9 / arguments.bandwidth
     print(f"a message: {latency * 1e6:.0f} µs and {8e-9 / of_byte:.1f} Gbit/s")
     rows = []
     for n_units in arguments.units:
-        sizes = [128, 256, 512, 1024]
-        step = fit_line(sizes, [seconds_of_step(n_units, size) for size in sizes])
+        if arguments.step is None:
+            sizes = [128, 256, 512, 1024]
+            step = fit_line(sizes, [seconds_of_step(n_units, size) for size in sizes])
+        else:
+            step = arguments.step[0] * 1e-3, arguments.step[1] * 1e-6
         n_weights = n_units * (N_FEATURES + n_units + N_CLASSES)
         for weak in (False, True):
             found = [

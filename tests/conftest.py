@@ -53,26 +53,6 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
-# A worker of Dask may take minutes to start on a machine that others use, too.
-PATIENT = {
-    "distributed.comm.timeouts.connect": "600s",
-    "distributed.comm.timeouts.tcp": "600s",
-}
-
-
-@pytest.fixture(scope="session")
-def client():
-    """Return the client of a cluster of two processes, which serves all tests of the session."""
-    distributed = pytest.importorskip("distributed")
-    dask = pytest.importorskip("dask")
-    with dask.config.set(PATIENT):
-        cluster = distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
-        )
-        with cluster, distributed.Client(cluster) as client:
-            yield client
-
-
 @pytest.fixture(autouse=True)
 def _no_neighbours(monkeypatch):
     """Let no test's number of threads depend on what runs beside it."""

@@ -311,3 +311,39 @@ def test_a_function_that_returns_the_same_iterator_is_refused():
     once = iter([(X, Y)])
     with pytest.raises(ValueError, match="600 rows when it was first read, and none now"):
         stream_chunks(lambda: once)
+
+
+@pytest.mark.parametrize(("n_rows", "n_found"), [(540, 540), (690, 630)], ids=["fewer", "more"])
+def test_a_source_that_has_changed_is_an_error(n_rows, n_found):
+    passes = []
+
+    def source():
+        passes.append(None)
+        # in the first epoch, after the passes that learn of the chunks, their names and numbers
+        rows = np.arange(n_rows if len(passes) > 3 else 600) % 600
+        for start in range(0, len(rows), 90):
+            part = rows[start : start + 90]
+            yield X[part], Y[part]
+
+    stream, regressor = stream_chunks(source, window=100), DeepMLPRegressor(**SMALL)
+    with pytest.raises(ValueError, match=f"600 rows when it was first read, and {n_found} now"):
+        regressor.fit(*stream)
+    assert len(passes) == 4
+    assert not hasattr(regressor, "module_")
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "types"),
+    [
+        ([None, None], ["red", "blue"], "string and cannot be read as null"),
+        ([1, 2], [1.5, 2.5], "double and cannot be read as int64"),
+    ],
+    ids=["texts", "fractions"],
+)
+def test_a_file_with_another_type_is_named(first, later, types, tmp_path):
+    for number, values in enumerate((first, later)):
+        frame = pd.DataFrame({"kind": values, "y": [0.0, 1.0]})
+        frame.to_parquet(tmp_path / f"{number}.parquet", index=False)
+    stream = stream_parquet(tmp_path, target="y", window=2)
+    with pytest.raises(ValueError, match=rf"Column 'kind' of .*1\.parquet is of type .*{types}"):
+        TabularMLPRegressor().fit(*stream)

@@ -198,14 +198,16 @@ class Cursor:
     def _advance(self) -> None:
         self._values = self._chunk = None
         self._chunk = next(self._chunks, None)
-        if self._chunk is None:
-            expected, found = self._source.lengths[self._part], self._stop
+        expected, found = self._source.lengths[self._part], self._stop
+        if self._chunk is not None:
+            found += self._chunk.shape[0]
+        if self._chunk is None or found > expected:
             self.close()
             raise ValueError(
                 f"The source had {expected} rows when it was first read, and {found} now; it must "
                 "yield the same rows every time that it is read."
             )
-        self._start, self._stop = self._stop, self._stop + self._chunk.shape[0]
+        self._start, self._stop = self._stop, found
 
     def _present(self) -> np.ndarray:
         """Return the numbers of the present chunk."""

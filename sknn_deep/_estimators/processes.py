@@ -11,12 +11,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from threading import Thread
+from threading import RLock, Thread
 from typing import Any
 
 import joblib
 import torch
 import torch.distributed as dist
+from joblib.externals.loky.backend.reduction import dumps
 
 from sknn_deep._estimators.call import Call
 from sknn_deep._hardware.device import resolve_device
@@ -26,6 +27,8 @@ from sknn_deep._hardware.threads import allowed_threads, fixed_threads
 _HOST = "127.0.0.1"
 # How long a rank waits for the others, which may validate data at another pace.
 _PATIENCE = timedelta(minutes=30)
+# A process is in one group of torch.distributed at a time, so fits of several threads take turns.
+_turn = RLock()
 
 
 @contextmanager
@@ -47,7 +50,7 @@ def on_processes(estimator: Any, call: Call) -> Iterator[None]:
         with training_together():
             yield
     else:
-        with _others(estimator, call, int(n_processes)):
+        with _turn, _others(estimator, call, int(n_processes)):
             yield
 
 
@@ -80,6 +83,7 @@ def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
     n_threads = max(1, allowed_threads() // n_processes)
     store = dist.TCPStore(_HOST, 0, None, is_master=True, wait_for_workers=False)
     twin = _without_callbacks(estimator)
+    check_travels(twin)
     workers = joblib.Parallel(
         n_jobs=n_processes, backend="loky", batch_size=1, return_as="generator_unordered"
     )
@@ -103,6 +107,23 @@ def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
     watch.join()
     if not vars(estimator).get("interrupted_"):  # by the user, whose keys only this process hears
         watch.raise_error()
+
+
+def check_travels(estimator: Any) -> None:
+    """Refuse parameters that cannot be sent to another process.
+
+    Raises
+    ------
+    TypeError
+    """
+    for name, value in estimator.get_params(deep=False).items():
+        try:
+            dumps(value)
+        except Exception as error:
+            raise TypeError(
+                f"{name}={value!r} cannot be sent to the processes that train: {error}. Leave out "
+                "what belongs to this process, such as a lock, an open file or a connection."
+            ) from error
 
 
 def _check_gpus(asked: Any, n_processes: int) -> None:

@@ -217,10 +217,8 @@ def _divided(
     estimator: Any, X: DividedTable, *y: Any, dtypes: list[type], reset: bool, **options: Any
 ) -> tuple:
     """Return the rows of all ranks, of which this one has validated its own."""
-    alike = "All partitions must have the same columns, of the same types."
-    X.ranks.check_alike({"What columns X has": names_of(X.own) or X.shape[1]}, alike)
     own, *_ = _validated(estimator, X.own, dtypes=dtypes, reset=reset)
-    X.ranks.check_alike({"The type of X": str(own.dtype)}, alike)
+    X.ranks.check_alike({"The type of X": str(own.dtype)}, "Convert all partitions to one type.")
     n_own = np.count_nonzero(X.owners == X.ranks.rank)
     own = own.in_rows() if n_own else own.take(np.arange(0))
     features = DividedRows(own, X.owners, X.ranks, X.digest)

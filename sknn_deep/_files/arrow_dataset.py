@@ -91,12 +91,20 @@ class ArrowSource:
                 rows.column(name) if name in stored else _repeated(known[name], len(rows))
                 for name in columns
             ]
-            try:
-                cast = [array.cast(kind) for array, kind in zip(arrays, types, strict=True)]
-            except ValueError as error:
-                error.add_note(f"{fragment.path} has other types than the first file.")
-                raise
+            cast = [self._cast(*column, fragment) for column in zip(columns, arrays, strict=True)]
             yield rows.from_arrays(cast, names=columns)
+
+    def _cast(self, name: str, array: Any, fragment: Any) -> Any:
+        """Return a column of a file in the type that the dataset has it in."""
+        kind = self._schema.field(name).type
+        try:
+            return array.cast(kind)
+        except (ValueError, NotImplementedError) as error:
+            raise ValueError(
+                f"Column {name!r} of {fragment.path} is of type {array.type} and cannot be read as "
+                f"{kind}, which the first file has: {error}. Write all files with the same types, "
+                "or pass pyarrow.dataset.dataset(..., schema=...) with those that are meant."
+            ) from error
 
 
 def _frame(batch: Any) -> Any:

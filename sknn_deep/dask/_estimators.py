@@ -5,7 +5,7 @@ differs is who trains, and that predictions for collections are computed when th
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ClassVar, TypeVar
@@ -22,6 +22,7 @@ from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.classifier import DeepMLPClassifier
 from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
 from sknn_deep._estimators.inherited_docs import with_own_defaults
+from sknn_deep._estimators.processes import check_travels
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from sknn_deep._sklearn import available_if
@@ -51,18 +52,61 @@ def _fit_transform(self: Any, X: Any, y: Any = None, **fit_params: Any) -> Any:
     return self.fit(X, y, **fit_params).transform(X)
 
 
-def _with_rows(*names: str) -> Callable[[C], C]:
-    """Return a decorator of classes whose methods of these names take collections, too."""
+# Sections of all docstrings below.
+_ON_DASK = """
+Parameters
+----------
+client : Client or None, default=None
+    Of the cluster to train on. None is Dask's default client, the one made last. Copies by
+    ``clone`` keep it, pickles do not.
+
+Attributes
+----------
+client_ : Client
+    The client in use.
+
+Notes
+-----
+``fit`` and ``partial_fit`` take X as an array or a DataFrame of Dask, and y, weights and groups as
+its arrays or series in the same partitions. Every worker that has partitions of X trains on them,
+and they stay where they are. The result is that of one process on all rows, up to rounding. Methods
+that predict return collections of Dask for collections, and compute nothing until they are asked
+to. For arrays in memory they do what those of the estimator without Dask do.
+"""
+# Methods of rows.
+_OF_CLASSIFIERS = (
+    "predict", "predict_proba", "predict_log_proba", "decision_function", "hidden_activations",
+)  # fmt: skip
+_OF_REGRESSORS = "predict", "predict_quantiles", "predict_interval", "hidden_activations"
+_OF_AUTOENCODERS = (
+    "transform", "inverse_transform", "reconstruction_error", "score_samples", "predict",
+    "decision_function",
+)  # fmt: skip
+
+
+def _on_dask(base: Any, methods: Iterable[str]) -> Callable[[C], C]:
+    """Return a decorator of the class that trains an estimator on collections.
+
+    Parameters
+    ----------
+    base : type
+        The estimator, which explains its parameters.
+    methods : iterable of str
+        Those that take collections, too.
+    """
 
     def decorate(cls: C) -> C:
-        for name in names:
-            inherited = inspect.getattr_static(cls, name)
+        own: Any = cls
+        own._local_class = base
+        own._parameter_constraints = {**base._parameter_constraints, "client": [Client, None]}
+        for name in methods:
+            inherited = inspect.getattr_static(base, name)
             check = getattr(inherited, "check", None)
             if check is None:
                 setattr(cls, name, _lazily(inherited))
             else:  # a method that some parameters make available
                 setattr(cls, name, available_if(check)(_lazily(inherited.fn)))
-        return cls
+        return with_own_defaults(base, _ON_DASK)(cls)
 
     return decorate
 
@@ -136,6 +180,7 @@ class OnWorkers(BaseDeepNetwork):
         if not isinstance(random_state, int | np.integer):
             # what one process would have drawn from, here
             random_state = local.random_state = random_state or np.random.mtrand._rand
+        check_travels(local)
         fitted = fit_on_workers(local, call, client)
         if isinstance(random_state, np.random.RandomState):
             random_state.set_state(fitted.random_state.get_state())
@@ -182,45 +227,63 @@ class OnWorkers(BaseDeepNetwork):
         return {**super().__getstate__(), "client": None}
 
 
-class _Scored(OnWorkers):
-    """An estimator whose score needs predictions and targets only."""
+class _Classifies(OnWorkers):
+    """An estimator that is scored by its labels."""
 
-    def _score(self, metric: Callable, X: Any, y: Any, sample_weight: Any) -> float:
-        predicted: Any = self.predict(X)  # type: ignore[attr-defined]
-        predicted, y, sample_weight = computed(predicted, y, sample_weight)
-        return float(metric(y, predicted, sample_weight=sample_weight))
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy of the predicted labels.
+
+        Parameters
+        ----------
+        X : collection or array-like of shape (n_samples, n_features)
+
+        y : collection or array-like of shape (n_samples,) or (n_samples, n_labels)
+
+        sample_weight : collection or array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            The share of rows predicted correctly; with several labels, the share of rows with all
+            labels correct.
+        """
+        return _score(self, accuracy_score, X, y, sample_weight)
 
 
-@with_own_defaults(DeepMLPClassifier)
-@_with_rows("predict", "predict_proba", "predict_log_proba", "decision_function")
-@_with_rows("hidden_activations")
+class _Regresses(OnWorkers):
+    """An estimator that is scored by its numbers."""
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the coefficient of determination.
+
+        Parameters
+        ----------
+        X : collection or array-like of shape (n_samples, n_features)
+
+        y : collection or array-like of shape (n_samples,) or (n_samples, n_outputs)
+
+        sample_weight : collection or array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+        """
+        return _score(self, r2_score, X, y, sample_weight)
+
+
+def _score(estimator: Any, metric: Callable, X: Any, y: Any, sample_weight: Any) -> float:
+    predicted, y, sample_weight = computed(estimator.predict(X), y, sample_weight)
+    return float(metric(y, predicted, sample_weight=sample_weight))
+
+
+@_on_dask(DeepMLPClassifier, _OF_CLASSIFIERS)
 @dataclass(eq=False, repr=False, kw_only=True)
-class DaskDeepMLPClassifier(_Scored, DeepMLPClassifier):
+class DaskDeepMLPClassifier(_Classifies, DeepMLPClassifier):
     """A :class:`~sknn_deep.DeepMLPClassifier` that trains on the workers of a Dask cluster.
-
-    Parameters
-    ----------
-    client : Client or None, default=None
-        Of the cluster to train on. None is Dask's default client, the one made last. Copies by
-        ``clone`` keep it, pickles do not.
-
-    Attributes
-    ----------
-    client_ : Client
-        The client in use.
 
     See Also
     --------
     sknn_deep.DeepMLPClassifier : For data in memory; ``to_local`` returns it.
-
-    Notes
-    -----
-    ``fit`` and ``partial_fit`` take X as an array or a DataFrame of Dask, and y, weights and groups
-    as its arrays or series in the same partitions. Every worker that has partitions of X trains on
-    them, and they stay where they are. The result is that of one process on all rows, up to
-    rounding. Methods that predict return collections of Dask for collections, and compute nothing
-    until they are asked to. For arrays in memory they do what those of the estimator without Dask
-    do.
 
     Examples
     --------
@@ -244,57 +307,15 @@ class DaskDeepMLPClassifier(_Scored, DeepMLPClassifier):
 
     client: Client | None = None
 
-    _local_class = DeepMLPClassifier
-    _parameter_constraints: ClassVar[dict] = {
-        **DeepMLPClassifier._parameter_constraints,
-        "client": [Client, None],
-    }
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy of the predicted labels.
-
-        Parameters
-        ----------
-        X : collection or array-like of shape (n_samples, n_features)
-
-        y : collection or array-like of shape (n_samples,) or (n_samples, n_labels)
-
-        sample_weight : collection or array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        score : float
-            The share of rows predicted correctly; with several labels, the share of rows with all
-            labels correct.
-        """
-        return self._score(accuracy_score, X, y, sample_weight)
-
-
-@with_own_defaults(DeepMLPRegressor)
-@_with_rows("predict", "predict_quantiles", "predict_interval", "hidden_activations")
+@_on_dask(DeepMLPRegressor, _OF_REGRESSORS)
 @dataclass(eq=False, repr=False, kw_only=True)
-class DaskDeepMLPRegressor(_Scored, DeepMLPRegressor):
+class DaskDeepMLPRegressor(_Regresses, DeepMLPRegressor):
     """A :class:`~sknn_deep.DeepMLPRegressor` that trains on the workers of a Dask cluster.
-
-    Parameters
-    ----------
-    client : Client or None, default=None
-        Of the cluster to train on. None is Dask's default client, the one made last. Copies by
-        ``clone`` keep it, pickles do not.
-
-    Attributes
-    ----------
-    client_ : Client
-        The client in use.
 
     See Also
     --------
     sknn_deep.DeepMLPRegressor : For data in memory; ``to_local`` returns it.
-    DaskDeepMLPClassifier : Its notes hold here, too.
-
-    Notes
-    -----
-    Those of :class:`DaskDeepMLPClassifier` hold here, too.
 
     Examples
     --------
@@ -314,56 +335,15 @@ class DaskDeepMLPRegressor(_Scored, DeepMLPRegressor):
 
     client: Client | None = None
 
-    _local_class = DeepMLPRegressor
-    _parameter_constraints: ClassVar[dict] = {
-        **DeepMLPRegressor._parameter_constraints,
-        "client": [Client, None],
-    }
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the coefficient of determination.
-
-        Parameters
-        ----------
-        X : collection or array-like of shape (n_samples, n_features)
-
-        y : collection or array-like of shape (n_samples,) or (n_samples, n_outputs)
-
-        sample_weight : collection or array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        score : float
-        """
-        return self._score(r2_score, X, y, sample_weight)
-
-
-@with_own_defaults(AutoencoderTransformer)
-@_with_rows("transform", "inverse_transform", "reconstruction_error", "score_samples", "predict")
-@_with_rows("decision_function")
+@_on_dask(AutoencoderTransformer, _OF_AUTOENCODERS)
 @dataclass(eq=False, repr=False, kw_only=True)
 class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
     """An :class:`~sknn_deep.AutoencoderTransformer` that trains on the workers of a Dask cluster.
 
-    Parameters
-    ----------
-    client : Client or None, default=None
-        Of the cluster to train on. None is Dask's default client, the one made last. Copies by
-        ``clone`` keep it, pickles do not.
-
-    Attributes
-    ----------
-    client_ : Client
-        The client in use.
-
     See Also
     --------
     sknn_deep.AutoencoderTransformer : For data in memory; ``to_local`` returns it.
-    DaskDeepMLPClassifier : Its notes hold here, too.
-
-    Notes
-    -----
-    Those of :class:`DaskDeepMLPClassifier` hold here, too.
 
     Examples
     --------
@@ -383,12 +363,6 @@ class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
     """
 
     client: Client | None = None
-
-    _local_class = AutoencoderTransformer
-    _parameter_constraints: ClassVar[dict] = {
-        **AutoencoderTransformer._parameter_constraints,
-        "client": [Client, None],
-    }
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the names of the units of the code, those of the estimator without Dask.
@@ -434,101 +408,41 @@ class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
 DaskAutoencoderTransformer.fit_transform = _fit_transform  # type: ignore[method-assign]
 
 
-@with_own_defaults(TabularMLPClassifier)
-@_with_rows(
-    "predict", "predict_proba", "predict_log_proba", "decision_function", "hidden_activations"
-)
+@_on_dask(TabularMLPClassifier, _OF_CLASSIFIERS)
 @dataclass(eq=False, repr=False, kw_only=True)
-class DaskTabularMLPClassifier(_Scored, TabularMLPClassifier):
+class DaskTabularMLPClassifier(_Classifies, TabularMLPClassifier):
     """A :class:`~sknn_deep.TabularMLPClassifier` that trains on the workers of a Dask cluster.
-
-    Parameters
-    ----------
-    client : Client or None, default=None
-        Of the cluster to train on. None is Dask's default client, the one made last. Copies by
-        ``clone`` keep it, pickles do not.
-
-    Attributes
-    ----------
-    client_ : Client
-        The client in use.
 
     See Also
     --------
     sknn_deep.TabularMLPClassifier : For data in memory; ``to_local`` returns it.
-    DaskDeepMLPClassifier : Its notes hold here, too.
-
-    Notes
-    -----
-    Those of :class:`DaskDeepMLPClassifier` hold here, too.
 
     Examples
     --------
-    >>> import dask.array as da
+    >>> import dask.dataframe as dd
+    >>> import pandas as pd
     >>> from distributed import Client
-    >>> from sklearn.datasets import load_digits
     >>> from sknn_deep.dask import DaskTabularMLPClassifier
-    >>> X, y = load_digits(return_X_y=True)
-    >>> X, y = da.from_array(X / 16, chunks=(600, 64)), da.from_array(y, chunks=600)
+    >>> rows = {"size": [1.0, 2.0, None, 8.0], "kind": list("aabb"), "label": list("ssll")}
+    >>> table = dd.from_pandas(pd.concat([pd.DataFrame(rows)] * 50), npartitions=2, sort=False)
+    >>> X, y = table[["size", "kind"]], table["label"]
     >>> with Client(n_workers=1, processes=False, dashboard_address=":0") as client:
-    ...     model = DaskTabularMLPClassifier(
-    ...         learning_rate="one_cycle", max_iter=3, n_networks=1, random_state=0
-    ...     )
-    ...     print(model.fit(X, y).score(X, y) > 0.8)
-    True
+    ...     model = DaskTabularMLPClassifier(n_networks=1, random_state=0).fit(X, y)
+    ...     print(model.predict(X).compute()[:4])
+    ['s' 's' 'l' 'l']
     """
 
     client: Client | None = None
 
-    _local_class = TabularMLPClassifier
-    _parameter_constraints: ClassVar[dict] = {
-        **TabularMLPClassifier._parameter_constraints,
-        "client": [Client, None],
-    }
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy of the predicted labels.
-
-        Parameters
-        ----------
-        X : collection or array-like of shape (n_samples, n_features)
-
-        y : collection or array-like of shape (n_samples,) or (n_samples, n_labels)
-
-        sample_weight : collection or array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        score : float
-        """
-        return self._score(accuracy_score, X, y, sample_weight)
-
-
-@with_own_defaults(TabularMLPRegressor)
-@_with_rows("predict", "predict_quantiles", "predict_interval", "hidden_activations")
+@_on_dask(TabularMLPRegressor, _OF_REGRESSORS)
 @dataclass(eq=False, repr=False, kw_only=True)
-class DaskTabularMLPRegressor(_Scored, TabularMLPRegressor):
+class DaskTabularMLPRegressor(_Regresses, TabularMLPRegressor):
     """A :class:`~sknn_deep.TabularMLPRegressor` that trains on the workers of a Dask cluster.
-
-    Parameters
-    ----------
-    client : Client or None, default=None
-        Of the cluster to train on. None is Dask's default client, the one made last. Copies by
-        ``clone`` keep it, pickles do not.
-
-    Attributes
-    ----------
-    client_ : Client
-        The client in use.
 
     See Also
     --------
     sknn_deep.TabularMLPRegressor : For data in memory; ``to_local`` returns it.
-    DaskDeepMLPClassifier : Its notes hold here, too.
-
-    Notes
-    -----
-    Those of :class:`DaskDeepMLPClassifier` hold here, too.
 
     Examples
     --------
@@ -547,26 +461,3 @@ class DaskTabularMLPRegressor(_Scored, TabularMLPRegressor):
     """
 
     client: Client | None = None
-
-    _local_class = TabularMLPRegressor
-    _parameter_constraints: ClassVar[dict] = {
-        **TabularMLPRegressor._parameter_constraints,
-        "client": [Client, None],
-    }
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the coefficient of determination.
-
-        Parameters
-        ----------
-        X : collection or array-like of shape (n_samples, n_features)
-
-        y : collection or array-like of shape (n_samples,) or (n_samples, n_outputs)
-
-        sample_weight : collection or array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        score : float
-        """
-        return self._score(r2_score, X, y, sample_weight)

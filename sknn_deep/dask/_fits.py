@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import numpy as np
 from distributed import Client, Future, rejoin, secede, wait
+from distributed.client import FuturesCancelledError
 from distributed.comm import get_address_host
 from distributed.worker import thread_state
 
@@ -82,17 +83,18 @@ def _outcome_on(client: Client, estimator: Any, call: Call, placed: "_Placed") -
         plan = ranks.Plan(fit, 0, hosts, port, given, _has_checkpoint(estimator))
         sent = client.scatter(estimator, workers=placed.workers, broadcast=True, hash=False)
         kept.append(sent)
+        plans = [replace(plan, rank=rank) for rank in range(len(hosts))]
         futures = [
             client.submit(
                 ranks.be_rank,
-                replace(plan, rank=rank),
+                plans[rank],
                 sent,
                 placed.train[rank],
                 placed.held_out[rank],
                 workers=[worker],
                 allow_other_workers=False,
                 pure=False,
-                key=f"{fit}-{rank}",
+                key=plans[rank].key,
             )
             for rank, worker in enumerate(placed.workers)
         ]
@@ -189,6 +191,8 @@ def _known_on(client: Client, fit: str, workers: list[str]) -> Iterator[list[Fut
 
 
 def _tell(client: Client, function: Any, fit: str, workers: list[str]) -> None:
+    if client.status != "running":
+        return  # the scheduler cancels what it has asked for
     present = [worker for worker in workers if worker in client.nthreads()]
     if present:
         client.run(function, fit, workers=present, on_error="ignore")
@@ -205,6 +209,11 @@ def _outcome(client: Client, fit: str, futures: list[Future], workers: list[str]
     results: dict[int, Any] = {}
     while len(results) < len(futures):
         _wait_for_one(futures)
+        if client.status != "running":
+            raise RuntimeError(
+                f"client={client!r} was closed during the fit. Nothing was learned; the workers "
+                "stop. Call fit again with a client that is connected."
+            )
         for rank, future in enumerate(futures):
             if future.status == "finished" and rank not in results:
                 results[rank] = future.result()
@@ -220,7 +229,7 @@ def _outcome(client: Client, fit: str, futures: list[Future], workers: list[str]
 def _wait_for_one(futures: list[Future]) -> None:
     """Wait until another rank is done, but not for long."""
     pending = [future for future in futures if future.status == "pending"]
-    with suppress(TimeoutError):
+    with suppress(TimeoutError, FuturesCancelledError):  # of the latter their status tells
         wait(pending, timeout=_LOOK, return_when="FIRST_COMPLETED")
 
 

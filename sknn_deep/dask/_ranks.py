@@ -2,8 +2,8 @@
 
 The ranks of a fit are a process group of their own, not torch's default one, so a worker may take
 part in several fits at once. They listen at the address by which Dask knows their worker. A rank
-that waits for another looks every second whether the client has stopped the fit: where a worker is
-lost, or another rank has failed, nobody waits for it.
+that waits for another looks every second whether the client has stopped the fit, or is gone: where
+a worker is lost, or another rank has failed, nobody waits for it.
 """
 
 import hashlib
@@ -22,11 +22,13 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 import torch.distributed as dist
+from dask.dataframe.dispatch import concat
 from distributed import get_worker, secede
 from torch import Tensor
 
 from sknn_deep._engine.divided_rows import DividedTable
 from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.table_columns import names_of
 from sknn_deep._hardware.ranks import Ranks, training_together
 from sknn_deep._hardware.threads import fixed_threads
 from sknn_deep._user_warnings import collected_warnings
@@ -78,10 +80,11 @@ class WorkerRanks(Ranks):
     rank, size : int
     host : str
         Where this one listens.
-    is_stopped : Event
+    is_stopped : callable
+        Whether nobody waits for the fit any more.
     """
 
-    def __init__(self, store: Any, rank: int, size: int, host: str, is_stopped: Event):
+    def __init__(self, store: Any, rank: int, size: int, host: str, is_stopped: Callable[[], bool]):
         super().__init__(rank, size)
         gloo: Any = dist.ProcessGroupGloo  # whose types are not complete
         options = gloo._Options()
@@ -128,7 +131,7 @@ class WorkerRanks(Ranks):
         return tensor
 
     def _check(self) -> None:
-        if self._is_stopped.is_set():
+        if self._is_stopped():
             raise FitStoppedError("The fit was stopped.")
 
     def _wait(self, work: Any) -> None:
@@ -140,7 +143,7 @@ class WorkerRanks(Ranks):
             except RuntimeError as error:
                 if work.is_completed():
                     break
-                if self._is_stopped.is_set():
+                if self._is_stopped():
                     # to let go of it would wait until a rank that is silent answers
                     _abandoned.append(self._group)
                     raise FitStoppedError("The fit was stopped.") from error
@@ -182,6 +185,11 @@ class Plan:
     port: int
     given: Call
     has_checkpoint: bool
+
+    @property
+    def key(self) -> str:
+        """What Dask calls the rank's task."""
+        return f"{self.fit}-{self.rank}"
 
 
 @dataclass(frozen=True)
@@ -239,8 +247,7 @@ def _fit(
     plan: Plan, estimator: Any, train: Sequence[Numbered], held_out: Sequence[Numbered]
 ) -> Outcome | None:
     secede()  # or two fits at once would wait for each other's slots
-    is_stopped = _stops.setdefault(plan.fit, Event())
-    ranks = _joined_group(plan, is_stopped)
+    ranks = _joined_group(plan)
     estimator = _twin(estimator)
     with (
         closing(ranks),
@@ -253,7 +260,13 @@ def _fit(
     return None if plan.rank else Outcome(estimator, list(found))
 
 
-def _joined_group(plan: Plan, is_stopped: Event) -> WorkerRanks:
+def _joined_group(plan: Plan) -> WorkerRanks:
+    stop, tasks, key = _stops.setdefault(plan.fit, Event()), get_worker().state.tasks, plan.key
+
+    def is_stopped() -> bool:
+        # a client that is gone tells nobody, but the scheduler then cancels its tasks
+        return stop.is_set() or key not in tasks or tasks[key].state == "cancelled"
+
     store = _stores.get(plan.fit) if plan.rank == 0 else None
     if store is None:
         store = dist.TCPStore(plan.hosts[0], plan.port, None, is_master=False)
@@ -283,6 +296,7 @@ def _call(
 
 def _table(plan: Plan, ranks: Ranks, parts: Sequence[Numbered], example: Any) -> DividedTable:
     """Return the rows of this rank; where it has none, a row that says what they are like."""
+    _check_columns(ranks, parts)
     lengths = [(number, part["X"].shape[0], ranks.rank) for number, part in parts]
     of_all = sorted(sum(ranks.collected(lengths), []))
     owners = np.repeat([rank for *_, rank in of_all], [length for _, length, _ in of_all])
@@ -294,6 +308,24 @@ def _table(plan: Plan, ranks: Ranks, parts: Sequence[Numbered], example: Any) ->
     rows = [part["X"] for _, part in parts]
     own = _concatenated(rows) if rows else example[:1]
     return DividedTable(own, owners.astype(np.uint16), ranks, digest)
+
+
+def _check_columns(ranks: Ranks, parts: Sequence[Numbered]) -> None:
+    """Refuse partitions that differ in their columns, on all ranks."""
+    own: dict[str, int] = {}
+    for number, part in parts:
+        names = names_of(part["X"])
+        kind = f"rows of shape {part['X'].shape[1:]}" if names is None else f"the columns {names}"
+        own.setdefault(kind, number)
+    first: dict[str, int] = {}
+    for number, kind in sorted((n, kind) for of in ranks.collected(own) for kind, n in of.items()):
+        first.setdefault(kind, number)
+    if len(first) > 1:
+        (one, i), (other, j), *_ = first.items()
+        raise ValueError(
+            f"Partition {i} of X has {one}, and partition {j} has {other}; all must have the same "
+            "columns, in the same order."
+        )
 
 
 def _columns_of_all(ranks: Ranks, parts: Sequence[Numbered]) -> dict[str, np.ndarray]:
@@ -317,7 +349,7 @@ def _concatenated(parts: list[Any]) -> Any:
     if len(parts) == 1:
         return parts[0]
     if isinstance(parts[0], pd.DataFrame):
-        return pd.concat(parts, ignore_index=True)
+        return concat(parts, ignore_index=True)  # Dask's, which unites categories
     if sp.issparse(parts[0]):
         return sp.vstack(parts, format="csr")
     return np.concatenate(parts)

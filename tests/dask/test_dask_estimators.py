@@ -4,6 +4,7 @@ import importlib
 import pickle
 import re
 import sys
+import threading
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupShuffleSplit
+from skorch.callbacks import Callback
 
 from sknn_deep import DeepMLPRegressor, load, save
 
@@ -22,22 +24,19 @@ pytest.importorskip("distributed")
 
 from sknn_deep import dask as on_dask  # noqa: E402
 from sknn_deep.dask import _estimators  # noqa: E402
+from tests.trained_together import (  # noqa: E402
+    LABELS,
+    SMALL,
+    SMALL_CODE,
+    WEIGHT,
+    X,
+    Y,
+    assert_same,
+    learned,
+)
 
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(133, 5))
-Y = X @ [1.0, -2.0, 0.5, 0.0, 1.0] + 0.1 * RNG.normal(size=133)
-LABELS = np.array(["few", "none", "some"])[(Y > 0).astype(int) + (Y > 2)]
-WEIGHT = RNG.uniform(0, 2, 133).round(1)
-# a partition without rows, and one that has most of them
+# a partition without rows, and one that has most of them; the second worker has 30 rows
 LENGTHS = (70, 0, 13, 30, 20)
-SMALL = {
-    "hidden_layer_sizes": (7, 6),
-    "batch_size": 33,
-    "max_iter": 4,
-    "learning_rate_init": 0.01,
-    "random_state": 0,
-    "dtype": "float64",
-}
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
@@ -50,40 +49,13 @@ def regressor(**options):
 
 
 def autoencoder(**options):
-    own = {**SMALL, "hidden_layer_sizes": (6,), "n_components": 2}
-    return on_dask.DaskAutoencoderTransformer(**own | options)
+    return on_dask.DaskAutoencoderTransformer(**SMALL_CODE | options)
 
 
 def divided(array, lengths=LENGTHS):
     """Return an array of Dask in partitions of these lengths."""
     array = np.asarray(array)
     return da.from_array(array, chunks=(lengths, *array.shape[1:]))
-
-
-def learned(estimator):
-    """Return all numbers that a fit leaves behind, by name."""
-    networks = vars(estimator).get("estimators_", [estimator])
-    found = {}
-    for number, network in enumerate(networks):
-        names = (
-            "loss_curve_", "validation_scores_", "validation_loss_curve_", "best_iter_", "t_",
-            "n_iter_", "code_std_", "offset_", "explained_variance_", "temperature_", "mean_",
-            "feature_scale_",
-        )  # fmt: skip
-        found |= {
-            f"{name} {number}": vars(network)[name] for name in names if name in vars(network)
-        }
-        for place, tensor in enumerate(network.module_.snapshot()):
-            found[f"tensor {number} {place}"] = tensor.numpy()
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def assert_same(one, other, of_weights=1e-10):
-    one, other = learned(one), learned(other)
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        allowed = of_weights if name.startswith("tensor") else 1e-10
-        assert_allclose(other[name], value, rtol=1e-10, atol=allowed, err_msg=name)
 
 
 CASES = {
@@ -126,18 +98,19 @@ CASES = {
 
 
 @pytest.mark.parametrize(("estimator", "given"), list(CASES.values()), ids=CASES)
-def test_workers_learn_what_one_process_does(client, estimator, given):
+def test_workers_learn_what_one_process_does(placed, estimator, given):
     one = estimator.to_local().fit(X, **given)
-    two = estimator.fit(divided(X), **{name: divided(rows) for name, rows in given.items()})
-    # the gradient of a bias before batch normalisation is rounding alone, which Adam magnifies
-    assert_same(one, two, of_weights=1e-8 if estimator.normalization == "batch" else 1e-10)
+    parts = {name: placed(rows, LENGTHS) for name, rows in given.items()}
+    two = estimator.fit(placed(X, LENGTHS), **parts)
+    assert_same(one, two)
 
 
 def frame():
-    table = pd.DataFrame(X, columns=list("abcde"))
-    table["kind"] = np.where(RNG.random(133) < 0.5, "red", "blue")
+    rng, table = np.random.default_rng(0), pd.DataFrame(X, columns=list("abcde"))
+    table["kind"] = np.where(rng.random(133) < 0.5, "red", "blue")
     table.loc[90:, "kind"] = None  # one worker has no text at all
-    table["size"] = pd.Categorical(np.array(["s", "m", "l"])[RNG.integers(0, 3, 133)])
+    table["size"] = pd.Categorical(np.array(["s", "m", "l"])[rng.integers(0, 3, 133)])
+    table["code"] = pd.Categorical(np.arange(133) // 30)  # each partition has some of them
     table.loc[3:9, "a"] = np.nan
     return table
 
@@ -150,11 +123,11 @@ def frame():
     ],
     ids=["classifier", "autoencoder"],
 )
-def test_frames_with_texts_and_gaps(client, estimator):
-    table, labels = frame(), pd.Series(LABELS)
-    parts = dd.from_pandas(table, npartitions=4)
+def test_frames_with_texts_categories_and_gaps(placed, estimator):
+    table, labels, lengths = frame(), pd.Series(LABELS), (34, 33, 33, 33)
+    parts = placed(table, lengths)
     one = estimator.to_local().fit(table, labels)
-    estimator.fit(parts, dd.from_pandas(labels, npartitions=4))
+    estimator.fit(parts, placed(labels, lengths))
     assert_same(one, estimator)
     method = "predict_proba" if hasattr(estimator, "predict_proba") else "transform"
     later = getattr(estimator, method)(parts)
@@ -272,6 +245,23 @@ def test_a_search_of_scikit_learn_cuts_arrays(client):
     assert_allclose(search.cv_results_[name], alone.cv_results_[name], rtol=1e-8)
 
 
+class Lock(Callback):
+    """Cannot be sent to another process."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+def tables(*columns):
+    """Return a frame of Dask whose partitions have these columns, the last of them texts."""
+    parts = [
+        pd.DataFrame(rows[:, : len(names)], columns=list(names)).assign(**{names[-1]: "text"})
+        for names, rows in zip(columns, np.array_split(X, len(columns)), strict=True)
+    ]
+    later = [dask.delayed(part) for part in parts]
+    return dd.from_delayed(later, meta=parts[0].iloc[:0], verify_meta=False)
+
+
 REFUSED = {
     "arrays in memory": (lambda: regressor().fit(X, Y), "X must be an array or a DataFrame of D"),
     "targets in memory": (lambda: regressor().fit(divided(X), Y), "y must be an array or a DataFr"),
@@ -293,6 +283,20 @@ REFUSED = {
         lambda: regressor().fit(dd.from_dask_array(divided(X)), divided(Y, (133,))),
         "X has 5 partitions, but y has 1: divide both alike",
     ),
+    "blocks of other widths": (
+        lambda: autoencoder().fit(
+            divided(X).map_blocks(lambda block: block[:, len(block) == 13 :], dtype=float)
+        ),
+        "Partition 0 of X has rows of shape (5,), and partition 2 has rows of shape (4,); all must",
+    ),
+    "other columns": (
+        lambda: regressor().fit(tables("abcde", "abcdx"), divided(Y, (67, 66))),
+        "and partition 1 has the columns ['a', 'b', 'c', 'd', 'x']; all must have the same columns",
+    ),
+    "one column more": (
+        lambda: regressor().fit(tables("abcd", "abcde"), divided(Y, (67, 66))),
+        "and partition 1 has the columns ['a', 'b', 'c', 'd', 'e']; all must have the same columns",
+    ),
     "partitions of other lengths": (
         lambda: regressor().fit(
             dd.from_pandas(pd.DataFrame(X), npartitions=2), divided(Y, (100, 33))
@@ -308,6 +312,9 @@ REFUSED = {
         "Column 0 of X holds texts in some partitions and in others 1.5",
     ),
     "processes": (lambda: regressor(n_processes=2).fit(divided(X), divided(Y)), "set n_processes"),
+    "a lock": (
+        lambda: regressor(callbacks=[Lock()]).fit(divided(X), divided(Y)), "Leave out what belongs"
+    ),
     "candidates": (
         lambda: on_dask.DaskTabularMLPRegressor(n_candidates=2).fit(divided(X), divided(Y)),
         "set n_candidates=1",

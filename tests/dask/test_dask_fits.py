@@ -11,13 +11,13 @@ from traceback import walk_stack
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from skorch.callbacks import Callback
 
 distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
 
 from sknn_deep.callbacks import TrainingCheckpoint  # noqa: E402
 from sknn_deep.dask import DaskDeepMLPRegressor, _fits  # noqa: E402
-from tests.dask.lost_workers import loses_a_worker  # noqa: E402
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(120, 4))
@@ -62,6 +62,17 @@ class EndsWorker:
             if os.path.getsize(self.path) == 3:
                 os._exit(1)
         return float(np.mean(estimator.predict(X)))
+
+
+class Count(Callback):
+    """Writes a character for each epoch, on the first worker."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_epoch_end(self, net, **kwargs):
+        with open(self.path, "a") as file:
+            file.write(".")
 
 
 def test_two_fits_at_once_do_not_wait_for_each_other(client):
@@ -114,6 +125,25 @@ def test_workers_stop_where_the_user_interrupts(client, monkeypatch):
     regressor().fit(*given())
 
 
+def test_workers_stop_where_the_client_is_gone(client):
+    own = distributed.Client(client.scheduler.address, set_as_default=False)
+    model, errors = regressor(max_iter=10**6, tol=0.0, client=own), []
+
+    def fit():
+        try:
+            model.fit(*given())
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = Thread(target=fit, daemon=True)
+    thread.start()
+    ends_within(600, lambda: any(client.run(is_training).values()))
+    own.close()
+    thread.join(600)
+    assert "was closed during the fit" in errors[0]
+    ends_within(600, lambda: not any(client.run(is_training).values()))
+
+
 def is_training():
     """Tell whether some thread of a worker is a rank."""
     frames = [inner for frame in sys._current_frames().values() for inner in walk_stack(frame)]
@@ -155,17 +185,20 @@ def test_a_cluster_with_tls_is_trained_on_with_a_warning(tmp_path):
     assert_allclose(model.module_.flat, model.to_local().fit(X, Y).module_.flat, rtol=1e-10)
 
 
-@loses_a_worker
-def test_a_lost_worker_is_named_and_the_training_goes_on_from_a_checkpoint(client, tmp_path):
-    """The last of the tests here: a worker has to start anew."""
-    scoring, checkpoint = EndsWorker(tmp_path / "scores"), TrainingCheckpoint(tmp_path / "kept")
-    model = regressor(scoring=scoring, callbacks=[checkpoint])
+def test_a_lost_worker_is_named_and_the_training_goes_on_from_a_checkpoint(
+    client, placed, tmp_path
+):
+    scoring, n_epochs = EndsWorker(tmp_path / "scores"), tmp_path / "epochs"
+    callbacks = [Count(n_epochs), TrainingCheckpoint(tmp_path / "kept")]
+    model = regressor(scoring=scoring, callbacks=callbacks)
+    data = [placed(rows, (40, 40, 40), may_move=True) for rows in (X, Y)]
     lost = next(a for a, w in client.scheduler_info()["workers"].items() if w["name"] == 1)
     with pytest.raises(RuntimeError, match=f"1 of the 2 workers .* was lost: {lost}"):
-        model.fit(*given())
+        model.fit(*data)
     assert not hasattr(model, "module_")
     client.wait_for_workers(2)
-    model.fit(*given())
-    assert os.path.getsize(scoring.path) == 3 + 4  # of six epochs, two were kept
-    whole = regressor(scoring=scoring).fit(*given())
+    model.fit(*data)
+    # the third may have come to its end without being kept
+    assert os.path.getsize(n_epochs) in (6, 7)
+    whole = regressor(scoring=scoring).fit(*data)
     assert_allclose(model.module_.flat, whole.module_.flat, rtol=1e-10)

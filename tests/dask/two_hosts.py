@@ -4,13 +4,16 @@ This process is the first host: the scheduler, a worker and the client. The seco
 network namespace of its own; the only way between them is a pair of virtual network cards.
 """
 
+import asyncio
+import ctypes
 import os
 import subprocess
-import sys
+from multiprocessing import get_context
 
+import dask
 import dask.array as da
 import numpy as np
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker
 from numpy.testing import assert_allclose
 
 from sknn_deep import DeepMLPRegressor
@@ -18,12 +21,7 @@ from sknn_deep.dask import DaskDeepMLPRegressor
 
 CARDS, ADDRESSES = ("veth0", "veth1"), ("10.77.0.1", "10.77.0.2")
 SCHEDULER = f"tcp://{ADDRESSES[0]}:8786"
-SECOND = f"""
-echo "is there"; read line
-ip link set lo up; ip address add {ADDRESSES[1]}/24 dev {CARDS[1]}; ip link set {CARDS[1]} up
-exec {sys.executable} -m distributed.cli.dask_worker {SCHEDULER} --nthreads 1 --no-nanny \
-    --no-dashboard --death-timeout 300 --name second
-"""
+CLONE_NEWNET = 0x40000000  # of Linux' sched.h; from Python 3.12 on os.unshare takes it
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 4))
@@ -34,21 +32,45 @@ SMALL = {
 }  # fmt: skip
 
 
+def ip(*commands):
+    for command in commands:
+        subprocess.run(["ip", *command.split()], check=True)
+
+
+def be_second_host(pipe):
+    """Leave this network for another, and be a worker there once there is a card."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "no network namespace")
+    pipe.send("is there")
+    pipe.recv()
+    ip("link set lo up", f"address add {ADDRESSES[1]}/24 dev {CARDS[1]}")
+    ip(f"link set {CARDS[1]} up")
+
+    async def work():
+        async with Worker(SCHEDULER, nthreads=1, name="second", dashboard=False) as worker:
+            await worker.finished()
+
+    asyncio.run(work())
+
+
 def begin_second_host():
-    """Start the second host, and put a card into each."""
-    host = subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", SECOND], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    host.stdout.readline()  # its namespace is there now
-    for command in (
+    """Start the second host, and put a card into each.
+
+    It is forked, so that it need not import anything: nothing has run in parallel yet.
+    """
+    context = get_context("fork")
+    own, other = context.Pipe()
+    host = context.Process(target=be_second_host, args=[other], daemon=True)
+    host.start()
+    other.close()
+    own.recv()
+    ip(
         "link set lo up",
         f"link add {CARDS[0]} type veth peer name {CARDS[1]} netns {host.pid}",
         f"address add {ADDRESSES[0]}/24 dev {CARDS[0]}",
         f"link set {CARDS[0]} up",
-    ):
-        subprocess.run(["ip", *command.split()], check=True)
-    host.stdin.write(b"go on\n")
-    host.stdin.flush()
+    )
+    own.send("go on")
     return host
 
 
@@ -63,6 +85,7 @@ def as_rank(rank):
 
 def main():
     """Train on both hosts in the two ways, and compare with one process."""
+    dask.config.set({"distributed.comm.timeouts.connect": "300s"})
     host = begin_second_host()
     try:
         with (
@@ -91,7 +114,7 @@ def main():
                 assert_allclose(found, alone, rtol=1e-10, atol=1e-10)
     finally:
         host.kill()
-        host.wait()
+        host.join()
 
 
 if __name__ == "__main__":

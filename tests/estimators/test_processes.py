@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from skorch.callbacks import Callback
 
 from sknn_deep import (
@@ -25,21 +27,7 @@ from sknn_deep import (
 from sknn_deep._estimators import processes
 from sknn_deep.callbacks import TrainingCheckpoint
 from sknn_deep.streams import stream_array
-
-RNG = np.random.default_rng(0)
-# with batches of 33 rows the last has a single row, so that one rank has none
-X = RNG.normal(size=(133, 5))
-Y = X @ [1.0, -2.0, 0.5, 0.0, 1.0] + 0.1 * RNG.normal(size=133)
-LABELS = (Y > 0).astype(int) + (Y > 2)
-WEIGHT = RNG.uniform(0, 2, 133).round(1)
-SMALL = {
-    "hidden_layer_sizes": (7, 6),
-    "batch_size": 33,
-    "max_iter": 4,
-    "learning_rate_init": 0.01,
-    "random_state": 0,
-    "dtype": "float64",
-}
+from tests.trained_together import LABELS, SMALL, SMALL_CODE, WEIGHT, X, Y, assert_same, learned
 
 
 class Rprop(torch.optim.Rprop):
@@ -60,26 +48,7 @@ def regressor(**options):
 
 
 def autoencoder(**options):
-    own = {key: value for key, value in SMALL.items() if key != "hidden_layer_sizes"}
-    return AutoencoderTransformer(2, (6,), **own | options)
-
-
-def learned(estimator, *data):
-    """Return all numbers that a fit leaves behind, by name."""
-    estimator.fit(*data)
-    networks = vars(estimator).get("estimators_", [estimator])
-    found = {"classes": getattr(estimator, "classes_", None)}
-    for number, network in enumerate(networks):
-        names = (
-            "loss_curve_", "validation_scores_", "validation_loss_curve_", "best_iter_", "t_",
-            "n_iter_", "code_std_", "offset_", "explained_variance_", "temperature_",
-        )  # fmt: skip
-        found |= {
-            f"{name} {number}": vars(network)[name] for name in names if name in vars(network)
-        }
-        for place, tensor in enumerate(network.module_.snapshot()):
-            found[f"tensor {number} {place}"] = tensor.numpy()
-    return {name: value for name, value in found.items() if value is not None}
+    return AutoencoderTransformer(**SMALL_CODE | options)
 
 
 CASES = {
@@ -118,15 +87,13 @@ CASES = {
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(("estimator", "data"), [(c[0], c[1:]) for c in CASES.values()], ids=CASES)
 def test_two_processes_learn_what_one_does(estimator, data):
-    one = learned(estimator.set_params(n_processes=1), X, *data)
-    two, again = (learned(estimator.set_params(n_processes=2), X, *data) for _ in range(2))
-    assert one.keys() == two.keys() == again.keys()
-    # the gradient of a bias before batch normalisation is rounding alone, which Adam magnifies
-    of_weights = 1e-8 if estimator.normalization == "batch" else 1e-10
-    for name, value in one.items():
-        allowed = of_weights if name.startswith("tensor") else 1e-10
-        assert_allclose(two[name], value, rtol=1e-10, atol=allowed, err_msg=name)
-        assert_array_equal(again[name], two[name], err_msg=name)
+    one = clone(estimator).fit(X, *data)
+    two, again = (clone(estimator).set_params(n_processes=2).fit(X, *data) for _ in range(2))
+    assert_same(one, two)
+    two, again = learned(two), learned(again)
+    assert two.keys() == again.keys()
+    for name, value in two.items():
+        assert_array_equal(again[name], value, err_msg=name)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -134,7 +101,7 @@ def test_calls_that_go_on_and_streams_go_on_alike():
     two, one = regressor(n_processes=2, warm_start=True), regressor(warm_start=True)
     stream = stream_array(X, Y, chunk=20, window=40)
     for data in ((X, Y), stream):
-        assert_allclose(learned(two, *data)["tensor 0 0"], learned(one, *data)["tensor 0 0"])
+        assert_allclose(two.fit(*data).module_.flat, one.fit(*data).module_.flat)
     for model in (one, two):
         model.partial_fit(X[:40], Y[:40])
     assert_allclose(two.module_.flat, one.module_.flat)
@@ -149,7 +116,8 @@ def test_a_generator_is_drawn_from_as_by_one_process(kind):
         np.random.seed(5)
         generator = None if kind == "global" else np.random.RandomState(5)
         model = regressor(random_state=generator, n_processes=n_processes, n_networks=2)
-        found.append((learned(model, X, Y)["tensor 1 0"], (generator or np.random).random_sample()))
+        model.fit(X, Y)
+        found.append((learned(model)["tensor 1 0"], (generator or np.random).random_sample()))
     assert_allclose(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
 
@@ -218,6 +186,36 @@ def test_a_checkpoint_is_gone_on_from(tmp_path, monkeypatch):
     model.fit(X, Y)
     assert len(recorder.epochs) == 2
     assert_array_equal(model.module_.flat, whole.module_.flat)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_fits_of_several_threads_take_turns():
+    models = [regressor(n_processes=2, random_state=seed) for seed in (0, 1)]
+    threads = [threading.Thread(target=model.fit, args=(X, Y), daemon=True) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(600)
+    for model in models:
+        assert_same(clone(model).set_params(n_processes=1).fit(X, Y), model)
+
+
+class Locks(Callback):
+    """Belongs to this process, as a score and as a callback."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self, estimator, X, y):
+        return 1.0
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_only_what_the_others_are_given_must_pickle():
+    model = regressor(n_processes=2, n_iter_no_change=np.inf, callbacks=[Locks()]).fit(X, Y)
+    assert model.n_iter_ == 4
+    with pytest.raises(TypeError, match="scoring=.* cannot be sent to the processes that train"):
+        model.set_params(scoring=Locks(), early_stopping=True).fit(X, Y)
 
 
 class Dies:
