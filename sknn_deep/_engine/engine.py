@@ -209,6 +209,7 @@ class Engine:
             self._network.train()
         self.freeze()
         self._backprop.begin_epoch(batches.longest)
+        self._backprop.keeps_outputs = self._asks_for_loss or self.listener is not None
         with self.pace.steps(**self._backprop.largest_kernels(batches.longest)):
             for chunk in batches:
                 done = slice(n_done, n_done + len(chunk.parts))
