@@ -47,6 +47,34 @@ def test_a_fit_takes_little_memory_beside_its_data(kind):
     assert float(answer.stdout) < 60, "megabytes; the data take 179"
 
 
+PEAK_ON_SPARSE_ROWS = """
+import sys, warnings
+from pathlib import Path
+import scipy.sparse as sp
+from sknn_deep import AutoencoderTransformer
+
+def resident(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field))) / 1024
+
+warnings.simplefilter("ignore")
+X = sp.random(8_000, 20_000, density=0.001, format="csr", dtype="float32", rng=0)
+network = AutoencoderTransformer(1, (8,), solver=sys.argv[1], max_iter=4, random_state=0)
+network.fit(X[:400])
+Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS")
+network.fit(X)
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize(("solver", "most"), [("adam", 400), ("lbfgs", 150)])
+def test_an_autoencoder_makes_few_sparse_rows_dense(solver, most):
+    command = [sys.executable, "-c", PEAK_ON_SPARSE_ROWS, solver]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert float(answer.stdout) < most, "megabytes; as dense rows the data would take 640"
+
+
 @pytest.mark.parametrize(
     "case",
     ["classifier", "classifier, early stopping", "classifier, checkpoint", "autoencoder"],

@@ -102,6 +102,8 @@ class Backprop:
             if layer.norm is not None and is_by_channel(layer.norm, layer.weight)
         }
         self.loss, self.ranks = loss, ranks
+        # whether outputs are asked for after a step, for others than its own kernels
+        self.keeps_outputs = True
         self._product_dtype, self.pace = product_dtype, pace or Pace(1)
         # the last batch may be shorter than the others, or longer: each length has its buffers
         self._passes: dict[tuple[int, int], list[LayerPass]] = {}
@@ -131,7 +133,7 @@ class Backprop:
         # a share of other batches may have as many rows
         shares = tuple((n_rows, own.start, own.stop) for n_rows, own in chunk.shares)
         shape = chunk.X.shape[-2], len(chunk.parts), chunk.scale is None
-        key = (chunk.X.data_ptr(), *shape, slot, shares, self.pace.n_worth)
+        key = (chunk.X.data_ptr(), *shape, slot, shares, self.pace.n_worth, self.keeps_outputs)
         if key not in self._workspaces:
             if len(self._passes) > _MOST_LENGTHS:  # where ranks have rows of their own
                 for buffers in (self._passes, self._workspaces, self._taken_in):
@@ -181,6 +183,15 @@ class Backprop:
         """Return a buffer for the outputs of some batches of this many rows."""
         weight = self._layers[-1].weight
         return empty_matrix((n_batches, *weight.shape[:-2], n_rows, weight.shape[-2]), like=weight)
+
+    def overwritten_output(self, n_rows: int) -> Tensor | None:
+        """Return where outputs may lie that become the gradient with respect to them.
+
+        That is so where nobody asks for them after a step, and their losses are computed in it.
+        """
+        delta = self._passes_for(n_rows)[-1].delta
+        is_plain = self._layers[-1].activation == "identity" and not self.keeps_outputs
+        return delta if is_plain and self.loss.is_read_on_the_way(delta) else None
 
     def program(
         self,
@@ -323,7 +334,11 @@ class Workspace:
     def _group(self, backprop: Backprop, chunk: Chunk, parts: list[slice]) -> "_Group":
         """Add the programs of batches of one length."""
         length, n_batches = parts[0].stop - parts[0].start, len(parts)
-        raw = backprop.empty_output(n_batches, length)
+        overwritten = backprop.overwritten_output(length)
+        if overwritten is None:
+            raw = backprop.empty_output(n_batches, length)
+        else:
+            raw = overwritten.expand(n_batches, *overwritten.shape)
 
         def batches_of(rows: Tensor, dim: int) -> Tensor:
             rows = rows.narrow(dim, parts[0].start, n_batches * length)

@@ -297,6 +297,13 @@ class Batches:
         return self.samples.weight
 
     @property
+    def weight_sum(self) -> float:
+        """The sum of the weights of this set, the number of its rows without weights."""
+        if self.weight is None:
+            return float(len(self))
+        return float((self.weight if self._rows is None else self.weight[self._rows]).sum())
+
+    @property
     def X(self) -> Any:
         """The rows of this set, as skorch's scoring callbacks expect them."""
         X = self.samples.X if self._rows is None else self.samples.X.take(self._rows)

@@ -209,6 +209,7 @@ class Engine:
             self._network.train()
         self.freeze()
         self._backprop.begin_epoch(batches.longest)
+        self._backprop.keeps_outputs = self._asks_for_loss or self.listener is not None
         largest = self._backprop.largest_kernels(batches.longest)
         with self.pace.steps(**largest, n_beside=batches.n_readers):
             for chunk in batches:

@@ -6,14 +6,15 @@ consistent.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import scipy.optimize
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from sknn_deep._engine.backprop import Backprop
-from sknn_deep._engine.batches import Chunk
+from sknn_deep._engine.backprop import Backprop, Workspace
+from sknn_deep._engine.batches import Batches, Chunk
 from sknn_deep._engine.losses import Loss
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.ranks import Ranks
@@ -24,7 +25,7 @@ from sknn_deep._user_warnings import warn_user
 def fit_lbfgs(
     network: Network,
     loss: Loss,
-    chunk: Chunk,
+    chunk: Chunk | Batches,
     *,
     alpha: float,
     tol: float,
@@ -40,8 +41,9 @@ def fit_lbfgs(
     network : Network
         Its present weights are the start; it holds the optimum afterwards.
     loss : Loss
-    chunk : Chunk
-        The whole set in one batch.
+    chunk : Chunk or Batches
+        The whole set in one batch; or in several, whose losses and gradients are summed, so that
+        there are never more rows together than in one of them.
     alpha, tol, max_iter, max_fun
         See the estimators.
     watch : callable, default=None
@@ -64,26 +66,27 @@ def fit_lbfgs(
     """
     pace = Pace.of(network.flat.device)
     backprop = Backprop([network], loss, pace=pace, ranks=ranks)
-    own = chunk if ranks is None else chunk.of_rank(ranks)
-    largest = backprop.largest_kernels(len(own.X))
-    with pace.steps(**largest):
-        work = backprop.workspace(own)
-        work.load()
-        square = pace.pinned(torch.dot, 0)
-    (program,) = work.programs
-    rate = alpha / chunk.weight_sums[0]
+    square = pace.pinned(torch.dot, 0)
+    if isinstance(chunk, Batches):
+        largest = backprop.largest_kernels(chunk.longest)
+        write_gradient = partial(_sum_over, chunk, backprop, network)
+        rate = alpha / chunk.weight_sum
+    else:
+        own = chunk if ranks is None else chunk.of_rank(ranks)
+        largest = backprop.largest_kernels(len(own.X))
+        with pace.steps(**largest):
+            work = backprop.workspace(own)
+            work.load()
+        write_gradient = partial(_write, work, ranks)
+        rate = alpha / chunk.weight_sums[0]
 
     @np.errstate(all="ignore")
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         with pace.steps(**largest):
             network.flat.copy_(torch.from_numpy(flat))
-            for kernel in program:
-                kernel()
-            weights, data_loss = network.weights, work.loss(0)
-            if ranks is not None:
-                ranks.add_(data_loss)
+            data_loss, weights = write_gradient(), network.weights
             gradient_of(weights).add_(weights, alpha=rate)
-            value = data_loss.item() + 0.5 * rate * square(weights, weights).item()
+            value = data_loss + 0.5 * rate * square(weights, weights).item()
             pace.step_done()
         return value, gradient_of(network.flat).cpu().numpy().astype(np.float64)
 
@@ -117,12 +120,43 @@ def fit_lbfgs(
             raise
         result, interrupted = latest, True
     network.flat.copy_(torch.from_numpy(result.x))
-    network.learn_statistics(chunk.X)
+    if isinstance(chunk, Chunk):  # else there is no batch normalisation
+        network.learn_statistics(chunk.X)
     network.eval()
     n_iter = min(int(result.nit), max_iter)
     if not interrupted and result.status != 0:
         _warn_of_failure(result, n_iter, max_iter)
     return reported(result.fun, result.x), n_iter, interrupted
+
+
+def _write(work: Workspace, ranks: Ranks | None) -> float:
+    """Write the gradient of the loss of all rows; return the loss."""
+    (program,) = work.programs
+    for kernel in program:
+        kernel()
+    loss = work.loss(0)
+    if ranks is not None:
+        ranks.add_(loss)
+    return loss.item()
+
+
+def _sum_over(batches: Batches, backprop: Backprop, network: Network) -> float:
+    """Do the same batch by batch."""
+    gradient, loss = gradient_of(network.flat), 0.0
+    total = torch.zeros_like(gradient)
+    for chunk in batches:
+        work = backprop.workspace(chunk)
+        work.load()
+        for number, (program, weight_sum) in enumerate(
+            zip(work.programs, chunk.weight_sums, strict=True)
+        ):
+            for kernel in program:
+                kernel()
+            share = weight_sum / batches.weight_sum
+            total.add_(gradient, alpha=share)
+            loss += share * work.loss(number).item()
+    gradient.copy_(total)
+    return loss
 
 
 def _warn_of_failure(result: scipy.optimize.OptimizeResult, n_iter: int, max_iter: int) -> None:

@@ -53,7 +53,7 @@ class Loss:
         from class indices of shape (batch,). Where classes are many, both take these themselves.
     with_gradient : callable or None
         ``with_gradient(raw, target, scale, out, losses)`` writes what the two compute, in less
-        time for wide outputs.
+        time for wide outputs; ``out`` may be ``raw``.
     reported_scale : float
         Factor from that sum to the value in ``loss_curve_``: scikit-learn reports the
         mean over the outputs for squared error, and follows the gradient of the sum.
@@ -307,12 +307,14 @@ def _subtract_indicators(out: Tensor, labels: Tensor, share: float) -> None:
 def _cross_entropy_with_gradient(
     raw: Tensor, labels: Tensor, scale: Tensor, out: Tensor, losses: Tensor, share: float
 ) -> None:
+    largest, of_label = raw.amax(dim=-1), raw.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    torch.sub(largest, of_label, out=losses)
+    smoothed = of_label.sub_(raw.mean(dim=-1)) if share else None
     torch.softmax(raw, dim=-1, out=out)
     # of the likeliest class log p = z - log(sum(exp(z))), and p is at least 1 / n_classes
-    largest, of_label = raw.amax(dim=-1), raw.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    torch.sub(largest, of_label, out=losses).sub_(out.amax(dim=-1).log_())
-    if share:
-        losses.add_(of_label.sub_(raw.mean(dim=-1)), alpha=share)
+    losses.sub_(out.amax(dim=-1).log_())
+    if smoothed is not None:
+        losses.add_(smoothed, alpha=share)
     _subtract_indicators(out, labels, share)
     out.mul_(scale)
 

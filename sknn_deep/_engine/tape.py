@@ -66,6 +66,9 @@ class AutogradBackprop(Backprop):
     def begin_epoch(self, longest: int) -> None:
         """Do nothing: the modules draw their masks themselves."""
 
+    def overwritten_output(self, n_rows: int) -> None:
+        """Return None: the tape reads the output again."""
+
     def program(
         self,
         X: Tensor,

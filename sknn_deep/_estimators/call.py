@@ -50,12 +50,9 @@ class Validated:
         What the loss compares the output with; None for the features themselves.
     learned : dict
         Fitted attributes, such as ``classes_`` and ``n_features_in_``.
-    networks : dict
-        The first network of each configuration, untrained: the others are copies of it.
     """
 
     X: Any
     y: np.ndarray | None
     targets: np.ndarray | None
     learned: dict[str, Any] = field(default_factory=dict)
-    networks: dict[str, Any] = field(default_factory=dict)

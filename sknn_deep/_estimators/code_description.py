@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.features import SparseRows
 from sknn_deep._engine.in_parts import applying
 from sknn_deep._estimators.code_statistics import (
     CodeMoments,
@@ -48,17 +49,21 @@ def describe_code(autoencoder: Any, batches: Batches | Chunk, incremental: bool)
         Whether by ``partial_fit``.
     """
     is_set = isinstance(batches, Batches)
+    are_sparse = isinstance(batches, Batches) and isinstance(batches.samples.X, SparseRows)
     chunks: Iterable[Chunk] = batches if isinstance(batches, Batches) else [batches]
     n_samples = len(batches) if is_set else len(batches.X)
     n_trained = n_samples * max(autoencoder.n_iter_, 1)
     # the first rows are a fair sample if they were shuffled
     n_rows = n_samples
-    if is_set and autoencoder.shuffle and not autoencoder.order_code:
+    are_shuffled = is_set and autoencoder.shuffle and autoencoder.solver != "lbfgs"
+    if are_shuffled and not autoencoder.order_code:
         n_rows = min(n_samples, int(np.clip(n_trained // 20, 1000, 10_000)))
     n_decoded = n_rows_to_decode(n_trained, autoencoder.n_components)
     network = autoencoder.module_
     with applying(network, n_rows):
-        moments = code_moments(network, chunks, n_rows=n_rows, n_kept=n_decoded)
+        moments = code_moments(
+            network, chunks, n_rows=n_rows, n_kept=n_decoded, are_sparse=are_sparse
+        )
     if autoencoder.order_code and not incremental:
         moments = _turned(autoencoder, moments)
     deviations = np.sqrt(moments.covariance.diagonal().clip(0)).astype(autoencoder.mean_.dtype)
@@ -80,7 +85,7 @@ def describe_code(autoencoder: Any, batches: Batches | Chunk, incremental: bool)
 
 def _offset(autoencoder: Any, chunks: Iterable[Chunk], moments: CodeMoments) -> float:
     """Return where the scores of outliers begin, by all rows or by those that were kept."""
-    parts: Iterable[tuple[Tensor, Tensor]] = [(moments.rows, moments.weight)]
+    parts: Iterable[tuple[Tensor, Tensor]] = moments.pieces()
     if autoencoder.contamination != "auto":
         parts = ((chunk.X, row_weights(chunk)) for chunk in chunks)
     errors, weights = [], []

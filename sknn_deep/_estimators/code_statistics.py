@@ -1,21 +1,24 @@
 """What a trained autoencoder's code is like: its moments, its axes, what each unit explains."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from sknn_deep._engine.batches import Chunk
+from sknn_deep._engine.features import slices
 from sknn_deep._hardware.device import computes_in_double
 from sknn_deep._networks.flat import Linear
 from sknn_deep._networks.models import Autoencoder
 
 # Small pieces that are kept would divide the memory in between, so that there is always more of it.
 _PIECES = 32
-# About so many rows are decoded in one call: of fewer the calls take a part of the time.
-_DECODED = 1000
+# About so many rows are decoded in one call: of fewer the calls take a part of the time. Sparse
+# rows, which are dense only here, have so many numbers together at most.
+_DECODED, _NUMBERS = 1000, 2**21
 
 
 class CodeMoments(NamedTuple):
@@ -25,7 +28,7 @@ class CodeMoments(NamedTuple):
     ----------
     mean : ndarray of shape (n_components,)
     covariance : ndarray of shape (n_components, n_components)
-    rows : Tensor of shape (n_rows, n_features)
+    rows : {Tensor, CSR matrix} of shape (n_rows, n_features)
         Some rows of the set, evenly spaced in the order in which they came.
     weight : Tensor of shape (n_rows,)
         Their weights.
@@ -35,9 +38,25 @@ class CodeMoments(NamedTuple):
 
     mean: np.ndarray
     covariance: np.ndarray
-    rows: Tensor
+    rows: Any
     weight: Tensor
     do_vary: bool
+
+    def pieces(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the rows as dense ones, and their weights: sparse rows some at a time."""
+        if isinstance(self.rows, Tensor):
+            yield self.rows, self.weight
+            return
+        for part in slices(len(self.weight), self.at_once):
+            weight = self.weight[part]
+            yield torch.from_numpy(self.rows[part].toarray()).to(weight.device), weight
+
+    @property
+    def at_once(self) -> int:
+        """How many rows to decode together at most."""
+        if isinstance(self.rows, Tensor):
+            return _DECODED
+        return max(1, min(_DECODED, _NUMBERS // self.rows.shape[1]))
 
 
 def code_moments(
@@ -46,6 +65,7 @@ def code_moments(
     *,
     n_rows: int,
     n_kept: int,
+    are_sparse: bool = False,
 ) -> CodeMoments:
     """Encode a training set, chunk by chunk, and sum it up in double precision.
 
@@ -58,13 +78,13 @@ def code_moments(
         How many of the rows to read, from the first.
     n_kept : int
         About how many rows to keep.
+    are_sparse : bool, default=False
+        Whether the set is of sparse rows, which are then kept as such.
     """
     step, do_vary, n_read, total = -(-n_rows // n_kept), False, 0, 0.0
-    rows: list[Tensor] = []
+    rows: list[Any] = []
     weights: list[Tensor] = []
     for chunk in chunks:
-        if n_read >= n_rows:
-            break
         X = chunk.X[: n_rows - n_read]
         with torch.inference_mode():
             codes = network.encode(X)
@@ -75,21 +95,28 @@ def code_moments(
             start, first_row = codes[0], X[0].clone()
             first, second = torch.zeros_like(start), torch.zeros_like(torch.outer(start, start))
         n_read += len(X)
-        do_vary = do_vary or bool((X != first_row).any())
+        for some in (X[:8], X):  # to look at all takes as long as to encode them
+            do_vary = do_vary or bool((some != first_row).any())
         codes = codes - start
         # by torch: NumPy's threads would spin beside torch's when they are done
         total += weight.sum().item()
         first += weight @ codes
         second += (weight.unsqueeze(1) * codes).T @ codes
-        rows.append(X[::step].clone())
+        rows.append(sp.csr_matrix(X[::step].cpu().numpy()) if are_sparse else X[::step].clone())
         weights.append(weight[::step].clone())
         if len(rows) == _PIECES:
-            rows = [torch.cat(rows)]
+            rows = [_joined(rows)]
+        if n_read >= n_rows:  # before another chunk is gathered
+            break
     mean = first / total
-    kept = torch.cat(weights).to(rows[0].device, rows[0].dtype)
+    kept = torch.cat(weights).to(X.device, X.dtype)
     covariance = second / total - torch.outer(mean, mean)
     center, spread = (part.cpu().numpy() for part in (start + mean, covariance))
-    return CodeMoments(center, spread, torch.cat(rows), kept, do_vary)
+    return CodeMoments(center, spread, _joined(rows), kept, do_vary)
+
+
+def _joined(rows: list[Any]) -> Any:
+    return torch.cat(rows) if isinstance(rows[0], Tensor) else sp.vstack(rows, format="csr")
 
 
 def row_weights(chunk: Chunk) -> Tensor:
@@ -167,19 +194,25 @@ def explained_variance(
     variance : float
         Of the features about their mean.
     """
-    rows, weight = moments.rows, moments.weight / moments.weight.sum()
+    weight, n_units = moments.weight / moments.weight.sum(), len(moments.mean)
+    # of each row, by how many units are known; what is missing has no error
+    errors: list[list[Tensor]] = [[] for _ in range(n_units + 1)]
 
-    def error(reconstruction: Tensor) -> float:
-        # what is missing has no error
-        return float(weight @ network.squared_errors(reconstruction, rows).nansum(dim=1))
+    def measure(n_known: int, reconstruction: Tensor, rows: Tensor) -> None:
+        errors[n_known].append(network.squared_errors(reconstruction, rows).nansum(dim=1))
 
     with torch.inference_mode():
-        codes = network.encode(rows)
-        units, n_together = torch.arange(codes.shape[1]), max(1, _DECODED // len(rows))
-        center = torch.from_numpy(moments.mean).to(codes)
-        errors = [error(torch.from_numpy(mean).to(rows))]
-        for some in units.to(codes.device).split(n_together):
-            are_known = (units.to(codes.device) <= some.unsqueeze(1)).unsqueeze(1)
-            known = torch.where(are_known, codes, center).flatten(0, 1)
-            errors += map(error, network.decode(known).chunk(len(some)))
-    return -np.diff(errors), errors[0]
+        units = torch.arange(n_units, device=weight.device)
+        for rows, _ in moments.pieces():
+            measure(0, torch.from_numpy(mean).to(rows), rows)
+            codes = network.encode(rows)
+            center = torch.from_numpy(moments.mean).to(codes)
+            n_together = max(1, moments.at_once // len(rows))
+            for some in units.split(n_together):
+                are_known = (units <= some.unsqueeze(1)).unsqueeze(1)
+                known = torch.where(are_known, codes, center).flatten(0, 1)
+                decoded = network.decode(known).chunk(len(some))
+                for n_known, part in enumerate(decoded, start=int(some[0]) + 1):
+                    measure(n_known, part, rows)
+    sums = [float(weight @ torch.cat(of_rows)) for of_rows in errors]
+    return -np.diff(sums), sums[0]

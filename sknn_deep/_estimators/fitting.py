@@ -56,6 +56,7 @@ from sknn_deep._hardware.device import (
 from sknn_deep._hardware.precision import float32_products
 from sknn_deep._hardware.ranks import Ranks, present_ranks
 from sknn_deep._hardware.threads import fixed_threads, one_thread
+from sknn_deep._networks.models import new_network
 from sknn_deep._sklearn import check_random_state, check_sample_weight, num_samples
 from sknn_deep._training.checkpoint import CheckpointFile
 from sknn_deep._training.fingerprint import described_call
@@ -70,6 +71,10 @@ from sknn_deep._user_warnings import warn_user
 # Errors after which nothing of a training is kept. After others, such as those of a callback, the
 # epochs before them are.
 _LEAVE_NOTHING = (KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError)
+
+# L-BFGS takes an autoencoder's sparse rows, which are its targets, too, in batches of about so many
+# numbers, but of enough rows for products to be worth reading the weights.
+_DENSE_NUMBERS, _FEWEST_ROWS = 2**22, 200
 
 
 def fit_network(
@@ -143,10 +148,12 @@ class Fit:
         self._checkpoint = open_checkpoint(self.draft.callbacks, self.call.incremental)
         with ExitStack() as stack:
             # the caller may have switched gradients off
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(on_device(device))
-            stack.enter_context(float32_products(self.draft.float32_precision, device))
+            if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+                stack.enter_context(torch.inference_mode(False))
+                stack.enter_context(torch.enable_grad())
+            if device.type != "cpu":
+                stack.enter_context(on_device(device))
+                stack.enter_context(float32_products(self.draft.float32_precision, device))
             if self._checkpoint is not None:
                 stack.enter_context(fixed_threads(self._checkpoint.n_threads))
             yield
@@ -184,9 +191,9 @@ class Fit:
             # the user's own generator goes on, too, where the training is to be reproduced
             if isinstance(self.draft.random_state, np.random.RandomState):
                 random_state = present
-        if isinstance(batches, Chunk):
+        if self.draft.solver == "lbfgs":
             self.training = self._whole_set_training(batches)
-        else:
+        elif isinstance(batches, Batches):
             self.training = self._training(batches, validation, random_state)
 
     def train(self, is_enough: Callable[[list[float]], bool] | None = None) -> None:
@@ -282,14 +289,7 @@ class Fit:
             draft._check_enough_rows(n_samples)
             samples = self._scaled(samples, None)
             with self._memory_explained(n_samples):
-                chunk = whole(
-                    samples,
-                    device=flat.device,
-                    dtype=flat.dtype,
-                    ranks=self._ranks,
-                    may_be_sparse=draft.module_.takes_sparse_rows,
-                )
-                return chunk, None, None
+                return self._all_rows(samples), None, None
         rows, held_out, own_set = None, None, None
         if self.call.X_val is not None:
             own_set = held_out = self._validate_held_out()
@@ -316,6 +316,25 @@ class Fit:
                 may_be_sparse=draft.module_.takes_sparse_rows,
             )
         return batches, validation, own_set
+
+    def _all_rows(self, samples: Samples) -> Batches | Chunk:
+        """Return what L-BFGS takes at once: one batch, unless that would make targets dense."""
+        network, n_rows = self.draft.module_, self._lbfgs_batch_size
+        options: dict[str, Any] = {"device": network.flat.device, "dtype": network.flat.dtype}
+        if n_rows is not None:
+            return Batches(samples, batch_size=n_rows, **options)
+        may_be_sparse = network.takes_sparse_rows
+        return whole(samples, ranks=self._ranks, may_be_sparse=may_be_sparse, **options)
+
+    @property
+    def _lbfgs_batch_size(self) -> int | None:
+        """Of how many rows L-BFGS adds up the losses, where it does not take all in one batch."""
+        X, has_targets = self._validated.X, self._validated.targets is not None
+        # batch normalisation needs the statistics of all rows
+        is_whole = self.draft.normalization == "batch" or self._ranks is not None
+        if is_whole or has_targets or not isinstance(X, SparseRows):
+            return None
+        return min(len(X), max(_FEWEST_ROWS, _DENSE_NUMBERS // X.shape[1]))
 
     def _scaled(self, samples: Samples, rows: np.ndarray | None) -> Samples:
         """Return samples in the network's units; a new one learns them from the training rows."""
@@ -379,26 +398,14 @@ class Fit:
         draft.n_iter_, draft.t_ = 0, 0
         with one_thread():  # to wake several takes longer than they save
             # drawn by NumPy, and moved by one copy
-            draft.module_ = self._new_network(config)
+            draft.module_ = new_network(draft._network_class, config)
             draft.module_.initialize(random_state, draft._initial_activations())
             if device.type != "cpu":
                 draft.module_.to(device)
-        draft.module_.eval()
         draft.n_layers_ = len(draft.module_.stages()) + 1
         draft._progress = Progress()
         draft.history_ = History()  # which stays empty with L-BFGS
         draft._fixed = draft._fixed_parameters()
-
-    def _new_network(self, config: dict[str, Any]) -> Any:
-        """Return a network without weights, a copy where others of its kind are made, too."""
-        network_class, cpu = self.draft._network_class, torch.device("cpu")
-        if self._shared is None or config.get("input") is not None:
-            return network_class(**config, device=cpu)
-        models, key = self._shared.networks, repr(config)
-        if key not in models:
-            models[key] = network_class(**config, device=cpu)
-            models[key].eval()
-        return models[key].twin()
 
     def _resume(self, config: dict[str, Any], device: torch.device) -> None:
         """Check that the network of an earlier call can go on, and move it where asked."""
@@ -428,6 +435,8 @@ class Fit:
 
     def _memory_explained(self, n_samples: int) -> AbstractContextManager[None]:
         dtype, n_features = self.draft.module_.flat.dtype, self._validated.X.shape[1]
+        if self.draft.solver == "lbfgs":
+            n_samples = self._lbfgs_batch_size or n_samples
         return memory_explained(
             self.draft, n_samples, n_features, dtype, self._copied_bytes, self._stored_per_row
         )
@@ -468,13 +477,13 @@ class Fit:
 
     # ------------------------------------------------------------------ what trains
 
-    def _whole_set_training(self, chunk: Chunk) -> WholeSetTraining:
+    def _whole_set_training(self, rows: Batches | Chunk) -> WholeSetTraining:
         draft = self.draft
         return WholeSetTraining(
             draft,
             draft.module_,
             draft._make_loss(),
-            chunk,
+            rows,
             self._sklearn_callbacks(n_epochs=0),
             self._ranks,
         )

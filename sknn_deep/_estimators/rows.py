@@ -245,7 +245,10 @@ def _by_scikit_learn(
             estimator.n_features_in_ = X.shape[1]
         else:
             _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
-        checked = [check_target(target, estimator=estimator, **options) for target in y]
+        checked = [
+            part if _is_plain_target(part) else check_target(part, estimator=estimator, **options)
+            for part in y
+        ]
         check_consistent_length(X, *checked)
         return features_of(X), *checked
     options["ensure_all_finite"] = False if is_known else estimator._ensure_all_finite
@@ -259,6 +262,12 @@ def _by_scikit_learn(
 
 def _is_plain_matrix(X: np.ndarray) -> bool:
     return X.ndim == 2 and X.size > 0 and X.flags.c_contiguous
+
+
+def _is_plain_target(y: Any) -> bool:
+    """Return whether scikit-learn would find nothing wrong with targets, and return them."""
+    is_vector = type(y) is np.ndarray and y.ndim == 1 and len(y) > 0 and y.flags.c_contiguous
+    return is_vector and (y.dtype.kind in "biu" or _is_surely_finite(y))
 
 
 def _check_but_the_numbers(

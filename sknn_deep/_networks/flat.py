@@ -102,16 +102,18 @@ class Network(PicklesAsArrays):
         This one is not being trained, and has no input layer.
         """
         flat = self.flat.clone()  # scales of a normalisation are not drawn
-        parts = zip(self._in_order, flat.split(self._sizes), strict=True)
-        params = {id(p): nn.Parameter(part.view(p.shape), p.requires_grad) for p, part in parts}
+        params = {}
+        for param, part in zip(self._in_order, flat.split_with_sizes(self._sizes), strict=True):
+            own = part if param.ndim == 1 else part.view(param.shape)
+            params[id(param)] = nn.Parameter(own, param.requires_grad)
         for encoder, decoder in self.tied_layers():
             params[id(decoder.weight)] = nn.Parameter(params[id(encoder.weight)].detach().mT)
         modules: dict[int, Any] = {}
         copy: Self = _copied_module(self, params, modules)
-        own = vars(copy)
-        own["_within"] = [modules[id(module)] for module in self._within]
-        own["_in_order"] = [params[id(param)] for param in self._in_order]
-        copy.view_of(flat, torch.zeros_like(flat))
+        own_attributes = vars(copy)
+        own_attributes["_within"] = [modules[id(module)] for module in self._within]
+        own_attributes["_in_order"] = [params[id(param)] for param in self._in_order]
+        copy._take_over(flat, torch.zeros_like(flat))
         return copy
 
     @property
@@ -172,15 +174,20 @@ class Network(PicklesAsArrays):
 
     def view_of(self, flat: Tensor, gradient: Tensor) -> None:
         """Make the parameters views of a flat buffer, which holds them already."""
-        gradients: list[tuple[Tensor, Tensor]] = []
-        parts = (torch.split_with_sizes(buffer, self._sizes) for buffer in (flat, gradient))
-        for param, own, own_gradient in zip(self._in_order, *parts, strict=True):
-            if param.ndim > 1:
-                own, own_gradient = own.view(param.shape), own_gradient.view(param.shape)
-            param.data = own
-            gradients.append((param, own_gradient))
+        parts = flat.split_with_sizes(self._sizes)
+        for param, own in zip(self._in_order, parts, strict=True):
+            param.data = own if param.ndim == 1 else own.view(param.shape)
         for encoder, decoder in self.tied_layers():
             decoder.weight.data = encoder.weight.data.mT
+        self._take_over(flat, gradient)
+
+    def _take_over(self, flat: Tensor, gradient: Tensor) -> None:
+        """Keep a flat buffer, of which the parameters are views, and that of its gradient."""
+        gradients: list[tuple[Tensor, Tensor]] = []
+        parts = gradient.split_with_sizes(self._sizes)
+        for param, own in zip(self._in_order, parts, strict=True):
+            gradients.append((param, own if param.ndim == 1 else own.view(param.shape)))
+        for _, decoder in self.tied_layers():
             # its own, by row whatever the order of the matrix itself
             gradients.append((decoder.weight, flat.new_zeros(decoder.weight.shape)))
         weights, of_weights = flat[: self._n_weights], gradient[: self._n_weights]
@@ -364,7 +371,9 @@ def _copied_module(
     copy = modules[id(module)] = object.__new__(type(module))
     own = vars(copy)
     for name, value in vars(module).items():
-        own[name] = value.copy() if isinstance(value, dict | set) else value
+        if isinstance(value, (dict, set)):  # to ask for a union takes twice as long
+            value = value.copy() if value else type(value)()
+        own[name] = value
     for name, part in module._modules.items():
         own["_modules"][name] = None if part is None else _copied_module(part, params, modules)
     for name, param in module._parameters.items():

