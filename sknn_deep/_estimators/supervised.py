@@ -237,7 +237,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         """Apply a function to the raw output of each network, for validated rows."""
         for network in self._networks:
             module = vars(network)["module_"]
-            raw = output_of_few_rows(module, X.unwrapped()) if type(X) is ArrayRows else None
+            raw = None
+            if type(X) is ArrayRows:
+                rounds = self.dtype == "bfloat16"
+                raw = output_of_few_rows(module, X.unwrapped(), rounds=rounds)
             if raw is not None:
                 yield raw if function is None else by_torch(function, raw)
                 continue
