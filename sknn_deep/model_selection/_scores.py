@@ -124,7 +124,7 @@ def _accuracy(predicted: Any, estimator: Any, rows: ScoredRows) -> float | None:
 def _log_loss(probabilities: Any, estimator: Any, rows: ScoredRows) -> float | None:
     """Return the mean logarithm of the probability of the right label, negated."""
     labels, numbers = rows.labels
-    classes = getattr(estimator, "classes_", None)
+    classes: Any = getattr(estimator, "classes_", None)
     if not (is_classifier(estimator) and len(labels) >= 2 and np.array_equal(labels, classes)):
         return None
     if type(probabilities) is not np.ndarray or probabilities.dtype.kind != "f":
