@@ -97,7 +97,13 @@ WINGS = {
         {"_searches", "_halving", "_cross_validate"},
     ],
     "persistence": [{"persistence"}],
-    "onnx": [{"_graph"}, {"_activations", "_columns"}, {"_networks"}, {"_converters"}, {"_export"}],
+    "onnx": [
+        {"_graph"},
+        {"_activations", "_columns", "_target_transformers"},
+        {"_networks"},
+        {"_converters"},
+        {"_export"},
+    ],
     "mlflow": [{"mlflow"}],
     "dask": [{"_ranks"}, {"_collections"}, {"_fits"}, {"_estimators"}],
 }

@@ -104,7 +104,8 @@ class BaseDeepNetwork(NetworkHooks):
         """Return configuration and output activation of the network that ``fit`` would make."""
         sizes = {"n_features": n_features, "n_classes": n_classes, "n_outputs": n_outputs}
         for name, size in sizes.items():
-            if size is not None and not (isinstance(size, Integral) and int(size) >= 1):
+            is_number = isinstance(size, Integral) and not isinstance(size, bool)
+            if size is not None and not (is_number and int(size) >= 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {size!r}.")
         plan = clone(self)
         plan._validate_params()

@@ -151,7 +151,7 @@ def rows_of_splitter(
             *_, division = divisions
         else:
             division = next(divisions, None)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"validation_splitter={splitter!r} failed on {n_rows} rows: {error} Pass groups to fit "
             "where it asks for them, or choose another."
@@ -161,7 +161,13 @@ def rows_of_splitter(
             f"validation_splitter={splitter!r} yields no split of the {n_rows} rows; choose one "
             "that yields training and test rows."
         )
-    train, held_out = (_row_numbers(rows) for rows in division)
+    try:
+        train, held_out = (_row_numbers(rows, n_rows) for rows in division)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"validation_splitter={splitter!r} yields no training and test rows: {error}. Choose "
+            "one that yields pairs of row numbers, or of masks."
+        ) from error
     for name, rows, n_least in (("training", train, 1), ("test", held_out, 2)):
         if len(rows) < n_least:
             raise ValueError(
@@ -176,10 +182,19 @@ def rows_of_splitter(
     return train, held_out
 
 
-def _row_numbers(rows: Any) -> np.ndarray:
+def _row_numbers(rows: Any, n_rows: int) -> np.ndarray:
     """Return row numbers, given as such or as a mask."""
     rows = np.asarray(rows)
-    return np.flatnonzero(rows) if rows.dtype == bool else rows
+    if rows.dtype == bool and rows.shape == (n_rows,):
+        return np.flatnonzero(rows)
+    if rows.shape == (0,):  # NumPy takes an empty list for floating-point numbers
+        return rows.astype(np.intp)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise ValueError(f"one of the two is an array of {rows.dtype}, of shape {rows.shape}")
+    outside = rows[(rows < 0) | (rows >= n_rows)]
+    if len(outside):
+        raise ValueError(f"{outside[0]} is not a row from 0 to {n_rows - 1}")
+    return rows.astype(np.intp)
 
 
 def _share_classes(

@@ -52,7 +52,8 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> np.ndarray:
     array([18.])
     """
     n_rows = len(scores)
-    rank = math.ceil((n_rows + 1) * coverage - 1e-9)  # 0.9 is a little more than nine tenths
+    # 0.9 is a little more than nine tenths
+    rank = max(1, math.ceil((n_rows + 1) * coverage - 1e-9))
     if rank > n_rows:
         n_needed = math.ceil(coverage / (1 - coverage) - 1e-9)
         raise ValueError(

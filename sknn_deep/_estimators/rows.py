@@ -109,7 +109,9 @@ def to_predict(estimator: Any, X: Any, *, check_later: bool = False) -> Features
     """
     if isinstance(X, Features):  # the training's own, passed on by a scorer
         return X
-    if _is_as_in_fit(estimator, X):  # what is left to validate of a common array
+    dtype = _dtype_to_read(estimator, X)
+    if dtype is not None:  # what is left to validate of a common array
+        X = X.astype(dtype, order="C", copy=False)
         rows = ArrayRows(X)
         if check_later:
             rows.check = partial(_check_finite, estimator, X)
@@ -144,22 +146,29 @@ def to_decode(estimator: Any, X: Any) -> Features:
     return features
 
 
-def _is_as_in_fit(estimator: Any, X: Any) -> bool:
-    """Return whether X is an array in memory that the fitted network can read as it is."""
-    if type(X) is not np.ndarray or X.ndim != 2 or not X.flags.c_contiguous or len(X) == 0:
-        return False
+def _dtype_to_read(estimator: Any, X: Any) -> np.dtype | type | None:
+    """Return the fitted network's type, if X is an array in memory that NumPy may convert to it.
+
+    None stands for all that scikit-learn or others have to look at.
+    """
+    if type(X) is not np.ndarray or X.ndim != 2 or len(X) == 0:
+        return None
     # of one row every look-up counts: a name that is missing takes as long as a small layer
     known = vars(estimator)
     network = vars(known["estimators_"][0]) if "estimators_" in known else known
     columns = known.get("_columns")
-    return (
-        "module_" in network
-        and X.dtype == numpy_dtype(network["module_"].flat.dtype)
-        and X.shape[1] == known["n_features_in_"]
-        and "feature_names_in_" not in known
-        and (columns is None or not columns.categories)
-        and not is_large_map(X)
-    )
+    if (
+        "module_" not in network
+        or X.shape[1] != known["n_features_in_"]
+        or "feature_names_in_" in known
+        or (columns is not None and columns.categories)
+        or is_large_map(X)
+    ):
+        return None
+    dtype = numpy_dtype(network["module_"].flat.dtype)
+    is_read_as_it_is = X.dtype == dtype and X.flags.c_contiguous
+    may_be_copied = X.dtype.kind in "iuf" and X.size < _MANY_NUMBERS
+    return dtype if is_read_as_it_is or may_be_copied else None
 
 
 def _of_table(

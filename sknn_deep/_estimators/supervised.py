@@ -237,7 +237,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         """Apply a function to the raw output of each network, for validated rows."""
         for network in self._networks:
             module = vars(network)["module_"]
-            raw = output_of_few_rows(module, X.unwrapped()) if type(X) is ArrayRows else None
+            raw = None
+            if type(X) is ArrayRows:
+                rounds = self.dtype == "bfloat16"
+                raw = output_of_few_rows(module, X.unwrapped(), rounds=rounds)
             if raw is not None:
                 yield raw if function is None else by_torch(function, raw)
                 continue
@@ -414,7 +417,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
 def hidden_layer_number(estimator: Any, layer: int) -> int:
     """Return the number of a hidden layer of a fitted network, from 0."""
     n_hidden = len(estimator.module_.config["activations"])
-    if not isinstance(layer, Integral) or not -n_hidden <= layer < n_hidden:
+    is_number = isinstance(layer, Integral) and not isinstance(layer, bool)
+    if not (is_number and -n_hidden <= layer < n_hidden):
         raise ValueError(
             f"layer={layer!r} is not a hidden layer: the network has {n_hidden}; choose an integer "
             f"from {-n_hidden} to {n_hidden - 1}."

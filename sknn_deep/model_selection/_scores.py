@@ -85,16 +85,16 @@ def quick_score(scorer: Any, estimator: Any, rows: ScoredRows) -> float | dict[s
         return None
     outputs: dict[str, Any] = {}
     scores = {}
-    try:
-        for name, (method, metric, sign) in found.items():  # type: ignore[misc]
-            if method not in outputs:
+    for name, (method, metric, sign) in found.items():  # type: ignore[misc]
+        if method not in outputs:
+            try:
                 outputs[method] = getattr(estimator, method)(rows.X)
-            score = metric(outputs[method], estimator, rows)
-            if score is None or not math.isfinite(score):
+            except Exception:  # the scorer calls it, too, and knows what becomes of any error
                 return None
-            scores[name] = sign * score
-    except Exception:  # the scorer meets it, too, and says what becomes of it
-        return None
+        score = metric(outputs[method], estimator, rows)
+        if score is None or not math.isfinite(score):
+            return None
+        scores[name] = sign * score
     return scores if isinstance(scorer, MultimetricScorer) else scores[""]
 
 
@@ -124,9 +124,12 @@ def _accuracy(predicted: Any, estimator: Any, rows: ScoredRows) -> float | None:
 def _log_loss(probabilities: Any, estimator: Any, rows: ScoredRows) -> float | None:
     """Return the mean logarithm of the probability of the right label, negated."""
     labels, numbers = rows.labels
-    if not (is_classifier(estimator) and np.array_equal(labels, estimator.classes_)):
+    classes: Any = getattr(estimator, "classes_", None)
+    if not (is_classifier(estimator) and len(labels) >= 2 and np.array_equal(labels, classes)):
         return None
-    if type(probabilities) is not np.ndarray or len(labels) < 2 or probabilities.dtype.kind != "f":
+    if type(probabilities) is not np.ndarray or probabilities.dtype.kind != "f":
+        return None
+    if probabilities.shape != (len(numbers), len(labels)):
         return None
     if len(labels) == 2:  # of which scikit-learn keeps the second column
         second = probabilities[:, 1]

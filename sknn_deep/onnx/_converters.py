@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.pipeline import Pipeline
 
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.classifier import DeepMLPClassifier
@@ -20,6 +22,7 @@ from sknn_deep.onnx._activations import sigmoid
 from sknn_deep.onnx._columns import matrix
 from sknn_deep.onnx._graph import Graph
 from sknn_deep.onnx._networks import dense_stack, encoder, mlp
+from sknn_deep.onnx._target_transformers import inverse_transformed
 
 # What an autoencoder's graph may be of.
 Method: TypeAlias = Literal[
@@ -30,6 +33,7 @@ _SEARCHES = (
     FusedGridSearchCV, FusedRandomizedSearchCV, FusedHalvingGridSearchCV,
     FusedHalvingRandomSearchCV,
 )  # fmt: skip
+_TRANSFORMED_TARGET = "SknnDeepTransformedTargetRegressor"
 
 
 def register() -> None:
@@ -51,6 +55,7 @@ def register() -> None:
     """
     require_skl2onnx()
     from skl2onnx import update_registered_converter
+    from skl2onnx._supported_operators import sklearn_operator_name_map
     from skl2onnx.operator_converters.grid_search_cv import convert_sklearn_grid_search_cv
     from skl2onnx.shape_calculators import grid_search_cv
 
@@ -88,6 +93,11 @@ def register() -> None:
             convert_sklearn_grid_search_cv,
             parser=_parse_search,
             options="passthrough",
+        )
+    alias = sklearn_operator_name_map.get(TransformedTargetRegressor, _TRANSFORMED_TARGET)
+    if alias == _TRANSFORMED_TARGET:  # else the user, or skl2onnx, has a converter for it
+        update_registered_converter(
+            TransformedTargetRegressor, alias, _transformed_shapes, _convert_transformed
         )
 
 
@@ -178,6 +188,10 @@ def _write_labels(
 ) -> None:
     """Write the most probable labels, given ``n_columns`` raw outputs or probabilities."""
     if n_columns > 1 and not is_multilabel(classifier):
+        are_numbers = np.array_equal(classifier.classes_, np.arange(n_columns))
+        if are_numbers and classifier.classes_.dtype == np.int64:  # as the nodes tell them
+            graph.node("ArgMax", output, out=label, axis=1, keepdims=0)
+            return
         indices = graph.node("ArgMax", output, axis=1, keepdims=0)
     else:
         is_above = graph.node("Greater", output, graph.number(threshold))
@@ -227,6 +241,28 @@ def _mean(graph: Graph, estimator: Any, of_each: list[str]) -> str:
         return graph.node("Div", graph.node("Sum", *of_each), graph.number(len(of_each)))
     shares = zip(of_each, weights.tolist(), strict=True)
     return graph.node("Sum", *(graph.node("Mul", o, graph.number(w)) for o, w in shares))
+
+
+def _transformed_shapes(operator: Any) -> None:
+    from skl2onnx.common.data_types import guess_tensor_type
+
+    given, last = operator.inputs[0], ends(operator.raw_operator.regressor_)[-1]
+    is_ours = hasattr(last, "_network_dtype")
+    kind = tensor_type(network_dtype(last), []) if is_ours else guess_tensor_type(given.type)
+    kind.shape = [given.get_first_dimension(), getattr(last, "n_outputs_", None)]
+    operator.outputs[0].set_type(kind)
+
+
+def _convert_transformed(scope: Any, operator: Any, container: Any) -> None:
+    from skl2onnx._parse import _parse_sklearn
+    from skl2onnx.common.data_types import DoubleTensorType
+
+    regressor, output = operator.raw_operator, operator.outputs[0]
+    predicted, *_ = _parse_sklearn(scope, regressor.regressor_, operator.inputs)
+    is_double = isinstance(output.type, DoubleTensorType)
+    graph = Graph(scope, container, np.float64 if is_double else np.float32)
+    values = inverse_transformed(graph, regressor.transformer_, predicted.full_name)
+    graph.node("Identity", values, out=output.full_name)
 
 
 # ------------------------------------------------------------------ autoencoders
@@ -348,6 +384,19 @@ def _parse_search(scope: Any, model: Any, inputs: Any, custom_parsers: Any = Non
 
     scope.add_options(id(model.best_estimator_), scope.get_options(model))
     return _parse_sklearn(scope, model.best_estimator_, inputs, custom_parsers=custom_parsers)
+
+
+def ends(estimator: Any) -> list[Any]:
+    """Return an estimator and, in turn, what ends it: a pipeline's last step, a search's best."""
+    parts = [estimator]
+    while True:
+        last = parts[-1]
+        if isinstance(last, Pipeline):
+            parts.append(last.steps[-1][1])
+        elif hasattr(last, "best_estimator_"):
+            parts.append(last.best_estimator_)
+        else:
+            return parts
 
 
 def is_multilabel(classifier: Any) -> bool:

@@ -7,17 +7,18 @@ import numpy as np
 import pandas as pd
 from sklearn.base import is_classifier
 from sklearn.compose import ColumnTransformer
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._estimators.table_columns import is_frame, named_columns
 from sknn_deep._estimators.types import MatrixLike
-from sknn_deep.onnx._converters import METHODS, Method, register, tensor_type
+from sknn_deep.onnx._converters import METHODS, Method, ends, register, tensor_type
 
 # The versions of ONNX's operators that ONNX Runtime knows since 1.18.
 _OPSETS = {"": 21, "ai.onnx.ml": 3}
+# Of which types skl2onnx's converters take numbers.
+_INPUTS = ["float32", "float64", "int64", "int32", "int8", "uint8", "bool"]
 # skl2onnx's graphs for older ones lack inputs.
 _OLDEST_OPSET = 9
 
@@ -105,7 +106,7 @@ def to_onnx(
     opsets = _OPSETS if target_opset is None else {**_OPSETS, "": target_opset}
     name = type(estimator).__name__
     options: dict[int, dict[str, Any]] = {
-        id(part): {"zipmap": False} for part in _ends(estimator) if is_classifier(part)
+        id(part): {"zipmap": False} for part in ends(estimator) if is_classifier(part)
     }
     if method == "inverse_transform":
         _check_codes(_with_codes(estimator, method), X)
@@ -139,22 +140,9 @@ def _rename_inputs(graph: Any, names: list[str]) -> None:
         node.input[:] = [new_name.get(name, name) for name in node.input]
 
 
-def _ends(estimator: Any) -> list[Any]:
-    """Return an estimator and, in turn, what ends it: a pipeline's last step, a search's best."""
-    ends = [estimator]
-    while True:
-        last = ends[-1]
-        if isinstance(last, Pipeline):
-            ends.append(last.steps[-1][1])
-        elif hasattr(last, "best_estimator_"):
-            ends.append(last.best_estimator_)
-        else:
-            return ends
-
-
 def _with_codes(estimator: Any, method: str) -> AutoencoderTransformer:
     """Return the autoencoder whose method it is."""
-    last = _ends(estimator)[-1]
+    last = ends(estimator)[-1]
     is_alone = last is estimator or method != "inverse_transform"
     if not (isinstance(last, AutoencoderTransformer) and is_alone):
         raise ValueError(
@@ -177,18 +165,28 @@ def _initial_types(estimator: Any, X: Any) -> list[tuple[str, Any]]:
     if not hasattr(X, "dtype") and not is_frame(X):
         X = np.asarray(X)
     if hasattr(X, "dtype") and np.dtype(X.dtype).kind != "O":
-        return [("X", tensor_type(np.dtype(X.dtype), [None, X.shape[1]]))]
+        return [("X", _input_type(np.dtype(X.dtype), X.shape[1], "X"))]
     refuse_not_numbers(estimator, X)
     named = [(_input_name(name), _column_dtype(name, column)) for name, column in named_columns(X)]
     names, dtypes = [name for name, _ in named], {dtype for _, dtype in named}
     repeated = sorted({name for name in names if names.count(name) > 1})
     if len(dtypes) == 1 and dtypes != {np.dtype(object)} and not _selects_columns(estimator):
-        return [("X", tensor_type(dtypes.pop(), [None, len(names)]))]
+        return [("X", _input_type(dtypes.pop(), len(names), "X"))]
     if repeated:
         raise ValueError(
             f"X has several columns {repeated}, but a graph's inputs need distinct names."
         )
-    return [(name, tensor_type(dtype, [None, 1])) for name, dtype in named]
+    return [(name, _input_type(dtype, 1, f"Column {name!r} of X")) for name, dtype in named]
+
+
+def _input_type(dtype: np.dtype, n_columns: int, what: str) -> Any:
+    """Return skl2onnx's type of an input, refused where its converters would not know it."""
+    if dtype.kind != "O" and dtype.name not in _INPUTS:
+        raise ValueError(
+            f"{what} holds {dtype}, of which skl2onnx makes no graph; it does of {_INPUTS}. "
+            "Convert it first, for example by X.astype(numpy.float32)."
+        )
+    return tensor_type(dtype, [None, n_columns])
 
 
 def _selects_columns(estimator: Any) -> bool:

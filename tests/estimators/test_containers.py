@@ -1,5 +1,6 @@
 """The same numbers give the same network, whatever holds them."""
 
+import re
 import tracemalloc
 
 import numpy as np
@@ -10,6 +11,7 @@ import scipy.sparse as sp
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network import MLPClassifier
+from sklearn.utils import check_array
 from skorch.callbacks import EpochTimer
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
@@ -437,3 +439,37 @@ def test_data_are_left_as_they_were(network, container, rows):
     dense = held.toarray() if sp.issparse(held) else np.asarray(held)
     for now, before in zip((dense, y, weight), copies, strict=True):
         assert_array_equal(now, before)
+
+
+OTHER_ARRAYS = {
+    "single": lambda X: X.astype(np.float32),
+    "half": lambda X: X.astype(np.float16),
+    "integers": lambda X: X.astype(np.int8),
+    "unsigned": lambda X: np.abs(X).astype(np.uint64),
+    "other order of bytes": lambda X: X.astype(">f8"),
+    "by column": np.asfortranarray,
+    "every other": lambda X: np.repeat(X, 2, axis=0)[::2],
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("make", OTHER_ARRAYS.values(), ids=OTHER_ARRAYS)
+def test_arrays_to_predict_are_converted_as_by_scikit_learn(make, dtype, rows):
+    X, y, X_test, _ = rows
+    network = DeepMLPClassifier(**QUICK).fit(X.astype(dtype), y)
+    other = make(X_test)
+    converted = check_array(other, dtype=dtype, order="C")
+    assert_array_equal(network.predict_proba(other), network.predict_proba(converted))
+    assert_array_equal(other, make(X_test))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_numbers_that_conversion_makes_infinite_are_refused(value, rows):
+    X, y, X_test, _ = rows
+    network = DeepMLPClassifier(**QUICK).fit(X.astype(np.float32), y)
+    other = X_test.astype(np.float64)
+    other[1, 1] = value
+    message = "contains NaN" if np.isnan(value) else "too large for dtype('float32')"
+    for predict in (network.predict, network.predict_proba, network.hidden_activations):
+        with np.errstate(over="ignore"), pytest.raises(ValueError, match=re.escape(message)):
+            predict(other)

@@ -62,7 +62,7 @@ def test_those_of_an_ensemble_stand_side_by_side(iris):
         np.testing.assert_array_equal(own, network.hidden_activations(table))
 
 
-@pytest.mark.parametrize("layer", [2, -3, 0.5])
+@pytest.mark.parametrize("layer", [2, -3, 0.5, True, None])
 def test_other_layers_are_refused(layer, iris):
     network = DeepMLPClassifier((7, 5), **SMALL).fit(*iris)
     with pytest.raises(

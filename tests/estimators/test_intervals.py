@@ -1,6 +1,7 @@
 """Intervals hold as many targets as they say; distributions of one network and of several."""
 
 import pickle
+import re
 from functools import partial
 
 import numpy as np
@@ -127,6 +128,11 @@ def test_a_coverage_that_takes_more_rows_is_refused():
         conformal_quantile(scores, 0.95)
 
 
+@pytest.mark.parametrize("coverage", [0.1, 1e-3, 1e-12, 5e-324])
+def test_a_small_coverage_has_the_smallest_margin(coverage):
+    assert conformal_quantile(np.arange(9.0)[:, np.newaxis], coverage) == 0
+
+
 def test_a_level_beyond_those_that_were_learned_is_the_outermost():
     quantiles, levels = np.array([[1.0, 2.0, 4.0]]), np.array([0.1, 0.5, 0.9])
     assert [at_level(quantiles, levels, level)[0] for level in (0.01, 0.1, 0.7, 0.9, 0.99)] == [
@@ -159,8 +165,10 @@ def test_without_held_out_rows_there_is_no_interval():
     with pytest.raises(ValueError, match=message):
         network.predict_interval(X)
     network.partial_fit(X, y, X_val=X, y_val=y).predict_interval(X)
-    with pytest.raises(ValueError, match="coverage must be a number between 0 and 1, got 90"):
-        network.predict_interval(X, coverage=90)
+    for coverage in (90, 0, 1, -0.5, np.nan, True, "0.9", None, [0.9]):
+        message = f"coverage must be a number between 0 and 1, got {coverage!r}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            network.predict_interval(X, coverage=coverage)
 
 
 def test_rows_of_weight_zero_count_in_no_interval():

@@ -106,6 +106,24 @@ def test_what_is_unusual_is_left_to_scikit_learn(what):
     assert quick_score(scorer, Oracle(classes), rows) is None
 
 
+class Broken(Oracle):
+    """Raises an error where it is to predict."""
+
+    def predict_proba(self, X):
+        raise ZeroDivisionError("no probabilities")
+
+
+@pytest.mark.parametrize("n_columns", [1, 3])
+def test_estimators_of_others_may_return_anything(n_columns):
+    scorer, y = get_scorer("neg_log_loss"), np.resize([0, 1], 9)
+    assert quick_score(scorer, Oracle((0, 1)), ScoredRows(np.ones((9, n_columns)), y)) is None
+    assert quick_score(scorer, Oracle((0, 1)), ScoredRows(np.ones((5, 2)), y)) is None
+    assert quick_score(scorer, Broken((0, 1)), ScoredRows(np.ones((9, 2)), y)) is None
+    without_classes = Oracle((0, 1))
+    del without_classes.classes_
+    assert quick_score(scorer, without_classes, ScoredRows(np.ones((9, 2)), y)) is None
+
+
 @pytest.mark.parametrize(
     ("X", "y"),
     [

@@ -1,14 +1,24 @@
-"""The output for a few rows by NumPy: the network's own, or None where torch has to compute it."""
+"""The output for a few rows: the network's own, or None where its modules have to be called."""
 
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
-from sknn_deep._networks.few_rows import MOST_WORK, output_of_few_rows
+from sknn_deep._networks import few_rows
+from sknn_deep._networks.few_rows import MOST_BYTES, MOST_WORK, output_of_few_rows
 from sknn_deep._networks.models import MLP
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Give torch the one thread that these rows are worth."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _network(activation="relu", dtype=torch.float32, **options):
@@ -62,20 +72,37 @@ def _watched(network, module):
     ],
     ids=["gelu", "normalization", "training", "hook", "hook of the stack", "hook of a layer"],
 )
-def test_torch_has_to_compute_what_is_not_plain(network):
+def test_modules_that_are_not_plain_have_to_be_called(network):
     assert output_of_few_rows(network, X) is None
 
 
-def test_torch_has_to_compute_many_rows():
-    n_rows = MOST_WORK // 24 + 1
-    network = _network()
-    assert output_of_few_rows(network, np.ones((n_rows, 4), np.float32)) is None
-    assert len(output_of_few_rows(network, np.ones((n_rows - 1, 4), np.float32))) == n_rows - 1
+@pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "logistic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torch_multiplies_more_rows_to_the_bits_of_the_network(activation, dtype):
+    network = _network(activation, dtype)
+    rows = np.resize(X, (MOST_WORK // 24 + 1, 4)).astype(str(dtype).removeprefix("torch."))
+    assert_array_equal(output_of_few_rows(network, rows), _expected(network, rows))
+    assert output_of_few_rows(network, rows, rounds=True) is None
+    rows.flags.writeable = False  # of which torch makes no tensor
+    assert output_of_few_rows(network, rows) is None
+
+
+def test_rows_whose_activations_leave_the_cache_are_left_to_others():
+    n_rows = MOST_BYTES // 24
+    network, rows = _network(), np.ones((n_rows + 1, 4), np.float32)
+    assert output_of_few_rows(network, rows) is None
+    assert len(output_of_few_rows(network, rows[:-1])) == n_rows
+
+
+def test_more_threads_than_rows_are_worth_are_left_to_others(monkeypatch):
+    monkeypatch.setattr(few_rows, "threads_of_outputs", lambda work: torch.get_num_threads() + 1)
+    assert output_of_few_rows(_network(), np.resize(X, (MOST_WORK // 24 + 1, 4))) is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-def test_rows_that_may_not_be_finite_are_left_to_be_looked_at(value):
-    network, rows = _network(), X.copy()
+@pytest.mark.parametrize("n_rows", [5, MOST_WORK // 24 + 1])
+def test_rows_that_may_not_be_finite_are_left_to_be_looked_at(value, n_rows):
+    network, rows = _network(), np.resize(X, (n_rows, 4))
     rows[3, 1] = value
     network.flat.abs_()  # whose sums overflow
     network.flat.mul_(10)

@@ -165,6 +165,7 @@ def test_notebooks_show_what_was_fitted_from_copies_of_a_network(digits):
         (AutoencoderTransformer(), {"n_features": 4, "n_outputs": 3}, "n_outputs=3, leave both"),
         (AutoencoderTransformer(), {"n_features": 0}, "n_features must be an integer of at least"),
         (AutoencoderTransformer(), {"n_features": 2.5}, "got 2.5."),
+        (AutoencoderTransformer(), {"n_features": True}, "got True."),
         (DeepMLPClassifier(), {"n_classes": 3}, "pass n_features, too, or neither"),
         (AutoencoderTransformer(0), {"n_features": 4}, "The 'n_components' parameter"),
         (DeepMLPRegressor(hidden_layer_sizes=(3, 0)), {"n_features": 4}, "must be > 0, got [3, 0]"),

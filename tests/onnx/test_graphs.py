@@ -1,5 +1,6 @@
 """What ONNX Runtime computes from our graphs is what the estimators predict."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -11,12 +12,21 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import make_column_transformer
+from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.datasets import load_iris, make_multilabel_classification
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    OneHotEncoder,
+    PowerTransformer,
+    RobustScaler,
+    StandardScaler,
+)
 
 import sknn_deep.onnx
 from sknn_deep import (
@@ -351,6 +361,103 @@ def test_columns_by_name_before_a_network(tables):
     _assert_close(found[:, 0], pipeline.predict(table))
 
 
+@both_types
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"transformer": StandardScaler()},
+        {"transformer": MinMaxScaler((1, 2))},
+        {"transformer": make_pipeline(RobustScaler(), "passthrough", MaxAbsScaler())},
+        {"func": np.log1p, "inverse_func": np.expm1},
+        {"func": np.sqrt, "inverse_func": np.square},
+        {},
+    ],
+    ids=str,
+)
+def test_targets_that_are_transformed(target, dtype, iris):
+    X, y = iris[0].astype(dtype), iris[0][:, 2].astype(dtype)
+    network = DeepMLPRegressor(hidden_layer_sizes=(8,), **FAST)
+    target = {**target, "check_inverse": False}  # in single precision they are nearly inverse
+    for estimator in (
+        TransformedTargetRegressor(network, **target),
+        TransformedTargetRegressor(make_pipeline(StandardScaler(), network), **target),
+        make_pipeline(StandardScaler(), TransformedTargetRegressor(network, **target)),
+    ):
+        estimator.fit(X, y)
+        (found,) = _run(estimator, X)
+        _assert_close(found[:, 0], estimator.predict(X).astype(dtype), largest=20)
+
+
+def test_searches_over_targets_that_are_transformed(iris):
+    X, targets = iris[0], iris[0][:, 2:]
+    network = DeepMLPRegressor(hidden_layer_sizes=(8,), **FAST)
+    inner = FusedGridSearchCV(network, {"alpha": [0.1]}, cv=2)
+    outer = TransformedTargetRegressor(network, func=np.log, inverse_func=np.exp)
+    for estimator in (
+        TransformedTargetRegressor(inner, transformer=StandardScaler()),
+        FusedGridSearchCV(outer, {"regressor__alpha": [0.1]}, cv=2),
+        GridSearchCV(outer, {"regressor__alpha": [0.1]}, cv=2),
+    ):
+        estimator.fit(X, targets)
+        (found,) = _run(estimator, X)
+        _assert_close(found, estimator.predict(X), largest=20)
+
+
+def test_frames_and_other_regressors_with_a_transformed_target(tables):
+    table, y, _ = tables
+    table = table[["length (cm)", "kind"]]
+    regressor = TransformedTargetRegressor(
+        TabularMLPRegressor(hidden_layer_sizes=(8,), n_networks=1, **FAST),
+        transformer=StandardScaler(),
+    ).fit(table, y)
+    session = _session(to_onnx(regressor, table))
+    (found,) = session.run(["variable"], _feed(session, table))
+    _assert_close(found[:, 0], regressor.predict(table).astype(found.dtype), largest=20)
+    X, y = load_iris(return_X_y=True)
+    ridge = TransformedTargetRegressor(Ridge(), func=np.sqrt, inverse_func=np.square).fit(X, y)
+    (found,) = _run(ridge, X)
+    np.testing.assert_allclose(found[:, 0], ridge.predict(X), atol=1e-5)
+
+
+def test_a_converter_of_the_user_is_kept(iris):
+    skl2onnx = pytest.importorskip("skl2onnx")
+    from skl2onnx._supported_operators import sklearn_operator_name_map
+
+    sknn_deep.onnx.register()
+    ours = sklearn_operator_name_map.pop(TransformedTargetRegressor)
+    try:
+        skl2onnx.update_registered_converter(
+            TransformedTargetRegressor,
+            "Mine",
+            lambda operator: None,
+            lambda scope, operator, container: None,
+        )
+        sknn_deep.onnx.register()
+        assert sklearn_operator_name_map[TransformedTargetRegressor] == "Mine"
+    finally:
+        sklearn_operator_name_map[TransformedTargetRegressor] = ours
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"transformer": PowerTransformer()}, "PowerTransformer as the transformer of a target"),
+        ({"func": abs, "inverse_func": abs}, "inverse_func=<built-in function abs> has no ONNX"),
+        (
+            {"transformer": FunctionTransformer(inverse_func=np.log, inv_kw_args={"where": True})},
+            "without arguments",
+        ),
+    ],
+    ids=str,
+)
+def test_other_transformers_of_targets_are_named(target, message, iris):
+    X, y = iris
+    network = DeepMLPRegressor(hidden_layer_sizes=(8,), **FAST)
+    regressor = TransformedTargetRegressor(network, **target, check_inverse=False).fit(X, y + 1.0)
+    with pytest.raises(ValueError, match=message):
+        to_onnx(regressor, X)
+
+
 def test_skl2onnx_itself_knows_registered_estimators(iris):
     skl2onnx = pytest.importorskip("skl2onnx")
     X, y = iris[0].astype(np.float32), iris[1]
@@ -400,6 +507,28 @@ def test_other_columns_are_refused(iris):
         to_onnx(classifier, table.astype(str))
     with pytest.raises(ValueError, match="'b' of X holds mixed-integer"):
         to_onnx(classifier, table.astype(object).replace({"b": {3: "three"}}))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int16, np.uint64, np.complex64, "M8[s]"])
+def test_types_that_skl2onnx_does_not_know_are_refused(dtype, iris):
+    X, y = iris
+    classifier = DeepMLPClassifier((4,), **FAST).fit(X, y)
+    message = f"X holds {np.dtype(dtype)}, of which skl2onnx makes no graph; it does of"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        to_onnx(classifier, X.astype(np.int16).astype(dtype))
+    table = pd.DataFrame({"a": ["x", "y"] * 10, "b": np.arange(20, dtype=np.int16)})
+    classifier.fit(table, [0, 1] * 10)
+    with pytest.raises(ValueError, match="Column 'b' of X holds int16"):
+        to_onnx(classifier, table)
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 2], [1, 2, 3]])
+def test_labels_that_count_from_zero_take_no_node(classes, iris):
+    X, y = iris[0].astype(np.float32), np.array(classes)[iris[1]]
+    graph = to_onnx(DeepMLPClassifier((8,), **FAST).fit(X, y), X).graph
+    expected = ["Gemm", "Relu", "Gemm", "ArgMax", "Softmax", "Max"]
+    expected += [] if classes[0] == 0 else ["Gather"]
+    assert sorted(node.op_type for node in graph.node) == sorted(expected)
 
 
 def test_empty_and_missing_texts_cannot_be_told_apart():

@@ -1,0 +1,83 @@
+"""What a ``TransformedTargetRegressor`` does to the predictions, as nodes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    RobustScaler,
+    StandardScaler,
+)
+
+from sknn_deep.onnx._graph import Graph
+
+
+def inverse_transformed(graph: Graph, transformer: Any, x: str) -> str:
+    """Return predictions on the scale of the target.
+
+    Parameters
+    ----------
+    graph : Graph
+    transformer : transformer
+        Fitted to the targets.
+    x : str
+        Of shape (n, n_outputs).
+    """
+    if isinstance(transformer, Pipeline):
+        for _, step in reversed(transformer.steps):
+            if step not in (None, "passthrough"):
+                x = inverse_transformed(graph, step, x)
+        return x
+    if type(transformer) is FunctionTransformer:
+        return _by_function(graph, transformer, x)
+    if type(transformer) not in _SCALES:
+        raise ValueError(
+            f"{type(transformer).__name__} as the transformer of a target has no ONNX nodes; "
+            f"choose among {sorted(known.__name__ for known in (*_SCALES, FunctionTransformer))}, "
+            "or convert regressor_ and transform its predictions back by yourself."
+        )
+    factor, shift = _SCALES[type(transformer)](transformer)
+    if factor is not None:
+        x = graph.node("Mul", x, graph.constant(np.asarray(factor, graph.dtype)))
+    if shift is not None:
+        x = graph.node("Add", x, graph.constant(np.asarray(shift, graph.dtype)))
+    return x
+
+
+def _by_function(graph: Graph, transformer: FunctionTransformer, x: str) -> str:
+    function = transformer.inverse_func
+    if function is None:
+        return x
+    is_known = isinstance(function, np.ufunc) and function in _FUNCTIONS
+    if not is_known or transformer.inv_kw_args:
+        raise ValueError(
+            f"inverse_func={function!r} has no ONNX nodes; choose NumPy's "
+            f"{', '.join(known.__name__ for known in _FUNCTIONS)} without arguments, or convert "
+            "regressor_ and transform its predictions back by yourself."
+        )
+    return _FUNCTIONS[function](graph, x)
+
+
+# What predictions are multiplied by, and what is added then.
+_SCALES: dict[type, Callable[[Any], tuple[Any, Any]]] = {
+    StandardScaler: lambda t: (t.scale_, t.mean_),
+    RobustScaler: lambda t: (
+        t.scale_ if t.with_scaling else None,
+        t.center_ if t.with_centering else None,
+    ),
+    MaxAbsScaler: lambda t: (t.scale_, None),
+    MinMaxScaler: lambda t: (1 / t.scale_, -t.min_ / t.scale_),
+}
+_FUNCTIONS: dict[np.ufunc, Callable[[Graph, str], str]] = {
+    np.exp: lambda graph, x: graph.node("Exp", x),
+    np.expm1: lambda graph, x: graph.node("Sub", graph.node("Exp", x), graph.number(1.0)),
+    np.log: lambda graph, x: graph.node("Log", x),
+    np.log1p: lambda graph, x: graph.node("Log", graph.node("Add", x, graph.number(1.0))),
+    np.sqrt: lambda graph, x: graph.node("Sqrt", x),
+    np.square: lambda graph, x: graph.node("Mul", x, x),
+    np.negative: lambda graph, x: graph.node("Neg", x),
+}
