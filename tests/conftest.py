@@ -1,6 +1,7 @@
 """Data, containers and the real data sets that several files of tests share."""
 
 import contextlib
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
 from threadpoolctl import threadpool_limits
 
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._hardware import bfloat16, pace
 from sknn_deep._networks import few_rows
 from sknn_deep.datasets import fetch_california_housing, fetch_mnist
@@ -53,6 +55,12 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
+def pytest_collection_finish():
+    """Spare the garbage collector the tests and the libraries: it sees what is made from now on."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _no_neighbours(monkeypatch):
     """Let no test's number of threads depend on what runs beside it."""
@@ -75,6 +83,25 @@ def small_layers_are_rounded(monkeypatch):
 def torch_predicts(monkeypatch):
     """Let torch predict a few rows, too, as it does many."""
     monkeypatch.setattr(few_rows, "MOST_WORK", -1)
+
+
+KINDS = {
+    "classifier": DeepMLPClassifier,
+    "regressor": DeepMLPRegressor,
+    "autoencoder": AutoencoderTransformer,
+}
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
+def kind(request):
+    """Offer the three classes in turn."""
+    return request.param
+
+
+def output(network, X):
+    """Return what a fitted network of any kind answers, the finest there is."""
+    names = ("predict_proba", "transform", "predict")
+    return getattr(network, next(name for name in names if hasattr(network, name)))(X)
 
 
 class Explode(torch.optim.SGD):

@@ -17,6 +17,7 @@ import pytest
 import scipy.sparse as sp
 import skorch
 import torch
+from conftest import output
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -54,11 +55,6 @@ METHODS = [
     )
     if hasattr(network, method)
 ]  # fmt: skip
-
-
-def output(network, X):
-    names = ("predict_proba", "transform", "predict")
-    return getattr(network, next(name for name in names if hasattr(network, name)))(X)
 
 
 def at_once(functions):

@@ -56,10 +56,10 @@ def test_the_notebooks_classifier_trains_for_its_hundred_epochs(mnist):
         (128, 64), batch_size=2048, max_iter=100, n_iter_no_change=100, random_state=0
     )
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(100\) reached"):
-        network.fit(mnist.X_train[:20_000], mnist.y_train[:20_000])
+        network.fit(mnist.X_train[:10_240], mnist.y_train[:10_240])
     assert network.n_iter_ == len(network.loss_curve_) == 100
-    assert network.loss_ < 0.01
-    assert network.score(mnist.X_test, mnist.y_test) > 0.955
+    assert network.loss_ < 0.02
+    assert network.score(mnist.X_test, mnist.y_test) > 0.94
 
 
 @pytest.fixture(scope="module")

@@ -20,21 +20,11 @@ pytestmark = pytest.mark.filterwarnings(
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 
 QUICK = {"hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0, "device": "cpu"}
-NETWORKS = {
-    "classifier": DeepMLPClassifier,
-    "regressor": DeepMLPRegressor,
-    "autoencoder": AutoencoderTransformer,
-}
 METHODS = {
     DeepMLPClassifier: ("predict", "predict_proba", "predict_log_proba"),
     DeepMLPRegressor: ("predict",),
     AutoencoderTransformer: ("transform", "reconstruction_error", "score_samples"),
 }
-
-
-@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
-def kind(request):
-    return request.param
 
 
 def outputs(network, X):

@@ -133,6 +133,17 @@ MISTAKES = {
 }
 
 
+# Parts of torch that take mypy most of its time, and have no say in the types of ours.
+LARGE = [
+    f"torch.{part}.*"
+    for part in (
+        "_decomp", "_dispatch", "_dynamo", "_export", "_functorch", "_higher_order_ops",
+        "_inductor", "_prims", "_prims_common", "_refs", "_subclasses", "ao", "compiler",
+        "distributed", "export", "fx", "masked", "onnx", "profiler", "sparse", "testing", "utils",
+    )
+]  # fmt: skip
+
+
 def _errors(folder, **scripts):
     """Return what mypy finds in a user's scripts, by script and line the kind and the message."""
     root = Path(sknn_deep.__path__[0]).parent
@@ -140,7 +151,9 @@ def _errors(folder, **scripts):
     config.write_text(
         # scikit-learn has no types: a user's mypy knows nothing of it
         f"[mypy]\nmypy_path = {root}\nignore_missing_imports = True\n"
-        "[mypy-sknn_deep.*]\nfollow_imports = silent\n",  # as of a package that is installed
+        "[mypy-sknn_deep.*]\nfollow_imports = silent\n"  # as of a package that is installed
+        # large, and nothing that a user of ours meets
+        f"[mypy-{','.join(LARGE)}]\nfollow_imports = skip\n",
         encoding="utf-8",
     )
     paths = [folder / f"{name}.py" for name in scripts]

@@ -51,12 +51,6 @@ _MOST_PLACES = 32
 _FIRST_LOOK, _FEWEST_BEFORE = 0.2, 5
 # So many candidates have the shape of the estimator.
 _OF_OWN_SHAPE = 4
-# The parameters that differ between candidates.
-_DRAWN = (
-    "activation", "adam_learning_rate_init", "category_embedding_size", "dropout",
-    "frequency_scale", "hidden_layer_sizes", "learning_rate_init", "max_one_hot", "n_bins",
-    "numeric_embedding", "numeric_embedding_size", "weight_decay",
-)  # fmt: skip
 
 
 def draw_configurations(
@@ -389,6 +383,8 @@ def _table(trained: list[_Candidate]) -> dict[str, list[Any]]:
         "n_iter": [len(candidate.scores) for candidate in trained],
         "seconds": [candidate.seconds for candidate in trained],
     }
-    for name in _DRAWN:
+    # a candidate of another shape has all parameters that may be drawn
+    of_other_shape = draw_configurations(_OF_OWN_SHAPE + 1, np.random.RandomState(0))[-1][0]
+    for name in sorted(of_other_shape):
         columns[name] = [getattr(candidate.network, name) for candidate in trained]
     return columns

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from conftest import KINDS
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.exceptions import NotFittedError
@@ -30,11 +31,6 @@ QUICK = {
     "max_iter": 3,
     "random_state": 0,
 }
-NETWORKS = {
-    "classifier": DeepMLPClassifier,
-    "regressor": DeepMLPRegressor,
-    "autoencoder": AutoencoderTransformer,
-}
 PAIRS = {
     "classifier": (DeepMLPClassifier, MLPClassifier),
     "regressor": (DeepMLPRegressor, MLPRegressor),
@@ -45,11 +41,6 @@ OUTPUTS = {
     AutoencoderTransformer: ["transform", "reconstruction_error", "score_samples", "score"],
 }
 ALL_OUTPUTS = [(kind, name) for kind, names in OUTPUTS.items() for name in names]
-
-
-@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
-def kind(request):
-    return request.param
 
 
 @pytest.fixture(params=PAIRS.values(), ids=PAIRS)
@@ -590,7 +581,7 @@ def test_device_that_is_not_there_is_refused(kind, device, message, data):
         (AutoencoderTransformer, "output_activation", "softmax"),
         *(
             (kind, name, value)
-            for kind in NETWORKS.values()
+            for kind in KINDS.values()
             for name, value in [
                 ("activation", "swish"),
                 ("solver", "lion"),
@@ -623,7 +614,7 @@ def test_parameter_out_of_range_is_named(kind, name, value, data):
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        *((kind, "hidden_layer_sizes") for kind in NETWORKS.values()),
+        *((kind, "hidden_layer_sizes") for kind in KINDS.values()),
         (AutoencoderTransformer, "decoder_hidden_layer_sizes"),
     ],
 )
@@ -724,7 +715,7 @@ def test_what_is_a_parameter_is_refused_in_solver_params(solver, option, name, m
         learn(network, method, *data)
 
 
-@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_partial_fit_with_early_stopping_is_refused(kind, data):
     with pytest.raises(ValueError, match="partial_fit does not support early_stopping=True"):
         learn(kind(**QUICK, early_stopping=True), "partial_fit", *data)

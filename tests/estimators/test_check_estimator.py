@@ -3,6 +3,7 @@
 Networks are small and epochs few where the checks allow it; the defaults run as they are.
 """
 
+from functools import cache
 from itertools import cycle
 from unittest import SkipTest
 
@@ -160,18 +161,33 @@ def _check(estimator, check):
         raise
 
 
+def _with_checks(estimators, but=frozenset()):
+    """Parametrize with estimators and scikit-learn's checks, all but those of some names."""
+    every = parametrize_with_checks(estimators, expected_failed_checks=_expected_failures)
+    names, cases = every.args
+
+    def is_wanted(case):
+        check = getattr(case, "values", case)[1]
+        is_map = getattr(check, "keywords", {}).get("readonly_memmap", False)
+        return not but or (not is_map and getattr(check, "func", check).__name__ not in but)
+
+    # an estimator's name is its repr, which takes a millisecond: once, and not for each check
+    ids = cache(every.kwargs["ids"])
+    return pytest.mark.parametrize(names, [*filter(is_wanted, cases)], ids=ids)
+
+
 converging_or_not = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 @converging_or_not
-@parametrize_with_checks(_small([{}]), expected_failed_checks=_expected_failures)
+@_with_checks(_small([{}]))
 def test_small_networks_comply(estimator, check):
     _check(estimator, check)
 
 
 @pytest.mark.slow
 @converging_or_not
-@parametrize_with_checks([cls() for cls in ESTIMATORS], expected_failed_checks=_expected_failures)
+@_with_checks([cls() for cls in ESTIMATORS])
 def test_defaults_comply(estimator, check):
     _check(estimator, check)
 
@@ -182,45 +198,88 @@ def _in_turn(options):
     return [kind(**option) for kind, option in zip(kinds, options, strict=False)]
 
 
-# How data are passed, which the same code takes in whatever the other parameters: the defaults and
-# small networks are put to these checks, too.
-OF_CONTAINERS = {
+# What the same code does whatever the value of a parameter of the training: the defaults and small
+# networks are put to these checks, too.
+SAME_FOR_ALL_VALUES = {
+    # the constructor, the parameters and the methods
+    "check_do_not_raise_errors_in_init_or_set_params",
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_estimator_tags_renamed",
+    "check_estimators_fit_returns_self",
+    "check_estimators_unfitted",
+    "check_fit_check_is_fitted",
+    "check_fit_score_takes_y",
+    "check_get_params_invariance",
+    "check_mixin_order",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_set_params",
+    "check_transformers_unfitted",
+    "check_valid_tag_types",
+    # how data are passed
     "check_array_api_input",
     "check_classifier_data_not_an_array",
+    "check_classifiers_classes",
+    "check_classifiers_multilabel_representation_invariance",
+    "check_dtype_object",
     "check_estimator_sparse_array",
     "check_estimator_sparse_matrix",
+    "check_estimator_sparse_tag",
     "check_estimators_dtypes",
+    "check_f_contiguous_array_estimator",
+    "check_n_features_in",
+    "check_n_features_in_after_fitting",
     "check_pipeline_consistency",
+    "check_readonly_memmap_input",
     "check_regressor_data_not_an_array",
+    "check_regressors_int",
+    "check_sample_weight_equivalence_on_sparse_data",
+    "check_sample_weights_list",
+    "check_sample_weights_not_an_array",
+    "check_sample_weights_not_overwritten",
+    "check_sample_weights_pandas_series",
     "check_transformer_data_not_an_array",
+    "check_transformer_preserve_dtypes",
+    # which data are taken and which refused
+    "check_all_zero_sample_weights_error",
+    "check_classifiers_regression_target",
+    "check_complex_data",
+    "check_estimators_empty_data_messages",
+    "check_estimators_nan_inf",
+    "check_fit1d",
+    "check_fit2d_predict1d",
+    "check_positive_only_tag_during_fit",
+    "check_requires_y_none",
+    "check_sample_weights_shape",
+    "check_supervised_y_2d",
+    "check_supervised_y_no_nan",
 }
-
-
-def _but_of_containers(estimators):
-    """Parametrize with the checks that may depend on the value of a parameter."""
-    every = parametrize_with_checks(estimators, expected_failed_checks=_expected_failures)
-    names, cases = every.args
-
-    def is_wanted(case):
-        check = getattr(case, "values", case)[1]
-        is_map = getattr(check, "keywords", {}).get("readonly_memmap", False)
-        return not is_map and getattr(check, "func", check).__name__ not in OF_CONTAINERS
-
-    return pytest.mark.parametrize(names, [*filter(is_wanted, cases)], **every.kwargs)
 
 
 # All values of all three estimators take three times as long as each of one of them.
 @pytest.mark.slow
 @converging_or_not
-@_but_of_containers(
+@_with_checks(
     [
         *_in_turn(ONE_VALUE),
         *(DeepMLPRegressor(loss) for loss in REGRESSION_LOSSES[1:]),
         *(AutoencoderTransformer(loss=loss) for loss in ("absolute_error", "huber", "cosine")),
-    ]
+    ],
+    but=SAME_FOR_ALL_VALUES,
 )
 def test_one_value_with_all_others_at_their_defaults_complies(estimator, check):
     _check(estimator, check)
+
+
+def test_checks_that_values_are_spared_are_put_to_the_defaults():
+    put = {
+        getattr(check, "func", check).__name__
+        for cls in ESTIMATORS
+        for _, check in estimator_checks_generator(cls())
+    }
+    assert put >= SAME_FOR_ALL_VALUES
+    assert len(put - SAME_FOR_ALL_VALUES) > 25
 
 
 def test_the_values_leave_nothing_out():
@@ -234,7 +293,7 @@ def test_the_values_leave_nothing_out():
 
 @pytest.mark.slow
 @converging_or_not
-@parametrize_with_checks(
+@_with_checks(
     [
         *_in_turn({**SMALL, **option} for option in OTHERS),
         *_small([{"n_networks": 3}], [DeepMLPClassifier, DeepMLPRegressor]),
@@ -253,8 +312,7 @@ def test_the_values_leave_nothing_out():
             ],
             [DeepMLPClassifier],
         ),
-    ],
-    expected_failed_checks=_expected_failures,
+    ]
 )
 def test_other_configurations_comply(estimator, check):
     _check(estimator, check)
@@ -262,22 +320,18 @@ def test_other_configurations_comply(estimator, check):
 
 @pytest.mark.slow
 @converging_or_not
-@parametrize_with_checks(
-    _in_turn({**SMALL, **option} for option in ({"dropout": 0.2}, {"dtype": "float32"})),
-    expected_failed_checks=_expected_failures,
-)
+@_with_checks(_in_turn({**SMALL, **option} for option in ({"dropout": 0.2}, {"dtype": "float32"})))
 def test_what_counts_rows_fails_the_equivalence_of_weights_only(estimator, check):
     _check(estimator, check)
 
 
 @pytest.mark.slow
 @converging_or_not
-@parametrize_with_checks(
+@_with_checks(
     [
         *(cls(early_stopping=True) for cls in ESTIMATORS),
         DeepMLPClassifier(early_stopping=True, scoring="loss"),
-    ],
-    expected_failed_checks=_expected_failures,
+    ]
 )
 def test_early_stopping_fails_what_small_validation_sets_cannot_pass(estimator, check):
     _check(estimator, check)
@@ -297,9 +351,7 @@ VARIANTS = [
 
 @pytest.mark.slow
 @converging_or_not
-@parametrize_with_checks(
-    _small(VARIANTS, [AutoencoderTransformer]), expected_failed_checks=_expected_failures
-)
+@_with_checks(_small(VARIANTS, [AutoencoderTransformer]))
 def test_variants_of_the_autoencoder_comply(estimator, check):
     _check(estimator, check)
 

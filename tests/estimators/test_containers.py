@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import scipy.sparse as sp
 import torch
+from conftest import KINDS, output
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils import check_array
@@ -23,22 +24,12 @@ from sknn_deep.model_selection import FusedGridSearchCV
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 
 QUICK = {"hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0}
-NETWORKS = {
-    "classifier": DeepMLPClassifier,
-    "regressor": DeepMLPRegressor,
-    "autoencoder": AutoencoderTransformer,
-}
 
 
-@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
 def network(request):
     """Offer each of the three estimators, ready for a quick fit."""
     return request.param(**QUICK)
-
-
-def output(network, X):
-    names = ("predict_proba", "transform", "predict")
-    return getattr(network, next(name for name in names if hasattr(network, name)))(X)
 
 
 @pytest.fixture(scope="module")
@@ -381,14 +372,14 @@ LEAN = {"hidden_layer_sizes": (4,), "max_iter": 1, "solver": "sgd", "random_stat
 
 
 @pytest.mark.parametrize("format", ["csr", "csc"])
-@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_training_densifies_only_a_batch_of_sparse_rows(kind, format, wide):
     X, y = wide[0].asformat(format), wide[1]
     network = kind(**LEAN)
     assert peak_of(lambda: network.fit(X, y)) < 0.1 * 8 * X.shape[0] * X.shape[1]
 
 
-@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_predicting_densifies_only_a_chunk_of_sparse_rows(kind, wide):
     X, y = wide
     network = kind(**LEAN).fit(X[:200], np.arange(200) % 2)
@@ -396,7 +387,7 @@ def test_predicting_densifies_only_a_chunk_of_sparse_rows(kind, wide):
     assert peak_of(lambda: output(network, X)) < 90e6 < 0.3 * 8 * X.shape[0] * X.shape[1]
 
 
-@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_memory_map_is_read_and_not_copied_whole(kind, tmp_path):
     X = np.random.RandomState(0).uniform(size=(120_000, 100))
     np.save(tmp_path / "X.npy", X)
@@ -408,7 +399,7 @@ def test_memory_map_is_read_and_not_copied_whole(kind, tmp_path):
     assert peak_of(lambda: output(network, mapped)) < 0.9 * X.nbytes
 
 
-@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_array_in_memory_is_not_copied_whole(kind):
     X = np.random.RandomState(0).uniform(size=(60_000, 100))
     y = np.arange(len(X)) % 2
@@ -416,7 +407,7 @@ def test_array_in_memory_is_not_copied_whole(kind):
 
 
 @pytest.mark.parametrize("make", [np.asfortranarray, pd.DataFrame, pl.DataFrame])
-@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_columns_are_not_copied_whole(kind, make, monkeypatch):
     monkeypatch.setattr(columns, "_COPIED_BYTES", 2**22)
     monkeypatch.setattr(columns, "_AHEAD_BYTES", 2**22)

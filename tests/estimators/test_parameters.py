@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 import skorch.callbacks
 import torch
+from conftest import KINDS
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_digits, make_moons
 from sklearn.decomposition import PCA
@@ -32,11 +33,6 @@ from sknn_deep._training.checkpoint import TrainingCheckpoint
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 
 QUICK = {"hidden_layer_sizes": (16,), "max_iter": 4, "random_state": 0}
-NETWORKS = {
-    "classifier": DeepMLPClassifier,
-    "regressor": DeepMLPRegressor,
-    "autoencoder": AutoencoderTransformer,
-}
 ACTIVATIONS = [
     "identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish",
     "softplus",
@@ -56,7 +52,7 @@ def autoencoder(**params):
     return AutoencoderTransformer(**{**QUICK, "n_components": 4, **params})
 
 
-@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
 def network(request):
     """Offer each of the three estimators, ready for a quick fit."""
     return request.param(**QUICK)

@@ -7,11 +7,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import output
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from skorch.callbacks import Callback
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep import DeepMLPClassifier
 from sknn_deep._engine import batches
 from sknn_deep._hardware.device import (
     accepted_dtypes,
@@ -32,21 +33,6 @@ pytestmark = pytest.mark.filterwarnings(
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 
 QUICK = {"hidden_layer_sizes": (16,), "max_iter": 4, "random_state": 0}
-NETWORKS = {
-    "classifier": DeepMLPClassifier,
-    "regressor": DeepMLPRegressor,
-    "autoencoder": AutoencoderTransformer,
-}
-
-
-@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
-def kind(request):
-    return request.param
-
-
-def output(network, X):
-    names = ("predict_proba", "transform", "predict")
-    return getattr(network, next(name for name in names if hasattr(network, name)))(X)
 
 
 # Devices

@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import skorch
+from conftest import output
 from numpy.testing import assert_array_equal
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import GridSearchCV
@@ -136,11 +137,6 @@ def test_pages_are_handed_back_where_the_system_does_not_say_how_many_there_are(
 
 # --------------------------------------------------------------------------------------
 # estimators
-
-
-def output(network, X):
-    names = ("predict_proba", "transform", "predict")
-    return getattr(network, next(name for name in names if hasattr(network, name)))(X)
 
 
 class Watching(skorch.callbacks.Callback):

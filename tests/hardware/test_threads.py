@@ -12,6 +12,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from conftest import KINDS, output
 from numpy.testing import assert_allclose, assert_array_equal
 from skorch.callbacks import Callback
 from threadpoolctl import threadpool_limits
@@ -25,24 +26,9 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
 )
 
-NETWORKS = {
-    "classifier": DeepMLPClassifier,
-    "regressor": DeepMLPRegressor,
-    "autoencoder": AutoencoderTransformer,
-}
 QUICK = {"hidden_layer_sizes": (16,), "max_iter": 4, "random_state": 0, "device": "cpu"}
 # 200 rows a batch times 64 * 256 weights: a product that is worth several threads
 LARGE = {**QUICK, "hidden_layer_sizes": (256, 64), "max_iter": 3}
-
-
-@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
-def kind(request):
-    return request.param
-
-
-def output(network, X):
-    names = ("predict_proba", "transform", "predict")
-    return getattr(network, next(name for name in names if hasattr(network, name)))(X)
 
 
 @pytest.fixture
@@ -613,7 +599,7 @@ def test_predictions_have_the_same_bits_whatever_the_clock(
     name, method, params, digits, two_threads, lying_clock
 ):
     y = digits.y / 7 if name == "regressor" else digits.y
-    network = NETWORKS[name](**LARGE, **params).fit(digits.X, y)
+    network = KINDS[name](**LARGE, **params).fit(digits.X, y)
     target = [y] if method == "score" and name != "autoencoder" else []
     results = [getattr(network, method)(digits.X, *target) for _ in range(10)]
     for result in results[1:]:

@@ -1,6 +1,7 @@
 """Small data, and networks that are trained on them on the CPU and on the device."""
 
 import numpy as np
+from conftest import output
 from numpy.testing import assert_allclose
 from skorch.callbacks import Callback
 
@@ -35,11 +36,6 @@ class HearsBatches(Callback):
         pass
 
 
-def output(network, X):
-    names = ("predict_proba", "transform", "predict")
-    return getattr(network, next(name for name in names if hasattr(network, name)))(X)
-
-
 def new(kind, device="cuda", **params):
     """Return a small network that is to be trained on a device."""
     own = {"hidden_layer_sizes": (7,), "n_components": 3} if kind is AutoencoderTransformer else {}
@@ -68,10 +64,3 @@ def target_of(kind):
     """Return targets that suit a kind of network."""
     targets = {DeepMLPClassifier: "classes", DeepMLPRegressor: "numbers"}
     return TARGETS[targets.get(kind, "rows")]
-
-
-KINDS = {
-    "classifier": DeepMLPClassifier,
-    "regressor": DeepMLPRegressor,
-    "autoencoder": AutoencoderTransformer,
-}

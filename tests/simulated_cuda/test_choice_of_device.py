@@ -8,14 +8,9 @@ import torch
 
 from sknn_deep._hardware.device import free_memory
 from tests.simulated_cuda.device import limited_memory, without_kernels
-from tests.simulated_cuda.pairs import KINDS, X, new, target_of
+from tests.simulated_cuda.pairs import X, new, target_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
-def kind(request):
-    return request.param
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda", torch.device("cuda")])

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from conftest import output
 from numpy.testing import assert_allclose, assert_array_equal
 from skorch.callbacks import Callback, EpochScoring, Freezer, LRScheduler
 
@@ -13,22 +14,9 @@ from sknn_deep import DeepMLPClassifier
 from sknn_deep._engine.engine import Engine
 from sknn_deep.callbacks import TrainingCheckpoint
 from sknn_deep.persistence import load, save
-from tests.simulated_cuda.pairs import (
-    KINDS,
-    X,
-    assert_same,
-    fit_both,
-    new,
-    output,
-    target_of,
-)
+from tests.simulated_cuda.pairs import X, assert_same, fit_both, new, target_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
-def kind(request):
-    return request.param
 
 
 def learn_a_little(network, n_calls=1):

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from conftest import KINDS, output
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sknn_deep import DeepMLPClassifier, DeepMLPRegressor
@@ -13,7 +14,7 @@ from sknn_deep._engine import batches
 from sknn_deep._hardware.device import OutOfMemoryError
 from sknn_deep.model_selection import FusedGridSearchCV, cross_validate
 from tests.simulated_cuda.device import limited_memory, needed_bytes
-from tests.simulated_cuda.pairs import KINDS, X, new, output, target_of
+from tests.simulated_cuda.pairs import X, new, target_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
@@ -29,11 +30,6 @@ FITS = {
 }
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
-def kind(request):
-    return request.param
-
-
 @pytest.fixture
 def used():
     """Offer a function that returns the bytes in use, beside those in use now."""
@@ -45,8 +41,7 @@ def used():
         gc.collect()
         return torch.cuda.memory_allocated() - before
 
-    yield used_since
-    gc.unfreeze()
+    return used_since
 
 
 # --------------------------------------------------------------------------------------

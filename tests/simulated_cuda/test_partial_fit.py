@@ -6,20 +6,16 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from conftest import output
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sknn_deep import DeepMLPClassifier
 from sknn_deep._engine.engine import Engine
 from tests.simulated_cuda.device import counted
-from tests.simulated_cuda.pairs import KINDS, HearsBatches, X, new, output, target_of
+from tests.simulated_cuda.pairs import HearsBatches, X, new, target_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 N_CALLS = 6
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
-def kind(request):
-    return request.param
 
 
 def _learn(network, n_calls=N_CALLS, rows=lambda call: np.arange(len(X)), weight=None):

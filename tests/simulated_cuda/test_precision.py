@@ -4,12 +4,13 @@ import threading
 
 import pytest
 import torch
+from conftest import KINDS
 
 from sknn_deep import DeepMLPClassifier
 from sknn_deep._engine.backprop import Backprop
 from sknn_deep._hardware.precision import float32_products
 from sknn_deep.model_selection import FusedGridSearchCV
-from tests.simulated_cuda.pairs import KINDS, X, new, target_of
+from tests.simulated_cuda.pairs import X, new, target_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 CUDA = torch.device("cuda")

@@ -5,19 +5,15 @@ import warnings
 
 import pytest
 import torch
+from conftest import output
 from numpy.testing import assert_array_equal
 
 from sknn_deep._engine.engine import Engine
 from sknn_deep._hardware.device import recording, release_cached_memory
 from tests.simulated_cuda.device import counted
-from tests.simulated_cuda.pairs import KINDS, X, new, output, target_of
+from tests.simulated_cuda.pairs import X, new, target_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
-def kind(request):
-    return request.param
 
 
 def _synchronize_elsewhere():

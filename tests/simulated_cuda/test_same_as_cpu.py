@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from conftest import KINDS
 from numpy.testing import assert_allclose
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
@@ -14,7 +15,6 @@ from sknn_deep._engine.solvers import STOCHASTIC_SOLVERS
 from sknn_deep._networks.layers import Dropout
 from tests.simulated_cuda.covering import covering
 from tests.simulated_cuda.pairs import (
-    KINDS,
     TARGETS,
     HearsBatches,
     X,

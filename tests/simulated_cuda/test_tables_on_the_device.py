@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import output
 from numpy.testing import assert_allclose
 
 from sknn_deep import (
@@ -12,7 +13,7 @@ from sknn_deep import (
     TabularMLPRegressor,
 )
 from sknn_deep.model_selection import FusedGridSearchCV
-from tests.simulated_cuda.pairs import TARGETS, X, new, output
+from tests.simulated_cuda.pairs import TARGETS, X, new
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 

@@ -1,6 +1,7 @@
 """Networks that are trained together on the device: searches, cross-validation, ensembles."""
 
 import pytest
+from conftest import output
 from numpy.testing import assert_allclose
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
@@ -13,14 +14,9 @@ from sknn_deep.model_selection import (
     cross_validate,
 )
 from tests.simulated_cuda.device import counted
-from tests.simulated_cuda.pairs import KINDS, X, new, output, target_of
+from tests.simulated_cuda.pairs import X, new, target_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
-def kind(request):
-    return request.param
 
 
 GRIDS = {

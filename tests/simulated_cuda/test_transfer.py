@@ -4,12 +4,13 @@ import gc
 
 import pytest
 import torch
+from conftest import KINDS
 from numpy.testing import assert_allclose
 
 from sknn_deep._engine import batches
 from sknn_deep._engine.batches import _Transfer
 from tests.simulated_cuda.device import take_faults
-from tests.simulated_cuda.pairs import KINDS, HearsBatches, X, fit_both, target_of
+from tests.simulated_cuda.pairs import HearsBatches, X, fit_both, target_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 N_ROWS = 4

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import rich.console
 import skorch.callbacks
-from conftest import Recorder
+from conftest import KINDS, Recorder
 from numpy.testing import assert_array_equal
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.metrics import accuracy_score, mean_squared_error
@@ -15,15 +15,10 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, callbacks
+from sknn_deep import DeepMLPClassifier, DeepMLPRegressor, callbacks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 
-NETWORKS = {
-    "classifier": DeepMLPClassifier,
-    "regressor": DeepMLPRegressor,
-    "autoencoder": AutoencoderTransformer,
-}
 QUICK = {"hidden_layer_sizes": (16,), "max_iter": 4, "random_state": 0}
 
 
@@ -31,7 +26,7 @@ def quick_classifier(**params):
     return DeepMLPClassifier(**{**QUICK, **params})
 
 
-@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
 def network(request):
     """Offer each of the three estimators, ready for a quick fit."""
     return request.param(**QUICK)
@@ -64,7 +59,7 @@ def test_each_epoch_is_one_task_inside_the_fit(network, digits):
     assert recorder.events == ["setup", "begin fit 0", *epochs, "end fit 0", "teardown"]
 
 
-@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_lbfgs_is_one_task_without_epochs(kind, digits):
     recorder = Recorder()
     network = kind(hidden_layer_sizes=(4,), solver="lbfgs", tol=10.0)
@@ -193,7 +188,7 @@ def shown(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_progress_bar_reaches_the_end(kind, solver, digits, shown):
     network = kind(hidden_layer_sizes=(4,), max_iter=3, solver=solver, tol=10.0)
     network.set_callbacks(ProgressBar()).fit(digits.X[:50], digits.y[:50])

@@ -20,17 +20,6 @@ PARAMS = {"hidden_layer_sizes": (6,), "batch_size": 20, "max_iter": 4, "random_s
 SOLVERS = [
     "sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "muon", torch.optim.SGD, "lbfgs"
 ]  # fmt: skip
-KINDS = {
-    "classifier": DeepMLPClassifier,
-    "regressor": DeepMLPRegressor,
-    "autoencoder": AutoencoderTransformer,
-}
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
-def kind(request):
-    """Offer the three classes."""
-    return request.param
 
 
 def predict(estimator):

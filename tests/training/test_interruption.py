@@ -445,20 +445,21 @@ class AnotherFile(TrainingCheckpoint):
         return super().open()
 
 
+SHORT = {"max_iter": 2, "batch_size": 30}
 MOMENTS = {
     "classifier": lambda **params: classifier(
-        max_iter=2, early_stopping=True, dropout=0.2, normalization="batch", **params
+        **SHORT, early_stopping=True, dropout=0.2, normalization="batch", **params
     ),
-    "regressor": lambda **params: regressor(max_iter=2, solver="sgd", **params),
-    "autoencoder": lambda **params: autoencoder(max_iter=2, order_code=True, noise=0.1, **params),
+    "regressor": lambda **params: regressor(**SHORT, solver="sgd", **params),
+    "autoencoder": lambda **params: autoencoder(**SHORT, order_code=True, noise=0.1, **params),
     "lbfgs": lambda **params: regressor(max_iter=3, solver="lbfgs", **params),
     "checkpoint": lambda **params: classifier(
-        max_iter=2, callbacks=[AnotherFile(), skorch.callbacks.Freezer("0.*")], **params
+        **SHORT, callbacks=[AnotherFile(), skorch.callbacks.Freezer("0.*")], **params
     ),
 }
 BEFORE = ["nothing", "a fit", "a warm start"]
 CASES = [(make, before) for make in MOMENTS.values() for before in BEFORE]
-N_MOMENTS = 15
+N_MOMENTS = 10
 # The interpreter swallows what is raised while it closes a generator that nobody exhausted, and
 # warns of a file that it closes because the interruption came between `open` and `with`.
 SWALLOWED = "ignore:Exception ignored .*<(generator|_io):pytest.PytestUnraisableExceptionWarning"
@@ -520,11 +521,11 @@ def test_interruption_at_any_moment(make, before, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("swallowed")
 def test_checkpointed_training_that_is_interrupted_at_any_moment_goes_on(tmp_path):
     def make(name):
-        return classifier(dropout=0.2, callbacks=[TrainingCheckpoint(tmp_path / name)])
+        return classifier(**SHORT, dropout=0.2, callbacks=[TrainingCheckpoint(tmp_path / name)])
 
     expected = make("expected").fit(X, Y)
     _, n_points = interrupted_at(0, make("counted"))
-    for n in range(1, n_points, n_points // 30):
+    for n in range(1, n_points, n_points // 15):
         for k in range(2):  # and while it goes on from what the first has left
             interrupted_at(n // (k + 1), make(str(n)))
         network = make(str(n)).fit(X, Y)

@@ -11,23 +11,18 @@ import pandas as pd
 import pytest
 import skorch.callbacks
 import torch
-from conftest import Recorder
+from conftest import KINDS, Recorder
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.metrics import roc_auc_score
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep import DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._training.skorch_net import Net
 from sknn_deep.model_selection import FusedGridSearchCV
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 
-NETWORKS = {
-    "classifier": DeepMLPClassifier,
-    "regressor": DeepMLPRegressor,
-    "autoencoder": AutoencoderTransformer,
-}
 QUICK = {"hidden_layer_sizes": (16,), "max_iter": 4, "random_state": 0}
 
 
@@ -35,7 +30,7 @@ def quick_classifier(**params):
     return DeepMLPClassifier(**{**QUICK, **params})
 
 
-@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
 def network(request):
     """Offer each of the three estimators, ready for a quick fit."""
     return request.param(**QUICK)
