@@ -105,7 +105,7 @@ def to_predict(estimator: Any, X: Any, *, check_later: bool = False) -> Features
     """Return the features of rows to predict, in the type of the fitted network.
 
     With ``check_later`` they may come with a ``check`` that has to be called where the sums of the
-    first layer are not finite.
+    first layer are not finite. On a device these sums would have to be waited for.
     """
     if isinstance(X, Features):  # the training's own, passed on by a scorer
         return X
@@ -113,7 +113,7 @@ def to_predict(estimator: Any, X: Any, *, check_later: bool = False) -> Features
     if dtype is not None:  # what is left to validate of a common array
         X = X.astype(dtype, order="C", copy=False)
         rows = ArrayRows(X)
-        if check_later:
+        if check_later and _module_of(estimator).flat.device.type == "cpu":
             rows.check = partial(_check_finite, estimator, X)
         else:
             _check_finite(estimator, X)
@@ -146,6 +146,14 @@ def to_decode(estimator: Any, X: Any) -> Features:
     return features
 
 
+def _module_of(estimator: Any) -> Any:
+    """Return the network of a fitted estimator, or the first of an ensemble; None before."""
+    known = vars(estimator)
+    if "estimators_" in known:
+        known = vars(known["estimators_"][0])
+    return known.get("module_")
+
+
 def _dtype_to_read(estimator: Any, X: Any) -> np.dtype | type | None:
     """Return the fitted network's type, if X is an array in memory that NumPy may convert to it.
 
@@ -154,18 +162,17 @@ def _dtype_to_read(estimator: Any, X: Any) -> np.dtype | type | None:
     if type(X) is not np.ndarray or X.ndim != 2 or len(X) == 0:
         return None
     # of one row every look-up counts: a name that is missing takes as long as a small layer
-    known = vars(estimator)
-    network = vars(known["estimators_"][0]) if "estimators_" in known else known
+    known, module = vars(estimator), _module_of(estimator)
     columns = known.get("_columns")
     if (
-        "module_" not in network
+        module is None
         or X.shape[1] != known["n_features_in_"]
         or "feature_names_in_" in known
         or (columns is not None and columns.categories)
         or is_large_map(X)
     ):
         return None
-    dtype = numpy_dtype(network["module_"].flat.dtype)
+    dtype = numpy_dtype(module.flat.dtype)
     is_read_as_it_is = X.dtype == dtype and X.flags.c_contiguous
     may_be_copied = X.dtype.kind in "iuf" and X.size < _MANY_NUMBERS
     return dtype if is_read_as_it_is or may_be_copied else None

@@ -186,9 +186,11 @@ def test_streamed_features_are_copied_once_an_epoch(monkeypatch):
     assert tally.replays == 1
 
 
-def test_predictions_take_one_transfer_each_way():
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_predictions_take_one_transfer_each_way(dtype):
     network = DeepMLPClassifier(**PARAMS, max_iter=2).fit(X, TARGETS[DeepMLPClassifier])
+    rows = X.astype(dtype)
     with counted() as tally:
-        network.predict_proba(X)
+        network.predict_proba(rows)
     assert tally.to_host == tally.to_device == 1
     assert tally.kernels <= 12
