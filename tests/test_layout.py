@@ -29,7 +29,7 @@ WINGS = {
         {"few_rows"},
     ],
     "_engine": [
-        {"features", "activations", "distributions", "order", "chunks"},
+        {"features", "activations", "distributions", "order", "chunks", "muon"},
         {"divided_rows"},
         {"columns", "streamed_rows", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
         {"device_rows", "in_parts", "batches", "layer_pass", "gradient_sum"},

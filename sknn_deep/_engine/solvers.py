@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_deep._engine.muon import SinglePrecisionMuon, rounds_steps
 from sknn_deep._engine.optimizers import SGD, Adam, zero_negligible_moments
 from sknn_deep._networks.flat import Network
 
@@ -60,7 +61,8 @@ class MuonWithAdam(torch.optim.Optimizer):
         options = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0, **options}
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(torch.optim.Muon(matrices, lr=lr, **options))
+            muon = torch.optim.Muon if rounds_steps(matrices[0].device) else SinglePrecisionMuon
+            self.parts.append(muon(matrices, lr=lr, **options))
         adam_lr = lr if adam_lr is None else adam_lr
         group = {"params": others, "lr_factor": adam_lr / lr}
         self.parts.append(torch.optim.Adam([group], lr=adam_lr, betas=betas, eps=eps))
@@ -84,7 +86,7 @@ class MuonWithAdam(torch.optim.Optimizer):
         group = self.param_groups[0]
         shapes, dtype = [param.shape for param in group["params"]], group["params"][0].dtype
         options = {name: value for name, value in group.items() if name in _MUONS_OPTIONS}
-        probe = partial(_muon_of_random_numbers, shapes, dtype, options)
+        probe = partial(_muon_of_random_numbers, type(self.parts[0]), shapes, dtype, options)
         return probe, ("muon", *shapes, dtype, str(options))
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,14 +103,14 @@ _MUONS_OPTIONS = ("momentum", "nesterov", "ns_coefficients", "eps", "ns_steps")
 
 
 def _muon_of_random_numbers(
-    shapes: Sequence[torch.Size], dtype: torch.dtype, options: dict[str, Any]
+    kind: type, shapes: Sequence[torch.Size], dtype: torch.dtype, options: dict[str, Any]
 ) -> list[Tensor]:
     """Return matrices after a step of Muon, the same ones each time."""
     generator = torch.Generator().manual_seed(0)
     matrices = [torch.zeros(shape, dtype=dtype) for shape in shapes]
     for matrix in matrices:
         matrix.grad = torch.randn(matrix.shape, dtype=dtype, generator=generator)
-    torch.optim.Muon(matrices, lr=1.0, weight_decay=0.0, **options).step()
+    kind(matrices, lr=1.0, weight_decay=0.0, **options).step()
     return matrices
 
 

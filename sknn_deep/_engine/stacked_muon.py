@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sknn_deep._engine.muon import orthogonalized, rate_factor
 from sknn_deep._engine.optimizers import FlatOptimizer
 from sknn_deep._engine.solvers import MuonWithAdam
 from sknn_deep._networks.flat import Network
@@ -82,7 +83,7 @@ class StackedMuon:
             turned = shape[::-1] if i == 0 else shape  # where it lies by column
             rows = (flat, gradient, state["momentum"])
             views = [tensor[:, part].unflatten(-1, turned) for tensor in rows]
-            matrices.append((*views, _rate_factor(adjustment, shape)))
+            matrices.append((*views, rate_factor(adjustment, shape)))
         rest = (flat, gradient, state["m"], state["v"])
         weights, gradients, m, v = (tensor[:, start:] for tensor in rest)
 
@@ -131,49 +132,11 @@ class StackedMuon:
         return row[place : place + param.numel()].view(param.shape)
 
 
-def orthogonalized(
-    step: Tensor, coefficients: tuple[float, float, float], n_iterations: int, eps: float
-) -> Tensor:
-    r"""Return matrices whose singular values are all near 1, by Newton-Schulz iterations.
-
-    .. math:: X \leftarrow a X + (b A + c A^2) X, \qquad A = X X^\top
-
-    Parameters
-    ----------
-    step : Tensor of shape (K, n, m)
-    coefficients : (float, float, float)
-        a, b and c.
-    n_iterations : int
-    eps : float
-        The smallest norm to divide by.
-
-    Returns
-    -------
-    orthogonal : Tensor of shape (K, n, m), in bfloat16
-    """
-    a, b, c = coefficients
-    is_tall = step.shape[-2] > step.shape[-1]
-    x = (step.mT if is_tall else step).bfloat16()
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)
-    for _ in range(n_iterations):
-        products = torch.bmm(x, x.mT)
-        polynomial = torch.baddbmm(products, products, products, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
-    return x.mT if is_tall else x
-
-
 def _of_random_numbers(shapes: Sequence[tuple[int, ...]], iteration: Sequence[Any]) -> list[Tensor]:
     """Return orthogonal matrices, the same ones each time."""
     generator = torch.Generator().manual_seed(0)
     steps = (torch.randn(shape, generator=generator) for shape in shapes)
     return [orthogonalized(step, *iteration) for step in steps]
-
-
-def _rate_factor(adjustment: str | None, shape: torch.Size) -> float:
-    """Return by what torch multiplies Muon's learning rate for a matrix."""
-    if adjustment == "match_rms_adamw":
-        return 0.2 * math.sqrt(max(shape))
-    return math.sqrt(max(1.0, shape[0] / shape[1]))
 
 
 def _subtract(weights: Tensor, step: Tensor, rate: float | Tensor) -> None:

@@ -163,7 +163,7 @@ def test_configurations_are_drawn_from_the_whole_space():
         "learning_rate_init", "adam_learning_rate_init", "weight_decay",
     }  # fmt: skip
     drawn = [params for group in groups[1:] for params in group]
-    values = {name: [params[name] for params in drawn] for name in candidates._DRAWN}
+    values = {name: [params[name] for params in drawn] for name in drawn[0]}
     assert all(params.keys() == values.keys() for params in drawn)
     assert set(values["numeric_embedding"]) == set(BASES)
     assert {len(sizes) for sizes in values["hidden_layer_sizes"]} == {1, 2, 3}

@@ -27,3 +27,11 @@ def _no_races():
     if not REASON_TO_SKIP:
         device.synchronize()
         assert device.take_faults() == []
+
+
+@pytest.fixture(autouse=True)
+def _rounds_steps_of_muon(monkeypatch):
+    """Let the CPU take Muon's steps in bfloat16, as the device does."""
+    from sknn_deep._engine import muon
+
+    monkeypatch.setattr(muon, "has_instructions", lambda: True)

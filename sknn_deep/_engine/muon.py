@@ -1,0 +1,88 @@
+r"""Muon's orthogonal steps, in the type that a processor multiplies fastest.
+
+torch's Muon computes in bfloat16. A CPU without instructions for it takes 5 to 10 times as long as
+in single precision: 4.5 instead of 0.8 ms for a product of two matrices of 256 × 256 on one with
+AVX2 only.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sknn_deep._hardware.bfloat16 import has_instructions
+
+
+def rounds_steps(device: torch.device) -> bool:
+    """Return whether steps are computed in bfloat16 on a device."""
+    return device.type != "cpu" or has_instructions()
+
+
+def orthogonalized(
+    step: Tensor, coefficients: tuple[float, float, float], n_iterations: int, eps: float
+) -> Tensor:
+    r"""Return matrices whose singular values are all near 1, by Newton-Schulz iterations.
+
+    .. math:: X \leftarrow a X + (b A + c A^2) X, \qquad A = X X^\top
+
+    Parameters
+    ----------
+    step : Tensor of shape (K, n, m)
+    coefficients : (float, float, float)
+        a, b and c.
+    n_iterations : int
+    eps : float
+        The smallest norm to divide by.
+
+    Returns
+    -------
+    orthogonal : Tensor of shape (K, n, m), in bfloat16 or single precision
+    """
+    a, b, c = coefficients
+    is_tall = step.shape[-2] > step.shape[-1]
+    dtype = torch.bfloat16 if rounds_steps(step.device) else torch.float32
+    x = (step.mT if is_tall else step).to(dtype)
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)
+    for _ in range(n_iterations):
+        products = torch.bmm(x, x.mT)
+        polynomial = torch.baddbmm(products, products, products, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.mT if is_tall else x
+
+
+def rate_factor(adjustment: str | None, shape: torch.Size) -> float:
+    """Return by what torch multiplies Muon's learning rate for a matrix."""
+    if adjustment == "match_rms_adamw":
+        return 0.2 * math.sqrt(max(shape))
+    return math.sqrt(max(1.0, shape[0] / shape[1]))
+
+
+class SinglePrecisionMuon(torch.optim.Muon):
+    """torch's Muon with steps in single precision; parameters and state as there."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move all matrices that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            rate, momentum = float(group["lr"]), group["momentum"]
+            iteration = group["ns_coefficients"], group["ns_steps"], group["eps"]
+            for matrix in group["params"]:
+                gradient = matrix.grad
+                if gradient is None:
+                    continue
+                state = self.state[matrix]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(gradient)
+                buffer = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+                step = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
+                (own,) = orthogonalized(step.unsqueeze(0), *iteration)
+                matrix.mul_(1 - rate * group["weight_decay"])
+                factor = rate_factor(group["adjust_lr_fn"], matrix.shape)
+                matrix.add_(own.to(matrix.dtype), alpha=-rate * factor)
+        return loss
