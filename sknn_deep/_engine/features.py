@@ -299,13 +299,6 @@ class ArrayRows(Features):
             sums += rows.sum(dim=0, dtype=torch.double)
         return sums.numpy()
 
-    def limits(self) -> tuple[float, float]:
-        if self.tensor is not None:  # in one pass, which ends at NaN
-            low, high = (limit.item() for limit in torch.aminmax(self.tensor))
-            if low <= high:
-                return low, high
-        return super().limits()
-
     def stored(self) -> Iterator[np.ndarray]:
         yield self._X
 
