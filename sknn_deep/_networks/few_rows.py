@@ -1,9 +1,8 @@
 """The output of a plain network for a few rows, in as few calls as possible.
 
-Of a hundred rows the calls around the products take as long as half of these, and of one row longer
-than the numbers. Very few rows are multiplied by NumPy, whose call takes half as long as torch's,
-and others by torch. The arrays are views of the network's weights, and are made anew where those
-have moved.
+For few rows the calls around the products count, and for one row they take longer than the numbers.
+Very few rows are multiplied by NumPy, whose calls are shorter than torch's, and others by torch.
+The arrays are views of the network's weights, and are made anew where those have moved.
 """
 
 import math
