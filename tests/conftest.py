@@ -145,8 +145,9 @@ def small_layers_are_rounded(monkeypatch):
 
 @pytest.fixture
 def torch_predicts(monkeypatch):
-    """Let torch predict a few rows, too, as it does many."""
+    """Let a network's modules predict a few rows, too, as they do many."""
     monkeypatch.setattr(few_rows, "MOST_WORK", -1)
+    monkeypatch.setattr(few_rows, "MOST_BYTES", -1)
 
 
 KINDS = {

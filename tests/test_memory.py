@@ -100,6 +100,6 @@ def test_rows_are_gathered_from_large_columns_without_a_copy(holder):
 
 def test_parquet_files_are_learned_from_in_the_memory_of_two_windows(tmp_path):
     streams.write(tmp_path, gigabytes=0.6)
-    _, before, peak = in_fresh_process(streams.measure, tmp_path, "parquet", 2)
+    _, before, peak = in_fresh_process(streams.measure, tmp_path, (128, 64), "parquet", 2)
     # two windows are 80 of them, Arrow's and torch's libraries most of the rest
     assert peak - before < 450, "megabytes; the data take 600"

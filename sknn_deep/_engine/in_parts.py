@@ -12,7 +12,7 @@ from sknn_deep._engine.divided_rows import DividedRows
 from sknn_deep._engine.features import Features, SparseRows, to_device
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
-from sknn_deep._hardware.bfloat16 import RoundedLayers
+from sknn_deep._hardware.bfloat16 import FEWEST_TO_ROUND, RoundedLayers
 from sknn_deep._hardware.device import OutOfMemoryError, release_cached_memory
 from sknn_deep._hardware.pace import FEWEST_TO_SHARE, Pace, threads_of_outputs
 from sknn_deep._hardware.ranks import Ranks
@@ -122,8 +122,9 @@ def map_rows(
     work = n_rows * network.weights.numel()
     n_threads = threads_of_outputs(work)
     most_rows = n_threads * chunk_rows(network.width, flat.dtype)
-    fits = n_rows <= most_rows and product_dtype is None
-    if flat.device.type == "cpu" and (work < FEWEST_TO_SHARE or fits):
+    is_plain = product_dtype is None or work < FEWEST_TO_ROUND
+    is_one_part = work < FEWEST_TO_SHARE or n_rows <= most_rows
+    if flat.device.type == "cpu" and is_plain and is_one_part:
         # of a few rows the calls take longer than the numbers
         is_set = torch.get_num_threads() == n_threads
         try:

@@ -14,9 +14,9 @@ from torch import Tensor
 from sknn_deep._hardware.bfloat16 import has_instructions
 
 
-def rounds_steps(device: torch.device) -> bool:
-    """Return whether steps are computed in bfloat16 on a device."""
-    return device.type != "cpu" or has_instructions()
+def step_dtype(device: torch.device) -> torch.dtype:
+    """Return the type in which steps are computed on a device."""
+    return torch.bfloat16 if device.type != "cpu" or has_instructions() else torch.float32
 
 
 def orthogonalized(
@@ -41,8 +41,7 @@ def orthogonalized(
     """
     a, b, c = coefficients
     is_tall = step.shape[-2] > step.shape[-1]
-    dtype = torch.bfloat16 if rounds_steps(step.device) else torch.float32
-    x = (step.mT if is_tall else step).to(dtype)
+    x = (step.mT if is_tall else step).to(step_dtype(step.device))
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)
     for _ in range(n_iterations):
         products = torch.bmm(x, x.mT)

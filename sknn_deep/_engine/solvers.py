@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknn_deep._engine.muon import SinglePrecisionMuon, rounds_steps
+from sknn_deep._engine.muon import SinglePrecisionMuon, step_dtype
 from sknn_deep._engine.optimizers import SGD, Adam, zero_negligible_moments
 from sknn_deep._networks.flat import Network
 
@@ -61,7 +61,8 @@ class MuonWithAdam(torch.optim.Optimizer):
         options = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.0, **options}
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            muon = torch.optim.Muon if rounds_steps(matrices[0].device) else SinglePrecisionMuon
+            rounds = step_dtype(matrices[0].device) == torch.bfloat16
+            muon = torch.optim.Muon if rounds else SinglePrecisionMuon
             self.parts.append(muon(matrices, lr=lr, **options))
         adam_lr = lr if adam_lr is None else adam_lr
         group = {"params": others, "lr_factor": adam_lr / lr}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sknn_deep._engine.activations import ACTIVATION_KERNELS
+from sknn_deep._engine.losses import MANY_CLASSES
 from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._hardware.device import OutOfMemoryError, is_out_of_memory, resolve_device
 from sknn_deep._networks.summary import network_layers
@@ -131,8 +132,10 @@ def training_memory(
     if config.get("input") is not None:  # what it makes of a row, the gradient, and its own
         layer = TableInput(**config["input"], device=torch.device("meta"))
         numbers += 2 * n_inputs + layer.kept_per_row
-    # the outputs, their gradients, the targets, and two on the way to the losses
-    numbers += 5 * n_outputs
+    # the outputs, their gradients, the targets, and two on the way to the losses; many outputs
+    # become their gradients in most trainings
+    become_gradients = n_outputs >= MANY_CLASSES and estimator.solver != "lbfgs"
+    numbers += (3 if become_gradients else 5) * n_outputs
     if estimator.dtype == "bfloat16":  # two factors and two products, half as long
         numbers += 0.5 * n_inputs + 2 * sum(n_hidden)
     kept = _KEPT_COPIES * n_parameters * dtype.itemsize

@@ -95,7 +95,9 @@ def remove_orphans(path: str | os.PathLike) -> None:
                 continue
             with open(temporary, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                temporary.unlink()
+                # a writer that lost its file makes another one of the same name
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(temporary)):
+                    temporary.unlink()
 
 
 def _prefix(target: Path) -> str:

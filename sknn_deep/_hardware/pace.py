@@ -46,8 +46,11 @@ from sknn_deep._hardware.threads import (
 
 # Least number of multiply-adds for each thread: fewer take about as long as waking it.
 _WORK_OF_A_THREAD = 750_000
+# The same of predictions, which may come after a pause. A thread that sleeps takes up to ten
+# milliseconds to get a core: OpenMP wakes it where another one waits for it.
+_OUTPUT_WORK_OF_A_THREAD = 10_000_000
 # Predictions of fewer are never worth a second thread.
-FEWEST_TO_SHARE = 2 * _WORK_OF_A_THREAD
+FEWEST_TO_SHARE = 2 * _OUTPUT_WORK_OF_A_THREAD
 # torch divides passes over memory into parts of at least this many elements.
 _GRAIN = 2**15
 # Reading and writing an element takes as long as this many multiply-adds of a product.
@@ -92,11 +95,7 @@ def _most_threads(device: torch.device) -> int:
 
 def threads_of_outputs(multiply_adds: int) -> int:
     """Return on how many of the CPU's threads this much work of predictions is done."""
-    return _threads_for(multiply_adds, allowed_threads())
-
-
-def _threads_for(work: int, n_threads: int) -> int:
-    return max(1, min(n_threads, work // _WORK_OF_A_THREAD))
+    return max(1, min(allowed_threads(), multiply_adds // _OUTPUT_WORK_OF_A_THREAD))
 
 
 class _More(NamedTuple):
@@ -115,6 +114,8 @@ class Pace:
         The most threads to use.
     is_fixed : bool, default=False
         Use all that steps are worth, even on a busy machine.
+    least_work : int, default=None
+        Multiply-adds that each thread has at least. None is as many as waking it takes.
 
     Attributes
     ----------
@@ -126,8 +127,9 @@ class Pace:
         Whether the load decides on that.
     """
 
-    def __init__(self, n_threads: int, is_fixed: bool = False):
+    def __init__(self, n_threads: int, is_fixed: bool = False, least_work: int | None = None):
         self.n_threads, self._is_fixed = n_threads, is_fixed
+        self._least_work = least_work or _WORK_OF_A_THREAD
         self.n_worth = self.n_used = self._n_free = 1
         self.follows = False
         self._n_beside = 0
@@ -151,7 +153,8 @@ class Pace:
     @classmethod
     def of_outputs(cls, device: torch.device) -> "Pace":
         """Return one for predictions on a device, which does not follow the load."""
-        return cls(_most_threads(device), is_fixed=True)
+        least_work = _OUTPUT_WORK_OF_A_THREAD
+        return cls(_most_threads(device), is_fixed=True, least_work=least_work)
 
     def threads_for(self, *, multiply_adds: int = 0, n_elements: int = 0) -> int:
         """Return how many threads this much work is worth, at most those allowed.
@@ -160,7 +163,7 @@ class Pace:
         the threads that they may use to wake.
         """
         work = max(multiply_adds, n_elements * _ELEMENT_WORK)
-        return _threads_for(work, self.n_threads)
+        return max(1, min(self.n_threads, work // self._least_work))
 
     # ----------------------------------------------------------------------------------
     # kernels whose bits depend on the number of threads

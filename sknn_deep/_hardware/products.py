@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from sknn_deep._hardware.bfloat16 import is_worth_rounding
+from sknn_deep._hardware.doubles import is_slow_for_doubles, lies_by_column
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.threads import numpy_takes_one_thread
 
@@ -70,9 +71,10 @@ def is_narrow(n_rows: int, n_columns: int) -> bool:
 
 
 def empty_matrix(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Return an uninitialised matrix, or a stack of some; on a CPU by column where it is narrow."""
+    """Return a new matrix, or a stack of some, uninitialised; by column where that is faster."""
     *leading, n_rows, n_columns = shape
-    if like.device.type == "cpu" and is_narrow(n_rows, n_columns):
+    by_column = is_narrow(n_rows, n_columns) or lies_by_column(n_rows, n_columns, like)
+    if like.device.type == "cpu" and by_column:
         return like.new_empty((*leading, n_columns, n_rows)).mT
     return like.new_empty(shape)
 
@@ -140,11 +142,12 @@ class LayerProducts:
 
     def _prefers_numpy(self, name: str, right: Tensor, out: Tensor) -> bool:
         """Return whether NumPy takes less time for a product than torch."""
+        are_spread = self._pace.threads_for(multiply_adds=self._multiply_adds) > 1
         if not self._is_stack:
             limit = _SMALL_FORWARD_PRODUCT if name == "forward" else _SMALL_PRODUCT
-            return self._multiply_adds <= limit
+            is_slower = out.dtype == torch.float64 and is_slow_for_doubles() and not are_spread
+            return self._multiply_adds <= limit or (is_slower and numpy_takes_one_thread())
         limit = _MEDIUM_PRODUCT if numpy_takes_one_thread() else _SMALL_PRODUCT
-        are_spread = self._pace.threads_for(multiply_adds=self._multiply_adds) > 1
         if self._multiply_adds > limit * len(out) or are_spread:
             return False
         n_rows, n_columns = out.shape[-2:]

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.special import expit
 from torch import Tensor, nn
 
 from sknn_deep._hardware.device import as_tensor
+from sknn_deep._hardware.doubles import linear
 from sknn_deep._hardware.pace import threads_of_outputs
 from sknn_deep._networks.layers import Dropout, Linear, has_hooks
 from sknn_deep._networks.models import MLP
@@ -107,7 +107,7 @@ def _by_torch(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
     with torch.inference_mode(), np.errstate(all="ignore"):
         for step in plan.steps:
             is_first = activations is rows
-            activations = F.linear(activations, *step.params)
+            activations = linear(activations, *step.params)
             if is_first and not _is_surely_finite(activations.numpy()[:, 0]):
                 return None
             if step.by_torch is not None:

@@ -8,10 +8,10 @@ from typing import Any, Self, TypeAlias, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sknn_deep._hardware.device import numpy_dtype, torch_dtype
+from sknn_deep._hardware.doubles import linear
 from sknn_deep._hardware.ranks import RowShare
 from sknn_deep._hardware.sparse_products import SparseBatch
 
@@ -44,7 +44,7 @@ class Linear(nn.Linear):
         """Return the layer's output for a Tensor or, if it is the first, a SparseBatch."""
         if isinstance(input, SparseBatch):
             return input.times(self.weight).add_(self.bias.detach())
-        return super().forward(input)
+        return linear(input, self.weight, self.bias)
 
     def reset_parameters(self) -> None:
         """Leave the weights as they are."""
@@ -496,7 +496,7 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
             elif kind is Linear and isinstance(x, Tensor):  # a SparseBatch goes through forward
                 # its parameters by their names, without torch's search
                 weight, bias = part._parameters.values()
-                x, is_own = F.linear(x, weight, bias), True  # type: ignore[arg-type]
+                x, is_own = linear(x, weight, bias), True  # type: ignore[arg-type]
                 if check is not None:
                     if not math.isfinite(x.sum()):
                         check()

@@ -20,6 +20,7 @@ from sknn_deep.model_selection._distributions import named_distributions, with_d
 class FusedHalvingSearch(FusedSearch):
     """The course of a search by successive halving; put before scikit-learn's class."""
 
+    factor: float
     n_resources_: list[int]
     n_candidates_: list[int]
     n_remaining_candidates_: int
@@ -52,6 +53,14 @@ class FusedHalvingSearch(FusedSearch):
         super().fit(X, y, **params)
         self.best_score_ = self.cv_results_["mean_test_score"][self.best_index_]
         return self
+
+    def _check_input_parameters(self, X: MatrixLike, y: Any, split_params: dict[str, Any]) -> None:
+        # scikit-learn divides by the logarithm of the factor
+        if self.factor <= 1:
+            raise ValueError(
+                f"factor={self.factor} eliminates no candidate. Give a number above 1, such as 3."
+            )
+        super()._check_input_parameters(X, y, split_params)
 
 
 class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):

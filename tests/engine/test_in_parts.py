@@ -21,7 +21,7 @@ N_FEW = 1001
 @pytest.fixture
 def spread(monkeypatch, two_threads):
     """Take any work for worth several threads, and 100 rows for what one of them has at a time."""
-    monkeypatch.setattr(pace, "_WORK_OF_A_THREAD", 1)
+    monkeypatch.setattr(pace, "_OUTPUT_WORK_OF_A_THREAD", 1)
     monkeypatch.setattr(pace, "_BETWEEN_LOOKS", np.inf)  # whatever else this machine does
     monkeypatch.setattr(in_parts, "_CHUNK_BYTES", {"cpu": 100 * 6 * 4})
 

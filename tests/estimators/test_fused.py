@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep._engine import muon, solvers
 from sknn_deep._engine.batches import Batches
 from sknn_deep._engine.optimizers import Adam
 from sknn_deep._estimators import fused
@@ -541,9 +542,14 @@ def test_a_stack_is_rounded_as_each_network_is(monkeypatch):
         assert not torch.equal(one.estimator.module_.flat, other.estimator.module_.flat)
 
 
-@pytest.fixture
-def muon_in_double(monkeypatch):
-    """In half precision the last digit of a sum is a hundredth, and depends on the product."""
+@pytest.fixture(params=[torch.bfloat16, torch.float32], ids=["torch's", "single precision"])
+def muon_in_double(request, monkeypatch):
+    """Let torch's Muon, or that for CPUs without bfloat16, compute in double precision.
+
+    In half precision the last digit of a sum is a hundredth, and depends on the product.
+    """
+    monkeypatch.setattr(muon, "step_dtype", lambda device: torch.float64)
+    monkeypatch.setattr(solvers, "step_dtype", lambda device: request.param)
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.double().clone())
 
 

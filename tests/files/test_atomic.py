@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -160,6 +161,20 @@ def test_a_file_that_is_being_written_is_no_orphan(path):
 
     atomic_write(path, write)
     assert path.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no locks of whole files")
+def test_a_file_that_has_taken_an_orphans_name_stays(path, monkeypatch):
+    orphan, lock = _orphan(path), fcntl.flock
+
+    def lock_too_late(*args):
+        orphan.unlink()
+        orphan.write_bytes(b"of another writer")
+        lock(*args)
+
+    monkeypatch.setattr(fcntl, "flock", lock_too_late)
+    remove_orphans(path)
+    assert orphan.read_bytes() == b"of another writer"
 
 
 def test_threads_that_write_to_one_path_do_not_take_each_other_for_orphans(path):

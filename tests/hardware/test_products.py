@@ -115,7 +115,7 @@ def test_a_stack_that_is_worth_several_threads_is_torchs(monkeypatch):
 )
 def test_narrow_matrices_are_stored_by_column(shape, narrow):
     assert is_narrow(*shape) == narrow
-    matrix = empty_matrix((5, *shape), like=torch.empty(0, dtype=torch.float64))
+    matrix = empty_matrix((5, *shape), like=torch.empty(0, dtype=torch.float32))
     assert matrix.shape == (5, *shape)
-    assert matrix.dtype == torch.float64
+    assert matrix.dtype == torch.float32
     assert (matrix.stride(-1) != 1) == narrow

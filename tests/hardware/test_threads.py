@@ -18,9 +18,10 @@ from skorch.callbacks import Callback
 from threadpoolctl import threadpool_limits
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
-from sknn_deep._hardware import pace, threads
+from sknn_deep._hardware import pace, products, threads
 from sknn_deep._hardware.pace import Pace, busy_cores
 from sknn_deep._hardware.threads import allowed_threads, one_thread
+from sknn_deep._networks import layers
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
@@ -49,6 +50,7 @@ def asked_for(monkeypatch):
 @pytest.fixture
 def used(monkeypatch):
     """Note on how many threads torch computes products, which are all that are not small."""
+    monkeypatch.setattr(products, "is_slow_for_doubles", lambda: False)
     found, multiply = [], torch.mm
 
     def noted(left, right, *, out):
@@ -335,16 +337,14 @@ def test_steps_take_one_thread_beside_a_neighbour(digits, used, monkeypatch, two
     assert set(used) == {1}
 
 
-@pytest.mark.parametrize(("n_rows", "expected"), [(5, 1), (60, 2), (1797, 4)])
+@pytest.mark.parametrize(("n_rows", "expected"), [(5, 1), (700, 2), (1797, 4)])
 def test_shapes_decide_on_the_threads_of_predictions(
     n_rows, expected, digits, monkeypatch, four_threads, torch_predicts
 ):
     network, counts = DeepMLPClassifier(**LARGE).fit(digits.X, digits.y), set()
-    linear = torch.nn.functional.linear
+    linear = layers.linear
     monkeypatch.setattr(
-        torch.nn.functional,
-        "linear",
-        lambda *args: counts.add(torch.get_num_threads()) or linear(*args),
+        layers, "linear", lambda *args: counts.add(torch.get_num_threads()) or linear(*args)
     )
     network.predict_proba(np.resize(digits.X, (n_rows, digits.X.shape[1])))
     assert counts == {expected}
@@ -624,7 +624,7 @@ def test_a_callback_predicts_the_same_whatever_the_threads_of_the_steps(
         def on_batch_end(self, net, **kwargs):
             other.predict(digits.X)
 
-    other = DeepMLPClassifier(**QUICK).fit(digits.X, digits.y)
+    other = DeepMLPClassifier(**QUICK | {"hidden_layer_sizes": (300,)}).fit(digits.X, digits.y)
     medium = {**LARGE, "hidden_layer_sizes": (200,), "callbacks": [Predict()]}
     DeepMLPClassifier(**medium).fit(digits.X, digits.y)
     assert set(found) == {4}

@@ -186,3 +186,10 @@ def test_random_candidates_halve_as_scikit_learn_s(epochs):
     assert search.best_score_ == search.cv_results_["mean_test_score"][search.best_index_]
     again = pickle.loads(pickle.dumps(search))
     assert_array_equal(again.predict(X), search.predict(X))
+
+
+@pytest.mark.parametrize("factor", [1, 0.5])
+def test_a_factor_that_eliminates_nobody_is_refused(factor):
+    search = FusedHalvingGridSearchCV(classifier(), GRID, **EPOCHS, factor=factor)
+    with pytest.raises(ValueError, match=rf"factor={factor} .*above 1"):
+        search.fit(X, y)

@@ -1,0 +1,110 @@
+"""Outputs of layers in double precision lie as the processor computes them faster."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.testing import assert_allclose
+from sklearn.datasets import load_digits
+
+from sknn_deep import DeepMLPClassifier
+from sknn_deep._hardware import doubles, products
+from sknn_deep._hardware.doubles import is_slow_for_doubles, lies_by_column, linear
+from sknn_deep._hardware.pace import Pace
+from sknn_deep._hardware.products import LayerProducts, empty_matrix
+
+
+@pytest.fixture(params=[False, True], ids=["another processor", "such a processor"])
+def is_slow(request, monkeypatch):
+    """Let the processor be one that is slow for doubles, or not."""
+    _set(monkeypatch, request.param)
+    return request.param
+
+
+def _set(monkeypatch, is_slow):
+    for module in (doubles, products):
+        monkeypatch.setattr(module, "is_slow_for_doubles", lambda: is_slow)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "width", "has_mkl", "expected"),
+    [
+        ("AuthenticAMD", "AVX2", True, True),
+        ("AuthenticAMD", "AVX512", True, False),
+        ("GenuineIntel", "AVX2", True, False),
+        ("", "AVX2", True, False),
+        ("AuthenticAMD", "AVX2", False, False),
+    ],
+)
+def test_processors_are_told_by_vendor_and_instructions(
+    vendor, width, has_mkl, expected, monkeypatch
+):
+    monkeypatch.setattr(doubles, "_vendor", lambda: vendor)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: width)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: has_mkl)
+    assert is_slow_for_doubles.__wrapped__() == expected
+
+
+def test_the_vendor_is_read_where_the_system_tells_it(tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\n")
+    opened = open
+    monkeypatch.setattr("builtins.open", lambda path: opened(cpuinfo))
+    assert doubles._vendor() == "AuthenticAMD"
+    cpuinfo.write_text("processor\t: 0\n")  # as ARM's
+    assert doubles._vendor() == ""
+    cpuinfo.unlink()
+    model = "AMD64 Family 25 Model 1 Stepping 1, AuthenticAMD"
+    monkeypatch.setattr("platform.processor", lambda: model)
+    assert doubles._vendor() == "AuthenticAMD"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("n_rows", [1, 5, 40])
+def test_outputs_are_those_of_a_dense_layer(n_rows, dtype, is_slow):
+    x, weight, bias = (torch.rand(*shape, dtype=dtype) for shape in ((n_rows, 7), (5, 7), (5,)))
+    out = linear(x, weight, bias)
+    torch.testing.assert_close(out, F.linear(x, weight, bias))
+    by_column = is_slow and dtype == torch.float64 and n_rows > 5
+    assert lies_by_column(n_rows, 5, weight) == by_column
+    assert out.is_contiguous() != by_column
+
+
+def test_gradients_pass_through_outputs_by_column(monkeypatch):
+    _set(monkeypatch, is_slow=True)
+    factors = [torch.rand(*shape, dtype=torch.float64) for shape in ((9, 4), (3, 4), (3,))]
+    assert torch.autograd.gradcheck(linear, [factor.requires_grad_() for factor in factors])
+
+
+@pytest.mark.parametrize("n_networks", [None, 3], ids=["alone", "stack"])
+def test_buffers_of_activations_lie_by_column(n_networks, is_slow):
+    leading = () if n_networks is None else (n_networks,)
+    like = torch.empty(0, dtype=torch.float64)
+    assert empty_matrix((*leading, 200, 100), like).mT.is_contiguous() == is_slow
+    assert empty_matrix((*leading, 100, 200), like).is_contiguous()
+    assert empty_matrix((*leading, 200, 100), like.float()).is_contiguous()
+
+
+@pytest.mark.parametrize(("n_threads", "by_numpy"), [(1, True), (2, False)])
+def test_numpy_multiplies_doubles_on_one_thread(n_threads, by_numpy, is_slow, monkeypatch):
+    monkeypatch.setattr(products, "numpy_takes_one_thread", lambda: True)
+    for dtype in (torch.float32, torch.float64):
+        weight = torch.empty(300, 200, dtype=dtype)
+        own = LayerProducts(weight, 400, None, Pace(n_threads))
+        (kernel,) = own.product(
+            "forward", weight.new_empty(400, 200), weight.mT, weight.new_empty(400, 300)
+        )
+        is_numpys = kernel.func.__module__ == "numpy"
+        assert is_numpys == (by_numpy and is_slow and dtype == torch.float64)
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
+def test_trainings_and_predictions_come_out_alike(monkeypatch):
+    X, y = load_digits(return_X_y=True)
+    outcomes = []
+    for is_slow in (False, True):
+        _set(monkeypatch, is_slow)
+        classifier = DeepMLPClassifier((40, 30), max_iter=3, random_state=0, device="cpu")
+        classifier.set_params(n_iter_no_change=3, activation="tanh").fit(X, y)
+        outcomes.append([*classifier.coefs_, classifier.predict_proba(X), classifier.loss_curve_])
+    for by_row, by_column in zip(*outcomes, strict=True):
+        assert_allclose(by_column, by_row, rtol=1e-9, atol=1e-12)
