@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,10 +32,23 @@ from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, load, save
 ROWS = (1, 100, 10_000)
 CLIENTS, REQUESTS = 16, 200
 CLASSIFIER = Work((784, 128, 64, 10), batch_size=200, epochs=1, n_samples=2000)
+IN_DOUBLE = replace(CLASSIFIER, dtype="float64")
 ENCODER = Work((784, 128, 64, 32), batch_size=200, epochs=1)
 
 
-def calls(ours, X, y) -> dict[str, dict[str, Callable]]:
+def all_calls() -> dict[str, tuple[np.ndarray, dict[str, Callable]]]:
+    """Return, for each method, rows to predict and what the contenders call with them."""
+    found = {}
+    for work in (CLASSIFIER, IN_DOUBLE):
+        data = work.data()
+        ours = DeepMLPClassifier((128, 64), max_iter=1, device="cpu").fit(data.X, data.y)
+        for method, contenders in calls(work, ours, data.X, data.y).items():
+            name = method if work is CLASSIFIER else f"{method}, {work.dtype}"
+            found[name] = data.X_test, contenders
+    return found
+
+
+def calls(work: Work, ours, X, y) -> dict[str, dict[str, Callable]]:
     """Return, for each method, what the contenders call with the rows; trained on a few."""
     weights = [*zip(ours.coefs_, ours.intercepts_, strict=True)]
     sklearn_mlp = MLPClassifier((128, 64), max_iter=1).fit(X, y)
@@ -42,9 +56,17 @@ def calls(ours, X, y) -> dict[str, dict[str, Callable]]:
     for own, given in zip(sklearn_weights, weights, strict=True):
         for own_array, given_array in zip(own, given, strict=True):
             own_array[...] = given_array
-    module = torch_with_weights_of(ours.module_, CLASSIFIER)
-    net = skorch_net(CLASSIFIER).initialize()
+    module = torch_with_weights_of(ours.module_, work)
+    net = skorch_net(work).initialize()
     net.module_.load_state_dict(module.state_dict())
+    probabilities = {
+        "sknn_deep": ours.predict_proba,
+        "scikit-learn": sklearn_mlp.predict_proba,
+        "skorch": net.predict_proba,
+        "torch": lambda rows: torch_outputs(module, rows).softmax(1).numpy(),
+    }
+    if work is IN_DOUBLE:
+        return {"predict_proba": probabilities}
 
     autoencoder = AutoencoderTransformer(32, (128, 64), max_iter=1, device="cpu").fit(X)
     encoder = torch_with_weights_of(autoencoder.encoder_, ENCODER)
@@ -55,12 +77,7 @@ def calls(ours, X, y) -> dict[str, dict[str, Callable]]:
             "skorch": net.predict,
             "torch": lambda rows: torch_outputs(module, rows).argmax(1).numpy(),
         },
-        "predict_proba": {
-            "sknn_deep": ours.predict_proba,
-            "scikit-learn": sklearn_mlp.predict_proba,
-            "skorch": net.predict_proba,
-            "torch": lambda rows: torch_outputs(module, rows).softmax(1).numpy(),
-        },
+        "predict_proba": probabilities,
         "transform": {
             "sknn_deep": autoencoder.transform,
             "torch": lambda rows: torch_outputs(encoder, rows).numpy(),
@@ -70,13 +87,11 @@ def calls(ours, X, y) -> dict[str, dict[str, Callable]]:
 
 def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
     """Return for each call what prepares its measurement for sknn_deep alone."""
-    data = CLASSIFIER.data()
-    ours = DeepMLPClassifier((128, 64), max_iter=1, device="cpu").fit(data.X, data.y)
     return {
         f"{method}, {n_rows:,}": partial(
-            harness.repeated, partial(contenders["sknn_deep"], data.X_test[:n_rows])
+            harness.repeated, partial(contenders["sknn_deep"], X[:n_rows])
         )
-        for method, contenders in calls(ours, data.X, data.y).items()
+        for method, (X, contenders) in all_calls().items()
         for n_rows in ROWS
     }
 
@@ -90,12 +105,11 @@ def torch_with_weights_of(fitted: torch.nn.Module, work: Work) -> torch.nn.Modul
     return module
 
 
-def check_same(methods: dict[str, dict[str, Callable]], X) -> None:
+def check_same(X: np.ndarray, contenders: dict[str, Callable]) -> None:
     """Fail where two contenders do not compute the same."""
-    for contenders in methods.values():
-        expected = contenders["torch"](X)
-        for predict in contenders.values():
-            np.testing.assert_allclose(predict(X), expected, rtol=1e-3, atol=1e-5)
+    expected = contenders["torch"](X)
+    for predict in contenders.values():
+        np.testing.assert_allclose(predict(X), expected, rtol=1e-3, atol=1e-5)
 
 
 def waits(predict: Callable, rows: np.ndarray) -> np.ndarray:
@@ -114,10 +128,10 @@ def waits(predict: Callable, rows: np.ndarray) -> np.ndarray:
         return np.concatenate(list(pool.map(client, range(CLIENTS))))
 
 
-def print_waits(classifier, contenders: dict[str, Callable], rows: np.ndarray) -> None:
+def print_waits(contenders: dict[str, Callable], rows: np.ndarray) -> None:
     """Print what clients wait for a loaded model of ours, and for the others."""
     path = Path(tempfile.mkdtemp(), "classifier.skops")
-    save(classifier, path)
+    save(contenders["sknn_deep"].__self__, path)
     contenders = {**contenders, "sknn_deep": load(path).predict_proba}
     table = []
     for name, predict in contenders.items():
@@ -135,18 +149,17 @@ def main():
         compare("predict", arguments.compare, arguments)
         return
     warnings.simplefilter("ignore", ConvergenceWarning)
-    data = CLASSIFIER.data()
-    ours = DeepMLPClassifier((128, 64), max_iter=1, device="cpu").fit(data.X, data.y)
-    methods = calls(ours, data.X, data.y)
-    check_same(methods, data.X_test[:100])
+    methods = all_calls()
+    for X, contenders in methods.values():
+        check_same(X[:100], contenders)
 
     others = ["scikit-learn", "skorch", "torch"]
     rows, results = [], {}
     clock = time.process_time if arguments.threads == 1 else time.perf_counter
     with harness.limited_threads(arguments.threads):
-        for method, contenders in methods.items():
+        for method, (images, contenders) in methods.items():
             for n_rows in ROWS:
-                X = data.X_test[:n_rows]
+                X = images[:n_rows]
                 runs = {
                     name: harness.repeated(lambda predict=predict, X=X: predict(X), clock)
                     for name, predict in contenders.items()
@@ -162,7 +175,8 @@ def main():
     header = ["call", "rows", "our time", *(f"{name} / ours" for name in others)]
     harness.print_table(header, rows)
     with harness.limited_threads(arguments.threads):
-        print_waits(ours, methods["predict_proba"], data.X_test[:100])
+        images, contenders = methods["predict_proba"]
+        print_waits(contenders, images[:100])
     harness.save(arguments.json, results)
 
 

@@ -15,7 +15,7 @@ WINGS = {
     "_user_warnings": [{"_user_warnings"}],
     "_files": [{"atomic", "archive", "packing", "trusted_types", "arrow_dataset"}],
     "_hardware": [
-        {"threads", "memory_maps", "device", "precision", "ranks", "bfloat16"},
+        {"threads", "memory_maps", "device", "precision", "ranks", "bfloat16", "slow_mkl"},
         {"pace"},
         {"products"},
         {"sparse_products"},

@@ -8,7 +8,8 @@ the only one with several threads, other devices and bfloat16. All constants wer
 A call of NumPy costs half as much as one of torch or less, which decides on a product of a few
 thousand multiply-adds. In a stack the gain is larger: the weights of the networks lie apart in one
 buffer, which torch's batched product is slow to write to, while NumPy goes from matrix to matrix.
-Large products are arithmetic, and there MKL is faster than the OpenBLAS in the NumPy from PyPI.
+Large products are arithmetic, and there MKL is faster than the OpenBLAS in the NumPy from PyPI, but
+for doubles on some processors (:mod:`sknn_deep._hardware.slow_mkl`).
 
 NumPy is never asked for a product that OpenBLAS would spread over threads. After one, these spin
 for some hundredths of a second; torch's threads then share the cores with them, and wait for each
@@ -32,8 +33,8 @@ import torch
 from torch import Tensor
 
 from sknn_deep._hardware.bfloat16 import is_worth_rounding
-from sknn_deep._hardware.doubles import is_slow_for_doubles, lies_by_column
 from sknn_deep._hardware.pace import Pace
+from sknn_deep._hardware.slow_mkl import lies_by_column, mkl_is_slow
 from sknn_deep._hardware.threads import numpy_takes_one_thread
 
 # OpenBLAS computes products of fewer multiply-adds on one thread, however many it may use, and its
@@ -145,8 +146,9 @@ class LayerProducts:
         are_spread = self._pace.threads_for(multiply_adds=self._multiply_adds) > 1
         if not self._is_stack:
             limit = _SMALL_FORWARD_PRODUCT if name == "forward" else _SMALL_PRODUCT
-            is_slower = out.dtype == torch.float64 and is_slow_for_doubles() and not are_spread
-            return self._multiply_adds <= limit or (is_slower and numpy_takes_one_thread())
+            if mkl_is_slow() and not are_spread and numpy_takes_one_thread():
+                return True
+            return self._multiply_adds <= limit
         limit = _MEDIUM_PRODUCT if numpy_takes_one_thread() else _SMALL_PRODUCT
         if self._multiply_adds > limit * len(out) or are_spread:
             return False

@@ -15,8 +15,8 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from sknn_deep._hardware.device import as_tensor
-from sknn_deep._hardware.doubles import linear
 from sknn_deep._hardware.pace import threads_of_outputs
+from sknn_deep._hardware.slow_mkl import linear
 from sknn_deep._networks.layers import Dropout, Linear, has_hooks
 from sknn_deep._networks.models import MLP
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sknn_deep._hardware.device import numpy_dtype, torch_dtype
-from sknn_deep._hardware.doubles import linear
 from sknn_deep._hardware.ranks import RowShare
+from sknn_deep._hardware.slow_mkl import linear
 from sknn_deep._hardware.sparse_products import SparseBatch
 
 

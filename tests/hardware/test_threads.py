@@ -50,7 +50,7 @@ def asked_for(monkeypatch):
 @pytest.fixture
 def used(monkeypatch):
     """Note on how many threads torch computes products, which are all that are not small."""
-    monkeypatch.setattr(products, "is_slow_for_doubles", lambda: False)
+    monkeypatch.setattr(products, "mkl_is_slow", lambda: False)
     found, multiply = [], torch.mm
 
     def noted(left, right, *, out):

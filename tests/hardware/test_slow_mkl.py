@@ -1,4 +1,4 @@
-"""Outputs of layers in double precision lie as the processor computes them faster."""
+"""Products on processors where MKL is slow."""
 
 import pytest
 import torch
@@ -7,22 +7,22 @@ from numpy.testing import assert_allclose
 from sklearn.datasets import load_digits
 
 from sknn_deep import DeepMLPClassifier
-from sknn_deep._hardware import doubles, products
-from sknn_deep._hardware.doubles import is_slow_for_doubles, lies_by_column, linear
+from sknn_deep._hardware import products, slow_mkl
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import LayerProducts, empty_matrix
+from sknn_deep._hardware.slow_mkl import lies_by_column, linear, mkl_is_slow
 
 
 @pytest.fixture(params=[False, True], ids=["another processor", "such a processor"])
 def is_slow(request, monkeypatch):
-    """Let the processor be one that is slow for doubles, or not."""
+    """Let the processor be one on which MKL is slow, or not."""
     _set(monkeypatch, request.param)
     return request.param
 
 
 def _set(monkeypatch, is_slow):
-    for module in (doubles, products):
-        monkeypatch.setattr(module, "is_slow_for_doubles", lambda: is_slow)
+    for module in (slow_mkl, products):
+        monkeypatch.setattr(module, "mkl_is_slow", lambda: is_slow)
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,10 @@ def _set(monkeypatch, is_slow):
 def test_processors_are_told_by_vendor_and_instructions(
     vendor, width, has_mkl, expected, monkeypatch
 ):
-    monkeypatch.setattr(doubles, "_vendor", lambda: vendor)
+    monkeypatch.setattr(slow_mkl, "_vendor", lambda: vendor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: width)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: has_mkl)
-    assert is_slow_for_doubles.__wrapped__() == expected
+    assert mkl_is_slow.__wrapped__() == expected
 
 
 def test_the_vendor_is_read_where_the_system_tells_it(tmp_path, monkeypatch):
@@ -49,13 +49,13 @@ def test_the_vendor_is_read_where_the_system_tells_it(tmp_path, monkeypatch):
     cpuinfo.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\n")
     opened = open
     monkeypatch.setattr("builtins.open", lambda path: opened(cpuinfo))
-    assert doubles._vendor() == "AuthenticAMD"
+    assert slow_mkl._vendor() == "AuthenticAMD"
     cpuinfo.write_text("processor\t: 0\n")  # as ARM's
-    assert doubles._vendor() == ""
+    assert slow_mkl._vendor() == ""
     cpuinfo.unlink()
     model = "AMD64 Family 25 Model 1 Stepping 1, AuthenticAMD"
     monkeypatch.setattr("platform.processor", lambda: model)
-    assert doubles._vendor() == "AuthenticAMD"
+    assert slow_mkl._vendor() == "AuthenticAMD"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -85,7 +85,7 @@ def test_buffers_of_activations_lie_by_column(n_networks, is_slow):
 
 
 @pytest.mark.parametrize(("n_threads", "by_numpy"), [(1, True), (2, False)])
-def test_numpy_multiplies_doubles_on_one_thread(n_threads, by_numpy, is_slow, monkeypatch):
+def test_numpy_multiplies_on_one_thread(n_threads, by_numpy, is_slow, monkeypatch):
     monkeypatch.setattr(products, "numpy_takes_one_thread", lambda: True)
     for dtype in (torch.float32, torch.float64):
         weight = torch.empty(300, 200, dtype=dtype)
@@ -94,7 +94,7 @@ def test_numpy_multiplies_doubles_on_one_thread(n_threads, by_numpy, is_slow, mo
             "forward", weight.new_empty(400, 200), weight.mT, weight.new_empty(400, 300)
         )
         is_numpys = kernel.func.__module__ == "numpy"
-        assert is_numpys == (by_numpy and is_slow and dtype == torch.float64)
+        assert is_numpys == (by_numpy and is_slow)
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
