@@ -48,7 +48,7 @@ from sknn_deep._hardware.threads import (
 _WORK_OF_A_THREAD = 750_000
 # The same of predictions, which may come after a pause. A thread that sleeps takes up to ten
 # milliseconds to get a core: OpenMP wakes it where another one waits for it.
-_OUTPUT_WORK_OF_A_THREAD = 10_000_000
+_OUTPUT_WORK_OF_A_THREAD = 4_000_000
 # Predictions of fewer are never worth a second thread.
 FEWEST_TO_SHARE = 2 * _OUTPUT_WORK_OF_A_THREAD
 # torch divides passes over memory into parts of at least this many elements.

@@ -337,7 +337,7 @@ def test_steps_take_one_thread_beside_a_neighbour(digits, used, monkeypatch, two
     assert set(used) == {1}
 
 
-@pytest.mark.parametrize(("n_rows", "expected"), [(5, 1), (700, 2), (1797, 4)])
+@pytest.mark.parametrize(("n_rows", "expected"), [(5, 1), (300, 2), (1797, 4)])
 def test_shapes_decide_on_the_threads_of_predictions(
     n_rows, expected, digits, monkeypatch, four_threads, torch_predicts
 ):
@@ -624,7 +624,7 @@ def test_a_callback_predicts_the_same_whatever_the_threads_of_the_steps(
         def on_batch_end(self, net, **kwargs):
             other.predict(digits.X)
 
-    other = DeepMLPClassifier(**QUICK | {"hidden_layer_sizes": (300,)}).fit(digits.X, digits.y)
+    other = DeepMLPClassifier(**QUICK | {"hidden_layer_sizes": (100,)}).fit(digits.X, digits.y)
     medium = {**LARGE, "hidden_layer_sizes": (200,), "callbacks": [Predict()]}
     DeepMLPClassifier(**medium).fit(digits.X, digits.y)
     assert set(found) == {4}
