@@ -83,10 +83,14 @@ class RandomModule(nn.Module):
 
     def of_own_rows(self, draw: Callable[[Tensor], Tensor], out: Tensor) -> Tensor:
         """Fill a tensor, whose first dimension are this process' rows of a batch, by a draw."""
-        if self.share is None:
+        share = self.share
+        if share is None and out.is_contiguous():
             return draw(out)
-        drawn = draw(out.new_empty((self.share.n_rows, *out.shape[1:])))
-        return out.copy_(drawn[self.share.rows])
+        # numbers are drawn in the order of the memory, which shall decide on none of them
+        drawn = draw(
+            out.new_empty((out.shape[0] if share is None else share.n_rows, *out.shape[1:]))
+        )
+        return out.copy_(drawn if share is None else drawn[share.rows])
 
     def draw_bits(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Return random integers of 16 bits, the first dimension being this process' rows."""

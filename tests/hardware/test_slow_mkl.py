@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.testing import assert_allclose
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 
-from sknn_deep import DeepMLPClassifier
+from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
 from sknn_deep._hardware import products, slow_mkl
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import LayerProducts, empty_matrix
@@ -98,13 +99,27 @@ def test_numpy_multiplies_on_one_thread(n_threads, by_numpy, is_slow, monkeypatc
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
-def test_trainings_and_predictions_come_out_alike(monkeypatch):
+@pytest.mark.parametrize(
+    "network",
+    [
+        DeepMLPClassifier((40, 30), activation="tanh"),
+        DeepMLPClassifier((40, 30), dropout=0.2, normalization="batch"),
+        DeepMLPClassifier((40, 30), solver="adamw", normalization="layer"),
+        AutoencoderTransformer(4, (40,), noise=0.1),
+        AutoencoderTransformer(4, (40,), variational=True),
+        AutoencoderTransformer(4, (40,), contractive=0.1, activation="tanh"),
+    ],
+    ids=str,
+)
+def test_trainings_and_predictions_come_out_alike(network, monkeypatch):
     X, y = load_digits(return_X_y=True)
     outcomes = []
     for is_slow in (False, True):
         _set(monkeypatch, is_slow)
-        classifier = DeepMLPClassifier((40, 30), max_iter=3, random_state=0, device="cpu")
-        classifier.set_params(n_iter_no_change=3, activation="tanh").fit(X, y)
-        outcomes.append([*classifier.coefs_, classifier.predict_proba(X), classifier.loss_curve_])
+        network.set_params(max_iter=3, n_iter_no_change=3, random_state=0, device="cpu")
+        fitted = clone(network).fit(X / 16, y)
+        is_classifier = isinstance(fitted, DeepMLPClassifier)
+        output = fitted.predict_proba if is_classifier else fitted.reconstruction_error
+        outcomes.append([fitted.module_.flat.numpy(), fitted.loss_curve_, output(X / 16)])
     for by_row, by_column in zip(*outcomes, strict=True):
-        assert_allclose(by_column, by_row, rtol=1e-9, atol=1e-12)
+        assert_allclose(by_column, by_row, rtol=1e-8, atol=1e-11)
