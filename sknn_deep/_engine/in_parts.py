@@ -129,7 +129,7 @@ def map_rows(
         is_set = torch.get_num_threads() == n_threads
         try:
             with nullcontext() if is_set else applying(network, n_rows), torch.inference_mode():
-                return function(read(slice(0, n_rows))).numpy()
+                return np.ascontiguousarray(function(read(slice(0, n_rows))).numpy())
         except torch.OutOfMemoryError:
             release_cached_memory(flat.device)  # and try again, with fewer rows at a time
     outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known

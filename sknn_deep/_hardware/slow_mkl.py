@@ -54,14 +54,18 @@ def mkl_is_slow() -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return ``x @ weight.T + bias``, shape (n, n_units), in the layout that is computed faster.
 
+    What is compiled or exported holds for any number of rows, and lies by row.
+
     Parameters
     ----------
     x : Tensor of shape (n, n_features)
     weight : Tensor of shape (n_units, n_features)
     bias : Tensor of shape (n_units,)
     """
-    is_double = weight.dtype == torch.float64  # asked first: it costs least
-    if is_double and x.ndim == 2 and lies_by_column(x.shape[0], weight.shape[0], weight):
+    # asked first: it costs least
+    if weight.dtype != torch.float64 or x.ndim != 2 or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    if lies_by_column(x.shape[0], weight.shape[0], weight):
         return torch.addmm(bias.unsqueeze(1), weight, x.mT).mT
     return F.linear(x, weight, bias)
 

@@ -112,7 +112,7 @@ def _by_torch(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
                 return None
             if step.by_torch is not None:
                 step.by_torch(activations)
-        output: np.ndarray = activations.numpy()
+        output = np.ascontiguousarray(activations.numpy())
         return output if _is_surely_finite(output) else None
 
 

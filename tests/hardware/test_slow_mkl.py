@@ -1,5 +1,8 @@
 """Products on processors where MKL is slow."""
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,7 @@ from sknn_deep._hardware import products, slow_mkl
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import LayerProducts, empty_matrix
 from sknn_deep._hardware.slow_mkl import lies_by_column, linear, mkl_is_slow
+from sknn_deep._networks.layers import Linear
 
 
 @pytest.fixture(params=[False, True], ids=["another processor", "such a processor"])
@@ -123,3 +127,25 @@ def test_trainings_and_predictions_come_out_alike(network, monkeypatch):
         outcomes.append([fitted.module_.flat.numpy(), fitted.loss_curve_, output(X / 16)])
     for by_row, by_column in zip(*outcomes, strict=True):
         assert_allclose(by_column, by_row, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("n_rows", [60, 1700], ids=["few", "many"])
+def test_what_is_predicted_lies_by_row(n_rows, is_slow):
+    X, y = np.resize(load_digits().data, (n_rows, 64)), np.arange(n_rows) % 3
+    recipe = {"max_iter": 1, "n_iter_no_change": 1, "device": "cpu"}
+    with warnings.catch_warnings(action="ignore"):
+        classifier = DeepMLPClassifier((20,), **recipe).fit(X, y)
+        autoencoder = AutoencoderTransformer(5, (20,), **recipe).fit(X)
+    codes = autoencoder.transform(X)
+    for output in (classifier.predict_proba(X), codes, autoencoder.inverse_transform(codes)):
+        assert output.flags.c_contiguous
+
+
+def test_an_exported_network_takes_any_number_of_rows(monkeypatch):
+    _set(monkeypatch, is_slow=True)
+    layer = Linear(4, 3, dtype=torch.float64).eval()
+    rows = {"input": {0: torch.export.Dim("rows")}}
+    exported = torch.export.export(layer, (torch.rand(9, 4).double(),), dynamic_shapes=rows)
+    for n_rows in (2, 50):
+        x = torch.rand(n_rows, 4).double()
+        torch.testing.assert_close(exported.module()(x), layer(x))
