@@ -144,6 +144,7 @@ def _sum_over(batches: Batches, backprop: Backprop, network: Network) -> float:
     """Do the same batch by batch."""
     gradient, loss = gradient_of(network.flat), 0.0
     total = torch.zeros_like(gradient)
+    all_weights = batches.weight_sum
     for chunk in batches:
         work = backprop.workspace(chunk)
         work.load()
@@ -152,7 +153,7 @@ def _sum_over(batches: Batches, backprop: Backprop, network: Network) -> float:
         ):
             for kernel in program:
                 kernel()
-            share = weight_sum / batches.weight_sum
+            share = weight_sum / all_weights
             total.add_(gradient, alpha=share)
             loss += share * work.loss(number).item()
     gradient.copy_(total)

@@ -133,8 +133,9 @@ def training_memory(
         layer = TableInput(**config["input"], device=torch.device("meta"))
         numbers += 2 * n_inputs + layer.kept_per_row
     # the outputs, their gradients, the targets, and two on the way to the losses; many outputs
-    # become their gradients in most trainings
-    become_gradients = n_outputs >= MANY_CLASSES and estimator.solver != "lbfgs"
+    # become their gradients in most trainings on a CPU
+    is_on_host = resolve_device(estimator.device).type == "cpu"
+    become_gradients = n_outputs >= MANY_CLASSES and is_on_host and estimator.solver != "lbfgs"
     numbers += (3 if become_gradients else 5) * n_outputs
     if estimator.dtype == "bfloat16":  # two factors and two products, half as long
         numbers += 0.5 * n_inputs + 2 * sum(n_hidden)

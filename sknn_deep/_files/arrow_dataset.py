@@ -85,7 +85,8 @@ class ArrowSource:
         types = [self._schema.field(name).type for name in columns]
         for rows in _stored_batches(fragment, stored):
             if rows.schema.names == columns and rows.schema.types == types:
-                yield rows
+                # which would tell pandas to make an index of some
+                yield rows.replace_schema_metadata(None)
                 continue
             arrays = [
                 rows.column(name) if name in stored else _repeated(known[name], len(rows))

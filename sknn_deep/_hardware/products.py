@@ -34,7 +34,7 @@ from torch import Tensor
 
 from sknn_deep._hardware.bfloat16 import is_worth_rounding
 from sknn_deep._hardware.pace import Pace
-from sknn_deep._hardware.slow_mkl import lies_by_column, mkl_is_slow
+from sknn_deep._hardware.slow_mkl import lies_by_column
 from sknn_deep._hardware.threads import numpy_takes_one_thread
 
 # OpenBLAS computes products of fewer multiply-adds on one thread, however many it may use, and its
@@ -143,13 +143,11 @@ class LayerProducts:
 
     def _prefers_numpy(self, name: str, right: Tensor, out: Tensor) -> bool:
         """Return whether NumPy takes less time for a product than torch."""
-        are_spread = self._pace.threads_for(multiply_adds=self._multiply_adds) > 1
         if not self._is_stack:
             limit = _SMALL_FORWARD_PRODUCT if name == "forward" else _SMALL_PRODUCT
-            if mkl_is_slow() and not are_spread and numpy_takes_one_thread():
-                return True
             return self._multiply_adds <= limit
         limit = _MEDIUM_PRODUCT if numpy_takes_one_thread() else _SMALL_PRODUCT
+        are_spread = self._pace.threads_for(multiply_adds=self._multiply_adds) > 1
         if self._multiply_adds > limit * len(out) or are_spread:
             return False
         n_rows, n_columns = out.shape[-2:]

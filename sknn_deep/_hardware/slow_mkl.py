@@ -14,8 +14,8 @@ rows of x     weight      MKL, by row   by column     OpenBLAS
 ============  ==========  ============  ============  ========
 
 So the outputs of layers lie by column there, in trainings and in predictions. In single precision
-that gains nothing. In both, a training on one thread takes up to a seventh less time with NumPy's
-products.
+that gains nothing. NumPy's products on one thread would take a training up to a seventh less time,
+but then bits would depend on how many threads NumPy is allowed.
 """
 
 import platform

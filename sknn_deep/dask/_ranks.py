@@ -265,7 +265,8 @@ def _joined_group(plan: Plan) -> WorkerRanks:
 
     def is_stopped() -> bool:
         # a client that is gone tells nobody, but the scheduler then cancels its tasks
-        return stop.is_set() or key not in tasks or tasks[key].state == "cancelled"
+        task = tasks.get(key)  # once: another thread takes it out
+        return stop.is_set() or task is None or task.state == "cancelled"
 
     store = _stores.get(plan.fit) if plan.rank == 0 else None
     if store is None:

@@ -181,7 +181,7 @@ def _initial_types(estimator: Any, X: Any) -> list[tuple[str, Any]]:
 
 def _input_type(dtype: np.dtype, n_columns: int, what: str) -> Any:
     """Return skl2onnx's type of an input, refused where its converters would not know it."""
-    if dtype.kind != "O" and dtype.name not in _INPUTS:
+    if dtype.kind not in "OU" and dtype.name not in _INPUTS:
         raise ValueError(
             f"{what} holds {dtype}, of which skl2onnx makes no graph; it does of {_INPUTS}. "
             "Convert it first, for example by X.astype(numpy.float32)."

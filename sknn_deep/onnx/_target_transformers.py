@@ -64,7 +64,10 @@ def _by_function(graph: Graph, transformer: FunctionTransformer, x: str) -> str:
 
 # What predictions are multiplied by, and what is added then.
 _SCALES: dict[type, Callable[[Any], tuple[Any, Any]]] = {
-    StandardScaler: lambda t: (t.scale_, t.mean_),
+    StandardScaler: lambda t: (
+        t.scale_ if t.with_std else None,
+        t.mean_ if t.with_mean else None,
+    ),
     RobustScaler: lambda t: (
         t.scale_ if t.with_scaling else None,
         t.center_ if t.with_centering else None,

@@ -416,7 +416,7 @@ def test_partial_fit_records_a_validation_set_and_goes_on_from_where_it_is(n_net
         assert_array_equal(one.module_.flat, other.module_.flat)
         assert len(one.validation_scores_) == len(one.validation_loss_curve_) == 6
         assert one.best_validation_score_ == max(one.validation_scores_)
-        assert one.validation_scores_[-1] == one.score(X_ROWS[40:], Y_ROWS[40:])
+        assert_allclose(one.validation_scores_[-1], one.score(X_ROWS[40:], Y_ROWS[40:]), rtol=1e-9)
         assert one.history_[-1, "valid_loss"] == one.validation_loss_curve_[-1]
 
 

@@ -88,7 +88,6 @@ def test_small_products_are_numpys(name, n_rows, by_numpy, monkeypatch):
     def noted(name, function):
         return lambda *args, **options: called.append(name) or function(*args, **options)
 
-    monkeypatch.setattr(products, "mkl_is_slow", lambda: False)
     monkeypatch.setattr(np, "dot", noted("dot", np.dot))
     monkeypatch.setattr(torch, "mm", noted("mm", torch.mm))
     weight = torch.rand(32, 32)

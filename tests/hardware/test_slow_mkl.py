@@ -11,9 +11,8 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
-from sknn_deep._hardware import products, slow_mkl
-from sknn_deep._hardware.pace import Pace
-from sknn_deep._hardware.products import LayerProducts, empty_matrix
+from sknn_deep._hardware import slow_mkl
+from sknn_deep._hardware.products import empty_matrix
 from sknn_deep._hardware.slow_mkl import lies_by_column, linear, mkl_is_slow
 from sknn_deep._networks.layers import Linear
 
@@ -26,8 +25,7 @@ def is_slow(request, monkeypatch):
 
 
 def _set(monkeypatch, is_slow):
-    for module in (slow_mkl, products):
-        monkeypatch.setattr(module, "mkl_is_slow", lambda: is_slow)
+    monkeypatch.setattr(slow_mkl, "mkl_is_slow", lambda: is_slow)
 
 
 @pytest.mark.parametrize(
@@ -87,19 +85,6 @@ def test_buffers_of_activations_lie_by_column(n_networks, is_slow):
     assert empty_matrix((*leading, 200, 100), like).mT.is_contiguous() == is_slow
     assert empty_matrix((*leading, 100, 200), like).is_contiguous()
     assert empty_matrix((*leading, 200, 100), like.float()).is_contiguous()
-
-
-@pytest.mark.parametrize(("n_threads", "by_numpy"), [(1, True), (2, False)])
-def test_numpy_multiplies_on_one_thread(n_threads, by_numpy, is_slow, monkeypatch):
-    monkeypatch.setattr(products, "numpy_takes_one_thread", lambda: True)
-    for dtype in (torch.float32, torch.float64):
-        weight = torch.empty(300, 200, dtype=dtype)
-        own = LayerProducts(weight, 400, None, Pace(n_threads))
-        (kernel,) = own.product(
-            "forward", weight.new_empty(400, 200), weight.mT, weight.new_empty(400, 300)
-        )
-        is_numpys = kernel.func.__module__ == "numpy"
-        assert is_numpys == (by_numpy and is_slow)
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")

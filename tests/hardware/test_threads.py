@@ -18,7 +18,7 @@ from skorch.callbacks import Callback
 from threadpoolctl import threadpool_limits
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
-from sknn_deep._hardware import pace, products, threads
+from sknn_deep._hardware import pace, threads
 from sknn_deep._hardware.pace import Pace, busy_cores
 from sknn_deep._hardware.threads import allowed_threads, one_thread
 from sknn_deep._networks import layers
@@ -50,7 +50,6 @@ def asked_for(monkeypatch):
 @pytest.fixture
 def used(monkeypatch):
     """Note on how many threads torch computes products, which are all that are not small."""
-    monkeypatch.setattr(products, "mkl_is_slow", lambda: False)
     found, multiply = [], torch.mm
 
     def noted(left, right, *, out):

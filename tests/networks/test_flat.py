@@ -140,8 +140,8 @@ def test_parameters_are_stored_by_row(make):
 def test_a_matrix_with_short_rows_is_narrow(shape, by_column):
     assert is_narrow(*shape) is by_column
     for leading in ((), (3,)):
-        matrix = empty_matrix((*leading, *shape), like=torch.empty(0, dtype=torch.float64))
-        assert (matrix.shape, matrix.dtype) == ((*leading, *shape), torch.float64)
+        matrix = empty_matrix((*leading, *shape), like=torch.empty(0, dtype=torch.float32))
+        assert (matrix.shape, matrix.dtype) == ((*leading, *shape), torch.float32)
         assert (matrix.mT if by_column else matrix).is_contiguous()
 
 

@@ -366,6 +366,8 @@ def test_columns_by_name_before_a_network(tables):
     "target",
     [
         {"transformer": StandardScaler()},
+        {"transformer": StandardScaler(with_mean=False)},
+        {"transformer": StandardScaler(with_std=False)},
         {"transformer": MinMaxScaler((1, 2))},
         {"transformer": make_pipeline(RobustScaler(), "passthrough", MaxAbsScaler())},
         {"func": np.log1p, "inverse_func": np.expm1},
@@ -386,6 +388,15 @@ def test_targets_that_are_transformed(target, dtype, iris):
         estimator.fit(X, y)
         (found,) = _run(estimator, X)
         _assert_close(found[:, 0], estimator.predict(X).astype(dtype), largest=20)
+
+
+def test_an_array_of_texts_is_a_text_input():
+    X, y = np.array([["a", "b"], ["b", "b"], ["a", "c"]] * 10), [0, 1, 1] * 10
+    encoder = OneHotEncoder(sparse_output=False, dtype=np.float32)
+    pipeline = make_pipeline(encoder, DeepMLPClassifier((4,), **FAST)).fit(X, y)
+    session = _session(to_onnx(pipeline, X))
+    found = session.run(["probabilities"], {"X": X.astype(object)})[0]
+    _assert_close(found, pipeline.predict_proba(X))
 
 
 def test_searches_over_targets_that_are_transformed(iris):
