@@ -46,8 +46,8 @@ from sknn_deep._hardware.threads import (
 
 # Least number of multiply-adds for each thread: fewer take about as long as waking it.
 _WORK_OF_A_THREAD = 750_000
-# The same of predictions, which may come after a pause. A thread that sleeps takes up to ten
-# milliseconds to get a core: OpenMP wakes it where another one waits for it.
+# Predictions may come after a pause. A thread that sleeps then takes milliseconds to get a core:
+# it wakes on that of the thread that waits for it, and spins.
 _OUTPUT_WORK_OF_A_THREAD = 4_000_000
 # Predictions of fewer are never worth a second thread.
 FEWEST_TO_SHARE = 2 * _OUTPUT_WORK_OF_A_THREAD
@@ -95,7 +95,11 @@ def _most_threads(device: torch.device) -> int:
 
 def threads_of_outputs(multiply_adds: int) -> int:
     """Return on how many of the CPU's threads this much work of predictions is done."""
-    return max(1, min(allowed_threads(), multiply_adds // _OUTPUT_WORK_OF_A_THREAD))
+    return _threads_for(multiply_adds, allowed_threads(), _OUTPUT_WORK_OF_A_THREAD)
+
+
+def _threads_for(work: int, n_threads: int, least_work: int) -> int:
+    return max(1, min(n_threads, work // least_work))
 
 
 class _More(NamedTuple):
@@ -115,7 +119,7 @@ class Pace:
     is_fixed : bool, default=False
         Use all that steps are worth, even on a busy machine.
     least_work : int, default=None
-        Multiply-adds that each thread has at least. None is as many as waking it takes.
+        Multiply-adds that each thread has at least. None is what pays in a training step.
 
     Attributes
     ----------
@@ -163,7 +167,7 @@ class Pace:
         the threads that they may use to wake.
         """
         work = max(multiply_adds, n_elements * _ELEMENT_WORK)
-        return max(1, min(self.n_threads, work // self._least_work))
+        return _threads_for(work, self.n_threads, self._least_work)
 
     # ----------------------------------------------------------------------------------
     # kernels whose bits depend on the number of threads

@@ -1,21 +1,12 @@
 """What to do where MKL, torch's library of products, is slow: on AMD's processors without AVX-512.
 
-There it multiplies matrices of doubles at half of its speed or less if the output has few columns
-and lies by row, as a layer's outputs do. By column it is as fast as for square ones, and only a
-tenth slower than OpenBLAS, NumPy's library. One thread of an AMD EPYC (Zen 3), torch 2.13,
-30 November 2026, GFLOP/s of ``x @ weight.T`` in double precision:
+There it multiplies matrices of doubles slowly if the output has few columns and lies by row, as
+the outputs of a layer do. By column it is nearly as fast as OpenBLAS, NumPy's library. So the
+outputs of layers lie by column there, in training and in predictions; ``python -m benchmarks.train
+mnist-float64 --compare`` measures it. In single precision that gains nothing.
 
-============  ==========  ============  ============  ========
-rows of x     weight      MKL, by row   by column     OpenBLAS
-============  ==========  ============  ============  ========
-200           128 × 784   17 to 25      22 to 28      24 to 30
-2,048         128 × 784   15 to 17      24 to 27      26 to 30
-2,048         512 × 512   27            31            32
-============  ==========  ============  ============  ========
-
-So the outputs of layers lie by column there, in trainings and in predictions. In single precision
-that gains nothing. NumPy's products on one thread would take a training up to a seventh less time,
-but then bits would depend on how many threads NumPy is allowed.
+NumPy's products would be a little faster still on one thread, but then bits would depend on how
+many threads NumPy is allowed.
 """
 
 import platform

@@ -86,10 +86,9 @@ class RandomModule(nn.Module):
         share = self.share
         if share is None and out.is_contiguous():
             return draw(out)
-        # numbers are drawn in the order of the memory, which shall decide on none of them
-        drawn = draw(
-            out.new_empty((out.shape[0] if share is None else share.n_rows, *out.shape[1:]))
-        )
+        # numbers are drawn in the order of the memory: the layout of a batch must not change them
+        n_rows = out.shape[0] if share is None else share.n_rows
+        drawn = draw(out.new_empty((n_rows, *out.shape[1:])))
         return out.copy_(drawn if share is None else drawn[share.rows])
 
     def draw_bits(self, shape: Sequence[int], device: torch.device) -> Tensor:

@@ -1,7 +1,6 @@
 """Files are written whole or not at all."""
 
 import errno
-import fcntl
 import os
 import re
 import stat
@@ -163,8 +162,8 @@ def test_a_file_that_is_being_written_is_no_orphan(path):
     assert path.read_bytes() == b"new"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no locks of whole files")
 def test_a_file_that_has_taken_an_orphans_name_stays(path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl", reason="Windows has no locks of whole files")
     orphan, lock = _orphan(path), fcntl.flock
 
     def lock_too_late(*args):
