@@ -2,7 +2,8 @@
 
 Each row times two ways to compute the same thing on one thread. The last rows take several:
 gathering rows, a move of the weights after products with them, which tells how far the cores are
-from each other, and training steps of 784-128-64-10 while a second process keeps a core busy.
+from each other, predictions after a pause, in which threads lose their cores, and training steps
+of 784-128-64-10 while a second process keeps a core busy.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,6 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness
 from benchmarks.contenders import Work, in_process
+from sknn_deep import DeepMLPClassifier
 from sknn_deep._engine.optimizers import adam_kernel
 from sknn_deep._hardware.sparse_products import SparseBatch
 from sknn_deep._networks.flat import Dropout
@@ -85,6 +88,15 @@ def products() -> dict[str, tuple]:
         lambda: torch.sum(rows_k, dim=1, keepdim=True, out=sums),
         by_torch_and_numpy(ones_k, rows_k, sums)[1],
     )
+    # what is faster depends on the processor, see sknn_deep/_hardware/slow_mkl.py
+    for dtype in (torch.float32, torch.float64):
+        x, weight = torch.rand(2048, 784, dtype=dtype), torch.rand(128, 784, dtype=dtype)
+        by_row, by_column = x.new_empty(2048, 128), x.new_empty(128, 2048).mT
+        name = f"output of 2048x784 by 784x128 in {str(dtype).removeprefix('torch.')}"
+        found[f"{name}: by row / by column"] = (
+            partial(torch.mm, x, weight.mT, out=by_row),
+            partial(torch.mm, x, weight.mT, out=by_column),
+        )
     return found
 
 
@@ -194,6 +206,20 @@ def moves() -> dict[str, Callable[[], float]]:
     return {"after": lambda: seconds(use), "alone": lambda: seconds(lambda: None)}
 
 
+def predictions() -> dict[str, Callable[[], float]]:
+    """Return predictions of 500 rows, the first after a pause and those that follow each other."""
+    rng = np.random.default_rng(0)
+    X, y = rng.random((500, 784), dtype=np.float32), rng.integers(0, 10, 500)
+    model = DeepMLPClassifier((128, 64), max_iter=1).fit(X, y)
+    predict = harness.timed(lambda: model.predict(X))
+
+    def after_a_pause() -> float:
+        time.sleep(0.3)
+        return predict()
+
+    return {"after": after_a_pause, "alone": lambda: np.median([predict() for _ in range(20)])}
+
+
 def hundred_steps() -> dict:
     """Return runs of 100 steps of one network: ours, and plain torch."""
     work = Work((784, 128, 64, 10), 200, 1, n_samples=20_000)
@@ -227,6 +253,10 @@ def main():
         rows.append(
             [what, harness.duration(seconds["alone"]), harness.ratio(seconds, "after", "alone")]
         )
+        seconds = results["pause"] = harness.alternate(predictions(), arguments.rounds)
+        what = f"500 predictions, {arguments.threads} threads: after a pause / one after the other"
+        ratio = harness.ratio(seconds, "after", "alone")
+        rows.append([what, harness.duration(seconds["alone"]), ratio])
         alone = harness.alternate(runs, arguments.rounds)
         with busy_neighbour():
             beside = harness.alternate(runs, arguments.rounds)

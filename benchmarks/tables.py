@@ -1,8 +1,10 @@
 """Tables of numbers, categories and gaps: ``python -m benchmarks.tables [--tables NAME,...]``.
 
 Prints for each table how well each contender predicts, as the mean and the standard deviation over
-seeds, and the seconds of a fit. The data are read from the folder that ``SKNN_DEEP_DATA`` names:
-``california_housing.csv.gz``, and the others in ``tables/``.
+seeds, and the seconds of a fit: by the clock, and of the processor, which other work on the machine
+changes less. With ``OMP_NUM_THREADS=1`` the latter are those of a fit on one thread. The data are
+read from the folder that ``SKNN_DEEP_DATA`` names: ``california_housing.csv.gz``, and the others in
+``tables/``.
 
 Every contender trains on the same rows. Validation rows only stop trainings and select networks;
 they are never trained on. HistGradientBoosting and scikit-learn's MLP do not see them, and hold out
@@ -199,13 +201,13 @@ def contenders(n_candidates: int) -> dict[str, Contender]:
 
 
 def measure(contender: Contender, table: Table, rows: np.ndarray, n_seeds: int) -> np.ndarray:
-    """Return the figure and the seconds of a fit for each seed, shape (n_seeds, 2)."""
+    """Return the figure, and a fit's seconds and processor's seconds, shape (n_seeds, 3)."""
     measured = []
     for seed in range(n_seeds):
-        start = time.perf_counter()
+        start, work = time.perf_counter(), time.process_time()
         model = contender(table, seed)
-        seconds = time.perf_counter() - start
-        measured.append((table.figure(model, rows), seconds))
+        seconds, work = time.perf_counter() - start, time.process_time() - work
+        measured.append((table.figure(model, rows), seconds, work))
     return np.array(measured)
 
 
@@ -244,11 +246,12 @@ def main() -> None:
         kind = "RMSE" if table.is_regression else "accuracy"
         lines, means = [], {}
         for contender, fit in found.items():
-            figures, seconds = measure(fit, table, rows, options.seeds).T
+            figures, seconds, work = measure(fit, table, rows, options.seeds).T
             means[contender] = figures.mean()
-            cells = f"{figures.mean():.5g}", f"{figures.std():.2g}", f"{seconds.mean():.1f}"
-            lines.append([contender, *cells])
-        print_table([f"{name}, {len(table.train):,} rows", kind, "deviation", "seconds"], lines)
+            times = f"{seconds.mean():.1f}", f"{work.mean():.1f}"
+            lines.append([contender, f"{figures.mean():.5g}", f"{figures.std():.2g}", *times])
+        columns = f"{name}, {len(table.train):,} rows", kind, "deviation", "seconds", "processor's"
+        print_table(list(columns), lines)
         for contender, rank in ranks(means, is_error=table.is_regression).items():
             all_ranks[contender].append(rank)
     mean_ranks = [[name, f"{np.mean(each):.2f}"] for name, each in all_ranks.items()]

@@ -95,16 +95,18 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
     # a network that diverges has a score that is no number, and the training judges that
     @np.errstate(over="ignore", invalid="ignore")
     def evaluate() -> tuple[float, float]:
-        keep = scoring is None
         ranks = present_ranks()
+        # a scorer that is named predicts for these rows, in each process for all of them
+        is_named = isinstance(scoring, str) and scoring != "loss" and ranks is None
+        keep = scoring is None or (is_named and estimator._knows_outputs)
         value, raw = evaluate_loss(network, loss, samples, keep, ranks, rounding)
         if scoring == "loss":
             return value, -value
-        if raw is not None:
+        if scoring is None and raw is not None:
             return value, estimator._default_score(raw, samples.y, samples.given_weight)
         if not math.isfinite(value):  # a scorer would refuse what the network predicts
             return value, math.nan
-        return value, _scorer_score(estimator, scoring, samples)
+        return value, _scorer_score(estimator, scoring, samples, raw)
 
     dataset = Dataset(samples.X.unwrapped(), samples.y, length=len(samples.X))
     return Validation(dataset, evaluate)
@@ -121,16 +123,23 @@ def without_feature_names(estimator: Any) -> Any:
     return twin
 
 
-def _scorer_score(estimator: NetworkHooks, scoring: Any, samples: Samples) -> float:
-    """Return the user's score, weighted by the user's weights where it takes any."""
-    scorer = check_scoring(estimator, scoring)
+def _scorer_score(
+    estimator: NetworkHooks, scoring: Any, samples: Samples, raw: np.ndarray | None
+) -> float:
+    """Return the user's score, weighted by the user's weights where it takes any.
+
+    ``raw`` is the network's output for the rows, where it is known: then it predicts from that.
+    """
+    scorer, twin = check_scoring(estimator, scoring), without_feature_names(estimator)
+    if raw is not None:
+        twin._known_output = samples.X, raw
     weights = {}
     if samples.given_weight is not None and accepts_sample_weight(scorer):
         weights["sample_weight"] = samples.given_weight
     # what is named predicts, and the user's own code may do anything
     X = samples.X.in_memory() if callable(scoring) else samples.X
     try:
-        return float(scorer(without_feature_names(estimator), X, samples.y, **weights))
+        return float(scorer(twin, X, samples.y, **weights))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"scoring={scoring!r} failed on the validation set: {error}. Pass a scorer that "

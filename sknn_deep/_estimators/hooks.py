@@ -158,6 +158,9 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         """Return the score of a validation set's raw output where ``scoring`` is None."""
         raise NotImplementedError
 
+    # Whether predictions for rows whose raw output is set as ``_known_output`` are made from it.
+    _knows_outputs: ClassVar[bool] = False
+
     def _validation_scoring(self) -> Any:
         """Return what early stopping goes by; None for ``_default_score``."""
         return self.scoring

@@ -33,6 +33,8 @@ _NUMBERS = (
     "learning_rate_init", "learning_rate", "momentum", "nesterovs_momentum", "beta_1", "beta_2",
     "epsilon", "adam_learning_rate_init",
 )  # fmt: skip
+# Types whose values compare and hash as they are spelled.
+_PLAIN = {bool, int, str, type(None)}
 # Why a network that could be part of a stack is not: no time is lost by that.
 FASTER_ALONE = "no other has its shape, or stacks of its size are slow"
 # A network's step in a stack, its epoch and its fit each take as long as this many multiply-adds,
@@ -226,7 +228,12 @@ def _shape_of(job: Job) -> tuple:
     """Return what the networks of a stack have in common, as far as parameters tell."""
     estimator = job.estimator
     params = estimator.get_params(deep=False)
-    fixed = [(name, spelled(params[name])) for name in params if name not in FREE_PARAMETERS]
+    # most are of these types, and to spell each out would take a twentieth of a large search
+    fixed = [
+        (name, type(value), value if type(value) in _PLAIN else spelled(value))
+        for name, value in params.items()
+        if name not in FREE_PARAMETERS
+    ]
     drops = tuple(np.ravel(estimator.dropout) > 0)
     return type(estimator), np.shape(job.X)[1:], drops, *fixed
 

@@ -283,6 +283,16 @@ class EmbeddedNumbers(Numbers):
         self.ends.copy_(torch.from_numpy(ends))
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            values = self._values(x)
+        else:  # in place, which takes a third of the time
+            n_columns, n_values, _ = self.weight.shape
+            values = self.weight.new_empty((n_columns, len(x), n_values))
+            self._write_values(dict(self.named_parameters()), x, values)
+        return torch.bmm(values, self.weight).transpose(0, 1).flatten(1)
+
+    def _values(self, x: Tensor) -> Tensor:
+        """Return what :meth:`_write_values` writes, for autograd."""
         z = self._within(self.scaled(x)).mT
         is_missing = z.isnan().unsqueeze(-1)
         z = z.unsqueeze(-1).masked_fill(is_missing, 0.0)
@@ -291,8 +301,7 @@ class EmbeddedNumbers(Numbers):
         else:
             functions = ((z - self.low[:, None]) * self.rate[:, None]).clamp(0.0, 1.0)
         functions = functions.masked_fill(is_missing, 0.0)
-        values = torch.cat([functions, z, is_missing.to(z.dtype)], dim=-1)
-        return torch.bmm(values, self.weight).transpose(0, 1).flatten(1)
+        return torch.cat([functions, z, is_missing.to(z.dtype)], dim=-1)
 
     def _within(self, z: Tensor) -> Tensor:
         """Return scaled numbers, those beyond the bins as the nearest end of them."""
