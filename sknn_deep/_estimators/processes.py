@@ -71,6 +71,7 @@ def _join_group() -> None:
 @contextmanager
 def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
     """Start the other ranks; be rank 0 for a block."""
+    estimator._check_combinations(call)  # to start them takes seconds
     with joblib.parallel_config("loky"):
         n_possible = joblib.effective_n_jobs(n_processes)
     if n_possible < n_processes or dist.is_initialized():

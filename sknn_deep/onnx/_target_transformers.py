@@ -62,6 +62,27 @@ def _by_function(graph: Graph, transformer: FunctionTransformer, x: str) -> str:
     return _FUNCTIONS[function](graph, x)
 
 
+def _expm1(graph: Graph, x: str) -> str:
+    """Return exp(x) - 1, near 0 as 2 t / (1 - t) with t = tanh(x / 2): small numbers are kept."""
+    one, t = graph.number(1.0), graph.node("Tanh", graph.node("Mul", x, graph.number(0.5)))
+    near = graph.node("Div", graph.node("Add", t, t), graph.node("Sub", one, t))
+    far = graph.node("Sub", graph.node("Exp", x), one)
+    return graph.node("Where", graph.node("Less", graph.node("Abs", x), one), near, far)
+
+
+def _log1p(graph: Graph, x: str) -> str:
+    """Return log(1 + x) as log(u) x / (u - 1), where u is 1 + x as it is rounded [1]_.
+
+    .. [1] W. Kahan (1979), in: HP-15C Advanced Functions Handbook (1982), appendix.
+    """
+    one = graph.number(1.0)
+    u = graph.node("Add", x, one)
+    rounded = graph.node("Sub", u, one)
+    is_lost = graph.node("Equal", rounded, graph.number(0.0))
+    found = graph.node("Div", graph.node("Mul", graph.node("Log", u), x), rounded)
+    return graph.node("Where", is_lost, x, found)
+
+
 # What predictions are multiplied by, and what is added then.
 _SCALES: dict[type, Callable[[Any], tuple[Any, Any]]] = {
     StandardScaler: lambda t: (
@@ -77,9 +98,9 @@ _SCALES: dict[type, Callable[[Any], tuple[Any, Any]]] = {
 }
 _FUNCTIONS: dict[np.ufunc, Callable[[Graph, str], str]] = {
     np.exp: lambda graph, x: graph.node("Exp", x),
-    np.expm1: lambda graph, x: graph.node("Sub", graph.node("Exp", x), graph.number(1.0)),
+    np.expm1: _expm1,
     np.log: lambda graph, x: graph.node("Log", x),
-    np.log1p: lambda graph, x: graph.node("Log", graph.node("Add", x, graph.number(1.0))),
+    np.log1p: _log1p,
     np.sqrt: lambda graph, x: graph.node("Sqrt", x),
     np.square: lambda graph, x: graph.node("Mul", x, x),
     np.negative: lambda graph, x: graph.node("Neg", x),

@@ -167,7 +167,7 @@ def test_configurations_are_drawn_from_the_whole_space():
     assert all(params.keys() == values.keys() for params in drawn)
     assert set(values["numeric_embedding"]) == set(BASES)
     assert {len(sizes) for sizes in values["hidden_layer_sizes"]} == {1, 2, 3}
-    assert set(values["n_bins"]) == {16, 32, 64, 128, 256}
+    assert set(values["n_bins"]) == {64, 128, 256}
     assert 0 == min(values["dropout"]) < max(values["dropout"]) < 0.5
     assert 0.001 < min(values["learning_rate_init"]) < max(values["learning_rate_init"]) < 0.02
     for group in groups:

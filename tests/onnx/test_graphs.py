@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from numpy.testing import assert_allclose
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
@@ -388,6 +389,24 @@ def test_targets_that_are_transformed(target, dtype, iris):
         estimator.fit(X, y)
         (found,) = _run(estimator, X)
         _assert_close(found[:, 0], estimator.predict(X).astype(dtype), largest=20)
+
+
+@both_types
+@pytest.mark.parametrize("function", [np.expm1, np.log1p])
+def test_small_predictions_are_transformed_back_without_a_loss(function, dtype, iris):
+    X, y = iris[0].astype(dtype), iris[0][:, 2].astype(dtype)
+    network = DeepMLPRegressor(hidden_layer_sizes=(), **FAST)
+    inverse = {"inverse_func": function, "check_inverse": False}
+    estimator = TransformedTargetRegressor(network, func=np.positive, **inverse).fit(X, y)
+    (layer,) = estimator.regressor_.module_.linear_layers()
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(1, 4))
+        layer.bias.zero_()
+    values = np.array([1e-12, 1e-7, -1e-5, 3e-3, -0.4, 0.99, 1.01, 5.0, 0.0])
+    rows = np.outer(values, [1, 0, 0, 0]).astype(dtype)
+    (found,) = _run(estimator, rows)
+    expected = function(rows[:, 0])
+    assert_allclose(found[:, 0], expected, rtol=1e-12 if dtype is np.float64 else 1e-6)
 
 
 def test_an_array_of_texts_is_a_text_input():
