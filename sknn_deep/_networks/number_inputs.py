@@ -287,7 +287,7 @@ class EmbeddedNumbers(Numbers):
             values = self._values(x)
         else:  # in place, which takes a third of the time
             n_columns, n_values, _ = self.weight.shape
-            values = self.weight.new_empty((n_columns, len(x), n_values))
+            values = x.new_empty((n_columns, len(x), n_values))
             self._write_values(dict(self.named_parameters()), x, values)
         return torch.bmm(values, self.weight).transpose(0, 1).flatten(1)
 

@@ -73,13 +73,14 @@ def _expm1(graph: Graph, x: str) -> str:
 def _log1p(graph: Graph, x: str) -> str:
     """Return log(1 + x) as log(u) x / (u - 1), where u is 1 + x as it is rounded [1]_.
 
-    .. [1] W. Kahan (1979), in: HP-15C Advanced Functions Handbook (1982), appendix.
+    .. [1] D. Goldberg (1991). What every computer scientist should know about floating-point
+       arithmetic. ACM Computing Surveys 23(1). Theorem 4.
     """
     one = graph.number(1.0)
     u = graph.node("Add", x, one)
     rounded = graph.node("Sub", u, one)
     is_lost = graph.node("Equal", rounded, graph.number(0.0))
-    found = graph.node("Div", graph.node("Mul", graph.node("Log", u), x), rounded)
+    found = graph.node("Mul", graph.node("Log", u), graph.node("Div", x, rounded))
     return graph.node("Where", is_lost, x, found)
 
 
