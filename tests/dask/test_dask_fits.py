@@ -196,7 +196,7 @@ def test_a_lost_worker_is_named_and_the_training_goes_on_from_a_checkpoint(
     with pytest.raises(RuntimeError, match=f"1 of the 2 workers .* was lost: {lost}"):
         model.fit(*data)
     assert not hasattr(model, "module_")
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=300)
     model.fit(*data)
     # the third may have come to its end without being kept
     assert os.path.getsize(n_epochs) in (6, 7)
