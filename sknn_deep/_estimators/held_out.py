@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.dataset import Dataset
 
 from sknn_deep._engine.in_parts import evaluate_loss
+from sknn_deep._engine.losses import MANY_CLASSES
 from sknn_deep._engine.samples import Samples, check_weight
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.held_out_rows import (
@@ -90,15 +91,21 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
     network, loss = estimator.module_, estimator._make_loss()
     scoring = estimator._validation_scoring()
     rounding = product_dtype(estimator.dtype, network.flat.device)
+    # a scorer that is named predicts these rows: from the outputs that the loss was computed from,
+    # unless many outputs of all rows would take more memory than the rows
+    shares_outputs = (
+        isinstance(scoring, str)
+        and scoring != "loss"
+        and estimator._uses_known_output
+        and network.linear_layers()[-1].out_features < MANY_CLASSES
+    )
     check_weight(samples.weight)
 
     # a network that diverges has a score that is no number, and the training judges that
     @np.errstate(over="ignore", invalid="ignore")
     def evaluate() -> tuple[float, float]:
         ranks = present_ranks()
-        # a scorer that is named predicts for these rows, in each process for all of them
-        is_named = isinstance(scoring, str) and scoring != "loss" and ranks is None
-        keep = scoring is None or (is_named and estimator._knows_outputs)
+        keep = scoring is None or (shares_outputs and ranks is None)
         value, raw = evaluate_loss(network, loss, samples, keep, ranks, rounding)
         if scoring == "loss":
             return value, -value

@@ -39,6 +39,8 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     _fitted_state: ClassVar[dict[str, Entry]] = FITTED_STATE
     # True, or "allow-nan" for an estimator that knows what to do with missing values.
     _ensure_all_finite: ClassVar[bool | str] = True
+    # whether rows are predicted from their raw output where ``_known_output`` holds both
+    _uses_known_output: ClassVar[bool] = False
 
     # ------------------------------------------------------------------ the data
 
@@ -157,9 +159,6 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     ) -> float:
         """Return the score of a validation set's raw output where ``scoring`` is None."""
         raise NotImplementedError
-
-    # Whether predictions for rows whose raw output is set as ``_known_output`` are made from it.
-    _knows_outputs: ClassVar[bool] = False
 
     def _validation_scoring(self) -> Any:
         """Return what early stopping goes by; None for ``_default_score``."""

@@ -107,7 +107,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         "learned_scales": ["boolean"],
     }
     _network_class = MLP
-    _knows_outputs = True
+    _uses_known_output = True
     _fitted_state = SUPERVISED_STATE
 
     @property

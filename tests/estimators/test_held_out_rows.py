@@ -20,6 +20,7 @@ from sklearn.model_selection import (
 from sklearn.neural_network import MLPClassifier
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep._estimators import supervised
 from sknn_deep._estimators.held_out_rows import (
     hold_out_rows,
     hold_out_stratified,
@@ -30,6 +31,11 @@ from sknn_deep.model_selection import FusedGridSearchCV
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
 QUICK = {"hidden_layer_sizes": (8,), "max_iter": 2, "random_state": 0, "early_stopping": True}
 RARE = np.array(["a"] * 74 + ["b"] * 74 + ["rare"] * 2)
+
+
+def mean_absolute_error_of(estimator, X, y):
+    """Return the score of "neg_mean_absolute_error", as a function of the user's own."""
+    return -np.abs(estimator.predict(X) - y).mean()
 
 
 def hold_out(y, seed, fraction=0.1):
@@ -401,6 +407,30 @@ def test_a_mask_is_as_good_as_row_numbers():
 
 
 # A validation set in partial_fit
+
+
+@pytest.mark.parametrize(
+    ("scoring", "is_shared"), [("neg_mean_absolute_error", True), (mean_absolute_error_of, False)]
+)
+def test_a_named_scorer_predicts_from_the_outputs_of_the_loss(scoring, is_shared, monkeypatch):
+    rng, called, predict = np.random.default_rng(0), [], supervised.output_of_few_rows
+
+    def noted(*args, **options):
+        called.append(1)
+        return predict(*args, **options)
+
+    monkeypatch.setattr(supervised, "output_of_few_rows", noted)
+    X, y = rng.normal(size=(60, 3)), rng.normal(size=60)
+    n_calls = []
+    for max_iter in (2, 6):
+        options = {"max_iter": max_iter, "random_state": 0, "scoring": scoring}
+        network = DeepMLPRegressor(hidden_layer_sizes=(8,), **options)
+        network.fit(X[:40], y[:40], X_val=X[40:], y_val=y[40:])
+        n_calls.append(len(called))
+        called.clear()
+    assert (n_calls[0] == n_calls[1]) is is_shared
+    expected = -np.abs(network.predict(X[40:]) - y[40:]).mean()
+    assert_allclose(network.best_validation_score_, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("n_networks", [1, 2])
