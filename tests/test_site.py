@@ -19,7 +19,6 @@ from test_documentation import CLASSES, FUNCTIONS
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-# Pages that are made of docstrings are alike, and looked at in the narrowest window only.
 WIDTHS = [390, 1024, 1366]
 MADE_BY_SPHINX = {"genindex.html", "py-modindex.html", "search.html"}
 # The width of the page where it is wider than the window, and the elements that stick out.
@@ -122,6 +121,7 @@ def test_pages_fit_the_window_and_miss_nothing(site, browser):
     for name, path in pages.items():
         view.goto(path.as_uri())
         found[name] = [*complaints, *view.evaluate(MISSING_PICTURES)]
+        # pages that are made of docstrings are alike: the narrowest window will do
         for width in WIDTHS[:1] if "/generated/" in name else WIDTHS:
             view.set_viewport_size({"width": width, "height": 900})
             if (too_wide := view.evaluate(TOO_WIDE)) is not None:

@@ -58,6 +58,7 @@ WEIGHT_CHECKS = (
     "check_sample_weight_equivalence_on_dense_data",
     "check_sample_weight_equivalence_on_sparse_data",
 )
+OUTLIER_CHECKS = ("check_outliers_fit_predict", "check_outliers_train")
 PARTIAL_FIT_CHECKS = (
     "check_fit_score_takes_y",
     "check_n_features_in_after_fitting",
@@ -97,6 +98,9 @@ DIVERGES = _reasons(
 POISSON = {"check_regressors_train": "as scikit-learn's, it has not converged after 200 epochs"}
 TANH = {"check_class_weight_classifiers": "as scikit-learn's with such sample weights, .86 of .87"}
 SINGLE_SCORES = {"check_outliers_train": "scores have the network's type, not always double"}
+COSINE = _reasons(
+    OUTLIER_CHECKS, "what learns directions alone is off by more than any of these rows stands out"
+)
 # the one check that scikit-learn's MLPClassifier is not put to: it has no class_weight
 NOT_ASKED_OF_SCIKIT_LEARN = {"check_class_weight_classifiers"}
 
@@ -119,6 +123,8 @@ def _expected_failures(estimator):
     is_autoencoder = isinstance(estimator, AutoencoderTransformer)
     if is_autoencoder and estimator.dtype == "float32":
         expected |= SINGLE_SCORES
+    if is_autoencoder and estimator.loss == "cosine" and estimator.hidden_layer_sizes == (128, 64):
+        expected |= COSINE
     if is_autoencoder and estimator.solver == "sgd" and not estimator.max_grad_norm:
         expected |= DIVERGES
     if getattr(estimator, "loss", None) == "poisson":
@@ -249,8 +255,7 @@ SAME_FOR_ALL_VALUES = {
     "check_supervised_y_2d",
     "check_supervised_y_no_nan",
     # which rows are outliers, given the losses of all
-    "check_outliers_fit_predict",
-    "check_outliers_train",
+    *OUTLIER_CHECKS,
 }
 
 
@@ -261,11 +266,18 @@ SAME_FOR_ALL_VALUES = {
     [
         *_in_turn(ONE_VALUE),
         *(DeepMLPRegressor(loss) for loss in REGRESSION_LOSSES[1:]),
-        *(AutoencoderTransformer(loss=loss) for loss in ("absolute_error", "huber", "cosine")),
+        *(AutoencoderTransformer(loss=loss) for loss in ("absolute_error", "huber")),
     ],
     but=SAME_FOR_ALL_VALUES,
 )
 def test_one_value_with_all_others_at_their_defaults_complies(estimator, check):
+    _check(estimator, check)
+
+
+@pytest.mark.slow
+@converging_or_not
+@_with_checks([AutoencoderTransformer(loss="cosine")], but=SAME_FOR_ALL_VALUES - {*OUTLIER_CHECKS})
+def test_directions_alone_do_not_tell_outliers(estimator, check):
     _check(estimator, check)
 
 
