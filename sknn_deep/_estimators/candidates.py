@@ -6,8 +6,8 @@ random (:func:`draw_configurations`), each is trained on the training rows and s
 validation rows, and a greedy selection with replacement picks from all of them the ensemble whose
 mean prediction has the lowest loss on the validation rows [2]_. Networks that fall behind are
 abandoned: after part of its epochs, a network stops if its best score on the validation rows is
-below that of 85 % of those before it by then, much as by the median rule [3]_, which left too few
-different ones: it abandoned most networks with periodic inputs, which err in ways of their own.
+below that of 85 % of those before it by then. The median rule [3]_ abandoned too many, among them
+networks with periodic inputs, which err in ways of their own.
 
 The first four have the shape of the estimator and train as one stack; all others differ in shape,
 too, and train one after the other. Stacks of four of each shape take less time for each
@@ -369,7 +369,7 @@ class _Candidate:
         self.loss = _loss(self.network, call, self.output)
 
     def is_behind(self, scores: list[float], reached: list[list[float]]) -> bool:
-        """Return whether a network is worse than nearly all were after as many epochs."""
+        """Return whether a network is worse than nearly all others were after as many epochs."""
         n_epochs = len(scores)
         if len(reached) < _FEWEST_BEFORE or n_epochs < _FIRST_LOOK * self.network.max_iter:
             return False

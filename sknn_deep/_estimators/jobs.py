@@ -228,7 +228,7 @@ def _shape_of(job: Job) -> tuple:
     """Return what the networks of a stack have in common, as far as parameters tell."""
     estimator = job.estimator
     params = estimator.get_params(deep=False)
-    # most are of these types, and to spell each out would take a twentieth of a large search
+    # most are of these types, and to spell each out takes time in a large search
     fixed = [
         (name, type(value), value if type(value) in _PLAIN else spelled(value))
         for name, value in params.items()

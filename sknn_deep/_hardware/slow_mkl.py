@@ -2,8 +2,8 @@
 
 There it multiplies matrices of doubles slowly if the output has few columns and lies by row, as
 the outputs of a layer do. By column it is nearly as fast as OpenBLAS, NumPy's library. So the
-outputs of layers lie by column there, in training and in predictions; ``python -m benchmarks.train
-mnist-float64 --compare`` measures it. In single precision that gains nothing.
+outputs of layers lie by column there, in training and in predictions. In single precision that
+gains nothing: ``python -m benchmarks.kernels`` measures both.
 
 NumPy's products would be a little faster still on one thread, but then bits would depend on how
 many threads NumPy is allowed.
