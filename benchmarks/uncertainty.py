@@ -55,6 +55,7 @@ RECIPE = {
     "numeric_embedding_size": 8,
     "embedding_weight_decay": 0.0,
     "n_networks": 5,
+    "varied_networks": False,
 }
 
 

@@ -2,6 +2,11 @@ r"""Muon's orthogonal steps, in the type that a processor multiplies fastest.
 
 torch's Muon computes in bfloat16. A CPU without instructions for it, such as one with AVX2 only,
 takes several times as long as in single precision.
+
+References
+----------
+.. [1] T. Dao, J. Zhang, N. Amsel, B. Chen (2026). Gram Newton-Schulz: a fast, hardware-aware
+   Newton-Schulz algorithm for Muon. https://tridao.me/blog/2026/gram-newton-schulz/
 """
 
 import math
@@ -12,6 +17,10 @@ import torch
 from torch import Tensor
 
 from sknn_deep._hardware.bfloat16 import has_instructions
+
+# Matrices at least so many times as wide as high are iterated on by their products: 1.4 times as
+# fast at three times as wide, three times as fast at eleven times (128 rows, AVX2).
+_WIDE = 2.5
 
 
 def step_dtype(device: torch.device) -> torch.dtype:
@@ -24,7 +33,10 @@ def orthogonalized(
 ) -> Tensor:
     r"""Return matrices whose singular values are all near 1, by Newton-Schulz iterations.
 
-    .. math:: X \leftarrow a X + (b A + c A^2) X, \qquad A = X X^\top
+    .. math:: X \leftarrow (a I + b A + c A^2) X, \qquad A = X X^\top
+
+    The factors of wide matrices are gathered without X [1]_: what multiplies X commutes with A. In
+    bfloat16 that would lose too much.
 
     Parameters
     ----------
@@ -43,11 +55,37 @@ def orthogonalized(
     is_tall = step.shape[-2] > step.shape[-1]
     x = (step.mT if is_tall else step).to(step_dtype(step.device))
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)
+    is_wide = x.shape[-1] >= _WIDE * x.shape[-2]
+    if is_wide and n_iterations > 1 and x.dtype != torch.bfloat16:
+        x = torch.bmm(_factor(torch.bmm(x, x.mT), coefficients, n_iterations), x)
+        return x.mT if is_tall else x
     for _ in range(n_iterations):
         products = torch.bmm(x, x.mT)
         polynomial = torch.baddbmm(products, products, products, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT if is_tall else x
+
+
+def _factor(
+    products: Tensor, coefficients: tuple[float, float, float], n_iterations: int
+) -> Tensor:
+    r"""Return what the iterations multiply X by, given its products.
+
+    .. math:: P = a I + b A + c A^2, \qquad Q \leftarrow P Q, \qquad A \leftarrow P A P
+    """
+
+    def polynomial() -> Tensor:
+        a, b, c = coefficients
+        result = torch.baddbmm(products, products, products, beta=b, alpha=c)
+        result.diagonal(dim1=-2, dim2=-1).add_(a)
+        return result
+
+    factor = last = polynomial()
+    for _ in range(n_iterations - 1):
+        products = torch.bmm(torch.bmm(last, products), last)
+        last = polynomial()
+        factor = torch.bmm(last, factor)
+    return factor
 
 
 def rate_factor(adjustment: str | None, shape: torch.Size) -> float:

@@ -2,8 +2,8 @@
 
 Networks that start from other weights and see the batches in another order end in other
 minima. The mean of their predictions is more accurate than one of them and less confident where
-they disagree, and their spread says how far to trust it [1]_. The networks have one shape, so they
-are trained as one stack.
+they disagree, and their spread says how far to trust it [1]_. Networks of one shape are trained as
+one stack.
 
 The networks stay whole estimators: attributes of one network need no second name in the ensemble,
 and no mean. An ensemble is a part of an estimator, not a type, because searches and ``set_params``
@@ -128,9 +128,14 @@ def check_same_number(estimator: Any, n_before: int) -> None:
 def _twins(draft: Any) -> list[Any]:
     """Return twins of the networks to go on with, set to the present parameters."""
     params = {**draft.get_params(deep=False), "n_networks": 1}
-    # they are given arrays, which have no names, and were adopted with names
-    twins = [without_feature_names(network) for network in draft.estimators_]
-    return [twin.set_params(**params | {"random_state": twin.random_state}) for twin in twins]
+    twins = []
+    for number, network in enumerate(draft.estimators_):
+        # it is given arrays, which have no names, and was adopted with names
+        twin = without_feature_names(network)
+        twin._columns = network._columns
+        own = {"random_state": twin.random_state, **draft._params_of_network(number)}
+        twins.append(twin.set_params(**params | own))
+    return twins
 
 
 def _new_networks(draft: Any, random_state: np.random.RandomState) -> list[Any]:
@@ -138,9 +143,11 @@ def _new_networks(draft: Any, random_state: np.random.RandomState) -> list[Any]:
     seeds = random_state.randint(np.iinfo(np.int32).max, size=draft.n_networks)
     # a clone's init_from would not be fitted
     params = {"n_networks": 1, "init_from": draft.init_from}
-    return [
-        clone(draft).set_params(**params, random_state=int(seed)).set_callbacks() for seed in seeds
-    ]
+    networks = []
+    for number, seed in enumerate(seeds):
+        own = {"random_state": int(seed), **draft._params_of_network(number)}
+        networks.append(clone(draft).set_params(**params, **own).set_callbacks())
+    return networks
 
 
 def validated_call(draft: Any, call: Call, goes_on: bool) -> Call:

@@ -224,6 +224,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             return ""
         return f"n_networks={self.n_networks} is a stack of its own"
 
+    def _params_of_network(self, number: int) -> dict[str, Any]:
+        """Return in which parameters a network of an ensemble, from 0 on, differs from it."""
+        return {}
+
     def _fit_networks(self, call: Call) -> None:
         if self.__sklearn_is_fitted__() and (call.incremental or self.warm_start):
             check_same_number(self, len(self._networks))

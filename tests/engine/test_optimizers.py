@@ -375,6 +375,32 @@ def test_muon_makes_the_steps_of_matrices_nearly_orthogonal(shape):
     assert torch.sum(matrix * matrix.grad) < 0
 
 
+@pytest.mark.parametrize("shape", [(16, 300), (300, 16)], ids=str)
+@pytest.mark.parametrize("n_iterations", [0, 1, 5])
+def test_wide_matrices_get_the_steps_that_newton_schulz_iterations_make(
+    shape, n_iterations, monkeypatch
+):
+    """Also those of a rank below their height, one of zeros and one of a single number."""
+    monkeypatch.setattr(muon, "has_instructions", lambda: False)
+    random_state = np.random.RandomState(0)
+    factors = random_state.normal(size=(2, 300, 4)), random_state.normal(size=(2, 4, 16))
+    step = np.zeros((4, *shape))
+    step[0] = random_state.normal(size=shape)
+    step[1] = np.prod(random_state.lognormal(sigma=3, size=(2, *shape)), axis=0)
+    low_rank = factors[0][0] @ factors[1][0]
+    step[2] = low_rank if shape == low_rank.shape else low_rank.T
+    step[3, 5, 7] = -1e-12
+    a, b, c = coefficients = (3.4445, -4.775, 2.0315)
+    own = muon.orthogonalized(torch.tensor(step).float(), coefficients, n_iterations, 1e-7)
+    expected = step if shape[0] < shape[1] else step.swapaxes(1, 2)
+    expected = expected / np.maximum(np.linalg.norm(expected, axis=(1, 2), keepdims=True), 1e-7)
+    for _ in range(n_iterations):
+        products = expected @ expected.swapaxes(1, 2)
+        expected = a * expected + (b * products + c * products @ products) @ expected
+    expected = expected if shape[0] < shape[1] else expected.swapaxes(1, 2)
+    np.testing.assert_allclose(own, expected, atol=2e-5)
+
+
 def test_muon_without_hidden_layer_is_adam():
     ours, theirs = _network((6, 3)), _network((6, 3))
     _train(ours, make_optimizer("muon", ours, **SETTINGS))

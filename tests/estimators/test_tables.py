@@ -256,13 +256,17 @@ def test_a_validation_set_may_be_a_table(kind):
     assert estimator.score(X[90:], y[90:]) == pytest.approx(best)
 
 
-def test_a_warm_start_and_partial_fit_go_on_with_the_categories_that_are_known(kind):
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_a_warm_start_and_partial_fit_go_on_with_the_categories_that_are_known(kind, n_networks):
     y = KINDS[kind]
-    estimator = kind(**QUICK, **EMBEDDED, warm_start=True).fit(X, y)
+    estimator = kind(**QUICK, **EMBEDDED, warm_start=True, n_networks=n_networks).fit(X, y)
     before = estimator._columns
     estimator.fit(X.assign(kind="zebra"), y)
     assert estimator._columns == before
     estimator.partial_fit(X, y)
+    for network in estimator._networks:
+        assert network._columns == before
+        assert len(network.predict(X)) == len(X)
     with pytest.raises(ValueError, match="scaling robust -> standard"):
         estimator.set_params(scaling="standard").fit(X, y)
 
@@ -453,3 +457,52 @@ def test_partial_fit_of_tabular_networks_is_there_without_early_stopping():
 def test_batches_are_large_where_there_are_many_rows(n_rows, batch_size):
     assert TabularMLPClassifier()._batch_size_for(n_rows) == batch_size
     assert TabularMLPClassifier(batch_size=8)._batch_size_for(n_rows) == 8
+
+
+@pytest.mark.parametrize("activation", ["silu", ("relu", "tanh")], ids=str)
+@pytest.mark.parametrize("kind", [TabularMLPClassifier, TabularMLPRegressor])
+def test_half_of_the_networks_are_deeper_and_have_no_dropout(kind, activation):
+    y = LABELS if kind is TabularMLPClassifier else Y
+    params = {"hidden_layer_sizes": (8, 4), "activation": activation, "max_iter": 2}
+    ensemble = kind(**params, n_networks=3, random_state=0).fit(X, y, X_val=X, y_val=y)
+    *plain, deeper = ensemble.estimators_
+    for network in plain:
+        assert {name: getattr(network, name) for name in params} == params
+        assert network.dropout == ensemble.dropout
+    assert (deeper.hidden_layer_sizes, deeper.dropout) == ((8, 4, 4), 0.0)
+    # it is the network that is trained alone with these parameters and its seed
+    own = {name: getattr(deeper, name) for name in (*params, "dropout", "random_state")}
+    alone = kind(**own, n_networks=1).fit(X, y, X_val=X, y_val=y)
+    np.testing.assert_allclose(
+        outputs(deeper, ensemble._validate_input(X)), outputs(alone), rtol=2e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("params", "shapes"),
+    [
+        ({"varied_networks": False}, [(6,), (6,)]),
+        ({"hidden_layer_sizes": 5}, [5, (5, 5)]),
+        ({"hidden_layer_sizes": ()}, [(), ()]),
+        ({"n_candidates": 2}, [(6,), (6,)]),
+    ],
+    ids=str,
+)
+def test_networks_are_varied_where_that_is_asked_for(params, shapes):
+    params = {"hidden_layer_sizes": (6,), "solver": "adam", "max_iter": 2, **params}
+    ensemble = TabularMLPRegressor(n_networks=2, random_state=0, **params).fit(X, Y)
+    assert [network.hidden_layer_sizes for network in ensemble.estimators_] == shapes[
+        : len(ensemble.estimators_)
+    ]
+
+
+def test_varied_networks_are_trained_further():
+    ensemble = TabularMLPRegressor(
+        hidden_layer_sizes=(6,), max_iter=2, early_stopping=False, warm_start=True, random_state=0
+    )
+    before = outputs(ensemble.fit(X, Y))
+    ensemble.fit(X, Y).partial_fit(X, Y)
+    assert [network.hidden_layer_sizes for network in ensemble.estimators_] == [(6,)] * 2 + [(6, 6)] * 2
+    assert np.abs(outputs(ensemble) - before).max() > 0
+    with pytest.raises(ValueError, match="layer_units"):
+        ensemble.set_params(varied_networks=False).fit(X, Y)
