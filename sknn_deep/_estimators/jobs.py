@@ -150,14 +150,17 @@ def _work(job: Job) -> float:
 
 def group_alike(jobs: Iterable[Job]) -> list[list[Job]]:
     """Group jobs whose networks may be one stack; those that train alone have a reason."""
-    known: dict[tuple, tuple[str, Any]] = {}  # the jobs of a candidate may share an estimator
+    # the jobs of a candidate may share an estimator
+    known: dict[tuple, tuple[str, list[Job]]] = {}
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
         same = id(job.estimator), id(job.X), *job.fit_params
         if same not in known:
-            known[same] = _reason_and_shape(job)
-        job.reason, shape = known[same]
-        groups.setdefault("alone" if job.reason else shape, []).append(job)
+            # one shape of each kind is kept: Python's collector would go through all of them
+            reason, shape = _reason_and_shape(job)
+            known[same] = reason, groups.setdefault("alone" if reason else shape, [])
+        job.reason, group = known[same]
+        group.append(job)
     return list(groups.values())
 
 

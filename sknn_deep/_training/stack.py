@@ -12,6 +12,7 @@ dropout draw for it. When a quarter of the networks have stopped, the others mov
 buffers (``fused.py``).
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -144,7 +145,9 @@ class Stack:
         layers = self._trainings[0].network.linear_layers()
         width = max(sets[0].n_features, layers[-1].out_features)
         row_bytes = len(sets) * width * self._flat.element_size()
-        size = n_together(int(longest.max()) * row_bytes, self._device)
+        most = n_together(int(longest.max()) * row_bytes, self._device)
+        # pieces of one length share buffers and programs
+        size = math.ceil(len(longest) / math.ceil(len(longest) / most))
         self._pieces = [slice(i, i + size) for i in range(0, len(longest), size)]
         self._parts = [
             slice(stop - length, stop) for stop, length in zip(stops, longest, strict=True)

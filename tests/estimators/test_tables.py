@@ -502,7 +502,9 @@ def test_varied_networks_are_trained_further():
     )
     before = outputs(ensemble.fit(X, Y))
     ensemble.fit(X, Y).partial_fit(X, Y)
-    assert [network.hidden_layer_sizes for network in ensemble.estimators_] == [(6,)] * 2 + [(6, 6)] * 2
+    assert [network.hidden_layer_sizes for network in ensemble.estimators_] == [(6,)] * 2 + [
+        (6, 6)
+    ] * 2
     assert np.abs(outputs(ensemble) - before).max() > 0
     with pytest.raises(ValueError, match="layer_units"):
         ensemble.set_params(varied_networks=False).fit(X, Y)
