@@ -98,19 +98,23 @@ class BaseDeepNetwork(NetworkHooks):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(restored_state(state, self))
 
-    def _planned_network(
+    def _planned_networks(
         self, n_features: int, n_classes: int | None, n_outputs: int | None
-    ) -> tuple[dict[str, Any], str]:
-        """Return configuration and output activation of the network that ``fit`` would make."""
+    ) -> list[tuple[dict[str, Any], str]]:
+        """Return configuration and output activation of each network that ``fit`` would make."""
         sizes = {"n_features": n_features, "n_classes": n_classes, "n_outputs": n_outputs}
         for name, size in sizes.items():
             is_number = isinstance(size, Integral) and not isinstance(size, bool)
             if size is not None and not (is_number and int(size) >= 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {size!r}.")
-        plan = clone(self)
-        plan._validate_params()
-        plan.n_outputs_, plan.out_activation_ = plan._planned_output(n_classes, n_outputs)
-        return plan._network_config(n_features, torch.float64), plan.out_activation_
+        networks = []
+        for params in self._params_of_networks():
+            plan = clone(self).set_params(**params)
+            plan._validate_params()
+            plan.n_outputs_, plan.out_activation_ = plan._planned_output(n_classes, n_outputs)
+            config = plan._network_config(n_features, torch.float64)
+            networks.append((config, plan.out_activation_))
+        return networks
 
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
         # what scikit-learn's diagrams show of a fitted estimator, alone or in a pipeline

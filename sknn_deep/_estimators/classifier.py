@@ -391,11 +391,11 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         overconfident.
 
     estimators_ : list of DeepMLPClassifier
-        The networks of an ensemble, each the same as from a separate fit with its seed. Only with
-        ``n_networks`` above 1. The ensemble itself has ``classes_``, ``n_iter_`` (the most of any
-        network), ``n_outputs_``, ``out_activation_``, ``temperature_``, ``n_features_in_`` and
-        ``feature_names_in_``; every other attribute belongs to a network, such as
-        ``estimators_[0].loss_curve_``.
+        The networks of an ensemble, each the same as from a separate fit with its parameters and
+        seed. Only with ``n_networks`` above 1. The ensemble itself has ``classes_``, ``n_iter_``
+        (the most of any network), ``n_outputs_``, ``out_activation_``, ``temperature_``,
+        ``n_features_in_`` and ``feature_names_in_``; every other attribute belongs to a network,
+        such as ``estimators_[0].loss_curve_``.
 
     n_features_in_ : int
         Number of features seen during ``fit``.

@@ -129,12 +129,12 @@ def _twins(draft: Any) -> list[Any]:
     """Return twins of the networks to go on with, set to the present parameters."""
     params = {**draft.get_params(deep=False), "n_networks": 1}
     twins = []
-    for number, network in enumerate(draft.estimators_):
+    for network, own in zip(draft.estimators_, draft._params_of_networks(), strict=True):
         # it is given arrays, which have no names, and was adopted with names
         twin = without_feature_names(network)
+        # unlike what predicts for arrays, it goes on with the categories and gaps that it knows
         twin._columns = network._columns
-        own = {"random_state": twin.random_state, **draft._params_of_network(number)}
-        twins.append(twin.set_params(**params | own))
+        twins.append(twin.set_params(**params | {"random_state": twin.random_state} | own))
     return twins
 
 
@@ -143,11 +143,10 @@ def _new_networks(draft: Any, random_state: np.random.RandomState) -> list[Any]:
     seeds = random_state.randint(np.iinfo(np.int32).max, size=draft.n_networks)
     # a clone's init_from would not be fitted
     params = {"n_networks": 1, "init_from": draft.init_from}
-    networks = []
-    for number, seed in enumerate(seeds):
-        own = {"random_state": int(seed), **draft._params_of_network(number)}
-        networks.append(clone(draft).set_params(**params, **own).set_callbacks())
-    return networks
+    return [
+        clone(draft).set_params(**params, random_state=int(seed), **own).set_callbacks()
+        for seed, own in zip(seeds, draft._params_of_networks(), strict=True)
+    ]
 
 
 def validated_call(draft: Any, call: Call, goes_on: bool) -> Call:
@@ -175,7 +174,7 @@ def _fit_in_turn(networks: list[Any], call: Call) -> None:
 
 
 def _fit_together(networks: list[Any], call: Call) -> None:
-    """Train all networks, as one stack where that is possible."""
+    """Train all networks, those of one shape as one stack where that is possible."""
     arguments = fit_arguments(call)
     jobs = [
         Job(network, call.X, call.y, fit_params=arguments, name=name)

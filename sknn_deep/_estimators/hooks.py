@@ -81,6 +81,10 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         """Return what is known of the columns, the gaps in validated numbers included."""
         return self._columns
 
+    def _params_of_networks(self) -> list[dict[str, Any]]:
+        """Return for each network that ``fit`` makes the parameters that differ from these."""
+        return [{}]
+
     def _weigh_classes(
         self, y: np.ndarray | None, sample_weight: np.ndarray | None, learn: bool
     ) -> np.ndarray | None:

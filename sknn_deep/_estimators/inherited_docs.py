@@ -31,7 +31,6 @@ def with_own_defaults(base: type, more: str = "") -> Callable[[C], C]:
             return cls
         head, own = _sections(inspect.getdoc(cls) or "")
         _, sections = _sections(inspect.getdoc(base) or "")
-        sections["Parameters"] = _with_defaults(sections["Parameters"], cls)
         sections["Attributes"] = sections["Attributes"].replace(base.__name__, cls.__name__)
         n_references = sections["References"].count("\n.. [")
         _, further = _sections(more.replace("[new]", f"[{n_references + 1}]"))
@@ -41,6 +40,7 @@ def with_own_defaults(base: type, more: str = "") -> Callable[[C], C]:
                 gap = "\n" if title == "References" else "\n\n"
                 section = f"{sections[title].rstrip()}{gap}{entries}"
             sections[title] = section
+        sections["Parameters"] = _with_defaults(sections["Parameters"], cls)
         parts = [head, *(sections[title] for title in _ORDER if title in sections)]
         cls.__doc__ = "\n\n".join(part.strip() for part in parts) + "\n"
         return cls

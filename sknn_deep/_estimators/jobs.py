@@ -156,7 +156,7 @@ def group_alike(jobs: Iterable[Job]) -> list[list[Job]]:
     for job in jobs:
         same = id(job.estimator), id(job.X), *job.fit_params
         if same not in known:
-            # one shape of each kind is kept: Python's collector would go through all of them
+            # each shape is kept once: Python's collector would go through one for every job
             reason, shape = _reason_and_shape(job)
             known[same] = reason, groups.setdefault("alone" if reason else shape, [])
         job.reason, group = known[same]

@@ -392,9 +392,9 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         only.
 
     estimators_ : list of DeepMLPRegressor
-        The networks of an ensemble, each the same as from a separate fit with its seed. Only with
-        ``n_networks`` above 1. The ensemble itself has ``n_iter_`` (the most of any network),
-        ``n_outputs_``, ``out_activation_``, ``quantiles_``, ``n_features_in_`` and
+        The networks of an ensemble, each the same as from a separate fit with its parameters and
+        seed. Only with ``n_networks`` above 1. The ensemble itself has ``n_iter_`` (the most of any
+        network), ``n_outputs_``, ``out_activation_``, ``quantiles_``, ``n_features_in_`` and
         ``feature_names_in_``; every other attribute belongs to a network, such as
         ``estimators_[0].loss_curve_``.
 

@@ -178,7 +178,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         layer : int, default=-1
-            Number of the hidden layer, from 0; negative numbers count from the last.
+            Number of the hidden layer, from 0; negative numbers count from the last, in an ensemble
+            from the last of each network.
 
         Returns
         -------
@@ -222,11 +223,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def _reason_to_train_alone(self) -> str:
         if self.n_networks == 1:
             return ""
-        return f"n_networks={self.n_networks} is a stack of its own"
+        return f"n_networks={self.n_networks} is an ensemble, trained by itself"
 
-    def _params_of_network(self, number: int) -> dict[str, Any]:
-        """Return in which parameters a network of an ensemble, from 0 on, differs from it."""
-        return {}
+    def _params_of_networks(self) -> list[dict[str, Any]]:
+        return [{} for _ in range(self.n_networks)]
 
     def _fit_networks(self, call: Call) -> None:
         if self.__sklearn_is_fitted__() and (call.incremental or self.warm_start):
@@ -430,8 +430,8 @@ def hidden_layer_number(estimator: Any, layer: int) -> int:
     is_number = isinstance(layer, Integral) and not isinstance(layer, bool)
     if not (is_number and -n_hidden <= layer < n_hidden):
         raise ValueError(
-            f"layer={layer!r} is not a hidden layer: the network has {n_hidden}; choose an integer "
-            f"from {-n_hidden} to {n_hidden - 1}."
+            f"layer={layer!r} is not a hidden layer of a network that has {n_hidden}; choose an "
+            f"integer from {-n_hidden} to {n_hidden - 1}."
             if n_hidden
             else f"layer={layer!r} is not a hidden layer: the network has none."
         )

@@ -82,6 +82,7 @@ class TabularClassifierParameters(TabularDefaults, ClassifierParameters):
 
     hidden_layer_sizes: int | Sequence[int] = (128, 128)
     activation: Activations = "silu"
+    varied_networks: bool = field(default=False, kw_only=True)
     learning_rate_init: float = field(default=0.003, kw_only=True)
     max_iter: int = field(default=30, kw_only=True)
     dropout: float | Sequence[float] = field(default=0.3, kw_only=True)
@@ -104,7 +105,6 @@ class TabularHooks:
 
     batch_size: int | Literal["auto"]
     early_stopping: bool
-    hidden_layer_sizes: int | Sequence[int]
     activation: Activations
     n_networks: int
     varied_networks: bool
@@ -135,15 +135,16 @@ class TabularHooks:
             )
         super()._fit_networks(call)  # type: ignore[misc]
 
-    def _params_of_network(self, number: int) -> dict[str, Any]:
-        n_units = np.atleast_1d(self.hidden_layer_sizes).tolist()
-        is_plain = number < (self.n_networks + 1) // 2
-        if not self.varied_networks or is_plain or not n_units:
-            return {}
-        params = {"hidden_layer_sizes": (*n_units, n_units[-1]), "dropout": 0.0}
-        if not isinstance(self.activation, str):
-            params["activation"] = (*self.activation, self.activation[-1])
-        return params
+    def _params_of_networks(self) -> list[dict[str, Any]]:
+        estimator: Any = self
+        n_units = estimator._hidden_sizes("hidden_layer_sizes")
+        params: dict[str, Any] = {}
+        if self.varied_networks and n_units:
+            params = {"hidden_layer_sizes": (*n_units, n_units[-1]), "dropout": 0.0}
+            if not isinstance(self.activation, str):
+                params["activation"] = (*self.activation, *self.activation[-1:])
+        n_varied = self.n_networks // 2
+        return [{}] * (self.n_networks - n_varied) + [params] * n_varied
 
     def _reason_to_train_alone(self) -> str:
         if self.n_candidates > 1:
@@ -198,9 +199,11 @@ _OF_BOTH = f"""
 Parameters
 ----------
 varied_networks : bool, default=True
-    Whether half of the networks of an ensemble, rounded down, have one hidden layer more, as wide
-    as the last, and no dropout. Networks of two kinds err in more ways than those of one, and their
-    mean gains more. Without effect with ``n_networks=1`` or with ``n_candidates`` above 1.
+    Whether half of an ensemble's networks, rounded down, the last ones, have one hidden layer more,
+    as wide as the last, and no dropout, whatever ``hidden_layer_sizes`` and ``dropout`` say. Two
+    kinds of networks make less similar errors, so their mean is more accurate. Off by default for
+    classification, where networks without dropout give overconfident probabilities. No effect with
+    ``n_networks=1``, ``n_candidates`` above 1, or without hidden layers.
 
 n_candidates : int, default=1
     Number of configurations to try. Above 1, they are drawn from the space below, the first being

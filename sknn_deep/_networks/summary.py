@@ -6,7 +6,7 @@ without allocating a weight, and scikit-learn's diagram of a fitted one can show
 
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,15 +15,17 @@ from sklearn.utils.validation import check_is_fitted
 from sknn_deep._networks.table_input import TableInput
 
 _HEADINGS = ("layer", "output shape", "parameters")
+# The sizes of an ensemble's networks are shown where there are no more different ones.
+_MOST_SIZES = 3
 
 
 @runtime_checkable
 class PlannedNetwork(Protocol):
-    """An estimator that can tell, before it is fitted, which network ``fit`` would make."""
+    """An estimator that can tell, before it is fitted, which networks ``fit`` would make."""
 
-    def _planned_network(
+    def _planned_networks(
         self, n_features: int, n_classes: int | None, n_outputs: int | None
-    ) -> tuple[dict[str, Any], str]: ...
+    ) -> list[tuple[dict[str, Any], str]]: ...
 
 
 @dataclass(frozen=True)
@@ -54,23 +56,24 @@ class NetworkSummary:
     title : str
         Name of the estimator.
     layers : list of Layer
-        From the input to the output.
-    n_networks : int
-        How many such networks there are: more than one in an ensemble.
+        From the input to the output, of the first network of an ensemble.
+    n_parameters_of_networks : list of int
+        Numbers that training changes, in all layers of each network.
     """
 
     title: str
     layers: list[Layer]
-    n_networks: int = 1
+    n_parameters_of_networks: list[int]
+
+    @property
+    def n_networks(self) -> int:
+        """How many networks there are: more than one in an ensemble."""
+        return len(self.n_parameters_of_networks)
 
     @property
     def n_parameters(self) -> int:
         """Numbers that training changes, in all layers of all networks."""
-        return self.n_networks * self._n_parameters_of_one
-
-    @property
-    def _n_parameters_of_one(self) -> int:
-        return sum(layer.n_parameters for layer in self.layers)
+        return sum(self.n_parameters_of_networks)
 
     def __repr__(self) -> str:
         rows = [_HEADINGS, *self._cells(), self._total()]
@@ -100,8 +103,11 @@ class NetworkSummary:
         ]
 
     def _total(self) -> tuple[str, str, str]:
-        product = f"{self.n_networks} × {self._n_parameters_of_one:,}"
-        return "total", product if self.n_networks > 1 else "", f"{self.n_parameters:,}"
+        numbers = [(n, len(list(same))) for n, same in groupby(self.n_parameters_of_networks)]
+        sizes = " + ".join(f"{n_networks} × {n:,}" for n, n_networks in numbers)
+        if len(numbers) > _MOST_SIZES:
+            sizes = f"{self.n_networks} networks"
+        return "total", sizes if self.n_networks > 1 else "", f"{self.n_parameters:,}"
 
 
 def _html_row(tag: str, cells: tuple[str, str, str]) -> str:
@@ -141,8 +147,8 @@ def summary(
     -------
     summary : NetworkSummary
         Prints as text and shows as a table in a notebook; ``summary.n_parameters`` is the
-        total, ``summary.layers`` the lines. For an ensemble it shows one network, and their number
-        before the total.
+        total, ``summary.layers`` the lines. For an ensemble it shows the first network, and before
+        the total how many parameters its networks have.
 
     Raises
     ------
@@ -175,9 +181,8 @@ def summary(
             "search pass the network itself, such as pipeline[-1] or search.best_estimator_."
         )
     if n_features is not None:
-        config, activation = estimator._planned_network(n_features, n_classes, n_outputs)
-        n_networks = getattr(estimator, "n_networks", 1)
-        return NetworkSummary(title, network_layers(config, activation), n_networks)
+        planned = estimator._planned_networks(n_features, n_classes, n_outputs)
+        return _of_networks(title, [network_layers(*network) for network in planned])
     if n_classes is not None or n_outputs is not None:
         raise ValueError(
             f"n_classes={n_classes} and n_outputs={n_outputs} describe a network that is yet to "
@@ -187,9 +192,14 @@ def summary(
         estimator, msg="This %(name)s is not fitted yet: call fit, or pass n_features to summary."
     )
     fitted: Any = estimator
-    networks = fitted._networks
-    layers = network_layers(networks[0].module_.config, fitted.out_activation_)
-    return NetworkSummary(title, layers, len(networks))
+    configs = [network.module_.config for network in fitted._networks]
+    return _of_networks(title, [network_layers(own, fitted.out_activation_) for own in configs])
+
+
+def _of_networks(title: str, networks: list[list[Layer]]) -> NetworkSummary:
+    """Return the summary of some networks, each given as its layers."""
+    sizes = [sum(layer.n_parameters for layer in layers) for layers in networks]
+    return NetworkSummary(title, networks[0], sizes)
 
 
 def network_layers(config: dict[str, Any], out_activation: str) -> list[Layer]:

@@ -146,7 +146,7 @@ class Stack:
         width = max(sets[0].n_features, layers[-1].out_features)
         row_bytes = len(sets) * width * self._flat.element_size()
         most = n_together(int(longest.max()) * row_bytes, self._device)
-        # pieces of one length share buffers and programs
+        # pieces of one length, all but perhaps the last, share buffers and programs
         size = math.ceil(len(longest) / math.ceil(len(longest) / most))
         self._pieces = [slice(i, i + size) for i in range(0, len(longest), size)]
         self._parts = [

@@ -66,7 +66,7 @@ def test_those_of_an_ensemble_stand_side_by_side(iris):
 def test_other_layers_are_refused(layer, iris):
     network = DeepMLPClassifier((7, 5), **SMALL).fit(*iris)
     with pytest.raises(
-        ValueError, match=rf"layer={layer} is not a hidden layer: the network has 2"
+        ValueError, match=rf"layer={layer} is not a hidden layer of a network that has 2"
     ):
         network.hidden_activations(iris[0], layer=layer)
     with pytest.raises(ValueError, match="the network has none"):

@@ -522,7 +522,7 @@ def test_ensemble_trains_alone_in_a_fused_search(digits):
     search = FusedGridSearchCV(classifier(max_iter=2), {"n_networks": [1, 3]}, cv=2, refit=False)
     search.fit(digits.X, digits.y)
     assert set(search.not_fused_reasons_[0]) == {""}
-    assert set(search.not_fused_reasons_[1]) == {"n_networks=3 is a stack of its own"}
+    assert set(search.not_fused_reasons_[1]) == {"n_networks=3 is an ensemble, trained by itself"}
 
 
 @pytest.mark.parametrize("transformer", [StandardScaler(), FunctionTransformer(np.log, np.exp)])

@@ -464,8 +464,8 @@ def test_batches_are_large_where_there_are_many_rows(n_rows, batch_size):
 def test_half_of_the_networks_are_deeper_and_have_no_dropout(kind, activation):
     y = LABELS if kind is TabularMLPClassifier else Y
     params = {"hidden_layer_sizes": (8, 4), "activation": activation, "max_iter": 2}
-    ensemble = kind(**params, n_networks=3, random_state=0).fit(X, y, X_val=X, y_val=y)
-    *plain, deeper = ensemble.estimators_
+    ensemble = kind(**params, n_networks=3, varied_networks=True, random_state=0)
+    *plain, deeper = ensemble.fit(X, y, X_val=X, y_val=y).estimators_
     for network in plain:
         assert {name: getattr(network, name) for name in params} == params
         assert network.dropout == ensemble.dropout
@@ -494,6 +494,20 @@ def test_networks_are_varied_where_that_is_asked_for(params, shapes):
     assert [network.hidden_layer_sizes for network in ensemble.estimators_] == shapes[
         : len(ensemble.estimators_)
     ]
+
+
+def test_networks_of_a_classifier_are_alike_by_default():
+    networks = (
+        TabularMLPClassifier(hidden_layer_sizes=(6,), max_iter=2, random_state=0)
+        .fit(X, LABELS)
+        .estimators_
+    )
+    assert [network.hidden_layer_sizes for network in networks] == [(6,)] * 4
+
+
+def test_a_wrong_activation_is_refused_by_name_also_of_varied_networks():
+    with pytest.raises(ValueError, match="activation must be one value or one per hidden layer"):
+        TabularMLPRegressor(hidden_layer_sizes=(6, 4), activation=()).fit(X, Y)
 
 
 def test_varied_networks_are_trained_further():

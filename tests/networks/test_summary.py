@@ -12,7 +12,14 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, summary
+from sknn_deep import (
+    AutoencoderTransformer,
+    DeepMLPClassifier,
+    DeepMLPRegressor,
+    TabularMLPRegressor,
+    summary,
+)
+from sknn_deep._networks.summary import Layer, NetworkSummary
 
 QUICK = {"max_iter": 1, "learning_rate": "one_cycle", "random_state": 0}
 
@@ -186,3 +193,36 @@ def test_only_networks_have_a_summary(estimator):
     message = f"got {type(estimator).__name__}; of a pipeline or a search pass the network itself"
     with pytest.raises(TypeError, match=re.escape(message)):
         summary(estimator, 4)
+
+
+@pytest.mark.parametrize(
+    ("params", "total"),
+    [
+        ({"n_networks": 1}, ""),
+        ({"n_networks": 3, "varied_networks": False}, r"3 × 41 "),
+        ({"n_networks": 3}, r"2 × 41 \+ 1 × 61 "),
+        ({"n_candidates": 4}, ""),
+    ],
+    ids=str,
+)
+def test_the_parameters_of_all_networks_are_counted(params, total):
+    """Those of an ensemble need not have one shape."""
+    X = np.random.RandomState(0).normal(size=(60, 3))
+    plain = {"scaling": None, "numeric_embedding": None, "allow_nan": False, "dropout": 0.0}
+    estimator = TabularMLPRegressor(
+        hidden_layer_sizes=(4, 4), **plain, max_iter=1, random_state=0, **params
+    )
+    planned = summary(clone(estimator), 3)
+    fitted = summary(estimator.fit(X, X[:, 0]))
+    modules = [network.module_ for network in estimator._networks]
+    numbers = [sum(p.numel() for p in module.parameters()) for module in modules]
+    assert fitted.n_parameters_of_networks == numbers
+    assert fitted.n_parameters == sum(numbers)
+    assert re.search(rf"total +{total}.*{sum(numbers):,}$", repr(fitted))
+    if "n_candidates" not in params:
+        assert repr(planned) == repr(fitted)
+
+
+def test_many_different_sizes_are_not_all_shown():
+    described = NetworkSummary("an ensemble", [Layer("input", 2, 0)], [1, 2, 3, 4])
+    assert re.search(r"total  4 networks +10$", repr(described))
