@@ -107,10 +107,10 @@ class BaseDeepNetwork(NetworkHooks):
             is_number = isinstance(size, Integral) and not isinstance(size, bool)
             if size is not None and not (is_number and int(size) >= 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {size!r}.")
+        self._validate_params()
         networks = []
         for params in self._params_of_networks():
             plan = clone(self).set_params(**params)
-            plan._validate_params()
             plan.n_outputs_, plan.out_activation_ = plan._planned_output(n_classes, n_outputs)
             config = plan._network_config(n_features, torch.float64)
             networks.append((config, plan.out_activation_))
