@@ -183,6 +183,7 @@ def contenders(n_candidates: int) -> dict[str, Contender]:
     """Return the contenders whose packages are installed, by name."""
     found: dict[str, Contender] = {
         "TabularMLP": tabular,
+        "networks of one kind": partial(tabular, varied_networks=False),
         "one network": partial(tabular, n_networks=1),
         "one network for 10 epochs": partial(tabular, n_networks=1, max_iter=10),
     }

@@ -201,7 +201,7 @@ Parameters
 varied_networks : bool, default=True
     Whether half of an ensemble's networks, rounded down, the last ones, have one hidden layer more,
     as wide as the last, and no dropout, whatever ``hidden_layer_sizes`` and ``dropout`` say. Two
-    kinds of networks make less similar errors, so their mean is more accurate. Off by default for
+    kinds of networks make less similar errors, so their mean usually gains. Off by default for
     classification, where networks without dropout give overconfident probabilities. No effect with
     ``n_networks=1``, ``n_candidates`` above 1, or without hidden layers.
 
