@@ -26,7 +26,7 @@ GROUPS = {
     "label_smoothing noise noise_kind sparsity contractive beta",
     "Validation and stopping": "early_stopping validation_fraction validation_splitter scoring "
     "n_iter_no_change tol calibration",
-    "Ensembles": "n_networks varied_networks n_candidates max_time",
+    "Ensembles": "n_networks varied_networks n_candidates max_time n_jobs",
     "Outliers": "contamination",
     "Hardware": "device dtype float32_precision n_processes",
 }

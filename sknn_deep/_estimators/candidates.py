@@ -5,13 +5,14 @@ and rates err in different ways, and their mean gains more [1]_. So configuratio
 random (:func:`draw_configurations`), each is trained on the training rows and stopped by the
 validation rows, and a greedy selection with replacement picks from all of them the ensemble whose
 mean prediction has the lowest loss on the validation rows [2]_. Networks that fall behind are
-abandoned: after part of its epochs, a network stops if its best score on the validation rows is
-below that of 85 % of those before it by then. The median rule [3]_ abandoned too many, among them
-networks with periodic inputs, which err in ways of their own.
+abandoned: from the thirteenth on, a network stops if after part of its epochs its best score on the
+validation rows is below that of 85 % of the first twelve by then. The median rule [3]_ abandoned
+too many, among them networks with periodic inputs, which err in ways of their own. To compare
+with the same twelve makes the result independent of how many are trained at once.
 
 The first four have the shape of the estimator and train as one stack; all others differ in shape,
-too, and train one after the other. Stacks of four of each shape take less time for each
-network, but their ensembles were worse on validation rows.
+too, and train one by one. Stacks of four of each shape take less time for each network, but
+their ensembles were worse on validation rows.
 
 References
 ----------
@@ -24,14 +25,18 @@ References
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import chain, islice, takewhile
 from typing import Any
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.utils import check_random_state
+from sklearn.utils.parallel import Parallel, delayed
 
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import adopt, fit_arguments, validated_call
@@ -40,6 +45,7 @@ from sknn_deep._estimators.fitting import draft_of, sklearn_callbacks
 from sknn_deep._estimators.fused import fit_jobs
 from sknn_deep._estimators.held_out import with_validation_set
 from sknn_deep._estimators.jobs import Job
+from sknn_deep._estimators.processes import check_travels
 from sknn_deep._training.interruption import is_one_of_many, one_of_many
 from sknn_deep._training.progress import DivergenceError
 from sknn_deep._training.sklearn_callbacks import StopTraining
@@ -47,9 +53,9 @@ from sknn_deep._user_warnings import warn_user, warned_once
 
 # Places in the ensemble; a network may have several of them.
 _MOST_PLACES = 32
-# From this share of its epochs on, a network is compared with those of other shapes before it, if
-# there are at least this many. It stops where it is worse than all but this share of them.
-_FIRST_LOOK, _FEWEST_BEFORE, _SHARE_BELOW = 0.3, 5, 0.15
+# From this share of its epochs on, a network is compared with the first ones, which are so many.
+# It stops where it is worse than all but this share of them.
+_FIRST_LOOK, _N_COMPARED, _SHARE_BELOW = 0.3, 12, 0.15
 # So many candidates have the shape of the estimator, and the others one of these.
 _OF_OWN_SHAPE = 4
 _HIDDEN_LAYER_SIZES = (
@@ -143,6 +149,8 @@ def fit_candidates(estimator: Any, call: Call) -> None:
     given = call.X, call.y, call.sample_weight
     random_state = check_random_state(draft.random_state)
     call = with_validation_set(draft, validated_call(draft, call, goes_on=False), random_state)
+    if effective_n_jobs(draft.n_jobs) > 1:
+        check_travels(draft)
     trained: list[_Candidate] = []
     callbacks = sklearn_callbacks(
         estimator,
@@ -169,13 +177,28 @@ def fit_candidates(estimator: Any, call: Call) -> None:
     for callback in callbacks:
         callback.on_train_begin(None)
     end = math.inf if draft.max_time is None else start + draft.max_time
+    drawn, n_first = _drawn(draft, random_state), _N_COMPARED - _OF_OWN_SHAPE + 1
     interrupted = False
+    parallel = Parallel(draft.n_jobs, pre_dispatch="n_jobs", return_as="generator_unordered")
+
+    def train(groups: Iterator[list[_Candidate]]) -> None:
+        compared = [candidate.scores for candidate in trained if not candidate.error]
+        in_time = takewhile(lambda _: not trained or time.perf_counter() < end, groups)
+        done = parallel(
+            delayed(_train)(group, call, compared, end - time.perf_counter()) for group in in_time
+        )
+        try:
+            for candidate in chain.from_iterable(done):
+                keep(candidate)
+        except BaseException:
+            with warnings.catch_warnings(action="ignore"):  # that others are not waited for
+                done.close()
+            raise
+
     try:
-        with suppress(StopTraining), one_of_many(), warned_once():
-            for group in _drawn(draft, random_state):
-                if trained and time.perf_counter() > end:
-                    break
-                _train(group, call, list(trained), end, keep)
+        with suppress(StopTraining), one_of_many(), warned_once(), parallel:
+            train(islice(drawn, n_first))
+            train(drawn)
     except KeyboardInterrupt:
         interrupted = any(not candidate.error for candidate in trained)
         if is_one_of_many() or not interrupted:
@@ -205,29 +228,24 @@ def _drawn(draft: Any, random_state: np.random.RandomState) -> Iterator[list["_C
 
 
 def _train(
-    group: list["_Candidate"],
-    call: Call,
-    before: list["_Candidate"],
-    end: float,
-    keep: Callable[["_Candidate"], None],
-) -> None:
-    """Train candidates of one shape, each until it has stopped or fallen behind.
+    group: list["_Candidate"], call: Call, compared: list[list[float]], seconds: float
+) -> list["_Candidate"]:
+    """Train candidates of one shape, each until it has stopped or fallen behind; return them.
 
     Parameters
     ----------
-    group, before : list of _Candidate
-        Those to train, and those to compare them with.
+    group : list of _Candidate
     call : Call
         With validated data and a validation set.
-    end : float
-        When the time is up, as ``time.perf_counter`` counts it.
-    keep : callable
-        Called with each that has been trained.
+    compared : list of list of float
+        Scores of those to compare them with.
+    seconds : float
+        After which they stop.
     """
-    reached = [candidate.scores for candidate in before if not candidate.error]
+    end = time.perf_counter() + seconds
 
     def is_enough(scores: list[float]) -> bool:
-        return group[0].is_behind(scores, reached) or time.perf_counter() > end
+        return group[0].is_behind(scores, compared) or time.perf_counter() > end
 
     arguments = fit_arguments(call)
     jobs = {
@@ -242,12 +260,8 @@ def _train(
         for candidate in group
     }
 
-    def done(job: Job) -> None:
-        candidate = jobs[job]
-        candidate.learn(job, call)
-        keep(candidate)
-
-    fit_jobs(list(jobs), done=done)
+    fit_jobs(list(jobs), done=lambda job: jobs[job].learn(job, call))
+    return group
 
 
 def _learned(draft: Any, call: Call, trained: list["_Candidate"]) -> dict[str, Any] | None:
@@ -368,12 +382,12 @@ class _Candidate:
         self.output = self.network._outputs(call.X_val)
         self.loss = _loss(self.network, call, self.output)
 
-    def is_behind(self, scores: list[float], reached: list[list[float]]) -> bool:
+    def is_behind(self, scores: list[float], compared: list[list[float]]) -> bool:
         """Return whether a network is worse than nearly all others were after as many epochs."""
         n_epochs = len(scores)
-        if len(reached) < _FEWEST_BEFORE or n_epochs < _FIRST_LOOK * self.network.max_iter:
+        if not compared or n_epochs < _FIRST_LOOK * self.network.max_iter:
             return False
-        bests = [_best(other[:n_epochs]) for other in reached]
+        bests = [_best(other[:n_epochs]) for other in compared]
         return bool(_best(scores) < np.quantile(bests, _SHARE_BELOW, method="lower"))
 
 

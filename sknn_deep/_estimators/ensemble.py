@@ -27,16 +27,19 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.utils import check_random_state
+from sklearn.utils.parallel import Parallel, delayed
 
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
 from sknn_deep._estimators.fitting import draft_of, fit_network, sklearn_callbacks
 from sknn_deep._estimators.fused import fit_jobs
 from sknn_deep._estimators.held_out import with_validation_set, without_feature_names
-from sknn_deep._estimators.jobs import Job
+from sknn_deep._estimators.jobs import Job, stacks
 from sknn_deep._estimators.memory_advice import ensemble_memory_explained
+from sknn_deep._estimators.processes import check_travels
 from sknn_deep._estimators.rollback import Rollback
 from sknn_deep._hardware.device import accepted_dtypes, numpy_dtype, resolve_device
 from sknn_deep._hardware.ranks import present_ranks
@@ -81,7 +84,7 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
             )
             for callback in callbacks:
                 callback.on_train_begin(None)
-            _fit_together(networks, own)
+            networks = _fit_together(networks, own, draft._jobs_of_ensemble())
         adopt(draft, networks)
         if own.X_val is None:
             draft._pool_held_out()
@@ -173,14 +176,37 @@ def _fit_in_turn(networks: list[Any], call: Call) -> None:
                 fit_network(network, call)
 
 
-def _fit_together(networks: list[Any], call: Call) -> None:
-    """Train all networks, those of one shape as one stack where that is possible."""
+def _fit_together(networks: list[Any], call: Call, n_jobs: int | None) -> list[Any]:
+    """Train all networks, those of one shape as one stack where that is possible.
+
+    Returns
+    -------
+    networks : list of estimator
+        The same, or those that have come back from other processes.
+    """
     arguments = fit_arguments(call)
     jobs = [
         Job(network, call.X, call.y, fit_params=arguments, name=name)
         for network, name in zip(networks, _names(networks), strict=True)
     ]
+    n_workers = effective_n_jobs(n_jobs)
+    if n_workers == 1:
+        return _fitted(jobs)
+    check_travels(networks[0])
+    groups = stacks(jobs, n_workers)
+    answers = Parallel(n_jobs)(delayed(_fitted)(group) for group in groups)
+    fitted = {
+        job: network
+        for group, networks in zip(groups, answers, strict=True)
+        for job, network in zip(group, networks, strict=True)
+    }
+    return [fitted[job] for job in jobs]
+
+
+def _fitted(jobs: list[Job]) -> list[Any]:
+    """Fit some networks, and return them."""
     fit_jobs(jobs, done=_raise)
+    return [job.estimator for job in jobs]
 
 
 def fit_arguments(call: Call) -> dict[str, Any]:

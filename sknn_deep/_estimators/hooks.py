@@ -85,6 +85,10 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         """Return for each network that ``fit`` makes the parameters that differ from these."""
         return [{}]
 
+    def _jobs_of_ensemble(self) -> int | None:
+        """Return how many processes may train networks of an ensemble, as joblib's ``n_jobs``."""
+        return 1
+
     def _weigh_classes(
         self, y: np.ndarray | None, sample_weight: np.ndarray | None, learn: bool
     ) -> np.ndarray | None:

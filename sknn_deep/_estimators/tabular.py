@@ -65,6 +65,7 @@ class TabularDefaults(SupervisedParameters):
     varied_networks: bool = True
     n_candidates: int = 1
     max_time: float | None = None
+    n_jobs: int | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -97,6 +98,7 @@ _CONSTRAINTS: dict[str, list[Any]] = {
     "varied_networks": ["boolean"],
     "n_candidates": [Interval(Integral, 1, None, closed="left")],
     "max_time": [Interval(Real, 0, None, closed="neither"), None],
+    "n_jobs": [Integral, None],
 }
 
 
@@ -110,6 +112,7 @@ class TabularHooks:
     varied_networks: bool
     n_candidates: int
     max_time: float | None
+    n_jobs: int | None
     ensemble_weights_: np.ndarray
     _candidates: dict[str, list[Any]]
 
@@ -146,6 +149,10 @@ class TabularHooks:
         n_varied = self.n_networks // 2
         return [{}] * (self.n_networks - n_varied) + [params] * n_varied
 
+    def _jobs_of_ensemble(self) -> int | None:
+        params: Any = self  # nor are the jobs of a joblib.parallel_config block of use then
+        return self.n_jobs if params.n_processes == 1 else 1
+
     def _reason_to_train_alone(self) -> str:
         if self.n_candidates > 1:
             return f"n_candidates={self.n_candidates} are networks of many shapes"
@@ -153,6 +160,12 @@ class TabularHooks:
 
     def _check_combinations(self, call: Call) -> None:
         super()._check_combinations(call)  # type: ignore[misc]
+        params: Any = self
+        if self.n_jobs not in (None, 1) and params.n_processes != 1:
+            raise ValueError(
+                f"n_jobs={self.n_jobs} and n_processes={params.n_processes!r} divide the networks "
+                "and the rows of each among processes: set one of them, and the other to 1."
+            )
         if self.n_candidates == 1:
             if self.max_time is not None:
                 raise ValueError(
@@ -160,7 +173,6 @@ class TabularHooks:
                     "raise n_candidates, or leave max_time at None."
                 )
             return
-        params: Any = self
         for name, is_given, remedy in (
             ("callbacks", params.callbacks, "leave callbacks at None"),
             ("partial_fit", call.incremental, "call fit"),
@@ -218,6 +230,15 @@ max_time : float or None, default=None
     Seconds after which no further candidate is drawn, and the present ones stop at the end of
     their epoch. The ensemble is that of the candidates so far. The result then depends on the speed
     of the machine. Only with ``n_candidates`` above 1.
+
+n_jobs : int or None, default=None
+    Number of candidates, or parts of an ensemble, that are trained at the same time, each by a
+    process of joblib's on its share of the processor's cores; -1 stands for one for each core.
+    None is 1 unless in a :func:`joblib.parallel_config` block. It changes results by rounding at
+    most: how many threads compute a product decides on its last digit. Starting the processes takes
+    a few seconds the first time, so it pays for fits that take longer, above all for candidates,
+    which otherwise train one by one. Not
+    with ``n_processes``.
 
 Attributes
 ----------

@@ -5,9 +5,9 @@ from sknn_deep._hardware.device import free_memory
 from sknn_deep._training.training import Training
 
 # On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
-# is large, they are faster one after the other.
+# is large, they are faster one after the other. Steps of Muon gain already from two together.
 _CPU_BYTES = 2**23
-_FEWEST_ON_CPU, _MOST_NETWORKS = 4, 128
+_FEWEST_ON_CPU, _FEWEST_OF_MUON, _MOST_NETWORKS = 4, 2, 128
 # Larger networks, too, are faster together where they share the rows that are gathered.
 _SHARING_BYTES = 2**25
 # Share of a GPU's free memory that a stack may take.
@@ -30,9 +30,11 @@ def stack_size(training: Training, max_memory: int | None, n_sharing: int = 1) -
     n_bytes = _bytes_of(training)
     device = training.network.flat.device
     if device.type == "cpu":
-        for limit in (_CPU_BYTES, _SHARING_BYTES if n_sharing >= _FEWEST_ON_CPU else 0):
+        is_muon = isinstance(training.optimizer, MuonWithAdam)
+        fewest = _FEWEST_OF_MUON if is_muon else _FEWEST_ON_CPU
+        for limit in (_CPU_BYTES, _SHARING_BYTES if n_sharing >= fewest else 0):
             fitting = (limit if max_memory is None else min(limit, max_memory)) // n_bytes
-            if fitting >= _FEWEST_ON_CPU:
+            if fitting >= fewest:
                 return min(fitting, _MOST_NETWORKS)
         return 1
     most: float | None = max_memory

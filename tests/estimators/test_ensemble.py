@@ -4,10 +4,10 @@ import weakref
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_iris
 
-from sknn_deep import DeepMLPClassifier
+from sknn_deep import DeepMLPClassifier, TabularMLPClassifier
 from sknn_deep._estimators.ensemble import mean
 
 
@@ -44,3 +44,31 @@ def test_verbose_names_the_networks(solver, capsys):
     lines = capsys.readouterr().out.splitlines()
     names = [line.partition(": Iteration 1, loss = ")[0] for line in lines]
     assert names == 2 * ["Network 1 of 2", "Network 2 of 2"]
+
+
+@pytest.mark.parametrize("params", [{}, {"varied_networks": True}, {"warm_start": True}])
+def test_an_ensemble_of_several_jobs_is_that_of_one(params):
+    X, y = load_iris(return_X_y=True)
+    params = params | {"hidden_layer_sizes": (8,), "max_iter": 2, "random_state": 0}
+    ensembles = [TabularMLPClassifier(**params, n_jobs=n_jobs) for n_jobs in (None, 2)]
+    for _ in range(2):  # with warm_start the second call goes on
+        one, several = (ensemble.fit(X, y) for ensemble in ensembles)
+        # networks of a smaller stack may be summed up in another order
+        assert_allclose(several.predict_proba(X), one.predict_proba(X), atol=1e-5)
+    assert [network.random_state for network in one.estimators_] == [
+        network.random_state for network in several.estimators_
+    ]
+
+
+def test_what_fails_in_another_process_fails_the_ensemble():
+    X, y = load_iris(return_X_y=True)
+    classifier = TabularMLPClassifier(n_jobs=2, learning_rate_init=1e30, max_iter=2)
+    with pytest.raises(ValueError, match="lower learning_rate_init"):
+        classifier.fit(X, y)
+    assert "estimators_" not in vars(classifier)
+
+
+def test_processes_for_the_rows_of_each_network_leave_none_for_the_networks():
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match="n_jobs=2 and n_processes=3 .* set one of them"):
+        TabularMLPClassifier(n_jobs=2, n_processes=3).fit(X, y)
