@@ -118,6 +118,8 @@ def main():
     known = [f"fit-{key}" for key in plain] + [f"search-{key}" for key in search.WORKS]
     options.add_argument("works", nargs="*", help=f"among {known}; default: all")
     arguments = options.parse_args()
+    if unknown := set(arguments.works) - set(known):
+        options.error(f"there is no {sorted(unknown)}; choose from {known}.")
     warnings.simplefilter("ignore", ConvergenceWarning)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -179,7 +179,9 @@ def real_mlp(table: Table, seed: int, variant: str) -> Any:
 Contender = Callable[[Table, int], Any]
 
 
-def contenders(n_candidates: int, n_jobs: int | None = None) -> dict[str, Contender]:
+def contenders(
+    n_candidates: int, n_jobs: int | None = None, max_time: float | None = None
+) -> dict[str, Contender]:
     """Return the contenders whose packages are installed, by name."""
     ours = partial(tabular, n_jobs=n_jobs)
     found: dict[str, Contender] = {
@@ -189,7 +191,9 @@ def contenders(n_candidates: int, n_jobs: int | None = None) -> dict[str, Conten
         "one network for 10 epochs": partial(tabular, n_networks=1, max_iter=10),
     }
     if n_candidates > 1:
-        found[f"{n_candidates} candidates"] = partial(ours, n_candidates=n_candidates)
+        found[f"{n_candidates} candidates"] = partial(
+            ours, n_candidates=n_candidates, max_time=max_time
+        )
     found["HistGradientBoosting"] = hist_gradient_boosting
     found["scikit-learn's MLP"] = scikit_learn_mlp
     if find_spec("lightgbm"):
@@ -228,6 +232,7 @@ def main() -> None:
     parser.add_argument("--tables", default=",".join(names), help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=5, help="fits of each contender")
     parser.add_argument("--candidates", type=int, default=64, help="1 leaves that contender out")
+    parser.add_argument("--max-time", type=float, help="seconds after which no more are drawn")
     parser.add_argument("--jobs", type=int, help="processes that train networks of ours")
     parser.add_argument("--only", help="contenders, as they are printed; default: all")
     parser.add_argument("--validation", action="store_true", help="figures of validation rows")
@@ -236,7 +241,7 @@ def main() -> None:
     if unknown := set(chosen) - set(names):
         parser.error(f"--tables has {sorted(unknown)}; choose from {names}.")
     print_machine(rows="validation" if options.validation else "test")
-    found = contenders(options.candidates, options.jobs)
+    found = contenders(options.candidates, options.jobs, options.max_time)
     if options.only:
         wanted = options.only.split(",")
         if absent := set(wanted) - set(found):
