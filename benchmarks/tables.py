@@ -256,7 +256,8 @@ def main() -> None:
         for contender, fit in found.items():
             figures, seconds, work = measure(fit, table, rows, options.seeds).T
             means[contender] = figures.mean()
-            times = f"{seconds.mean():.1f}", f"{work.mean():.1f}"
+            # that of other processes is not counted
+            times = f"{seconds.mean():.1f}", "–" if options.jobs else f"{work.mean():.1f}"
             lines.append([contender, f"{figures.mean():.5g}", f"{figures.std():.2g}", *times])
         columns = f"{name}, {len(table.train):,} rows", kind, "deviation", "seconds", "processor's"
         print_table(list(columns), lines)

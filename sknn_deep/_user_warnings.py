@@ -60,6 +60,13 @@ def collected_warnings() -> Iterator[Counter]:
         _collected.reset(token)
 
 
+def give_again(found: Counter) -> None:
+    """Give warnings that another process has collected, within :func:`warned_once`."""
+    for (message, category), n_fits in found.items():
+        for _ in range(n_fits):
+            warn_user(message, category)
+
+
 def _users_level() -> int:
     """Return the ``stacklevel`` by which ``warnings.warn`` in the caller names the user's line."""
     level, frame = 2, sys._getframe(2)

@@ -26,10 +26,11 @@ References
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice, takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ from sknn_deep._estimators.processes import check_travels
 from sknn_deep._training.interruption import is_one_of_many, one_of_many
 from sknn_deep._training.progress import DivergenceError
 from sknn_deep._training.sklearn_callbacks import StopTraining
-from sknn_deep._user_warnings import warn_user, warned_once
+from sknn_deep._user_warnings import collected_warnings, give_again, warn_user, warned_once
 
 # Places in the ensemble; a network may have several of them.
 _MOST_PLACES = 32
@@ -188,8 +189,10 @@ def fit_candidates(estimator: Any, call: Call) -> None:
             delayed(_train)(group, call, compared, end - time.perf_counter()) for group in in_time
         )
         try:
-            for candidate in chain.from_iterable(done):
-                keep(candidate)
+            for group, found in done:
+                give_again(found)
+                for candidate in group:
+                    keep(candidate)
         except BaseException:
             with warnings.catch_warnings(action="ignore"):  # that others are not waited for
                 done.close()
@@ -229,8 +232,8 @@ def _drawn(draft: Any, random_state: np.random.RandomState) -> Iterator[list["_C
 
 def _train(
     group: list["_Candidate"], call: Call, compared: list[list[float]], seconds: float
-) -> list["_Candidate"]:
-    """Train candidates of one shape, each until it has stopped or fallen behind; return them.
+) -> tuple[list["_Candidate"], Counter]:
+    """Train candidates of one shape, each until it has stopped or fallen behind.
 
     Parameters
     ----------
@@ -241,6 +244,13 @@ def _train(
         Scores of those to compare them with.
     seconds : float
         After which they stop.
+
+    Returns
+    -------
+    group : list of _Candidate
+        The same, or what has come of them in another process.
+    found : Counter
+        The warnings.
     """
     end = time.perf_counter() + seconds
 
@@ -260,8 +270,9 @@ def _train(
         for candidate in group
     }
 
-    fit_jobs(list(jobs), done=lambda job: jobs[job].learn(job, call))
-    return group
+    with collected_warnings() as found:
+        fit_jobs(list(jobs), done=lambda job: jobs[job].learn(job, call))
+    return group, found
 
 
 def _learned(draft: Any, call: Call, trained: list["_Candidate"]) -> dict[str, Any] | None:

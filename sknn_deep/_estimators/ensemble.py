@@ -20,6 +20,7 @@ References
 """
 
 import operator
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -46,6 +47,7 @@ from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import check_sample_weight
 from sknn_deep._training.interruption import one_of_many
 from sknn_deep._training.naming import named
+from sknn_deep._user_warnings import collected_warnings, give_again, warned_once
 
 
 def fit_ensemble(estimator: Any, call: Call) -> None:
@@ -191,22 +193,24 @@ def _fit_together(networks: list[Any], call: Call, n_jobs: int | None) -> list[A
     ]
     n_workers = effective_n_jobs(n_jobs)
     if n_workers == 1:
-        return _fitted(jobs)
+        fit_jobs(jobs, done=_raise)
+        return networks
     check_travels(networks[0])
     groups = stacks(jobs, n_workers)
-    answers = Parallel(n_jobs)(delayed(_fitted)(group) for group in groups)
-    fitted = {
-        job: network
-        for group, networks in zip(groups, answers, strict=True)
-        for job, network in zip(group, networks, strict=True)
-    }
+    fitted: dict[Job, Any] = {}
+    with warned_once():
+        answers = Parallel(n_jobs)(delayed(_fit_elsewhere)(group) for group in groups)
+        for group, (estimators, found) in zip(groups, answers, strict=True):
+            fitted |= zip(group, estimators, strict=True)
+            give_again(found)
     return [fitted[job] for job in jobs]
 
 
-def _fitted(jobs: list[Job]) -> list[Any]:
-    """Fit some networks, and return them."""
-    fit_jobs(jobs, done=_raise)
-    return [job.estimator for job in jobs]
+def _fit_elsewhere(jobs: list[Job]) -> tuple[list[Any], Counter]:
+    """Fit some networks in another process; return them, and the warnings."""
+    with collected_warnings() as found:
+        fit_jobs(jobs, done=_raise)
+    return [job.estimator for job in jobs], found
 
 
 def fit_arguments(call: Call) -> dict[str, Any]:

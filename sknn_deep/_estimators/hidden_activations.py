@@ -55,7 +55,8 @@ class HiddenActivations(
 
     Notes
     -----
-    For an ensemble, the activations of its networks stand side by side.
+    For an ensemble, the activations of its networks stand side by side. A negative ``layer`` then
+    counts from the last hidden layer of each network, which may have more layers than others.
 
     Examples
     --------

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
 
 from sknn_deep import DeepMLPClassifier, TabularMLPClassifier
 from sknn_deep._estimators.ensemble import mean
@@ -66,6 +67,18 @@ def test_what_fails_in_another_process_fails_the_ensemble():
     with pytest.raises(ValueError, match="lower learning_rate_init"):
         classifier.fit(X, y)
     assert "estimators_" not in vars(classifier)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("params", [{"n_candidates": 4}, {"n_networks": 4}])
+def test_warnings_of_several_jobs_are_given_once(n_jobs, params):
+    X, y = load_iris(return_X_y=True)
+    classifier = TabularMLPClassifier(**params, n_jobs=n_jobs, early_stopping=False)
+    classifier.set_params(learning_rate="constant", max_iter=2)
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations .* \(4 fits\)") as told:
+        classifier.fit(X, y, X_val=X, y_val=y)
+    assert len(told) == 1
+    assert told[0].filename == __file__
 
 
 def test_processes_for_the_rows_of_each_network_leave_none_for_the_networks():
