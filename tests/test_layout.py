@@ -66,7 +66,7 @@ WINGS = {
         | {"held_out_rows", "target_scale", "intervals", "temperature"},
         {"array_api"},
         {"rows", "fitted_attributes", "pickling", "hidden_activations", "processes"},
-        {"parameters", "fitted_state"},
+        {"parameters", "fitted_state", "workers"},
         {"hooks"},
         {"jobs", "memory_advice", "optimizer", "held_out"},
         {"fitting"},

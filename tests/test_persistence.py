@@ -951,8 +951,11 @@ FORGERIES = {
     "no inputs": (drop("n_features_in_"), "n_features_in_.*are missing"),
     "no progress": (drop("_progress"), "_progress"),
     "no labels": (drop("classes_"), "classes_.* are missing"),
-    "unsorted labels": (put("classes_", np.array([1, 0])), "sorted vector of labels"),
-    "mixed labels": (put("classes_", np.array(["b", 1], dtype=object)), "sorted vector of labels"),
+    "unsorted labels": (put("classes_", np.array([1, 0])), "sorted vector of numbers or texts"),
+    "mixed labels": (
+        put("classes_", np.array(["b", 1], dtype=object)),
+        "sorted vector of numbers or texts",
+    ),
     "too many labels": (put("classes_", np.arange(3)), "other classes"),
     "labels of the binarizer": (put("_label_binarizer", "y_type_", "x"), "a fitted LabelBinarizer"),
     "class weights": (put("_class_weights", np.ones(3)), "not one for each class"),
@@ -1384,3 +1387,10 @@ def test_loading_takes_a_multiple_of_the_file(path):
         assert tracemalloc.get_traced_memory()[1] < 2.2 * path.stat().st_size
     finally:
         tracemalloc.stop()
+
+
+def test_dates_as_labels_cannot_be_saved(tmp_path):
+    y = np.array(["2020", "2021"] * 20, dtype="datetime64[D]")
+    classifier = DeepMLPClassifier((3,), max_iter=500).fit(np.arange(40.0)[:, np.newaxis] % 2, y)
+    with pytest.raises(ValueError, match="classes_ should be a sorted vector of numbers or texts"):
+        save(classifier, tmp_path / "file.skops")

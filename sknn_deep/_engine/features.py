@@ -38,6 +38,10 @@ _UPLOADED_BYTES = 2**25
 Reader = Callable[[slice, Tensor], None]
 
 
+def _nothing() -> None:
+    """Return no rows on a device."""
+
+
 class Features(ABC):
     """Validated features of some rows.
 
@@ -68,7 +72,12 @@ class Features(ABC):
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype | type):
         self.shape, self.dtype = (int(shape[0]), int(shape[1])), np.dtype(dtype)
-        self._resident: Callable[[], Tensor | None] = lambda: None
+        self._resident: Callable[[], Tensor | None] = _nothing
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**vars(self), "_resident": _nothing}
+        state.pop("tensor", None)  # it shares the array's memory, and would travel as another copy
+        return state
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -6,9 +6,9 @@ random (:func:`draw_configurations`), each is trained on the training rows and s
 validation rows, and a greedy selection with replacement picks from all of them the ensemble whose
 mean prediction has the lowest loss on the validation rows [2]_. Networks that fall behind are
 abandoned: from the thirteenth on, a network stops if after part of its epochs its best score on the
-validation rows is below that of 85 % of the first twelve by then. The median rule [3]_ abandoned
-too many, among them networks with periodic inputs, which err in ways of their own. To compare
-with the same twelve makes the result independent of how many are trained at once.
+validation rows is worse than that of eleven of the first twelve by then. The median rule [3]_
+abandoned too many, among them networks with periodic inputs, which err in ways of their own. To
+compare with the same twelve makes the result independent of how many are trained at once.
 
 The first four have the shape of the estimator and train as one stack; all others differ in shape,
 too, and train one by one. Stacks of four of each shape take less time for each network, but
@@ -25,7 +25,6 @@ References
 
 import math
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -34,10 +33,8 @@ from itertools import islice, takewhile
 from typing import Any
 
 import numpy as np
-from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.utils import check_random_state
-from sklearn.utils.parallel import Parallel, delayed
 
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.ensemble import adopt, fit_arguments, validated_call
@@ -46,7 +43,7 @@ from sknn_deep._estimators.fitting import draft_of, sklearn_callbacks
 from sknn_deep._estimators.fused import fit_jobs
 from sknn_deep._estimators.held_out import with_validation_set
 from sknn_deep._estimators.jobs import Job
-from sknn_deep._estimators.processes import check_travels
+from sknn_deep._estimators.workers import n_workers_for, workers
 from sknn_deep._training.interruption import is_one_of_many, one_of_many
 from sknn_deep._training.progress import DivergenceError
 from sknn_deep._training.sklearn_callbacks import StopTraining
@@ -54,9 +51,9 @@ from sknn_deep._user_warnings import collected_warnings, give_again, warn_user, 
 
 # Places in the ensemble; a network may have several of them.
 _MOST_PLACES = 32
-# From this share of its epochs on, a network is compared with the first ones, which are so many.
-# It stops where it is worse than all but this share of them.
-_FIRST_LOOK, _N_COMPARED, _SHARE_BELOW = 0.3, 12, 0.15
+# From this share of its epochs on, a network is compared with the first ones, which are so many, if
+# no more than a few of them have diverged. It stops where at most this share of them are as bad.
+_FIRST_LOOK, _N_COMPARED, _FEWEST_COMPARED, _SHARE_BELOW = 0.3, 12, 5, 0.15
 # So many candidates have the shape of the estimator, and the others one of these.
 _OF_OWN_SHAPE = 4
 _HIDDEN_LAYER_SIZES = (
@@ -144,14 +141,15 @@ def fit_candidates(estimator: Any, call: Call) -> None:
     call : Call
         Where it has no validation set, rows are held out once, for all candidates.
     """
-    start = time.perf_counter()
+    # of the calendar, which all processes have in common
+    start = time.time()
     estimator._check_combinations(call)
     draft: Any = draft_of(estimator, goes_on=False)
     given = call.X, call.y, call.sample_weight
     random_state = check_random_state(draft.random_state)
     call = with_validation_set(draft, validated_call(draft, call, goes_on=False), random_state)
-    if effective_n_jobs(draft.n_jobs) > 1:
-        check_travels(draft)
+    # the first group is one task, and all others are one each
+    n_workers = n_workers_for(draft, draft.n_jobs, max(1, draft.n_candidates - _OF_OWN_SHAPE + 1))
     trained: list[_Candidate] = []
     callbacks = sklearn_callbacks(
         estimator,
@@ -180,28 +178,16 @@ def fit_candidates(estimator: Any, call: Call) -> None:
     end = math.inf if draft.max_time is None else start + draft.max_time
     drawn, n_first = _drawn(draft, random_state), _N_COMPARED - _OF_OWN_SHAPE + 1
     interrupted = False
-    parallel = Parallel(draft.n_jobs, pre_dispatch="n_jobs", return_as="generator_unordered")
-
-    def train(groups: Iterator[list[_Candidate]]) -> None:
-        compared = [candidate.scores for candidate in trained if not candidate.error]
-        in_time = takewhile(lambda _: not trained or time.perf_counter() < end, groups)
-        done = parallel(
-            delayed(_train)(group, call, compared, end - time.perf_counter()) for group in in_time
-        )
-        try:
-            for group, found in done:
-                give_again(found)
-                for candidate in group:
-                    keep(candidate)
-        except BaseException:
-            with warnings.catch_warnings(action="ignore"):  # that others are not waited for
-                done.close()
-            raise
-
     try:
-        with suppress(StopTraining), one_of_many(), warned_once(), parallel:
-            train(islice(drawn, n_first))
-            train(drawn)
+        with suppress(StopTraining), one_of_many(), warned_once(), workers(n_workers) as answers:
+            for groups in (islice(drawn, n_first), drawn):
+                compared = [candidate.scores for candidate in trained if not candidate.error]
+                in_time = takewhile(lambda _: not trained or time.time() < end, groups)
+                tasks = ((group, call, compared, end) for group in in_time)
+                for group, found in answers(_train, tasks):
+                    give_again(found)
+                    for candidate in group:
+                        keep(candidate)
     except KeyboardInterrupt:
         interrupted = any(not candidate.error for candidate in trained)
         if is_one_of_many() or not interrupted:
@@ -231,7 +217,7 @@ def _drawn(draft: Any, random_state: np.random.RandomState) -> Iterator[list["_C
 
 
 def _train(
-    group: list["_Candidate"], call: Call, compared: list[list[float]], seconds: float
+    group: list["_Candidate"], call: Call, compared: list[list[float]], end: float
 ) -> tuple[list["_Candidate"], Counter]:
     """Train candidates of one shape, each until it has stopped or fallen behind.
 
@@ -242,8 +228,8 @@ def _train(
         With validated data and a validation set.
     compared : list of list of float
         Scores of those to compare them with.
-    seconds : float
-        After which they stop.
+    end : float
+        When the time is up, as ``time.time`` counts it.
 
     Returns
     -------
@@ -252,10 +238,9 @@ def _train(
     found : Counter
         The warnings.
     """
-    end = time.perf_counter() + seconds
 
     def is_enough(scores: list[float]) -> bool:
-        return group[0].is_behind(scores, compared) or time.perf_counter() > end
+        return group[0].is_behind(scores, compared) or time.time() > end
 
     arguments = fit_arguments(call)
     jobs = {
@@ -396,7 +381,7 @@ class _Candidate:
     def is_behind(self, scores: list[float], compared: list[list[float]]) -> bool:
         """Return whether a network is worse than nearly all others were after as many epochs."""
         n_epochs = len(scores)
-        if not compared or n_epochs < _FIRST_LOOK * self.network.max_iter:
+        if len(compared) < _FEWEST_COMPARED or n_epochs < _FIRST_LOOK * self.network.max_iter:
             return False
         bests = [_best(other[:n_epochs]) for other in compared]
         return bool(_best(scores) < np.quantile(bests, _SHARE_BELOW, method="lower"))

@@ -21,6 +21,7 @@ from sknn_deep._estimators.array_api import as_numpy, by_torch, keeps_namespace
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_attributes import FittedClassifier
 from sknn_deep._estimators.fitted_state import CLASSIFIER_STATE
+from sknn_deep._estimators.not_numbers import refuse_missing_targets
 from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters, column_as_1d
 from sknn_deep._estimators.temperature import best_temperature, calibrated_loss
 from sknn_deep._estimators.types import Activations, MatrixLike
@@ -263,8 +264,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         their own, and so do missing values.
 
     allow_nan : bool, default=False
-        Whether numbers may be missing (NaN, None, pd.NA). They are replaced by a learned value and
-        an indicator, or with ``numeric_embedding`` by a learned vector.
+        Whether numbers may be missing (NaN, None, NA of nullable types). They are replaced by a
+        learned value and an indicator, or with ``numeric_embedding`` by a learned vector.
 
     scaling : {"standard", "robust"} or None, default=None
         How numbers are scaled inside the network, from statistics of the training rows (without
@@ -837,6 +838,8 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _validate_pair(
         self, X: Any, y: Any, dtypes: list[type], reset: bool
     ) -> tuple[Features, np.ndarray]:
+        if not isinstance(X, Features):  # an ensemble's, for each of its networks
+            refuse_missing_targets(y)
         X, y = self._validate_rows(X, y, dtypes=dtypes, reset=reset, multi_output=True)
         return X, column_as_1d(y)
 

@@ -1,11 +1,17 @@
 """Means and limits of features, with or without missing values, and rows to learn scales from."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sknn_deep._engine.features import Features, SparseRows
+from sknn_deep._engine.samples import check_weight
+from sknn_deep._user_warnings import warn_user
 
 # Scales and quantiles come from at most this many rows, or this many numbers if rows are wide.
 _ROWS_OF_SCALES, _NUMBERS_OF_SCALES = 200_000, 2**25
+# In single precision the values of a column should span so many of its steps.
+_FEWEST_STEPS, ROWS_TO_LOOK_AT = 64, 20_000
 # Sparse features with more columns are neither scaled nor embedded: no zero would stay zero.
 _WIDEST_SPARSE = 10_000
 
@@ -54,6 +60,36 @@ def refuse_wide_sparse(X: Features, **parameters: str | None) -> None:
         )
 
 
+def warn_of_coarse(values: np.ndarray, names: Sequence[str]) -> None:
+    """Warn of columns whose numbers differ by little more than single precision can tell.
+
+    Of numbers near 2e9, as seconds since 1970 are, it keeps multiples of 128 only.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_rows, n_columns)
+        NaN where a number is missing. Those in double precision are fine.
+    names : sequence of str
+        What a warning calls the columns.
+    """
+    if values.dtype != np.float32 or not len(values):
+        return
+    values = values[:: -(-len(values) // ROWS_TO_LOOK_AT)]
+    is_known = ~np.isnan(values)
+    low = np.where(is_known, values, np.inf).min(axis=0)
+    high = np.where(is_known, values, -np.inf).max(axis=0)
+    size = np.maximum(np.abs(low), np.abs(high))
+    for j in np.flatnonzero(np.isfinite(size)):
+        step = float(np.spacing(np.float32(size[j])))
+        # whether a column of one value was one before is not known where whole numbers are rounded
+        if high[j] - low[j] < _FEWEST_STEPS * step and (low[j] < high[j] or step > 1):
+            warn_user(
+                f"{names[int(j)]} holds numbers near {size[j]:.4g} that differ by at most "
+                f"{high[j] - low[j]:.3g}, and single precision rounds them to multiples of "
+                f"{step:.3g}. Set dtype='float64', or subtract a constant before."
+            )
+
+
 def rows_to_scale_by(
     X: Features, weight: np.ndarray | None, rows: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -69,6 +105,7 @@ def rows_to_scale_by(
     """
     chosen = np.arange(len(X)) if rows is None else rows
     if weight is not None:
+        check_weight(weight[chosen])
         chosen = chosen[weight[chosen] > 0]
     most = min(_ROWS_OF_SCALES, max(1, _NUMBERS_OF_SCALES // X.shape[1]))
     some = chosen[:: -(-len(chosen) // most)]

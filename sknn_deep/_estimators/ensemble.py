@@ -23,15 +23,14 @@ import operator
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import replace
 from functools import reduce
 from typing import Any
 
 import numpy as np
-from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.utils import check_random_state
-from sklearn.utils.parallel import Parallel, delayed
 
 from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.fitted_state import fitted_state, set_fitted_state
@@ -40,8 +39,8 @@ from sknn_deep._estimators.fused import fit_jobs
 from sknn_deep._estimators.held_out import with_validation_set, without_feature_names
 from sknn_deep._estimators.jobs import Job, stacks
 from sknn_deep._estimators.memory_advice import ensemble_memory_explained
-from sknn_deep._estimators.processes import check_travels
 from sknn_deep._estimators.rollback import Rollback
+from sknn_deep._estimators.workers import n_workers_for, workers
 from sknn_deep._hardware.device import accepted_dtypes, numpy_dtype, resolve_device
 from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import check_sample_weight
@@ -184,33 +183,33 @@ def _fit_together(networks: list[Any], call: Call, n_jobs: int | None) -> list[A
     Returns
     -------
     networks : list of estimator
-        The same, or those that have come back from other processes.
+        The same, or those that workers have trained instead.
     """
     arguments = fit_arguments(call)
+    n_workers = n_workers_for(networks[0], n_jobs, len(networks))
+    if n_workers > 1:
+        networks = deepcopy(networks)  # a thread may go on after an error has ended the call
     jobs = [
         Job(network, call.X, call.y, fit_params=arguments, name=name)
         for network, name in zip(networks, _names(networks), strict=True)
     ]
-    n_workers = effective_n_jobs(n_jobs)
     if n_workers == 1:
         fit_jobs(jobs, done=_raise)
         return networks
-    check_travels(networks[0])
     groups = stacks(jobs, n_workers)
     fitted: dict[Job, Any] = {}
-    with warned_once():
-        answers = Parallel(n_jobs)(delayed(_fit_elsewhere)(group) for group in groups)
-        for group, (estimators, found) in zip(groups, answers, strict=True):
-            fitted |= zip(group, estimators, strict=True)
+    with warned_once(), workers(n_workers) as answers:
+        for number, estimators, found in answers(_fit_group, enumerate(groups)):
+            fitted |= zip(groups[number], estimators, strict=True)
             give_again(found)
     return [fitted[job] for job in jobs]
 
 
-def _fit_elsewhere(jobs: list[Job]) -> tuple[list[Any], Counter]:
-    """Fit some networks in another process; return them, and the warnings."""
+def _fit_group(number: int, jobs: list[Job]) -> tuple[int, list[Any], Counter]:
+    """Fit some networks for a worker; return the number, the networks and the warnings."""
     with collected_warnings() as found:
         fit_jobs(jobs, done=_raise)
-    return [job.estimator for job in jobs], found
+    return number, [job.estimator for job in jobs], found
 
 
 def fit_arguments(call: Call) -> dict[str, Any]:

@@ -176,7 +176,7 @@ REGRESSOR_STATE = {
 }
 CLASSIFIER_STATE = {
     **SUPERVISED_STATE,
-    "classes_": Entry(_is_labels, "a sorted vector of labels", "data"),
+    "classes_": Entry(_is_labels, "a sorted vector of numbers or texts", "data"),
     "_label_binarizer": Entry(_is_binarizer, "a fitted LabelBinarizer", "data"),
     "_class_weights": Entry(*_VECTOR),
     "temperature_": Entry(_is_temperature, "a positive number", "trained network"),
@@ -253,7 +253,7 @@ def check_fitted_state(estimator: Any) -> None:
     for name in state.keys() - known.keys() - parameters.keys():
         is_own = not name.startswith("_") and not hasattr(type(estimator), name)
         _check(is_own, f"{name} is no attribute of a {type(estimator).__name__}; delete it")
-    for name in state.keys() & known.keys():
+    for name in [name for name in known if name in state]:
         if not known[name].is_valid(state[name]):
             value = reprlib.repr(state[name])
             raise ValueError(f"{name} should be {known[name].what}, got {value}.")

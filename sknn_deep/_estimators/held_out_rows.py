@@ -212,10 +212,15 @@ def _share_classes(
     codes = np.unique(labels[train], axis=0, return_inverse=True)[1]
     most_frequent = np.flatnonzero(codes == np.bincount(codes).argmax())
     spare = train[most_frequent[1 : len(back) + 1]]  # one stays
-    return (
-        np.concatenate([train[~np.isin(train, spare)], back]),
-        np.concatenate([held_out[~np.isin(held_out, back)], spare]),
-    )
+    kept = np.concatenate([held_out[~np.isin(held_out, back)], spare])
+    if len(kept) < 2:
+        n_rows = len(train) + len(held_out)
+        raise ValueError(
+            f"early_stopping=True can hold out {len(kept)} of {n_rows} rows, since each class "
+            "keeps a row to train on and most classes have no other. Merge classes, pass X_val and "
+            "y_val to fit, or set early_stopping=False."
+        )
+    return np.concatenate([train[~np.isin(train, spare)], back]), kept
 
 
 def _lost_classes(train: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:

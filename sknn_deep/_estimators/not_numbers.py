@@ -1,4 +1,4 @@
-"""Dates, durations and pandas' NA in X: refused by name.
+"""Dates, durations and pandas' NA in X, and missing targets: refused by name.
 
 NumPy would convert ``datetime64`` to a count of nanoseconds and NaT to -9.2e18. For pandas' NA in
 a column of objects it raises an error that names neither the column nor the row.
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 # pandas' Timestamp, Timedelta and NaT belong to these, too
@@ -87,3 +88,32 @@ def _among(column: np.ndarray, name: Any, may_miss: bool) -> Iterator[tuple[str,
             yield repr(value), f"column {name!r}, row {row}", _NO_DATES
         elif type(value).__name__ == "NAType" and not may_miss:
             yield "pd.NA", f"column {name!r}, row {row}", _NO_NA
+
+
+def refuse_missing_targets(y: Any) -> None:
+    """Raise a ValueError that names the row, if a target is None, NaN or NA among objects.
+
+    Of NaN among numbers scikit-learn tells.
+
+    Parameters
+    ----------
+    y : array-like
+        As given by the user.
+    """
+    dtype = getattr(y, "dtype", None)
+    if isinstance(y, list | tuple):
+        try:
+            y = np.asarray(y)
+        except (TypeError, ValueError):  # ragged, for example: scikit-learn says so
+            return
+        dtype = y.dtype
+    is_frame = isinstance(y, pd.DataFrame)
+    if not is_frame and (dtype is None or isinstance(dtype, np.dtype) and dtype.kind != "O"):
+        return
+    missing = np.asarray(pd.isna(y))
+    if missing.any():
+        row = int(np.argwhere(missing)[0][0])
+        raise ValueError(
+            f"Input y contains NaN: there is no target in row {row}, and in "
+            f"{np.count_nonzero(missing)} in all. Leave such rows out."
+        )

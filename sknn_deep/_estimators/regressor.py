@@ -23,9 +23,11 @@ from sknn_deep._engine.losses import REGRESSION_LOSSES, Loss, regression_loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.array_api import by_torch, keeps_namespace, like, through_numpy
 from sknn_deep._estimators.call import Call
+from sknn_deep._estimators.column_statistics import warn_of_coarse
 from sknn_deep._estimators.fitted_attributes import FittedRegressor
 from sknn_deep._estimators.fitted_state import REGRESSOR_STATE
 from sknn_deep._estimators.intervals import at_level, conformal_quantile, widened
+from sknn_deep._estimators.not_numbers import refuse_missing_targets
 from sknn_deep._estimators.supervised import BaseDeepMLP, SupervisedParameters, column_as_1d
 from sknn_deep._estimators.target_scale import is_poor, is_poor_distribution, odd_size
 from sknn_deep._estimators.types import Activations, MatrixLike, RegressionLossName
@@ -261,8 +263,8 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         their own, and so do missing values.
 
     allow_nan : bool, default=False
-        Whether numbers may be missing (NaN, None, pd.NA). They are replaced by a learned value and
-        an indicator, or with ``numeric_embedding`` by a learned vector.
+        Whether numbers may be missing (NaN, None, NA of nullable types). They are replaced by a
+        learned value and an indicator, or with ``numeric_embedding`` by a learned vector.
 
     scaling : {"standard", "robust"} or None, default=None
         How numbers are scaled inside the network, from statistics of the training rows (without
@@ -894,6 +896,9 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
     def _validate_triple(
         self, X: Any, y: Any, dtypes: list[type], reset: bool
     ) -> tuple[Features, np.ndarray, np.ndarray]:
+        is_validated = isinstance(X, Features)  # an ensemble's, for each of its networks
+        if not is_validated:
+            refuse_missing_targets(y)
         X, y = self._validate_rows(
             X, y, dtypes=dtypes, reset=reset, multi_output=True, y_numeric=True
         )
@@ -908,7 +913,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
                 f"loss='poisson' needs y >= 0, got a smallest value of {np.min(y)}; "
                 "choose another loss for targets that can be negative."
             )
-        return X, y, np.ascontiguousarray(y.reshape(len(y), -1), dtype=X.dtype)
+        targets = np.ascontiguousarray(y.reshape(len(y), -1), dtype=X.dtype)
+        if self.target_scaling is not None and not is_validated:
+            warn_of_coarse(targets, ["y"] * targets.shape[1])
+        return X, y, targets
 
     @property
     def _has_target_scale(self) -> bool:

@@ -24,10 +24,16 @@ from sknn_deep._engine.chunks import StreamedTable
 from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._engine.device_rows import DeviceRows
 from sknn_deep._engine.divided_rows import DividedRows, DividedTable
-from sknn_deep._engine.features import ArrayRows, Features, MappedRows, features_of
+from sknn_deep._engine.features import ArrayRows, Features, MappedRows, SparseRows, features_of
 from sknn_deep._engine.streamed_rows import StreamedRows
+from sknn_deep._estimators.column_statistics import ROWS_TO_LOOK_AT, warn_of_coarse
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
-from sknn_deep._estimators.table_columns import TableColumns, is_of_numbers, names_of
+from sknn_deep._estimators.table_columns import (
+    TableColumns,
+    feature_names,
+    is_of_numbers,
+    names_of,
+)
 from sknn_deep._hardware.device import as_tensor, numpy_dtype, torch_dtype
 from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 from sknn_deep._sklearn import check_target
@@ -73,6 +79,8 @@ def to_train_on(
     if reset:
         estimator._columns = estimator._learn_gaps(features)
         features.columns = estimator._columns
+        if estimator.scaling is not None:
+            _warn_of_coarse_columns(estimator, features)
     return (features, *targets) if y else features
 
 
@@ -93,6 +101,18 @@ def _validated(
     features = features.in_rows()
     _check_numbers(estimator, features)
     return features, *targets
+
+
+def _warn_of_coarse_columns(estimator: Any, features: Features) -> None:
+    """Warn of columns that single precision has rounded to few values."""
+    n_rows, n_features = features.shape
+    if features.kind == SparseRows.kind or features.is_streamed or features.gives_tensors:
+        return
+    some = features.take(np.arange(0, n_rows, -(-n_rows // ROWS_TO_LOOK_AT)))
+    columns = vars(estimator)["_columns"]
+    of_numbers = [j for j in range(n_features) if columns is None or j not in columns.categories]
+    names = feature_names(estimator)
+    warn_of_coarse(np.asarray(some)[:, of_numbers], [f"Column {names[j]!r}" for j in of_numbers])
 
 
 def has_categories(estimator: Any) -> bool:
@@ -305,7 +325,16 @@ def _check_numbers(estimator: Any, features: Features) -> None:
         if isinstance(features, DeviceRows) and features.is_known(allow_nan):
             return
         for numbers in features.numbers():
-            _check_finite(estimator, numbers)
+            try:
+                _check_finite(estimator, numbers)
+            except ValueError as error:
+                if not (isinstance(features, ArrayRows) and "infinity" in str(error)):
+                    raise
+                name = feature_names(estimator)[np.argwhere(np.isinf(numbers))[0][1]]
+                raise ValueError(
+                    f"{error}\nColumn {name!r} is the first: write NaN for what is infinite, and "
+                    "divide what is too large, or set dtype='float64'."
+                ) from error
 
 
 def _check_finite(estimator: Any, numbers: np.ndarray) -> None:

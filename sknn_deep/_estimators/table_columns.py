@@ -61,7 +61,8 @@ class TableColumns:
         encoded = np.empty((len(X), len(columns)), dtype)
         for j, (name, column) in enumerate(columns):
             values = self.categories.get(j)
-            encoded[:, j] = _numbers(name, column) if values is None else _codes(column, values)
+            with np.errstate(over="ignore"):  # what becomes infinite is refused by name
+                encoded[:, j] = _numbers(name, column) if values is None else _codes(column, values)
         return encoded
 
     def decode(self, numbers: np.ndarray, codes: np.ndarray) -> list[Any]:
@@ -396,7 +397,7 @@ def _numbers(name: Any, column: pd.Series) -> np.ndarray:
             pairs = zip(column, column.isna(), strict=True)
             column = pd.Series([np.nan if is_na else float(value) for value, is_na in pairs])
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(
             f"Column {name!r} should hold numbers, as in training: {error}. Convert it, or name "
             "it in categorical_features and fit again."

@@ -161,6 +161,8 @@ class TabularHooks:
     def _check_combinations(self, call: Call) -> None:
         super()._check_combinations(call)  # type: ignore[misc]
         params: Any = self
+        if self.n_jobs == 0:
+            raise ValueError("n_jobs=0 leaves nobody to train; pass None, or -1 for all cores.")
         if self.n_jobs not in (None, 1) and params.n_processes != 1:
             raise ValueError(
                 f"n_jobs={self.n_jobs} and n_processes={params.n_processes!r} divide the networks "
@@ -232,13 +234,14 @@ max_time : float or None, default=None
     of the machine. Only with ``n_candidates`` above 1.
 
 n_jobs : int or None, default=None
-    Number of candidates, or parts of an ensemble, that are trained at the same time, each by a
-    process of joblib's on its share of the processor's cores; -1 stands for one for each core.
-    None is 1 unless in a :func:`joblib.parallel_config` block. It changes results by rounding at
-    most: how many threads compute a product decides on its last digit. Starting the processes takes
-    a few seconds the first time, so it pays for fits that take longer, above all for candidates,
-    which otherwise train one by one. Not
-    with ``n_processes``.
+    How many of joblib's workers train at the same time: the candidates, or the networks of an
+    ensemble in as many parts. -1 stands for one worker for each core, and None for 1 unless in a
+    :func:`joblib.parallel_config` block. Workers are processes that share the cores. To start them
+    takes a few seconds the first time, so they pay for longer fits. Without ``max_time`` results
+    differ by rounding at most: how many threads compute a product decides on its last digit. No
+    effect with up to four candidates, which train together, with a single network, and in
+    ``partial_fit``. On a GPU leave it at None: the workers would share its memory. Not with
+    ``n_processes``.
 
 Attributes
 ----------

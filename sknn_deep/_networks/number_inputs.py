@@ -94,7 +94,15 @@ class Numbers(InputLayer):
         values = X[:, self.columns.cpu().numpy()].astype(np.float64)
         center, scale = centers_and_scales(values, self.scaling, weight)
         self.center.copy_(torch.from_numpy(center))
-        self.factor.copy_(torch.from_numpy(1 / scale))
+        # nothing is learned of a column without values that differ: whatever it holds later would
+        # be multiplied by random weights
+        is_known = ~np.isnan(values)
+        low, high = (
+            end(np.where(is_known, values, empty), axis=0)
+            for end, empty in ((np.min, np.inf), (np.max, -np.inf))
+        )
+        factor = 1 / scale if self.scaling is None else np.where(low < high, 1 / scale, 0.0)
+        self.factor.copy_(torch.from_numpy(factor))
 
     def scaled(self, x: Tensor) -> Tensor:
         """Return scaled numbers, NaN where they are missing; shape (batch, n_columns)."""

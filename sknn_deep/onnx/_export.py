@@ -134,6 +134,11 @@ def _rename_inputs(graph: Any, names: list[str]) -> None:
     new_name = {
         one.name: name for one, name in zip(graph.input, names, strict=True) if one.name != name
     }
+    if taken := sorted(set(new_name.values()) & {one.name for one in graph.output}):
+        raise ValueError(
+            f"X has columns {taken}, as the outputs of the graph are called; rename them, and fit "
+            "again."
+        )
     for one in graph.input:
         one.name = new_name.get(one.name, one.name)
     for node in graph.node:

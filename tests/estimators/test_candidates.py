@@ -26,6 +26,10 @@ LABELS = np.where(np.median(Y) < Y, "high", "low")
 KINDS = {TabularMLPClassifier: LABELS, TabularMLPRegressor: Y}
 QUICK = {"hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0, "n_candidates": 4}
 
+SLOW = {"learning_rate_init": 1e-7, "adam_learning_rate_init": 1e-7}
+SOME_SLOW = [[SLOW, {}, {}, {}], *[[{}]] * 8, [{}], [SLOW], [SLOW], [{}]]
+LONGER = QUICK | {"max_iter": 10, "n_iter_no_change": np.inf}
+
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
 def fitted(request):
@@ -100,13 +104,10 @@ def test_the_time_ends_the_drawing():
 
 
 def test_what_falls_behind_is_given_up(monkeypatch):
-    slow = {"learning_rate_init": 1e-7, "adam_learning_rate_init": 1e-7}
-    drawn = [[slow, {}, {}, {}], *[[{}]] * 8, [{}], [slow], [slow]]
-    monkeypatch.setattr(candidates, "draw_configurations", lambda *args: drawn)
-    params = QUICK | {"max_iter": 10, "n_iter_no_change": np.inf}
-    table = TabularMLPRegressor(**params).fit(X, Y).candidates_
-    assert table["n_iter"].tolist() == [10] * 13 + [3] * 2
-    assert (table["validation_loss"][13:] > table["validation_loss"][1:13].max()).all()
+    monkeypatch.setattr(candidates, "draw_configurations", lambda *args: SOME_SLOW)
+    table = TabularMLPRegressor(**LONGER).fit(X, Y).candidates_
+    assert table["n_iter"].tolist() == [10] * 13 + [3] * 2 + [10]
+    assert (table["validation_loss"][13:15] > table["validation_loss"][1:13].max()).all()
 
 
 def test_a_candidate_that_diverges_is_left_out(monkeypatch):
@@ -257,30 +258,37 @@ def test_a_candidate_is_what_a_fit_of_its_parameters_alone_gives():
     np.testing.assert_allclose(network.predict(rows), alone.predict(X), rtol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def of_one_job():
-    """So many candidates that some are compared with the first ones."""
-    return TabularMLPRegressor(**QUICK | {"n_candidates": 14}).fit(X, Y)
-
-
-@pytest.mark.parametrize("backend", ["loky", "threading"])
-def test_candidates_of_several_jobs_are_those_of_one(backend, of_one_job):
-    estimator = clone(of_one_job)
-    with joblib.parallel_config(backend, n_jobs=2):
-        estimator.fit(X, Y)
-    told, expected = estimator.candidates_, of_one_job.candidates_
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+def test_candidates_of_several_jobs_are_those_of_one(backend, monkeypatch):
+    monkeypatch.setattr(candidates, "draw_configurations", lambda *args: SOME_SLOW)
+    params = LONGER | {"n_candidates": 16}
+    one, several = (TabularMLPRegressor(**params, n_jobs=n_jobs) for n_jobs in (1, 2))
+    with joblib.parallel_config(backend):
+        told, expected = (estimator.fit(X, Y).candidates_ for estimator in (several, one))
+    assert told["n_iter"].tolist() == [10] * 13 + [3] * 2 + [10]
     assert told.drop(columns="seconds").equals(expected.drop(columns="seconds"))
-    np.testing.assert_array_equal(outputs(estimator), outputs(of_one_job))
+    np.testing.assert_array_equal(outputs(several), outputs(one))
+
+
+def test_what_the_first_ones_cannot_tell_is_not_given_up(monkeypatch):
+    diverging = {"learning_rate_init": 1e30, "adam_learning_rate_init": 1e30}
+    drawn = [[{}] * 4, *[[diverging]] * 8, [SLOW]]
+    monkeypatch.setattr(candidates, "draw_configurations", lambda *args: drawn)
+    table = TabularMLPRegressor(**LONGER).fit(X, Y).candidates_
+    assert np.isinf(table["validation_loss"]).sum() == 8
+    assert table["n_iter"].iloc[-1] == 10
 
 
 def test_the_time_ends_the_drawing_of_several_jobs():
     estimator = TabularMLPRegressor(**QUICK | {"n_candidates": 10_000, "max_iter": 2}, n_jobs=2)
-    estimator.set_params(max_time=1.0).fit(X, Y)
+    with joblib.parallel_config("threading"):  # which take no time to start
+        estimator.set_params(max_time=1.0).fit(X, Y)
     assert 1 <= len(estimator.candidates_) < 10_000
 
 
 def test_a_parameter_that_cannot_travel_is_refused():
-    estimator = TabularMLPRegressor(**QUICK, n_jobs=2, scoring=partial(score_under, Lock()))
+    params = QUICK | {"n_candidates": 6, "n_jobs": 2}
+    estimator = TabularMLPRegressor(**params, scoring=partial(score_under, Lock()))
     with pytest.raises(TypeError, match="scoring=.* cannot be sent to the processes"):
         estimator.fit(X, Y)
     assert not vars(estimator).get("estimators_")
@@ -293,7 +301,8 @@ def score_under(lock, estimator, X, y):
 
 def test_a_candidate_that_diverges_in_another_process_is_left_out():
     # the others have rates of their own
-    estimator = TabularMLPRegressor(**QUICK, n_jobs=2, learning_rate_init=1e30)
+    params = QUICK | {"n_candidates": 6, "n_jobs": 2}
+    estimator = TabularMLPRegressor(**params, learning_rate_init=1e30)
     table = estimator.set_params(adam_learning_rate_init=1e30).fit(X, Y).candidates_
     assert np.isinf(table["validation_loss"][0])
     assert table["weight"][0] == 0

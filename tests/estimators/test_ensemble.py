@@ -1,7 +1,9 @@
 """Ensembles: what several networks are together."""
 
+import threading
 import weakref
 
+import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -79,6 +81,36 @@ def test_warnings_of_several_jobs_are_given_once(n_jobs, params):
         classifier.fit(X, y, X_val=X, y_val=y)
     assert len(told) == 1
     assert told[0].filename == __file__
+
+
+def test_threads_that_go_on_after_an_error_leave_the_fitted_networks_alone():
+    X, y = load_iris(return_X_y=True)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def score(estimator, X, y):
+        if estimator.learning_rate_init == 2e-3:  # the first call
+            return 0.5
+        if begun.is_set():
+            may_end.wait(10)
+            return 0.5
+        begun.set()
+        raise ValueError("no score")
+
+    params = {"n_networks": 2, "max_iter": 2, "random_state": 0, "warm_start": True}
+    classifier = TabularMLPClassifier(**params, learning_rate_init=2e-3, scoring=score).fit(X, y)
+    before, others = classifier.predict_proba(X), threading.enumerate()
+    classifier.set_params(learning_rate_init=1e-2, n_jobs=2)
+    with joblib.parallel_config("threading"), pytest.raises(ValueError, match="no score"):
+        classifier.fit(X, y)
+    may_end.set()
+    for thread in set(threading.enumerate()) - set(others):
+        thread.join(10)
+    assert_array_equal(classifier.predict_proba(X), before)
+
+
+def test_no_job_at_all_is_refused():
+    with pytest.raises(ValueError, match="n_jobs=0 leaves nobody to train; pass None"):
+        TabularMLPClassifier(n_jobs=0).fit(*load_iris(return_X_y=True))
 
 
 def test_processes_for_the_rows_of_each_network_leave_none_for_the_networks():

@@ -123,3 +123,28 @@ def test_dates_and_durations_are_no_sample_weights(container, unit):
     for kind in (DeepMLPClassifier, DeepMLPRegressor):
         with pytest.raises(ValueError, match="sample_weight holds .*, but weights are numbers"):
             kind().fit(X, y, sample_weight=weights)
+
+
+MISSING = {
+    "list": [None, "b", "a", "b"],
+    "objects": np.array(["a", None, "a", "b"], dtype=object),
+    "texts": pd.Series(["a", "b", pd.NA, "b"], dtype="string"),
+    "categories": pd.Series(["a", "b", "a", None], dtype="category"),
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_a_missing_label_is_named_by_its_row(kind):
+    y = MISSING[kind]
+    row = int(np.flatnonzero(pd.isna(pd.Series(list(y))))[0])
+    with pytest.raises(ValueError, match=f"y contains NaN: there is no target in row {row}, and"):
+        DeepMLPClassifier(**QUICK).fit(np.eye(4), y)
+
+
+@pytest.mark.parametrize("y", [[None, 1.0, 2.0], pd.Series([1.0, pd.NA, 2.0], dtype="Float64")])
+def test_a_missing_number_is_no_divergence(y):
+    regressor = DeepMLPRegressor(**QUICK)
+    with pytest.raises(ValueError, match="there is no target in row [01], and in 1 in all. Leave"):
+        regressor.fit(np.eye(3), y)
+    with pytest.raises(ValueError, match="there is no target in row"):
+        regressor.fit(np.eye(3), [0.0, 1.0, 2.0], X_val=np.eye(3), y_val=y)

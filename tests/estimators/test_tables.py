@@ -11,7 +11,7 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, make_scorer
-from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.model_selection import GridSearchCV, PredefinedSplit, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -522,3 +522,61 @@ def test_varied_networks_are_trained_further():
     assert np.abs(outputs(ensemble) - before).max() > 0
     with pytest.raises(ValueError, match="layer_units"):
         ensemble.set_params(varied_networks=False).fit(X, Y)
+
+
+def test_what_single_precision_cannot_tell_apart_is_named():
+    hours = np.arange(240) % 24
+    X, y = pd.DataFrame({"hour": hours, "when": 2025010100 + hours}), hours >= 6
+    classifier = TabularMLPClassifier(max_iter=2)
+    with pytest.warns(
+        UserWarning, match="Column 'when' holds numbers near 2.02.*='float64'"
+    ) as told:
+        classifier.fit(X, y)
+    assert len(told) == 1
+    regressor = TabularMLPRegressor(max_iter=2)
+    with pytest.warns(
+        UserWarning, match=r"^y holds numbers near 1.7e\+09 .* multiples of 128"
+    ) as told:
+        regressor.fit(X[["hour"]], 1.7e9 + hours)
+    assert len(told) == 1
+    classifier.set_params(dtype="float64").fit(X, y)
+    # neither a constant nor large numbers that differ are worth a warning
+    regressor.fit(X[["hour"]].assign(year=2025, price=1e9 * hours), 1e6 + 1000 * hours)
+
+
+@pytest.mark.parametrize("embedding", [None, "periodic", "piecewise_linear"])
+@pytest.mark.parametrize("known", [np.nan, 5.0])
+def test_a_column_without_values_that_differ_says_nothing_later(embedding, known):
+    X = pd.DataFrame({"size": np.linspace(0, 1, 200), "empty": known})
+    regressor = TabularMLPRegressor(max_iter=3, numeric_embedding=embedding, random_state=0)
+    regressor.fit(X, X["size"])
+    new = pd.DataFrame({"size": 0.5, "empty": [5.0, 50_000.0, 1e6]})
+    predicted = regressor.predict(new)
+    np.testing.assert_allclose(predicted, predicted[0], rtol=1e-5)
+
+
+def test_as_many_classes_as_rows_leave_none_to_hold_out():
+    X = pd.DataFrame({"size": np.arange(30.0)})
+    with pytest.raises(ValueError, match="can hold out 0 of 30 rows, since each class"):
+        TabularMLPClassifier(max_iter=2).fit(X, np.arange(30))
+
+
+def test_weights_of_held_out_rows_alone_are_refused():
+    X = pd.DataFrame({"size": np.arange(30.0)})
+    weights = np.zeros(30)
+    weights[X["size"].isin([3, 4])] = 1
+    params = {"max_iter": 2, "n_networks": 1, "early_stopping": True}
+    splitter = PredefinedSplit(np.where(weights, 0, -1))
+    regressor = TabularMLPRegressor(**params, validation_splitter=splitter)
+    with pytest.raises(ValueError, match="All sample weights of the 28 rows to train on"):
+        regressor.fit(X, X["size"], sample_weight=weights)
+
+
+@pytest.mark.parametrize("value", [np.inf, 1e300])
+def test_an_infinite_number_is_named_by_its_column(value):
+    X = pd.DataFrame({"kind": list("ab") * 20, "ratio": [value, 1.0] * 20})
+    with pytest.raises(ValueError, match="Column 'ratio' is the first: write NaN"):
+        TabularMLPRegressor(max_iter=2).fit(X, np.arange(40.0))
+    X["ratio"] = [10**400, 1] * 20
+    with pytest.raises(ValueError, match="Column 'ratio' should hold numbers.* too large"):
+        TabularMLPRegressor(max_iter=2).fit(X, np.arange(40.0))

@@ -604,3 +604,10 @@ def test_modules_can_be_exported_by_torch(estimator, iris):
         )
     for n_rows in (1, 7):
         assert torch.equal(program.module()(rows[:n_rows]), network(rows[:n_rows]))
+
+
+def test_a_column_with_the_name_of_an_output_is_refused():
+    X = pd.DataFrame({"label": np.arange(40.0), "kind": list("ab") * 20})
+    classifier = TabularMLPClassifier(max_iter=2, n_networks=1).fit(X, X["kind"] == "a")
+    with pytest.raises(ValueError, match=r"columns \['label'\], as the outputs .* rename them"):
+        to_onnx(classifier, X)

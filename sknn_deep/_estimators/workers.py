@@ -1,0 +1,74 @@
+"""Networks of one estimator that joblib's workers train at the same time.
+
+Workers are processes, threads or machines of a cluster, as ``joblib.parallel_config`` says. One
+worker is this process itself: then nothing travels, whatever the backend.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import starmap
+from typing import Any
+
+import joblib
+from joblib.parallel import get_active_backend
+from sklearn.utils.parallel import Parallel, delayed
+
+from sknn_deep._estimators.processes import check_travels
+
+Answers = Callable[[Callable, Iterable[tuple]], Iterator[Any]]
+
+
+def n_workers_for(estimator: Any, n_jobs: int | None, n_tasks: int) -> int:
+    """Return how many workers are of use.
+
+    Parameters
+    ----------
+    estimator : estimator
+        What is sent to them.
+    n_jobs : int or None
+        As joblib's.
+    n_tasks : int
+
+    Raises
+    ------
+    TypeError
+        If a parameter of the estimator cannot be sent to another process.
+    """
+    n_workers = min(joblib.effective_n_jobs(n_jobs), n_tasks)
+    has_own_memory = not getattr(get_active_backend()[0], "supports_sharedmem", False)
+    if n_workers > 1 and has_own_memory:
+        check_travels(estimator)
+    return n_workers
+
+
+@contextmanager
+def workers(n_workers: int) -> Iterator[Answers]:
+    """Start workers for a block; yield a function that gives them tasks.
+
+    ``answers(function, tasks)`` iterates over what the function returns for the arguments in
+    each task, in the order in which they are done. A task is taken when a worker is free for it.
+    Where the block raises, workers end what they do.
+    """
+    if n_workers == 1:
+        yield starmap
+        return
+    options: dict[str, Any] = {"pre_dispatch": "n_jobs", "batch_size": 1}
+    try:
+        parallel = Parallel(n_workers, **options, return_as="generator_unordered")
+    except ValueError:  # multiprocessing and Ray give all answers at once
+        parallel = Parallel(n_workers, **options)
+    running: list[Any] = []
+
+    def answers(function: Callable, tasks: Iterable[tuple]) -> Iterator[Any]:
+        running.append(parallel(delayed(function)(*task) for task in tasks))
+        return iter(running[-1])
+
+    with parallel:
+        try:
+            yield answers
+        except BaseException:
+            with warnings.catch_warnings(action="ignore"):  # that nobody waits for the others
+                for unfinished in running:
+                    getattr(unfinished, "close", lambda: None)()
+            raise
