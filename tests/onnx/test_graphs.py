@@ -611,3 +611,14 @@ def test_a_column_with_the_name_of_an_output_is_refused():
     classifier = TabularMLPClassifier(max_iter=2, n_networks=1).fit(X, X["kind"] == "a")
     with pytest.raises(ValueError, match=r"columns \['label'\], as the outputs .* rename them"):
         to_onnx(classifier, X)
+
+
+def test_numbers_beside_texts_in_one_matrix_are_refused():
+    X = pd.DataFrame({"size": np.arange(40.0), "kind": list("ab") * 20})
+    columns = make_column_transformer(
+        (StandardScaler(), ["size"]), remainder="passthrough", verbose_feature_names_out=False
+    ).set_output(transform="pandas")
+    pipeline = make_pipeline(columns, TabularMLPClassifier(max_iter=2, n_networks=1))
+    pipeline.fit(X, X["kind"] == "a")
+    with pytest.raises(ValueError, match="numbers and texts as one matrix.* OneHotEncoder"):
+        to_onnx(pipeline, X)
