@@ -257,7 +257,8 @@ def main() -> None:
             figures, seconds, work = measure(fit, table, rows, options.seeds).T
             means[contender] = figures.mean()
             # that of other processes is not counted
-            times = f"{seconds.mean():.1f}", "–" if options.jobs else f"{work.mean():.1f}"
+            is_known = not options.jobs or getattr(fit, "func", None) is not tabular
+            times = f"{seconds.mean():.1f}", f"{work.mean():.1f}" if is_known else "–"
             lines.append([contender, f"{figures.mean():.5g}", f"{figures.std():.2g}", *times])
         columns = f"{name}, {len(table.train):,} rows", kind, "deviation", "seconds", "processor's"
         print_table(list(columns), lines)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import joblib
@@ -50,14 +51,15 @@ def asked_for(monkeypatch):
 @pytest.fixture
 def used(monkeypatch):
     """Note on how many threads torch computes products, which are all that are not small."""
-    found, multiply = [], torch.mm
+    found = []
 
-    def noted(left, right, *, out):
-        if left.shape[0] > 1:  # else it is a sum of rows
+    def noted(multiply, left, right, **out):
+        if left.shape[-2] > 1:  # else it is a sum of rows
             found.append(torch.get_num_threads())
-        return multiply(left, right, out=out)
+        return multiply(left, right, **out)
 
-    monkeypatch.setattr(torch, "mm", noted)
+    for name in ("mm", "bmm"):  # of one network and of a stack
+        monkeypatch.setattr(torch, name, partial(noted, getattr(torch, name)))
     return found
 
 
