@@ -85,8 +85,8 @@ def test_a_large_memory_map_is_learned_from_in_little_memory(case, tmp_path):
     with chdir(tmp_path):
         peaks = in_fresh_process(peaks_on_a_map, case, tmp_path / "X.npy")
     (tmp_path / "X.npy").unlink()
-    # a busy machine takes pages of the file back late: some of them count, half of it does not
-    most = peaks["before"] + 300
+    # a machine takes pages of the file back late: some of them count; all would be 600
+    most = peaks["before"] + 450
     assert peaks["fit"] < most, "megabytes of all that the process holds"
     assert peaks["predict"] < most
 

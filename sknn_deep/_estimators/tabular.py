@@ -33,6 +33,7 @@ from sknn_deep._estimators.types import (
     Scoring,
     Solver,
 )
+from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import Interval
 
 # Rows of a batch where there are many, and the fewest batches of an epoch.
@@ -150,8 +151,9 @@ class TabularHooks:
         return [{}] * (self.n_networks - n_varied) + [params] * n_varied
 
     def _jobs_of_ensemble(self) -> int | None:
-        params: Any = self  # nor are the jobs of a joblib.parallel_config block of use then
-        return self.n_jobs if params.n_processes == 1 else 1
+        params: Any = self
+        # processes that divide the rows train all networks, whatever joblib is told
+        return self.n_jobs if params.n_processes == 1 and present_ranks() is None else 1
 
     def _reason_to_train_alone(self) -> str:
         if self.n_candidates > 1:
@@ -236,7 +238,7 @@ max_time : float or None, default=None
 n_jobs : int or None, default=None
     How many of joblib's workers train at the same time: the candidates, or the networks of an
     ensemble in as many parts. -1 stands for one worker for each core, and None for 1 unless in a
-    :func:`joblib.parallel_config` block. Workers are processes that share the cores. To start them
+    ``joblib.parallel_config`` block. Workers are processes that share the cores. To start them
     takes a few seconds the first time, so they pay for longer fits. Without ``max_time`` results
     differ by rounding at most: how many threads compute a product decides on its last digit. No
     effect with up to four candidates, which train together, with a single network, and in

@@ -193,6 +193,11 @@ class OnWorkers(BaseDeepNetwork):
                 f"n_processes={self.n_processes!r} starts processes of its own, but the workers "
                 "of the cluster are the processes; set n_processes=1."
             )
+        if vars(self).get("n_jobs") not in (None, 1):
+            raise ValueError(
+                f"n_jobs={vars(self)['n_jobs']!r} starts joblib's workers, but those of the "
+                "cluster train; set n_jobs=None."
+            )
         if vars(self).get("n_candidates", 1) != 1:
             raise ValueError(
                 f"n_candidates={vars(self)['n_candidates']} trains networks one after the other "

@@ -319,6 +319,10 @@ REFUSED = {
         lambda: on_dask.DaskTabularMLPRegressor(n_candidates=2).fit(divided(X), divided(Y)),
         "set n_candidates=1",
     ),
+    "jobs": (
+        lambda: on_dask.DaskTabularMLPRegressor(n_jobs=2).fit(divided(X), divided(Y)),
+        "set n_jobs=None",
+    ),
     "l-bfgs": (lambda: autoencoder(solver="lbfgs").fit(divided(X)), "choose a stochastic solver"),
     "parameters": (lambda: regressor(alpha=-1).fit(divided(X), divided(Y)), "The 'alpha' param"),
     "score": (lambda: autoencoder().score(divided(X)), "score needs rows in memory"),
