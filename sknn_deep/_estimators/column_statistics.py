@@ -75,9 +75,7 @@ def warn_of_coarse(values: np.ndarray, names: Sequence[str]) -> None:
     if values.dtype != np.float32 or not len(values):
         return
     values = values[:: -(-len(values) // ROWS_TO_LOOK_AT)]
-    is_known = ~np.isnan(values)
-    low = np.where(is_known, values, np.inf).min(axis=0)
-    high = np.where(is_known, values, -np.inf).max(axis=0)
+    low, high = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
     size = np.maximum(np.abs(low), np.abs(high))
     for j in np.flatnonzero(np.isfinite(size)):
         step = float(np.spacing(np.float32(size[j])))

@@ -96,12 +96,8 @@ class Numbers(InputLayer):
         self.center.copy_(torch.from_numpy(center))
         # nothing is learned of a column without values that differ: whatever it holds later would
         # be multiplied by random weights
-        is_known = ~np.isnan(values)
-        low, high = (
-            end(np.where(is_known, values, empty), axis=0)
-            for end, empty in ((np.min, np.inf), (np.max, -np.inf))
-        )
-        factor = 1 / scale if self.scaling is None else np.where(low < high, 1 / scale, 0.0)
+        differs = np.fmin.reduce(values, axis=0) < np.fmax.reduce(values, axis=0)
+        factor = 1 / scale if self.scaling is None else np.where(differs, 1 / scale, 0.0)
         self.factor.copy_(torch.from_numpy(factor))
 
     def scaled(self, x: Tensor) -> Tensor:
