@@ -196,16 +196,21 @@ def _fit_alike(
             groups.setdefault(member.shape, []).append(member)
         del members
         for group in groups.values():
-            unfinished, is_memory = _train_and_tell(group, device, done)
+            unfinished, error = _train_and_tell(group, device, done)
             for member in unfinished:
                 member.undo()
-            if is_memory and len(unfinished) > 1:
+            if isinstance(error, torch.OutOfMemoryError) and len(unfinished) > 1:
                 most = len(unfinished) // 2
                 _free(device, len(unfinished), most)
                 waiting = [member.job for member in unfinished] + waiting
                 continue
+            if len(unfinished) > 1:
+                warn_user(
+                    f"A stack of {len(unfinished)} networks failed with {error!r}; they are trained "
+                    "one by one, which takes longer. Please report this error."
+                )
             for member in unfinished:
-                _fit_alone(member.job, done, "its stack failed")
+                _fit_alone(member.job, done, f"its stack failed: {error!r}")
 
 
 class _Data:
@@ -319,17 +324,17 @@ def _free(device: torch.device, size: int, half: int) -> None:
 
 def _train_and_tell(
     group: list[_Member], device: torch.device, done: Callable[[Job], None]
-) -> tuple[list[_Member], bool]:
+) -> tuple[list[_Member], Exception | None]:
     """Train a stack, and report each network that has stopped.
 
     Returns
     -------
     unfinished : list of _Member
         Those left when the training broke down.
-    is_memory : bool
-        Whether it ran out of memory.
+    error : Exception or None
+        What broke it down.
     """
-    is_memory, precision = False, group[0].job.estimator.float32_precision
+    precision = group[0].job.estimator.float32_precision
     stopped = _train(sorted(group, key=lambda member: numbers_of(member.job.estimator)))
     while True:
         try:
@@ -341,12 +346,12 @@ def _train_and_tell(
             ):
                 member = next(stopped)
         except StopIteration:
-            break
+            return [], None
         except Exception as error:  # of all of them: a network's own is in its job
-            is_memory = isinstance(error, torch.OutOfMemoryError)
-            break
+            # its traceback would keep the stack in memory
+            error = error.with_traceback(None)
+            return [member for member in group if not member.is_finished], error
         done(member.job)  # what it raises is the caller's
-    return [member for member in group if not member.is_finished], is_memory
 
 
 def _train(members: list[_Member]) -> Iterator[_Member]:

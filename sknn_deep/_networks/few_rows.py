@@ -91,12 +91,12 @@ def _by_numpy(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
         for step in plan.steps:
             is_first = activations is X
             activations = np.dot(activations, step.weight)
-            if is_first and not _is_surely_finite(activations[:, 0]):
+            if is_first and not _has_finite_sum(activations[:, 0]):
                 return None
             activations += step.bias
             if step.by_numpy is not None:
                 step.by_numpy(activations)
-        return activations if _is_surely_finite(activations) else None
+        return activations if _has_finite_sum(activations) else None
 
 
 def _by_torch(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
@@ -108,15 +108,15 @@ def _by_torch(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
         for step in plan.steps:
             is_first = activations is rows
             activations = linear(activations, *step.params)
-            if is_first and not _is_surely_finite(activations.numpy()[:, 0]):
+            if is_first and not _has_finite_sum(activations.numpy()[:, 0]):
                 return None
             if step.by_torch is not None:
                 step.by_torch(activations)
         output = np.ascontiguousarray(activations.numpy())
-        return output if _is_surely_finite(output) else None
+        return output if _has_finite_sum(output) else None
 
 
-def _is_surely_finite(numbers: np.ndarray) -> bool:
+def _has_finite_sum(numbers: np.ndarray) -> bool:
     """Return whether there is neither NaN nor infinity, because the sum is finite."""
     return math.isfinite(np.add.reduce(numbers, axis=None))
 

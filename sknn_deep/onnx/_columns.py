@@ -44,15 +44,13 @@ def matrix(graph: Graph, inputs: list[Any], n_features: int, columns: TableColum
 def _blocks(graph: Graph, variable: Any, width: int, categories: dict[int, list[Any]]) -> list[str]:
     """Return the columns of one input, in blocks: each one of categories, others together."""
     kind = type(variable.type).__name__.removesuffix("TensorType")
-    if kind == "String" and 0 < len(categories) < width:
+    if kind == "String" and len(categories) < width:
         raise ValueError(
             "A step before the network gives numbers and texts as one matrix, in which a graph "
             "holds all as texts. Encode the texts in that step, for example by OneHotEncoder in a "
             "ColumnTransformer, or convert the network by itself."
-        )
-    if kind == "String" and len(categories) < width:
-        raise ValueError(
-            f"{variable.raw_name!r} holds texts, but the network was fitted to numbers there; "
+            if categories
+            else f"{variable.raw_name!r} holds texts, but the network was fitted to numbers there; "
             "convert it with an X whose columns are of the same kinds."
         )
     blocks = []
