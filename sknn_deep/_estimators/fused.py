@@ -206,8 +206,8 @@ def _fit_alike(
                 continue
             if len(unfinished) > 1:
                 warn_user(
-                    f"A stack of {len(unfinished)} networks failed with {error!r}; they are trained "
-                    "one by one, which takes longer. Please report this error."
+                    f"A stack of {len(unfinished)} networks failed with {error!r}; they are "
+                    "trained one by one, which takes longer. Please report this error."
                 )
             for member in unfinished:
                 _fit_alone(member.job, done, f"its stack failed: {error!r}")

@@ -1,12 +1,13 @@
-"""Dates, durations and pandas' NA in X, and missing targets: refused by name.
+"""Dates, durations, lists and the like in X, and missing targets: refused by name.
 
-NumPy would convert ``datetime64`` to a count of nanoseconds and NaT to -9.2e18. For pandas' NA in
-a column of objects it raises an error that names neither the column nor the row.
+NumPy would convert ``datetime64`` to a count of nanoseconds and NaT to -9.2e18. For lists and
+pandas' NA among objects it raises an error that names neither the column nor the row.
 """
 
 import datetime
+import reprlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,72 +23,165 @@ _DATES = (
 )
 # as the types of pandas (Arrow's, too) and polars begin, in lower case
 _TYPES_OF_DATES = ("date", "time", "duration", "period")
+_TYPES_OF_PARTS = ("array", "binary", "interval", "list", "struct")
 # What to do.
 _NO_DATES = (
     "Leave dates out, or replace them by numbers that are meaningful for the task, such as "
     "the days since a date, the month or the hour."
 )
-_NO_NA = "Write missing values as NaN, by X.replace({pd.NA: np.nan}), or fill them in."
+_NO_NA = "Fill in what is missing, or set allow_nan=True."
+_NO_PARTS = "Leave the column out, or write its parts as columns of numbers or texts."
+
+
+class _Found(NamedTuple):
+    """Something that is no number.
+
+    Attributes
+    ----------
+    value : str
+    place : str
+        Its column, and the row where that is known.
+    remedy : str
+    numpys : str
+        What NumPy says in a TypeError of such values; empty for those that it would convert.
+    """
+
+    value: str
+    place: str
+    remedy: str
+    numpys: str = ""
+
+
+def refuse_types(X: Any) -> None:
+    """Raise an error that names the first column of X whose type is not one of numbers or texts.
+
+    Parameters
+    ----------
+    X : array-like, sparse matrix or frame
+        As given by the user. Whatever is no table of values is left for scikit-learn to refuse.
+
+    Raises
+    ------
+    ValueError
+        For dates, times, durations, intervals, lists and the like.
+    TypeError
+        For a lazy frame of polars, which has no rows.
+    """
+    if type(X).__name__ == "LazyFrame":
+        raise TypeError("X is a LazyFrame, which has no rows yet; pass X.collect().")
+    _refuse_first(_types_found(X))
 
 
 def refuse_not_numbers(estimator: Any, X: Any) -> None:
-    """Raise a ValueError that names the column, if X holds dates, times, durations or pandas' NA.
+    """Do the same, and look at the values of columns of objects.
 
     Parameters
     ----------
     estimator : estimator
-        It may know which columns hold categories.
+        It may know which columns hold categories, and take missing values.
     X : array-like, sparse matrix or frame
-        As given by the user. Whatever is no table of values is left for scikit-learn to refuse.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The latter for values that NumPy raises it for, such as a dict.
     """
-    if getattr(getattr(X, "dtype", None), "kind", None) in ("b", "i", "u", "f"):
-        return
-    if isinstance(X, torch.Tensor):
+    refuse_types(X)
+    if _is_of_numbers(X):
         return
     columns = vars(estimator).get("_columns")
-    found = next(_found(X, set() if columns is None else set(columns.categories)), None)
-    if found is not None:
-        value, place, remedy = found
-        raise ValueError(f"X holds {value} in {place}, which is no number. {remedy}")
+    of_categories = set() if columns is None else set(columns.categories)
+    may_miss = estimator._ensure_all_finite == "allow-nan"
+    for position, name, column in _object_columns(X):
+        is_of_categories = position in of_categories
+        _refuse_first(_values_found(column, name, is_of_categories, may_miss or is_of_categories))
 
 
-def _found(X: Any, of_categories: set[int]) -> Iterator[tuple[str, str, str]]:
-    """Yield each non-number, its place, and what to do.
+def nan_for_na(X: Any) -> Any:
+    """Return X with NaN in place of pandas' NA and None in columns of objects."""
+    if isinstance(X, pd.DataFrame):
+        with_gaps = [j for j, dtype in enumerate(X.dtypes) if dtype.kind == "O"]
+        with_gaps = [j for j in with_gaps if X.iloc[:, j].isna().any()]
+        X = X.copy(deep=False) if with_gaps else X
+        for j in with_gaps:
+            X.isetitem(j, X.iloc[:, j].where(X.iloc[:, j].notna(), np.nan))
+    elif isinstance(X, np.ndarray) and X.dtype.kind == "O":
+        X = np.where(pd.isna(X), np.nan, X)
+    return X
 
-    Among texts, and in columns that are known to hold categories, a missing value is a category.
-    """
+
+def _is_of_numbers(X: Any) -> bool:
+    kind = getattr(getattr(X, "dtype", None), "kind", None)
+    return kind in ("b", "i", "u", "f") or isinstance(X, torch.Tensor)
+
+
+def _refuse_first(found: Iterator[_Found]) -> None:
+    first = next(found, None)
+    if first is not None:
+        message = f"X holds {first.value} in {first.place}, which is no number. {first.remedy}"
+        raise ValueError(message) if not first.numpys else TypeError(f"{first.numpys}: {message}")
+
+
+def _types_found(X: Any) -> Iterator[_Found]:
+    """Yield each column of another type than numbers, texts and objects."""
     if hasattr(X, "dtypes") and hasattr(X, "columns"):
-        for position, (name, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True)):
+        for name, dtype in zip(X.columns, X.dtypes, strict=True):
             # of a categorical column the type of its categories: NumPy would make integers of dates
             categories = getattr(dtype, "categories", None)
             text = str(getattr(categories, "dtype", dtype))
             if text.lower().startswith(_TYPES_OF_DATES):
-                yield text, f"column {name!r}", _NO_DATES
-            elif text in ("object", "Object"):
+                yield _Found(text, f"column {name!r}", _NO_DATES)
+            elif categories is None and text.lower().startswith(_TYPES_OF_PARTS):
+                yield _Found(text, f"column {name!r}", _NO_PARTS)
+    elif isinstance(X, np.ndarray) and X.dtype.kind in "mM":
+        yield _Found(str(X.dtype), "every column", _NO_DATES)
+
+
+def _object_columns(X: Any) -> Iterator[tuple[int, Any, np.ndarray]]:
+    """Yield position, name and values of each column of objects."""
+    if hasattr(X, "dtypes") and hasattr(X, "columns"):
+        for position, (name, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True)):
+            categories = getattr(dtype, "categories", None)
+            if str(getattr(categories, "dtype", dtype)) in ("object", "Object"):
                 # by position, since names may occur twice; with iloc in pandas, without in polars
                 column = np.asarray(getattr(X, "iloc", X)[:, [position]], dtype=object)
-                yield from _among(column[:, 0], name, position in of_categories)
+                yield position, name, column[:, 0]
         return
     if not hasattr(X, "dtype"):
         try:
             X = np.asarray(X)
         except (TypeError, ValueError):  # ragged, for example: scikit-learn says so
             return
-    if isinstance(X, np.ndarray) and X.dtype.kind in "mM":
-        yield str(X.dtype), "every column", _NO_DATES
-    elif isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 2:
+        _refuse_first(_types_found(X))
+    if isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 2:
         for position, column in enumerate(X.T):
-            yield from _among(column, position, position in of_categories)
+            yield position, position, column
 
 
-def _among(column: np.ndarray, name: Any, may_miss: bool) -> Iterator[tuple[str, str, str]]:
-    """Yield the same for a column of objects, shape (n_samples,)."""
-    may_miss = may_miss or any(isinstance(value, str) for value in column)
+def _values_found(
+    column: np.ndarray, name: Any, is_of_categories: bool, may_miss: bool
+) -> Iterator[_Found]:
+    """Yield each value of a column of objects, shape (n_samples,), that is no number.
+
+    Among texts, and in columns that are known to hold categories, a missing value is a category.
+    """
+    is_of_texts = any(isinstance(value, str) for value in column)
+    may_miss, may_have_parts = may_miss or is_of_texts, is_of_categories or is_of_texts
     for row, value in enumerate(column):
+        place = f"column {name!r}, row {row}"
         if isinstance(value, _DATES):
-            yield repr(value), f"column {name!r}, row {row}", _NO_DATES
-        elif type(value).__name__ == "NAType" and not may_miss:
-            yield "pd.NA", f"column {name!r}, row {row}", _NO_NA
+            yield _Found(repr(value), place, _NO_DATES)
+        elif type(value).__name__ == "NAType":
+            if not may_miss:
+                yield _Found("pd.NA", place, _NO_NA)
+        elif not may_have_parts and not _may_be_number(value):
+            kind = type(value).__name__
+            numpys = f"float() argument must be a string or a real number, not {kind!r}"
+            yield _Found(reprlib.repr(value), place, _NO_PARTS, numpys)
+
+
+def _may_be_number(value: Any) -> bool:
+    return value is None or (hasattr(value, "__float__") and not isinstance(value, np.ndarray))
 
 
 def refuse_missing_targets(y: Any) -> None:

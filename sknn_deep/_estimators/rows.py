@@ -27,7 +27,7 @@ from sknn_deep._engine.divided_rows import DividedRows, DividedTable
 from sknn_deep._engine.features import ArrayRows, Features, MappedRows, SparseRows, features_of
 from sknn_deep._engine.streamed_rows import StreamedRows
 from sknn_deep._estimators.column_statistics import ROWS_TO_LOOK_AT, warn_of_coarse
-from sknn_deep._estimators.not_numbers import refuse_not_numbers
+from sknn_deep._estimators.not_numbers import nan_for_na, refuse_not_numbers, refuse_types
 from sknn_deep._estimators.table_columns import (
     TableColumns,
     feature_names,
@@ -70,11 +70,12 @@ def to_train_on(
             _validate_data(estimator, X, *y, reset=True, skip_check_array=True)
             estimator._columns = X.columns
         return (X, *y) if y else X
-    refuse_not_numbers(estimator, _example(X))
     if reset:
+        refuse_types(_example(X))
         if not isinstance(estimator.categorical_features, str | None):
             X = _on_host(X)
         estimator._columns = estimator._learn_columns(X)
+    refuse_not_numbers(estimator, _example(X))
     features, *targets = _validated(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
     if reset:
         estimator._columns = estimator._learn_gaps(features)
@@ -289,6 +290,8 @@ def _by_scikit_learn(
         return features_of(X), *checked
     options["ensure_all_finite"] = False if is_known else estimator._ensure_all_finite
     options |= {"accept_sparse": "csr", "order": "C"}
+    if options["ensure_all_finite"] == "allow-nan":
+        X = nan_for_na(X)
     with _remedy_for_gaps(estimator):
         found = _validate_data(estimator, X, *y, dtype=dtypes, reset=reset, **options)
     array, *targets = found if y else (found,)

@@ -1,4 +1,4 @@
-"""Dates, durations and pandas' NA in X are refused by name, and never trained on as integers."""
+"""Dates, lists and the like in X are refused by name, and dates never trained on as integers."""
 
 import datetime
 
@@ -93,15 +93,69 @@ def test_dates_are_refused_by_name_where_numbers_were_learned_from(kind):
             method(X)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_na_among_objects_is_named_and_its_remedy_works():
+NO_NUMBERS = {
+    "lists": (pd.DataFrame({"a": [[1]] * 20}), TypeError, r"\[1\] in column 'a', row 0"),
+    "tuples": (_objects([(1, 2)] * 20), TypeError, r"not 'tuple': X holds \(1, 2\) in column 1"),
+    "dicts": (_objects([1.0, {"b": 2}] * 10), TypeError, r"\{'b': 2\} in column 1, row 1"),
+    "arrays": (_objects([np.zeros(2)] * 20), TypeError, r"not 'ndarray': X holds array\(\[0"),
+    "bytes": (
+        pd.DataFrame({"a": [b"x"] * 20}),
+        TypeError,
+        "not 'bytes': X holds b'x' in column 'a'",
+    ),
+    "intervals": (
+        pd.DataFrame({"a": pd.interval_range(0, 20)}),
+        ValueError,
+        r"interval\[int64, right\] in column 'a'",
+    ),
+    "lists of polars": (pl.DataFrame({"a": [[1, 2]] * 20}), ValueError, r"List\(Int64\) in column"),
+    "records of polars": (pl.DataFrame({"a": [{"b": 1}] * 20}), ValueError, "Struct.* in column"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+def test_lists_and_the_like_are_refused_by_name(estimator, kind):
+    X, error, message = NO_NUMBERS[kind]
+    with pytest.raises(error, match=message + ".*is no number. Leave the column out, or write its"):
+        estimator.fit(X, TARGET)
+
+
+def test_a_lazy_frame_is_to_be_collected(estimator):
+    with pytest.raises(TypeError, match=r"LazyFrame, which has no rows yet; pass X.collect\(\)"):
+        estimator.fit(pl.DataFrame({"a": NUMBERS}).lazy(), TARGET)
+
+
+def test_na_among_objects_is_named_where_gaps_are_not_taken():
     X = _frame(NUMBERS).astype(object)
     X.iloc[4, 1] = pd.NA
-    autoencoder = ESTIMATORS["autoencoder"]
-    with pytest.raises(ValueError, match="pd.NA in column 'when', row 4, which.* X.replace"):
-        autoencoder.fit(X)
-    codes = autoencoder.fit_transform(X.replace({pd.NA: np.nan}).astype(float))
-    assert np.isfinite(codes).all()
+    with pytest.raises(ValueError, match="pd.NA in column 'when', row 4, .* or set allow_nan=True"):
+        DeepMLPRegressor(**QUICK).fit(X, TARGET)
+
+
+@pytest.mark.parametrize("container", [pd.DataFrame, np.asarray])
+@pytest.mark.parametrize("missing", [pd.NA, None])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_na_among_objects_is_a_gap_where_gaps_are_taken(container, missing):
+    expected = _frame(np.where(np.arange(20) % 5 == 4, np.nan, NUMBERS))
+    objects = expected.astype(object)
+    objects = container(objects.where(objects.notna(), missing))
+    for kind in (DeepMLPRegressor, DeepMLPClassifier):
+        estimator = kind(**QUICK, allow_nan=True).fit(container(expected), TARGET)
+        twin = kind(**QUICK, allow_nan=True).fit(objects, TARGET)
+        np.testing.assert_array_equal(estimator.predict(container(expected)), twin.predict(objects))
+    codes = AutoencoderTransformer(1, **QUICK, allow_nan=True)
+    np.testing.assert_array_equal(
+        codes.fit_transform(container(expected)), codes.fit_transform(objects)
+    )
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_na_is_a_category_where_the_column_is_said_to_hold_some():
+    X = pd.DataFrame({"kind": [1, 2, pd.NA, 3] * 5, "size": NUMBERS}).astype({"kind": object})
+    estimator = DeepMLPRegressor(**QUICK, categorical_features=["kind"]).fit(X, TARGET)
+    assert estimator.is_categorical_.tolist() == [True, False]
+    assert list(estimator.get_feature_names_out())[-1].startswith("kind_")
+    assert np.isfinite(estimator.predict(X)).all()
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
