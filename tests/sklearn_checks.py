@@ -19,6 +19,7 @@ SAME_FOR_ALL_VALUES = {
     "check_estimator_tags_renamed",
     "check_estimators_fit_returns_self",
     "check_estimators_overwrite_params",
+    "check_estimators_pickle",
     "check_estimators_unfitted",
     "check_fit_check_is_fitted",
     "check_fit_score_takes_y",
