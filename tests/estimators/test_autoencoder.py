@@ -110,7 +110,7 @@ def fitted(some):
 @pytest.mark.slow
 @every_variant
 def test_variant_learns_to_reconstruct(name, images):
-    network = _autoencoder(**VARIANTS[name], max_iter=40).fit(images)
+    network = _autoencoder(**VARIANTS[name], max_iter=25).fit(images)
     if name == "cosine":  # of which only the direction counts
         assert network.loss_curve_[-1] < 0.5 * network.loss_curve_[0]
     elif name == "loss_weights":
