@@ -3,7 +3,7 @@
 Networks are small and epochs few where the checks allow it; the defaults run as they are.
 """
 
-from functools import cache
+from functools import partial
 from itertools import cycle
 from unittest import SkipTest
 
@@ -15,10 +15,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._engine.losses import REGRESSION_LOSSES
+from tests.sklearn_checks import OUTLIER_CHECKS, SAME_FOR_ALL_VALUES, with_checks
 
 ESTIMATORS = (DeepMLPClassifier, DeepMLPRegressor, AutoencoderTransformer)
 SMALL = {
@@ -58,7 +59,6 @@ WEIGHT_CHECKS = (
     "check_sample_weight_equivalence_on_dense_data",
     "check_sample_weight_equivalence_on_sparse_data",
 )
-OUTLIER_CHECKS = ("check_outliers_fit_predict", "check_outliers_train")
 PARTIAL_FIT_CHECKS = (
     "check_fit_score_takes_y",
     "check_n_features_in_after_fitting",
@@ -96,7 +96,6 @@ DIVERGES = _reasons(
     "gradient descent at the default rate diverges on features of size 100 that are the target",
 )
 POISSON = {"check_regressors_train": "as scikit-learn's, it has not converged after 200 epochs"}
-TANH = {"check_class_weight_classifiers": "as scikit-learn's with such sample weights, .86 of .87"}
 SINGLE_SCORES = {"check_outliers_train": "scores have the network's type, not always double"}
 COSINE = _reasons(
     OUTLIER_CHECKS, "what learns directions alone is off by more than any of these rows stands out"
@@ -129,9 +128,6 @@ def _expected_failures(estimator):
         expected |= DIVERGES
     if getattr(estimator, "loss", None) == "poisson":
         expected |= POISSON
-    has_tanh = (estimator.activation, estimator.solver) == ("tanh", "adam")
-    if isinstance(estimator, DeepMLPClassifier) and has_tanh:
-        expected |= TANH
     if estimator.early_stopping:
         expected |= {
             DeepMLPClassifier: CLASSIFIER_EARLY_STOPPING,
@@ -161,21 +157,7 @@ def _check(estimator, check):
         raise
 
 
-def _with_checks(estimators, but=frozenset()):
-    """Parametrize with estimators and scikit-learn's checks, all but those of some names."""
-    every = parametrize_with_checks(estimators, expected_failed_checks=_expected_failures)
-    names, cases = every.args
-
-    def is_wanted(case):
-        check = getattr(case, "values", case)[1]
-        is_map = getattr(check, "keywords", {}).get("readonly_memmap", False)
-        return not but or (not is_map and getattr(check, "func", check).__name__ not in but)
-
-    # an estimator's name is its repr, which takes a millisecond: once, and not for each check
-    ids = cache(every.kwargs["ids"])
-    return pytest.mark.parametrize(names, [*filter(is_wanted, cases)], ids=ids)
-
-
+_with_checks = partial(with_checks, expected_failures=_expected_failures)
 converging_or_not = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
@@ -185,9 +167,11 @@ def test_small_networks_comply(estimator, check):
     _check(estimator, check)
 
 
+# Sparse matrices and read-only maps meet the same code as with small networks, which are put to the
+# checks of those; the defaults are put to those of sparse arrays and of plain ones.
 @pytest.mark.slow
 @converging_or_not
-@_with_checks([cls() for cls in ESTIMATORS])
+@_with_checks([cls() for cls in ESTIMATORS], but={"check_estimator_sparse_matrix"})
 def test_defaults_comply(estimator, check):
     _check(estimator, check)
 
@@ -196,67 +180,6 @@ def _in_turn(options):
     """Return for each of the options one of the three estimators."""
     kinds = cycle((DeepMLPRegressor, AutoencoderTransformer, DeepMLPClassifier))
     return [kind(**option) for kind, option in zip(kinds, options, strict=False)]
-
-
-# What the same code does whatever the value of a parameter of the training: the defaults and small
-# networks are put to these checks, too.
-SAME_FOR_ALL_VALUES = {
-    # the constructor, the parameters and the methods
-    "check_do_not_raise_errors_in_init_or_set_params",
-    "check_estimator_cloneable",
-    "check_estimator_repr",
-    "check_estimator_tags_renamed",
-    "check_estimators_fit_returns_self",
-    "check_estimators_unfitted",
-    "check_fit_check_is_fitted",
-    "check_fit_score_takes_y",
-    "check_get_params_invariance",
-    "check_mixin_order",
-    "check_no_attributes_set_in_init",
-    "check_parameters_default_constructible",
-    "check_set_params",
-    "check_transformers_unfitted",
-    "check_valid_tag_types",
-    # how data are passed
-    "check_array_api_input",
-    "check_classifier_data_not_an_array",
-    "check_classifiers_classes",
-    "check_classifiers_multilabel_representation_invariance",
-    "check_dtype_object",
-    "check_estimator_sparse_array",
-    "check_estimator_sparse_matrix",
-    "check_estimator_sparse_tag",
-    "check_estimators_dtypes",
-    "check_f_contiguous_array_estimator",
-    "check_n_features_in",
-    "check_n_features_in_after_fitting",
-    "check_pipeline_consistency",
-    "check_readonly_memmap_input",
-    "check_regressor_data_not_an_array",
-    "check_regressors_int",
-    "check_sample_weight_equivalence_on_sparse_data",
-    "check_sample_weights_list",
-    "check_sample_weights_not_an_array",
-    "check_sample_weights_not_overwritten",
-    "check_sample_weights_pandas_series",
-    "check_transformer_data_not_an_array",
-    "check_transformer_preserve_dtypes",
-    # which data are taken and which refused
-    "check_all_zero_sample_weights_error",
-    "check_classifiers_regression_target",
-    "check_complex_data",
-    "check_estimators_empty_data_messages",
-    "check_estimators_nan_inf",
-    "check_fit1d",
-    "check_fit2d_predict1d",
-    "check_positive_only_tag_during_fit",
-    "check_requires_y_none",
-    "check_sample_weights_shape",
-    "check_supervised_y_2d",
-    "check_supervised_y_no_nan",
-    # which rows are outliers, given the losses of all
-    *OUTLIER_CHECKS,
-}
 
 
 # All values of all three estimators take three times as long as each of one of them.
@@ -281,14 +204,14 @@ def test_directions_alone_do_not_tell_outliers(estimator, check):
     _check(estimator, check)
 
 
-def test_checks_that_values_are_spared_are_put_to_the_defaults():
+def test_checks_that_values_are_spared_are_put_to_small_networks():
     put = {
         getattr(check, "func", check).__name__
-        for cls in ESTIMATORS
-        for _, check in estimator_checks_generator(cls())
+        for estimator in _small([{}])
+        for _, check in estimator_checks_generator(estimator)
     }
     assert put >= SAME_FOR_ALL_VALUES
-    assert len(put - SAME_FOR_ALL_VALUES) > 20
+    assert len(put - SAME_FOR_ALL_VALUES) > 12
 
 
 def test_the_values_leave_nothing_out():
@@ -300,13 +223,23 @@ def test_the_values_leave_nothing_out():
     assert isinstance(of_lbfgs, DeepMLPClassifier)
 
 
+# What depends on the type of the numbers, on weights and on what partial_fit may see.
+OF_TYPES_AND_WEIGHTS = {
+    "check_array_api_input",
+    "check_estimators_dtypes",
+    "check_transformer_preserve_dtypes",
+    "check_sample_weight_equivalence_on_sparse_data",
+    "check_class_weight_classifiers",
+    *PARTIAL_FIT_CHECKS,
+}
+
+
 @pytest.mark.slow
 @converging_or_not
 @_with_checks(
     [
         *_in_turn({**SMALL, **option} for option in OTHERS),
-        *_small([{"n_networks": 3}], [DeepMLPClassifier, DeepMLPRegressor]),
-        *_small([{"loss": "quantile"}], [DeepMLPRegressor]),
+        *_small([{"n_networks": 3}, {"loss": "quantile"}], [DeepMLPRegressor]),
         *_small(
             [
                 {"n_components": 1, "hidden_layer_sizes": ()},
@@ -321,22 +254,34 @@ def test_the_values_leave_nothing_out():
             ],
             [DeepMLPClassifier],
         ),
-    ]
+    ],
+    but=SAME_FOR_ALL_VALUES - OF_TYPES_AND_WEIGHTS,
 )
 def test_other_configurations_comply(estimator, check):
     _check(estimator, check)
 
 
+# Several networks are fitted, and asked, by code of their own.
 @pytest.mark.slow
 @converging_or_not
-@_with_checks(_in_turn({**SMALL, **option} for option in ({"dropout": 0.2}, {"dtype": "float32"})))
+@_with_checks(_small([{"n_networks": 3}], [DeepMLPClassifier]))
+def test_ensembles_comply(estimator, check):
+    _check(estimator, check)
+
+
+@pytest.mark.slow
+@converging_or_not
+@_with_checks(
+    _in_turn({**SMALL, **option} for option in ({"dropout": 0.2}, {"dtype": "float32"})),
+    but=SAME_FOR_ALL_VALUES - OF_TYPES_AND_WEIGHTS,
+)
 def test_what_counts_rows_fails_the_equivalence_of_weights_only(estimator, check):
     _check(estimator, check)
 
 
 @pytest.mark.slow
 @converging_or_not
-@_with_checks([DeepMLPClassifier(early_stopping=True)])
+@_with_checks([DeepMLPClassifier(early_stopping=True)], but={"check_estimator_sparse_matrix"})
 def test_early_stopping_fails_what_small_validation_sets_cannot_pass(estimator, check):
     _check(estimator, check)
 
@@ -349,7 +294,7 @@ def test_early_stopping_fails_what_small_validation_sets_cannot_pass(estimator, 
         AutoencoderTransformer(early_stopping=True),
         DeepMLPClassifier(early_stopping=True, scoring="loss"),
     ],
-    but=SAME_FOR_ALL_VALUES,
+    but=SAME_FOR_ALL_VALUES - {"check_class_weight_classifiers"},
 )
 def test_early_stopping_of_the_others_fails_no_more(estimator, check):
     _check(estimator, check)
@@ -427,7 +372,7 @@ def test_scikit_learn_fails_the_same_checks(theirs, ours):
 
 @pytest.mark.slow
 @converging_or_not
-def test_scikit_learn_predicts_the_same_where_the_check_of_class_weights_fails():
+def test_with_tanh_the_check_of_class_weights_fails_as_scikit_learns_would():
     X, y = make_blobs(centers=3, random_state=0, cluster_std=20)
     X_train, X_test, y_train, _ = train_test_split(X, y, test_size=0.5, random_state=0)
     options = {"activation": "tanh", "max_iter": 1000, "n_iter_no_change": 20, "random_state": 0}

@@ -28,6 +28,8 @@ DIFFERENT = {
     "test_custom_run_search": (AttributeError, "scikit-learn's base class has no fused_"),
     "test_base_estimator_inputs": (AssertionError, "set_params once a candidate, not once a fit"),
 }
+# No limit and no aggressive elimination are the defaults, which all other tests have.
+SPARED = {"test_aggressive_elimination": (False, "unlimited")}
 SLOW = ["test_aggressive_elimination", "test_gridsearchcv_cross_val_predict_with_method"]
 
 
@@ -56,7 +58,13 @@ def _parametrized(test):
             on_ours = [
                 case for case in cases if isinstance(case, tuple) and ours.cross_validate in case
             ]
-            mark = pytest.mark.parametrize(mark.args[0], on_ours or cases, **mark.kwargs).mark
+            spared = SPARED.get(test.__name__)
+            cases = [
+                case
+                for case in on_ours or cases
+                if not (isinstance(case, tuple) and spared and case[: len(spared)] == spared)
+            ]
+            mark = pytest.mark.parametrize(mark.args[0], cases, **mark.kwargs).mark
         marks.append(mark)
     test.pytestmark = marks
     return test

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,15 +119,15 @@ def make_callback(name):
 
 @pytest.mark.filterwarnings("ignore:No fits could be trained together")
 @pytest.mark.parametrize(
-    ("how", "validated"),
-    [("fit", False), ("fit", True), ("search", True)],
-    ids=["fit", "validated", "search"],
+    ("kind", "how"),
+    # a search does the same for networks of every kind
+    [*product(KINDS, ["fit", "validated"]), ("classifier", "search")],
 )
 @pytest.mark.parametrize("name", skorch.callbacks.__all__)
-def test_every_callback_of_skorch_works_or_says_what_to_do(
-    name, how, validated, network, wine, scratch
-):
-    network.set_params(callbacks=[make_callback(name)], early_stopping=validated, scoring="loss")
+def test_every_callback_of_skorch_works_or_says_what_to_do(name, how, kind, wine, scratch):
+    validated = how != "fit"
+    network = KINDS[kind](**QUICK, early_stopping=validated, scoring="loss")
+    network.set_params(callbacks=[make_callback(name)])
     fitted = network
     if how == "search":
         fitted = FusedGridSearchCV(network, {"alpha": [0.1, 0.2]}, cv=2, error_score="raise")
