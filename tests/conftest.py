@@ -71,16 +71,21 @@ PATIENT = {
 
 
 @pytest.fixture(scope="session")
-def client():
+def fork_server():
+    """Have processes of multiprocessing's "forkserver" start in a moment: it imports once."""
+    if "forkserver" in get_all_start_methods():
+        modules = ["sknn_deep.dask", "torch._dynamo", "benchmarks.streams"]
+        forkserver.set_forkserver_preload(modules)
+        forkserver.ensure_running()
+
+
+@pytest.fixture(scope="session")
+def client(fork_server):
     """Return the client of a cluster of two processes, which serves all tests of the session."""
     distributed = pytest.importorskip("distributed")
     dask = pytest.importorskip("dask")
-    method = "spawn"
-    if "forkserver" in get_all_start_methods():
-        # workers start, and start anew, in a moment: all that they need is imported there, once
-        forkserver.set_forkserver_preload(["sknn_deep.dask", "torch._dynamo"])
-        forkserver.ensure_running()
-        method = "forkserver"
+    # workers start, and start anew, in a moment
+    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
     with dask.config.set(PATIENT | {"distributed.worker.multiprocessing-method": method}):
         cluster = distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
