@@ -33,6 +33,12 @@ QUICK = {"hidden_layer_sizes": (16,), "max_iter": 4, "random_state": 0, "device"
 LARGE = {**QUICK, "hidden_layer_sizes": (256, 64), "max_iter": 3}
 
 
+@pytest.fixture(scope="module")
+def digits(digits):
+    """Offer as many images as make three batches of ``LARGE``."""
+    return SimpleNamespace(X=digits.X[:600], y=digits.y[:600])
+
+
 @pytest.fixture
 def four_threads(torch_threads):
     torch_threads(4)
@@ -509,6 +515,7 @@ def test_workers_of_joblib_learn_what_one_process_does(backend, digits, two_thre
 @pytest.mark.slow
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:multiprocessing")
+@pytest.mark.usefixtures("fork_server")
 def test_processes_of_every_kind_learn_what_this_one_does(method, digits, two_threads):
     torch.mm(torch.ones(1000, 1000), torch.ones(1000, 1000))
     expected, _, _ = _fit_and_output(digits.X, digits.y, 0)
@@ -607,7 +614,7 @@ def test_predictions_have_the_same_bits_whatever_the_clock(
     y = digits.y / 7 if name == "regressor" else digits.y
     network = KINDS[name](**LARGE, **params).fit(digits.X, y)
     target = [y] if method == "score" and name != "autoencoder" else []
-    results = [getattr(network, method)(digits.X, *target) for _ in range(10)]
+    results = [getattr(network, method)(digits.X, *target) for _ in range(5)]
     for result in results[1:]:
         assert_array_equal(result, results[0])
 
@@ -628,8 +635,9 @@ def test_a_callback_predicts_the_same_whatever_the_threads_of_the_steps(
 
     class Predict(Callback):
         def on_batch_end(self, net, **kwargs):
-            other.predict(digits.X)
+            other.predict(many)
 
+    many = np.tile(digits.X, (2, 1))  # few are predicted without torch
     other = DeepMLPClassifier(**QUICK | {"hidden_layer_sizes": (100,)}).fit(digits.X, digits.y)
     medium = {**LARGE, "hidden_layer_sizes": (200,), "callbacks": [Predict()]}
     DeepMLPClassifier(**medium).fit(digits.X, digits.y)

@@ -92,7 +92,7 @@ KILLED = ("adam, dropout, early stopping", "autoencoder, noise", "two threads")
 
 
 @pytest.fixture(scope="module")
-def killer(tmp_path_factory):
+def killer(tmp_path_factory, fork_server):
     return Killer(tmp_path_factory.mktemp("kills"), seed=0)
 
 
