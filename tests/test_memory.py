@@ -3,9 +3,7 @@
 import shutil
 import sys
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import chdir
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +18,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc"),
 ]
-
-
-@pytest.fixture
-def in_own_process(fork_server):
-    """Offer what calls a function in a new process, in which no fit has left memory to be used."""
-
-    def call(function, *arguments):
-        with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as process:
-            return process.submit(function, *arguments).result()
-
-    return call
 
 
 def _peak_of_fit(network, X, y=None):

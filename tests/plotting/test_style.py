@@ -79,21 +79,16 @@ def _draw_all(classifier, autoencoder, pca, search, digits):
 
 
 @pytest.mark.parametrize("style", ["default", "dark_background"])
-def test_displays_are_drawn_without_a_warning(style, draw_all):
+def test_displays_are_drawn_without_a_warning_and_inside_the_figure(style, draw_all):
     with plt.style.context(style):
         for display in draw_all():
             display.figure_.canvas.draw()  # warnings are errors
             assert display.ax_.figure is display.figure_
-
-
-def test_text_stands_inside_the_figure(draw_all):
-    for display in draw_all():
-        display.figure_.canvas.draw()
-        box, figure = display.figure_.get_tightbbox(), display.figure_.bbox_inches
-        assert box.xmin >= -0.01
-        assert box.ymin >= -0.01
-        assert box.xmax <= figure.width + 0.01
-        assert box.ymax <= figure.height + 0.01
+            box, figure = display.figure_.get_tightbbox(), display.figure_.bbox_inches
+            assert box.xmin >= -0.01
+            assert box.ymin >= -0.01
+            assert box.xmax <= figure.width + 0.01
+            assert box.ymax <= figure.height + 0.01
 
 
 def test_displays_draw_on_given_axes(draw_all):
