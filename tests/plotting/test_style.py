@@ -1,8 +1,6 @@
 """All displays: drawn without a warning, inside the figure, on given axes, from the palette."""
 
-import subprocess
 import sys
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -110,16 +108,6 @@ def test_displays_draw_on_axes_of_a_subfigure(draw_all):
         assert display.figure_ is right
         assert left.axes == []
         plt.close(figure)
-
-
-@pytest.mark.slow
-def test_importing_the_displays_imports_neither_matplotlib_nor_plotly():
-    code = (
-        "import sys, sknn_deep, sknn_deep.plotting;"
-        "sys.exit(bool({'matplotlib', 'plotly'} & set(sys.modules)))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
-    assert run.returncode == 0
 
 
 def test_missing_matplotlib_is_named(monkeypatch):
