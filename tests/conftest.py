@@ -4,8 +4,9 @@ import contextlib
 import gc
 import os
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from copy import copy
-from multiprocessing import forkserver, get_all_start_methods
+from multiprocessing import forkserver, get_all_start_methods, get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +78,18 @@ def fork_server():
         modules = ["sknn_deep.dask", "torch._dynamo", "benchmarks.streams"]
         forkserver.set_forkserver_preload(modules)
         forkserver.ensure_running()
+
+
+@pytest.fixture
+def in_own_process(fork_server):
+    """Offer what calls a function in a new process, in which no fit has left memory to be used."""
+
+    def call(function, *arguments):
+        context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            return process.submit(function, *arguments).result()
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import io
 import re
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,6 +14,7 @@ import pytest
 import sklearn
 from _pytest.doctest import _get_checker, get_optionflags
 from sklearn.datasets import load_digits
+from sklearn.manifold import TSNE
 from sklearn.utils import Bunch
 from test_documentation import _code_blocks
 
@@ -37,7 +39,26 @@ def _shown_output(text):
     return [block[1] for block in OUTPUT.finditer(text)]
 
 
+@pytest.fixture
+def quick_maps(monkeypatch):
+    """Let t-SNE, which is scikit-learn's, take as few steps as it may."""
+    monkeypatch.setattr("sklearn.manifold.TSNE", partial(TSNE, max_iter=250))
+
+
+@pytest.fixture
+def few_digits(monkeypatch):
+    """Offer scripts, which print no number that is compared, a third of the digits."""
+
+    def load_few(*, return_X_y=False):
+        digits = load_digits()
+        digits.update({name: digits[name][:600] for name in ("data", "target", "images")})
+        return (digits.data, digits.target) if return_X_y else digits
+
+    monkeypatch.setattr("sklearn.datasets.load_digits", load_few)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_maps", "few_digits")
 @pytest.mark.parametrize("name", GALLERY)
 def test_gallery_script_draws_its_pictures(name, scratch, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: None)  # a backend without a screen warns
@@ -60,6 +81,7 @@ def test_gallery_is_there():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_maps", "few_digits")
 def test_demo_draws_four_pictures_and_prints_a_table(scratch, monkeypatch, capsys):
     command = ["demo.py", "--data", "digits", "--output", str(scratch / "demo")]
     monkeypatch.setattr(sys, "argv", command)
@@ -73,6 +95,7 @@ def test_demo_draws_four_pictures_and_prints_a_table(scratch, monkeypatch, capsy
     assert [kind for kind, _ in rows] == ["classifier", "autoencoder", "autoencoder"]
 
 
+@pytest.mark.usefixtures("quick_maps")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in WITH_CODE]
 )

@@ -56,17 +56,17 @@ def test_the_notebooks_classifier_trains_for_its_hundred_epochs(mnist):
         (128, 64), batch_size=2048, max_iter=100, n_iter_no_change=100, random_state=0
     )
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(100\) reached"):
-        network.fit(mnist.X_train[:10_240], mnist.y_train[:10_240])
+        network.fit(mnist.X_train[:6_144], mnist.y_train[:6_144])
     assert network.n_iter_ == len(network.loss_curve_) == 100
     assert network.loss_ < 0.02
-    assert network.score(mnist.X_test, mnist.y_test) > 0.94
+    assert network.score(mnist.X_test, mnist.y_test) > 0.93
 
 
 @pytest.fixture(scope="module")
 def two_numbers(mnist):
     """Offer an autoencoder with a code of two units, fitted for a few epochs."""
     network = small_code(batch_size=256, learning_rate_init=0.005, max_iter=8)
-    return network.fit(mnist.X_train)
+    return network.fit(mnist.X_train[:25_000])
 
 
 @pytest.fixture(scope="module")

@@ -103,9 +103,16 @@ def test_the_time_ends_the_drawing():
     assert np.isfinite(estimator.predict(X)).all()
 
 
-def test_what_falls_behind_is_given_up(monkeypatch):
-    monkeypatch.setattr(candidates, "draw_configurations", lambda *args: SOME_SLOW)
-    table = TabularMLPRegressor(**LONGER).fit(X, Y).candidates_
+@pytest.fixture(scope="module")
+def some_slow():
+    """Offer candidates, some of which fall behind, that one process has trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "draw_configurations", lambda *args: SOME_SLOW)
+        return TabularMLPRegressor(**LONGER | {"n_candidates": 16}, n_jobs=1).fit(X, Y)
+
+
+def test_what_falls_behind_is_given_up(some_slow):
+    table = some_slow.candidates_
     assert table["n_iter"].tolist() == [10] * 13 + [3] * 2 + [10]
     assert (table["validation_loss"][13:15] > table["validation_loss"][1:13].max()).all()
 
@@ -259,15 +266,14 @@ def test_a_candidate_is_what_a_fit_of_its_parameters_alone_gives():
 
 
 @pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
-def test_candidates_of_several_jobs_are_those_of_one(backend, monkeypatch):
+def test_candidates_of_several_jobs_are_those_of_one(backend, some_slow, monkeypatch):
     monkeypatch.setattr(candidates, "draw_configurations", lambda *args: SOME_SLOW)
-    params = LONGER | {"n_candidates": 16}
-    one, several = (TabularMLPRegressor(**params, n_jobs=n_jobs) for n_jobs in (1, 2))
+    several, expected = clone(some_slow).set_params(n_jobs=2), some_slow.candidates_
     with joblib.parallel_config(backend):
-        told, expected = (estimator.fit(X, Y).candidates_ for estimator in (several, one))
+        told = several.fit(X, Y).candidates_
     assert told["n_iter"].tolist() == [10] * 13 + [3] * 2 + [10]
     assert told.drop(columns="seconds").equals(expected.drop(columns="seconds"))
-    np.testing.assert_array_equal(outputs(several), outputs(one))
+    np.testing.assert_array_equal(outputs(several), outputs(some_slow))
 
 
 def test_what_the_first_ones_cannot_tell_is_not_given_up(monkeypatch):

@@ -167,11 +167,10 @@ def test_small_networks_comply(estimator, check):
     _check(estimator, check)
 
 
-# Sparse matrices and read-only maps meet the same code as with small networks, which are put to the
-# checks of those; the defaults are put to those of sparse arrays and of plain ones.
+# The README promises all of them.
 @pytest.mark.slow
 @converging_or_not
-@_with_checks([cls() for cls in ESTIMATORS], but={"check_estimator_sparse_matrix"})
+@_with_checks([cls() for cls in ESTIMATORS])
 def test_defaults_comply(estimator, check):
     _check(estimator, check)
 

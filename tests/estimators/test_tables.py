@@ -111,7 +111,6 @@ def test_other_options_of_tables_comply(estimator, check):
     check(estimator)
 
 
-# Wide networks read sparse matrices and read-only maps as the small ones above do.
 @pytest.mark.slow
 @converging_or_not
 @with_checks(
@@ -121,7 +120,6 @@ def test_other_options_of_tables_comply(estimator, check):
         cls(n_networks=1, max_iter=10, dtype="float64")
         for cls in (TabularMLPClassifier, TabularMLPRegressor)
     ],
-    but={"check_estimator_sparse_matrix"},
     expected_failures=_expected_failures,
 )
 def test_defaults_for_tables_comply(estimator, check):

@@ -91,27 +91,38 @@ def test_missing_plotly_is_named_with_its_extra(monkeypatch):
 
 
 class Page:
-    """A map in the browser, and everything it complained about or asked the network for."""
+    """A map in a tab, and everything it complained about or asked the network for."""
 
-    def __init__(self, browser, path, *, width=1000, height=700):
-        self.view = browser.new_page(viewport={"width": width, "height": height})
+    def __init__(self, tab, path, *, width=1000, height=700):
+        self.view = tab
         self.complaints = []
-        self.view.on("console", self._note_message)
-        self.view.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.view.on("dialog", lambda dialog: self.complaints.append(dialog.message))
-        self.view.on("request", self._note_request)
+        self._notes = {
+            "console": self._note_message,
+            "pageerror": lambda error: self.complaints.append(str(error)),
+            "dialog": self._note_dialog,
+            "request": self._note_request,
+        }
+        for event, note in self._notes.items():
+            tab.on(event, note)
+        tab.set_viewport_size({"width": width, "height": height})
         self.view.goto(path.resolve().as_uri())
         self.view.wait_for_selector("body[data-ready=yes]")
 
     def close(self):
-        """Close the page, which must not have complained."""
-        self.view.close()
+        """Leave the page, which must not have complained."""
+        self.view.evaluate("new Promise(requestAnimationFrame)")  # what it says comes before
+        for event, note in self._notes.items():
+            self.view.remove_listener(event, note)
         assert self.complaints == []
 
     def _note_message(self, message):
         # that drawing without a graphics card takes time is no fault of the page
         if "GL Driver Message (OpenGL, Performance" not in message.text:
             self.complaints.append(message.text)
+
+    def _note_dialog(self, dialog):
+        self.complaints.append(dialog.message)
+        dialog.dismiss()
 
     def _note_request(self, request):
         if not request.url.startswith(("file:", "data:", "blob:")):
@@ -141,18 +152,26 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def written(digits, tmp_path_factory):
-    """Offer a page of sixty digits on a grid, with the images behind them."""
-    pytest.importorskip("plotly")
-    path = tmp_path_factory.mktemp("page") / "map.html"
-    display = EmbeddingDisplay(embedding=_grid(10, 6), y=digits.y[:60])
-    assert display.to_html(path, images=digits.X[:60], title="A & B") == path
-    return path
+def tab(browser):
+    """Offer one tab for all maps: a new one takes seconds until it draws."""
+    tab = browser.new_page()
+    yield tab
+    tab.close()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """Offer one path for all maps: of another the browser compiles plotly anew."""
+    return tmp_path_factory.mktemp("page") / "map.html"
 
 
 @pytest.fixture
-def page(browser, written):
-    page = Page(browser, written)
+def page(tab, path, digits):
+    """Offer a page of sixty digits on a grid, with the images behind them."""
+    pytest.importorskip("plotly")
+    display = EmbeddingDisplay(embedding=_grid(10, 6), y=digits.y[:60])
+    assert display.to_html(path, images=digits.X[:60], title="A & B") == path
+    page = Page(tab, path)
     yield page
     page.close()
 
@@ -222,11 +241,11 @@ def test_wheel_zooms_and_a_drag_moves(page):
 
 
 @pytest.mark.slow
-def test_names_are_text_and_never_markup(browser, tmp_path):
+def test_names_are_text_and_never_markup(tab, path):
     pytest.importorskip("plotly")
     y = np.array(HOSTILE * 4)
     display = EmbeddingDisplay(embedding=_grid(4, 3), y=y)
-    page = Page(browser, display.to_html(tmp_path / "map.html", title=HOSTILE[0]))
+    page = Page(tab, display.to_html(path, title=HOSTILE[0]))
     assert page.legend() == sorted(HOSTILE)
     assert page.view.title() == HOSTILE[0]
     assert page.view.inner_text("h1") == HOSTILE[0]
@@ -237,11 +256,11 @@ def test_names_are_text_and_never_markup(browser, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1366, 1920])
 @pytest.mark.parametrize("n_classes", [3, 40])
-def test_the_map_and_its_legend_fit_the_window(browser, tmp_path, width, n_classes):
+def test_the_map_and_its_legend_fit_the_window(tab, path, width, n_classes):
     pytest.importorskip("plotly")
     y = [None, *[f"class {i % n_classes:02}" for i in range(119)]]
     display = EmbeddingDisplay(embedding=_grid(20, 6), y=y)
-    page = Page(browser, display.to_html(tmp_path / "map.html"), width=width, height=800)
+    page = Page(tab, display.to_html(path), width=width, height=800)
     frames = page.view.evaluate(FRAMES)
     assert frames["scrolled"] == [width, 800]
     for name in ("drawing", "plot", "legend"):
@@ -272,10 +291,10 @@ def test_a_window_that_becomes_narrow_has_its_legend_below_the_map(page):
 
 
 @pytest.mark.slow
-def test_unlabelled_points_are_grey_and_last_in_the_legend(browser, tmp_path):
+def test_unlabelled_points_are_grey_and_last_in_the_legend(tab, path):
     pytest.importorskip("plotly")
     display = EmbeddingDisplay(embedding=_grid(4, 3), y=["a", None, "b"] * 4)
-    page = Page(browser, display.to_html(tmp_path / "map.html"))
+    page = Page(tab, display.to_html(path))
     assert page.legend() == ["a", "b", "unlabelled"]
     first = page.view.evaluate("[map.data[0].name, map.data[0].marker.color]")  # lies beneath
     assert first == ["unlabelled", GREY]
@@ -285,10 +304,10 @@ def test_unlabelled_points_are_grey_and_last_in_the_legend(browser, tmp_path):
 
 
 @pytest.mark.slow
-def test_all_points_can_be_unlabelled(browser, tmp_path):
+def test_all_points_can_be_unlabelled(tab, path):
     pytest.importorskip("plotly")
     display = EmbeddingDisplay(embedding=_grid(4, 3), y=[None] * 12)
-    page = Page(browser, display.to_html(tmp_path / "map.html"))
+    page = Page(tab, display.to_html(path))
     assert page.legend() == ["unlabelled"]
     assert page.view.query_selector(".colorbar") is None
     assert page.hover(7) == "unlabelled, row 7"
@@ -296,10 +315,10 @@ def test_all_points_can_be_unlabelled(browser, tmp_path):
 
 
 @pytest.mark.slow
-def test_points_without_a_number_are_grey(browser, tmp_path):
+def test_points_without_a_number_are_grey(tab, path):
     pytest.importorskip("plotly")
     display = EmbeddingDisplay(embedding=_grid(4, 3), y=[0.5, np.nan, 2.5] * 4)
-    page = Page(browser, display.to_html(tmp_path / "map.html"))
+    page = Page(tab, display.to_html(path))
     assert page.legend() == ["unlabelled"]
     assert page.view.query_selector(".colorbar") is not None
     assert page.hover(4) == "unlabelled, row 4"
@@ -309,10 +328,10 @@ def test_points_without_a_number_are_grey(browser, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("y", [None, np.linspace(0, 1, 12)])
-def test_maps_without_classes_have_no_filter(browser, tmp_path, y):
+def test_maps_without_classes_have_no_filter(tab, path, y):
     pytest.importorskip("plotly")
     display = EmbeddingDisplay(embedding=_grid(4, 3), y=y)
-    page = Page(browser, display.to_html(tmp_path / "map.html"))
+    page = Page(tab, display.to_html(path))
     assert page.legend() == []
     assert "Click a class" not in page.view.inner_text("header")
     assert page.hover(5) == ("row 5" if y is None else f"{y[5]:#.4g}, row 5")
@@ -321,7 +340,7 @@ def test_maps_without_classes_have_no_filter(browser, tmp_path, y):
 
 
 @pytest.mark.slow
-def test_the_page_hardly_computes_while_seventy_thousand_points_move(browser, tmp_path):
+def test_the_page_hardly_computes_while_seventy_thousand_points_move(tab, path):
     # without a graphics card the drawing is slow whatever the page does: its own time is measured
     pytest.importorskip("plotly")
     rng = np.random.default_rng(0)
@@ -329,7 +348,7 @@ def test_the_page_hardly_computes_while_seventy_thousand_points_move(browser, tm
         embedding=rng.normal(size=(70_000, 2)), y=rng.integers(0, 10, 70_000)
     )
     images = rng.integers(0, 2, (70_000, 16))
-    page = Page(browser, display.to_html(tmp_path / "map.html", images=images))
+    page = Page(tab, display.to_html(path, images=images))
     profiler = page.view.context.new_cdp_session(page.view)
     profiler.send("Performance.enable")
 

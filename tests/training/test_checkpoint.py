@@ -918,17 +918,17 @@ def test_forked_process_refuses_more_threads_than_it_may_use(monkeypatch, torch_
 
 
 @pytest.mark.slow
-def test_checkpoints_and_stacks_of_our_own_optimisers_do_not_import_dynamo(path):
-    """It takes seconds, and torch's own ``state_dict()`` of an optimiser does so."""
+def test_checkpoints_stacks_and_displays_import_neither_dynamo_nor_what_draws(path):
+    """They take seconds; torch's own ``state_dict()`` of an optimiser imports the first."""
     program = (
-        "import sys, numpy as np\n"
+        "import sys, numpy as np, sknn_deep.plotting\n"
         "from sknn_deep import DeepMLPRegressor\n"
         "stack = DeepMLPRegressor(n_networks=2, max_iter=1, learning_rate='cosine')\n"
         "stack.fit(np.eye(9), range(9))\n"
         "from sknn_deep.callbacks import TrainingCheckpoint\n"
         f"for _ in range(2): DeepMLPRegressor(max_iter=1, tol=1, learning_rate='cosine', "
         f"random_state=0, callbacks=[TrainingCheckpoint({str(path)!r})]).fit(np.eye(9), range(9))\n"
-        "assert 'torch._dynamo' not in sys.modules"
+        "assert not {'torch._dynamo', 'matplotlib', 'plotly'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
