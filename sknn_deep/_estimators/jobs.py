@@ -17,6 +17,7 @@ import numpy as np
 
 from sknn_deep._engine.solvers import ANNEALING_SCHEDULES
 from sknn_deep._hardware.device import resolve_device
+from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import num_samples, safe_indexing
 
 # What may differ between the networks of a stack.
@@ -192,6 +193,8 @@ def _reason_to_train_alone(job: Job) -> str:
         return "X is read in chunks, which come in one order"
     if estimator.n_processes != 1:
         return f"n_processes={estimator.n_processes!r} divides the rows of one network"
+    if present_ranks() is not None:
+        return "processes that train together divide the rows of one network"
     others = sorted(job.fit_params.keys() - _arguments_of_fit(estimator_class))
     if others:
         return f"fit was given {', '.join(others)}"
