@@ -7,6 +7,7 @@ The arrays are views of the network's weights, and are made anew where those hav
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from sknn_deep._hardware.device import as_tensor
 from sknn_deep._hardware.pace import threads_of_outputs
 from sknn_deep._hardware.slow_mkl import linear
+from sknn_deep._hardware.threads import one_thread
 from sknn_deep._networks.layers import Dropout, Linear, has_hooks
 from sknn_deep._networks.models import MLP
 
@@ -100,11 +102,16 @@ def _by_numpy(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
 
 
 def _by_torch(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
-    rows = as_tensor(X)
-    if rows is None or threads_of_outputs(len(X) * plan.n_weights) != torch.get_num_threads():
+    rows, n_threads = as_tensor(X), threads_of_outputs(len(X) * plan.n_weights)
+    is_set = torch.get_num_threads() == n_threads
+    if rows is None or not (is_set or n_threads == 1):
         return None
     activations = rows
-    with torch.inference_mode(), np.errstate(all="ignore"):
+    with (
+        nullcontext() if is_set else one_thread(),
+        torch.inference_mode(),
+        np.errstate(all="ignore"),
+    ):
         for step in plan.steps:
             is_first = activations is rows
             activations = linear(activations, *step.params)

@@ -94,7 +94,22 @@ def test_rows_whose_activations_leave_the_cache_are_left_to_others():
     assert len(output_of_few_rows(network, rows[:-1])) == n_rows
 
 
-def test_more_threads_than_rows_are_worth_are_left_to_others(monkeypatch):
+def test_rows_that_are_worth_one_of_several_threads_take_one(monkeypatch):
+    network, rows, seen = _network(), np.resize(X, (MOST_WORK // 24 + 1, 4)), []
+    expected, linear = _expected(network, rows), few_rows.linear
+
+    def watched(*args):
+        seen.append(torch.get_num_threads())
+        return linear(*args)
+
+    monkeypatch.setattr(few_rows, "linear", watched)
+    torch.set_num_threads(2)
+    assert_array_equal(output_of_few_rows(network, rows), expected)
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_rows_that_are_worth_another_number_of_threads_are_left_to_others(monkeypatch):
     monkeypatch.setattr(few_rows, "threads_of_outputs", lambda work: torch.get_num_threads() + 1)
     assert output_of_few_rows(_network(), np.resize(X, (MOST_WORK // 24 + 1, 4))) is None
 
