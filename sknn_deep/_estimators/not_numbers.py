@@ -78,7 +78,7 @@ def refuse_not_numbers(estimator: Any, X: Any) -> None:
     Parameters
     ----------
     estimator : estimator
-        It may know which columns hold categories, and take missing values.
+        One of ours may know which columns hold categories, and take missing values.
     X : array-like, sparse matrix or frame
 
     Raises
@@ -91,7 +91,7 @@ def refuse_not_numbers(estimator: Any, X: Any) -> None:
         return
     columns = vars(estimator).get("_columns")
     of_categories = set() if columns is None else set(columns.categories)
-    may_miss = estimator._ensure_all_finite == "allow-nan"
+    may_miss = getattr(estimator, "_ensure_all_finite", True) == "allow-nan"
     for position, name, column in _object_columns(X):
         is_of_categories = position in of_categories
         _refuse_first(_values_found(column, name, is_of_categories, may_miss or is_of_categories))

@@ -95,6 +95,8 @@ def rows_of_networks(buffer: Tensor, numbers: list[int], first_shape: torch.Size
 
 def turn_first(buffers: Tensor, shape: Sequence[int]) -> None:
     """Transpose the first matrix, of a shape, where it lies in one or many flat buffers."""
+    if 1 in shape:  # a row is a column already
+        return
     first = buffers[..., : shape[0] * shape[1]]
     first.copy_(first.unflatten(-1, shape).mT.reshape(first.shape))
 

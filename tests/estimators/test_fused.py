@@ -189,6 +189,46 @@ def test_networks_of_one_seed_and_fold_come_out_as_from_their_own_fits(case, n_f
         _assert_same(job.estimator, alone, rtol=1e-6 if "batch norm" in case else 1e-9)
 
 
+@pytest.mark.parametrize("n_features", [1, 2])
+@pytest.mark.parametrize("hidden", [(), (1,), (1, 1), (3, 1)])
+@pytest.mark.parametrize("solver", ["sgd", "adam", "muon"])
+def test_matrices_of_one_row_or_one_column_are_trained_in_stacks(n_features, hidden, solver):
+    if solver == "muon" and not hidden:
+        pytest.skip("Muon has nothing to train there")
+    params = {"hidden_layer_sizes": hidden, "solver": solver, "ema_decay": 0.9}
+    # Muon rounds in single precision or less
+    bounds = {"rtol": 0.02, "atol": 2e-3} if solver == "muon" else {}
+    for make, targets in ((_classifier, y > 0), (_regressor, y.astype(float))):
+        # some stop alone, and some together
+        jobs = _jobs(
+            lambda i, make=make: make(i, max_iter=[2, 4, 4, 4, 3][i], **params),
+            targets,
+            X[:, :n_features],
+        )
+        expected = [_fitted_alone(job) for job in jobs]
+        fit_jobs(jobs)
+        for job, alone in zip(jobs, expected, strict=True):
+            assert job.fused, job.reason
+            _assert_same(job.estimator, alone, **bounds)
+
+
+@pytest.mark.parametrize("n_features", [1, 3])
+def test_codes_of_one_number_are_trained_in_stacks(n_features):
+    params = {**SHARED, "hidden_layer_sizes": ()}
+    jobs = _jobs(
+        lambda i: AutoencoderTransformer(
+            1, random_state=i, **params | {"max_iter": [2, 4, 4, 4, 3][i]}
+        ),
+        None,
+        X[:, :n_features],
+    )
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused, job.reason
+        _assert_same(job.estimator, alone)
+
+
 @pytest.fixture
 def shuffled(monkeypatch):
     """The number of rows of every shuffle by a generator of the trainings."""
