@@ -4,9 +4,8 @@ import contextlib
 import gc
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from copy import copy
-from multiprocessing import forkserver, get_all_start_methods, get_context
+from multiprocessing import forkserver, get_all_start_methods
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,21 +74,8 @@ PATIENT = {
 def fork_server():
     """Have processes of multiprocessing's "forkserver" start in a moment: it imports once."""
     if "forkserver" in get_all_start_methods():
-        modules = ["sknn_deep.dask", "torch._dynamo", "benchmarks.streams"]
-        forkserver.set_forkserver_preload(modules)
+        forkserver.set_forkserver_preload(["sknn_deep.dask", "torch._dynamo"])
         forkserver.ensure_running()
-
-
-@pytest.fixture
-def in_own_process(fork_server):
-    """Offer what calls a function in a new process, in which no fit has left memory to be used."""
-
-    def call(function, *arguments):
-        context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-        with ProcessPoolExecutor(1, mp_context=context) as process:
-            return process.submit(function, *arguments).result()
-
-    return call
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import sknn_deep
+from benchmarks.memory import in_fresh_process
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._hardware import memory_maps, pace
 from sknn_deep.callbacks import TrainingCheckpoint
@@ -444,6 +445,6 @@ def _growth():
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_memory_does_not_grow_over_two_hundred_fits(in_own_process):
-    grown = in_own_process(_growth)
+def test_memory_does_not_grow_over_two_hundred_fits():
+    grown = in_fresh_process(_growth)
     assert {name: size for name, size in grown.items() if size > 1} == {}, "mebibytes"
