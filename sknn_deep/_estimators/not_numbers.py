@@ -73,7 +73,7 @@ def refuse_types(X: Any) -> None:
 
 
 def refuse_not_numbers(estimator: Any, X: Any) -> None:
-    """Do the same, and look at the values of columns of objects.
+    """Do what :func:`refuse_types` does, and look at the values of columns of objects, too.
 
     Parameters
     ----------
@@ -100,11 +100,10 @@ def refuse_not_numbers(estimator: Any, X: Any) -> None:
 def nan_for_na(X: Any) -> Any:
     """Return X with NaN in place of pandas' NA and None in columns of objects."""
     if isinstance(X, pd.DataFrame):
-        with_gaps = [j for j, dtype in enumerate(X.dtypes) if dtype.kind == "O"]
-        with_gaps = [j for j in with_gaps if X.iloc[:, j].isna().any()]
-        X = X.copy(deep=False) if with_gaps else X
-        for j in with_gaps:
-            X.isetitem(j, X.iloc[:, j].where(X.iloc[:, j].notna(), np.nan))
+        objects = [j for j, dtype in enumerate(X.dtypes) if dtype == np.dtype(object)]
+        given, X = X, X.copy(deep=False) if objects else X
+        for j in objects:  # by position, since names may occur twice
+            X.isetitem(j, nan_for_na(given.iloc[:, j].to_numpy()))
     elif isinstance(X, np.ndarray) and X.dtype.kind == "O":
         X = np.where(pd.isna(X), np.nan, X)
     return X
