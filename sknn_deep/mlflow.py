@@ -32,7 +32,8 @@ def autolog(**options: Any) -> None:
     """Enable MLflow's autologging for this package's estimators as well.
 
     Every ``fit`` of an estimator or a search logs its parameters, the metrics on the training data
-    and, of a search, the best parameters and a run for each of the best candidates.
+    and, of a grid or randomized search, the best parameters and a run for each of the best
+    candidates. Of halving searches MLflow logs neither, scikit-learn's included.
 
     Parameters
     ----------

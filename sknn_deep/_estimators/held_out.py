@@ -29,6 +29,7 @@ from sknn_deep._hardware.bfloat16 import product_dtype
 from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import accepts_sample_weight
 from sknn_deep._training.training import Validation
+from sknn_deep._user_warnings import warn_user
 
 
 def split_rows(
@@ -46,8 +47,24 @@ def split_rows(
         rows = hold_out_stratified(fraction, random_state, labels[0])
     else:
         rows = rows_of_splitter(splitter, X.unwrapped(), samples.y, groups, random_state)
+        if labels:
+            _warn_of_unseen_classes(splitter, rows[0], *labels)
     train, held_out = map(X.reading_order, rows)
     return train, held_out
+
+
+def _warn_of_unseen_classes(
+    splitter: Any, rows: np.ndarray, labels: np.ndarray, names: np.ndarray
+) -> None:
+    """Warn of classes of which no row is left to train on."""
+    own = labels[rows]
+    is_seen = own.any(axis=0) if labels.ndim == 2 else np.isin(np.arange(len(names)), own)
+    if not is_seen.all():
+        warn_user(
+            f"validation_splitter={splitter!r} holds out all rows of {names[~is_seen].tolist()}, "
+            "which the network never sees. Shuffle the rows, choose a stratified splitter, or pass "
+            "validation_splitter='stratified'."
+        )
 
 
 def with_validation_set(

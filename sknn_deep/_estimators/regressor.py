@@ -418,8 +418,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
     sum. "normal" reports the negative log-likelihood, its constant included, and ``quantiles`` the
     mean over the levels.
 
-    Scale the target to unit variance, as with
-    ``TransformedTargetRegressor(regressor, transformer=StandardScaler())``: initial outputs,
+    Scale the target to unit variance, as ``target_scaling="standard"`` does: initial outputs,
     ``learning_rate_init`` and ``tol`` are made for that size. If a target of another size was not
     learned, a ``ConvergenceWarning`` says so.
 
@@ -990,14 +989,15 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
     def _advice(  # type: ignore[override]  # a regressor always has targets
         self, targets: np.ndarray, weight: np.ndarray | None, loss_value: float
     ) -> str:
-        size = None if self.loss == "poisson" else odd_size(targets, weight)
+        is_as_it_is = self.loss != "poisson" and self.target_scaling is None
+        size = odd_size(targets, weight) if is_as_it_is else None
         if size is None or not self._has_learned_little(targets, weight, loss_value):
             return ""
         return (
             "The network predicts hardly better than a constant. The target is of the order of "
             f"{size:g}, but initial outputs, learning_rate_init={self.learning_rate_init} and "
-            f"tol={self.tol} are for targets of the order of 1. Scale it: "
-            f"TransformedTargetRegressor({type(self).__name__}(...), transformer=StandardScaler())."
+            f"tol={self.tol} are for targets of the order of 1. Scale it: pass "
+            "target_scaling='standard'."
         )
 
     def _has_learned_little(

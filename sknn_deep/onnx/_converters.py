@@ -292,10 +292,12 @@ def _convert_autoencoder(scope: Any, operator: Any, container: Any) -> None:
     autoencoder = operator.raw_operator
     network, method = autoencoder.module_, _method(scope, autoencoder)
     if autoencoder._encoding is not None:
+        n_categories = len(autoencoder._encoding.categories)
         raise ValueError(
-            "An autoencoder with categories or scaling has no ONNX nodes, got "
-            f"scaling={autoencoder.scaling!r}: put OneHotEncoder and StandardScaler before it, in "
-            "a pipeline."
+            "An autoencoder that encodes categories or scales by itself has no ONNX nodes, got "
+            f"scaling={autoencoder.scaling!r}, and {n_categories} of its columns hold categories: "
+            "put OneHotEncoder and StandardScaler before it, in a pipeline, and leave scaling at "
+            "None."
         )
     is_decoder = method == "inverse_transform"
     n_columns = autoencoder._n_features_out if is_decoder else None

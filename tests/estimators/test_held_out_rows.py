@@ -471,3 +471,15 @@ def test_a_splitter_beside_a_validation_set_is_refused(n_networks):
         network.fit(X_ROWS, Y_ROWS, X_val=X_ROWS, y_val=Y_ROWS, groups=ROWS)
     network.fit(X_ROWS, Y_ROWS, groups=None).set_params(early_stopping=False)
     network.partial_fit(X_ROWS, Y_ROWS, X_val=X_ROWS, y_val=Y_ROWS)
+
+
+def test_a_splitter_that_holds_out_whole_classes_is_warned_about():
+    X, y = np.arange(30.0)[:, np.newaxis] / 30, np.repeat(["a", "b", "c"], 10)
+    network = DeepMLPClassifier(**QUICK, validation_splitter=KFold(3))
+    with pytest.warns(UserWarning, match=r"holds out all rows of \['a'\], which the network never"):
+        network.fit(X, y)
+    labels = np.column_stack([y == "a", y != "b"]).astype(int)
+    with pytest.warns(UserWarning, match=r"KFold.* holds out all rows of \[0\], which the network"):
+        network.fit(X, labels)
+    # a warning would be an error
+    network.set_params(validation_splitter=KFold(3, shuffle=True, random_state=0)).fit(X, y)

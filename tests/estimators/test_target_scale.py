@@ -53,17 +53,24 @@ def test_training_that_an_unscaled_target_brings_to_nothing_warns_once(options, 
     assert warning.filename == __file__
     expected = f"{POOR}{size}, but initial outputs, learning_rate_init=0.001 and tol=0.0001 are for"
     assert expected in str(warning.message)
-    assert str(warning.message).endswith(
-        "Scale it: TransformedTargetRegressor(DeepMLPRegressor(...), transformer=StandardScaler())."
-    )
+    assert str(warning.message).endswith("Scale it: pass target_scaling='standard'.")
 
 
-def test_remedy_of_the_warning_works():
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_remedy_of_the_warning_works(is_wrapped):
     y = 250_000 + 90_000 * Y
-    regressor = DeepMLPRegressor(**QUICK, max_iter=1000)
-    scaled = TransformedTargetRegressor(regressor, transformer=StandardScaler())
+    scaled = DeepMLPRegressor(**QUICK, max_iter=1000, target_scaling="standard")
+    if is_wrapped:
+        regressor = scaled.set_params(target_scaling=None)
+        scaled = TransformedTargetRegressor(regressor, transformer=StandardScaler())
     assert warnings_of(lambda: scaled.fit(X, y)) == []
     assert scaled.score(X, y) > 0.9
+
+
+def test_a_target_that_is_scaled_inside_is_not_to_be_scaled():
+    regressor = DeepMLPRegressor(**QUICK, max_iter=1, tol=0, target_scaling="standard")
+    messages = [str(warning.message) for warning in warnings_of(lambda: regressor.fit(X, 1e6 * Y))]
+    assert not any("Scale it" in message for message in messages)
 
 
 def test_it_is_one_warning_with_that_of_scikit_learn():

@@ -622,3 +622,13 @@ def test_numbers_beside_texts_in_one_matrix_are_refused():
     pipeline.fit(X, X["kind"] == "a")
     with pytest.raises(ValueError, match="numbers and texts as one matrix.* OneHotEncoder"):
         to_onnx(pipeline, X)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("scaling", [None, "standard"])
+def test_an_autoencoder_that_encodes_by_itself_is_refused_with_what_to_do(scaling):
+    table = pd.DataFrame({"size": np.arange(20.0), "kind": ["a", "b"] * 10})
+    autoencoder = AutoencoderTransformer(1, (), max_iter=1, scaling=scaling).fit(table)
+    message = f"got scaling={scaling!r}, and 1 of its columns hold categories: put OneHotEncoder"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sknn_deep.to_onnx(autoencoder, table)
