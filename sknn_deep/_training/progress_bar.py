@@ -7,6 +7,10 @@ import sklearn.callback
 
 from sknn_deep._sklearn import context_path, progress_monitor, send_to_listener
 
+# Characters of the bar, the percentage and the time, those of a short bar with them, and those of
+# an epoch's figures with the end of a name.
+_BAR, _SHORT_BAR, _FIGURES = 60, 24, 56
+
 
 class ProgressBar(sklearn.callback.ProgressBar):
     """Show the progress of a fit, with the loss and the validation score of the last epoch.
@@ -82,9 +86,29 @@ def _with_figures(monitor: Any) -> Callable[[dict[str, Any]], None]:
             return
         bars = monitor.progress_ctx
         own = descriptions.setdefault(task.id, bars.tasks[task.id].description)
-        bars.update(task.id, description=f"{own}: {described(message['figures'])}")
+        width = bars.console.width
+        most = max(width - _BAR, min(width - _SHORT_BAR, _FIGURES))
+        bars.update(task.id, description=_beside(own, described(message["figures"]), most))
 
     return handle
+
+
+def _beside(name: str, figures: str, most: int) -> str:
+    """Return a task's name and its figures, of which the name loses its beginning if need be.
+
+    Of lines that are too long rich would leave nothing.
+
+    Examples
+    --------
+    >>> from sknn_deep._training.progress_bar import _beside
+    >>> _beside("  GridSearchCV - split | DeepMLPClassifier - fit #0", "loss 0.25", 40)
+    '  …DeepMLPClassifier - fit #0: loss 0.25'
+    """
+    indent = name[: len(name) - len(name.lstrip())]
+    n_over = len(name) + len(": ") + len(figures) - most
+    if n_over > 0:
+        name = f"{indent}…{name.lstrip()[n_over + 1 :]}"
+    return f"{name}: {figures}"
 
 
 def described(figures: dict[str, float]) -> str:

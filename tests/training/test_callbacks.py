@@ -1,6 +1,7 @@
 """scikit-learn's callbacks, skorch's callbacks, and what is said and recorded on the way."""
 
 import copy
+import re
 
 import numpy as np
 import pandas as pd
@@ -222,6 +223,18 @@ def test_our_progress_bar_shows_the_figures_within_a_search(wine, shown):
     assert f"epoch 2, loss {refit.loss_:.4g} " in lines[-1]
     search.set_callbacks(callbacks.ProgressBar(max_propagation_depth=0)).fit(wine.X, wine.y)
     assert "epoch" not in shown()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_in_a_narrow_terminal_a_name_loses_its_beginning_before_a_figure(width, wine, shown):
+    rich.get_console().width = width
+    search = GridSearchCV(quick_classifier(max_iter=2, early_stopping=True), {"alpha": [0.1]}, cv=2)
+    search.set_callbacks(callbacks.ProgressBar()).fit(wine.X, wine.y)
+    lines = [line.rstrip() for line in shown().splitlines() if "epoch 2, loss " in line]
+    assert len(lines) == 2 + 1
+    for line in lines:
+        assert re.fullmatch(r" *….*: epoch 2, loss \S+, score \S+ +\S+ 100% 0:00:0\d", line)
+        assert len(line) <= width
 
 
 @pytest.mark.slow
