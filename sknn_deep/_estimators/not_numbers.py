@@ -114,6 +114,23 @@ def _is_of_numbers(X: Any) -> bool:
     return kind in ("b", "i", "u", "f") or isinstance(X, torch.Tensor)
 
 
+def _is_frame(X: Any) -> bool:
+    return hasattr(X, "dtypes") and hasattr(X, "columns")
+
+
+def _other_columns(X: Any) -> Iterator[tuple[int, Any, str, bool]]:
+    """Yield position, name and type of each column of a frame whose type is not one of numbers.
+
+    Of a categorical column, which the last value says, it is the type of its categories: NumPy
+    would make integers of dates.
+    """
+    for position, dtype in enumerate(X.dtypes):
+        if getattr(dtype, "kind", "") not in ("b", "i", "u", "f"):  # which polars' types lack
+            categories = getattr(dtype, "categories", None)
+            text = str(getattr(categories, "dtype", dtype))
+            yield position, X.columns[position], text, categories is not None
+
+
 def _refuse_first(found: Iterator[_Found]) -> None:
     first = next(found, None)
     if first is not None:
@@ -123,14 +140,11 @@ def _refuse_first(found: Iterator[_Found]) -> None:
 
 def _types_found(X: Any) -> Iterator[_Found]:
     """Yield each column of another type than numbers, texts and objects."""
-    if hasattr(X, "dtypes") and hasattr(X, "columns"):
-        for name, dtype in zip(X.columns, X.dtypes, strict=True):
-            # of a categorical column the type of its categories: NumPy would make integers of dates
-            categories = getattr(dtype, "categories", None)
-            text = str(getattr(categories, "dtype", dtype))
+    if _is_frame(X):
+        for _, name, text, is_categorical in _other_columns(X):
             if text.lower().startswith(_TYPES_OF_DATES):
                 yield _Found(text, f"column {name!r}", _NO_DATES)
-            elif categories is None and text.lower().startswith(_TYPES_OF_PARTS):
+            elif not is_categorical and text.lower().startswith(_TYPES_OF_PARTS):
                 yield _Found(text, f"column {name!r}", _NO_PARTS)
     elif isinstance(X, np.ndarray) and X.dtype.kind in "mM":
         yield _Found(str(X.dtype), "every column", _NO_DATES)
@@ -138,10 +152,9 @@ def _types_found(X: Any) -> Iterator[_Found]:
 
 def _object_columns(X: Any) -> Iterator[tuple[int, Any, np.ndarray]]:
     """Yield position, name and values of each column of objects."""
-    if hasattr(X, "dtypes") and hasattr(X, "columns"):
-        for position, (name, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True)):
-            categories = getattr(dtype, "categories", None)
-            if str(getattr(categories, "dtype", dtype)) in ("object", "Object"):
+    if _is_frame(X):
+        for position, name, text, _ in _other_columns(X):
+            if text in ("object", "Object"):
                 # by position, since names may occur twice; with iloc in pandas, without in polars
                 column = np.asarray(getattr(X, "iloc", X)[:, [position]], dtype=object)
                 yield position, name, column[:, 0]
