@@ -81,7 +81,10 @@ SAME_FOR_ALL_VALUES = {
 
 
 def with_checks(estimators, but=frozenset(), expected_failures=None):
-    """Parametrize with estimators and scikit-learn's checks, all but those of some names."""
+    """Parametrize with estimators and scikit-learn's checks, all but those of some names.
+
+    Where some are left out, so are those that repeat others on read-only memory maps.
+    """
     every = parametrize_with_checks(estimators, expected_failed_checks=expected_failures)
     names, cases = every.args
 

@@ -49,7 +49,7 @@ def site(tmp_path_factory):
     for name in ("docs", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=built)
     shutil.copy(ROOT / "CHANGELOG.md", folder)
-    # a third of the time goes into garbage, of which a build leaves little
+    # the garbage collector would take much of the time, and find little
     program = "import gc, sys; gc.disable(); from sphinx.cmd.build import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "-q", "-W", "--keep-going", "-b", "html"]
     command += ["-D", "plot_gallery=0", "-D", "run_notebooks=0", "docs", "html"]

@@ -5,7 +5,7 @@ import pickle
 import re
 import time
 import weakref
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -136,6 +136,14 @@ def _assert_same(actual, expected, rtol=1e-9, atol=1e-11):
         assert getattr(actual, name) == getattr(expected, name)
 
 
+def _assert_fused_as_alone(jobs, **bounds):
+    expected = [_fitted_alone(job) for job in jobs]
+    fit_jobs(jobs)
+    for job, alone in zip(jobs, expected, strict=True):
+        assert job.fused, job.reason
+        _assert_same(job.estimator, alone, **bounds)
+
+
 @pytest.mark.parametrize(
     "params",
     [{"normalization": "batch"}, {"dropout": 0.3}, {"noise": 0.2}, {"early_stopping": True}],
@@ -182,51 +190,40 @@ def test_networks_of_one_seed_and_fold_come_out_as_from_their_own_fits(case, n_f
     make, targets = CASES[case]
     folds = [UNEVEN[i % n_folds] for i in range(N_JOBS)]
     jobs = _jobs(lambda i: make(i).set_params(random_state=7), targets, folds=folds)
-    expected = [_fitted_alone(job) for job in jobs]
-    fit_jobs(jobs)
-    for job, alone in zip(jobs, expected, strict=True):
-        assert job.fused, job.reason
-        _assert_same(job.estimator, alone, rtol=1e-6 if "batch norm" in case else 1e-9)
+    _assert_fused_as_alone(jobs, rtol=1e-6 if "batch norm" in case else 1e-9)
+
+
+# Some stop alone, and some together.
+EPOCHS = [2, 4, 4, 4, 3]
 
 
 @pytest.mark.parametrize("n_features", [1, 2])
-@pytest.mark.parametrize("hidden", [(), (1,), (1, 1), (3, 1)])
-@pytest.mark.parametrize("solver", ["sgd", "adam", "muon"])
-def test_matrices_of_one_row_or_one_column_are_trained_in_stacks(n_features, hidden, solver):
-    if solver == "muon" and not hidden:
-        pytest.skip("Muon has nothing to train there")
+@pytest.mark.parametrize(
+    ("solver", "hidden"),
+    [
+        *product(["sgd", "adam", "muon"], [(1,), (1, 1), (3, 1)]),
+        *product(["sgd", "adam"], [()]),  # Muon trains hidden layers
+    ],
+)
+@pytest.mark.parametrize(("make", "targets"), [(_classifier, y > 0), (_regressor, y.astype(float))])
+def test_matrices_of_one_row_or_one_column_are_trained_in_stacks(
+    make, targets, solver, hidden, n_features
+):
     params = {"hidden_layer_sizes": hidden, "solver": solver, "ema_decay": 0.9}
+    jobs = _jobs(lambda i: make(i, max_iter=EPOCHS[i], **params), targets, X[:, :n_features])
     # Muon rounds in single precision or less
-    bounds = {"rtol": 0.02, "atol": 2e-3} if solver == "muon" else {}
-    for make, targets in ((_classifier, y > 0), (_regressor, y.astype(float))):
-        # some stop alone, and some together
-        jobs = _jobs(
-            lambda i, make=make: make(i, max_iter=[2, 4, 4, 4, 3][i], **params),
-            targets,
-            X[:, :n_features],
-        )
-        expected = [_fitted_alone(job) for job in jobs]
-        fit_jobs(jobs)
-        for job, alone in zip(jobs, expected, strict=True):
-            assert job.fused, job.reason
-            _assert_same(job.estimator, alone, **bounds)
+    _assert_fused_as_alone(jobs, **{"rtol": 0.02, "atol": 2e-3} if solver == "muon" else {})
 
 
 @pytest.mark.parametrize("n_features", [1, 3])
 def test_codes_of_one_number_are_trained_in_stacks(n_features):
     params = {**SHARED, "hidden_layer_sizes": ()}
     jobs = _jobs(
-        lambda i: AutoencoderTransformer(
-            1, random_state=i, **params | {"max_iter": [2, 4, 4, 4, 3][i]}
-        ),
+        lambda i: AutoencoderTransformer(1, random_state=i, **params | {"max_iter": EPOCHS[i]}),
         None,
         X[:, :n_features],
     )
-    expected = [_fitted_alone(job) for job in jobs]
-    fit_jobs(jobs)
-    for job, alone in zip(jobs, expected, strict=True):
-        assert job.fused, job.reason
-        _assert_same(job.estimator, alone)
+    _assert_fused_as_alone(jobs)
 
 
 @pytest.fixture
