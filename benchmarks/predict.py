@@ -3,11 +3,14 @@
 All contenders hold the same weights, and a figure is one call with an array of that many images,
 repeated where it is short. "torch" is what its users write, in inference mode, array in and array
 out. ``transform`` is the encoder of an autoencoder with a 32-unit code, which scikit-learn and
-skorch do not offer. On one thread the processor's time is counted, which busy neighbours do not
+skorch do not offer. The floor is the time of the layers' matrix products alone, into buffers, 1,000
+rows at a time. On one thread the processor's time is counted, which busy neighbours do not
 lengthen.
 
-The last table simulates a server: sixteen threads ask one model, ours loaded from its file, for the
-class of one row after the other; wall-clock time tells how long each waits.
+The second table times calls that follow at once on a product of NumPy's, whose threads still spin
+then. The last one simulates a server: sixteen threads ask one model, ours loaded from its file, for
+the class of one row after the other; wall-clock time tells how long each waits, and how many are
+answered in a second by all together.
 """
 
 import tempfile
@@ -17,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +35,17 @@ from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, load, save
 
 ROWS = (1, 100, 10_000)
 CLIENTS, REQUESTS = 16, 200
+# Rows of the floor's products, whose outputs a cache holds, and the side of NumPy's product before.
+BLOCK, SIDE = 1000, 1000
 CLASSIFIER = Work((784, 128, 64, 10), batch_size=200, epochs=1, n_samples=2000)
 IN_DOUBLE = replace(CLASSIFIER, dtype="float64")
 ENCODER = Work((784, 128, 64, 32), batch_size=200, epochs=1)
+WORKS = {
+    "predict": CLASSIFIER,
+    "predict_proba": CLASSIFIER,
+    "transform": ENCODER,
+    "predict_proba, float64": IN_DOUBLE,
+}
 
 
 def all_calls() -> dict[str, tuple[np.ndarray, dict[str, Callable]]]:
@@ -45,6 +57,7 @@ def all_calls() -> dict[str, tuple[np.ndarray, dict[str, Callable]]]:
         for method, contenders in calls(work, ours, data.X, data.y).items():
             name = method if work is CLASSIFIER else f"{method}, {work.dtype}"
             found[name] = data.X_test, contenders
+    assert found.keys() == WORKS.keys()
     return found
 
 
@@ -112,6 +125,41 @@ def check_same(X: np.ndarray, contenders: dict[str, Callable]) -> None:
         np.testing.assert_allclose(predict(X), expected, rtol=1e-3, atol=1e-5)
 
 
+def matrix_products(work: Work, n_rows: int) -> Callable[[], None]:
+    """Return a run of the matrix products of a prediction and nothing else."""
+    rand = partial(torch.rand, dtype=getattr(torch, work.dtype))
+    weights = [rand(n_out, n_in) for n_in, n_out in pairwise(work.units)]
+    rows = rand(n_rows, work.units[0])
+    outputs = [rand(min(n_rows, BLOCK), n_units) for n_units in work.units[1:]]
+
+    def run() -> None:
+        for block in rows.split(BLOCK):
+            for weight, output in zip(weights, outputs, strict=True):
+                block = torch.mm(block, weight.t(), out=output[: len(block)])
+
+    return run
+
+
+def after_a_product(predict: Callable[[], object]) -> Callable[[], float]:
+    """Return a contender that answers with the seconds of calls that follow on products of NumPy's.
+
+    A product takes so long that all threads of NumPy's library are at work, and spin after it.
+    """
+    left, right = np.random.default_rng(0).random((2, SIDE, SIDE), np.float32)
+    n_calls = 20
+
+    def measure() -> float:
+        seconds = 0.0
+        for _ in range(n_calls):
+            left @ right
+            start = time.perf_counter()
+            predict()
+            seconds += time.perf_counter() - start
+        return seconds / n_calls
+
+    return measure
+
+
 def waits(predict: Callable, rows: np.ndarray) -> np.ndarray:
     """Return how long each request of many clients waits, in seconds."""
 
@@ -129,17 +177,26 @@ def waits(predict: Callable, rows: np.ndarray) -> np.ndarray:
 
 
 def print_waits(contenders: dict[str, Callable], rows: np.ndarray) -> None:
-    """Print what clients wait for a loaded model of ours, and for the others."""
+    """Print what clients wait for a loaded model of ours, and how many answers they get."""
     path = Path(tempfile.mkdtemp(), "classifier.skops")
     save(contenders["sknn_deep"].__self__, path)
     contenders = {**contenders, "sknn_deep": load(path).predict_proba}
     table = []
     for name, predict in contenders.items():
         waits(predict, rows)
+        start = time.perf_counter()
         seconds = waits(predict, rows)
+        rate = len(seconds) / (time.perf_counter() - start)
         times = [harness.duration([q]) for q in np.quantile(seconds, [0.5, 0.99])]
-        table.append([name, *times])
-    harness.print_table([f"predict_proba, {CLIENTS} threads", "median", "99 %"], table)
+        table.append([name, *times, harness.duration([seconds.mean()]), f"{rate:,.0f}"])
+    header = [f"predict_proba, {CLIENTS} threads", "median", "99 %", "mean", "answers a second"]
+    harness.print_table(header, table)
+
+
+def figures(seconds: dict[str, list[float]], others: list[str]) -> list[str]:
+    """Return our time, and how many times longer the others take."""
+    ratios = [harness.ratio(seconds, name) if name in seconds else "–" for name in others]
+    return [harness.duration(seconds["sknn_deep"]), *ratios]
 
 
 def main():
@@ -153,8 +210,8 @@ def main():
     for X, contenders in methods.values():
         check_same(X[:100], contenders)
 
-    others = ["scikit-learn", "skorch", "torch"]
-    rows, results = [], {}
+    others = ["scikit-learn", "skorch", "torch", "floor"]
+    rows, rows_after, results = [], [], {}
     clock = time.process_time if arguments.threads == 1 else time.perf_counter
     with harness.limited_threads(arguments.threads):
         for method, (images, contenders) in methods.items():
@@ -164,16 +221,25 @@ def main():
                     name: harness.repeated(lambda predict=predict, X=X: predict(X), clock)
                     for name, predict in contenders.items()
                 }
+                work = WORKS[method]
+                runs["floor"] = harness.repeated(matrix_products(work, n_rows), clock)
                 seconds = harness.alternate(runs, arguments.rounds)
                 results[f"{method}, {n_rows}"] = seconds
-                ratios = [
-                    harness.ratio(seconds, name) if name in seconds else "–" for name in others
-                ]
-                own = harness.duration(seconds["sknn_deep"])
-                rows.append([method, f"{n_rows:,}", own, *ratios])
+                rows.append([method, f"{n_rows:,}", *figures(seconds, others)])
+        for n_rows in ROWS:
+            X, contenders = methods["predict_proba"]
+            runs = {
+                name: after_a_product(partial(predict, X[:n_rows]))
+                for name, predict in contenders.items()
+            }
+            seconds = harness.alternate(runs, arguments.rounds)
+            results[f"predict_proba after a product, {n_rows}"] = seconds
+            rows_after.append([f"{n_rows:,}", *figures(seconds, others[:-1])])
         harness.print_machine()
-    header = ["call", "rows", "our time", *(f"{name} / ours" for name in others)]
-    harness.print_table(header, rows)
+    ratios = [f"{name} / ours" for name in others]
+    harness.print_table(["call", "rows", "our time", *ratios], rows)
+    header = ["predict_proba after a product of NumPy's, rows", "our time", *ratios[:-1]]
+    harness.print_table(header, rows_after)
     with harness.limited_threads(arguments.threads):
         images, contenders = methods["predict_proba"]
         print_waits(contenders, images[:100])

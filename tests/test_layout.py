@@ -16,7 +16,7 @@ WINGS = {
     "_files": [{"atomic", "archive", "packing", "trusted_types", "arrow_dataset"}],
     "_hardware": [
         {"threads", "memory_maps", "device", "precision", "ranks", "bfloat16", "slow_mkl"},
-        {"pace"},
+        {"pace", "shared_parts"},
         {"products"},
         {"sparse_products"},
     ],

@@ -9,21 +9,31 @@ import torch
 from torch import Tensor
 
 from sknn_deep._engine.divided_rows import DividedRows
-from sknn_deep._engine.features import Features, SparseRows, to_device
+from sknn_deep._engine.features import ArrayRows, Features, SparseRows, slices, to_device
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._hardware.bfloat16 import FEWEST_TO_ROUND, RoundedLayers
 from sknn_deep._hardware.device import OutOfMemoryError, release_cached_memory
-from sknn_deep._hardware.pace import FEWEST_TO_SHARE, Pace, threads_of_outputs
+from sknn_deep._hardware.pace import (
+    FEWEST_TO_SHARE,
+    OUTPUT_WORK_OF_A_THREAD,
+    Pace,
+    threads_of_outputs,
+)
 from sknn_deep._hardware.ranks import Ranks
+from sknn_deep._hardware.shared_parts import MOST_THREADS, share_parts
 from sknn_deep._networks.flat import Network
+from sknn_deep._networks.layers import is_watched
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
 # on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
 _CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**25, "xpu": 2**25}
 _SPARSE_CHUNK_BYTES = 2**24
-# So many threads share the rows of a part at most, whose memory would grow with the cores.
+# So many of torch's threads share a part's rows at most, whose memory would grow with the cores.
 _MOST_SHARES = 8
+# Fewer rows than these are multiplied more slowly, as each product lays out the weights anew. More
+# parts than these gain nothing, unless their activations left the cache.
+_FEWEST_ROWS, _MOST_PARTS = 128, 32
 
 
 def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cpu") -> int:
@@ -34,20 +44,25 @@ def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cp
 
 def map_parts(
     function: Callable[[slice], Any],
+    store: Callable[[slice, Any], None],
     n_samples: int,
     network: Network,
     product_dtype: torch.dtype | None = None,
     *,
     is_sparse: bool = False,
-) -> list[Any]:
+    may_share: bool = False,
+) -> None:
     """Apply a function to rows part by part, so that the activations stay in bounds.
 
-    Where the memory of a device is too small for a part, that and those after it are halved.
+    On a CPU Python's threads share the parts, if there are enough. Otherwise torch's share each of
+    them. Where the memory of a device is too small for a part, that and those after it are halved.
 
     Parameters
     ----------
     function : callable
         Called with a slice of rows, without gradients.
+    store : callable
+        Called with each part once, one at a time and in any order, and what the function returned.
     n_samples : int
     network : Network
         What the function applies.
@@ -55,10 +70,25 @@ def map_parts(
         To which a CPU rounds the factors of large products.
     is_sparse : bool, default=False
         Whether to sparse rows, which take no memory as dense ones.
+    may_share : bool, default=False
+        Whether several threads may call the function at once. They do not where hooks want to see
+        the rows in their order, or modules draw numbers.
     """
-    results: list[Any] = []
     flat, start = network.flat, 0
-    rounds = product_dtype is not None and flat.device.type == "cpu"
+    is_on_cpu = flat.device.type == "cpu"
+    rounds = product_dtype is not None and is_on_cpu
+    if may_share and is_on_cpu and not any(map(is_watched, network.modules())):
+        parts = _equal_parts(n_samples, network)
+        n_threads = min(MOST_THREADS, threads_of_outputs(n_samples * network.weights.numel()))
+        if len(parts) > 1 and len(parts) >= n_threads:
+
+            def apply(number: int) -> Any:
+                # what is entered holds for a thread
+                with torch.inference_mode(), RoundedLayers(n_samples) if rounds else nullcontext():
+                    return function(parts[number])
+
+            share_parts(apply, lambda i, value: store(parts[i], value), len(parts), n_threads)
+            return
     with applying(network, n_samples), RoundedLayers(n_samples) if rounds else nullcontext():
         # each thread has its own share of a part in its cache
         n_together = min(torch.get_num_threads(), _MOST_SHARES)
@@ -70,7 +100,8 @@ def map_parts(
             n_rows = min(rows, n_samples - start)
             try:
                 with torch.inference_mode():
-                    results.append(function(slice(start, start + n_rows)))
+                    part = slice(start, start + n_rows)
+                    store(part, function(part))
                 start += n_rows
                 continue
             except torch.OutOfMemoryError as error:
@@ -79,7 +110,15 @@ def map_parts(
             # outside of the block, which holds the tensors of the attempt
             rows = n_rows // 2
             release_cached_memory(flat.device)
-    return results
+
+
+def _equal_parts(n_samples: int, network: Network) -> list[slice]:
+    """Divide rows into parts for a thread each, the same ones however many threads there are."""
+    work = n_samples * network.weights.numel()
+    n_parts = min(work // OUTPUT_WORK_OF_A_THREAD, n_samples // _FEWEST_ROWS, _MOST_PARTS)
+    n_parts = 1 << max(0, n_parts.bit_length() - 1)  # as two and four threads have the same of
+    most = chunk_rows(network.width, network.flat.dtype)
+    return list(slices(n_samples, max(1, min(-(-n_samples // n_parts), most))))
 
 
 def map_rows(
@@ -123,7 +162,8 @@ def map_rows(
     n_threads = threads_of_outputs(work)
     most_rows = n_threads * chunk_rows(network.width, flat.dtype)
     is_plain = product_dtype is None or work < FEWEST_TO_ROUND
-    is_one_part = work < FEWEST_TO_SHARE or n_rows <= most_rows
+    may_share = type(features) is ArrayRows
+    is_one_part = work < FEWEST_TO_SHARE or (n_rows <= most_rows and not may_share)
     if flat.device.type == "cpu" and is_plain and is_one_part:
         # of a few rows the calls take longer than the numbers
         is_set = torch.get_num_threads() == n_threads
@@ -134,8 +174,7 @@ def map_rows(
             release_cached_memory(flat.device)  # and try again, with fewer rows at a time
     outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known
 
-    def apply(part: slice) -> None:
-        rows = function(read(part)).cpu().numpy()
+    def store(part: slice, rows: np.ndarray) -> None:
         if len(rows) == n_rows:
             outputs.append(rows)
             return
@@ -143,7 +182,15 @@ def map_rows(
             outputs.append(np.empty((n_rows, *rows.shape[1:]), rows.dtype))
         outputs[0][part] = rows
 
-    map_parts(apply, n_rows, network, product_dtype, is_sparse=is_sparse)
+    map_parts(
+        lambda part: function(read(part)).cpu().numpy(),
+        store,
+        n_rows,
+        network,
+        product_dtype,
+        is_sparse=is_sparse,
+        may_share=may_share,
+    )
     return outputs[0]
 
 
@@ -167,14 +214,16 @@ def _map_on_device(
     flat, n_rows = network.flat, len(features)
     outputs: list[Tensor] = []  # one for all rows, made when the first ones are known
 
-    def apply(part: slice) -> None:
-        rows = function(features.to(part, flat.device, flat.dtype))
+    def apply(part: slice) -> Tensor:
+        return function(features.to(part, flat.device, flat.dtype))
+
+    def store(part: slice, rows: Tensor) -> None:
         if not outputs:
             with torch.inference_mode(False):  # the user's own: autograd may read it
                 outputs.append(rows.new_empty((n_rows, *rows.shape[1:])))
         outputs[0][part] = rows
 
-    map_parts(apply, n_rows, network, product_dtype)
+    map_parts(apply, store, n_rows, network, product_dtype)
     return outputs[0]
 
 
@@ -214,8 +263,19 @@ def evaluate_loss(
         weight_sum = float(len(X)) if weight is None else weight.sum().item()
         return total.item(), weight_sum, raw.cpu().numpy() if keep else None
 
-    parts = map_parts(evaluate, own.stop - own.start, network, product_dtype, is_sparse=is_sparse)
-    total, weight_sum = (float(sum(part[i] for part in parts)) for i in (0, 1))
+    found: dict[int, tuple[float, float, np.ndarray | None]] = {}
+    map_parts(
+        evaluate,
+        lambda part, result: found.update({part.start: result}),
+        own.stop - own.start,
+        network,
+        product_dtype,
+        is_sparse=is_sparse,
+        may_share=type(samples.X) is ArrayRows,
+    )
+    parts = [found[start] for start in sorted(found)]
+    total = float(sum(loss for loss, *_ in parts))
+    weight_sum = float(sum(weight for _, weight, _ in parts))
     output = np.concatenate([raw for *_, raw in parts]) if keep and parts else None
     if ranks is not None:
         sums = torch.tensor([total, weight_sum], dtype=torch.float64, device=device)

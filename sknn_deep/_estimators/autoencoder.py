@@ -18,7 +18,7 @@ from sknn_deep._engine.batches import Batches, Chunk
 from sknn_deep._engine.device_rows import DeviceRows
 from sknn_deep._engine.divided_rows import DividedRows
 from sknn_deep._engine.encoded_rows import EncodedRows, TableEncoding
-from sknn_deep._engine.features import Features
+from sknn_deep._engine.features import ArrayRows, Features
 from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.array_api import as_numpy, keeps_namespace, taken_in
@@ -36,7 +36,7 @@ from sknn_deep._estimators.fitted_attributes import FittedAutoencoder
 from sknn_deep._estimators.fitted_state import AUTOENCODER_STATE
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._estimators.parameters import SharedParameters
-from sknn_deep._estimators.rows import to_decode
+from sknn_deep._estimators.rows import check_overflow, to_decode
 from sknn_deep._estimators.table_columns import (
     TableColumns,
     as_table,
@@ -54,6 +54,7 @@ from sknn_deep._estimators.types import (
     ScalingName,
     Seed,
 )
+from sknn_deep._networks.few_rows import output_of_few_rows
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
 from sknn_deep._networks.number_inputs import SCALINGS, centers_and_scales
@@ -672,8 +673,18 @@ class AutoencoderTransformer(
         -------
         codes : ndarray of shape (n_samples, n_components)
         """
-        X = self._validate_input(X)
-        return self._map_rows(self.module_.encode, X, may_be_sparse=True)
+        X = self._validate_input(X, check_later=True)
+        network = self.module_
+        codes = None
+        if type(X) is ArrayRows and not network.fills:
+            rounds = self.dtype == "bfloat16"
+            codes = output_of_few_rows(network.encoder, X.unwrapped(), rounds=rounds)
+        if codes is None:
+            codes = self._map_rows(
+                lambda rows: network.encode(rows, X.check), X, may_be_sparse=True
+            )
+            check_overflow(codes, X, "code")
+        return codes
 
     @keeps_namespace
     def inverse_transform(self, X: "ArrayLike") -> Any:
@@ -700,7 +711,8 @@ class AutoencoderTransformer(
                 f"X has {codes.shape[1]} columns, but the code of this autoencoder has "
                 f"{self._n_features_out} units; pass what transform returns."
             )
-        decoded = self._map_rows(self.module_.decoder, codes)
+        decoded = self._map_rows(self.module_.decoder.outputs, codes)
+        check_overflow(decoded, codes, "reconstruction")
         encoding = self._encoding
         if encoding is None:
             return decoded

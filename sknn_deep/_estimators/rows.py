@@ -41,6 +41,9 @@ from sknn_deep._sklearn import check_target
 # To look at fewer on several threads takes as long as on one, and to copy fewer takes no time.
 _MANY_NUMBERS = 2**20
 
+# Numbers above it are not those of a table that was scaled.
+_LARGE = 1e9
+
 # A type checker cannot know that ``*y`` is one argument at most.
 _validate_data: Any = validate_data
 
@@ -351,6 +354,36 @@ def _check_finite(estimator: Any, numbers: np.ndarray) -> None:
             estimator_name=type(estimator).__name__,
             input_name="X",
         )
+
+
+def check_overflow(output: Any, X: Features, output_name: str = "output") -> None:
+    """Refuse a row whose output is not finite, though its numbers are.
+
+    Tensors are left as they are: on a device the answer would have to be waited for.
+
+    Parameters
+    ----------
+    output : ndarray of shape (n_rows, n_outputs), or Tensor
+    X : Features of shape (n_rows, n_features)
+    output_name : str, default="output"
+        What the error calls it.
+    """
+    if type(output) is not np.ndarray or get_config()["assume_finite"]:
+        return
+    is_finite = np.isfinite(output)
+    if is_finite.all():
+        return
+    row = int(np.flatnonzero(~is_finite.all(axis=1))[0])
+    largest = np.nanmax(np.abs(X[row : row + 1]))
+    remedy = (
+        "Scale X, for example by StandardScaler"
+        if largest > _LARGE
+        else "The weights are that large: train with a smaller learning_rate_init"
+    )
+    raise ValueError(
+        f"The network's {output_name} for row {row} of X is not finite: the numbers of that row "
+        f"go up to {largest:g}, and sums over them are too large for {X.dtype}. {remedy}."
+    )
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn import get_config
 from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
@@ -34,6 +33,7 @@ from sknn_deep._estimators.ensemble import check_same_number, fit_ensemble, mean
 from sknn_deep._estimators.fitted_attributes import FittedMLP
 from sknn_deep._estimators.fitted_state import SUPERVISED_STATE
 from sknn_deep._estimators.parameters import SharedParameters
+from sknn_deep._estimators.rows import check_overflow
 from sknn_deep._estimators.table_columns import (
     TableColumns,
     check_inputs,
@@ -54,8 +54,6 @@ from sknn_deep._networks.table_input import TableInput
 from sknn_deep._sklearn import HasMethods, Interval, StrOptions
 from sknn_deep._user_warnings import warn_user
 
-# Numbers above it are not those of a table that was scaled.
-_LARGE = 1e9
 # Enough rows to tell by how much the outputs of a layer vary.
 _MAX_ROWS = 2000
 # Where a layer takes no memory, to ask for its size.
@@ -199,6 +197,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             self._map_rows(network.module_.up_to(n), features, network.module_, may_be_sparse=True)
             for network, n in zip(networks, n_layers, strict=True)
         ]
+        for part in parts:
+            check_overflow(part, features, "hidden layer")
         if len(parts) == 1:
             return parts[0]
         side_by_side: Any = torch.hstack if isinstance(parts[0], Tensor) else np.hstack
@@ -260,8 +260,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                 return raw if function is None else function(raw)
 
             output = self._map_rows(apply, X, module, may_be_sparse=True)
-            if type(output) is np.ndarray and not np.isfinite(output).all():
-                _refuse_overflow(output, X)
+            check_overflow(output, X)
             yield output
 
     def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -448,23 +447,6 @@ def column_as_1d(y: np.ndarray) -> np.ndarray:
         DataConversionWarning,
     )
     return y.ravel()
-
-
-def _refuse_overflow(output: np.ndarray, X: Features) -> None:
-    """Raise an error about a row whose output is not finite, though its numbers are."""
-    if get_config()["assume_finite"]:
-        return
-    row = int(np.flatnonzero(~np.isfinite(output).all(axis=1))[0])
-    largest = np.nanmax(np.abs(X[row : row + 1]))
-    remedy = (
-        "Scale X, for example by StandardScaler"
-        if largest > _LARGE
-        else "The weights are that large: train with a smaller learning_rate_init"
-    )
-    raise ValueError(
-        f"The network's output for row {row} of X is not finite: the numbers of that row go up to "
-        f"{largest:g}, and sums over them are too large for {X.dtype}. {remedy}."
-    )
 
 
 def _scale_outputs(network: MLP, layers: list[Linear], x: Tensor) -> None:

@@ -21,7 +21,8 @@ on all that are worth it (:meth:`Pace.pinned`). Of large products a few differ, 
 depends on the library and the processor, so it is tried on random numbers before a product runs on
 fewer threads than usual (:meth:`Pace.checked`).
 
-Predictions do not follow the load: shapes and the threads allowed decide.
+Predictions do not follow the load: shapes and the threads allowed decide. Their rows are shared by
+Python's threads, which do not wait for each other: see ``shared_parts``.
 """
 
 import math
@@ -46,11 +47,11 @@ from sknn_deep._hardware.threads import (
 
 # Least number of multiply-adds for each thread: fewer take about as long as waking it.
 _WORK_OF_A_THREAD = 750_000
-# Predictions may come after a pause. A thread that sleeps then takes milliseconds to get a core:
-# it wakes on that of the thread that waits for it, and spins.
-_OUTPUT_WORK_OF_A_THREAD = 4_000_000
+# The same for predictions, which may come after a pause: a thread that sleeps then takes
+# milliseconds to get a core, as it wakes on that of the thread that waits for it, and spins.
+OUTPUT_WORK_OF_A_THREAD = 12_000_000
 # Predictions of fewer are never worth a second thread.
-FEWEST_TO_SHARE = 2 * _OUTPUT_WORK_OF_A_THREAD
+FEWEST_TO_SHARE = 2 * OUTPUT_WORK_OF_A_THREAD
 # torch divides passes over memory into parts of at least this many elements.
 _GRAIN = 2**15
 # Reading and writing an element takes as long as this many multiply-adds of a product.
@@ -95,7 +96,7 @@ def _most_threads(device: torch.device) -> int:
 
 def threads_of_outputs(multiply_adds: int) -> int:
     """Return on how many of the CPU's threads this much work of predictions is done."""
-    return _threads_for(multiply_adds, allowed_threads(), _OUTPUT_WORK_OF_A_THREAD)
+    return _threads_for(multiply_adds, allowed_threads(), OUTPUT_WORK_OF_A_THREAD)
 
 
 def _threads_for(work: int, n_threads: int, least_work: int) -> int:
@@ -157,7 +158,7 @@ class Pace:
     @classmethod
     def of_outputs(cls, device: torch.device) -> "Pace":
         """Return one for predictions on a device, which does not follow the load."""
-        least_work = _OUTPUT_WORK_OF_A_THREAD
+        least_work = OUTPUT_WORK_OF_A_THREAD
         return cls(_most_threads(device), is_fixed=True, least_work=least_work)
 
     def threads_for(self, *, multiply_adds: int = 0, n_elements: int = 0) -> int:

@@ -19,7 +19,7 @@ from sknn_deep._hardware.device import as_tensor
 from sknn_deep._hardware.pace import threads_of_outputs
 from sknn_deep._hardware.slow_mkl import linear
 from sknn_deep._hardware.threads import one_thread
-from sknn_deep._networks.layers import Dropout, Linear, has_hooks
+from sknn_deep._networks.layers import DenseStack, Dropout, Linear, is_watched
 from sknn_deep._networks.models import MLP
 
 # Multiply-adds of a product that OpenBLAS computes on one thread.
@@ -67,20 +67,27 @@ def output_of_few_rows(
 
     Parameters
     ----------
-    network : Module
+    network : MLP or DenseStack
     X : ndarray of shape (n_rows, n_features)
         Of the network's floating-point type, contiguous.
     rounds : bool, default=False
         Whether the factors of products that are worth it are to be rounded, which is not done here.
     """
-    state = network.__dict__
+    layers = network
+    if type(network) is MLP:
+        if network.input is not None or is_watched(network):
+            return None
+        layers = network.layers
+    if type(layers) is not DenseStack:
+        return None
+    state = layers.__dict__
     plan: _Plan | None = state.get("_plan")
-    if plan is None or not _is_current(plan, network):
-        state["_plan"] = plan = _plan(network)
+    if plan is None or not _is_current(plan, layers):
+        state["_plan"] = plan = _plan(layers)
     n_rows = len(X)
     if not plan.steps or n_rows * plan.row_bytes > MOST_BYTES:
         return None
-    if _are_watched([network, network.layers, *plan.parts]):  # type: ignore[list-item]
+    if is_watched(layers) or any(map(is_watched, plan.parts)):
         return None
     if n_rows * plan.largest <= MOST_WORK:
         return _by_numpy(plan, X)
@@ -102,13 +109,12 @@ def _by_numpy(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
 
 
 def _by_torch(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
-    rows, n_threads = as_tensor(X), threads_of_outputs(len(X) * plan.n_weights)
-    is_set = torch.get_num_threads() == n_threads
-    if rows is None or not (is_set or n_threads == 1):
+    rows = as_tensor(X)
+    if rows is None or threads_of_outputs(len(X) * plan.n_weights) > 1:
         return None
     activations = rows
     with (
-        nullcontext() if is_set else one_thread(),
+        nullcontext() if torch.get_num_threads() == 1 else one_thread(),
         torch.inference_mode(),
         np.errstate(all="ignore"),
     ):
@@ -128,9 +134,9 @@ def _has_finite_sum(numbers: np.ndarray) -> bool:
     return math.isfinite(np.add.reduce(numbers, axis=None))
 
 
-def _is_current(plan: _Plan, network: nn.Module) -> bool:
-    """Return whether the network has the plan's parts, with their weights where they were."""
-    if list(network.layers._modules.values()) != plan.parts:  # type: ignore[union-attr]
+def _is_current(plan: _Plan, layers: DenseStack) -> bool:
+    """Return whether the layers are the plan's, with their weights where they were."""
+    if list(layers._modules.values()) != plan.parts:
         return False
     for (weight, bias), places, *_ in plan.steps:
         if (weight.data_ptr(), bias.data_ptr()) != places:
@@ -138,20 +144,12 @@ def _is_current(plan: _Plan, network: nn.Module) -> bool:
     return True
 
 
-def _are_watched(modules: list[nn.Module]) -> bool:
-    """Return whether hooks want to see what the modules compute, or training is on."""
-    for module in modules:
-        if has_hooks(module) or module.__dict__["training"]:
-            return True
-    return False
-
-
-def _plan(network: nn.Module) -> _Plan:
-    """Return the steps of a network, none where some are of another kind."""
-    parts = list(network.layers)  # type: ignore[arg-type]
+def _plan(layers: DenseStack) -> _Plan:
+    """Return the steps through layers, none where some are of another kind."""
+    parts = list(layers)
     steps: list[_Step] = []
-    is_plain = type(network) is MLP and network.input is None
-    for part in parts if is_plain and network.flat.device.type == "cpu" else ():
+    is_on_cpu = next(layers.parameters()).device.type == "cpu"
+    for part in parts if is_on_cpu else ():
         if type(part) is Linear:
             weight, bias = part.weight, part.bias
             arrays = weight.detach().numpy().T, bias.detach().numpy()
@@ -164,5 +162,5 @@ def _plan(network: nn.Module) -> _Plan:
             break
     sizes = [step.weight.size for step in steps]
     row_bytes = max((max(s.weight.shape) * s.weight.itemsize for s in steps), default=0)
-    # not the network: a cycle would keep its memory
+    # not the layers: a cycle would keep its memory
     return _Plan(parts, steps, max(sizes, default=0), sum(sizes), row_bytes)

@@ -354,6 +354,11 @@ def has_hooks(module: nn.Module | None) -> bool:
     )
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Return whether hooks want to see what a module computes, or training is on."""
+    return has_hooks(module) or module.__dict__["training"]
+
+
 def _call(function: Callable[[], None] | None) -> None:
     if function is not None:
         function()

@@ -208,9 +208,19 @@ class Autoencoder(Network):
             return mean
         return self.code.draw(mean, log_variance)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the codes of rows, without noise."""
-        return self.encoder(x if self.input is None else self.input.filled(x))
+    @property
+    def fills(self) -> bool:
+        """Whether missing values are filled before the encoder reads them."""
+        return self.input is not None and self.input.fill is not None
+
+    def encode(self, x: Tensor, check: Callable[[], None] | None = None) -> Tensor:
+        """Return the codes of rows, without noise; ``check`` as in :meth:`DenseStack.outputs`."""
+        if self.fills:
+            if check is not None:
+                check()
+                check = None
+            x = self.input.filled(x)  # type: ignore[union-attr]
+        return self.encoder.outputs(x, check)
 
     def decode(self, code: Tensor) -> Tensor:
         """Return what codes are decoded to: numbers, and probabilities of categories."""
@@ -249,7 +259,8 @@ class Autoencoder(Network):
         .. [1] J. C. Gower (1971). A general coefficient of similarity and some of its properties.
            Biometrics 27(4).
         """
-        squares = (reconstruction - x).square()
+        # infinity where a number has overflowed, which NaN would take for a missing one
+        squares = (reconstruction.nan_to_num(torch.inf, torch.inf, -torch.inf) - x).square()
         if not self._groups:
             return squares
         columns = [squares[:, : self._groups[0].start]]

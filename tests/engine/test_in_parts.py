@@ -21,7 +21,7 @@ N_FEW = 1001
 @pytest.fixture
 def spread(monkeypatch, two_threads):
     """Take any work for worth several threads, and 100 rows for what one of them has at a time."""
-    monkeypatch.setattr(pace, "_OUTPUT_WORK_OF_A_THREAD", 1)
+    monkeypatch.setattr(pace, "OUTPUT_WORK_OF_A_THREAD", 1)
     monkeypatch.setattr(pace, "_BETWEEN_LOOKS", np.inf)  # whatever else this machine does
     monkeypatch.setattr(in_parts, "_CHUNK_BYTES", {"cpu": 100 * 6 * 4})
 
@@ -30,26 +30,39 @@ def _network(width=6):
     return MLP((N_FEATURES, width, 3), activations=["relu"], dropout=[0.0])
 
 
+def _mapped(function, n_samples, network, **options):
+    """Return what a function returns for each part, in their order."""
+    found = {}
+    map_parts(
+        function,
+        lambda part, value: found.update({part.start: value}),
+        n_samples,
+        network,
+        **options,
+    )
+    return [found[start] for start in sorted(found)]
+
+
 def test_parts_cover_all_rows_in_order(spread):
-    parts = map_parts(lambda part: part, N_FEW, _network())
+    parts = _mapped(lambda part: part, N_FEW, _network())
     assert [part.start for part in parts] == list(range(0, N_FEW, 200))
     assert [part.stop for part in parts] == [*range(200, N_FEW, 200), N_FEW]
 
 
 def test_small_work_is_one_part_on_one_thread(two_threads):
-    parts = map_parts(lambda part: (part, torch.get_num_threads()), N_FEW, _network())
+    parts = _mapped(lambda part: (part, torch.get_num_threads()), N_FEW, _network())
     assert parts == [(slice(0, N_FEW), 1)]
     assert torch.get_num_threads() == 2
 
 
 def test_parts_are_computed_on_torchs_threads(spread):
-    counts = map_parts(lambda part: torch.get_num_threads(), N_FEW, _network())
+    counts = _mapped(lambda part: torch.get_num_threads(), N_FEW, _network())
     assert counts == [2] * 6
     assert torch.get_num_threads() == 2
 
 
 def test_functions_of_parts_need_no_gradient(spread):
-    flags = map_parts(lambda part: torch.is_inference_mode_enabled(), N_FEW, _network())
+    flags = _mapped(lambda part: torch.is_inference_mode_enabled(), N_FEW, _network())
     assert flags == [True] * 6
     assert not torch.is_inference_mode_enabled()
 
@@ -58,7 +71,7 @@ def test_functions_of_parts_need_no_gradient(spread):
 def test_activations_of_a_part_stay_in_bounds(n_bytes, monkeypatch):
     monkeypatch.setattr(in_parts, "_CHUNK_BYTES", {"cpu": n_bytes})
     network = _network().double()
-    parts = map_parts(lambda part: part.stop - part.start, N_ROWS, network)
+    parts = _mapped(lambda part: part.stop - part.start, N_ROWS, network)
     assert sum(parts) == N_ROWS
     assert max(parts) == max(1, n_bytes // (6 * 8))
 
@@ -68,7 +81,7 @@ def test_an_error_in_a_part_comes_out_and_the_threads_come_back(spread):
         raise KeyError(part.start)
 
     with pytest.raises(KeyError, match="0"):
-        map_parts(function, N_FEW, _network())
+        _mapped(function, N_FEW, _network())
     assert torch.get_num_threads() == 2
 
 

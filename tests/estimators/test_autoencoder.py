@@ -450,6 +450,22 @@ def test_no_unit_of_the_code_dies_with_the_defaults(n_components, images):
         assert network.code_std_.min() > 0.05 * network.code_std_.max()
 
 
+@pytest.mark.parametrize("n_rows", [1, 100])
+def test_codes_of_few_rows_are_those_of_many(n_rows, images, torch_predicts, monkeypatch):
+    autoencoder = AutoencoderTransformer(**QUICK | {"max_iter": 2}).fit(images)
+    expected = autoencoder.transform(images[:n_rows])
+    monkeypatch.undo()
+    monkeypatch.setattr(autoencoder.module_, "encode", None)
+    codes = autoencoder.transform(images[:n_rows])
+    np.testing.assert_allclose(codes, expected, rtol=1e-9, atol=1e-9)
+    for value in (np.nan, np.inf):
+        rows = images[:n_rows].copy()
+        rows[-1, 3] = value
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match="Input X contains"):
+            autoencoder.transform(rows)
+
+
 def test_a_dead_unit_is_named_with_a_remedy(images):
     network = _autoencoder(code_activation="relu", warm_start=True, max_iter=1)
     network.set_params(learning_rate_init=1e-12).partial_fit(images)

@@ -1,5 +1,7 @@
 """The autoencoder as an outlier detector."""
 
+import re
+
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
@@ -112,3 +114,23 @@ def test_auto_takes_two_in_a_hundred_ordinary_rows_for_outliers():
     errors = np.random.RandomState(0).chisquare(10, 20_000)
     offset = outlier_offset(errors, np.ones(20_000), "auto")
     assert np.mean(-errors < offset) == pytest.approx(0.02, abs=0.005)
+
+
+@pytest.mark.parametrize("n_rows", [1, 3000])
+def test_a_row_whose_reconstruction_overflows_is_an_outlier_without_a_code(n_rows, rows):
+    X = rows[0].astype(np.float32)
+    detector = AutoencoderTransformer(1, (4,), allow_nan=n_rows == 1, **QUICK).fit(X)
+    far = np.repeat(X[:1], n_rows, axis=0)
+    far[-1] = [3e38, -3e38, 3e38, 3e38]
+    assert detector.predict(far)[-1] == -1
+    assert detector.reconstruction_error(far)[-1] == np.inf
+    assert np.isfinite(detector.score_samples(far)[:-1]).all()
+    message = (
+        f"The network's code for row {n_rows - 1} of X is not finite: the numbers of that row go "
+        "up to 3e+38, and sums over them are too large for float32. Scale X, for example by S"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        detector.transform(far)
+    detector.module_.flat.mul_(10)
+    with pytest.raises(ValueError, match="The network's reconstruction for row 0 of X is not fin"):
+        detector.inverse_transform(np.full((n_rows, 1), 3e38, np.float32))

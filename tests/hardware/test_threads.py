@@ -19,10 +19,11 @@ from skorch.callbacks import Callback
 from threadpoolctl import threadpool_limits
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep._engine import in_parts
 from sknn_deep._hardware import pace, threads
 from sknn_deep._hardware.pace import Pace, busy_cores
 from sknn_deep._hardware.threads import allowed_threads, one_thread
-from sknn_deep._networks import layers
+from sknn_deep._networks import few_rows, layers
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
@@ -344,17 +345,55 @@ def test_steps_take_one_thread_beside_a_neighbour(digits, used, monkeypatch, two
     assert set(used) == {1}
 
 
-@pytest.mark.parametrize(("n_rows", "expected"), [(5, 1), (300, 2), (1797, 4)])
+@pytest.mark.parametrize(
+    ("n_rows", "shared"),
+    [(5, []), (1000, []), (1100, [(2, 2)]), (1797, [(3, 3)]), (5000, [(9, 4)])],
+)
 def test_shapes_decide_on_the_threads_of_predictions(
-    n_rows, expected, digits, monkeypatch, four_threads, torch_predicts
+    n_rows, shared, digits, monkeypatch, four_threads
 ):
-    network, counts = DeepMLPClassifier(**LARGE).fit(digits.X, digits.y), set()
-    linear = layers.linear
-    monkeypatch.setattr(
-        layers, "linear", lambda *args: counts.add(torch.get_num_threads()) or linear(*args)
-    )
+    network, counts, found = DeepMLPClassifier(**LARGE).fit(digits.X, digits.y), set(), []
+    linear, share_parts = layers.linear, in_parts.share_parts
+
+    def counted(*args):
+        counts.add(torch.get_num_threads())
+        return linear(*args)
+
+    def noted(function, store, *shape):
+        found.append(shape)
+        share_parts(function, store, *shape)
+
+    for module in (few_rows, layers):
+        monkeypatch.setattr(module, "linear", counted)
+    monkeypatch.setattr(in_parts, "share_parts", noted)
     network.predict_proba(np.resize(digits.X, (n_rows, digits.X.shape[1])))
-    assert counts == {expected}
+    assert (found, counts) == (shared, {1} if n_rows > 5 else set())
+
+
+def test_torchs_threads_share_the_rows_where_hooks_want_to_see_them(digits, four_threads):
+    network, seen = DeepMLPClassifier(**LARGE).fit(digits.X, digits.y), []
+    X = np.resize(digits.X, (3000, digits.X.shape[1]))
+    expected = network.predict_proba(X)
+
+    def watch(layer, inputs, output):
+        seen.append((threading.current_thread(), torch.get_num_threads(), len(output)))
+
+    network.module_.layers[0].register_forward_hook(watch)
+    np.testing.assert_allclose(network.predict_proba(X), expected, rtol=1e-9)
+    assert seen == [(threading.main_thread(), 4, 3000)]
+
+
+@pytest.mark.parametrize("method", ["predict_proba", "hidden_activations", "score"])
+def test_predictions_have_the_same_bits_on_any_number_of_threads(method, digits, torch_threads):
+    network = DeepMLPClassifier(**LARGE).fit(digits.X, digits.y)
+    X = np.resize(digits.X, (3000, digits.X.shape[1]))
+    target = [np.resize(digits.y, 3000)] if method == "score" else []
+    found = []
+    for n_threads in (1, 2, 3):
+        torch_threads(n_threads)
+        found += [getattr(network, method)(X, *target) for _ in range(3)]
+    for result in found[1:]:
+        assert_array_equal(result, found[0])
 
 
 def test_a_callback_that_predicts_leaves_the_threads_of_the_steps(digits, two_threads, monkeypatch):
@@ -630,8 +669,11 @@ def test_a_callback_predicts_the_same_whatever_the_threads_of_the_steps(
     n_busy, digits, four_threads, monkeypatch
 ):
     monkeypatch.setattr(pace, "busy_cores", lambda: n_busy)
-    monkeypatch.setattr(Pace, "of_outputs", lambda device: found.append(allowed_threads()) or fixed)
-    found, fixed = [], Pace(1, is_fixed=True)
+    for module in (few_rows, in_parts):
+        monkeypatch.setattr(
+            module, "threads_of_outputs", lambda work: found.append(allowed_threads()) or 1
+        )
+    found = []
 
     class Predict(Callback):
         def on_batch_end(self, net, **kwargs):

@@ -41,6 +41,13 @@ def test_the_output_is_that_of_the_network(activation, dtype):
     assert_allclose(output, _expected(network, rows), rtol=20 * torch.finfo(dtype).eps, atol=1e-7)
 
 
+def test_the_output_of_the_layers_alone_is_that_of_the_network():
+    network = _network()
+    assert_array_equal(output_of_few_rows(network.layers, X), output_of_few_rows(network, X))
+    assert output_of_few_rows(_network(input={"numbers": range(4)}), X) is None
+    assert output_of_few_rows(torch.nn.Sequential(*network.layers), X) is None
+
+
 def test_weights_that_change_or_move_are_followed():
     network = _network()
     output_of_few_rows(network, X)
@@ -109,8 +116,8 @@ def test_rows_that_are_worth_one_of_several_threads_take_one(monkeypatch):
     assert torch.get_num_threads() == 2
 
 
-def test_rows_that_are_worth_another_number_of_threads_are_left_to_others(monkeypatch):
-    monkeypatch.setattr(few_rows, "threads_of_outputs", lambda work: torch.get_num_threads() + 1)
+def test_rows_that_are_worth_several_threads_are_left_to_others(monkeypatch):
+    monkeypatch.setattr(few_rows, "threads_of_outputs", lambda work: 2)
     assert output_of_few_rows(_network(), np.resize(X, (MOST_WORK // 24 + 1, 4))) is None
 
 

@@ -1,0 +1,129 @@
+"""Parts that Python's threads share: all are computed, whoever is late, fails or is interrupted."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from sknn_deep._hardware import shared_parts, threads
+from sknn_deep._hardware.shared_parts import MOST_THREADS, share_parts
+from sknn_deep._hardware.threads import allowed_threads
+
+N_PARTS = 20
+
+
+def _shared(function, n_threads, n_parts=N_PARTS):
+    stored = []
+    share_parts(function, lambda *stores: stored.append(stores), n_parts, n_threads)
+    return stored
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5, N_PARTS + 5, MOST_THREADS + 5])
+def test_every_part_is_stored_once(n_threads):
+    for _ in range(20):
+        assert sorted(_shared(lambda part: part**2, n_threads)) == [
+            (part, part**2) for part in range(N_PARTS)
+        ]
+
+
+def test_threads_share_the_parts_and_each_has_one_of_torchs(two_threads):
+    both_are_here, seen = threading.Barrier(2, timeout=60), set()
+
+    def compute(part):
+        if part < 2:
+            both_are_here.wait()
+        seen.add((threading.current_thread(), torch.get_num_threads(), allowed_threads()))
+
+    assert len(_shared(compute, 2)) == N_PARTS
+    assert len({thread for thread, *_ in seen}) == 2
+    assert {(own, allowed) for _, own, allowed in seen} == {(1, 2)}
+    assert torch.get_num_threads() == 2
+
+
+def test_nobody_waits_for_a_thread_that_is_late():
+    caller, is_late, may_go_on = threading.current_thread(), threading.Event(), threading.Event()
+    own = []
+
+    def compute(part):
+        if threading.current_thread() is not caller:
+            is_late.set()
+            may_go_on.wait(timeout=60)
+            return "late"
+        if not own:
+            is_late.wait(timeout=60)
+        own.append(part)
+        return "in time"
+
+    stored = _shared(compute, 2)
+    assert [value for _, value in stored] == ["in time"] * N_PARTS
+    assert sorted(own) == list(range(N_PARTS))
+    may_go_on.set()
+    assert _shared(lambda part: part, 2)  # what comes late is not stored
+    assert len(stored) == N_PARTS
+
+
+def test_what_fails_in_a_helper_is_computed_by_the_caller():
+    caller, has_failed = threading.current_thread(), threading.Event()
+
+    def compute(part):
+        if threading.current_thread() is not caller:
+            has_failed.set()
+            raise LookupError("a setting of the calling thread")
+        has_failed.wait(timeout=60)
+        return part
+
+    assert sorted(_shared(compute, 3)) == [(part, part) for part in range(N_PARTS)]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_an_error_of_the_caller_ends_it_and_stores_nothing_more(n_threads, error, two_threads):
+    caller, stored = threading.current_thread(), []
+
+    def compute(part):
+        if threading.current_thread() is caller:
+            raise error("no more")
+        return part
+
+    with pytest.raises(error, match="no more"):
+        share_parts(compute, lambda *stores: stored.append(stores), N_PARTS, n_threads)
+    n_stored = len(stored)
+    _shared(lambda part: part, 3)  # the helpers are free
+    assert len(stored) == n_stored
+    assert torch.get_num_threads() == 2
+
+
+def test_where_no_thread_is_to_be_had_the_caller_computes_alone(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(shared_parts, "_helpers", [])
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert len(_shared(lambda part: part, 3)) == N_PARTS
+    monkeypatch.undo()
+    monkeypatch.setattr(shared_parts, "_calls", None)
+    monkeypatch.setattr(threads, "_is_forked", True)
+    assert len(_shared(lambda part: part, 3)) == N_PARTS
+
+
+def test_an_interpreter_that_ends_waits_for_a_late_helper():
+    code = """if True:
+        import threading, time
+        from sknn_deep._hardware.shared_parts import share_parts
+
+        def compute(part):
+            if threading.current_thread() is not threading.main_thread():
+                has_begun.set()
+                time.sleep(0.5)
+                print("late", flush=True)
+            else:
+                has_begun.wait(60)
+
+        has_begun = threading.Event()
+        share_parts(compute, lambda part, value: None, 2, 2)
+        print("done", flush=True)
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["done", "late"]
