@@ -145,7 +145,7 @@ def fit_candidates(estimator: Any, call: Call) -> None:
     start = time.time()
     estimator._check_combinations(call)
     draft: Any = draft_of(estimator, goes_on=False)
-    given = call.X, call.y, call.sample_weight
+    given = call
     random_state = check_random_state(draft.random_state)
     call = with_validation_set(draft, validated_call(draft, call, goes_on=False), random_state)
     # the first group is one task, and all others are one each
@@ -156,7 +156,7 @@ def fit_candidates(estimator: Any, call: Call) -> None:
         draft.n_candidates,
         given,
         lambda: _learned(draft, call, trained),
-        task_name="candidate",
+        part_name="candidate",
     )
 
     def keep(candidate: _Candidate) -> None:
