@@ -48,6 +48,7 @@ from sknn_deep._training.interruption import is_one_of_many, one_of_many
 from sknn_deep._training.progress import DivergenceError
 from sknn_deep._training.sklearn_callbacks import StopTraining
 from sknn_deep._user_warnings import collected_warnings, give_again, warn_user, warned_once
+from sknn_deep._wording import counted
 
 # Places in the ensemble; a network may have several of them.
 _MOST_PLACES = 32
@@ -200,7 +201,8 @@ def fit_candidates(estimator: Any, call: Call) -> None:
         callback.on_train_end(None)
     if interrupted:
         warn_user(
-            f"Training interrupted by user: the ensemble is that of {len(trained)} candidates."
+            "Training interrupted by user: the ensemble is that of "
+            f"{counted(len(trained), 'candidate')}."
         )
 
 
