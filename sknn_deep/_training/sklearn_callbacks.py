@@ -71,10 +71,19 @@ class SklearnCallbacks(Callback):
         stop = part.call_on_fit_task_end(
             **self._task,
             # copied only when a callback asks for them
-            reconstruction_attributes=lambda: self._learned_with_weights(net),
+            reconstruction_attributes=lambda: self._of_copy(self._learned_with_weights(net)),
         )
         if stop:
             raise StopTraining
+
+    def _of_copy(self, learned: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return what scikit-learn sets on a copy of the estimator to have it fitted."""
+        if learned is None:
+            return None
+        # all at once: what an earlier fit has left, such as an ensemble, would stay on the copy
+        estimator = self._task["estimator"]
+        names = vars(estimator).keys() - estimator._fitted_state.keys()
+        return {"__dict__": {name: vars(estimator)[name] for name in names} | learned}
 
     def _learned_with_weights(self, net: Any) -> dict[str, Any] | None:
         """Return what is learned, with the present weights of the one network that is trained."""
@@ -87,7 +96,12 @@ class SklearnCallbacks(Callback):
         """End the task, and its part where that was interrupted."""
         if self._part is not None:
             self._part.call_on_fit_task_end(**self._task)
-        self._context.call_on_fit_task_end(**self._task, reconstruction_attributes=self._learned)
+        self._end(self._learned)
+
+    def _end(self, learned: Callable[[], dict[str, Any] | None]) -> None:
+        self._context.call_on_fit_task_end(
+            **self._task, reconstruction_attributes=lambda: self._of_copy(learned())
+        )
 
     def of_networks(
         self,
@@ -192,7 +206,7 @@ class NetworkCallbacks(SklearnCallbacks):
 
     def end(self, learned: Callable[[], dict[str, Any]]) -> None:
         """End the network's task, with what the ensemble has learned so far."""
-        self._context.call_on_fit_task_end(**self._task, reconstruction_attributes=learned)
+        self._end(learned)
 
 
 _present: ContextVar[NetworkCallbacks | None] = ContextVar("_present", default=None)

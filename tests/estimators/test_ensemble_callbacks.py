@@ -9,6 +9,7 @@ import pytest
 import rich.console
 from conftest import Recorder
 from numpy.testing import assert_array_equal
+from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
 
 from sknn_deep import DeepMLPClassifier, DeepMLPRegressor, TabularMLPClassifier, callbacks
@@ -128,6 +129,28 @@ def test_the_mean_so_far_is_calibrated_and_knows_the_columns(wine):
     assert len(of_networks) == 4
     whole = rows.loc[rows["task_name"] == "fit", "neg_log_loss"].item()
     assert of_networks["neg_log_loss"].iloc[-1] == whole
+
+
+BEFORE = {
+    "ensemble": {"n_networks": 3},
+    "candidates": {"n_candidates": 2, "early_stopping": True},
+    "one network": {"n_networks": 1},
+}
+
+
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+@pytest.mark.parametrize("n_networks", [1, 3])
+def test_scores_know_nothing_of_a_fit_before(before, n_networks, wine):
+    monitor = ScoringMonitor(scoring="neg_log_loss")
+    first = {"n_networks": 1, "n_candidates": 1, "early_stopping": True, "calibration": "auto"}
+    second = {"n_candidates": 1, "n_networks": n_networks, "calibration": None}
+    classifier = TabularMLPClassifier(max_iter=2, random_state=0, **first | before)
+    classifier.fit(wine.X, wine.y).set_params(**second)
+    classifier.set_callbacks(monitor).fit(wine.X, wine.y)
+    scores = monitor.get_logs().data_as_pandas["neg_log_loss"]
+    clone(classifier).set_callbacks(monitor).fit(wine.X, wine.y)
+    assert_array_equal(scores, monitor.get_logs().data_as_pandas["neg_log_loss"])
+    assert len(scores) == (3 if n_networks == 1 else 1 + 3 * 3)
 
 
 def test_a_callback_stops_one_network_or_none(digits):
