@@ -19,6 +19,7 @@ import numpy as np
 from sknn_deep._engine.chunks import StreamedTable
 from sknn_deep._files.arrow_dataset import ArrowSource, open_dataset
 from sknn_deep._sklearn import num_samples
+from sknn_deep._wording import counted
 
 __all__ = ["Stream", "StreamedTable", "stream_array", "stream_chunks", "stream_parquet"]
 
@@ -305,8 +306,8 @@ def _checked_chunk(chunk: Any) -> tuple[Any, ...]:
     for name, part in zip(("y", "sample_weight"), others, strict=False):
         if num_samples(part) != X.shape[0]:
             raise ValueError(
-                f"A chunk has {X.shape[0]} rows of X and {num_samples(part)} of {name}; they must "
-                "be as many."
+                f"A chunk has {counted(X.shape[0], 'row')} of X and {num_samples(part)} of {name}; "
+                "they must be as many."
             )
     return X, *others
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import runpy
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,14 @@ SLOW = {
     "tutorials/regression_in_dollars.md",
 }
 OUTPUT = re.compile(r"^```python[^\S\n]*\n.*?^```[^\S\n]*$(?:\s*^```text\n(.*?)^```)?", re.M | re.S)
+
+# what a page's other code does not need, and is not run with it
+NEEDS = re.compile(r"^<!-- needs ([\w, ]+) -->\n```py\n(.*?)^```$", re.M | re.S)
+WITH_PACKAGES = [
+    pytest.param(name, packages.split(", "), block, id=f"{name}-{packages}")
+    for name, path in sorted(PAGES.items())
+    for packages, block in NEEDS.findall(path.read_text("utf-8"))
+]
 
 
 def _shown_output(text):
@@ -113,6 +122,22 @@ def test_page_prints_and_draws_what_it_shows(name, scratch, request):
                 assert checker.check_output(shown, printed.getvalue(), options), printed.getvalue()
     pictures = set(re.findall(r"\]\(\.\./images/(\w+\.png)\)", text))
     assert pictures == {path.name for path in scratch.glob("*.png")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "packages", "block"), WITH_PACKAGES)
+def test_block_that_needs_packages_runs_where_they_are_installed(name, packages, block, scratch):
+    for package in packages:
+        pytest.importorskip(package)
+    before = "\n".join(_code_blocks(PAGES[name].read_text("utf-8").partition(block)[0]))
+    Path("script.py").write_text(f"{before}\n{block}", encoding="utf-8")
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_blocks_that_need_packages_are_found():
+    found = {package for param in WITH_PACKAGES for package in param.values[1]}
+    assert found == {"captum", "mlflow", "optuna", "optuna_integration", "shap"}
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))

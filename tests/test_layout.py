@@ -13,6 +13,7 @@ PACKAGE = ROOT / "sknn_deep"
 WINGS = {
     "_sklearn": [{"_sklearn"}],
     "_user_warnings": [{"_user_warnings"}],
+    "_wording": [{"_wording"}],
     "_files": [{"atomic", "archive", "packing", "trusted_types", "arrow_dataset"}],
     "_hardware": [
         {"threads", "memory_maps", "device", "precision", "ranks", "bfloat16", "slow_mkl"},

@@ -68,7 +68,7 @@ from sknn_deep.model_selection import FusedGridSearchCV, FusedRandomizedSearchCV
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations"),
     pytest.mark.filterwarnings("ignore:lbfgs failed to converge"),
-    pytest.mark.filterwarnings("ignore:.*units of the code are the same"),
+    pytest.mark.filterwarnings("ignore:.*units? of the code (is|are) the same"),
     pytest.mark.filterwarnings("ignore:The total space of parameters"),
 ]
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from sknn_deep._sklearn import safe_indexing
+from sknn_deep._wording import counted
 
 # So many rows of the first chunk say what names and types the columns have.
 _HEAD_ROWS = 100
@@ -76,8 +77,8 @@ class StreamedTable:
 
     def __repr__(self) -> str:
         return (
-            f"<{type(self).__name__} of {self.shape[0]:,} rows and {self.shape[1]:,} columns, "
-            f"window={self.window:,}>"
+            f"<{type(self).__name__} of {counted(self.shape[0], 'row')} and "
+            f"{counted(self.shape[1], 'column')}, window={self.window:,}>"
         )
 
     def __getitem__(self, key: Any) -> "StreamedTable":
@@ -128,8 +129,8 @@ def _head(source: Source) -> Any:
                 return safe_indexing(chunk, np.arange(min(chunk.shape[0], _HEAD_ROWS)))
     if sum(source.lengths):
         raise ValueError(
-            f"The source had {sum(source.lengths)} rows when it was first read, and none now; a "
-            "function must return a new iterator every time that it is called."
+            f"The source had {counted(sum(source.lengths), 'row')} when it was first read, and "
+            "none now; a function must return a new iterator every time that it is called."
         )
     raise ValueError("The source has no rows.")
 
@@ -204,8 +205,8 @@ class Cursor:
         if self._chunk is None or found > expected:
             self.close()
             raise ValueError(
-                f"The source had {expected} rows when it was first read, and {found} now; it must "
-                "yield the same rows every time that it is read."
+                f"The source had {counted(expected, 'row')} when it was first read, and {found} "
+                "now; it must yield the same rows every time that it is read."
             )
         self._start, self._stop = self._stop, found
 

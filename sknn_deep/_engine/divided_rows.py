@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sknn_deep._engine.features import Features
 from sknn_deep._hardware.ranks import Ranks
+from sknn_deep._wording import counted
 
 
 class DividedTable:
@@ -180,8 +181,8 @@ class ElsewhereRows:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
         raise TypeError(
-            f"The {self.shape[0]:,} rows of X are divided between processes, and a callback or a "
-            "splitter is in one of them. Score by the parameter scoring instead, and choose a "
+            f"X, {counted(self.shape[0], 'row')}, is divided between processes, and a callback or "
+            "a splitter is in one of them. Score by the parameter scoring instead, and choose a "
             "splitter that looks at y or groups alone."
         )
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from sknn_deep._engine.divided_rows import DividedRows
 from sknn_deep._engine.features import Features
+from sknn_deep._wording import counted
 
 
 class Samples(NamedTuple):
@@ -58,6 +59,6 @@ def check_weight(weight: np.ndarray | None) -> None:
         )
     if not weight.any():
         raise ValueError(
-            f"All sample weights of the {len(weight)} rows to train on or to validate with are "
-            "zero; give some rows a positive weight."
+            f"All sample weights of {counted(len(weight), 'row')} to train on or to validate with "
+            "are zero; give some rows a positive weight."
         )

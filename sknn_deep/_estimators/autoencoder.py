@@ -67,6 +67,7 @@ from sknn_deep._sklearn import (
     output_container,
     with_callbacks,
 )
+from sknn_deep._wording import counted
 
 
 @dataclass(eq=False, repr=False)
@@ -708,8 +709,8 @@ class AutoencoderTransformer(
         codes = to_decode(self, X)
         if codes.shape[1] != self._n_features_out:
             raise ValueError(
-                f"X has {codes.shape[1]} columns, but the code of this autoencoder has "
-                f"{self._n_features_out} units; pass what transform returns."
+                f"X has {counted(codes.shape[1], 'column')}, but the code of this autoencoder has "
+                f"{counted(self._n_features_out, 'unit')}; pass what transform returns."
             )
         decoded = self._map_rows(self.module_.decoder.outputs, codes)
         check_overflow(decoded, codes, "reconstruction")
@@ -996,9 +997,9 @@ class AutoencoderTransformer(
             if is_wrong:
                 raise ValueError(
                     f"{name}={value!r} cannot be combined with categories, of which X has "
-                    f"{len(self._columns.categories)} columns: a category is reconstructed by a "
-                    f"softmax, and a number as it is. Leave {name} at its default, or encode them "
-                    "first, for example with OneHotEncoder."
+                    f"{counted(len(self._columns.categories), 'column')}: a category is "
+                    f"reconstructed by a softmax, and a number as it is. Leave {name} at its "
+                    "default, or encode them first, for example with OneHotEncoder."
                 )
 
     def _learn_numbers(self, X: Features, weight: np.ndarray | None) -> None:
@@ -1052,8 +1053,8 @@ class AutoencoderTransformer(
         weights = np.asarray(self.loss_weights, dtype=float)
         if weights.shape != (n_features,):
             raise ValueError(
-                f"loss_weights has the shape {weights.shape}, but X has {n_features} features; "
-                "pass one weight for each."
+                f"loss_weights has the shape {weights.shape}, but X has "
+                f"{counted(n_features, 'feature')}; pass one weight for each."
             )
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
             raise ValueError(

@@ -48,6 +48,7 @@ from sknn_deep._training.interruption import is_one_of_many, one_of_many
 from sknn_deep._training.progress import DivergenceError
 from sknn_deep._training.sklearn_callbacks import StopTraining
 from sknn_deep._user_warnings import collected_warnings, give_again, warn_user, warned_once
+from sknn_deep._wording import counted
 
 # Places in the ensemble; a network may have several of them.
 _MOST_PLACES = 32
@@ -145,7 +146,7 @@ def fit_candidates(estimator: Any, call: Call) -> None:
     start = time.time()
     estimator._check_combinations(call)
     draft: Any = draft_of(estimator, goes_on=False)
-    given = call.X, call.y, call.sample_weight
+    given = call
     random_state = check_random_state(draft.random_state)
     call = with_validation_set(draft, validated_call(draft, call, goes_on=False), random_state)
     # the first group is one task, and all others are one each
@@ -156,7 +157,7 @@ def fit_candidates(estimator: Any, call: Call) -> None:
         draft.n_candidates,
         given,
         lambda: _learned(draft, call, trained),
-        task_name="candidate",
+        part_name="candidate",
     )
 
     def keep(candidate: _Candidate) -> None:
@@ -200,7 +201,8 @@ def fit_candidates(estimator: Any, call: Call) -> None:
         callback.on_train_end(None)
     if interrupted:
         warn_user(
-            f"Training interrupted by user: the ensemble is that of {len(trained)} candidates."
+            "Training interrupted by user: the ensemble is that of "
+            f"{counted(len(trained), 'candidate')}."
         )
 
 

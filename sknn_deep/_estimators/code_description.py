@@ -29,6 +29,7 @@ from sknn_deep._estimators.code_statistics import (
 from sknn_deep._estimators.optimizer import forget_optimizer
 from sknn_deep._estimators.outlier_offset import outlier_offset
 from sknn_deep._user_warnings import warn_user
+from sknn_deep._wording import counted
 
 # A unit whose standard deviation is this share of the largest is the same for every row.
 _DEAD = 1e-6
@@ -129,7 +130,8 @@ def _warn_of_dead_units(autoencoder: Any, units: np.ndarray) -> None:
     elif autoencoder.code_activation != "identity":
         remedy = f"choose code_activation='identity' instead of {autoencoder.code_activation!r}"
     warn_user(
-        f"{len(units)} of the {autoencoder.n_components} units of the code are the same for every "
-        f"row: {', '.join(map(str, units))} (counted from 0). To bring them to life, {remedy}.",
+        f"{counted(len(units), 'unit')} of the code {'is' if len(units) == 1 else 'are'} the same "
+        f"for every row: {', '.join(map(str, units))} (of {autoencoder.n_components}, counted from "
+        f"0). To bring dead units to life, {remedy}.",
         ConvergenceWarning,
     )

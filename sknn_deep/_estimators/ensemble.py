@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import check_sample_weight
 from sknn_deep._training.interruption import one_of_many
 from sknn_deep._training.naming import named
+from sknn_deep._training.sklearn_callbacks import SklearnCallbacks
 from sknn_deep._user_warnings import collected_warnings, give_again, warned_once
 
 
@@ -81,16 +82,12 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
             _fit_in_turn(networks, own)
         else:
             callbacks = sklearn_callbacks(
-                estimator, 0, (call.X, call.y, call.sample_weight), lambda: fitted_state(draft)
+                estimator, len(networks), call, lambda: fitted_state(draft), "network"
             )
             for callback in callbacks:
                 callback.on_train_begin(None)
-            networks = _fit_together(networks, own, draft._jobs_of_ensemble())
-        adopt(draft, networks)
-        if own.X_val is None:
-            draft._pool_held_out()
-        else:
-            draft._learn_from_held_out(own.X_val, own.y_val, own.sample_weight_val)
+            networks = _fit_together(networks, own, draft, callbacks)
+        _conclude(draft, networks, own)
         stack.pop_all()
     set_fitted_state(estimator, fitted_state(draft))
     if not call.incremental:
@@ -177,8 +174,20 @@ def _fit_in_turn(networks: list[Any], call: Call) -> None:
                 fit_network(network, call)
 
 
-def _fit_together(networks: list[Any], call: Call, n_jobs: int | None) -> list[Any]:
+def _fit_together(
+    networks: list[Any], call: Call, draft: Any, callbacks: list[SklearnCallbacks]
+) -> list[Any]:
     """Train all networks, those of one shape as one stack where that is possible.
+
+    Parameters
+    ----------
+    networks : list of estimator
+    call : Call
+        With validated data.
+    draft : estimator
+        The ensemble, which knows the data.
+    callbacks : list of SklearnCallbacks
+        Those of the ensemble; what is told of a network is told by its job's.
 
     Returns
     -------
@@ -186,22 +195,43 @@ def _fit_together(networks: list[Any], call: Call, n_jobs: int | None) -> list[A
         The same, or those that workers have trained instead.
     """
     arguments = fit_arguments(call)
-    n_workers = n_workers_for(networks[0], n_jobs, len(networks))
+    n_workers = n_workers_for(
+        networks[0], draft._jobs_of_ensemble(), len(networks), getattr(draft, "_skl_callbacks", ())
+    )
     if n_workers > 1:
         networks = deepcopy(networks)  # a thread may go on after an error has ended the call
+    names = _names(networks)
     jobs = [
         Job(network, call.X, call.y, fit_params=arguments, name=name)
-        for network, name in zip(networks, _names(networks), strict=True)
+        for network, name in zip(networks, names, strict=True)
     ]
+    n_epochs = 0 if draft.solver == "lbfgs" else draft.max_iter
+    for callback in callbacks:
+        of_each = callback.of_networks(networks, names, n_epochs, partial(_alone, draft))
+        for job, of_network in zip(jobs, of_each, strict=True):
+            job.callbacks = of_network
+    fitted: dict[Job, Any] = {}
+
+    def finish(job: Job, network: Any) -> None:
+        fitted[job] = network
+        if job.callbacks is not None:
+            # in order, as the whole ensemble will be
+            so_far = [fitted[other] for other in jobs if other in fitted]
+            job.callbacks.end(lambda: _so_far(draft, so_far, call))
+
+    def done(job: Job) -> None:
+        _raise(job)
+        finish(job, job.estimator)
+
     if n_workers == 1:
-        fit_jobs(jobs, done=_raise)
+        fit_jobs(jobs, done=done)
         return networks
     groups = stacks(jobs, n_workers)
-    fitted: dict[Job, Any] = {}
     with warned_once(), workers(n_workers) as answers:
         for number, estimators, found in answers(_fit_group, enumerate(groups)):
-            fitted |= zip(groups[number], estimators, strict=True)
             give_again(found)
+            for job, network in zip(groups[number], estimators, strict=True):
+                finish(job, network)
     return [fitted[job] for job in jobs]
 
 
@@ -237,6 +267,30 @@ def adopt(draft: Any, networks: list[Any]) -> None:
     draft.estimators_ = networks
     draft.n_iter_ = max(network.n_iter_ for network in networks)
     draft.interrupted_ = False
+
+
+def _conclude(draft: Any, networks: list[Any], call: Call) -> None:
+    """Take fitted networks for those of the ensemble, which learns from the rows held out."""
+    adopt(draft, networks)
+    if call.X_val is None:
+        draft._pool_held_out()
+    else:
+        draft._learn_from_held_out(call.X_val, call.y_val, call.sample_weight_val)
+
+
+def _so_far(draft: Any, networks: list[Any], call: Call) -> dict[str, Any]:
+    """Return the fitted state of an ensemble of the networks that are done."""
+    ensemble = draft_of(draft, goes_on=True)
+    _conclude(ensemble, networks, call)
+    return fitted_state(ensemble)
+
+
+def _alone(draft: Any, network: Any, learned: dict[str, Any]) -> dict[str, Any]:
+    """Return the fitted state of an ensemble of one network, which is still being trained."""
+    twin, ensemble = draft_of(network, goes_on=False), draft_of(draft, goes_on=True)
+    vars(twin).update(learned)
+    adopt(ensemble, [twin])
+    return fitted_state(ensemble)
 
 
 def _raise(job: Job) -> None:

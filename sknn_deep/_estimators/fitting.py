@@ -62,7 +62,7 @@ from sknn_deep._training.checkpoint import CheckpointFile
 from sknn_deep._training.fingerprint import described_call
 from sknn_deep._training.interruption import is_one_of_many
 from sknn_deep._training.progress import Progress
-from sknn_deep._training.sklearn_callbacks import SklearnCallbacks
+from sknn_deep._training.sklearn_callbacks import SklearnCallbacks, told_of
 from sknn_deep._training.skorch_net import Net
 from sknn_deep._training.training import DivergenceError, Training, Validation
 from sknn_deep._training.whole_set import WholeSetTraining
@@ -564,15 +564,10 @@ class Fit:
 
     def _sklearn_callbacks(self, n_epochs: int) -> list[SklearnCallbacks]:
         """Return the bridge to the callbacks set with ``set_callbacks``, if any are."""
-        call = self.call
-        if self._ranks is not None and self._ranks.rank:
-            return []
-        return sklearn_callbacks(
-            self.estimator,
-            n_epochs,
-            (call.X, call.y, call.sample_weight),
-            self._learned,
-        )
+        of_network = told_of(self.estimator)
+        if of_network is not None:
+            return [of_network.of_training(self._learned)]
+        return sklearn_callbacks(self.estimator, n_epochs, self.call, self._learned)
 
     def _learned(self) -> dict[str, Any]:
         """Return the fitted state so far; the optimiser belongs to this fit alone."""
@@ -584,15 +579,37 @@ class Fit:
 
 def sklearn_callbacks(
     estimator: Any,
-    n_epochs: int,
-    given: tuple[Any, Any, Any],
+    n_parts: int,
+    call: Call,
     learned: Callable[[], dict[str, Any] | None],
-    task_name: str = "epoch",
+    part_name: str = "epoch",
 ) -> list[SklearnCallbacks]:
-    """Return the bridge to the callbacks that were set with ``set_callbacks``, if any were."""
-    if not getattr(estimator, "_skl_callbacks", None):
+    """Return the bridge to the callbacks that were set with ``set_callbacks``, if any were.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The one being fitted.
+    n_parts : int
+        Number of epochs, networks or candidates that may come.
+    call : Call
+        With the data as the user gave them, which are handed on. Weights are metadata, so that
+        monitors can weight their scores.
+    learned : callable
+        See :class:`SklearnCallbacks`.
+    part_name : {"epoch", "network", "candidate"}, default="epoch"
+        Networks may be trained at the same time.
+    """
+    ranks = present_ranks()
+    if not getattr(estimator, "_skl_callbacks", None) or (ranks is not None and ranks.rank):
         return []
-    return [SklearnCallbacks(estimator, n_epochs, *given, learned=learned, task_name=task_name)]
+    weight = call.sample_weight
+    metadata = {} if weight is None else {"sample_weight": weight}
+    task = {"estimator": estimator, "X": call.X, "y": call.y, "metadata": metadata}
+    context = estimator._init_callback_context(
+        max_subtasks=n_parts, sequential_subtasks=part_name != "network"
+    )
+    return [SklearnCallbacks(context, task, learned, part_name)]
 
 
 def draft_of(estimator: NetworkHooks, goes_on: bool) -> NetworkHooks:

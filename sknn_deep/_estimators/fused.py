@@ -51,6 +51,7 @@ from sknn_deep._hardware.device import on_device, release_cached_memory, resolve
 from sknn_deep._hardware.precision import float32_products
 from sknn_deep._training.interruption import one_of_many
 from sknn_deep._training.naming import named
+from sknn_deep._training.sklearn_callbacks import told
 from sknn_deep._training.stack import Stack
 from sknn_deep._training.stack_size import stack_size
 from sknn_deep._training.training import Training
@@ -100,7 +101,7 @@ def _fit_alone(job: Job, done: Callable[[Job], None], reason: str = "") -> None:
     job.fused, job.reason, job.state = False, reason or job.reason, None
     try:
         X, y = job.take()
-        with named(job.name):
+        with named(job.name), told(job.callbacks):
             if job.is_enough is None:
                 job.estimator.fit(X, *([] if y is None else [y]), **job.fit_params)
             else:
@@ -128,7 +129,7 @@ class _Member:
         self.job, self._generator = job, job.estimator.random_state
         has_state = isinstance(self._generator, np.random.RandomState)
         self._drawn = self._generator.get_state() if has_state else None
-        with named(job.name):
+        with named(job.name), told(job.callbacks):
             self.fit = data.prepare(job)
         # no stack is trained on the whole set, as L-BFGS is
         self.training: Training = self.fit.training  # type: ignore[assignment]
@@ -360,7 +361,10 @@ def _train(members: list[_Member]) -> Iterator[_Member]:
     for member in members:
         member.job.fused = is_fused
         member.job.reason = "" if is_fused else member.job.reason or FASTER_ALONE
-        member.training.begin()
+        try:
+            member.training.begin()
+        except Exception as error:  # of a callback
+            member.job.error = error
         if member.has_stopped:  # a training with fewer epochs had come to its end
             _finish(member, member.n_steps)
             yield member

@@ -10,10 +10,13 @@ in all other cases the rows are scikit-learn's, for the same trajectory.
 import math
 from collections.abc import Iterator
 from copy import copy
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.model_selection import TimeSeriesSplit, train_test_split
+
+from sknn_deep._wording import counted
 
 
 def hold_out_rows(
@@ -144,7 +147,15 @@ def rows_of_splitter(
         divider.random_state = random_state
     n_rows = X.shape[0]
     if groups is not None and len(groups) != n_rows:
-        raise ValueError(f"groups has {len(groups)} entries for {n_rows} rows; pass one of each.")
+        raise ValueError(
+            f"groups has {counted(len(groups), 'entry', 'entries')} for "
+            f"{counted(n_rows, 'row')}; pass one for each."
+        )
+    if isinstance(splitter, type):
+        raise ValueError(
+            f"validation_splitter is the class {splitter.__name__}, which divides nothing: pass "
+            f"{splitter.__name__}(), not {splitter.__name__}."
+        )
     try:
         divisions = iter(divider.split(X, y, groups))
         if isinstance(splitter, TimeSeriesSplit):
@@ -153,13 +164,13 @@ def rows_of_splitter(
             division = next(divisions, None)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"validation_splitter={splitter!r} failed on {n_rows} rows: {error} Pass groups to fit "
-            "where it asks for them, or choose another."
+            f"validation_splitter={splitter!r} failed on {counted(n_rows, 'row')}: {error}"
+            f"{'' if str(error).endswith('.') else '.'} {_remedy(splitter, n_rows, groups)}"
         ) from error
     if division is None:
         raise ValueError(
-            f"validation_splitter={splitter!r} yields no split of the {n_rows} rows; choose one "
-            "that yields training and test rows."
+            f"validation_splitter={splitter!r} yields no split of {counted(n_rows, 'row')}; choose "
+            "one that yields training and test rows."
         )
     try:
         train, held_out = (_row_numbers(rows, n_rows) for rows in division)
@@ -171,8 +182,9 @@ def rows_of_splitter(
     for name, rows, n_least in (("training", train, 1), ("test", held_out, 2)):
         if len(rows) < n_least:
             raise ValueError(
-                f"validation_splitter={splitter!r} yields {len(rows)} {name} rows of {n_rows}, but "
-                f"there must be {n_least} at least; choose another, or pass X_val to fit."
+                f"validation_splitter={splitter!r} yields {counted(len(rows), f'{name} row')} of "
+                f"{n_rows}, but there must be {n_least} at least; choose another, or pass X_val "
+                "to fit."
             )
     if len(both := np.intersect1d(train, held_out)):
         raise ValueError(
@@ -180,6 +192,30 @@ def rows_of_splitter(
             f"{both[0]}; choose one whose training and test rows differ."
         )
     return train, held_out
+
+
+def _remedy(splitter: Any, n_rows: int, groups: Any) -> str:
+    """Return what to do where a splitter fails."""
+    if _reads_groups(splitter) and groups is None:
+        return (
+            "Pass groups to fit; searches and pipelines hand them on with metadata routing enabled "
+            "and set_fit_request(groups=True)."
+        )
+    if _reads_groups(splitter):
+        n_groups = len(set(np.asarray(groups).tolist()))
+        remedy = "pass groups that differ" if n_groups == 1 else "choose fewer splits"
+        return f"groups has {counted(n_groups, 'group')}: {remedy}, or a splitter without groups."
+    n_splits = getattr(splitter, "n_splits", None)
+    if isinstance(n_splits, Integral) and int(n_splits) >= n_rows:
+        return "Choose a smaller n_splits, so that two rows or more are held out."
+    return "Choose another, or pass X_val to fit."
+
+
+def _reads_groups(splitter: Any) -> bool:
+    """Return whether a splitter asks for groups, as scikit-learn's metadata routing has it."""
+    if not hasattr(splitter, "get_metadata_routing"):
+        return False
+    return bool(splitter.get_metadata_routing().split.requests.get("groups"))
 
 
 def _row_numbers(rows: Any, n_rows: int) -> np.ndarray:
@@ -216,9 +252,9 @@ def _share_classes(
     if len(kept) < 2:
         n_rows = len(train) + len(held_out)
         raise ValueError(
-            f"early_stopping=True can hold out {len(kept)} of {n_rows} rows, since each class "
-            "keeps a row to train on and most classes have no other. Merge classes, pass X_val and "
-            "y_val to fit, or set early_stopping=False."
+            f"early_stopping=True can hold out {len(kept)} of {counted(n_rows, 'row')}, since each "
+            "class keeps a row to train on and most classes have no other. Merge classes, pass "
+            "X_val and y_val to fit, or set early_stopping=False."
         )
     return np.concatenate([train[~np.isin(train, spare)], back]), kept
 
@@ -269,9 +305,9 @@ def _check_sizes(n_rows: int, n_held_out: int, fraction: float, n_least: int) ->
     if n_rows - n_held_out < n_least:
         raise ValueError(
             f"early_stopping=True with validation_fraction={fraction} leaves "
-            f"{n_rows - n_held_out} of {n_rows} rows to train on, but there must be {n_least} at "
-            "least. Pass more rows, pass X_val to fit, or set early_stopping=False. Got "
-            f"n_samples={n_rows}."
+            f"{n_rows - n_held_out} of {counted(n_rows, 'row')} to train on, but there must be "
+            f"{n_least} at least. Pass more rows, pass X_val to fit, or set early_stopping=False. "
+            f"Got n_samples={n_rows}."
         )
     if n_held_out < 2:
         raise ValueError(

@@ -26,6 +26,8 @@ import math
 
 import numpy as np
 
+from sknn_deep._wording import counted
+
 
 def conformal_quantile(scores: np.ndarray, coverage: float) -> np.ndarray:
     """Return by how many units proposed intervals are widened.
@@ -57,8 +59,8 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> np.ndarray:
     if rank > n_rows:
         n_needed = math.ceil(coverage / (1 - coverage) - 1e-9)
         raise ValueError(
-            f"coverage={coverage} needs at least {n_needed} held-out rows, but {n_rows} were held "
-            "out; hold out more, or ask for less."
+            f"coverage={coverage} needs at least {counted(n_needed, 'held-out row')}, but {n_rows} "
+            f"{'was' if n_rows == 1 else 'were'} held out; hold out more, or ask for less."
         )
     return np.partition(scores, rank - 1, axis=0)[rank - 1]
 

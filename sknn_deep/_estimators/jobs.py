@@ -19,6 +19,7 @@ from sknn_deep._engine.solvers import ANNEALING_SCHEDULES
 from sknn_deep._hardware.device import resolve_device
 from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import num_samples, safe_indexing
+from sknn_deep._training.sklearn_callbacks import NetworkCallbacks
 
 # What may differ between the networks of a stack.
 FREE_PARAMETERS = {
@@ -66,6 +67,8 @@ class Job:
         What ``estimator.fit`` takes beside the data, cut to ``rows`` already.
     name : str
         What messages call the network, where it is one of several; else empty.
+    callbacks : NetworkCallbacks or None
+        What tells scikit-learn's callbacks of its epochs, where it is a network of an ensemble.
     is_enough : callable or None
         Asked after each epoch, with the scores of the validation rows so far, whether to stop.
     seconds : float
@@ -89,6 +92,7 @@ class Job:
     rows: np.ndarray | None = None
     fit_params: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    callbacks: NetworkCallbacks | None = None
     is_enough: Callable[[list[float]], bool] | None = None
     seconds: float = 0.0
     error: Exception | None = None

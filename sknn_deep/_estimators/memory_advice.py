@@ -16,6 +16,7 @@ from sknn_deep._estimators.hooks import NetworkHooks
 from sknn_deep._hardware.device import OutOfMemoryError, is_out_of_memory, resolve_device
 from sknn_deep._networks.summary import network_layers
 from sknn_deep._networks.table_input import TableInput
+from sknn_deep._wording import counted
 
 # SciPy's L-BFGS keeps ten pairs of corrections of each parameter, and about ten vectors more.
 _LBFGS_BYTES = 8 * (2 * 10 + 10)
@@ -196,7 +197,7 @@ def _advice(
     else:
         n_rows = _batch_size(estimator, n_samples)
         fewer_rows = f"choose a batch_size below {n_rows}"
-    parts.append(f"{need.rows / 1e9:.3g} GB for {n_rows:,} rows at once")
+    parts.append(f"{need.rows / 1e9:.3g} GB for {counted(n_rows, 'row')} at once")
     # L-BFGS keeps a history of the weights, too
     is_first = need.rows > need.network or estimator.solver == "lbfgs"
     remedies.insert(0 if is_first else 1, fewer_rows)

@@ -339,7 +339,13 @@ def check_combinations(
         Parameters that make the loss random, and whether they are in use.
     """
     if call.incremental and estimator.early_stopping:
-        raise ValueError("partial_fit does not support early_stopping=True")
+        own, splitter = _validation_set(estimator), estimator.validation_splitter
+        unused = "" if splitter is None else f", so validation_splitter={splitter!r} is not asked"
+        raise ValueError(
+            "partial_fit does not support early_stopping=True: it trains one epoch and holds no "
+            f"rows out{unused}. Set early_stopping=False, and pass {own} to partial_fit to record "
+            "the loss and the score of rows of your own."
+        )
     if call.incremental and estimator.ema_decay is not None:
         raise ValueError(
             f"partial_fit does not support ema_decay={estimator.ema_decay}, an average over the "
@@ -367,6 +373,11 @@ def check_combinations(
         _check_lbfgs(estimator, call, sources_of_chance)
 
 
+def _validation_set(estimator: NetworkParameters) -> str:
+    """Return which arguments are a validation set of the user's own."""
+    return "X_val and y_val" if get_tags(estimator).target_tags.required else "X_val"
+
+
 def _check_splitter(estimator: NetworkParameters, call: Call) -> None:
     """Refuse a splitter that nobody asks, and groups that nobody reads."""
     splitter = estimator.validation_splitter
@@ -378,7 +389,8 @@ def _check_splitter(estimator: NetworkParameters, call: Call) -> None:
             "one of them: fit without X_val, or validation_splitter=None."
         )
     if splitter is not None and not estimator.early_stopping and call.X_val is None:
-        remedy = "pass X_val to partial_fit" if call.incremental else "set early_stopping=True"
+        own = _validation_set(estimator)
+        remedy = f"pass {own} to partial_fit" if call.incremental else "set early_stopping=True"
         raise ValueError(
             f"validation_splitter={splitter!r} chooses the rows that early stopping holds out, got "
             f"early_stopping=False; {remedy}, or leave validation_splitter at None."

@@ -84,7 +84,7 @@ def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
     n_threads = max(1, allowed_threads() // n_processes)
     store = dist.TCPStore(_HOST, 0, None, is_master=True, wait_for_workers=False)
     twin = _without_callbacks(estimator)
-    check_travels(twin)
+    check_travels(twin.get_params(deep=False))
     workers = joblib.Parallel(
         n_jobs=n_processes, backend="loky", batch_size=1, return_as="generator_unordered"
     )
@@ -110,14 +110,14 @@ def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
         watch.raise_error()
 
 
-def check_travels(estimator: Any) -> None:
-    """Refuse parameters that cannot be sent to another process.
+def check_travels(values: dict[str, Any]) -> None:
+    """Refuse parameters, by name, that cannot be sent to another process.
 
     Raises
     ------
     TypeError
     """
-    for name, value in estimator.get_params(deep=False).items():
+    for name, value in values.items():
         try:
             dumps(value)
         except Exception as error:

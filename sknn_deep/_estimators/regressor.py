@@ -33,6 +33,7 @@ from sknn_deep._estimators.target_scale import is_poor, is_poor_distribution, od
 from sknn_deep._estimators.types import Activations, MatrixLike, RegressionLossName
 from sknn_deep._networks.number_inputs import centers_and_scales
 from sknn_deep._sklearn import Interval, StrOptions, available_if, fit_context, with_callbacks
+from sknn_deep._wording import counted
 
 
 @dataclass(eq=False, repr=False)
@@ -853,7 +854,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         X, y, targets = self._validate_triple(call.X, call.y, dtypes, reset)
         if not reset and targets.shape[1] != self.n_outputs_:
             raise ValueError(
-                f"y has {targets.shape[1]} outputs but the network was trained on "
+                f"y has {counted(targets.shape[1], 'output')} but the network was trained on "
                 f"{self.n_outputs_}; pass the same columns in every call."
             )
         self.n_outputs_ = targets.shape[1]
@@ -887,7 +888,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             )
         if targets.shape[1] != self.n_outputs_:
             raise ValueError(
-                f"y_val has {targets.shape[1]} outputs but y has {self.n_outputs_}; "
+                f"y_val has {counted(targets.shape[1], 'output')} but y has {self.n_outputs_}; "
                 "pass the same columns in both."
             )
         return X, y, targets

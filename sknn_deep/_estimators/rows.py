@@ -37,6 +37,7 @@ from sknn_deep._estimators.table_columns import (
 from sknn_deep._hardware.device import as_tensor, numpy_dtype, torch_dtype
 from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 from sknn_deep._sklearn import check_target
+from sknn_deep._wording import counted
 
 # To look at fewer on several threads takes as long as on one, and to copy fewer takes no time.
 _MANY_NUMBERS = 2**20
@@ -230,9 +231,9 @@ def _streamed(
     def numbers(chunk: Any) -> np.ndarray:
         if chunk.shape[1:] != (n_features,) or names_of(chunk) != names:
             raise ValueError(
-                f"The first chunk of X has {n_features} columns, {names or 'without names'}, and "
-                f"this one has {chunk.shape[1]}, {names_of(chunk) or 'without names'}; all chunks "
-                "must have the same."
+                f"The first chunk of X has {counted(n_features, 'column')}, "
+                f"{names or 'without names'}, and this one has {chunk.shape[1]}, "
+                f"{names_of(chunk) or 'without names'}; all chunks must have the same."
             )
         if sp.issparse(chunk):
             return chunk.toarray().astype(dtype, copy=False)

@@ -53,6 +53,7 @@ from sknn_deep._networks.number_inputs import BASES, SCALINGS
 from sknn_deep._networks.table_input import TableInput
 from sknn_deep._sklearn import HasMethods, Interval, StrOptions
 from sknn_deep._user_warnings import warn_user
+from sknn_deep._wording import counted
 
 # Enough rows to tell by how much the outputs of a layer vary.
 _MAX_ROWS = 2000
@@ -397,13 +398,14 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         n_hidden = max(1, len(sizes) - 1)  # of a linear encoder the code itself
         if encoder[0][0].in_features != n_features:
             raise ValueError(
-                f"init_from was fitted on {encoder[0][0].in_features} features, but X has "
-                f"{n_features}; pass an autoencoder of the same features."
+                f"init_from was fitted on {counted(encoder[0][0].in_features, 'feature')}, but X "
+                f"has {n_features}; pass an autoencoder of the same features."
             )
         if own[:n_hidden] != sizes[:n_hidden]:
             raise ValueError(
-                f"hidden_layer_sizes={tuple(own)} must begin with the {n_hidden} layer(s) of "
-                f"init_from, {tuple(sizes[:n_hidden])}; the code of {sizes[-1]} units may follow."
+                f"hidden_layer_sizes={tuple(own)} must begin with "
+                f"{counted(n_hidden, 'layer')} of init_from, {tuple(sizes[:n_hidden])}; the code "
+                f"of {counted(sizes[-1], 'unit')} may follow."
             )
         source: Any = self.init_from
         learned = source.module_.config["encoder"]

@@ -23,6 +23,7 @@ from sknn_deep._engine.chunks import StreamedTable
 from sknn_deep._engine.divided_rows import DividedTable
 from sknn_deep._sklearn import check_feature_names_in
 from sknn_deep._user_warnings import warn_user
+from sknn_deep._wording import counted
 
 # A text column with more numbers than this among its values was probably meant to be numeric.
 _MANY_NUMBERS = 20
@@ -318,8 +319,8 @@ def _selected(selection: Any, names: list[Any]) -> list[int]:
     if all(isinstance(item, bool | np.bool_) for item in items) and items:
         if len(items) != len(names):
             raise ValueError(
-                f"categorical_features is a mask of {len(items)} columns, but X has {len(names)}; "
-                "pass True or False for each, or names or numbers of columns."
+                f"categorical_features is a mask of {counted(len(items), 'column')}, but X has "
+                f"{len(names)}; pass True or False for each, or names or numbers of columns."
             )
         return [j for j, is_chosen in enumerate(items) if is_chosen]
     chosen = set()
@@ -327,8 +328,8 @@ def _selected(selection: Any, names: list[Any]) -> list[int]:
         if isinstance(item, int | np.integer) and not isinstance(item, bool):
             if not -len(names) <= item < len(names):
                 raise ValueError(
-                    f"categorical_features has {item}, but X has {len(names)} columns, from 0 to "
-                    f"{len(names) - 1}; pass numbers of these."
+                    f"categorical_features has {item}, but X has {counted(len(names), 'column')}, "
+                    f"numbered from 0; pass the numbers of columns that it has."
                 )
             chosen.add(int(item) % len(names))
         elif item in names:

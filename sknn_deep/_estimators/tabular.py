@@ -198,7 +198,8 @@ class TabularHooks:
         if self.early_stopping:
             raise AttributeError(
                 "partial_fit holds no rows out: it is available with early_stopping=False only, "
-                f"got early_stopping={self.early_stopping}."
+                f"got early_stopping={self.early_stopping}. Set it to False, and pass X_val and "
+                "y_val to partial_fit to record the loss and the score of rows of your own."
             )
         return super()._check_solver()  # type: ignore[misc]
 

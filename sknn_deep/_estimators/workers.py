@@ -19,7 +19,9 @@ from sknn_deep._estimators.processes import check_travels
 Answers = Callable[[Callable, Iterable[tuple]], Iterator[Any]]
 
 
-def n_workers_for(estimator: Any, n_jobs: int | None, n_tasks: int) -> int:
+def n_workers_for(
+    estimator: Any, n_jobs: int | None, n_tasks: int, callbacks: Iterable[Any] = ()
+) -> int:
     """Return how many workers are of use.
 
     Parameters
@@ -29,16 +31,19 @@ def n_workers_for(estimator: Any, n_jobs: int | None, n_tasks: int) -> int:
     n_jobs : int or None
         As joblib's.
     n_tasks : int
+    callbacks : iterable, default=()
+        scikit-learn's callbacks, which are sent along.
 
     Raises
     ------
     TypeError
-        If a parameter of the estimator cannot be sent to another process.
+        If a parameter of the estimator, or a callback, cannot be sent to another process.
     """
     n_workers = min(joblib.effective_n_jobs(n_jobs), n_tasks)
     has_own_memory = not getattr(get_active_backend()[0], "supports_sharedmem", False)
     if n_workers > 1 and has_own_memory:
-        check_travels(estimator)
+        check_travels(estimator.get_params(deep=False))
+        check_travels({"set_callbacks": list(callbacks)})
     return n_workers
 
 

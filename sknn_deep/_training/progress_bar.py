@@ -27,7 +27,8 @@ class ProgressBar(sklearn.callback.ProgressBar):
     Notes
     -----
     It needs rich, which the extra ``progress`` installs, and in a notebook also ipywidgets. A fused
-    search has one bar: networks that are trained together have none of their own.
+    search has one bar: networks that are trained together have none of their own. An ensemble has
+    one for itself and one for each of its networks.
 
     Examples
     --------

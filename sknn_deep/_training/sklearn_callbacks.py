@@ -1,7 +1,15 @@
-"""The bridge from the training loop to scikit-learn's callbacks."""
+"""The bridge from the training loop to scikit-learn's callbacks.
+
+A fit is a task. Its parts are the epochs of a network, the networks of an ensemble, whose parts are
+their epochs, or candidates. Networks of an ensemble may be trained in joblib's workers, so what
+tells of their epochs can be pickled; of their ends the process tells that has all of them.
+"""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from skorch.callbacks import Callback
@@ -15,69 +23,67 @@ class StopTraining(KeyboardInterrupt):
 
 
 class SklearnCallbacks(Callback):
-    """Tell scikit-learn's callbacks of the training: one task per epoch, or per candidate.
+    """Tell scikit-learn's callbacks of a task, and of each of its parts.
 
     Parameters
     ----------
-    estimator : estimator
-        The estimator being fitted, with its callbacks registered.
-    max_iter : int
-        Number of epochs, or of candidates, that may come.
-    X, y : array-like
-        The training data as the user gave them, handed to the callbacks.
-    sample_weight : ndarray or None
-        Handed on as metadata, so that monitors can weight their scores.
+    context : CallbackContext
+        Of the task.
+    task : dict
+        What callbacks are given of it: ``estimator``, ``X``, ``y`` and ``metadata``.
     learned : callable
         Returns what the fit has learned so far beside the weights, by name; None for nothing.
-    task_name : str, default="epoch"
+    part_name : str, default="epoch"
     """
 
     def __init__(
         self,
-        estimator: Any,
-        max_iter: int,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
+        context: Any,
+        task: dict[str, Any],
         learned: Callable[[], dict[str, Any] | None],
-        task_name: str = "epoch",
+        part_name: str = "epoch",
     ):
-        self._learned, self._task_name = learned, task_name
-        metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
-        self._task: dict[str, Any] = {
-            "estimator": estimator, "X": X, "y": y, "metadata": metadata,
-        }  # fmt: skip
-        self._root = estimator._init_callback_context(max_subtasks=max_iter)
-        self._epoch: Any = None
+        self._context, self._task, self._learned = context, task, learned
+        self._part_name = part_name
+        self._part: Any = None
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Begin the root task."""
-        self._root.call_on_fit_task_begin(**self._task)
+        """Begin the task."""
+        self._context.call_on_fit_task_begin(**self._task)
 
     def on_epoch_begin(
         self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
     ) -> None:
-        """Begin a task for the epoch."""
-        self._epoch = self._root.subcontext(task_name=self._task_name)
-        self._epoch.call_on_fit_task_begin(**self._task)
+        """Begin a part."""
+        self._part = self._context.subcontext(task_name=self._part_name)
+        self._part.call_on_fit_task_begin(**self._task)
 
     def on_epoch_end(
         self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
     ) -> None:
-        """End the epoch's task, and the training if a callback asks for it."""
-        epoch, self._epoch = self._epoch, None
+        """End the part, and the training if a callback asks for it."""
+        part, self._part = self._part, None
         if net is not None:  # a candidate is no epoch
             row = net.history[-1]
-            epoch.figures = {"epoch": row["epoch"], "loss": row["train_loss"]}
+            part.figures = {"epoch": row["epoch"], "loss": row["train_loss"]}
             if "valid_score" in row:
-                epoch.figures["score"] = row["valid_score"]
-        stop = epoch.call_on_fit_task_end(
+                part.figures["score"] = row["valid_score"]
+        stop = part.call_on_fit_task_end(
             **self._task,
             # copied only when a callback asks for them
-            reconstruction_attributes=lambda: self._learned_with_weights(net),
+            reconstruction_attributes=lambda: self._of_copy(self._learned_with_weights(net)),
         )
         if stop:
             raise StopTraining
+
+    def _of_copy(self, learned: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return what scikit-learn sets on a copy of the estimator to have it fitted."""
+        if learned is None:
+            return None
+        # all at once: what an earlier fit has left, such as an ensemble, would stay on the copy
+        estimator = self._task["estimator"]
+        names = vars(estimator).keys() - estimator._fitted_state.keys()
+        return {"__dict__": {name: vars(estimator)[name] for name in names} | learned}
 
     def _learned_with_weights(self, net: Any) -> dict[str, Any] | None:
         """Return what is learned, with the present weights of the one network that is trained."""
@@ -87,7 +93,137 @@ class SklearnCallbacks(Callback):
         return {**learned, "module_": copy.deepcopy(net.module_)}
 
     def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """End the root task, and the epoch's where it was interrupted."""
-        if self._epoch is not None:
-            self._epoch.call_on_fit_task_end(**self._task)
-        self._root.call_on_fit_task_end(**self._task, reconstruction_attributes=self._learned)
+        """End the task, and its part where that was interrupted."""
+        if self._part is not None:
+            self._part.call_on_fit_task_end(**self._task)
+        self._end(self._learned)
+
+    def _end(self, learned: Callable[[], dict[str, Any] | None]) -> None:
+        self._context.call_on_fit_task_end(
+            **self._task, reconstruction_attributes=lambda: self._of_copy(learned())
+        )
+
+    def of_networks(
+        self,
+        networks: Sequence[Any],
+        names: Sequence[str],
+        n_epochs: int,
+        as_ensemble: Callable[[Any, dict[str, Any]], dict[str, Any]],
+    ) -> list["NetworkCallbacks"]:
+        """Return what tells of each network of an ensemble, of which this is the task.
+
+        Parameters
+        ----------
+        networks : sequence of estimator
+        names : sequence of str
+        n_epochs : int
+            That each network may have.
+        as_ensemble : callable
+            Takes a network and its fitted state; returns that of an ensemble of it alone. It can be
+            pickled.
+        """
+        return [
+            NetworkCallbacks(
+                self._context.subcontext(name, task_id=number, max_subtasks=n_epochs),
+                self._task,
+                network,
+                partial(as_ensemble, network),
+            )
+            for number, (network, name) in enumerate(zip(networks, names, strict=True))
+        ]
+
+
+class NetworkCallbacks(SklearnCallbacks):
+    """Tell scikit-learn's callbacks of one network of an ensemble, and of its epochs.
+
+    A stack that fails is trained again from its first epoch. Callbacks have heard of some epochs
+    then, and hear only of those after them.
+
+    Parameters
+    ----------
+    context : CallbackContext
+        Of the network.
+    task : dict
+        See :class:`SklearnCallbacks`.
+    network : estimator
+        The one that is trained.
+    as_ensemble : callable
+        Takes its fitted state; returns that of an ensemble of it alone.
+    """
+
+    def __init__(
+        self,
+        context: Any,
+        task: dict[str, Any],
+        network: Any,
+        as_ensemble: Callable[[dict[str, Any]], dict[str, Any]],
+    ):
+        super().__init__(context, task, dict)
+        self.network, self._as_ensemble = network, as_ensemble
+        self._is_begun, self._n_told, self._n_epochs = False, 0, 0
+        self._error: Exception | None = None
+
+    def of_training(self, learned: Callable[[], dict[str, Any]]) -> "NetworkCallbacks":
+        """Return itself, ready for a training that has learned so much by the time of a call."""
+        self._learned, self._n_epochs = learned, 0
+        return self
+
+    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Begin the network's task."""
+        if not self._is_begun:
+            super().on_train_begin(net)
+        self._is_begun = True
+
+    def on_epoch_begin(
+        self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
+    ) -> None:
+        """Begin a task for the epoch."""
+        self._n_epochs += 1
+        if self._n_epochs <= self._n_told:
+            return
+        self._n_told += 1
+        try:
+            super().on_epoch_begin(net)
+        except Exception as error:  # a stack knows only at an epoch's end whose errors are
+            self._error = error
+
+    def on_epoch_end(
+        self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
+    ) -> None:
+        """End the epoch's task, and the training of the network if a callback asks for it."""
+        if self._error is not None:
+            raise self._error
+        if self._n_epochs == self._n_told and self._part is not None:
+            super().on_epoch_end(net)
+
+    def _learned_with_weights(self, net: Any) -> dict[str, Any] | None:
+        learned = super()._learned_with_weights(net)
+        return None if learned is None else self._as_ensemble(learned)
+
+    def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Release the training; the end of the network's task is told by :meth:`end`."""
+        self._learned = dict
+
+    def end(self, learned: Callable[[], dict[str, Any]]) -> None:
+        """End the network's task, with what the ensemble has learned so far."""
+        self._end(learned)
+
+
+_present: ContextVar[NetworkCallbacks | None] = ContextVar("_present", default=None)
+
+
+@contextmanager
+def told(callbacks: NetworkCallbacks | None) -> Iterator[None]:
+    """Let the fit of a network that a block makes tell of its epochs."""
+    token = _present.set(callbacks)
+    try:
+        yield
+    finally:
+        _present.reset(token)
+
+
+def told_of(estimator: Any) -> NetworkCallbacks | None:
+    """Return what tells of the epochs of a network of an ensemble; None where nothing does."""
+    callbacks = _present.get()
+    # a fit of the user's own may make others on the way
+    return callbacks if callbacks is not None and callbacks.network is estimator else None

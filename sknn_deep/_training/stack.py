@@ -219,9 +219,9 @@ class Stack:
                 results[1, :, piece] = self._take_or_replay(work, moves, own).mT
                 results[0, :, piece] = work.losses()
         self._is_behind = True
-        validated = [k for k, training in self._live.items() if training.is_validated]
-        if validated:
-            self._write_weights(validated)
+        looked_at = [k for k, training in self._live.items() if training.is_looked_at]
+        if looked_at:
+            self._write_weights(looked_at)
         for k, training in self._live.items():
             rate = rates[k]
             if rate is not None:

@@ -316,9 +316,9 @@ class Training:
         return self._schedule.rates(self.batches.n_batches)
 
     @property
-    def is_validated(self) -> bool:
-        """Whether the network is evaluated after every epoch."""
-        return self._validation is not None
+    def is_looked_at(self) -> bool:
+        """Whether the network is evaluated after every epoch, or may be by a callback."""
+        return self._validation is not None or self.net is not None
 
     @property
     def draws_alone(self) -> bool:

@@ -13,6 +13,8 @@ import scipy.sparse as sp
 from dask.base import is_dask_collection
 from dask.delayed import Delayed
 
+from sknn_deep._wording import counted
+
 
 def is_collection(X: Any) -> bool:
     """Return whether X is an array or a frame of Dask."""
@@ -97,8 +99,8 @@ def _alike(name: str, values: Any, name_of_x: str, X: Any, n_parts: int) -> list
     found = list(found.ravel()) if isinstance(values, da.Array) else list(found)
     if len(found) != n_parts:
         raise ValueError(
-            f"{name_of_x} has {n_parts} partitions, but {name} has {len(found)}: divide both "
-            "alike, such as by repartition, or by compute_chunk_sizes() and rechunk."
+            f"{name_of_x} has {counted(n_parts, 'partition')}, but {name} has {len(found)}: divide "
+            "both alike, such as by repartition, or by compute_chunk_sizes() and rechunk."
         )
     return found
 
@@ -110,8 +112,8 @@ def _rechunked(name: str, values: Any, name_of_x: str, X: Any) -> Any:
         return values  # each worker compares its partitions
     if X.shape[0] != values.shape[0]:
         raise ValueError(
-            f"{name_of_x} has {X.shape[0]} rows, but {name} has {values.shape[0]}; pass one of "
-            "each."
+            f"{name_of_x} has {counted(X.shape[0], 'row')}, but {name} has {values.shape[0]}; pass "
+            "one of each."
         )
     return values.rechunk({0: X.chunks[0]})
 

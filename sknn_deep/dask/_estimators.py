@@ -180,7 +180,7 @@ class OnWorkers(BaseDeepNetwork):
         if not isinstance(random_state, int | np.integer):
             # what one process would have drawn from, here
             random_state = local.random_state = random_state or np.random.mtrand._rand
-        check_travels(local)
+        check_travels(local.get_params(deep=False))
         fitted = fit_on_workers(local, call, client)
         if isinstance(random_state, np.random.RandomState):
             random_state.set_state(fitted.random_state.get_state())

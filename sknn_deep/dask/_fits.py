@@ -18,6 +18,7 @@ from sknn_deep._estimators.call import Call
 from sknn_deep._estimators.callback_parameter import unnamed
 from sknn_deep._training.checkpoint import TrainingCheckpoint
 from sknn_deep._user_warnings import warn_user
+from sknn_deep._wording import counted
 from sknn_deep.dask import _ranks as ranks
 from sknn_deep.dask._collections import partitions
 
@@ -135,7 +136,7 @@ class _Placed:
                     self.train.append([])
                 self.train[self.workers.index(worker)].append((number, future))
         if not self.workers:
-            raise ValueError(f"X has no rows: all of its {len(train)} partitions are empty.")
+            raise ValueError(f"X has no rows in {counted(len(train), 'partition')}.")
         self.held_out: list[list[tuple[int, Future]]] = [[] for _ in self.workers]
         for number, future in enumerate(futures[len(train) :]):
             if n_rows[len(train) + number]:
@@ -144,7 +145,7 @@ class _Placed:
                 rank = self.workers.index(own[0]) if own else number % len(self.workers)
                 self.held_out[rank].append((number, future))
         if held_out and not any(self.held_out):
-            raise ValueError(f"X_val has no rows: its {len(held_out)} partitions are empty.")
+            raise ValueError(f"X_val has no rows in {counted(len(held_out), 'partition')}.")
 
     def close(self) -> None:
         """Let go of the partitions, unless the user keeps them."""
@@ -260,11 +261,11 @@ def _reason(client: Client, futures: list[Future], workers: list[str]) -> BaseEx
         lost = _lost(client, workers)
     if lost:
         return RuntimeError(
-            f"{len(lost)} of the {len(workers)} workers that trained together was lost: "
-            f"{', '.join(lost)}. Nothing was learned. See its log, which may tell of too little "
-            "memory, and call fit again: the partitions are then computed on those that are left. "
-            "With a TrainingCheckpoint among callbacks, on a path that all workers see, the "
-            "training goes on from its last epoch."
+            f"{len(lost)} of the {counted(len(workers), 'worker')} that trained together "
+            f"{'was' if len(lost) == 1 else 'were'} lost: {', '.join(lost)}. Nothing was learned. "
+            "See its log, which may tell of too little memory, and call fit again: the partitions "
+            "are then computed on those that are left. With a TrainingCheckpoint among callbacks, "
+            "on a path that all workers see, the training goes on from its last epoch."
         )
     if errors:
         return errors[0]

@@ -32,6 +32,7 @@ from sknn_deep._estimators.table_columns import names_of
 from sknn_deep._hardware.ranks import Ranks, training_together
 from sknn_deep._hardware.threads import fixed_threads
 from sknn_deep._user_warnings import collected_warnings
+from sknn_deep._wording import counted
 
 # How long a rank waits for another, which may validate data at another pace, and how often it looks
 # meanwhile whether the fit was stopped.
@@ -338,8 +339,8 @@ def _columns_of_all(ranks: Ranks, parts: Sequence[Numbered]) -> dict[str, np.nda
         for name, column in columns.items():
             if len(column) != n_rows:
                 raise ValueError(
-                    f"Partition {number} of X has {n_rows} rows, and that of {name} has "
-                    f"{len(column)}: divide both alike, such as by y.rechunk or repartition."
+                    f"Partition {number} of X has {counted(n_rows, 'row')}, and that of {name} "
+                    f"has {len(column)}: divide both alike, such as by y.rechunk or repartition."
                 )
         own.append((number, columns))
     of_all = [columns for _, columns in sorted(sum(ranks.collected(own), []), key=lambda n: n[0])]

@@ -60,7 +60,12 @@ def _route(trial: Trial) -> Route:
     names, last = path_to_last(trial.estimator)
     inner = _path_to_first_transformer(trial.estimator)
     if not is_network(last):
-        reason = f"{type(last).__name__} is no deep network of this package"
+        name, what = type(last).__name__, "no deep network of this package"
+        holder = _holder_before(trial.estimator, last)
+        reason = f"{name} is {what}"
+        if holder is not None:
+            inside = type(holder).__name__
+            reason = f"the network inside {inside} is followed by {name}, which is {what}"
         names = []
         if not inner:
             return Route(reason=reason)
@@ -135,6 +140,18 @@ def path_to_last(estimator: Any) -> tuple[list[str], Any]:
         names.append(step[0])
         estimator = step[1]
     return names, estimator
+
+
+def _holder_before(estimator: Any, last: Any) -> Any:
+    """Return what fits a network inside it, before the last step; None where nothing does."""
+    own = [id(part) for part in parts_of(last)] if hasattr(last, "get_params") else []
+    for part in parts_of(estimator)[1:]:
+        if not hasattr(part, "get_params") or isinstance(part, Pipeline | type) or id(part) in own:
+            continue
+        values = part.get_params(deep=False).values()
+        if any(isinstance(value, BaseDeepNetwork) for value in values):
+            return part
+    return None
 
 
 def last_step(estimator: Any) -> tuple[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sknn_deep._estimators.table_columns import TableColumns
+from sknn_deep._wording import counted
 from sknn_deep.onnx._graph import Graph
 
 
@@ -29,8 +30,8 @@ def matrix(graph: Graph, inputs: list[Any], n_features: int, columns: TableColum
     widths = [n_features] if len(inputs) == 1 else [v.type.shape[1] for v in inputs]
     if sum(widths) != n_features:
         raise ValueError(
-            f"The graph has {sum(widths)} columns where the network was fitted to {n_features}; "
-            "convert it with an X of the same columns."
+            f"The graph has {counted(sum(widths), 'column')} where the network was fitted to "
+            f"{n_features}; convert it with an X of the same columns."
         )
     parts: list[str] = []
     start = 0

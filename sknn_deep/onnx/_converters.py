@@ -13,6 +13,7 @@ from sknn_deep._estimators.hidden_activations import HiddenActivations
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._estimators.supervised import hidden_layer_number
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
+from sknn_deep._wording import counted
 from sknn_deep.model_selection._halving import (
     FusedHalvingGridSearchCV,
     FusedHalvingRandomSearchCV,
@@ -295,7 +296,7 @@ def _convert_autoencoder(scope: Any, operator: Any, container: Any) -> None:
         n_categories = len(autoencoder._encoding.categories)
         raise ValueError(
             "An autoencoder that encodes categories or scales by itself has no ONNX nodes, got "
-            f"scaling={autoencoder.scaling!r}, and {n_categories} of its columns hold categories: "
+            f"scaling={autoencoder.scaling!r} and {counted(n_categories, 'column')} of categories: "
             "put OneHotEncoder and StandardScaler before it, in a pipeline, and leave scaling at "
             "None."
         )

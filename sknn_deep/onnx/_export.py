@@ -13,6 +13,7 @@ from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._estimators.table_columns import is_frame, named_columns
 from sknn_deep._estimators.types import MatrixLike
+from sknn_deep._wording import counted
 from sknn_deep.onnx._converters import METHODS, Method, ends, register, tensor_type
 
 # The versions of ONNX's operators that ONNX Runtime knows since 1.18.
@@ -160,8 +161,9 @@ def _with_codes(estimator: Any, method: str) -> AutoencoderTransformer:
 def _check_codes(estimator: Any, X: Any) -> None:
     if np.shape(X)[1:] != (estimator._n_features_out,):
         raise ValueError(
-            f"method='inverse_transform' needs codes of {estimator._n_features_out} columns, got X "
-            f"of shape {np.shape(X)}; pass what transform returns."
+            "method='inverse_transform' needs codes of "
+            f"{counted(estimator._n_features_out, 'column')}, got X of shape "
+            f"{np.shape(X)}; pass what transform returns."
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import type_of_target
 
+from sknn_deep._wording import counted
 from sknn_deep.plotting._style import next_color, resolve_axes
 
 if TYPE_CHECKING:
@@ -215,12 +216,13 @@ class CalibrationDisplay:
         columns: np.ndarray = np.unique(labels) if classes is None else np.asarray(classes)
         if len(columns) != proba.shape[1]:
             raise ValueError(
-                f"y_proba has {proba.shape[1]} columns for {len(columns)} classes; pass "
-                "classes=estimator.classes_."
+                f"y_proba has {counted(proba.shape[1], 'column')} for "
+                f"{counted(len(columns), 'class', 'classes')}; pass classes=estimator.classes_."
             )
         if not 1 <= n_bins <= len(labels):
             raise ValueError(
-                f"n_bins={n_bins} does not suit {len(labels)} rows; pass 1 to {len(labels)}."
+                f"n_bins={n_bins} does not suit {counted(len(labels), 'row')}; pass 1 to "
+                f"{len(labels)}."
             )
         confidence = proba.max(axis=1)
         is_right = columns[proba.argmax(axis=1)] == labels

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length
 
+from sknn_deep._wording import counted
 from sknn_deep.plotting._annotations import write_names
 from sknn_deep.plotting._embedding_page import InlinePage, make_page
 from sknn_deep.plotting._images import as_images
@@ -191,7 +192,8 @@ class EmbeddingDisplay:
             )
         if y is not None and np.shape(y) != (len(points),):
             raise ValueError(
-                f"y has shape {np.shape(y)} for {len(points)} samples; pass one value for each."
+                f"y has shape {np.shape(y)} for {counted(len(points), 'sample')}; pass one value "
+                "for each."
             )
         if images is not None:
             images = as_images(images, image_shape)

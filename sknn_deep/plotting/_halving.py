@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sknn_deep._estimators.jobs import spelled
+from sknn_deep._wording import counted
 from sknn_deep.plotting._style import PALETTE, resolve_axes
 
 if TYPE_CHECKING:
@@ -166,8 +167,8 @@ class HalvingDisplay:
         scores = np.asarray(self.scores, dtype=float)
         if not np.isfinite(scores).any():
             raise ValueError(
-                f"{self.score_name!r} is NaN or infinite for all {len(scores)} rows; search again "
-                "with error_score='raise' to see why the fits or the scorer failed."
+                f"{self.score_name!r} is NaN or infinite in {counted(len(scores), 'row')}; "
+                "search again with error_score='raise' to see why the fits or the scorer failed."
             )
         ax = resolve_axes(self, ax, (6.8, 4.4))
         rungs = np.unique(resources)
@@ -190,7 +191,10 @@ class HalvingDisplay:
                 style = {"color": PALETTE[0], "lw": 1.2, "ms": 4, "alpha": opacity}
             self.lines_ += ax.plot(place[rows], scores[rows], marker="o", **style)
         counts = [len(np.unique(candidates[resources == rung])) for rung in rungs]
-        ticks = [f"{rung:g}\n{count} candidates" for rung, count in zip(rungs, counts, strict=True)]
+        ticks = [
+            f"{rung:g}\n{counted(count, 'candidate')}"
+            for rung, count in zip(rungs, counts, strict=True)
+        ]
         ax.set_xticks(range(len(rungs)), ticks)
         ax.set_xlabel(self.resource_name)
         ax.set_ylabel(f"mean {self.score_name.replace('_', ' ')} of the folds")

@@ -9,6 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import check_array
 
+from sknn_deep._wording import counted
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
@@ -30,8 +32,8 @@ def as_images(X: Any, image_shape: tuple[int, ...] | None) -> np.ndarray:
             )
     if len(image_shape) != 2 or np.prod(image_shape) != n_pixels:
         raise ValueError(
-            f"image_shape={tuple(image_shape)} does not match {n_pixels} features; pass a height "
-            f"and a width whose product is {n_pixels}."
+            f"image_shape={tuple(image_shape)} does not match {counted(n_pixels, 'feature')}; pass "
+            f"a height and a width whose product is {n_pixels}."
         )
     return rows.reshape(-1, *image_shape)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.inspection import permutation_importance
 
+from sknn_deep._wording import counted
 from sknn_deep.plotting._style import PALETTE, resolve_axes
 
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ class ImportanceDisplay:
             )
         if feature_names is not None and len(feature_names) != len(importances):
             raise ValueError(
-                f"there are {len(feature_names)} feature_names for {len(importances)} features."
+                f"feature_names has {counted(len(feature_names), 'entry', 'entries')} for "
+                f"{counted(len(importances), 'feature')}; pass one for each."
             )
         display = cls(importances=importances, feature_names=feature_names, score_name=score_name)
         return display.plot(ax, **options)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from sknn_deep._wording import counted
 from sknn_deep.plotting._images import GAP, as_images, draw_image, frame_images
 from sknn_deep.plotting._style import resolve_axes
 
@@ -168,8 +169,8 @@ class ReconstructionDisplay:
             images[name] = as_images(_first_rows(rows, n_images), originals.shape[1:])
             if len(images[name]) != len(originals):
                 raise ValueError(
-                    f"the reconstruction {name!r} has {len(images[name])} images for "
-                    f"{len(originals)} originals; pass one row for each row of X."
+                    f"the reconstruction {name!r} has {counted(len(images[name]), 'image')} for "
+                    f"{counted(len(originals), 'original')}; pass one row for each row of X."
                 )
         return cls(originals=originals, reconstructions=images).plot(ax, **options)
 

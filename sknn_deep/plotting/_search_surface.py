@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sknn_deep._estimators.jobs import spelled
+from sknn_deep._wording import counted
 from sknn_deep.plotting._style import PALETTE, resolve_axes
 
 if TYPE_CHECKING:
@@ -196,8 +197,8 @@ class SearchSurfaceDisplay:
         scores = np.asarray(self.scores, dtype=float)
         if not np.isfinite(scores).any():
             raise ValueError(
-                f"{self.score_name!r} is NaN or infinite for all {len(scores)} candidates; search "
-                "again with error_score='raise' to see why the fits or the scorer failed."
+                f"{self.score_name!r} is NaN or infinite for {counted(len(scores), 'candidate')}; "
+                "search again with error_score='raise' to see why the fits or the scorer failed."
             )
         x_values, columns = _levels(self.x)
         y_values, rows = _levels(self.y)

@@ -328,7 +328,7 @@ def test_set_without_any_weight_is_refused(rows):
     weight = np.zeros(N_ROWS)
     weight[10:] = 0.0 if rows is None else 1.0
     n_rows = N_ROWS if rows is None else 10
-    with pytest.raises(ValueError, match=f"All sample weights of the {n_rows} rows .* are zero"):
+    with pytest.raises(ValueError, match=f"All sample weights of {n_rows} rows? .* are zero"):
         _make(weight=weight, rows=rows)
 
 
@@ -367,7 +367,7 @@ def test_weights_whose_sum_is_no_number_are_refused(rows):
 
 def test_the_whole_without_any_weight_is_refused():
     samples = Samples(features_of(VALUES), None, None, np.zeros(N_ROWS))
-    with pytest.raises(ValueError, match="All sample weights of the 53 rows"):
+    with pytest.raises(ValueError, match="All sample weights of 53 rows"):
         whole(samples, device=CPU, dtype=torch.float64)
 
 

@@ -472,8 +472,8 @@ def test_a_dead_unit_is_named_with_a_remedy(images):
     with torch.no_grad():
         network.module_.encoder[-2].bias.copy_(torch.tensor([10.0, -1e3, 10.0, -1e3]))
     message = (
-        "2 of the 4 units of the code are the same for every row: 1, 3 (counted from 0). To "
-        "bring them to life, choose code_activation='identity' instead of 'relu'."
+        "2 units of the code are the same for every row: 1, 3 (of 4, counted from 0). To "
+        "bring dead units to life, choose code_activation='identity' instead of 'relu'."
     )
     with pytest.warns(ConvergenceWarning, match=re.escape(message)):
         network.fit(images)
@@ -824,10 +824,10 @@ def test_a_frozen_source_is_the_same_start(pretrained):
     [
         (
             {"hidden_layer_sizes": (10, 64)},
-            "hidden_layer_sizes=(10, 64) must begin with the 3 layer(s) of init_from, "
+            "hidden_layer_sizes=(10, 64) must begin with 3 layers of init_from, "
             "(128, 64, 32); the code of 8 units may follow.",
         ),
-        ({"hidden_layer_sizes": (128,)}, "hidden_layer_sizes=(128,) must begin with the 3 layer"),
+        ({"hidden_layer_sizes": (128,)}, "hidden_layer_sizes=(128,) must begin with 3 layers of"),
         ({"activation": "relu"}, "activation='relu' is not that of init_from"),
         ({"normalization": "layer"}, "normalization='layer' is not that of init_from"),
         ({"init_from": AutoencoderTransformer()}, "pass init_from=FrozenEstimator(autoencoder)"),

@@ -18,7 +18,7 @@ from sknn_deep._estimators.fitted_state import check_fitted_state, fitted_names
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations"),
     pytest.mark.filterwarnings("ignore:lbfgs failed to converge"),
-    pytest.mark.filterwarnings("ignore:.*units of the code are the same"),
+    pytest.mark.filterwarnings("ignore:.*units? of the code (is|are) the same"),
 ]
 
 X = pd.DataFrame(np.random.RandomState(0).uniform(size=(30, 3)), columns=["a", "b", "c"])

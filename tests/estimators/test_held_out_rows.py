@@ -12,6 +12,7 @@ from sklearn.model_selection import (
     GroupShuffleSplit,
     KFold,
     LeaveOneGroupOut,
+    LeavePGroupsOut,
     PredefinedSplit,
     StratifiedShuffleSplit,
     TimeSeriesSplit,
@@ -19,7 +20,12 @@ from sklearn.model_selection import (
 )
 from sklearn.neural_network import MLPClassifier
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep import (
+    AutoencoderTransformer,
+    DeepMLPClassifier,
+    DeepMLPRegressor,
+    TabularMLPClassifier,
+)
 from sknn_deep._estimators import supervised
 from sknn_deep._estimators.held_out_rows import (
     hold_out_rows,
@@ -346,10 +352,10 @@ class Yields:
         (
             Yields(),
             None,
-            "yields no split of the 60 rows; choose one that yields training and test",
+            "yields no split of 60 rows; choose one that yields training and test",
         ),
         (Yields((ROWS[:0], ROWS)), None, "yields 0 training rows of 60, but there must be 1"),
-        (Yields((ROWS[1:], ROWS[:1])), None, "yields 1 test rows of 60, but there must be 2"),
+        (Yields((ROWS[1:], ROWS[:1])), None, "yields 1 test row of 60, but there must be 2"),
         (Yields((ROWS[5:], ROWS[:9])), None, "holds out rows that it trains on, such as 5; choose"),
         (Yields((ROWS[1:], [-1, 0])), None, "rows: -1 is not a row from 0 to 59. Choose one that"),
         (Yields((ROWS[1:], [60, 0])), None, "rows: 60 is not a row from 0 to 59"),
@@ -359,9 +365,29 @@ class Yields:
         (Yields((ROWS,)), None, "yields no training and test rows: not enough values"),
         (Yields((ROWS[2:], ROWS[:1], ROWS[1:2])), None, "rows: too many values"),
         (Yields(3), None, "yields no training and test rows: .* not iterable"),
-        (KFold, None, "KFold'> failed on 60 rows: .* Pass groups to fit where"),
-        (GroupKFold(2), None, "The 'groups' parameter should not be None. Pass groups to fit"),
-        (GroupKFold(2), ROWS[:9], "groups has 9 entries for 60 rows; pass one of each"),
+        (KFold, None, r"is the class KFold, which divides nothing: pass KFold\(\), not KFold\.$"),
+        (
+            KFold(2000),
+            None,
+            r"failed on 60 rows: .*n_samples=60\. Choose a smaller n_splits, so that two rows",
+        ),
+        (
+            GroupKFold(2),
+            None,
+            r"The 'groups' parameter should not be None\. Pass groups to fit; searches and "
+            r"pipelines hand them on with metadata routing enabled and set_fit_request\(groups=",
+        ),
+        (
+            GroupKFold(2),
+            0 * ROWS,
+            r"number of groups: 1\. groups has 1 group: pass groups that differ, or a splitter",
+        ),
+        (
+            LeavePGroupsOut(3),
+            ROWS % 3,
+            r"be present\. groups has 3 groups: choose fewer splits, or a splitter without groups",
+        ),
+        (GroupKFold(2), ROWS[:9], "groups has 9 entries for 60 rows; pass one for each"),
         (None, ROWS, "groups are for a validation_splitter, got validation_splitter=None; pass"),
     ],
 )
@@ -372,7 +398,7 @@ def test_rows_that_cannot_be_held_out_are_refused(splitter, groups, message):
 
 def test_a_splitter_that_needs_labels_is_refused_by_its_own_name():
     message = (
-        r"(?s)StratifiedShuffleSplit\(n_splits=1, random_state=None.* failed on 60 rows: .*choose"
+        r"(?s)StratifiedShuffleSplit\(n_splits=1, random_state=None.* failed on 60 rows: .*Choose"
     )
     splitter = StratifiedShuffleSplit(1)
     with pytest.raises(ValueError, match=message):
@@ -383,7 +409,17 @@ def test_a_splitter_that_needs_labels_is_refused_by_its_own_name():
     ("params", "method", "message"),
     [
         ({}, "fit", "got early_stopping=False; set early_stopping=True, or leave validation_spl"),
-        ({}, "partial_fit", "early_stopping=False; pass X_val to partial_fit, or leave validation"),
+        (
+            {},
+            "partial_fit",
+            "early_stopping=False; pass X_val and y_val to partial_fit, or leave validation",
+        ),
+        (
+            {"early_stopping": True},
+            "partial_fit",
+            r"holds no rows out, so validation_splitter=KFold\(n_splits=3, .*\) is not asked\. Set "
+            "early_stopping=False, and pass X_val and y_val to partial_fit",
+        ),
         (
             {"early_stopping": True, "solver": "lbfgs"},
             "fit",
@@ -461,6 +497,17 @@ def test_partial_fit_of_a_classifier_and_an_autoencoder_take_a_validation_set():
         classifier.partial_fit(X_ROWS, Y_ROWS, X_val=X_ROWS[:9])
     autoencoder = AutoencoderTransformer(1, **off).partial_fit(X_ROWS, X_val=X_ROWS[:9])
     assert len(autoencoder.validation_scores_) == 1
+
+
+def test_partial_fit_names_the_validation_set_that_it_takes_instead_of_early_stopping():
+    autoencoder = AutoencoderTransformer(1, **QUICK)
+    with pytest.raises(ValueError, match="early_stopping=False, and pass X_val to partial_fit to"):
+        autoencoder.partial_fit(X_ROWS)
+    autoencoder.set_params(early_stopping=False).partial_fit(X_ROWS, X_val=X_ROWS[:9])
+    tabular = TabularMLPClassifier()
+    with pytest.raises(AttributeError) as raised:
+        tabular.partial_fit(X_ROWS, Y_ROWS, classes=np.unique(Y_ROWS))
+    assert "Set it to False, and pass X_val and y_val to partial_fit" in str(raised.value.__cause__)
 
 
 @pytest.mark.parametrize("n_networks", [1, 2])

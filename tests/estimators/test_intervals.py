@@ -125,6 +125,8 @@ def test_a_coverage_that_takes_more_rows_is_refused():
     message = "coverage=0.95 needs at least 19 held-out rows, but 9 were held out; hold out more"
     with pytest.raises(ValueError, match=message):
         conformal_quantile(scores, 0.95)
+    with pytest.raises(ValueError, match="at least 3 held-out rows, but 1 was held out; hold out"):
+        conformal_quantile(scores[:1], 0.75)
 
 
 @pytest.mark.parametrize("coverage", [0.1, 1e-3, 1e-12, 5e-324])

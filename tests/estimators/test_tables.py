@@ -586,7 +586,7 @@ def test_weights_of_held_out_rows_alone_are_refused():
     params = {"max_iter": 2, "n_networks": 1, "early_stopping": True}
     splitter = PredefinedSplit(np.where(weights, 0, -1))
     regressor = TabularMLPRegressor(**params, validation_splitter=splitter)
-    with pytest.raises(ValueError, match="All sample weights of the 28 rows to train on"):
+    with pytest.raises(ValueError, match="All sample weights of 28 rows to train on"):
         regressor.fit(X, X["size"], sample_weight=weights)
 
 

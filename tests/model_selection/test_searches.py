@@ -36,7 +36,13 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardSca
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor, model_selection
+from sknn_deep import (
+    AutoencoderTransformer,
+    DeepMLPClassifier,
+    DeepMLPRegressor,
+    HiddenActivations,
+    model_selection,
+)
 from sknn_deep._estimators.jobs import FASTER_ALONE
 from sknn_deep.model_selection import (
     FusedGridSearchCV,
@@ -933,6 +939,19 @@ def test_wrappers_are_fitted_one_by_one():
     assert set(search.not_fused_reasons_.flat) == {
         "BaggingRegressor is no deep network of this package"
     }
+
+
+@alone_or_not
+def test_a_network_inside_a_step_is_named_where_no_network_follows():
+    X, y = classes()
+    features = HiddenActivations(classifier())
+    estimator = make_pipeline(StandardScaler(), make_pipeline(features), LogisticRegression())
+    search = assert_same(estimator, {"logisticregression__C": [0.1, 1.0]}, X, y, cv=2)
+    assert set(search.not_fused_reasons_.flat) == {
+        "the network inside HiddenActivations is followed by LogisticRegression, which is no deep "
+        "network of this package"
+    }
+    assert not search.fused_.any()
 
 
 class OwnFit(DeepMLPClassifier):

@@ -629,6 +629,6 @@ def test_numbers_beside_texts_in_one_matrix_are_refused():
 def test_an_autoencoder_that_encodes_by_itself_is_refused_with_what_to_do(scaling):
     table = pd.DataFrame({"size": np.arange(20.0), "kind": ["a", "b"] * 10})
     autoencoder = AutoencoderTransformer(1, (), max_iter=1, scaling=scaling).fit(table)
-    message = f"got scaling={scaling!r}, and 1 of its columns hold categories: put OneHotEncoder"
+    message = f"got scaling={scaling!r} and 1 column of categories: put OneHotEncoder"
     with pytest.raises(ValueError, match=re.escape(message)):
         sknn_deep.to_onnx(autoencoder, table)

@@ -10,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from sknn_deep._wording import counted
 from sknn_deep.plotting import HalvingDisplay
 
 pytestmark = pytest.mark.usefixtures("scratch")  # draws without a screen
@@ -44,7 +45,7 @@ def test_each_candidate_is_a_line_over_its_rungs(options, cancer):
     assert best.get_ydata()[-1] == search.best_score_
     ticks = [label.get_text() for label in display.ax_.get_xticklabels()]
     assert ticks == [
-        f"{n_resources}\n{n_candidates} candidates"
+        f"{n_resources}\n{counted(n_candidates, 'candidate')}"
         for n_resources, n_candidates in zip(search.n_resources_, search.n_candidates_, strict=True)
     ]
     expected = options.get("resource", "n_samples").removeprefix("decisiontreeclassifier__")
@@ -70,5 +71,5 @@ def test_a_search_that_does_not_halve_is_refused(cancer):
 
 def test_scores_that_all_failed_are_refused():
     display = HalvingDisplay(candidates=[0], resources=[1], scores=[np.nan], best=0)
-    with pytest.raises(ValueError, match="is NaN or infinite for all 1 rows"):
+    with pytest.raises(ValueError, match="is NaN or infinite in 1 row; "):
         display.plot()

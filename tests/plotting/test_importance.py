@@ -48,7 +48,7 @@ def test_the_most_important_of_many_are_drawn():
     ("importances", "names", "message"),
     [
         (np.zeros(3), None, "importances have shape (3,)"),
-        (np.zeros((3, 2)), ["a"], "there are 1 feature_names for 3 features"),
+        (np.zeros((3, 2)), ["a"], "feature_names has 1 entry for 3 features; pass one for each"),
     ],
 )
 def test_importances_that_do_not_fit_are_refused(importances, names, message):

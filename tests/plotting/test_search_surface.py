@@ -109,7 +109,7 @@ def test_text_in_a_cell_without_a_colour_can_be_read():
 @pytest.mark.parametrize("scores", [[np.nan] * 4, [np.nan, -np.inf, np.nan, -np.inf]])
 def test_without_a_finite_score_there_is_nothing_to_draw(scores):
     display = SearchSurfaceDisplay(x=[1, 2, 1, 2], y=[1, 1, 2, 2], scores=scores, score_name="r2")
-    message = "'r2' is NaN or infinite for all 4 candidates; search again with error_score='raise'"
+    message = "'r2' is NaN or infinite for 4 candidates; search again with error_score='raise'"
     with pytest.raises(ValueError, match=re.escape(message)):
         display.plot()
 
