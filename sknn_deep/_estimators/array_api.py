@@ -18,6 +18,8 @@ from torch import Tensor
 
 from sknn_deep._estimators.call import Call
 from sknn_deep._hardware.device import on_device
+from sknn_deep._hardware.pace import threads_of_outputs
+from sknn_deep._hardware.threads import one_thread
 from sknn_deep._sklearn import move_to, namespace_and_device
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -123,10 +125,18 @@ def through_numpy(method: Method) -> Method:
 
 
 def by_torch(function: Callable[[Tensor], Tensor], array: Any) -> Any:
-    """Apply a function of torch to a tensor, or to an array of NumPy in the same memory."""
+    """Apply a function of torch to a tensor, or to an array of NumPy in the same memory.
+
+    The softmax of two rows would wake all of torch's threads, which takes milliseconds where they
+    sleep.
+    """
     if isinstance(array, Tensor):
         return function(array)
-    return function(torch.from_numpy(array)).numpy()
+    is_fine = torch.get_num_threads() == 1 or len(array) == 1
+    with (
+        nullcontext() if is_fine or threads_of_outputs(n_elements=array.size) > 1 else one_thread()
+    ):
+        return function(torch.from_numpy(array)).numpy()
 
 
 def like(array: np.ndarray, other: Any) -> Any:

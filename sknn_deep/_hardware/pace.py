@@ -94,9 +94,10 @@ def _most_threads(device: torch.device) -> int:
     return allowed_threads() if device.type == "cpu" else 1
 
 
-def threads_of_outputs(multiply_adds: int) -> int:
+def threads_of_outputs(multiply_adds: int = 0, *, n_elements: int = 0) -> int:
     """Return on how many of the CPU's threads this much work of predictions is done."""
-    return _threads_for(multiply_adds, allowed_threads(), OUTPUT_WORK_OF_A_THREAD)
+    work = max(multiply_adds, n_elements * _ELEMENT_WORK)
+    return _threads_for(work, allowed_threads(), OUTPUT_WORK_OF_A_THREAD)
 
 
 def _threads_for(work: int, n_threads: int, least_work: int) -> int:
