@@ -101,7 +101,8 @@ WINGS = {
     "onnx": [
         {"_graph"},
         {"_activations", "_columns", "_target_transformers"},
-        {"_networks"},
+        {"_networks", "_operators"},
+        {"_autoencoders"},
         {"_converters"},
         {"_export"},
     ],

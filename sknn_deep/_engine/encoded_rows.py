@@ -17,6 +17,8 @@ from torch import Tensor
 from sknn_deep._engine.features import ArrayRows, Features, Reader, SparseRows
 from sknn_deep._networks.number_inputs import CLIP
 
+# Such a share of the clip's limit comes from a number that is thirty scales away.
+ALMOST_ONE = 0.995
 # Encoded rows that take fewer bytes are kept; others are encoded again in each epoch.
 _KEPT_BYTES = 2**28
 
@@ -103,7 +105,7 @@ class TableEncoding:
         numbers = encoded
         if self.is_clipped:
             # what is reconstructed may be beyond what clipping leaves
-            share = (numbers / CLIP).clamp(-_ALMOST_ONE, _ALMOST_ONE)
+            share = (numbers / CLIP).clamp(-ALMOST_ONE, ALMOST_ONE)
             numbers = CLIP * share / (1 - share.square()).sqrt()
         if self.center is not None and self.scale is not None:
             numbers = numbers * _there(self.scale, numbers) + _there(self.center, numbers)
@@ -124,10 +126,6 @@ class TableEncoding:
 def _there(numbers: np.ndarray, other: Tensor) -> Tensor:
     """Return numbers where a tensor is, in its type."""
     return torch.from_numpy(numbers).to(other)
-
-
-# Such a share of the clip's limit comes from a number that is thirty scales away.
-_ALMOST_ONE = 0.995
 
 
 class EncodedRows(Features):

@@ -60,7 +60,7 @@ def _blocks(graph: Graph, variable: Any, width: int, categories: dict[int, list[
         members = list(group)
         block = variable.full_name
         if len(members) < width:
-            block = graph.node("Gather", block, graph.constant(np.array(members)), axis=1)
+            block = graph.columns(block, members)
         values = categories.get(members[0])
         if values is None:
             is_same = kind == {"float32": "Float", "float64": "Double"}[graph.dtype.name]
@@ -78,13 +78,18 @@ def _blocks(graph: Graph, variable: Any, width: int, categories: dict[int, list[
 def _codes_of_texts(graph: Graph, x: str, values: list[Any], name: str) -> str:
     """Return the code of each text of a column, -1 for those that are not known."""
     code_of = {value: code for code, value in enumerate(values) if isinstance(value, str)}
-    if None in values and "" in code_of:
+    refuse_empty_and_missing(name, values)
+    code_of.setdefault("", _code_of_missing(values))
+    return _looked_up(graph, x, "strings", code_of)
+
+
+def refuse_empty_and_missing(name: str, values: list[Any]) -> None:
+    """Refuse categories of which two are the empty text to ONNX."""
+    if None in values and "" in values:
         raise ValueError(
             f"Column {name!r} has the empty text and missing values as two categories, which ONNX "
             "cannot tell apart; write one of them as another text, and fit again."
         )
-    code_of.setdefault("", _code_of_missing(values))
-    return _looked_up(graph, x, "strings", code_of)
 
 
 def _codes_of_numbers(graph: Graph, x: str, values: list[Any], is_whole: bool) -> str:
@@ -107,8 +112,8 @@ def _codes_of_numbers(graph: Graph, x: str, values: list[Any], is_whole: bool) -
     else:  # as many comparisons as there are categories
         keys, numbers = np.array(list(code_of), np.float64), np.array(list(code_of.values()), float)
         is_equal = graph.cast(graph.node("Equal", x, graph.constant(keys)), np.float64)
-        counted = graph.node("MatMul", is_equal, graph.constant(numbers[:, np.newaxis] + 1))
-        codes = graph.cast(graph.node("Sub", counted, graph.constant(1.0)), np.int64)
+        order = graph.node("MatMul", is_equal, graph.constant(numbers[:, np.newaxis] + 1))
+        codes = graph.cast(graph.node("Sub", order, graph.constant(1.0)), np.int64)
     missing = graph.constant(np.int64(_code_of_missing(values)))
     return graph.node("Where", graph.node("IsNaN", x), missing, codes)
 

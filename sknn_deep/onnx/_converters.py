@@ -1,7 +1,7 @@
 """Converters for skl2onnx: what an estimator's graph takes and returns, and its nodes."""
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
@@ -13,23 +13,31 @@ from sknn_deep._estimators.hidden_activations import HiddenActivations
 from sknn_deep._estimators.regressor import DeepMLPRegressor
 from sknn_deep._estimators.supervised import hidden_layer_number
 from sknn_deep._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
-from sknn_deep._wording import counted
 from sknn_deep.model_selection._halving import (
     FusedHalvingGridSearchCV,
     FusedHalvingRandomSearchCV,
 )
 from sknn_deep.model_selection._searches import FusedGridSearchCV, FusedRandomizedSearchCV
 from sknn_deep.onnx._activations import sigmoid
-from sknn_deep.onnx._columns import matrix
+from sknn_deep.onnx._autoencoders import (
+    METHODS,
+    autoencoder_shapes,
+    convert_autoencoder,
+    parse_autoencoder,
+)
 from sknn_deep.onnx._graph import Graph
-from sknn_deep.onnx._networks import dense_stack, encoder, mlp
+from sknn_deep.onnx._networks import mlp
+from sknn_deep.onnx._operators import (
+    declare,
+    float_type,
+    network_dtype,
+    set_shape,
+    start,
+    tensor_type,
+    write,
+)
 from sknn_deep.onnx._target_transformers import inverse_transformed
 
-# What an autoencoder's graph may be of.
-Method: TypeAlias = Literal[
-    "transform", "inverse_transform", "score_samples", "decision_function", "predict"
-]
-METHODS: tuple[str, ...] = get_args(Method)
 _SEARCHES = (
     FusedGridSearchCV, FusedRandomizedSearchCV, FusedHalvingGridSearchCV,
     FusedHalvingRandomSearchCV,
@@ -71,15 +79,20 @@ def register() -> None:
             (DeepMLPClassifier, TabularMLPClassifier),
             _classifier_shapes,
             _convert_classifier,
-            {"options": of_classifiers},
+            {"parser": _parse_classifier, "options": of_classifiers},
         ),
-        ((DeepMLPRegressor, TabularMLPRegressor), _regressor_shapes, _convert_regressor, {}),
+        (
+            (DeepMLPRegressor, TabularMLPRegressor),
+            _regressor_shapes,
+            _convert_regressor,
+            {"parser": _parse_regressor},
+        ),
         ((HiddenActivations,), _hidden_shapes, _convert_hidden, {"parser": _parse_hidden}),
         (
             (AutoencoderTransformer,),
-            _autoencoder_shapes,
-            _convert_autoencoder,
-            {"parser": _parse_autoencoder, "options": {"method": list(METHODS)}},
+            autoencoder_shapes,
+            convert_autoencoder,
+            {"parser": parse_autoencoder, "options": {"method": list(METHODS)}},
         ),
     ]
     for classes, shapes, convert, options in kinds:
@@ -98,7 +111,11 @@ def register() -> None:
     alias = sklearn_operator_name_map.get(TransformedTargetRegressor, _TRANSFORMED_TARGET)
     if alias == _TRANSFORMED_TARGET:  # else the user, or skl2onnx, has a converter for it
         update_registered_converter(
-            TransformedTargetRegressor, alias, _transformed_shapes, _convert_transformed
+            TransformedTargetRegressor,
+            alias,
+            _transformed_shapes,
+            _convert_transformed,
+            parser=_parse_transformed,
         )
 
 
@@ -115,28 +132,46 @@ def require_skl2onnx() -> None:
 # ------------------------------------------------------------------ classifiers
 
 
+def _parse_classifier(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+    """Declare what skl2onnx does of a classifier, in the types of the classes and the network."""
+    from skl2onnx._parse import _parse_sklearn_classifier
+
+    outputs = _parse_sklearn_classifier(scope, model, inputs, custom_parsers)
+    operator = [one for one in scope.operators.values() if one.raw_operator is model][-1]
+    label, probabilities = operator.outputs
+    label.set_type(tensor_type(_label_dtype(model), []))
+    probabilities.set_type(tensor_type(network_dtype(model), []))
+    return outputs
+
+
+def _label_dtype(classifier: Any) -> np.dtype:
+    return np.dtype(np.int64) if is_multilabel(classifier) else classifier.classes_.dtype
+
+
 def _classifier_shapes(operator: Any) -> None:
     classifier = operator.raw_operator
     n_rows, n_classes = operator.inputs[0].get_first_dimension(), len(classifier.classes_)
     label, probabilities = operator.outputs
-    if is_multilabel(classifier):
-        label.set_type(tensor_type(np.dtype(np.int64), [n_rows, n_classes]))
-    else:
-        label.set_type(tensor_type(classifier.classes_.dtype, [n_rows]))
+    dtype = _label_dtype(classifier)
+    # what holds several classifiers expects integers, also of those that tell True and False
+    is_kept = _is_int64(label) and dtype.kind in "biu"
+    shape = [n_rows, n_classes] if is_multilabel(classifier) else [n_rows]
+    label.set_type(tensor_type(np.dtype(np.int64) if is_kept else dtype, shape))
     # a network that saw one class tells two probabilities
     width = max(n_classes, 1 if is_multilabel(classifier) else 2)
-    probabilities.set_type(tensor_type(network_dtype(classifier), [n_rows, width]))
+    set_shape(probabilities, [n_rows, width])
 
 
 def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     classifier = operator.raw_operator
-    label, probabilities = (output.full_name for output in operator.outputs)
+    label, probabilities = operator.outputs
     wants_scores = scope.get_options(classifier, {"raw_scores": False})["raw_scores"]
-    graph, x = _start(scope, operator, container)
+    graph, x = start(scope, operator, container)
     raws = [mlp(graph, network.module_, x) for network in classifier._networks]
     temperature = vars(classifier).get("temperature_")
-    is_mean = len(raws) > 1 or temperature is not None
-    own = None if wants_scores or is_mean else probabilities
+    is_last = len(raws) == 1 and temperature is None and not wants_scores
+    is_last &= float_type(probabilities) == graph.dtype
+    own = probabilities.full_name if is_last else None
     of_each = [_probabilities(graph, classifier, raw, own) for raw in raws]
     mean = _mean(graph, classifier, of_each)
     if len(raws) == 1:
@@ -152,9 +187,9 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
         scores = logits
         if classifier.n_outputs_ == 1:  # skl2onnx expects a column for each class
             scores = graph.node("Concat", graph.node("Neg", scores), scores, axis=1)
-        graph.node("Identity", scores, out=probabilities)
+        write(graph, scores, probabilities)
     elif own is None:
-        graph.node("Identity", mean, out=probabilities)
+        write(graph, mean, probabilities)
 
 
 def _logits(graph: Graph, classifier: Any, mean: str) -> str:
@@ -163,10 +198,7 @@ def _logits(graph: Graph, classifier: Any, mean: str) -> str:
     if classifier.out_activation_ == "softmax":
         return logs
     if classifier.n_outputs_ == 1:
-        columns = (
-            graph.node("Gather", logs, graph.constant(np.array([j])), axis=1) for j in (1, 0)
-        )
-        return graph.node("Sub", *columns)
+        return graph.node("Sub", *(graph.columns(logs, [j]) for j in (1, 0)))
     others = graph.node("Sub", graph.number(1.0), mean)
     return graph.node("Sub", logs, graph.node("Log", others))
 
@@ -185,41 +217,51 @@ def _probabilities(graph: Graph, classifier: Any, raw: str, out: str | None) -> 
 
 
 def _write_labels(
-    graph: Graph, classifier: Any, output: str, n_columns: int, threshold: float, label: str
+    graph: Graph, classifier: Any, output: str, n_columns: int, threshold: float, label: Any
 ) -> None:
     """Write the most probable labels, given ``n_columns`` raw outputs or probabilities."""
+    classes, out = classifier.classes_, label.full_name
+    if _is_int64(label):
+        classes = classes.astype(np.int64)
     if n_columns > 1 and not is_multilabel(classifier):
-        are_numbers = np.array_equal(classifier.classes_, np.arange(n_columns))
-        if are_numbers and classifier.classes_.dtype == np.int64:  # as the nodes tell them
-            graph.node("ArgMax", output, out=label, axis=1, keepdims=0)
+        are_numbers = np.array_equal(classes, np.arange(n_columns))
+        if are_numbers and classes.dtype == np.int64:  # as the nodes tell them
+            graph.node("ArgMax", output, out=out, axis=1, keepdims=0)
             return
         indices = graph.node("ArgMax", output, axis=1, keepdims=0)
     else:
         is_above = graph.node("Greater", output, graph.number(threshold))
         if is_multilabel(classifier):
-            graph.cast(is_above, np.int64, out=label)
+            graph.cast(is_above, np.int64, out=out)
             return
         indices = graph.node("Reshape", graph.cast(is_above, np.int64), graph.constant([-1]))
-    if len(classifier.classes_) == 1:
+    if len(classes) == 1:
         indices = graph.node("Min", indices, graph.constant(np.int64(0)))
-    graph.node("Gather", graph.constant(classifier.classes_), indices, out=label)
+    graph.node("Gather", graph.constant(classes), indices, out=out)
+
+
+def _is_int64(label: Any) -> bool:
+    return type(label.type).__name__ == "Int64TensorType"
 
 
 # ------------------------------------------------------------------ regressors
 
 
+def _parse_regressor(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+    return declare(scope, model, inputs, [("variable", tensor_type(network_dtype(model), []))])
+
+
 def _regressor_shapes(operator: Any) -> None:
-    regressor = operator.raw_operator
-    shape = [operator.inputs[0].get_first_dimension(), regressor.n_outputs_]
-    operator.outputs[0].set_type(tensor_type(network_dtype(regressor), shape))
+    n_rows = operator.inputs[0].get_first_dimension()
+    set_shape(operator.outputs[0], [n_rows, operator.raw_operator.n_outputs_])
 
 
 def _convert_regressor(scope: Any, operator: Any, container: Any) -> None:
     regressor = operator.raw_operator
-    graph, x = _start(scope, operator, container)
+    graph, x = start(scope, operator, container)
     networks = regressor._networks
     of_each = [_values(graph, network, mlp(graph, network.module_, x)) for network in networks]
-    graph.node("Identity", _mean(graph, regressor, of_each), out=operator.outputs[0].full_name)
+    write(graph, _mean(graph, regressor, of_each), operator.outputs[0])
 
 
 def _values(graph: Graph, regressor: Any, raw: str) -> str:
@@ -244,99 +286,41 @@ def _mean(graph: Graph, estimator: Any, of_each: list[str]) -> str:
     return graph.node("Sum", *(graph.node("Mul", o, graph.number(w)) for o, w in shares))
 
 
-def _transformed_shapes(operator: Any) -> None:
+def _parse_transformed(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+    return declare(scope, model, inputs, [("variable", _type_of_regressor(model, inputs[0]))])
+
+
+def _type_of_regressor(transformed: Any, given: Any) -> Any:
+    """Return in which type the regressor within predicts."""
     from skl2onnx.common.data_types import guess_tensor_type
 
-    given, last = operator.inputs[0], ends(operator.raw_operator.regressor_)[-1]
+    last = ends(transformed.regressor_)[-1]
     is_ours = hasattr(last, "_network_dtype")
-    kind = tensor_type(network_dtype(last), []) if is_ours else guess_tensor_type(given.type)
-    kind.shape = [given.get_first_dimension(), getattr(last, "n_outputs_", None)]
-    operator.outputs[0].set_type(kind)
+    return tensor_type(network_dtype(last), []) if is_ours else guess_tensor_type(given.type)
+
+
+def _transformed_shapes(operator: Any) -> None:
+    last = ends(operator.raw_operator.regressor_)[-1]
+    n_rows = operator.inputs[0].get_first_dimension()
+    set_shape(operator.outputs[0], [n_rows, getattr(last, "n_outputs_", None)])
 
 
 def _convert_transformed(scope: Any, operator: Any, container: Any) -> None:
     from skl2onnx._parse import _parse_sklearn
-    from skl2onnx.common.data_types import DoubleTensorType
 
     regressor, output = operator.raw_operator, operator.outputs[0]
     predicted, *_ = _parse_sklearn(scope, regressor.regressor_, operator.inputs)
-    is_double = isinstance(output.type, DoubleTensorType)
-    graph = Graph(scope, container, np.float64 if is_double else np.float32)
+    graph = Graph(scope, container, float_type(predicted))
     values = inverse_transformed(graph, regressor.transformer_, predicted.full_name)
-    graph.node("Identity", values, out=output.full_name)
-
-
-# ------------------------------------------------------------------ autoencoders
-
-
-def _method(scope: Any, autoencoder: Any) -> str:
-    method: str = scope.get_options(autoencoder, {"method": "transform"})["method"]
-    return method
-
-
-def _parse_autoencoder(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
-    is_label = _method(scope, model) == "predict"
-    return _parsed(scope, model, inputs, np.dtype(np.int64) if is_label else network_dtype(model))
-
-
-def _autoencoder_shapes(operator: Any) -> None:
-    autoencoder = operator.raw_operator
-    method = _method(operator.scope_inst, autoencoder)
-    widths = {"transform": [autoencoder._n_features_out]}
-    widths["inverse_transform"] = [autoencoder.n_features_in_]
-    shape = [operator.inputs[0].get_first_dimension(), *widths.get(method, [])]
-    dtype = np.dtype(np.int64) if method == "predict" else network_dtype(autoencoder)
-    operator.outputs[0].set_type(tensor_type(dtype, shape))
-
-
-def _convert_autoencoder(scope: Any, operator: Any, container: Any) -> None:
-    autoencoder = operator.raw_operator
-    network, method = autoencoder.module_, _method(scope, autoencoder)
-    if autoencoder._encoding is not None:
-        n_categories = len(autoencoder._encoding.categories)
-        raise ValueError(
-            "An autoencoder that encodes categories or scales by itself has no ONNX nodes, got "
-            f"scaling={autoencoder.scaling!r} and {counted(n_categories, 'column')} of categories: "
-            "put OneHotEncoder and StandardScaler before it, in a pipeline, and leave scaling at "
-            "None."
-        )
-    is_decoder = method == "inverse_transform"
-    n_columns = autoencoder._n_features_out if is_decoder else None
-    graph, x = _start(scope, operator, container, n_columns)
-    output = x if is_decoder else encoder(graph, network, x)
-    if method != "transform":
-        output = dense_stack(graph, network.decoder, output)
-    if method in ("score_samples", "decision_function", "predict"):
-        output = _scores(graph, autoencoder, x, output)
-    if method in ("decision_function", "predict"):
-        output = graph.node("Sub", output, graph.number(autoencoder._known_offset()))
-    if method == "predict":
-        is_outlier = graph.node("Less", output, graph.number(0.0))
-        labels = (graph.constant(np.array(label)) for label in (-1, 1))
-        output = graph.node("Where", is_outlier, *labels)
-    graph.node("Identity", output, out=operator.outputs[0].full_name)
-
-
-def _scores(graph: Graph, autoencoder: Any, x: str, reconstruction: str) -> str:
-    """Return the negative mean squared error of each row, missing features left out."""
-    error = graph.node("Sub", reconstruction, x)
-    square = graph.node("Mul", error, error)
-    minus_one = np.full((autoencoder.n_features_in_, 1), -1, graph.dtype)
-    number = graph.number(autoencoder.n_features_in_)
-    if autoencoder.module_.config["allow_nan"]:
-        is_missing = graph.node("IsNaN", x)
-        square = graph.node("Where", is_missing, graph.number(0.0), square)
-        known = graph.cast(graph.node("Not", is_missing), graph.dtype)
-        number = graph.node("MatMul", known, graph.constant(-minus_one))
-    score = graph.node("Div", graph.node("MatMul", square, graph.constant(minus_one)), number)
-    return graph.node("Reshape", score, graph.constant(np.array([-1])))
+    write(graph, values, output)
 
 
 # ------------------------------------------------------------------ hidden activations
 
 
 def _parse_hidden(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
-    return _parsed(scope, model, inputs, network_dtype(model.estimator_))
+    kind = tensor_type(network_dtype(model.estimator_), [])
+    return declare(scope, model, inputs, [("variable", kind)])
 
 
 def _hidden_shapes(operator: Any) -> None:
@@ -347,7 +331,7 @@ def _hidden_shapes(operator: Any) -> None:
 
 def _convert_hidden(scope: Any, operator: Any, container: Any) -> None:
     transformer = operator.raw_operator
-    graph, x = _start(scope, operator, container, estimator=transformer.estimator_)
+    graph, x = start(scope, operator, container, estimator=transformer.estimator_)
     parts = [
         mlp(graph, network.module_, x, hidden_layer_number(network, transformer.layer) + 1)
         for network in transformer.estimator_._networks
@@ -356,29 +340,6 @@ def _convert_hidden(scope: Any, operator: Any, container: Any) -> None:
 
 
 # ------------------------------------------------------------------ all
-
-
-def _parsed(scope: Any, model: Any, inputs: Any, dtype: np.dtype) -> Any:
-    """Declare one output, of the type that the steps behind it are to expect."""
-    operator = scope.declare_local_operator(f"SknnDeep{type(model).__name__}", model)
-    operator.inputs = inputs
-    operator.outputs.append(scope.declare_local_variable("variable", tensor_type(dtype, [])))
-    return operator.outputs
-
-
-def _start(
-    scope: Any,
-    operator: Any,
-    container: Any,
-    n_columns: int | None = None,
-    estimator: Any = None,
-) -> tuple[Graph, str]:
-    """Return the graph to add to, and the rows as the network reads them."""
-    estimator = operator.raw_operator if estimator is None else estimator
-    graph = Graph(scope, container, network_dtype(estimator))
-    columns = getattr(estimator, "_columns", None)
-    n_columns = estimator.n_features_in_ if n_columns is None else n_columns
-    return graph, matrix(graph, operator.inputs, n_columns, columns)
 
 
 def _parse_search(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
@@ -406,21 +367,3 @@ def is_multilabel(classifier: Any) -> bool:
     """Return whether a classifier tells several labels a row."""
     kind: str = classifier._label_binarizer.y_type_
     return kind == "multilabel-indicator"
-
-
-def network_dtype(estimator: Any) -> np.dtype:
-    """Return the type in which a fitted estimator computes."""
-    return np.dtype(estimator._network_dtype)
-
-
-def tensor_type(dtype: np.dtype, shape: list[int | None]) -> Any:
-    """Return skl2onnx's type of tensors of a type and shape."""
-    from skl2onnx.common import data_types
-
-    names = {"float32": "Float", "float64": "Double", "bool": "Boolean", "float16": "Float16"}
-    name = "String" if dtype.kind in "OU" else names.get(dtype.name, dtype.name)
-    if dtype.kind in "iu":
-        name = name.replace("uint", "UInt").replace("int", "Int")
-    if not hasattr(data_types, f"{name}TensorType"):
-        raise ValueError(f"ONNX has no tensors of {dtype}.")
-    return getattr(data_types, f"{name}TensorType")(shape)

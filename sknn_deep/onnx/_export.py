@@ -1,5 +1,6 @@
 """``to_onnx``: an estimator, or a pipeline that holds one, as a graph."""
 
+import re
 from numbers import Integral
 from typing import Any
 
@@ -7,14 +8,18 @@ import numpy as np
 import pandas as pd
 from sklearn.base import is_classifier
 from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
-from sknn_deep._estimators.table_columns import is_frame, named_columns
+from sknn_deep._estimators.table_columns import feature_names, is_frame, named_columns
 from sknn_deep._estimators.types import MatrixLike
+from sknn_deep._sklearn import BaseSearchCV
 from sknn_deep._wording import counted
-from sknn_deep.onnx._converters import METHODS, Method, ends, register, tensor_type
+from sknn_deep.onnx._autoencoders import METHODS, Method
+from sknn_deep.onnx._converters import ends, register
+from sknn_deep.onnx._operators import tensor_type
 
 # The versions of ONNX's operators that ONNX Runtime knows since 1.18.
 _OPSETS = {"": 21, "ai.onnx.ml": 3}
@@ -22,6 +27,9 @@ _OPSETS = {"": 21, "ai.onnx.ml": 3}
 _INPUTS = ["float32", "float64", "int64", "int32", "int8", "uint8", "bool"]
 # skl2onnx's graphs for older ones lack inputs.
 _OLDEST_OPSET = 9
+
+# What ONNX says of float32 (1) where float64 (11) is expected, or the reverse.
+_TWO_PRECISIONS = r"\(11?\) vs \(11?\)|inconsistent type tensor\((double|float)\)"
 
 
 def to_onnx(
@@ -35,8 +43,9 @@ def to_onnx(
 
     The graph computes what the estimator predicts: for a classifier "label" and "probabilities",
     for a regressor "variable" of shape (n, n_outputs), for an autoencoder "variable", the code. It
-    agrees to rounding, in the network's floating-point type. scikit-learn's estimators in a
-    pipeline are converted by skl2onnx [1]_.
+    agrees to rounding, in the network's floating-point type. scikit-learn's estimators around a
+    network are converted by skl2onnx [1]_; those of several estimators, such as
+    ``BaggingClassifier``, take what the networks predict in the type of X.
 
     Parameters
     ----------
@@ -52,7 +61,9 @@ def to_onnx(
     method : str, default="transform"
         What the graph of an :class:`AutoencoderTransformer`, or of a pipeline that ends in one,
         computes: "transform", "score_samples", "decision_function", "predict"; or of an autoencoder
-        alone "inverse_transform", for which X holds codes.
+        alone "inverse_transform", for which X holds codes. A table with categories is reconstructed
+        as an output of shape (n, 1) for each column, by its name; a missing category is the empty
+        text, or NaN.
 
     target_opset : int, default=None
         Version of ONNX's operators. None is 21, which ONNX Runtime knows since 1.18.
@@ -116,6 +127,7 @@ def to_onnx(
         if method != "transform":
             options[id(_with_codes(estimator, method))] = {"method": method}
         validate_data(estimator, X, reset=False, skip_check_array=True)
+    _refuse_calibration(estimator)
     inputs = _initial_types(estimator, X)
     try:
         graph = convert_sklearn(
@@ -126,24 +138,72 @@ def to_onnx(
             f"{name} cannot be converted: {str(error).splitlines()[0]} Leave that part out, or "
             "register a converter for it with skl2onnx.update_registered_converter."
         ) from error
-    _rename_inputs(graph.graph, [name for name, _ in inputs])
+    columns: list[str] = []
+    if method == "inverse_transform" and estimator._columns is not None:
+        columns = feature_names(estimator)
+    _check_types(name, graph, inputs)
+    _rename(graph.graph, [name for name, _ in inputs], columns)
     return graph
 
 
-def _rename_inputs(graph: Any, names: list[str]) -> None:
-    """Give inputs the names of the columns again, of which skl2onnx replaces some characters."""
-    new_name = {
-        one.name: name for one, name in zip(graph.input, names, strict=True) if one.name != name
-    }
-    if taken := sorted(set(new_name.values()) & {one.name for one in graph.output}):
+def _refuse_calibration(estimator: Any) -> None:
+    """Refuse calibrated classifiers of which skl2onnx 1.20 makes a graph of other probabilities."""
+    from sklearn.calibration import CalibratedClassifierCV
+
+    for part in (estimator, *estimator.get_params(deep=True).values()):
+        if not isinstance(part, CalibratedClassifierCV):
+            continue
+        if part.method != "sigmoid":
+            raise ValueError(
+                f"CalibratedClassifierCV with method={part.method!r} has no right ONNX nodes in "
+                "skl2onnx; choose method='sigmoid'."
+            )
+        if isinstance(part.estimator, Pipeline | BaseSearchCV):
+            raise ValueError(
+                f"CalibratedClassifierCV around a {type(part.estimator).__name__} has no right "
+                "ONNX nodes in skl2onnx; put it around the classifier alone, as the last step of "
+                "a pipeline, with what a search has found."
+            )
+
+
+def _check_types(name: str, graph: Any, inputs: list[tuple[str, Any]]) -> None:
+    """Refuse a graph in which a node gets numbers of two types, which no runtime loads."""
+    from onnx.shape_inference import InferenceError, infer_shapes
+
+    try:
+        infer_shapes(graph, check_type=True, strict_mode=True)
+    except InferenceError as error:
+        # some of skl2onnx's graphs state wrong shapes, which the runtime passes over
+        if not re.search(_TWO_PRECISIONS, str(error)):
+            return
+        is_double = any(type(kind).__name__ == "DoubleTensorType" for _, kind in inputs)
+        given, other = ("float64", "float32") if is_double else ("float32", "float64")
         raise ValueError(
-            f"X has columns {taken}, as the outputs of the graph are called; rename them, and fit "
+            f"{name} cannot be converted: X holds {given}, a part computes in {other}, and "
+            f"skl2onnx's nodes behind it expect {given}. Convert it with an X of {other}, for "
+            f"example X.astype(numpy.{other}), and give the graph such numbers."
+        ) from error
+
+
+def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:
+    """Give inputs and outputs the names of columns again, of which skl2onnx replaces characters.
+
+    Without names outputs stay as they are.
+    """
+    side = "inputs" if outputs else "outputs"
+    outputs = outputs or [one.name for one in graph.output]
+    if taken := sorted(set(inputs) & set(outputs)):
+        raise ValueError(
+            f"X has columns {taken}, as the {side} of the graph are called; rename them, and fit "
             "again."
         )
-    for one in graph.input:
-        one.name = new_name.get(one.name, one.name)
+    new_name: dict[str, str] = {}
+    for those, names in ((graph.input, inputs), (graph.output, outputs)):
+        for one, name in zip(those, names, strict=True):
+            new_name[one.name], one.name = name, name
     for node in graph.node:
         node.input[:] = [new_name.get(name, name) for name in node.input]
+        node.output[:] = [new_name.get(name, name) for name in node.output]
 
 
 def _with_codes(estimator: Any, method: str) -> AutoencoderTransformer:

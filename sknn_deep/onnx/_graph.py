@@ -51,6 +51,14 @@ class Graph:
         """Return the name of a number in the type of the network."""
         return self.constant(np.asarray(value, self.dtype))
 
+    def numbers(self, values: Any) -> str:
+        """Return the name of an array in the type of the network."""
+        return self.constant(np.asarray(values, self.dtype))
+
+    def columns(self, x: str, numbers: Any) -> str:
+        """Return columns of a matrix, given their numbers."""
+        return self.node("Gather", x, self.constant(np.asarray(numbers)), axis=1)
+
     def cast(self, x: str, dtype: np.dtype | type, out: str | None = None) -> str:
         """Return a tensor in another type."""
         from onnx import helper

@@ -12,13 +12,10 @@ from sknn_deep._networks.category_inputs import CategoryVectors, Indicators
 from sknn_deep._networks.inputs import Corruption
 from sknn_deep._networks.layers import DenseStack, Linear, Normalization
 from sknn_deep._networks.models import MLP, Autoencoder
-from sknn_deep._networks.number_inputs import EmbeddedNumbers, Numbers, ScaledNumbers
+from sknn_deep._networks.number_inputs import CLIP, EmbeddedNumbers, Numbers, ScaledNumbers
 from sknn_deep._networks.table_input import TableInput
 from sknn_deep.onnx._activations import activation
 from sknn_deep.onnx._graph import Graph
-
-# Of the smooth clip of robust scaling.
-_CLIP = 3.0
 
 
 def mlp(graph: Graph, network: MLP, x: str, n_layers: int | None = None) -> str:
@@ -109,17 +106,18 @@ def _table_input(graph: Graph, layer: TableInput, x: str) -> str:
     return inputs if factors is None else graph.node("Mul", inputs, graph.constant(_array(factors)))
 
 
-def _columns(graph: Graph, columns: Tensor, x: str) -> str:
-    return graph.node("Gather", x, graph.constant(_array(columns)), axis=1)
-
-
 def _scaled(graph: Graph, layer: Numbers, x: str) -> str:
     """Return scaled numbers, NaN where they are missing, shape (n, n_columns)."""
-    z = graph.node("Sub", _columns(graph, layer.columns, x), graph.constant(_array(layer.center)))
+    z = graph.node(
+        "Sub", graph.columns(x, _array(layer.columns)), graph.constant(_array(layer.center))
+    )
     z = graph.node("Mul", z, graph.constant(_array(layer.factor)))
-    if layer.scaling != "robust":
-        return z
-    ratio = graph.node("Div", z, graph.number(_CLIP))
+    return smoothly_clipped(graph, z) if layer.scaling == "robust" else z
+
+
+def smoothly_clipped(graph: Graph, z: str) -> str:
+    """Return z / sqrt(1 + (z / 3)²) of scaled numbers."""
+    ratio = graph.node("Div", z, graph.number(CLIP))
     square = graph.node("Add", graph.node("Mul", ratio, ratio), graph.number(1.0))
     return graph.node("Div", z, graph.node("Sqrt", square))
 
@@ -133,7 +131,7 @@ def _scaled_numbers(graph: Graph, layer: ScaledNumbers, x: str) -> str:
     z = graph.node("Where", is_missing, graph.constant(_array(middle)), z)
     if not len(layer.gaps):
         return z
-    indicators = graph.cast(_columns(graph, layer.gaps, is_missing), graph.dtype)
+    indicators = graph.cast(graph.columns(is_missing, _array(layer.gaps)), graph.dtype)
     return graph.node("Concat", z, indicators, axis=1)
 
 
@@ -162,12 +160,17 @@ def _embedded_numbers(graph: Graph, layer: EmbeddedNumbers, x: str) -> str:
 
 
 def _indicators(graph: Graph, layer: Indicators, x: str) -> str:
-    codes = _columns(graph, layer.columns, x)
-    return graph.cast(graph.node("Equal", codes, graph.constant(_array(layer.codes))), graph.dtype)
+    return indicators(graph, x, _array(layer.columns), _array(layer.codes))
+
+
+def indicators(graph: Graph, x: str, columns: np.ndarray, codes: np.ndarray) -> str:
+    """Return for each pair of a column and a code 1 in the rows that have it, and 0 in others."""
+    is_equal = graph.node("Equal", graph.columns(x, columns), graph.numbers(codes))
+    return graph.cast(is_equal, graph.dtype)
 
 
 def _category_vectors(graph: Graph, layer: CategoryVectors, x: str) -> str:
-    codes = graph.cast(_columns(graph, layer.columns, x), np.int64)
+    codes = graph.cast(graph.columns(x, _array(layer.columns)), np.int64)
     first, last = _array(layer.first), _array(layer.last)
     rows = graph.node("Add", codes, graph.constant(first + 1))
     is_known = graph.node(

@@ -46,11 +46,16 @@ from sknn_deep.model_selection import (
     FusedHalvingRandomSearchCV,
     FusedRandomizedSearchCV,
 )
+from tests.onnx.graphs import (
+    FAST,
+    TOLERANCE,
+    assert_close,
+    feed,
+    make_table,
+    new_session,
+    run_graph,
+)
 
-onnxruntime = pytest.importorskip("onnxruntime")
-
-TOLERANCE = {np.float32: 1e-6, np.float64: 1e-12}
-FAST = {"max_iter": 5, "learning_rate_init": 0.02, "random_state": 0, "device": "cpu"}
 both_types = pytest.mark.parametrize("dtype", list(TOLERANCE))
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -61,52 +66,12 @@ def iris():
     return load_iris(return_X_y=True)
 
 
-def _session(graph):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def _feed(session, X):
-    """Return X as the inputs of a session, as the how-to says."""
-    inputs = session.get_inputs()
-    types = {"float": np.float32, "double": np.float64, "int64": np.int64, "bool": np.bool_}
-    if [one.name for one in inputs] == ["X"]:
-        return {"X": np.asarray(X, types[inputs[0].type[7:-1]])}
-    feed = {}
-    for one, column in zip(inputs, X.columns, strict=True):
-        assert one.name == column
-        is_text = one.type == "tensor(string)"
-        values = X[column].astype(object).fillna("" if is_text else np.nan).to_numpy()
-        feed[column] = values[:, None] if is_text else values[:, None].astype(types[one.type[7:-1]])
-    return feed
-
-
-def _run(estimator, X, **options):
-    session = _session(to_onnx(estimator, X[:2], **options))
-    outputs = session.run(None, _feed(session, X))
-    # any number of rows
-    for n_rows in (0, 1):
-        few = session.run(None, _feed(session, X[:n_rows]))
-        assert [part.shape for part in few] == [(n_rows, *part.shape[1:]) for part in outputs]
-    return outputs
-
-
-def _assert_close(actual, expected, largest=1.0):
-    """Compare to 1e-6 or 1e-12, by the type, of the largest number that is computed with."""
-    assert actual.dtype == expected.dtype
-    scale = max(largest, np.abs(expected).max())
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[actual.dtype.type] * scale)
-
-
 def _assert_classifies_alike(classifier, X):
-    label, probabilities = _run(classifier, X)
+    label, probabilities = run_graph(classifier, X)
     expected = classifier.predict(X)
     np.testing.assert_array_equal(label, expected)
     assert label.dtype == (object if expected.dtype.kind == "U" else expected.dtype)
-    _assert_close(probabilities, classifier.predict_proba(X))
+    assert_close(probabilities, classifier.predict_proba(X))
     return probabilities
 
 
@@ -119,8 +84,8 @@ def test_every_activation(activation, dtype, iris):
     X, y = iris[0].astype(dtype), iris[1]
     network = DeepMLPRegressor(hidden_layer_sizes=(8, 4), activation=activation, **FAST).fit(X, y)
     for factor in np.array([1.0, 1e-6, 1e3, -1e5], dtype):  # at the last ones many saturate
-        (actual,) = _run(network, X * factor)
-        _assert_close(actual[:, 0], network.predict(X * factor), largest=max(1.0, abs(factor)))
+        (actual,) = run_graph(network, X * factor)
+        assert_close(actual[:, 0], network.predict(X * factor), largest=max(1.0, abs(factor)))
 
 
 @both_types
@@ -172,7 +137,7 @@ def test_several_labels_and_several_targets(n_networks, dtype):
     _assert_classifies_alike(classifier, X)
     for own in ({"loss": "poisson"}, {"target_scaling": "standard"}):
         regressor = DeepMLPRegressor(hidden_layer_sizes=(8,), **own, **options)
-        _assert_close(_run(regressor.fit(X, y), X)[0], regressor.predict(X))
+        assert_close(run_graph(regressor.fit(X, y), X)[0], regressor.predict(X))
 
 
 @both_types
@@ -180,10 +145,10 @@ def test_several_labels_and_several_targets(n_networks, dtype):
 def test_probabilities_are_never_zero(n_classes, dtype, iris):
     X, y, factor = iris[0].astype(dtype), iris[1] % n_classes, dtype(1e4)
     classifier = DeepMLPClassifier((8,), **FAST).fit(X, y)
-    _, probabilities = _run(classifier, X * factor)
+    _, probabilities = run_graph(classifier, X * factor)
     expected = classifier.predict_proba(X * factor)
     assert probabilities.min() == expected.min() == np.finfo(dtype).tiny
-    _assert_close(probabilities, expected, largest=factor)
+    assert_close(probabilities, expected, largest=factor)
 
 
 @both_types
@@ -204,12 +169,12 @@ def test_autoencoders_both_ways(params, dtype, iris):
         X[::5, 1] = np.nan
     autoencoder = AutoencoderTransformer(2, (8,), contamination=0.1, **params, **FAST).fit(X)
     codes = autoencoder.transform(X)
-    _assert_close(_run(autoencoder, X)[0], codes)
-    reconstructed = _run(autoencoder, codes, method="inverse_transform")[0]
-    _assert_close(reconstructed, autoencoder.inverse_transform(codes))
+    assert_close(run_graph(autoencoder, X)[0], codes)
+    reconstructed = run_graph(autoencoder, codes, method="inverse_transform")[0]
+    assert_close(reconstructed, autoencoder.inverse_transform(codes))
     for method in ("score_samples", "decision_function"):
-        _assert_close(_run(autoencoder, X, method=method)[0], getattr(autoencoder, method)(X))
-    is_outlier = _run(autoencoder, X, method="predict")[0]
+        assert_close(run_graph(autoencoder, X, method=method)[0], getattr(autoencoder, method)(X))
+    is_outlier = run_graph(autoencoder, X, method="predict")[0]
     np.testing.assert_array_equal(is_outlier, autoencoder.predict(X))
     assert is_outlier.dtype == np.int64
 
@@ -217,35 +182,10 @@ def test_autoencoders_both_ways(params, dtype, iris):
 # ------------------------------------------------------------------ tables
 
 
-def _table(n_rows=120, seed=0):
-    rng = np.random.RandomState(seed)
-
-    def with_gaps(values, gap):
-        values = np.asarray(values, dtype=object)
-        values[rng.rand(n_rows) < 0.2] = gap
-        return values
-
-    return pd.DataFrame(
-        {
-            "length (cm)": rng.normal(size=n_rows),
-            "count": rng.randint(0, 5, n_rows),
-            "is it": rng.rand(n_rows) > 0.5,
-            "gap": with_gaps(rng.normal(size=n_rows) * 100, np.nan).astype(float),
-            "single": rng.normal(size=n_rows).astype(np.float32),
-            "kind": rng.choice(["a", "b", "c d"], n_rows),
-            "many": [f"k{i}" for i in rng.randint(0, 12, n_rows)],
-            "numbers": pd.Categorical(rng.choice([3, 7, 11], n_rows)),
-            "parts": pd.Categorical(with_gaps(rng.choice([0.5, 2.0], n_rows), None)),
-            "nullable": pd.array(with_gaps(rng.randint(0, 9, n_rows), None), dtype="Int64"),
-            "text gap": pd.Series(with_gaps(rng.choice(["p", "q"], n_rows), None), dtype=object),
-        }
-    )
-
-
 @pytest.fixture(scope="module")
 def tables():
     """Offer a table, its target, and other rows: unseen categories, gaps, outliers."""
-    table, others = _table(), _table(60, seed=1)
+    table, others = make_table(), make_table(60, seed=1)
     others.loc[:9, "kind"] = "unseen"
     others.loc[10:19, "many"] = "unseen"
     others["numbers"] = pd.Categorical(np.resize([3, 99, 11], 60))
@@ -269,7 +209,7 @@ def test_every_input_layer(embedding, scaling, dtype, tables):
         dtype=np.dtype(dtype).name,
         **FAST,
     ).fit(table, y)
-    _assert_close(_run(regressor, others)[0][:, 0], regressor.predict(others))
+    assert_close(run_graph(regressor, others)[0][:, 0], regressor.predict(others))
 
 
 @both_types
@@ -278,7 +218,7 @@ def test_estimators_for_tables(params, dtype, tables):
     table, y, others = tables
     params = {**params, "max_iter": 3, "random_state": 0, "dtype": np.dtype(dtype).name}
     regressor = TabularMLPRegressor(**params).fit(table, y)
-    _assert_close(_run(regressor, others)[0][:, 0], regressor.predict(others))
+    assert_close(run_graph(regressor, others)[0][:, 0], regressor.predict(others))
     classifier = TabularMLPClassifier(**params).fit(table, y > 2)
     _assert_classifies_alike(classifier, others)
 
@@ -298,13 +238,13 @@ def test_objects_and_polars_have_an_input_for_each_column(tables):
         (table.to_numpy(object), ["x0", "x1"]),
         (pl.from_pandas(table), ["count", "kind"]),
     ):
-        session = _session(to_onnx(classifier.fit(X, table["count"] > 2), X))
+        session = new_session(to_onnx(classifier.fit(X, table["count"] > 2), X))
         assert [one.name for one in session.get_inputs()] == names
         is_double = session.get_inputs()[0].type == "tensor(double)"
         counts = table["count"].to_numpy(float if is_double else int)
         values = [counts[:, None], table["kind"].to_numpy(object)[:, None]]
         _, found = session.run(None, dict(zip(names, values, strict=True)))
-        _assert_close(found, classifier.predict_proba(X))
+        assert_close(found, classifier.predict_proba(X))
 
 
 # ------------------------------------------------------------------ around our estimators
@@ -334,15 +274,15 @@ def test_pipelines_and_searches(dtype, iris):
         (OneVsRestClassifier(network), y),
     ):
         estimator.fit(X, target)
-        _, probabilities = _session(to_onnx(estimator, X)).run(None, {"X": X})
+        _, probabilities = new_session(to_onnx(estimator, X)).run(None, {"X": X})
         expected = estimator.predict_proba(X).astype(dtype)
-        _assert_close(probabilities.astype(dtype), expected, largest=10)
+        assert_close(probabilities.astype(dtype), expected, largest=10)
 
 
 def test_a_step_behind_activations_of_another_precision(iris):
     network = HiddenActivations(DeepMLPClassifier((8,), **FAST, dtype="float32"))
     pipeline = make_pipeline(network, LogisticRegression()).fit(*iris)
-    _, probabilities = _session(to_onnx(pipeline, iris[0])).run(None, {"X": iris[0]})
+    _, probabilities = new_session(to_onnx(pipeline, iris[0])).run(None, {"X": iris[0]})
     np.testing.assert_allclose(probabilities, pipeline.predict_proba(iris[0]), atol=1e-5)
 
 
@@ -357,9 +297,9 @@ def test_columns_by_name_before_a_network(tables):
         ),
         DeepMLPRegressor(hidden_layer_sizes=(8,), **FAST),
     ).fit(table, y.astype(np.float32))
-    session = _session(to_onnx(pipeline, table))
-    (found,) = session.run(None, _feed(session, table))
-    _assert_close(found[:, 0], pipeline.predict(table))
+    session = new_session(to_onnx(pipeline, table))
+    (found,) = session.run(None, feed(session, table))
+    assert_close(found[:, 0], pipeline.predict(table))
 
 
 @both_types
@@ -387,8 +327,8 @@ def test_targets_that_are_transformed(target, dtype, iris):
         make_pipeline(StandardScaler(), TransformedTargetRegressor(network, **target)),
     ):
         estimator.fit(X, y)
-        (found,) = _run(estimator, X)
-        _assert_close(found[:, 0], estimator.predict(X).astype(dtype), largest=20)
+        (found,) = run_graph(estimator, X)
+        assert_close(found[:, 0], estimator.predict(X).astype(dtype), largest=20)
 
 
 @both_types
@@ -404,7 +344,7 @@ def test_small_predictions_are_transformed_back_without_a_loss(function, dtype, 
         layer.bias.zero_()
     values = np.array([1e-12, 1e-7, -1e-5, 3e-3, -0.4, 0.99, 1.01, 5.0, 0.0])
     rows = np.outer(values, [1, 0, 0, 0]).astype(dtype)
-    (found,) = _run(estimator, rows)
+    (found,) = run_graph(estimator, rows)
     expected = function(rows[:, 0])
     assert_allclose(found[:, 0], expected, rtol=1e-12 if dtype is np.float64 else 1e-6)
 
@@ -413,9 +353,9 @@ def test_an_array_of_texts_is_a_text_input():
     X, y = np.array([["a", "b"], ["b", "b"], ["a", "c"]] * 10), [0, 1, 1] * 10
     encoder = OneHotEncoder(sparse_output=False, dtype=np.float32)
     pipeline = make_pipeline(encoder, DeepMLPClassifier((4,), **FAST)).fit(X, y)
-    session = _session(to_onnx(pipeline, X))
+    session = new_session(to_onnx(pipeline, X))
     found = session.run(["probabilities"], {"X": X.astype(object)})[0]
-    _assert_close(found, pipeline.predict_proba(X))
+    assert_close(found, pipeline.predict_proba(X))
 
 
 def test_searches_over_targets_that_are_transformed(iris):
@@ -429,8 +369,8 @@ def test_searches_over_targets_that_are_transformed(iris):
         GridSearchCV(outer, {"regressor__alpha": [0.1]}, cv=2),
     ):
         estimator.fit(X, targets)
-        (found,) = _run(estimator, X)
-        _assert_close(found, estimator.predict(X), largest=20)
+        (found,) = run_graph(estimator, X)
+        assert_close(found, estimator.predict(X), largest=20)
 
 
 def test_frames_and_other_regressors_with_a_transformed_target(tables):
@@ -440,12 +380,12 @@ def test_frames_and_other_regressors_with_a_transformed_target(tables):
         TabularMLPRegressor(hidden_layer_sizes=(8,), n_networks=1, **FAST),
         transformer=StandardScaler(),
     ).fit(table, y)
-    session = _session(to_onnx(regressor, table))
-    (found,) = session.run(["variable"], _feed(session, table))
-    _assert_close(found[:, 0], regressor.predict(table).astype(found.dtype), largest=20)
+    session = new_session(to_onnx(regressor, table))
+    (found,) = session.run(["variable"], feed(session, table))
+    assert_close(found[:, 0], regressor.predict(table).astype(found.dtype), largest=20)
     X, y = load_iris(return_X_y=True)
     ridge = TransformedTargetRegressor(Ridge(), func=np.sqrt, inverse_func=np.square).fit(X, y)
-    (found,) = _run(ridge, X)
+    (found,) = run_graph(ridge, X)
     np.testing.assert_allclose(found[:, 0], ridge.predict(X), atol=1e-5)
 
 
@@ -494,7 +434,7 @@ def test_skl2onnx_itself_knows_registered_estimators(iris):
     classifier = DeepMLPClassifier((8,), **FAST).fit(X, y)
     sknn_deep.onnx.register()
     graph = skl2onnx.to_onnx(classifier, X[:1], options={"zipmap": True})
-    _, by_class = _session(graph).run(None, {"X": X})
+    _, by_class = new_session(graph).run(None, {"X": X})
     expected = classifier.predict_proba(X)
     assert by_class[0] == pytest.approx(dict(enumerate(expected[0].tolist())), abs=1e-6)
 
@@ -622,13 +562,3 @@ def test_numbers_beside_texts_in_one_matrix_are_refused():
     pipeline.fit(X, X["kind"] == "a")
     with pytest.raises(ValueError, match="numbers and texts as one matrix.* OneHotEncoder"):
         to_onnx(pipeline, X)
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("scaling", [None, "standard"])
-def test_an_autoencoder_that_encodes_by_itself_is_refused_with_what_to_do(scaling):
-    table = pd.DataFrame({"size": np.arange(20.0), "kind": ["a", "b"] * 10})
-    autoencoder = AutoencoderTransformer(1, (), max_iter=1, scaling=scaling).fit(table)
-    message = f"got scaling={scaling!r} and 1 column of categories: put OneHotEncoder"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        sknn_deep.to_onnx(autoencoder, table)
