@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._hardware import bfloat16, pace
-from sknn_deep._networks import few_rows
+from sknn_deep._networks import numpy_pass
 from sknn_deep.datasets import fetch_california_housing, fetch_mnist
 
 try:
@@ -149,9 +149,9 @@ def small_layers_are_rounded(monkeypatch):
 
 @pytest.fixture
 def torch_predicts(monkeypatch):
-    """Let a network's modules predict a few rows, too, as they do many."""
-    monkeypatch.setattr(few_rows, "MOST_WORK", -1)
-    monkeypatch.setattr(few_rows, "MOST_BYTES", -1)
+    """Let a network's modules predict, where NumPy would."""
+    monkeypatch.setattr(numpy_pass, "ON_ONE_THREAD", -1)
+    monkeypatch.setattr(numpy_pass, "wants_the_same_bits", lambda: True)
 
 
 KINDS = {

@@ -27,7 +27,7 @@ WINGS = {
         {"number_inputs", "category_inputs"},
         {"table_input", "flat"},
         {"models", "stacked", "summary"},
-        {"few_rows"},
+        {"numpy_pass"},
     ],
     "_engine": [
         {"features", "activations", "distributions", "order", "chunks", "muon"},

@@ -54,10 +54,11 @@ from sknn_deep._estimators.types import (
     ScalingName,
     Seed,
 )
-from sknn_deep._networks.few_rows import output_of_few_rows
+from sknn_deep._hardware.bfloat16 import product_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
 from sknn_deep._networks.number_inputs import SCALINGS, centers_and_scales
+from sknn_deep._networks.numpy_pass import output_by_numpy
 from sknn_deep._sklearn import (
     Interval,
     StrOptions,
@@ -678,8 +679,8 @@ class AutoencoderTransformer(
         network = self.module_
         codes = None
         if type(X) is ArrayRows and not network.fills:
-            rounds = self.dtype == "bfloat16"
-            codes = output_of_few_rows(network.encoder, X.unwrapped(), rounds=rounds)
+            rounds = product_dtype(self.dtype, network.flat.device) is not None
+            codes = output_by_numpy(network.encoder, X.unwrapped(), rounds=rounds)
         if codes is None:
             codes = self._map_rows(
                 lambda rows: network.encode(rows, X.check), X, may_be_sparse=True
@@ -1045,7 +1046,9 @@ class AutoencoderTransformer(
         return EncodedRows(features, encoding)
 
     def _validate_input(self, X: Any, *, check_later: bool = False) -> Features:
-        return self._encoded(super()._validate_input(X))
+        # an encoded table is read by others than the first layer
+        check_later = check_later and self._encoding is None
+        return self._encoded(super()._validate_input(X, check_later=check_later))
 
     def _check_loss_weights(self, n_features: int) -> None:
         if self.loss_weights is None:

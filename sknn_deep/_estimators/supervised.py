@@ -46,10 +46,11 @@ from sknn_deep._estimators.types import (
     NumericEmbeddingName,
     ScalingName,
 )
-from sknn_deep._networks.few_rows import output_of_few_rows
+from sknn_deep._hardware.bfloat16 import product_dtype
 from sknn_deep._networks.layers import Linear
 from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._networks.number_inputs import BASES, SCALINGS
+from sknn_deep._networks.numpy_pass import output_by_numpy
 from sknn_deep._networks.table_input import TableInput
 from sknn_deep._sklearn import HasMethods, Interval, StrOptions
 from sknn_deep._user_warnings import warn_user
@@ -250,8 +251,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             module = vars(network)["module_"]
             raw = None
             if type(X) is ArrayRows:
-                rounds = self.dtype == "bfloat16"
-                raw = output_of_few_rows(module, X.unwrapped(), rounds=rounds)
+                rounds = product_dtype(self.dtype, module.flat.device) is not None
+                raw = output_by_numpy(module, X.unwrapped(), rounds=rounds)
             if raw is not None:
                 yield raw if function is None else by_torch(function, raw)
                 continue

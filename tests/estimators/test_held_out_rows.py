@@ -449,13 +449,13 @@ def test_a_mask_is_as_good_as_row_numbers():
     ("scoring", "is_shared"), [("neg_mean_absolute_error", True), (mean_absolute_error_of, False)]
 )
 def test_a_named_scorer_predicts_from_the_outputs_of_the_loss(scoring, is_shared, monkeypatch):
-    rng, called, predict = np.random.default_rng(0), [], supervised.output_of_few_rows
+    rng, called, predict = np.random.default_rng(0), [], supervised.output_by_numpy
 
     def noted(*args, **options):
         called.append(1)
         return predict(*args, **options)
 
-    monkeypatch.setattr(supervised, "output_of_few_rows", noted)
+    monkeypatch.setattr(supervised, "output_by_numpy", noted)
     X, y = rng.normal(size=(60, 3)), rng.normal(size=60)
     n_calls = []
     for max_iter in (2, 6):

@@ -23,7 +23,7 @@ from sknn_deep._engine import in_parts
 from sknn_deep._hardware import pace, threads
 from sknn_deep._hardware.pace import Pace, busy_cores
 from sknn_deep._hardware.threads import allowed_threads, one_thread
-from sknn_deep._networks import few_rows, layers
+from sknn_deep._networks import layers
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Stochastic Optimizer. Maximum iterations", "ignore:lbfgs failed to converge"
@@ -347,10 +347,10 @@ def test_steps_take_one_thread_beside_a_neighbour(digits, used, monkeypatch, two
 
 @pytest.mark.parametrize(
     ("n_rows", "shared"),
-    [(5, []), (1000, []), (1100, [(2, 2)]), (1797, [(3, 3)]), (5000, [(9, 4)])],
+    [(5, []), (700, []), (1000, [(2, 2)]), (1797, [(4, 4)]), (5000, [(8, 4)])],
 )
 def test_shapes_decide_on_the_threads_of_predictions(
-    n_rows, shared, digits, monkeypatch, four_threads
+    n_rows, shared, digits, monkeypatch, four_threads, torch_predicts
 ):
     network, counts, found = DeepMLPClassifier(**LARGE).fit(digits.X, digits.y), set(), []
     linear, share_parts = layers.linear, in_parts.share_parts
@@ -363,11 +363,10 @@ def test_shapes_decide_on_the_threads_of_predictions(
         found.append(shape)
         share_parts(function, store, *shape)
 
-    for module in (few_rows, layers):
-        monkeypatch.setattr(module, "linear", counted)
+    monkeypatch.setattr(layers, "linear", counted)
     monkeypatch.setattr(in_parts, "share_parts", noted)
     network.predict_proba(np.resize(digits.X, (n_rows, digits.X.shape[1])))
-    assert (found, counts) == (shared, {1} if n_rows > 5 else set())
+    assert (found, counts) == (shared, {1})
 
 
 def test_torchs_threads_share_the_rows_where_hooks_want_to_see_them(digits, four_threads):
@@ -384,7 +383,9 @@ def test_torchs_threads_share_the_rows_where_hooks_want_to_see_them(digits, four
 
 
 @pytest.mark.parametrize("method", ["predict_proba", "hidden_activations", "score"])
-def test_predictions_have_the_same_bits_on_any_number_of_threads(method, digits, torch_threads):
+def test_torchs_predictions_have_the_same_bits_on_any_number_of_threads(
+    method, digits, torch_threads, torch_predicts
+):
     network = DeepMLPClassifier(**LARGE).fit(digits.X, digits.y)
     X = np.resize(digits.X, (3000, digits.X.shape[1]))
     target = [np.resize(digits.y, 3000)] if method == "score" else []
@@ -666,13 +667,12 @@ def test_a_lying_clock_changes_the_threads_of_a_training(digits, used, two_threa
 
 @pytest.mark.parametrize("n_busy", [0, 4])
 def test_a_callback_predicts_the_same_whatever_the_threads_of_the_steps(
-    n_busy, digits, four_threads, monkeypatch
+    n_busy, digits, four_threads, monkeypatch, torch_predicts
 ):
     monkeypatch.setattr(pace, "busy_cores", lambda: n_busy)
-    for module in (few_rows, in_parts):
-        monkeypatch.setattr(
-            module, "threads_of_outputs", lambda work: found.append(allowed_threads()) or 1
-        )
+    monkeypatch.setattr(
+        in_parts, "threads_of_outputs", lambda work: found.append(allowed_threads()) or 1
+    )
     found = []
 
     class Predict(Callback):

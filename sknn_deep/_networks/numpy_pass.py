@@ -1,7 +1,10 @@
-"""The output of a plain network for a few rows, in as few calls as possible.
+"""The output of a plain network by NumPy's products, in as few calls as possible.
 
-For few rows the calls around the products count, and for one row they take longer than the numbers.
-Very few rows are multiplied by NumPy, whose calls are shorter than torch's, and others by torch.
+For few rows the calls around the products count, and for one row they take longer than the numbers:
+NumPy's are shorter than torch's. Its threads are waited for less, too. They take a share of a
+product alone, where torch's take one of every operation, and after a pause or a product of someone
+else's they are there in less time: ``python -m benchmarks.predict`` measures both.
+
 The arrays are views of the network's weights, and are made anew where those have moved.
 """
 
@@ -15,23 +18,22 @@ import torch
 from scipy.special import expit
 from torch import Tensor, nn
 
-from sknn_deep._hardware.device import as_tensor
-from sknn_deep._hardware.pace import threads_of_outputs
-from sknn_deep._hardware.slow_mkl import linear
-from sknn_deep._hardware.threads import one_thread
+from sknn_deep._hardware.bfloat16 import is_worth_rounding
+from sknn_deep._hardware.threads import one_thread, wants_the_same_bits
 from sknn_deep._networks.layers import DenseStack, Dropout, Linear, is_watched
 from sknn_deep._networks.models import MLP
 
 # Multiply-adds of a product that OpenBLAS computes on one thread.
-MOST_WORK = 2**18
-# Activations of more rows leave the cache, so that others take them in parts.
-MOST_BYTES = 2**22
-# By NumPy and by torch; they work in place.
-_ACTIVATIONS: dict[type, tuple[Callable[[np.ndarray], Any], Callable[[Tensor], Any]]] = {
-    nn.ReLU: (lambda z: np.maximum(z, 0, out=z), torch.relu_),
-    nn.Tanh: (lambda z: np.tanh(z, out=z), torch.tanh_),
-    nn.Sigmoid: (lambda z: expit(z, out=z), torch.sigmoid_),
+ON_ONE_THREAD = 2**18
+# Activations of more rows leave the cache, so that they are computed in parts.
+PART_BYTES = 2**22
+# They work in place. torch's calls take longer, and its numbers less time.
+_ACTIVATIONS: dict[type, Callable[[np.ndarray], Any]] = {
+    nn.ReLU: lambda z: np.maximum(z, 0, out=z),
+    nn.Tanh: lambda z: np.tanh(z, out=z) if z.size < _FEW else torch.tanh_(torch.from_numpy(z)),
+    nn.Sigmoid: lambda z: expit(z, out=z) if z.size < _FEW else torch.sigmoid_(torch.from_numpy(z)),
 }
+_FEW = 1000
 _WITHOUT_EFFECT = (nn.Identity, Dropout)
 
 
@@ -42,28 +44,27 @@ class _Step(NamedTuple):
     places: tuple[int, int]
     weight: np.ndarray
     bias: np.ndarray
-    by_numpy: Callable[[np.ndarray], Any] | None = None
-    by_torch: Callable[[Tensor], Any] | None = None
+    activate: Callable[[np.ndarray], Any] | None = None
 
 
 class _Plan(NamedTuple):
-    """What a network consists of, and what is computed."""
+    """What a network consists of, what is computed, and its largest matrix and layer."""
 
     parts: list[nn.Module]
     steps: list[_Step]
     largest: int
-    n_weights: int
     row_bytes: int
 
 
-def output_of_few_rows(
+def output_by_numpy(
     network: nn.Module, X: np.ndarray, *, rounds: bool = False
 ) -> np.ndarray | None:
     """Return what calling the network does, or None where its modules have to be called.
 
-    That is so for many rows, other kinds of layers and modules with hooks; and if a number of X may
-    be NaN or infinite, or the output is. All sums of such a row in the first layer are NaN or
-    infinite, so that one of them tells.
+    That is so for other kinds of layers and modules with hooks; where a product on several threads
+    is to have the same bits whatever NumPy is allowed; and if a number of X may be NaN or infinite,
+    or the output is. All sums of such a row in the first layer are NaN or infinite, so that one of
+    them tells.
 
     Parameters
     ----------
@@ -85,16 +86,28 @@ def output_of_few_rows(
     if plan is None or not _is_current(plan, layers):
         state["_plan"] = plan = _plan(layers)
     n_rows = len(X)
-    if not plan.steps or n_rows * plan.row_bytes > MOST_BYTES:
+    if not plan.steps or is_watched(layers) or any(map(is_watched, plan.parts)):
         return None
-    if is_watched(layers) or any(map(is_watched, plan.parts)):
+    if n_rows * plan.largest <= ON_ONE_THREAD:
+        return _output_of_part(plan, X)
+    if wants_the_same_bits():
         return None
-    if n_rows * plan.largest <= MOST_WORK:
-        return _by_numpy(plan, X)
-    return None if rounds else _by_torch(plan, X)
+    if rounds and any(is_worth_rounding(n_rows, step.params[0]) for step in plan.steps):
+        return None
+    with nullcontext() if torch.get_num_threads() == 1 else one_thread():
+        at_once = max(1, PART_BYTES // plan.row_bytes)
+        if n_rows <= at_once:
+            return _output_of_part(plan, X)
+        output = np.empty((n_rows, len(plan.steps[-1].bias)), X.dtype)
+        for start in range(0, n_rows, at_once):
+            part = _output_of_part(plan, X[start : start + at_once])
+            if part is None:
+                return None
+            output[start : start + at_once] = part
+        return output
 
 
-def _by_numpy(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
+def _output_of_part(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
     activations = X
     with np.errstate(all="ignore"):
         for step in plan.steps:
@@ -103,30 +116,9 @@ def _by_numpy(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
             if is_first and not _has_finite_sum(activations[:, 0]):
                 return None
             activations += step.bias
-            if step.by_numpy is not None:
-                step.by_numpy(activations)
+            if step.activate is not None:
+                step.activate(activations)
         return activations if _has_finite_sum(activations) else None
-
-
-def _by_torch(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
-    rows = as_tensor(X)
-    if rows is None or threads_of_outputs(len(X) * plan.n_weights) > 1:
-        return None
-    activations = rows
-    with (
-        nullcontext() if torch.get_num_threads() == 1 else one_thread(),
-        torch.inference_mode(),
-        np.errstate(all="ignore"),
-    ):
-        for step in plan.steps:
-            is_first = activations is rows
-            activations = linear(activations, *step.params)
-            if is_first and not _has_finite_sum(activations.numpy()[:, 0]):
-                return None
-            if step.by_torch is not None:
-                step.by_torch(activations)
-        output = np.ascontiguousarray(activations.numpy())
-        return output if _has_finite_sum(output) else None
 
 
 def _has_finite_sum(numbers: np.ndarray) -> bool:
@@ -154,13 +146,12 @@ def _plan(layers: DenseStack) -> _Plan:
             weight, bias = part.weight, part.bias
             arrays = weight.detach().numpy().T, bias.detach().numpy()
             steps.append(_Step((weight, bias), (weight.data_ptr(), bias.data_ptr()), *arrays))
-        elif type(part) in _ACTIVATIONS and steps[-1].by_numpy is None:
-            by_numpy, by_torch = _ACTIVATIONS[type(part)]
-            steps[-1] = steps[-1]._replace(by_numpy=by_numpy, by_torch=by_torch)
+        elif type(part) in _ACTIVATIONS and steps[-1].activate is None:
+            steps[-1] = steps[-1]._replace(activate=_ACTIVATIONS[type(part)])
         elif type(part) not in _WITHOUT_EFFECT:
             steps = []
             break
     sizes = [step.weight.size for step in steps]
     row_bytes = max((max(s.weight.shape) * s.weight.itemsize for s in steps), default=0)
     # not the layers: a cycle would keep its memory
-    return _Plan(parts, steps, max(sizes, default=0), sum(sizes), row_bytes)
+    return _Plan(parts, steps, max(sizes, default=0), row_bytes)

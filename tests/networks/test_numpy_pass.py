@@ -1,15 +1,17 @@
-"""The output for a few rows: the network's own, or None where its modules have to be called."""
+"""NumPy's output of a network: its own, or None where its modules have to be called."""
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sknn_deep._networks import few_rows
-from sknn_deep._networks.few_rows import MOST_BYTES, MOST_WORK, output_of_few_rows
+from sknn_deep._hardware.threads import fixed_threads
+from sknn_deep._networks import numpy_pass
 from sknn_deep._networks.models import MLP
+from sknn_deep._networks.numpy_pass import ON_ONE_THREAD, output_by_numpy
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+MANY = ON_ONE_THREAD // 24 + 1
 
 
 @pytest.fixture(autouse=True)
@@ -36,30 +38,30 @@ def _expected(network, rows):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_output_is_that_of_the_network(activation, dtype):
     network, rows = _network(activation, dtype), X.astype(str(dtype).removeprefix("torch."))
-    output = output_of_few_rows(network, rows)
+    output = output_by_numpy(network, rows)
     assert output.dtype == rows.dtype
     assert_allclose(output, _expected(network, rows), rtol=20 * torch.finfo(dtype).eps, atol=1e-7)
 
 
 def test_the_output_of_the_layers_alone_is_that_of_the_network():
     network = _network()
-    assert_array_equal(output_of_few_rows(network.layers, X), output_of_few_rows(network, X))
-    assert output_of_few_rows(_network(input={"numbers": range(4)}), X) is None
-    assert output_of_few_rows(torch.nn.Sequential(*network.layers), X) is None
+    assert_array_equal(output_by_numpy(network.layers, X), output_by_numpy(network, X))
+    assert output_by_numpy(_network(input={"numbers": range(4)}), X) is None
+    assert output_by_numpy(torch.nn.Sequential(*network.layers), X) is None
 
 
 def test_weights_that_change_or_move_are_followed():
     network = _network()
-    output_of_few_rows(network, X)
+    output_by_numpy(network, X)
     network.flat.mul_(2)
-    assert_allclose(output_of_few_rows(network, X), _expected(network, X), rtol=1e-5)
+    assert_allclose(output_by_numpy(network, X), _expected(network, X), rtol=1e-5)
     network.layers[0].weight.data = torch.ones(6, 4)
-    assert_allclose(output_of_few_rows(network, X), _expected(network, X), rtol=1e-5)
+    assert_allclose(output_by_numpy(network, X), _expected(network, X), rtol=1e-5)
     network.layers[1] = torch.nn.Tanh().eval()
-    assert_allclose(output_of_few_rows(network, X), _expected(network, X), rtol=1e-5)
+    assert_allclose(output_by_numpy(network, X), _expected(network, X), rtol=1e-5)
     network.double()
     rows = X.astype(float)
-    assert_allclose(output_of_few_rows(network, rows), _expected(network, rows), rtol=1e-12)
+    assert_allclose(output_by_numpy(network, rows), _expected(network, rows), rtol=1e-12)
 
 
 def _watched(network, module):
@@ -80,52 +82,49 @@ def _watched(network, module):
     ids=["gelu", "normalization", "training", "hook", "hook of the stack", "hook of a layer"],
 )
 def test_modules_that_are_not_plain_have_to_be_called(network):
-    assert output_of_few_rows(network, X) is None
+    assert output_by_numpy(network, X) is None
 
 
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh", "logistic"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_torch_multiplies_more_rows_to_the_bits_of_the_network(activation, dtype):
-    network = _network(activation, dtype)
-    rows = np.resize(X, (MOST_WORK // 24 + 1, 4)).astype(str(dtype).removeprefix("torch."))
-    assert_array_equal(output_of_few_rows(network, rows), _expected(network, rows))
-    assert output_of_few_rows(network, rows, rounds=True) is None
-    rows.flags.writeable = False  # of which torch makes no tensor
-    assert output_of_few_rows(network, rows) is None
-
-
-def test_rows_whose_activations_leave_the_cache_are_left_to_others():
-    n_rows = MOST_BYTES // 24
-    network, rows = _network(), np.ones((n_rows + 1, 4), np.float32)
-    assert output_of_few_rows(network, rows) is None
-    assert len(output_of_few_rows(network, rows[:-1])) == n_rows
-
-
-def test_rows_that_are_worth_one_of_several_threads_take_one(monkeypatch):
-    network, rows, seen = _network(), np.resize(X, (MOST_WORK // 24 + 1, 4)), []
-    expected, linear = _expected(network, rows), few_rows.linear
-
-    def watched(*args):
-        seen.append(torch.get_num_threads())
-        return linear(*args)
-
-    monkeypatch.setattr(few_rows, "linear", watched)
+@pytest.mark.parametrize("part_bytes", [1, 1000, numpy_pass.PART_BYTES])
+def test_many_rows_are_computed_in_parts_on_one_of_torchs_threads(
+    activation, dtype, part_bytes, monkeypatch
+):
     torch.set_num_threads(2)
-    assert_array_equal(output_of_few_rows(network, rows), expected)
-    assert set(seen) == {1}
+    network = _network(activation, dtype)
+    rows = np.resize(X, (MANY, 4)).astype(str(dtype).removeprefix("torch."))
+    rows.flags.writeable = False
+    sizes, part = [], numpy_pass._output_of_part
+
+    def noted(plan, rows):
+        sizes.append((len(rows), torch.get_num_threads()))
+        return part(plan, rows)
+
+    monkeypatch.setattr(numpy_pass, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(numpy_pass, "_output_of_part", noted)
+    output, expected = output_by_numpy(network, rows), _expected(network, rows.copy())
+    assert_allclose(output, expected, rtol=50 * torch.finfo(dtype).eps, atol=1e-6)
+    assert sum(size for size, _ in sizes) == MANY
+    assert max(sizes) == (min(MANY, max(1, part_bytes // (6 * rows.itemsize))), 1)
     assert torch.get_num_threads() == 2
 
 
-def test_rows_that_are_worth_several_threads_are_left_to_others(monkeypatch):
-    monkeypatch.setattr(few_rows, "threads_of_outputs", lambda work: 2)
-    assert output_of_few_rows(_network(), np.resize(X, (MOST_WORK // 24 + 1, 4))) is None
+def test_products_on_several_threads_are_left_to_torch_where_bits_or_types_decide():
+    network, rows = _network(), np.resize(X, (MANY, 4))
+    with fixed_threads(1):
+        assert output_by_numpy(network, rows) is None
+        assert output_by_numpy(network, X) is not None
+    assert output_by_numpy(network, rows, rounds=True) is not None
+    assert output_by_numpy(network, np.resize(X, (2**21 // 24, 4)), rounds=True) is not None
+    assert output_by_numpy(network, np.resize(X, (2**21 // 24 + 1, 4)), rounds=True) is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-@pytest.mark.parametrize("n_rows", [5, MOST_WORK // 24 + 1])
+@pytest.mark.parametrize("n_rows", [5, MANY])
 def test_rows_that_may_not_be_finite_are_left_to_be_looked_at(value, n_rows):
     network, rows = _network(), np.resize(X, (n_rows, 4))
     rows[3, 1] = value
     network.flat.abs_()  # whose sums overflow
     network.flat.mul_(10)
-    assert output_of_few_rows(network, rows) is None
+    assert output_by_numpy(network, rows) is None
