@@ -7,10 +7,10 @@ skorch do not offer. The floor is the time of the layers' matrix products alone,
 rows at a time. On one thread the processor's time is counted, which busy neighbours do not
 lengthen.
 
-The second table times calls that follow at once on a product of NumPy's, whose threads still spin
-then. The last one simulates a server: sixteen threads ask one model, ours loaded from its file, for
-the class of one row after the other; wall-clock time tells how long each waits, and how many are
-answered in a second by all together.
+The second table times calls after a pause, when threads sleep and caches hold other things, and at
+once after a product of NumPy's, whose threads still spin then. The last one simulates a server:
+sixteen threads ask one model, ours loaded from its file, for the class of one row after the other;
+wall-clock time tells how long each waits, and how many are answered in a second by all together.
 """
 
 import tempfile
@@ -35,8 +35,10 @@ from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, load, save
 
 ROWS = (1, 100, 10_000)
 CLIENTS, REQUESTS = 16, 200
-# Rows of the floor's products, whose outputs a cache holds, and the side of NumPy's product before.
-BLOCK, SIDE = 1000, 1000
+# Rows of the floor's products, whose outputs a cache holds.
+BLOCK = 1000
+# What precedes each call of the second table: the seconds of a pause, the side of a product.
+PAUSE, SIDE, CALLS = 0.05, 1000, 20
 CLASSIFIER = Work((784, 128, 64, 10), batch_size=200, epochs=1, n_samples=2000)
 IN_DOUBLE = replace(CLASSIFIER, dtype="float64")
 ENCODER = Work((784, 128, 64, 32), batch_size=200, epochs=1)
@@ -140,22 +142,17 @@ def matrix_products(work: Work, n_rows: int) -> Callable[[], None]:
     return run
 
 
-def after_a_product(predict: Callable[[], object]) -> Callable[[], float]:
-    """Return a contender that answers with the seconds of calls that follow on products of NumPy's.
-
-    A product takes so long that all threads of NumPy's library are at work, and spin after it.
-    """
-    left, right = np.random.default_rng(0).random((2, SIDE, SIDE), np.float32)
-    n_calls = 20
+def after(prepare: Callable[[], object], predict: Callable[[], object]) -> Callable[[], float]:
+    """Return a contender that answers with the seconds of a call that follows on something else."""
 
     def measure() -> float:
         seconds = 0.0
-        for _ in range(n_calls):
-            left @ right
+        for _ in range(CALLS):
+            prepare()
             start = time.perf_counter()
             predict()
             seconds += time.perf_counter() - start
-        return seconds / n_calls
+        return seconds / CALLS
 
     return measure
 
@@ -226,22 +223,27 @@ def main():
                 seconds = harness.alternate(runs, arguments.rounds)
                 results[f"{method}, {n_rows}"] = seconds
                 rows.append([method, f"{n_rows:,}", *figures(seconds, others)])
-        for n_rows in ROWS:
-            X, contenders = methods["predict_proba"]
-            runs = {
-                name: after_a_product(partial(predict, X[:n_rows]))
-                for name, predict in contenders.items()
-            }
-            seconds = harness.alternate(runs, arguments.rounds)
-            results[f"predict_proba after a product, {n_rows}"] = seconds
-            rows_after.append([f"{n_rows:,}", *figures(seconds, others[:-1])])
+        left, right = np.random.default_rng(0).random((2, SIDE, SIDE), np.float32)
+        before = {
+            f"a pause of {PAUSE * 1000:.0f} ms": partial(time.sleep, PAUSE),
+            "a product of NumPy's": lambda: left @ right,
+        }
+        images, contenders = methods["predict_proba"]
+        for event, prepare in before.items():
+            for n_rows in ROWS:
+                runs = {
+                    name: after(prepare, partial(predict, images[:n_rows]))
+                    for name, predict in contenders.items()
+                }
+                seconds = harness.alternate(runs, arguments.rounds)
+                results[f"predict_proba after {event}, {n_rows}"] = seconds
+                rows_after.append([event, f"{n_rows:,}", *figures(seconds, others[:-1])])
         harness.print_machine()
     ratios = [f"{name} / ours" for name in others]
     harness.print_table(["call", "rows", "our time", *ratios], rows)
-    header = ["predict_proba after a product of NumPy's, rows", "our time", *ratios[:-1]]
+    header = ["predict_proba after", "rows", "our time", *ratios[:-1]]
     harness.print_table(header, rows_after)
     with harness.limited_threads(arguments.threads):
-        images, contenders = methods["predict_proba"]
         print_waits(contenders, images[:100])
     harness.save(arguments.json, results)
 
