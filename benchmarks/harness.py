@@ -9,6 +9,8 @@ import argparse
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
 import timeit
 from collections.abc import Callable, Iterator
@@ -100,6 +102,20 @@ def limited_threads(n_threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def busy_neighbours(number: int) -> Iterator[None]:
+    """Keep so many cores busy from other processes within a block."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)
+    ]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def machine(**more: str) -> dict[str, str]:

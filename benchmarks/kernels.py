@@ -6,10 +6,7 @@ from each other, predictions after a pause, in which threads lose their cores, a
 of 784-128-64-10 while a second process keeps a core busy.
 """
 
-import contextlib
 import math
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -172,17 +169,6 @@ def gathers() -> dict[str, Callable[[], float]]:
     return {"take": harness.timed(by_numpy), "index_select": harness.timed(by_torch)}
 
 
-@contextlib.contextmanager
-def busy_neighbour():
-    """Keep one core busy from another process."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
 def moves() -> dict[str, Callable[[], float]]:
     """Return what tells how long Adam takes to move a layer, its weights used before or not."""
     weights, m, v = torch.rand(3, 128, 784)
@@ -284,7 +270,7 @@ def main():
         ratio = harness.ratio(seconds, "several", "one")
         rows.append([what, harness.duration(seconds["one"]), ratio])
         alone = harness.alternate(runs, arguments.rounds)
-        with busy_neighbour():
+        with harness.busy_neighbours(1):
             beside = harness.alternate(runs, arguments.rounds)
     for name in runs:
         seconds = results[f"neighbour, {name}"] = {"alone": alone[name], "beside": beside[name]}

@@ -1,7 +1,8 @@
 """Costs that do not grow with the data, against scikit-learn: ``python -m benchmarks.overhead``.
 
 ``fit`` trains for one epoch on 100 rows of 5 features, a single batch, with 100 hidden
-units. A further epoch is the difference between 201 epochs and one, divided by 200. Imports
+units. A further epoch is the difference between 201 epochs and one, divided by 200. A tenth of the
+rows is held out for "with early stopping", by scikit-learn's estimators and ours. Imports
 are timed as fresh interpreters, with and without ``sknn_deep`` beside torch and
 scikit-learn's networks; a figure is the difference between the two of a round.
 """
@@ -32,14 +33,18 @@ def fixed_costs(classifier: type, regressor: type) -> dict[str, Callable[[], flo
     X, y = make_classification(100, 5, random_state=0)
     fitted = classifier(max_iter=1).fit(X, y)
 
-    def fit(max_iter: int):
-        return classifier(max_iter=max_iter, n_iter_no_change=np.inf).fit(X, y)
+    def fit(max_iter: int, **params):
+        return classifier(max_iter=max_iter, n_iter_no_change=np.inf, **params).fit(X, y)
 
-    one_epoch, all_epochs = harness.timed(lambda: fit(1)), harness.timed(lambda: fit(N_EPOCHS))
+    def further_epoch(**params) -> Callable[[], float]:
+        one, all_of_them = (harness.timed(lambda n=n: fit(n, **params)) for n in (1, N_EPOCHS))
+        return lambda: (all_of_them() - one()) / (N_EPOCHS - 1)
+
     return {
         "fit a classifier": harness.repeated(lambda: fit(1)),
         "fit a regressor": harness.repeated(lambda: regressor(max_iter=1).fit(X, y)),
-        "a further epoch": lambda: (all_epochs() - one_epoch()) / (N_EPOCHS - 1),
+        "a further epoch": further_epoch(),
+        "a further epoch, with early stopping": further_epoch(early_stopping=True),
         "clone": harness.repeated(lambda: clone(fitted)),
         "pickle and unpickle": harness.repeated(lambda: pickle.loads(pickle.dumps(fitted))),
     }

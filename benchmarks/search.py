@@ -178,7 +178,10 @@ def measure(search: Search, names: list[str], arguments) -> dict[str, dict[str, 
     }
     if ONE_FIT in names:
         runs[ONE_FIT] = one_fit(search, X, y)
-    with harness.limited_threads(arguments.threads):
+    with (
+        harness.limited_threads(arguments.threads),
+        harness.busy_neighbours(arguments.neighbours),
+    ):
         answers = harness.alternate(runs, arguments.rounds)
     return {
         name: dict(zip(("seconds", "score"), zip(*rounds, strict=True), strict=True))
@@ -222,6 +225,9 @@ def main():
     )
     options.add_argument("--jobs", type=int, default=2, help="processes for every contender")
     options.add_argument(
+        "--neighbours", type=int, default=0, help="busy processes beside, which compute all along"
+    )
+    options.add_argument(
         "--only",
         metavar="NAME,...",
         default=",".join(CONTENDERS),
@@ -240,9 +246,10 @@ def main():
     torch.manual_seed(0)
 
     results = {work: measure(known[work], names, arguments) for work in arguments.works or WORKS}
-    harness.print_machine(processes=str(arguments.jobs))
+    conditions = {"processes": str(arguments.jobs), "busy neighbours": str(arguments.neighbours)}
+    harness.print_machine(**conditions)
     print_tables(results, names)
-    harness.save(arguments.json, results, processes=str(arguments.jobs))
+    harness.save(arguments.json, results, **conditions)
 
 
 if __name__ == "__main__":
