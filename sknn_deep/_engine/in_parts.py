@@ -77,7 +77,9 @@ def map_parts(
     flat, start = network.flat, 0
     is_on_cpu = flat.device.type == "cpu"
     rounds = product_dtype is not None and is_on_cpu
-    if may_share and is_on_cpu and not any(map(is_watched, network.modules())):
+    # autocast holds for a thread, and helpers are other ones
+    may_share &= is_on_cpu and not torch.is_autocast_enabled("cpu")
+    if may_share and not any(map(is_watched, network.modules())):
         parts = _equal_parts(n_samples, network)
         n_threads = min(MOST_THREADS, threads_of_outputs(n_samples * network.weights.numel()))
         if len(parts) > 1 and len(parts) >= n_threads:

@@ -714,7 +714,7 @@ class AutoencoderTransformer(
                 f"{counted(self._n_features_out, 'unit')}; pass what transform returns."
             )
         decoded = self._map_rows(self.module_.decoder.outputs, codes)
-        check_overflow(decoded, codes, "reconstruction")
+        check_overflow(decoded, codes, "reconstruction", "Pass what transform returns")
         encoding = self._encoding
         if encoding is None:
             return decoded

@@ -363,6 +363,8 @@ def _train(members: list[_Member]) -> Iterator[_Member]:
         member.job.reason = "" if is_fused else member.job.reason or FASTER_ALONE
         try:
             member.training.begin()
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # of a callback
             member.job.error = error
         if member.has_stopped:  # a training with fewer epochs had come to its end

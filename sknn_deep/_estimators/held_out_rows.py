@@ -141,10 +141,6 @@ def rows_of_splitter(
     >>> rows_of_splitter(TimeSeriesSplit(3), X, None, None, random_state)
     (array([0, 1, 2, 3, 4, 5]), array([6, 7]))
     """
-    divider = splitter
-    if getattr(splitter, "random_state", 0) is None:
-        divider = copy(splitter)
-        divider.random_state = random_state
     n_rows = X.shape[0]
     if groups is not None and len(groups) != n_rows:
         raise ValueError(
@@ -156,6 +152,10 @@ def rows_of_splitter(
             f"validation_splitter is the class {splitter.__name__}, which divides nothing: pass "
             f"{splitter.__name__}(), not {splitter.__name__}."
         )
+    divider = splitter
+    if getattr(splitter, "random_state", 0) is None:
+        divider = copy(splitter)
+        divider.random_state = random_state
     try:
         divisions = iter(divider.split(X, y, groups))
         if isinstance(splitter, TimeSeriesSplit):
@@ -202,8 +202,13 @@ def _remedy(splitter: Any, n_rows: int, groups: Any) -> str:
             "and set_fit_request(groups=True)."
         )
     if _reads_groups(splitter):
-        n_groups = len(set(np.asarray(groups).tolist()))
-        remedy = "pass groups that differ" if n_groups == 1 else "choose fewer splits"
+        try:
+            n_groups = len(np.unique(np.asarray(groups)))
+        except TypeError:  # some cannot be compared, as None cannot
+            return "Pass one group for each row to fit, all of one type and none of them missing."
+        remedy = "pass groups that differ" if n_groups == 1 else "pass more groups"
+        if n_groups > 1 and hasattr(splitter, "n_splits"):
+            remedy = "choose fewer splits"
         return f"groups has {counted(n_groups, 'group')}: {remedy}, or a splitter without groups."
     n_splits = getattr(splitter, "n_splits", None)
     if isinstance(n_splits, Integral) and int(n_splits) >= n_rows:

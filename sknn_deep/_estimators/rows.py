@@ -357,7 +357,9 @@ def _check_finite(estimator: Any, numbers: np.ndarray) -> None:
         )
 
 
-def check_overflow(output: Any, X: Features, output_name: str = "output") -> None:
+def check_overflow(
+    output: Any, X: Features, output_name: str = "output", remedy: str | None = None
+) -> None:
     """Refuse a row whose output is not finite, though its numbers are.
 
     Tensors are left as they are: on a device the answer would have to be waited for.
@@ -368,6 +370,8 @@ def check_overflow(output: Any, X: Features, output_name: str = "output") -> Non
     X : Features of shape (n_rows, n_features)
     output_name : str, default="output"
         What the error calls it.
+    remedy : str, default=None
+        None is to scale X, or to train with smaller steps.
     """
     if type(output) is not np.ndarray or get_config()["assume_finite"]:
         return
@@ -375,12 +379,13 @@ def check_overflow(output: Any, X: Features, output_name: str = "output") -> Non
     if is_finite.all():
         return
     row = int(np.flatnonzero(~is_finite.all(axis=1))[0])
-    largest = np.nanmax(np.abs(X[row : row + 1]))
-    remedy = (
-        "Scale X, for example by StandardScaler"
-        if largest > _LARGE
-        else "The weights are that large: train with a smaller learning_rate_init"
-    )
+    largest = np.nanmax(np.abs(X[row : row + 1]), initial=0)
+    if remedy is None:
+        remedy = (
+            "Scale X, for example by StandardScaler"
+            if largest > _LARGE
+            else "The weights are that large: train with a smaller learning_rate_init"
+        )
     raise ValueError(
         f"The network's {output_name} for row {row} of X is not finite: the numbers of that row "
         f"go up to {largest:g}, and sums over them are too large for {X.dtype}. {remedy}."

@@ -200,7 +200,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             for network, n in zip(networks, n_layers, strict=True)
         ]
         for part in parts:
-            check_overflow(part, features, "hidden layer")
+            check_overflow(part, features, "vector of hidden activations")
         if len(parts) == 1:
             return parts[0]
         side_by_side: Any = torch.hstack if isinstance(parts[0], Tensor) else np.hstack

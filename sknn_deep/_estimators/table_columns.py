@@ -328,8 +328,8 @@ def _selected(selection: Any, names: list[Any]) -> list[int]:
         if isinstance(item, int | np.integer) and not isinstance(item, bool):
             if not -len(names) <= item < len(names):
                 raise ValueError(
-                    f"categorical_features has {item}, but X has {counted(len(names), 'column')}, "
-                    f"numbered from 0; pass the numbers of columns that it has."
+                    f"categorical_features has {item}, but X has {counted(len(names), 'column')}; "
+                    f"pass numbers from 0 to {len(names) - 1}."
                 )
             chosen.add(int(item) % len(names))
         elif item in names:

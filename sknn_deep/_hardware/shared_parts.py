@@ -20,7 +20,8 @@ from sknn_deep._hardware.threads import is_forked, one_thread, set_threads_insid
 # More would wait for Python's lock, which a thread holds between two of torch's operations.
 MOST_THREADS = 32
 # Threads that wait for calls until the interpreter ends: to start one takes as long as a small
-# part, and what an executor does around a call as well.
+# part, and what an executor does around a call as well. Each has one of torch's threads from its
+# start: torch hands a number that is set later to threads that have none yet.
 _helpers: list[threading.Thread] = []
 _calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 _lock = threading.Lock()
@@ -34,13 +35,13 @@ def share_parts(
 ) -> None:
     """Call a function with the number of each part, on several threads.
 
-    Where it fails in a helper, the calling thread calls it once more, which raises the error if it
-    is one there: settings such as scikit-learn's are those of a thread.
+    Where it fails in a helper, the calling thread calls it once more. Settings such as
+    scikit-learn's belong to a thread, so only what fails there is an error.
 
     Parameters
     ----------
     function : callable
-        Called by any thread, perhaps still when all is stored.
+        Called by any thread; a late one may still be running when this has returned.
     store : callable
         Called once for each part, one call at a time, with its number and what the function has
         returned.
@@ -69,10 +70,13 @@ def share_parts(
                 if not missing:
                     is_complete.release()
 
+    # emptied at the end: a helper that has not begun by then holds none of the data
+    work = [compute]
+
     def help_out() -> None:
         try:
             while left:
-                compute(left.popleft())
+                work[0](left.popleft())
         except Exception:  # none was left, or the calling thread will see what is wrong
             pass
 
@@ -91,10 +95,12 @@ def share_parts(
             if n_helpers:
                 seconds_of_a_part = (time.perf_counter() - start) / max(1, n_computed)
                 is_complete.acquire(timeout=seconds_of_a_part)
-            for part in sorted(missing):
-                compute(part)
+            for part in range(n_parts):
+                if part in missing:
+                    compute(part)
         finally:
             left.clear()
+            work.clear()
             with lock:
                 missing.clear()
 
@@ -105,28 +111,31 @@ def _call(function: Callable[[], None], n_threads: int) -> None:
         return
     with _lock:
         while len(_helpers) < n_threads:
-            helper = threading.Thread(target=_help, name="sknn_deep", daemon=True)
+            is_ready = threading.Event()
+            helper = threading.Thread(target=_help, args=(is_ready,), name="sknn_deep", daemon=True)
             try:
                 helper.start()
             except RuntimeError:  # the system has no more
                 break
+            is_ready.wait()
             _helpers.append(helper)
     for _ in range(min(n_threads, len(_helpers))):
         _calls.put(function)
 
 
-def _help() -> None:
+def _help(is_ready: threading.Event) -> None:
     """Call what the queue holds, on one of torch's threads."""
+    set_threads_inside(1)
+    is_ready.set()
     while (function := _calls.get()) is not None:
-        set_threads_inside(1)
         function()
         del function  # and what it holds
+    _calls.put(None)  # for the others
 
 
 @atexit.register
 def _end() -> None:
     """Let a late helper finish: if the interpreter ended meanwhile, it might end the process."""
-    for _ in _helpers:
-        _calls.put(None)
+    _calls.put(None)
     for helper in _helpers:
         helper.join()

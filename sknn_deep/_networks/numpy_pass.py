@@ -2,8 +2,8 @@
 
 For few rows the calls around the products count, and for one row they take longer than the numbers:
 NumPy's are shorter than torch's. Its threads are waited for less, too. They take a share of a
-product alone, where torch's take one of every operation, and after a pause or a product of someone
-else's they are there in less time: ``python -m benchmarks.predict`` measures both.
+product alone, where torch's take one of every operation, and after a pause or a product of another
+library they are there in less time: ``python -m benchmarks.predict`` measures both.
 
 The arrays are views of the network's weights, and are made anew where those have moved.
 """
@@ -40,6 +40,7 @@ _WITHOUT_EFFECT = (nn.Identity, Dropout)
 class _Step(NamedTuple):
     """A dense layer, and the activation behind it."""
 
+    layer: Linear
     params: tuple[Tensor, Tensor]
     places: tuple[int, int]
     weight: np.ndarray
@@ -130,8 +131,11 @@ def _is_current(plan: _Plan, layers: DenseStack) -> bool:
     """Return whether the layers are the plan's, with their weights where they were."""
     if list(layers._modules.values()) != plan.parts:
         return False
-    for (weight, bias), places, *_ in plan.steps:
-        if (weight.data_ptr(), bias.data_ptr()) != places:
+    for step in plan.steps:
+        weight, bias = step.layer._parameters.values()
+        if weight is not step.params[0] or bias is not step.params[1]:
+            return False
+        if (weight.data_ptr(), bias.data_ptr()) != step.places:
             return False
     return True
 
@@ -142,11 +146,11 @@ def _plan(layers: DenseStack) -> _Plan:
     steps: list[_Step] = []
     is_on_cpu = next(layers.parameters()).device.type == "cpu"
     for part in parts if is_on_cpu else ():
-        if type(part) is Linear:
+        if type(part) is Linear and part.bias is not None:
             weight, bias = part.weight, part.bias
             arrays = weight.detach().numpy().T, bias.detach().numpy()
-            steps.append(_Step((weight, bias), (weight.data_ptr(), bias.data_ptr()), *arrays))
-        elif type(part) in _ACTIVATIONS and steps[-1].activate is None:
+            steps.append(_Step(part, (weight, bias), (weight.data_ptr(), bias.data_ptr()), *arrays))
+        elif type(part) in _ACTIVATIONS and steps and steps[-1].activate is None:
             steps[-1] = steps[-1]._replace(activate=_ACTIVATIONS[type(part)])
         elif type(part) not in _WITHOUT_EFFECT:
             steps = []

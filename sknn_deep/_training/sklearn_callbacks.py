@@ -191,8 +191,9 @@ class NetworkCallbacks(SklearnCallbacks):
         self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
     ) -> None:
         """End the epoch's task, and the training of the network if a callback asks for it."""
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
         if self._n_epochs == self._n_told and self._part is not None:
             super().on_epoch_end(net)
 
@@ -206,6 +207,9 @@ class NetworkCallbacks(SklearnCallbacks):
 
     def end(self, learned: Callable[[], dict[str, Any]]) -> None:
         """End the network's task, with what the ensemble has learned so far."""
+        part, self._part = self._part, None
+        if part is not None:  # of a stack that broke down, and had fewer epochs afterwards
+            part.call_on_fit_task_end(**self._task)
         self._end(learned)
 
 

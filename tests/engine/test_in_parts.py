@@ -1,5 +1,7 @@
 """Functions of a network applied to many rows: parts, threads, outputs, losses."""
 
+from threading import current_thread
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -59,6 +61,13 @@ def test_parts_are_computed_on_torchs_threads(spread):
     counts = _mapped(lambda part: torch.get_num_threads(), N_FEW, _network())
     assert counts == [2] * 6
     assert torch.get_num_threads() == 2
+
+
+def test_within_autocast_no_other_thread_computes_a_part(spread, monkeypatch):
+    monkeypatch.setattr(in_parts, "share_parts", None)
+    with torch.autocast("cpu"):
+        threads = _mapped(lambda part: current_thread(), N_FEW, _network(), may_share=True)
+    assert set(threads) == {current_thread()}
 
 
 def test_functions_of_parts_need_no_gradient(spread):

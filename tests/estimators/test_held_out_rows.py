@@ -385,7 +385,22 @@ class Yields:
         (
             LeavePGroupsOut(3),
             ROWS % 3,
-            r"be present\. groups has 3 groups: choose fewer splits, or a splitter without groups",
+            r"be present\. groups has 3 groups: pass more groups, or a splitter without groups",
+        ),
+        (
+            GroupKFold(4),
+            ROWS % 3,
+            r"number of groups: 3\. groups has 3 groups: choose fewer splits, or a splitter without",
+        ),
+        (
+            GroupKFold(4),
+            np.zeros((60, 1)),
+            r"number of groups: 1\. groups has 1 group: pass groups that differ, or a splitter",
+        ),
+        (
+            GroupKFold(2),
+            np.array([None, "a"] * 30, dtype=object),
+            "Pass one group for each row to fit, all of one type and none of them missing",
         ),
         (GroupKFold(2), ROWS[:9], "groups has 9 entries for 60 rows; pass one for each"),
         (None, ROWS, "groups are for a validation_splitter, got validation_splitter=None; pass"),

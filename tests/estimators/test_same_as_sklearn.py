@@ -724,7 +724,9 @@ def test_rows_whose_sums_overflow_are_refused(method, n_rows):
         getattr(network, method)(rows)
     with config_context(assume_finite=True):
         assert np.isfinite(getattr(network, method)(rows)[:-1]).all()
-    with pytest.raises(ValueError, match=re.escape(message.replace("output", "hidden layer"))):
+    with pytest.raises(
+        ValueError, match=re.escape(message.replace("output", "vector of hidden activations"))
+    ):
         network.hidden_activations(rows)
 
 

@@ -1,9 +1,14 @@
 """Parts that Python's threads share: all are computed, whoever is late, fails or is interrupted."""
 
+import gc
 import subprocess
 import sys
 import threading
+import time
+import weakref
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,6 +111,53 @@ def test_where_no_thread_is_to_be_had_the_caller_computes_alone(monkeypatch):
     monkeypatch.setattr(shared_parts, "_calls", None)
     monkeypatch.setattr(threads, "_is_forked", True)
     assert len(_shared(lambda part: part, 3)) == N_PARTS
+
+
+def test_helpers_change_no_number_of_threads_that_others_are_given(two_threads):
+    def of_a_new_thread():
+        found = []
+        thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    for _ in range(20):
+        _shared(lambda part: part, 3)
+        time.sleep(0.001)  # a helper may wake after the call
+        assert of_a_new_thread() == 2
+
+
+def test_a_helper_that_has_not_begun_holds_none_of_the_data(monkeypatch):
+    calls, data = [], np.zeros(5)
+    reference = weakref.ref(data)
+    monkeypatch.setattr(shared_parts, "_calls", SimpleNamespace(put=calls.append))
+    share_parts(lambda part, data=data: data[part], lambda part, value: None, 5, 2)
+    del data
+    gc.collect()
+    assert reference() is None
+    calls[0]()  # and does nothing when it begins
+
+
+def test_no_helper_is_waited_for_in_vain_at_the_end_after_an_interruption():
+    code = """if True:
+        import threading
+        from sknn_deep._hardware.shared_parts import share_parts
+
+        def interrupted(self):
+            threading.Thread.start = start
+            start(self)
+            raise KeyboardInterrupt
+
+        start, threading.Thread.start = threading.Thread.start, interrupted
+        try:
+            share_parts(lambda part: part, lambda part, value: None, 2, 2)
+        except KeyboardInterrupt:
+            share_parts(lambda part: part, lambda part, value: None, 2, 2)
+            print("done")
+    """
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert run.stdout.split() == ["done"]
 
 
 def test_an_interpreter_that_ends_waits_for_a_late_helper():

@@ -59,9 +59,20 @@ def test_weights_that_change_or_move_are_followed():
     assert_allclose(output_by_numpy(network, X), _expected(network, X), rtol=1e-5)
     network.layers[1] = torch.nn.Tanh().eval()
     assert_allclose(output_by_numpy(network, X), _expected(network, X), rtol=1e-5)
+    doubled = {name: 2 * tensor for name, tensor in network.state_dict().items()}
+    network.load_state_dict(doubled, assign=True)
+    assert_allclose(output_by_numpy(network, X), _expected(network, X), rtol=1e-5)
     network.double()
     rows = X.astype(float)
     assert_allclose(output_by_numpy(network, rows), _expected(network, rows), rtol=1e-12)
+
+
+def _changed(network, bias=0, first=None):
+    if bias is None:
+        network.layers[3].bias = None
+    if first is not None:
+        network.layers[0] = first.eval()
+    return network
 
 
 def _watched(network, module):
@@ -75,11 +86,22 @@ def _watched(network, module):
         _network("gelu"),
         _network(normalization="batch"),
         _network().train(),
+        _changed(five := _network(), bias=None),
+        _changed(six := _network(), first=torch.nn.ReLU()),
         _watched(one := _network(), one),
         _watched(two := _network(), two.layers),
         _watched(three := _network(), three.layers[1]),
     ],
-    ids=["gelu", "normalization", "training", "hook", "hook of the stack", "hook of a layer"],
+    ids=[
+        "gelu",
+        "normalization",
+        "training",
+        "no bias",
+        "activation",
+        "hook",
+        "hook of the stack",
+        "hook of a layer",
+    ],
 )
 def test_modules_that_are_not_plain_have_to_be_called(network):
     assert output_by_numpy(network, X) is None
