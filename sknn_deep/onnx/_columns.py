@@ -13,6 +13,9 @@ from sknn_deep._estimators.table_columns import TableColumns
 from sknn_deep._wording import counted
 from sknn_deep.onnx._graph import Graph
 
+# Larger integers are not all numbers of double precision.
+_LARGEST_WHOLE = 2**53
+
 
 def matrix(graph: Graph, inputs: list[Any], n_features: int, columns: TableColumns | None) -> str:
     """Return rows as the network reads them, shape (n, n_features), in its type.
@@ -69,7 +72,7 @@ def _blocks(graph: Graph, variable: Any, width: int, categories: dict[int, list[
             codes = (
                 _codes_of_texts(graph, block, values, variable.raw_name)
                 if kind == "String"
-                else _codes_of_numbers(graph, block, values, "Int" in kind or kind == "Boolean")
+                else _codes_of_numbers(graph, block, values, kind)
             )
             blocks.append(graph.cast(codes, graph.dtype))
     return blocks
@@ -92,16 +95,18 @@ def refuse_empty_and_missing(name: str, values: list[Any]) -> None:
         )
 
 
-def _codes_of_numbers(graph: Graph, x: str, values: list[Any], is_whole: bool) -> str:
-    """Return the code of each number of a column, -1 for those that are not known.
-
-    ``is_whole`` tells whether the column itself holds integers or booleans.
-    """
+def _codes_of_numbers(graph: Graph, x: str, values: list[Any], kind: str) -> str:
+    """Return the code of each number of a column of a kind, -1 for those that are not known."""
     code_of = {value: code for code, value in enumerate(values) if isinstance(value, int | float)}
     are_whole = all(float(value).is_integer() for value in code_of)
-    if is_whole:
+    if "Int" in kind or kind == "Boolean":
         whole_codes = {int(v): code for v, code in code_of.items() if float(v).is_integer()}
         return _looked_up(graph, graph.cast(x, np.int64), "int64s", whole_codes)
+    if code_of and (largest := max(code_of, key=abs)) and abs(largest) > _LARGEST_WHOLE:
+        raise ValueError(
+            f"The graph would read the category {largest} in double precision, so that it could "
+            "not tell it from others near it: write such categories as texts, and fit again."
+        )
     x = graph.cast(x, np.float64)
     if are_whole:
         unknown = graph.constant(np.int64(-1))

@@ -303,7 +303,7 @@ REFUSED = {
         ),
         "Partition 0 of X has 67 rows, and that of y has 100",
     ),
-    "no rows": (lambda: autoencoder().fit(divided(X[:0], (0,))), "X has no rows: all of its 1 par"),
+    "no rows": (lambda: autoencoder().fit(divided(X[:0], (0,))), "X has no rows in 1 partition"),
     "gaps": (lambda: autoencoder().fit(divided(X * np.nan)), "Input X contains NaN"),
     "texts and numbers": (
         lambda: autoencoder(batch_size=2).fit(

@@ -390,7 +390,7 @@ class Yields:
         (
             GroupKFold(4),
             ROWS % 3,
-            r"number of groups: 3\. groups has 3 groups: choose fewer splits, or a splitter without",
+            r"number of groups: 3\. groups has 3 groups: choose fewer splits, or a splitter",
         ),
         (
             GroupKFold(4),

@@ -213,3 +213,18 @@ def test_a_column_with_the_name_of_the_input_is_refused():
     autoencoder = AutoencoderTransformer(1, (), **FAST).fit(table)
     with pytest.raises(ValueError, match=r"columns \['X'\], as the inputs .* rename them"):
         to_onnx(autoencoder, autoencoder.transform(table), method="inverse_transform")
+
+
+@pytest.mark.parametrize("gap", [None, 7])
+def test_categories_beyond_double_precision_are_told_apart_or_refused(gap):
+    values = pd.array([2**60 + 1, 2**60 + 2, gap] * 10, dtype="Int64")
+    table = pd.DataFrame({"a": pd.Categorical(values), "b": np.arange(30.0)})
+    network = AutoencoderTransformer(1, (), **FAST).fit(table)
+    message = f"The graph would read the category {2**60 + 2} in double precision, so that"
+    with pytest.raises(ValueError, match=message):
+        to_onnx(network, table)
+    if gap is not None:
+        table = pd.DataFrame({"a": values.astype("int64"), "b": np.arange(30)})
+        network = AutoencoderTransformer(1, (), categorical_features=["a"], **FAST).fit(table)
+        (found,) = run_graph(network, table)
+        assert_close(found, network.transform(table))
