@@ -2,8 +2,7 @@
 
 Each row times two ways to compute the same thing on one thread. The last rows take several:
 gathering rows, a move of the weights after products with them, which tells how far the cores are
-from each other, predictions after a pause, in which threads lose their cores, and training steps
-of 784-128-64-10 while a second process keeps a core busy.
+from each other, and training steps of 784-128-64-10 while a second process keeps a core busy.
 """
 
 import math
@@ -19,7 +18,6 @@ from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness
 from benchmarks.contenders import Work, in_process
-from sknn_deep import DeepMLPClassifier
 from sknn_deep._engine.optimizers import adam_kernel
 from sknn_deep._hardware.sparse_products import SparseBatch
 from sknn_deep._networks.flat import Dropout
@@ -192,41 +190,6 @@ def moves() -> dict[str, Callable[[], float]]:
     return {"after": lambda: seconds(use), "alone": lambda: seconds(lambda: None)}
 
 
-def predictions(n_rows: int) -> Callable[[], float]:
-    """Return what times predictions of so many rows."""
-    rng = np.random.default_rng(0)
-    X, y = rng.random((n_rows, 784), dtype=np.float32), rng.integers(0, 10, n_rows)
-    model = DeepMLPClassifier((128, 64), max_iter=1).fit(X, y)
-    return harness.timed(lambda: model.predict(X))
-
-
-def pauses() -> dict[str, Callable[[], float]]:
-    """Return predictions of 500 rows, the first after a pause and those that follow each other."""
-    predict = predictions(500)
-
-    def after_a_pause() -> float:
-        time.sleep(0.3)
-        return predict()
-
-    return {"after": after_a_pause, "alone": lambda: np.median([predict() for _ in range(20)])}
-
-
-def threads_after_pauses(n_threads: int) -> dict[str, Callable[[], float]]:
-    """Return predictions of 100 rows, all after pauses, on several threads and on one."""
-    predict = predictions(100)
-
-    def on(threads: int) -> float:
-        with harness.limited_threads(threads):
-            predict()
-            seconds = []
-            for _ in range(10):
-                time.sleep(0.1)
-                seconds.append(predict())
-        return float(np.median(seconds))
-
-    return {"several": partial(on, n_threads), "one": partial(on, 1)}
-
-
 def hundred_steps() -> dict:
     """Return runs of 100 steps of one network: ours, and plain torch."""
     work = Work((784, 128, 64, 10), 200, 1, n_samples=20_000)
@@ -260,15 +223,6 @@ def main():
         rows.append(
             [what, harness.duration(seconds["alone"]), harness.ratio(seconds, "after", "alone")]
         )
-        seconds = results["pause"] = harness.alternate(pauses(), arguments.rounds)
-        what = f"500 predictions, {arguments.threads} threads: after a pause / one after the other"
-        ratio = harness.ratio(seconds, "after", "alone")
-        rows.append([what, harness.duration(seconds["alone"]), ratio])
-        runs_on = threads_after_pauses(arguments.threads)
-        seconds = results["threads after pauses"] = harness.alternate(runs_on, arguments.rounds)
-        what = f"100 predictions, all after pauses: {arguments.threads} threads / one"
-        ratio = harness.ratio(seconds, "several", "one")
-        rows.append([what, harness.duration(seconds["one"]), ratio])
         alone = harness.alternate(runs, arguments.rounds)
         with harness.busy_neighbours(1):
             beside = harness.alternate(runs, arguments.rounds)
