@@ -31,8 +31,8 @@ _CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**25, "xpu": 2**25}
 _SPARSE_CHUNK_BYTES = 2**24
 # So many of torch's threads share a part's rows at most, whose memory would grow with the cores.
 _MOST_SHARES = 8
-# Fewer rows are multiplied more slowly, as each product lays out the weights anew: 150 of
-# 784-128-64-10 take 6 % longer than 500, 100 of them 12 %. With 8 to 34 parts the time is the same.
+# Fewer rows are multiplied more slowly, as each product lays out the weights anew; and a few parts
+# for each thread are enough, unless activations of larger ones would leave the cache.
 _FEWEST_ROWS, _MOST_PARTS = 128, 32
 
 

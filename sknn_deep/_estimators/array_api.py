@@ -132,10 +132,9 @@ def by_torch(function: Callable[[Tensor], Tensor], array: Any) -> Any:
     """
     if isinstance(array, Tensor):
         return function(array)
-    is_fine = torch.get_num_threads() == 1 or len(array) == 1
-    with (
-        nullcontext() if is_fine or threads_of_outputs(n_elements=array.size) > 1 else one_thread()
-    ):
+    wakes_none = torch.get_num_threads() == 1 or len(array) == 1
+    is_large = threads_of_outputs(n_elements=array.size) > 1
+    with nullcontext() if wakes_none or is_large else one_thread():
         return function(torch.from_numpy(array)).numpy()
 
 
