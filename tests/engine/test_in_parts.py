@@ -67,9 +67,9 @@ def test_within_autocast_no_other_thread_computes_a_part(spread, monkeypatch):
     monkeypatch.setattr(in_parts, "OUTPUT_WORK_OF_A_THREAD", 1)
     monkeypatch.setattr(in_parts, "share_parts", None)
     with pytest.raises(TypeError, match="not callable"):
-        _mapped(lambda part: part, N_FEW, _network(), may_share=True)
+        _mapped(lambda part: part, N_FEW, _network().eval(), may_share=True)
     with torch.autocast("cpu"):
-        threads = _mapped(lambda part: current_thread(), N_FEW, _network(), may_share=True)
+        threads = _mapped(lambda part: current_thread(), N_FEW, _network().eval(), may_share=True)
     assert set(threads) == {current_thread()}
 
 
