@@ -77,7 +77,7 @@ def share_parts(
         try:
             while left:
                 work[0](left.popleft())
-        except Exception:  # none was left, or the calling thread will see what is wrong
+        except BaseException:  # none was left, or the calling thread will see what is wrong
             pass
 
     with one_thread():
@@ -112,7 +112,9 @@ def _call(function: Callable[[], None], n_threads: int) -> None:
     with _lock:
         while len(_helpers) < n_threads:
             is_ready = threading.Event()
-            helper = threading.Thread(target=_help, args=(is_ready,), name="sknn_deep", daemon=True)
+            helper = threading.Thread(
+                target=_help, args=(_calls, is_ready), name="sknn_deep", daemon=True
+            )
             try:
                 helper.start()
             except RuntimeError:  # the system has no more
@@ -123,14 +125,14 @@ def _call(function: Callable[[], None], n_threads: int) -> None:
         _calls.put(function)
 
 
-def _help(is_ready: threading.Event) -> None:
+def _help(calls: SimpleQueue[Callable[[], None] | None], is_ready: threading.Event) -> None:
     """Call what the queue holds, on one of torch's threads."""
     set_threads_inside(1)
     is_ready.set()
-    while (function := _calls.get()) is not None:
+    while (function := calls.get()) is not None:
         function()
         del function  # and what it holds
-    _calls.put(None)  # for the others
+    calls.put(None)  # for the others
 
 
 @atexit.register

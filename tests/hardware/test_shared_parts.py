@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import weakref
+from queue import SimpleQueue
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,27 +70,31 @@ def test_nobody_waits_for_a_thread_that_is_late():
     assert len(stored) == N_PARTS
 
 
-def test_what_fails_in_a_helper_is_computed_by_the_caller():
+@pytest.mark.parametrize("error", [LookupError, SystemExit, KeyboardInterrupt])
+def test_what_fails_in_a_helper_is_computed_by_the_caller(error):
     caller, has_failed = threading.current_thread(), threading.Event()
 
     def compute(part):
         if threading.current_thread() is not caller:
             has_failed.set()
-            raise LookupError("a setting of the calling thread")
+            raise error("a setting of the calling thread")
         has_failed.wait(timeout=60)
         return part
 
     assert sorted(_shared(compute, 3)) == [(part, part) for part in range(N_PARTS)]
+    assert all(helper.is_alive() for helper in shared_parts._helpers)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_an_error_of_the_caller_ends_it_and_stores_nothing_more(n_threads, error, two_threads):
-    caller, stored = threading.current_thread(), []
+    caller, has_failed, stored = threading.current_thread(), threading.Event(), []
 
     def compute(part):
         if threading.current_thread() is caller:
+            has_failed.set()
             raise error("no more")
+        has_failed.wait(timeout=60)  # or the helpers might leave the caller none
         return part
 
     with pytest.raises(error, match="no more"):
@@ -98,6 +103,27 @@ def test_an_error_of_the_caller_ends_it_and_stores_nothing_more(n_threads, error
     _shared(lambda part: part, 3)  # the helpers are free
     assert len(stored) == n_stored
     assert torch.get_num_threads() == 2
+
+
+def test_a_late_helper_goes_on_with_the_queue_that_it_began_with(monkeypatch):
+    caller, has_begun, may_go_on = threading.current_thread(), threading.Event(), threading.Event()
+
+    def compute(part):
+        if threading.current_thread() is not caller:
+            has_begun.set()
+            may_go_on.wait(timeout=60)
+        else:
+            has_begun.wait(timeout=60)
+
+    monkeypatch.setattr(shared_parts, "_helpers", [])
+    monkeypatch.setattr(shared_parts, "_calls", SimpleQueue())
+    _shared(compute, 2)
+    [helper], calls = shared_parts._helpers, shared_parts._calls
+    monkeypatch.undo()
+    may_go_on.set()
+    calls.put(None)
+    helper.join(timeout=60)
+    assert not helper.is_alive()
 
 
 def test_where_no_thread_is_to_be_had_the_caller_computes_alone(monkeypatch):
@@ -168,14 +194,16 @@ def test_an_interpreter_that_ends_waits_for_a_late_helper():
         def compute(part):
             if threading.current_thread() is not threading.main_thread():
                 has_begun.set()
+                is_done.wait(60)
                 time.sleep(0.5)
                 print("late", flush=True)
             else:
                 has_begun.wait(60)
 
-        has_begun = threading.Event()
+        has_begun, is_done = threading.Event(), threading.Event()
         share_parts(compute, lambda part, value: None, 2, 2)
         print("done", flush=True)
+        is_done.set()
     """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["done", "late"]
