@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy.special import expit
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score, get_scorer_names
 from sklearn.preprocessing import LabelBinarizer
@@ -35,6 +36,9 @@ from sknn_deep._sklearn import (
     fit_context,
     with_callbacks,
 )
+
+# Of so many NumPy computes probabilities in half of the time that torch takes.
+_FEW_NUMBERS = 1000
 
 
 @dataclass(eq=False, repr=False)
@@ -627,7 +631,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         """
         X = self._validate_input(X, check_later=True)
         if "temperature_" in vars(self):
-            return by_torch(self._probabilities, self._calibrated_logits(X))
+            return self._probabilities(self._calibrated_logits(X))
         return self._outputs(X)
 
     @keeps_namespace
@@ -763,12 +767,32 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             losses = -np.log(output[np.arange(len(y)), indices].clip(tiny))
         return float(np.average(losses, weights=weight))
 
-    def _probabilities(self, raw: Tensor) -> Tensor:
+    def _probabilities(self, raw: Any) -> Any:
         """Return the probability of each class, never 0, given raw output (rows, n_outputs).
 
         Where a probability is too small for its type, it is the smallest normal number: its
         logarithm is finite, and orders the classes as the probabilities do.
         """
+        if type(raw) is np.ndarray and raw.size <= _FEW_NUMBERS:
+            return self._few_probabilities(raw)
+        return by_torch(self._many_probabilities, raw)
+
+    def _few_probabilities(self, raw: np.ndarray) -> np.ndarray:
+        """Return them by NumPy, whose calls take half as long as torch's."""
+        type_info = np.finfo(raw.dtype)
+        if self.out_activation_ == "softmax":
+            probabilities = raw - np.maximum.reduce(raw, axis=1, keepdims=True)
+            with np.errstate(under="ignore"):
+                np.exp(probabilities, out=probabilities)
+                probabilities /= np.add.reduce(probabilities, axis=1, keepdims=True)
+        elif self.n_outputs_ == 1:
+            probabilities = expit(np.concatenate((-raw, raw), axis=1))
+        else:
+            probabilities = np.minimum(expit(raw), 1 - type_info.eps)
+        return np.maximum(probabilities, type_info.tiny, out=probabilities)
+
+    def _many_probabilities(self, raw: Tensor) -> Tensor:
+        """Return them by torch."""
         if self.out_activation_ == "softmax":
             probabilities = _over_classes(torch.softmax, raw)
         elif self.n_outputs_ == 1:
@@ -971,8 +995,10 @@ def _fitted_binarizer(y: np.ndarray) -> LabelBinarizer:
     return binarizer
 
 
-def _likeliest(raw: Tensor) -> Tensor:
+def _likeliest(raw: Any) -> Any:
     """Return the number of the largest output of each row."""
+    if type(raw) is np.ndarray:
+        return raw.argmax(axis=1)
     if raw.device.type != "cpu":
         return raw.argmax(dim=1)
     return torch.from_numpy(raw.numpy().argmax(axis=1))  # in less than half of torch's time

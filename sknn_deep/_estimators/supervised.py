@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sknn_deep._engine.features import ArrayRows, Features
 from sknn_deep._engine.samples import Samples
-from sknn_deep._estimators.array_api import by_torch, keeps_namespace
+from sknn_deep._estimators.array_api import keeps_namespace
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._estimators.call import Call
@@ -238,14 +238,15 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         else:
             super()._fit_networks(call)
 
-    def _map_networks(
-        self, function: Callable[[Tensor], Tensor] | None, X: Features
-    ) -> Iterator[Any]:
-        """Apply a function to the raw output of each network, for validated rows."""
+    def _map_networks(self, function: Callable[[Any], Any] | None, X: Features) -> Iterator[Any]:
+        """Apply a function to the raw output of each network, for validated rows.
+
+        The function takes tensors and arrays of NumPy, and returns what it is given.
+        """
         rows, known = vars(self).get("_known_output", (None, None))
         if rows is X:
             raw = known.copy()  # what is made of it may be written into it
-            yield raw if function is None else by_torch(function, raw)
+            yield raw if function is None else function(raw)
             return
         for network in self._networks:
             module = vars(network)["module_"]
@@ -254,7 +255,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                 rounds = product_dtype(self.dtype, module.flat.device) is not None
                 raw = output_by_numpy(module, X.unwrapped(), rounds=rounds)
             if raw is not None:
-                yield raw if function is None else by_torch(function, raw)
+                yield raw if function is None else function(raw)
                 continue
 
             def apply(rows: Tensor, module: Any = module) -> Tensor:

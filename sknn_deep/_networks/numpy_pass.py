@@ -27,12 +27,14 @@ from sknn_deep._networks.models import MLP
 ON_ONE_THREAD = 2**18
 # Activations of more rows leave the cache, so that they are computed in parts.
 PART_BYTES = 2**22
-# They work in place. torch's calls take longer, and its numbers less time.
+# They work in place. torch's calls take longer, and its numbers less time: those that use it for
+# many numbers are `_BY_TORCH`.
 _ACTIVATIONS: dict[type, Callable[[np.ndarray], Any]] = {
     nn.ReLU: lambda z: np.maximum(z, 0, out=z),
     nn.Tanh: lambda z: np.tanh(z, out=z) if z.size < _FEW else torch.tanh_(torch.from_numpy(z)),
     nn.Sigmoid: lambda z: expit(z, out=z) if z.size < _FEW else torch.sigmoid_(torch.from_numpy(z)),
 }
+_BY_TORCH = (nn.Tanh, nn.Sigmoid)
 _FEW = 1000
 _WITHOUT_EFFECT = (nn.Identity, Dropout)
 
@@ -53,6 +55,7 @@ class _Plan(NamedTuple):
 
     parts: list[nn.Module]
     steps: list[_Step]
+    uses_torch: bool
     largest: int
     row_bytes: int
 
@@ -95,7 +98,8 @@ def output_by_numpy(
         return None
     if rounds and any(is_worth_rounding(n_rows, step.params[0]) for step in plan.steps):
         return None
-    with nullcontext() if torch.get_num_threads() == 1 else one_thread():
+    wakes_none = not plan.uses_torch or torch.get_num_threads() == 1
+    with nullcontext() if wakes_none else one_thread():
         at_once = max(1, PART_BYTES // plan.row_bytes)
         if n_rows <= at_once:
             return _output_of_part(plan, X)
@@ -158,4 +162,5 @@ def _plan(layers: DenseStack) -> _Plan:
     sizes = [step.weight.size for step in steps]
     row_bytes = max((max(s.weight.shape) * s.weight.itemsize for s in steps), default=0)
     # not the layers: a cycle would keep its memory
-    return _Plan(parts, steps, max(sizes, default=0), row_bytes)
+    uses_torch = any(isinstance(part, _BY_TORCH) for part in parts)
+    return _Plan(parts, steps, uses_torch, max(sizes, default=0), row_bytes)

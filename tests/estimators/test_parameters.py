@@ -969,15 +969,35 @@ def test_validation_set_is_judged_in_chunks_as_in_whole(digits, monkeypatch):
     assert chunks.validation_scores_ == whole.validation_scores_
 
 
+def _targets_of_a_kind(kind, y):
+    return {
+        "binary": y % 2,
+        "multiclass": y,
+        "multilabel": np.column_stack([y % 2, y > 4]).astype(int),
+    }[kind]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize("scale", [1, 1e3])
+def test_few_rows_have_the_probabilities_of_many(scale, kind, dtype, digits):
+    network = classifier(dtype=dtype).fit(digits.X, _targets_of_a_kind(kind, digits.y))
+    network.module_.flat.mul_(scale)
+    many = network.predict_proba(np.tile(digits.X, (20, 1)))[: len(digits.X)]
+    rtol = 1e-4 if dtype == "float32" else 1e-12
+    rtol *= scale  # the logits' rounding
+    for n_rows in (1, 2, 50):
+        with np.errstate(all="raise"):
+            few = network.predict_proba(digits.X[:n_rows])
+        assert few.dtype == dtype
+        assert few.flags.c_contiguous
+        assert_allclose(few, many[:n_rows], rtol=rtol)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
 def test_log_probabilities_agree_with_probabilities_that_saturate(kind, dtype, digits):
-    y = {
-        "binary": digits.y % 2,
-        "multiclass": digits.y,
-        "multilabel": np.column_stack([digits.y % 2, digits.y > 4]).astype(int),
-    }[kind]
-    network = classifier(dtype=dtype).fit(digits.X, y)
+    network = classifier(dtype=dtype).fit(digits.X, _targets_of_a_kind(kind, digits.y))
     network.module_.flat.mul_(1e3)
     probabilities = network.predict_proba(digits.X_test)
     log_probabilities = network.predict_log_proba(digits.X_test)
