@@ -77,7 +77,9 @@ def test_prediction_halves_its_chunks_until_they_fit(
 
 
 @pytest.mark.parametrize("n_networks", [1, 2])
-def test_validation_scores_are_found_in_smaller_chunks_too(n_networks, digits, room_for):
+def test_validation_scores_are_found_in_smaller_chunks_too(
+    n_networks, digits, room_for, torch_predicts
+):
     options = {**QUICK, "early_stopping": True, "n_networks": n_networks}
     expected = DeepMLPClassifier(**options).fit(digits.X, digits.y)
     tried = room_for(50)

@@ -24,6 +24,7 @@ from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._hardware.shared_parts import MOST_THREADS, share_parts
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.layers import is_watched
+from sknn_deep._networks.numpy_pass import output_by_numpy
 
 # A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
 # on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
@@ -77,11 +78,25 @@ def map_parts(
     flat, start = network.flat, 0
     is_on_cpu = flat.device.type == "cpu"
     rounds = product_dtype is not None and is_on_cpu
+    work = n_samples * network.weights.numel()
+    n_threads = threads_of_outputs(work)
+    most_rows = n_threads * chunk_rows(network.width, flat.dtype)
+    is_one_part = n_samples <= most_rows and (work < FEWEST_TO_SHARE or not may_share)
+    if is_on_cpu and is_one_part and not (rounds and work >= FEWEST_TO_ROUND):
+        # of a few rows the calls take longer than the numbers
+        is_set = torch.get_num_threads() == n_threads
+        part = slice(0, n_samples)
+        try:
+            with nullcontext() if is_set else applying(network, n_samples), torch.inference_mode():
+                store(part, function(part))
+                return
+        except torch.OutOfMemoryError:
+            release_cached_memory(flat.device)  # and try again, with fewer rows at a time
     # autocast holds for a thread, and helpers are other ones
     may_share &= is_on_cpu and not torch.is_autocast_enabled("cpu")
     if may_share and not any(map(is_watched, network.modules())):
         parts = _equal_parts(n_samples, network)
-        n_threads = min(MOST_THREADS, threads_of_outputs(n_samples * network.weights.numel()))
+        n_threads = min(MOST_THREADS, n_threads)
         if len(parts) > 1 and len(parts) >= n_threads:
 
             def apply(number: int) -> Any:
@@ -149,7 +164,7 @@ def map_rows(
     -------
     output : ndarray with n_rows rows, or Tensor where the features ask for one
     """
-    flat, n_rows = network.flat, len(features)
+    n_rows = len(features)
     if isinstance(features, DividedRows):
         own: Any = None
         if len(features.own):
@@ -160,25 +175,11 @@ def map_rows(
     if features.gives_tensors:
         return _map_on_device(function, features, network, product_dtype)
     read, is_sparse = _reader(features, network, may_be_sparse)
-    work = n_rows * network.weights.numel()
-    n_threads = threads_of_outputs(work)
-    most_rows = n_threads * chunk_rows(network.width, flat.dtype)
-    is_plain = product_dtype is None or work < FEWEST_TO_ROUND
-    may_share = type(features) is ArrayRows
-    is_one_part = work < FEWEST_TO_SHARE or (n_rows <= most_rows and not may_share)
-    if flat.device.type == "cpu" and is_plain and is_one_part:
-        # of a few rows the calls take longer than the numbers
-        is_set = torch.get_num_threads() == n_threads
-        try:
-            with nullcontext() if is_set else applying(network, n_rows), torch.inference_mode():
-                return np.ascontiguousarray(function(read(slice(0, n_rows))).numpy())
-        except torch.OutOfMemoryError:
-            release_cached_memory(flat.device)  # and try again, with fewer rows at a time
     outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known
 
     def store(part: slice, rows: np.ndarray) -> None:
         if len(rows) == n_rows:
-            outputs.append(rows)
+            outputs.append(np.ascontiguousarray(rows))
             return
         if not outputs:
             outputs.append(np.empty((n_rows, *rows.shape[1:]), rows.dtype))
@@ -191,7 +192,7 @@ def map_rows(
         network,
         product_dtype,
         is_sparse=is_sparse,
-        may_share=may_share,
+        may_share=type(features) is ArrayRows,
     )
     return outputs[0]
 
@@ -259,7 +260,10 @@ def evaluate_loss(
             None if array is None else to_device(array[part], device, dtype)
             for array in (samples.targets, samples.weight)
         )
-        raw = network(X)
+        few = None
+        if isinstance(X, Tensor) and device.type == "cpu":
+            few = output_by_numpy(network, X.numpy(), on_one_thread=True)
+        raw = network(X) if few is None else torch.from_numpy(few)
         losses = loss.per_sample(raw, X if target is None else loss.encoded(target, raw))
         total = losses.sum() if weight is None else torch.dot(losses, weight)
         weight_sum = float(len(X)) if weight is None else weight.sum().item()

@@ -18,7 +18,7 @@ from sknn_deep._engine.batches import Batches, Chunk
 from sknn_deep._engine.device_rows import DeviceRows
 from sknn_deep._engine.divided_rows import DividedRows
 from sknn_deep._engine.encoded_rows import EncodedRows, TableEncoding
-from sknn_deep._engine.features import ArrayRows, Features
+from sknn_deep._engine.features import Features
 from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.array_api import as_numpy, keeps_namespace, taken_in
@@ -54,11 +54,9 @@ from sknn_deep._estimators.types import (
     ScalingName,
     Seed,
 )
-from sknn_deep._hardware.bfloat16 import product_dtype
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import Autoencoder
 from sknn_deep._networks.number_inputs import SCALINGS, centers_and_scales
-from sknn_deep._networks.numpy_pass import output_by_numpy
 from sknn_deep._sklearn import (
     Interval,
     StrOptions,
@@ -678,9 +676,8 @@ class AutoencoderTransformer(
         X = self._validate_input(X, check_later=True)
         network = self.module_
         codes = None
-        if type(X) is ArrayRows and not network.fills:
-            rounds = product_dtype(self.dtype, network.flat.device) is not None
-            codes = output_by_numpy(network.encoder, X.unwrapped(), rounds=rounds)
+        if not network.fills:
+            codes = self._output_by_numpy(network.encoder, X, network.flat.device)
         if codes is None:
             codes = self._map_rows(
                 lambda rows: network.encode(rows, X.check), X, may_be_sparse=True

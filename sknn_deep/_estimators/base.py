@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sknn_deep._engine.features import Features, features_of
+from sknn_deep._engine.features import ArrayRows, Features, features_of
 from sknn_deep._engine.in_parts import map_rows
 from sknn_deep._estimators.array_api import call_taken_in, home_of, where_it_is
 from sknn_deep._estimators.call import Call
@@ -26,6 +26,7 @@ from sknn_deep._estimators.rows import has_categories, to_predict, to_train_on
 from sknn_deep._hardware.bfloat16 import product_dtype
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.flat import Network
+from sknn_deep._networks.numpy_pass import output_by_numpy
 from sknn_deep._networks.summary import summary
 
 
@@ -134,6 +135,15 @@ class BaseDeepNetwork(NetworkHooks):
     ) -> Any:
         """Return the features to train on, and y where it is given, as in :func:`to_train_on`."""
         return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
+
+    def _output_by_numpy(
+        self, layers: torch.nn.Module, X: Features, device: torch.device
+    ) -> np.ndarray | None:
+        """Return the output of layers for validated X, or None: see :func:`output_by_numpy`."""
+        if type(X) is not ArrayRows:
+            return None
+        rounds = product_dtype(self.dtype, device) is not None
+        return output_by_numpy(layers, X.unwrapped(), rounds=rounds)
 
     def _map_rows(
         self,

@@ -22,7 +22,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sknn_deep._engine.features import ArrayRows, Features
+from sknn_deep._engine.features import Features
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.array_api import keeps_namespace
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
@@ -46,11 +46,9 @@ from sknn_deep._estimators.types import (
     NumericEmbeddingName,
     ScalingName,
 )
-from sknn_deep._hardware.bfloat16 import product_dtype
 from sknn_deep._networks.layers import Linear
 from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._networks.number_inputs import BASES, SCALINGS
-from sknn_deep._networks.numpy_pass import output_by_numpy
 from sknn_deep._networks.table_input import TableInput
 from sknn_deep._sklearn import HasMethods, Interval, StrOptions
 from sknn_deep._user_warnings import warn_user
@@ -250,10 +248,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             return
         for network in self._networks:
             module = vars(network)["module_"]
-            raw = None
-            if type(X) is ArrayRows:
-                rounds = product_dtype(self.dtype, module.flat.device) is not None
-                raw = output_by_numpy(module, X.unwrapped(), rounds=rounds)
+            raw = self._output_by_numpy(module, X, module.flat.device)
             if raw is not None:
                 yield raw if function is None else function(raw)
                 continue

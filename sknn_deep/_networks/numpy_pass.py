@@ -61,7 +61,7 @@ class _Plan(NamedTuple):
 
 
 def output_by_numpy(
-    network: nn.Module, X: np.ndarray, *, rounds: bool = False
+    network: nn.Module, X: np.ndarray, *, rounds: bool = False, on_one_thread: bool = False
 ) -> np.ndarray | None:
     """Return what calling the network does, or None where its modules have to be called.
 
@@ -77,6 +77,9 @@ def output_by_numpy(
         Of the network's floating-point type, contiguous.
     rounds : bool, default=False
         Whether the factors of products that are worth it are to be rounded, which is not done here.
+    on_one_thread : bool, default=False
+        Whether only products that NumPy computes on one thread are, which have the same bits
+        whatever NumPy is allowed.
     """
     layers = network
     if type(network) is MLP:
@@ -94,7 +97,7 @@ def output_by_numpy(
         return None
     if n_rows * plan.largest <= ON_ONE_THREAD:
         return _output_of_part(plan, X)
-    if wants_the_same_bits():
+    if on_one_thread or wants_the_same_bits():
         return None
     if rounds and any(is_worth_rounding(n_rows, step.params[0]) for step in plan.steps):
         return None

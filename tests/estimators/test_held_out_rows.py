@@ -26,7 +26,7 @@ from sknn_deep import (
     DeepMLPRegressor,
     TabularMLPClassifier,
 )
-from sknn_deep._estimators import supervised
+from sknn_deep._estimators import base
 from sknn_deep._estimators.held_out_rows import (
     hold_out_rows,
     hold_out_stratified,
@@ -464,13 +464,13 @@ def test_a_mask_is_as_good_as_row_numbers():
     ("scoring", "is_shared"), [("neg_mean_absolute_error", True), (mean_absolute_error_of, False)]
 )
 def test_a_named_scorer_predicts_from_the_outputs_of_the_loss(scoring, is_shared, monkeypatch):
-    rng, called, predict = np.random.default_rng(0), [], supervised.output_by_numpy
+    rng, called, predict = np.random.default_rng(0), [], base.output_by_numpy
 
     def noted(*args, **options):
         called.append(1)
         return predict(*args, **options)
 
-    monkeypatch.setattr(supervised, "output_by_numpy", noted)
+    monkeypatch.setattr(base, "output_by_numpy", noted)
     X, y = rng.normal(size=(60, 3)), rng.normal(size=60)
     n_calls = []
     for max_iter in (2, 6):
