@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
@@ -120,6 +121,11 @@ def register() -> None:
         )
     if sklearn_parsers_map.get(Pipeline) is _parse_sklearn_pipeline:  # not the user's own
         update_registered_parser(Pipeline, _parse_pipeline)
+    if (
+        FrozenEstimator not in sklearn_parsers_map
+        and FrozenEstimator not in sklearn_operator_name_map
+    ):
+        update_registered_parser(FrozenEstimator, _parse_frozen)
 
 
 def require_skl2onnx() -> None:
@@ -353,6 +359,15 @@ def _parse_search(scope: Any, model: Any, inputs: Any, custom_parsers: Any = Non
     return _parse_sklearn(scope, model.best_estimator_, inputs, custom_parsers=custom_parsers)
 
 
+def _parse_frozen(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+    """Parse a frozen estimator as the estimator within."""
+    from skl2onnx._parse import _parse_sklearn
+
+    # get_options would look for a converter of its class
+    scope.add_options(id(model.estimator), (scope.options or {}).get(id(model)))
+    return _parse_sklearn(scope, model.estimator, inputs, custom_parsers=custom_parsers)
+
+
 def _parse_pipeline(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
     """Parse a pipeline without its steps "passthrough" and None, at which skl2onnx fails."""
     from skl2onnx._parse import _parse_sklearn_pipeline
@@ -369,12 +384,17 @@ def _working_steps(pipeline: Pipeline) -> list[tuple[str, Any]]:
 
 
 def ends(estimator: Any) -> list[Any]:
-    """Return an estimator and, in turn, what ends it: a pipeline's last step, a search's best."""
+    """Return an estimator and, in turn, what ends it.
+
+    Of a pipeline that is its last step, of a search its best, of a frozen estimator the one within.
+    """
     parts = [estimator]
     while True:
         last = parts[-1]
         if isinstance(last, Pipeline) and (steps := _working_steps(last)):
             parts.append(steps[-1][1])
+        elif isinstance(last, FrozenEstimator):
+            parts.append(last.estimator)
         elif hasattr(last, "best_estimator_"):
             parts.append(last.best_estimator_)
         else:

@@ -16,6 +16,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.datasets import load_iris, make_multilabel_classification
 from sklearn.ensemble import VotingClassifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
@@ -294,6 +295,17 @@ def test_steps_that_do_nothing(nothing, iris):
         assert_close(probabilities, estimator.predict_proba(X))
     codes = Pipeline([("code", AutoencoderTransformer(2, (8,), **FAST)), ("scale", nothing)])
     assert_close(run_graph(codes.fit(X), X)[0], codes.transform(X))
+
+
+def test_frozen_estimators(iris):
+    X, y = iris
+    codes = FrozenEstimator(AutoencoderTransformer(2, (8,), **FAST).fit(X))
+    pipeline = make_pipeline(codes, DeepMLPClassifier((8,), **FAST)).fit(X, y)
+    _assert_classifies_alike(pipeline, X)
+    _assert_classifies_alike(FrozenEstimator(pipeline), X)
+    _assert_classifies_alike(make_pipeline(FrozenEstimator(pipeline)).fit(X), X)
+    (scores,) = run_graph(codes, X, method="score_samples")
+    assert_close(scores, codes.score_samples(X), largest=10)
 
 
 def test_a_step_behind_activations_of_another_precision(iris):
