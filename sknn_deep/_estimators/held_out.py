@@ -166,6 +166,7 @@ def _scorer_score(
         return float(scorer(twin, X, samples.y, **weights))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"scoring={scoring!r} failed on the validation set: {error}. Pass a scorer that "
-            f"suits {type(estimator).__name__} and returns one number, or scoring='loss'."
+            f"scoring={scoring!r} failed on the validation set: {str(error).rstrip('.')}. Pass a "
+            f"scorer that suits {type(estimator).__name__} and returns one number, or "
+            "scoring='loss'."
         ) from error

@@ -14,6 +14,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import TimeSeriesSplit, train_test_split
 
 from sknn_deep._wording import counted
@@ -202,10 +203,15 @@ def _remedy(splitter: Any, n_rows: int, groups: Any) -> str:
             "and set_fit_request(groups=True)."
         )
     if _reads_groups(splitter):
+        groups = np.asarray(groups)
         try:
-            n_groups = len(np.unique(np.asarray(groups)))
+            n_groups = len(np.unique(groups))
         except TypeError:  # some cannot be compared, as None cannot
+            n_groups = 0
+        if n_groups == 0 or pd.isna(groups).any():
             return "Pass one group for each row to fit, all of one type and none of them missing."
+        if n_groups > 1 and groups.ndim != 1:
+            return f"groups is of shape {groups.shape}: pass one column of it to fit."
         remedy = "pass groups that differ" if n_groups == 1 else "pass more groups"
         if n_groups > 1 and hasattr(splitter, "n_splits"):
             remedy = "choose fewer splits"

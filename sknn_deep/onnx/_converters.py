@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
@@ -63,7 +64,8 @@ def register() -> None:
     >>> sknn_deep.onnx.register()
     """
     require_skl2onnx()
-    from skl2onnx import update_registered_converter
+    from skl2onnx import update_registered_converter, update_registered_parser
+    from skl2onnx._parse import _parse_sklearn_pipeline, sklearn_parsers_map
     from skl2onnx._supported_operators import sklearn_operator_name_map
     from skl2onnx.operator_converters.grid_search_cv import convert_sklearn_grid_search_cv
     from skl2onnx.shape_calculators import grid_search_cv
@@ -117,6 +119,13 @@ def register() -> None:
             _convert_transformed,
             parser=_parse_transformed,
         )
+    if sklearn_parsers_map.get(Pipeline) is _parse_sklearn_pipeline:  # not the user's own
+        update_registered_parser(Pipeline, _parse_pipeline)
+    if (
+        FrozenEstimator not in sklearn_parsers_map
+        and FrozenEstimator not in sklearn_operator_name_map
+    ):
+        update_registered_parser(FrozenEstimator, _parse_frozen)
 
 
 def require_skl2onnx() -> None:
@@ -350,13 +359,42 @@ def _parse_search(scope: Any, model: Any, inputs: Any, custom_parsers: Any = Non
     return _parse_sklearn(scope, model.best_estimator_, inputs, custom_parsers=custom_parsers)
 
 
+def _parse_frozen(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+    """Parse a frozen estimator as the estimator within."""
+    from skl2onnx._parse import _parse_sklearn
+
+    # get_options would look for a converter of its class
+    scope.add_options(id(model.estimator), (scope.options or {}).get(id(model)))
+    return _parse_sklearn(scope, model.estimator, inputs, custom_parsers=custom_parsers)
+
+
+def _parse_pipeline(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+    """Parse a pipeline without its steps "passthrough" and None, at which skl2onnx fails."""
+    from skl2onnx._parse import _parse_sklearn_pipeline
+
+    steps = _working_steps(model)
+    if 0 < len(steps) < len(model.steps):
+        given, model = model, Pipeline(steps)
+        scope.add_options(id(model), scope.get_options(given))
+    return _parse_sklearn_pipeline(scope, model, inputs, custom_parsers)
+
+
+def _working_steps(pipeline: Pipeline) -> list[tuple[str, Any]]:
+    return [(name, step) for name, step in pipeline.steps if step not in (None, "passthrough")]
+
+
 def ends(estimator: Any) -> list[Any]:
-    """Return an estimator and, in turn, what ends it: a pipeline's last step, a search's best."""
+    """Return an estimator and, in turn, what ends it.
+
+    Of a pipeline that is its last step, of a search its best, of a frozen estimator the one within.
+    """
     parts = [estimator]
     while True:
         last = parts[-1]
-        if isinstance(last, Pipeline):
-            parts.append(last.steps[-1][1])
+        if isinstance(last, Pipeline) and (steps := _working_steps(last)):
+            parts.append(steps[-1][1])
+        elif isinstance(last, FrozenEstimator):
+            parts.append(last.estimator)
         elif hasattr(last, "best_estimator_"):
             parts.append(last.best_estimator_)
         else:

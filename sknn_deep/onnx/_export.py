@@ -11,6 +11,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sknn_deep._estimators.array_api import as_numpy
 from sknn_deep._estimators.autoencoder import AutoencoderTransformer
 from sknn_deep._estimators.not_numbers import refuse_not_numbers
 from sknn_deep._estimators.table_columns import feature_names, is_frame, named_columns
@@ -28,8 +29,11 @@ _INPUTS = ["float32", "float64", "int64", "int32", "int8", "uint8", "bool"]
 # skl2onnx's graphs for older ones lack inputs.
 _OLDEST_OPSET = 9
 
-# What ONNX says of float32 (1) where float64 (11) is expected, or the reverse.
-_TWO_PRECISIONS = r"\(11?\) vs \(11?\)|inconsistent type tensor\((double|float)\)"
+# What ONNX says of float32 (1) where float64 (11) is expected, or the reverse; and skl2onnx.
+_TWO_PRECISIONS = (
+    r"\(11?\) vs \(11?\)|inconsistent type tensor\((double|float)\)"
+    r"|Conflicted constraint.*(Double.*Float|Float.*Double)TensorType"
+)
 
 
 def to_onnx(
@@ -104,17 +108,13 @@ def to_onnx(
     """
     register()
     from skl2onnx import convert_sklearn
-    from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
 
     check_is_fitted(estimator)
     if method not in METHODS:
         raise ValueError(f"method must be among {list(METHODS)}, got {method!r}.")
-    is_opset = isinstance(target_opset, Integral) and int(target_opset) >= _OLDEST_OPSET
-    if not (target_opset is None or is_opset):
-        raise ValueError(
-            f"target_opset must be an integer of at least {_OLDEST_OPSET}, got {target_opset!r}; "
-            "leave it at None."
-        )
+    _check_opset(target_opset)
+    X = as_numpy(X)
+    _check_matrix(X)
     opsets = _OPSETS if target_opset is None else {**_OPSETS, "": target_opset}
     name = type(estimator).__name__
     options: dict[int, dict[str, Any]] = {
@@ -127,17 +127,16 @@ def to_onnx(
         if method != "transform":
             options[id(_with_codes(estimator, method))] = {"method": method}
         validate_data(estimator, X, reset=False, skip_check_array=True)
-    _refuse_calibration(estimator)
+    _refuse_wrong_graphs(estimator)
     inputs = _initial_types(estimator, X)
     try:
         graph = convert_sklearn(
             estimator, name=name, initial_types=inputs, target_opset=opsets, options=options
         )
-    except (MissingConverter, MissingShapeCalculator) as error:
-        raise ValueError(
-            f"{name} cannot be converted: {str(error).splitlines()[0]} Leave that part out, or "
-            "register a converter for it with skl2onnx.update_registered_converter."
-        ) from error
+    except ValueError:  # ours, which names the part
+        raise
+    except Exception as error:  # skl2onnx raises whatever its converters come upon
+        raise _cannot_be_converted(name, inputs, error) from error
     columns: list[str] = []
     if method == "inverse_transform" and estimator._columns is not None:
         columns = feature_names(estimator)
@@ -146,11 +145,38 @@ def to_onnx(
     return graph
 
 
-def _refuse_calibration(estimator: Any) -> None:
-    """Refuse calibrated classifiers of which skl2onnx 1.20 makes a graph of other probabilities."""
+def _check_opset(target_opset: Any) -> None:
+    from onnx.defs import onnx_opset_version
+
+    newest = onnx_opset_version()
+    is_opset = isinstance(target_opset, Integral) and _OLDEST_OPSET <= int(target_opset) <= newest
+    if not (target_opset is None or is_opset):
+        raise ValueError(
+            f"target_opset must be an integer of at least {_OLDEST_OPSET} and, with the onnx that "
+            f"is installed, at most {newest}, got {target_opset!r}; leave it at None."
+        )
+
+
+def _check_matrix(X: Any) -> None:
+    if np.ndim(X) != 2:
+        raise ValueError(
+            f"X must be rows and columns, got {type(X).__name__} of shape {np.shape(X)}; pass one "
+            "row as X.reshape(1, -1), one column as X.reshape(-1, 1)."
+        )
+
+
+def _refuse_wrong_graphs(estimator: Any) -> None:
+    """Refuse classifiers of which skl2onnx 1.20 makes a graph that predicts something else."""
     from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.model_selection import TunedThresholdClassifierCV
 
     for part in (estimator, *estimator.get_params(deep=True).values()):
+        if isinstance(part, TunedThresholdClassifierCV):
+            raise ValueError(
+                "TunedThresholdClassifierCV has no right ONNX nodes in skl2onnx, whose labels are "
+                "those of a threshold of 0.5; convert its estimator_, and compare the "
+                "probabilities with its best_threshold_."
+            )
         if not isinstance(part, CalibratedClassifierCV):
             continue
         if part.method != "sigmoid":
@@ -174,15 +200,32 @@ def _check_types(name: str, graph: Any, inputs: list[tuple[str, Any]]) -> None:
         infer_shapes(graph, check_type=True, strict_mode=True)
     except InferenceError as error:
         # some of skl2onnx's graphs state wrong shapes, which the runtime passes over
-        if not re.search(_TWO_PRECISIONS, str(error)):
-            return
-        is_double = any(type(kind).__name__ == "DoubleTensorType" for _, kind in inputs)
-        given, other = ("float64", "float32") if is_double else ("float32", "float64")
-        raise ValueError(
-            f"{name} cannot be converted: X holds {given}, a part computes in {other}, and "
-            f"skl2onnx's nodes behind it expect {given}. Convert it with an X of {other}, for "
-            f"example X.astype(numpy.{other}), and give the graph such numbers."
-        ) from error
+        if re.search(_TWO_PRECISIONS, str(error)):
+            raise _two_precisions(name, inputs) from error
+
+
+def _two_precisions(name: str, inputs: list[tuple[str, Any]]) -> ValueError:
+    is_double = any(type(kind).__name__ == "DoubleTensorType" for _, kind in inputs)
+    given, other = ("float64", "float32") if is_double else ("float32", "float64")
+    return ValueError(
+        f"{name} cannot be converted: X holds {given}, a part computes in {other}, and "
+        f"skl2onnx's nodes behind it expect {given}. Convert it with an X of {other}, for "
+        f"example X.astype(numpy.{other}), and give the graph such numbers."
+    )
+
+
+def _cannot_be_converted(name: str, inputs: list[tuple[str, Any]], error: Exception) -> ValueError:
+    """Return what to raise in place of an error of skl2onnx's."""
+    if re.search(_TWO_PRECISIONS, str(error)):
+        return _two_precisions(name, inputs)
+    first_line, *_ = str(error).splitlines() or [""]
+    if not isinstance(error, RuntimeError):  # such as an IndexError, which names no part
+        first_line = f"skl2onnx fails with {type(error).__name__}: {first_line}"
+    return ValueError(
+        f"{name} cannot be converted: {first_line.rstrip('.')}. Leave that part out, or register a "
+        "converter for it with skl2onnx.update_registered_converter; where it is not named, "
+        "convert the parts by themselves to find it."
+    )
 
 
 def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:

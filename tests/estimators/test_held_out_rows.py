@@ -402,6 +402,16 @@ class Yields:
             np.array([None, "a"] * 30, dtype=object),
             "Pass one group for each row to fit, all of one type and none of them missing",
         ),
+        (
+            GroupKFold(2),
+            np.where(ROWS < 2, np.nan, ROWS % 3),
+            "contains NaN. Pass one group for each row to fit, all of one type and none of them",
+        ),
+        (
+            GroupKFold(2),
+            ROWS[:, np.newaxis] % 3,
+            r"groups is of shape \(60, 1\): pass one column of it to fit",
+        ),
         (GroupKFold(2), ROWS[:9], "groups has 9 entries for 60 rows; pass one for each"),
         (None, ROWS, "groups are for a validation_splitter, got validation_splitter=None; pass"),
     ],
@@ -545,3 +555,10 @@ def test_a_splitter_that_holds_out_whole_classes_is_warned_about():
         network.fit(X, labels)
     # a warning would be an error
     network.set_params(validation_splitter=KFold(3, shuffle=True, random_state=0)).fit(X, y)
+
+
+def test_a_scorer_that_does_not_suit_is_named():
+    regressor = DeepMLPRegressor(**QUICK, scoring="neg_log_loss")
+    message = r"scoring='neg_log_loss' failed .* predict_proba\. Pass a scorer that suits DeepMLPR"
+    with pytest.raises(ValueError, match=message):
+        regressor.fit(X_ROWS, Y_ROWS.astype(float))

@@ -15,10 +15,12 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.datasets import load_iris, make_multilabel_classification
+from sklearn.ensemble import VotingClassifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
     MaxAbsScaler,
@@ -279,6 +281,33 @@ def test_pipelines_and_searches(dtype, iris):
         assert_close(probabilities.astype(dtype), expected, largest=10)
 
 
+@pytest.mark.parametrize("nothing", ["passthrough", None])
+def test_steps_that_do_nothing(nothing, iris):
+    X, y = iris
+    network = DeepMLPClassifier((8,), **FAST)
+    pipeline = Pipeline([("scale", nothing), ("network", network)])
+    for estimator in (
+        clone(pipeline),
+        GridSearchCV(make_pipeline(MaxAbsScaler(), pipeline), {"maxabsscaler": [nothing]}, cv=2),
+    ):
+        estimator.fit(X, y)
+        _, probabilities = new_session(to_onnx(estimator, X)).run(None, {"X": X})
+        assert_close(probabilities, estimator.predict_proba(X))
+    codes = Pipeline([("code", AutoencoderTransformer(2, (8,), **FAST)), ("scale", nothing)])
+    assert_close(run_graph(codes.fit(X), X)[0], codes.transform(X))
+
+
+def test_frozen_estimators(iris):
+    X, y = iris
+    codes = FrozenEstimator(AutoencoderTransformer(2, (8,), **FAST).fit(X))
+    pipeline = make_pipeline(codes, DeepMLPClassifier((8,), **FAST)).fit(X, y)
+    _assert_classifies_alike(pipeline, X)
+    _assert_classifies_alike(FrozenEstimator(pipeline), X)
+    _assert_classifies_alike(make_pipeline(FrozenEstimator(pipeline)).fit(X), X)
+    (scores,) = run_graph(codes, X, method="score_samples")
+    assert_close(scores, codes.score_samples(X), largest=10)
+
+
 def test_a_step_behind_activations_of_another_precision(iris):
     network = HiddenActivations(DeepMLPClassifier((8,), **FAST, dtype="float32"))
     pipeline = make_pipeline(network, LogisticRegression()).fit(*iris)
@@ -453,6 +482,7 @@ class _Mine(DeepMLPClassifier):
         (DeepMLPClassifier, {"method": "inverse_transform"}, "got DeepMLPClassifier"),
         (DeepMLPClassifier, {"method": "sample"}, "got 'sample'"),
         (DeepMLPClassifier, {"target_opset": 7}, "target_opset must be .*, got 7; leave"),
+        (DeepMLPClassifier, {"target_opset": 999}, "at most .*, got 999; leave"),
         (
             AutoencoderTransformer,
             {"method": "inverse_transform"},
@@ -464,6 +494,38 @@ def test_what_cannot_be_converted_is_named(make, options, message, iris):
     X, y = iris
     with pytest.raises(ValueError, match=message):
         to_onnx(make(**FAST).fit(X, y), X, **options)
+
+
+@pytest.mark.parametrize(
+    ("around", "message"),
+    [
+        (
+            lambda network: make_pipeline(FunctionTransformer(np.log1p), network),
+            "cannot be converted: FunctionTransformer is not supported .* Leave that part out",
+        ),
+        (
+            lambda network: make_pipeline(PowerTransformer(), network),
+            "X holds float64, a part computes in float32, .* Convert it with an X of float32",
+        ),
+        (
+            lambda network: VotingClassifier([("a", network)], voting="soft", weights=[1]),
+            "VotingClassifier cannot be converted: .* Leave that part out",
+        ),
+    ],
+    ids=["function", "two types", "weights"],
+)
+def test_errors_of_skl2onnx_say_what_to_do(around, message, iris):
+    X, y = iris
+    with pytest.raises(ValueError, match=message):
+        to_onnx(around(DeepMLPClassifier((4,), **FAST)).fit(X, y), X)
+
+
+def test_x_may_be_a_tensor_and_has_columns(iris):
+    X, y = iris
+    classifier = DeepMLPClassifier((4,), **FAST).fit(X, y)
+    assert to_onnx(classifier, torch.from_numpy(X)) == to_onnx(classifier, X)
+    with pytest.raises(ValueError, match=r"X must be rows and columns, got ndarray of shape \(4,"):
+        to_onnx(classifier, X[0])
 
 
 def test_other_columns_are_refused(iris):

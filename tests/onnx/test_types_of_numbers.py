@@ -148,17 +148,13 @@ def test_regressors(around, network_dtype, dtype):
 
 
 @mixed
-def test_several_targets_and_thresholds(network_dtype, dtype):
+def test_several_targets_and_pairs_of_classes(network_dtype, dtype):
     X, y = IRIS.data.astype(dtype), IRIS.target
     network = DeepMLPClassifier((8,), dtype=network_dtype, **FAST)
     several = MultiOutputClassifier(network).fit(X, np.stack([y == 1, y == 2], axis=1).astype(int))
     label, probabilities = new_session(to_onnx(several, X)).run(None, {"X": X})
     np.testing.assert_array_equal(label, several.predict(X))
     expected = several.predict_proba(X)
-    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=TOLERANCE)
-    tuned = TunedThresholdClassifierCV(network, cv=2).fit(X, y == 1)
-    _, probabilities = new_session(to_onnx(tuned, X)).run(None, {"X": X})
-    expected = tuned.predict_proba(X)
     np.testing.assert_allclose(probabilities, expected, rtol=0, atol=TOLERANCE)
     pairs = OneVsOneClassifier(network).fit(X, y)
     (label,) = new_session(to_onnx(pairs, X)).run(["label"], {"X": X})
@@ -190,6 +186,17 @@ def test_codes_beside_features_need_an_x_of_their_type(side_by_side):
     message = "Pipeline cannot be converted: X holds float32, a part computes in float64, and"
     with pytest.raises(ValueError, match=re.escape(message) + r".* X\.astype\(numpy\.float64\)"):
         to_onnx(pipeline, X.astype(np.float32))
+
+
+@pytest.mark.parametrize("around", [lambda tuned: tuned, lambda tuned: make_pipeline(tuned)])
+def test_thresholds_that_skl2onnx_leaves_out_are_refused(around):
+    X, y = IRIS.data, IRIS.target == 1
+    tuned = TunedThresholdClassifierCV(DeepMLPClassifier((8,), **FAST), cv=2).fit(X, y)
+    with pytest.raises(ValueError, match=r"convert its estimator_, .* with its best_threshold_\."):
+        to_onnx(around(tuned), X)
+    _, probabilities = new_session(to_onnx(tuned.estimator_, X)).run(None, {"X": X})
+    labels = probabilities[:, 1] >= tuned.best_threshold_
+    np.testing.assert_array_equal(labels, tuned.predict(X))
 
 
 def test_nodes_of_skl2onnx_that_mix_types_are_refused():
