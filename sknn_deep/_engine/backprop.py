@@ -232,7 +232,8 @@ class Backprop:
             saved.append(for_backward)
         delta = passes[-1].delta
         write = partial(self.loss.write, raw, target, scale, delta, losses)
-        kernels.append(self.pace.pinned(write, raw.numel()))
+        is_alike = self.loss.is_alike_on_any_threads and raw.stride(-1) == 1
+        kernels.append(write if is_alike else self.pace.pinned(write, raw.numel()))
         for i in range(len(passes) - 1, -1, -1):
             if i == self._code_layer and self.loss.penalty is not None:
                 sparsity = self.loss.penalty.sparsity

@@ -62,6 +62,9 @@ class Loss:
         the one before it, where the pair simplifies.
     penalty : CodePenalty or None
         What is added to the loss of a batch for an autoencoder's code.
+    is_alike_on_any_threads : bool
+        Whether gradients, and losses of rows that lie in one piece, have the same bits on any
+        number of threads: each number is computed from one row by one thread.
     """
 
     per_sample: SampleLoss
@@ -71,6 +74,7 @@ class Loss:
     reported_scale: float = 1.0
     is_merged: bool = False
     penalty: "CodePenalty | None" = None
+    is_alike_on_any_threads: bool = False
 
     def is_encoded(self, labels: Tensor, raw: Tensor) -> bool:
         """Return whether targets are encoded for an output; indices of many classes are not."""
@@ -193,8 +197,15 @@ def regression_loss(
     }
     per_sample, gradient = functions[name]
     scale = 1.0 if name == "poisson" else 1.0 / n_outputs
-    both = _half_squared_error_with_gradient if name == "squared_error" else None
-    return Loss(per_sample, gradient, with_gradient=both, reported_scale=scale)
+    if name != "squared_error":
+        return Loss(per_sample, gradient, reported_scale=scale)
+    return Loss(
+        per_sample,
+        gradient,
+        with_gradient=_half_squared_error_with_gradient,
+        reported_scale=scale,
+        is_alike_on_any_threads=True,
+    )
 
 
 def reconstruction_loss(
@@ -235,6 +246,7 @@ def reconstruction_loss(
             _mean_squared_error_gradient,
             with_gradient=_mean_squared_error_with_gradient,
             penalty=penalty,
+            is_alike_on_any_threads=True,
         )
     shares = partial(_shares, weights=weights, allow_nan=allow_nan)
     if name == "cosine":

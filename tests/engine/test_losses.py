@@ -222,6 +222,30 @@ def test_gradients_agree_with_autograd(loss, target, scale):
     np.testing.assert_allclose(gradient, raw.grad, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", ["regression", "reconstruction"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(256, 784), (3, 97, 333), (9001, 4), (40_001, 1), (2, 70_001)])
+def test_threads_decide_on_no_bit_of_squared_errors(name, dtype, shape, torch_threads):
+    loss = {
+        "regression": regression_loss("squared_error", shape[-1]),
+        "reconstruction": reconstruction_loss("squared_error"),
+    }[name]
+    assert loss.is_alike_on_any_threads
+    raw, target = (_normal(*shape, seed=seed).to(dtype) for seed in (0, 1))
+    scale = _normal(*shape[:-1], 1, seed=2).to(dtype)
+
+    def written(n_threads, losses):
+        torch_threads(n_threads)
+        out = torch.full_like(raw, torch.nan)
+        loss.write(raw, target, scale, out, losses)
+        return [out] if losses is None else [out, losses]
+
+    for losses in (None, raw.new_empty(shape[:-1])):
+        expected = [result.clone() for result in written(1, losses)]
+        for n_threads in (2, 3, 8):
+            assert all(map(torch.equal, written(n_threads, losses), expected))
+
+
 @every_loss
 def test_order_in_memory_changes_no_gradient(loss, target):
     out = torch.full_like(RAW.mT, torch.nan).mT
