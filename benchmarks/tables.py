@@ -12,7 +12,9 @@ training rows by their own rules. Splits that were published are used as they ar
 the rows is the test set, and a fifth of the rest the validation set.
 
 ``--validation`` prints figures of the validation rows, which flatter contenders that stop by them.
-Choose parameters by these, and look at the test rows once.
+Choose parameters by these, and look at the test rows once. ``--folds 5`` cross-validates on the
+rows that are not test rows, one seed: each fold takes the place of the test rows once, and a fifth
+of the other rows validates. A few odd rows of a small test set decide on less there.
 
 LightGBM, XGBoost and pytabkit's RealMLP are left out where they are not installed. RealMLP and
 scikit-learn's MLP take no gaps in numbers and get the median instead.
@@ -23,7 +25,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -35,7 +37,7 @@ import pandas as pd
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import KFold, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
@@ -206,14 +208,33 @@ def contenders(
     return found
 
 
-def measure(contender: Contender, table: Table, rows: np.ndarray, n_seeds: int) -> np.ndarray:
-    """Return the figure, and a fit's seconds and processor's seconds, shape (n_seeds, 3)."""
+def folds(table: Table, n_folds: int) -> list[Table]:
+    """Return a table for each fold of the rows that are not test rows, which are its test rows."""
+    rows = np.sort(np.concatenate([table.train, table.validation]))
+    found = []
+    for rest, fold in KFold(n_folds, shuffle=True, random_state=0).split(rows):
+        train, validation = train_test_split(rows[rest], test_size=0.2, random_state=1)
+        found.append(replace(table, train=train, validation=validation, test=rows[fold]))
+    return found
+
+
+def measure(contender: Contender, runs: list[tuple[Table, int]], part: str) -> np.ndarray:
+    """Return the figure, and a fit's seconds and processor's seconds, shape (n_runs, 3).
+
+    Parameters
+    ----------
+    contender : callable
+    runs : list of (Table, int)
+        With the seed of each.
+    part : {"validation", "test"}
+        The rows of the figure.
+    """
     measured = []
-    for seed in range(n_seeds):
+    for table, seed in runs:
         start, work = time.perf_counter(), time.process_time()
         model = contender(table, seed)
         seconds, work = time.perf_counter() - start, time.process_time() - work
-        measured.append((table.figure(model, rows), seconds, work))
+        measured.append((table.figure(model, getattr(table, part)), seconds, work))
     return np.array(measured)
 
 
@@ -235,12 +256,17 @@ def main() -> None:
     parser.add_argument("--max-time", type=float, help="seconds after which no more are drawn")
     parser.add_argument("--jobs", type=int, help="processes that train networks of ours")
     parser.add_argument("--only", help="contenders, as they are printed; default: all")
-    parser.add_argument("--validation", action="store_true", help="figures of validation rows")
+    rows = parser.add_mutually_exclusive_group()
+    rows.add_argument("--validation", action="store_true", help="figures of validation rows")
+    rows.add_argument("--folds", type=int, help="cross-validate on rows that are not test rows")
     options = parser.parse_args()
     chosen = options.tables.split(",")
     if unknown := set(chosen) - set(names):
         parser.error(f"--tables has {sorted(unknown)}; choose from {names}.")
-    print_machine(rows="validation" if options.validation else "test")
+    if options.folds is not None and options.folds < 2:
+        parser.error(f"--folds is {options.folds}; give at least 2.")
+    part = "validation" if options.validation else "test"
+    print_machine(rows=f"{options.folds} folds" if options.folds else part)
     found = contenders(options.candidates, options.jobs, options.max_time)
     if options.only:
         wanted = options.only.split(",")
@@ -250,11 +276,13 @@ def main() -> None:
     all_ranks: dict[str, list[int]] = {contender: [] for contender in found}
     for name in chosen:
         table = load(name)
-        rows = table.validation if options.validation else table.test
+        runs = [(table, seed) for seed in range(options.seeds)]
+        if options.folds:
+            runs = [(fold, 0) for fold in folds(table, options.folds)]
         kind = "RMSE" if table.is_regression else "accuracy"
         lines, means = [], {}
         for contender, fit in found.items():
-            figures, seconds, work = measure(fit, table, rows, options.seeds).T
+            figures, seconds, work = measure(fit, runs, part).T
             means[contender] = figures.mean()
             # that of other processes is not counted
             is_known = not options.jobs or getattr(fit, "func", None) is not tabular

@@ -29,6 +29,20 @@ def test_parts_of_a_table_share_no_row(wine):
     assert (len(table.train), len(table.validation), len(table.test)) == (64, 16, 20)
 
 
+def test_folds_hold_each_row_once_and_no_test_row(wine):
+    table = tables.load("wine")
+    folds = tables.folds(table, 4)
+    of_table, of_folds = (
+        np.sort(np.concatenate(parts))
+        for parts in ([table.train, table.validation], [fold.test for fold in folds])
+    )
+    np.testing.assert_array_equal(of_folds, of_table)
+    for fold in folds:
+        rows = np.concatenate([fold.train, fold.validation, fold.test])
+        np.testing.assert_array_equal(np.sort(rows), of_table)
+        assert (len(fold.train), len(fold.validation), len(fold.test)) == (48, 12, 20)
+
+
 @pytest.mark.parametrize("parts", [["train", "val", "test"], ["train", "test"]])
 def test_published_split_is_used(parts):
     part = pd.Series(parts).repeat([10, 5, 5][: len(parts)]).reset_index(drop=True)
@@ -57,9 +71,22 @@ def test_figures_are_of_the_rows_asked_for(part, wine, monkeypatch, capsys):
         assert f"| {name} | {figure:.5g} | 0 |" in printed
 
 
+def test_figures_of_folds_are_their_mean_and_deviation(wine, monkeypatch, capsys):
+    name = "HistGradientBoosting"
+    arguments = ["tables.py", "--tables", "wine", "--only", name, "--folds", "3"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    tables.main()
+    fit = tables.contenders(1)[name]
+    folds = tables.folds(tables.load("wine"), 3)
+    figures = [fold.figure(fit(fold, 0), fold.test) for fold in folds]
+    expected = f"| {name} | {np.mean(figures):.5g} | {np.std(figures):.2g} |"
+    assert expected in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--folds", "1"], "--folds is 1; give at least 2."),
         (["--tables", "wines"], "--tables has ['wines']; choose from ['california',"),
         (["--only", "MLP"], "--only has ['MLP']; choose from ["),
     ],
