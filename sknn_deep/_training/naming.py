@@ -9,8 +9,11 @@ _name = ContextVar("_name", default="")
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Give the trainings that a block makes a name."""
-    token = _name.set(name)
+    """Give the trainings that a block makes a name, behind the one that they have already."""
+    names = [_name.get(), name]
+    if all(names):
+        names[1] = name[0].lower() + name[1:]
+    token = _name.set(", ".join(filter(None, names)))
     try:
         yield
     finally:

@@ -75,7 +75,10 @@ def prepare(
             key = id(trial.split), trial.route.setting, trial.route.with_inner
             sharing.setdefault(key, []).append(trial)
         else:
-            trial.job = Job(trial.estimator, X, y, trial.split.train, trial.split.fit_params)
+            own = trial.split
+            trial.job = Job(
+                trial.estimator, X, y, own.train, fit_params=own.fit_params, name=trial.name
+            )
     groups = list(sharing.values())
     tasks = [
         delayed(_fit_steps)(group[0], X, y, error_score, goes_on(resource, group[0]))
@@ -143,7 +146,8 @@ def _adopt(trials: list[Trial], prepared: Prepared) -> None:
         fitted = with_part(prepared.pipeline, trial.route.names, network)
         trial.estimator = settled(fitted, trial.original)
         X, y, fit_params = prepared.given
-        trial.job, trial.digest = Job(network, X, y, None, fit_params), prepared.digest
+        trial.job = Job(network, X, y, fit_params=fit_params, name=trial.name)
+        trial.digest = prepared.digest
 
 
 # ------------------------------------------------------------------ networks that transform

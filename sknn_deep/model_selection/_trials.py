@@ -87,6 +87,8 @@ class Trial:
     split : Split
     label : str
         What messages call the trial.
+    name : str
+        What messages of its training call it.
     context : CallbackContext or None
         Through which scikit-learn's callbacks hear of it.
     route : Route
@@ -111,6 +113,7 @@ class Trial:
     parameters: dict[str, Any] | None
     split: Split
     label: str
+    name: str
     context: Any = None
     route: Route = field(default_factory=Route)
     job: Job | None = None
@@ -188,13 +191,14 @@ def make_trials(
         if parameters is not None:
             twin = twin.set_params(**clone(parameters, safe=False))
         for split_number, split in enumerate(splits, 1):
-            progress = ""
+            progress, name = "", f"Split {split_number} of {len(splits)}"
             if parameters is not None:
+                name = f"Candidate {number} of {len(candidates)}, {name.lower()}"
                 if verbose > 2:
                     progress = f" {split_number}/{len(splits)}"
                 if verbose > 9:
                     progress += f"; {number}/{len(candidates)}"
-            trials.append(Trial(twin, parameters, split, f"[CV{progress}]"))
+            trials.append(Trial(twin, parameters, split, f"[CV{progress}]", name))
     for trial, context in zip(trials, contexts, strict=bool(contexts)):
         trial.context = context
     return trials

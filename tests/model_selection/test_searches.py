@@ -1500,6 +1500,26 @@ def test_messages_of_cross_validate_are_those_of_scikit_learn(verbose):
     assert printed[0] == printed[1]
 
 
+@pytest.mark.filterwarnings("ignore:No fits could be trained together")  # ensembles
+@pytest.mark.parametrize(
+    "make", [lambda network: network, lambda n: make_pipeline(PCA(2), n)], ids=["alone", "pipeline"]
+)
+@pytest.mark.parametrize("n_networks", [1, 2])
+def test_lines_of_a_training_name_candidate_split_and_network(make, n_networks, capsys):
+    X, y = classes()
+    network = classifier(max_iter=1, verbose=True, n_networks=n_networks)
+    search = FusedGridSearchCV(make(network), {}, cv=2, refit=False)
+    prefix = "" if make(network) is network else "deepmlpclassifier__"
+    search.set_params(param_grid={f"{prefix}alpha": [0.1, 0.2]}).fit(X, y)
+    cross_validate(make(network), X, y, cv=2)
+    lines = capsys.readouterr().out.splitlines()
+    of_networks = [f", network {i} of 2" for i in (1, 2)] if n_networks == 2 else [""]
+    of_splits = [f"plit {i} of 2{name}" for i in (1, 2) for name in of_networks]
+    expected = [f"Candidate {i} of 2, s{name}" for i in (1, 2) for name in of_splits]
+    expected += [f"S{name}" for name in of_splits]
+    assert sorted(line.partition(": Iteration 1, loss")[0] for line in lines) == sorted(expected)
+
+
 def test_everything_public_is_listed():
     assert set(model_selection.__all__) == {
         "FusedGridSearchCV",
