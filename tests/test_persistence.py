@@ -753,7 +753,7 @@ def refusal(data, path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert time.process_time() - start < 3, "seconds, traced"
+    assert time.process_time() - start < 10, "seconds, traced"
     assert peak < 2**26 + 50 * len(data), "bytes"
     return str(no.value).partition(" cannot be loaded: ")[2]
 

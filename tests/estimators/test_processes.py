@@ -235,7 +235,7 @@ def test_a_process_that_is_lost_is_an_error_and_not_a_wait():
     start = time.monotonic()
     with pytest.raises(Exception, match=r"terminated|Connection|peer"):
         model.fit(X, Y)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 600  # torch would wait for half an hour
     assert not hasattr(model, "module_")
 
 
