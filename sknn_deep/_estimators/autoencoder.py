@@ -196,10 +196,11 @@ class AutoencoderTransformer(
         ``shuffle=False``; for time series, pass the last rows as ``X_val``.
 
     validation_splitter : splitter or None, default=None
-        Chooses the rows that early stopping holds out, instead of a random draw: any scikit-learn
-        splitter, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``, or
-        ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the last. The
-        splitter is given the validated X, y and ``groups``; in a search, those of each fold.
+        Chooses the rows that early stopping holds out, instead of a random draw: any
+        scikit-learn-compatible splitter, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups``
+        in ``fit``, or ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the
+        last. The splitter is given the validated X, y and ``groups``; in a search, those of each
+        fold.
 
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its variants, in [0, 1).

@@ -148,12 +148,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         stay in training. For a stratified set pass ``validation_splitter="stratified"``.
 
     validation_splitter : splitter, "stratified" or None, default=None
-        Chooses the rows that early stopping holds out, instead of a random draw: any scikit-learn
-        splitter, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``, or
-        ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the last. The
-        splitter is given the validated X, y and ``groups``; in a search, those of each fold. An
-        ensemble splits once for all networks. "stratified" holds out ``validation_fraction`` of
-        each class, or of each combination of labels.
+        Chooses the rows that early stopping holds out, instead of a random draw: any
+        scikit-learn-compatible splitter, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups``
+        in ``fit``, or ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the
+        last. The splitter is given the validated X, y and ``groups``; in a search, those of each
+        fold. An ensemble splits once for all networks. "stratified" holds out
+        ``validation_fraction`` of each class, or of each combination of labels.
 
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its variants, in [0, 1).
