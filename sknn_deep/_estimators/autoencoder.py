@@ -114,7 +114,7 @@ class AutoencoderTransformer(
     Parameters
     ----------
     n_components : int, default=32
-        Units of the code, the dimension of what ``transform`` returns. More units than features are
+        Units of the code, the output dimension of ``transform``. More units than features are
         allowed, but compress nothing.
 
     hidden_layer_sizes : int or sequence of int, default=(128, 64)
@@ -844,8 +844,8 @@ class AutoencoderTransformer(
         Returns
         -------
         score : float
-            At most 1; 0 is what reconstructing the mean would give. NaN for data that do
-            not vary about the mean, or whose squares are too large for the network's type.
+            At most 1; 0 is the score of reconstructing the mean. NaN for data that do not vary
+            about the mean, or whose squares are too large for the network's type.
         """
         X, sample_weight = self._validate_input(taken_in(X)), as_numpy(sample_weight)
         sample_weight = check_sample_weight(sample_weight, X)

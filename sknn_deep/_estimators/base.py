@@ -134,7 +134,7 @@ class BaseDeepNetwork(NetworkHooks):
     def _validate_rows(
         self, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
     ) -> Any:
-        """Return the features to train on, and y where it is given, as in :func:`to_train_on`."""
+        """Return the features for training, and y if it is given, as in :func:`to_train_on`."""
         return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
 
     def _output_by_numpy(

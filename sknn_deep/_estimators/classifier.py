@@ -982,7 +982,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
 
 def _fitted_binarizer(y: np.ndarray) -> LabelBinarizer:
-    """Return a binarizer that knows the labels.
+    """Return a binarizer fitted to the labels.
 
     scikit-learn's ``fit`` determines the type of the labels twice, which takes a tenth of a small
     fit. For a plain array of integers once is enough.

@@ -53,7 +53,7 @@ class _Found(NamedTuple):
 
 
 def refuse_types(X: Any) -> None:
-    """Raise an error that names the first column of X whose type is not one of numbers or texts.
+    """Raise an error that names the first column of X whose type is neither numeric nor text.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def _refuse_first(found: Iterator[_Found]) -> None:
 
 
 def _types_found(X: Any) -> Iterator[_Found]:
-    """Yield each column of another type than numbers, texts and objects."""
+    """Yield each column whose type is not numeric, text or object."""
     if _is_frame(X):
         for _, name, text, is_categorical in _other_columns(X):
             if text.lower().startswith(_TYPES_OF_DATES):

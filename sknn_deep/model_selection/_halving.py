@@ -98,8 +98,8 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         rung use ``max_resources``; "smallest" is 1, or for rows a few for each split and class.
 
     aggressive_elimination : bool, default=False
-        If the resource is too small for as many rungs as it takes to come down to ``factor``
-        candidates, repeat the first rung until they are few enough.
+        If the resource does not allow enough rungs to get down to ``factor`` candidates, repeat the
+        first rung until few enough are left.
 
     cv : int, splitter or iterable, default=5
         How to split. The splits must be the same each time: pass an integer, or a splitter whose
@@ -157,7 +157,7 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         How many rungs the resource would allow.
 
     n_required_iterations_ : int
-        How many rungs it takes to come down to fewer than ``factor`` candidates.
+        How many rungs it takes to get down to fewer than ``factor`` candidates.
 
     best_estimator_ : estimator
         The best candidate of the last rung, fitted to all data, if ``refit``.
@@ -330,8 +330,8 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         rung use ``max_resources``; "smallest" is 1, or for rows a few for each split and class.
 
     aggressive_elimination : bool, default=False
-        If the resource is too small for as many rungs as it takes to come down to ``factor``
-        candidates, repeat the first rung until they are few enough.
+        If the resource does not allow enough rungs to get down to ``factor`` candidates, repeat the
+        first rung until few enough are left.
 
     cv : int, splitter or iterable, default=5
         How to split. The splits must be the same each time: pass an integer, or a splitter whose
@@ -389,7 +389,7 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         How many rungs the resource would allow.
 
     n_required_iterations_ : int
-        How many rungs it takes to come down to fewer than ``factor`` candidates.
+        How many rungs it takes to get down to fewer than ``factor`` candidates.
 
     best_estimator_ : estimator
         The best candidate of the last rung, fitted to all data, if ``refit``.
