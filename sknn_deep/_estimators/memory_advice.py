@@ -133,8 +133,8 @@ def training_memory(
     if config.get("input") is not None:  # output, gradient and intermediate results
         layer = TableInput(**config["input"], device=torch.device("meta"))
         numbers += 2 * n_inputs + layer.kept_per_row
-    # outputs, their gradients, targets, and two intermediate arrays of the loss; on a CPU, many
-    # outputs are mostly overwritten by their gradients
+    # outputs, their gradients, targets, and two intermediate arrays of the loss; in most trainings
+    # on a CPU, gradients of many outputs overwrite the outputs
     is_on_host = resolve_device(estimator.device).type == "cpu"
     become_gradients = n_outputs >= MANY_CLASSES and is_on_host and estimator.solver != "lbfgs"
     numbers += (3 if become_gradients else 5) * n_outputs

@@ -249,7 +249,7 @@ class SearchSurfaceDisplay:
         x, y = _place(self.x, ax, "x"), _place(self.y, ax, "y")
         failed = ~np.isfinite(scores)
         ax.scatter(x[failed], y[failed], s=60, marker="x", color="gray")
-        order = np.argsort(scores)  # the best on top; failed ones (NaN) are not drawn
+        order = np.argsort(scores)  # the best on top; failed ones (NaN) have no colour
         style = {"s": 90, "ec": "gray", "lw": 0.6, **colors}
         self.surface_ = ax.scatter(x[order], y[order], c=scores[order], **style)
         best = np.nanargmax(scores)
