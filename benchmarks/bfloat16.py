@@ -1,9 +1,9 @@
 """Accuracy with ``dtype="bfloat16"`` beside float32: ``python -m benchmarks.bfloat16 [NAME ...]``.
 
 Both types train the same networks from the same weights on the same rows in the same order, once
-for each seed, and the figure is that of the test rows. A difference within two of its standard
-errors is one that other seeds would show, too. All networks have layers that are rounded; how long
-they take is in ``benchmarks.train``.
+for each seed, and the figure is measured on the test rows. A difference within two of its standard
+errors is within the variation between seeds. All networks have layers that are rounded; their times
+are in ``benchmarks.train``.
 """
 
 import time
@@ -28,7 +28,7 @@ from sknn_deep.datasets import fetch_california_housing, fetch_mnist
 
 
 class Task(NamedTuple):
-    """What is trained, on which rows, and how it is judged."""
+    """An estimator, its rows, and how it is scored."""
 
     network: str
     measure: str
@@ -39,7 +39,7 @@ class Task(NamedTuple):
 
 
 def accuracy(fitted: Any, test: tuple) -> float:
-    """Return the share of rows whose class is right."""
+    """Return the share of rows that are classified correctly."""
     return float(fitted.score(*test))
 
 

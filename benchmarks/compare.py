@@ -1,9 +1,9 @@
 """Two checkouts against each other, row by row: what ``--compare CHECKOUT`` of a benchmark does.
 
-Both versions run the rows of the present benchmarks, each in a process of its own that lives as
-long as the comparison. In each round both are asked for the same row, one after the other, and in
-the next round in the other order. The figure of a row is the median of the rounds' ratios: above 1
-the present version is the faster one.
+Both versions run the rows of the current benchmarks, each in its own process, which lives as long
+as the comparison. In each round both measure the same row, one after the other, and in the next
+round in the opposite order. The figure of a row is the median of the rounds' ratios: above 1, the
+current version is faster.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import harness
 
 ROOT = Path(__file__).parents[1]
-# The package comes from the checkout, the benchmarks from here.
+# The package is imported from the checkout, the benchmarks from here.
 WORKER = """
 import sys
 root, checkout, name, n_threads = sys.argv[1:]
@@ -33,7 +33,7 @@ answer(name, int(n_threads))
 
 
 def answer(name: str, n_threads: int) -> None:
-    """Measure the rows whose names are read, one a line, to the end of the input."""
+    """Read names of rows, one per line, and measure each, until the end of the input."""
     warnings.simplefilter("ignore")
     rows: dict[str, Callable[[], Callable[[], float]]]
     rows = import_module(f"benchmarks.{name}").own_rows()
@@ -43,7 +43,7 @@ def answer(name: str, n_threads: int) -> None:
         for line in sys.stdin:
             if line.strip() != present or measure is None:
                 present = line.strip()
-                measure = rows[present]()  # data of one row at a time
+                measure = rows[present]()  # holds the data of one row at a time
                 measure()
             print(json.dumps(measure()), flush=True)
 
@@ -61,7 +61,7 @@ class Worker:
         self.rows: list[str] = self._read()
 
     def measure(self, row: str) -> float:
-        """Return the seconds of a row."""
+        """Return the time of a row in seconds."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{row}\n")
         self._process.stdin.flush()
@@ -77,7 +77,7 @@ class Worker:
 
 @contextmanager
 def worker(checkout: Path, name: str, n_threads: int) -> Iterator[Worker]:
-    """Run a worker for as long as a block."""
+    """Run a worker for the duration of a block."""
     arguments = [str(ROOT), str(checkout), name, str(n_threads)]
     with subprocess.Popen(
         [sys.executable, "-c", WORKER, *arguments],
@@ -98,13 +98,13 @@ def compare(name: str, checkout: Path, arguments: Any, only: Sequence[str] = ())
     Parameters
     ----------
     name : str
-        Of the module in ``benchmarks``.
+        Name of the module in ``benchmarks``.
     checkout : Path
         A folder with another version of ``sknn_deep``.
     arguments : Namespace
         See :func:`harness.parser`.
     only : sequence of str, default=()
-        The rows to time; () is all.
+        The rows to time; () means all.
     """
     checkout = checkout.resolve()
     if not (checkout / "sknn_deep" / "__init__.py").is_file():
@@ -124,7 +124,7 @@ def compare(name: str, checkout: Path, arguments: Any, only: Sequence[str] = ())
 
 
 def alternated(here: Worker, there: Worker, row: str, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of a row in each round, by both."""
+    """Return the times of a row in each round, for both versions."""
     workers = {"sknn_deep": here, "the other": there}
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     for number in range(rounds):

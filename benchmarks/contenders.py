@@ -26,7 +26,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 class Data(NamedTuple):
-    """Rows to train on and rows to judge by; the same where there is no test set."""
+    """Training rows and test rows; the same if there is no test set."""
 
     X: np.ndarray
     y: np.ndarray
@@ -36,12 +36,12 @@ class Data(NamedTuple):
 
 @dataclass
 class Work:
-    """One thing to train: layer units, batch size, epochs, data type.
+    """One training task: layer units, batch size, epochs, data type.
 
-    An autoencoder is a work whose last layer is as wide as its input. With numbers in a row, the
-    rows are sparse: counts of words, of which few are frequent. Targets are the outputs of a
-    regressor. Where it ``rounds_to`` bfloat16, the data and the other contenders are float32, but
-    for torch with its autocast.
+    A task whose last layer is as wide as its input is an autoencoder. With ``numbers_in_a_row``,
+    the rows are sparse word counts with few frequent words. With ``has_targets``, it is a
+    regressor. If it ``rounds_to`` bfloat16, the data and the other contenders use float32, except
+    torch, which uses its autocast.
     """
 
     units: tuple[int, ...]
@@ -77,12 +77,12 @@ class Work:
 
     @property
     def measure(self) -> str:
-        """What ``quality`` returns."""
+        """Name of the figure that ``quality`` returns."""
         part = "test" if self.has_test_set else "training"
         return f"{part} {'accuracy' if self.is_classifier else 'mean squared error'}"
 
     def data(self) -> Data:
-        """Return real images where the width is theirs, else Gaussian rows with random labels."""
+        """Return real images if the width matches them, else Gaussian rows with random labels."""
         if self.has_test_set:
             mnist = _mnist()
             X, X_test = (
@@ -101,7 +101,7 @@ class Work:
             y = rng.integers(0, self.units[-1], self.n_samples)
             if self.has_targets:
                 y = rng.normal(size=(self.n_samples, self.units[-1])).astype(self.dtype)
-            elif self.units[-1] >= 64:  # each of many classes is there
+            elif self.units[-1] >= 64:  # each of the many classes occurs
                 y = rng.permutation(self.n_samples) % self.units[-1]
         X = X.astype(self.dtype)
         return Data(X, y, X, y)
@@ -119,7 +119,7 @@ _mnist = cache(fetch_mnist)
 
 
 def _counts(rng: np.random.Generator, n_rows: int, n_words: int, per_row: int) -> Any:
-    """Return counts of words in texts as a CSR matrix; the frequencies are Zipf's."""
+    """Return word counts with Zipf-distributed frequencies as a CSR matrix."""
     frequencies = 1 / (np.arange(n_words) + 3)
     lengths = rng.lognormal(np.log(per_row), 0.5, n_rows).astype(int) + 1
     words = rng.choice(n_words, lengths.sum(), p=frequencies / frequencies.sum())
@@ -145,7 +145,7 @@ def ours(work: Work, X, y) -> Callable[[], Predict]:
         return lambda: estimator.fit(X, y).predict
 
     half = len(work.units) // 2
-    # the others' output is linear, too
+    # the other contenders' outputs are linear, too
     autoencoder = AutoencoderTransformer(
         work.units[half], work.units[1:half], output_activation="identity", **settings
     )
@@ -176,7 +176,7 @@ def with_skorch(work: Work, X, y) -> Callable[[], Predict]:
 
 
 def plain_torch(work: Work, X, y) -> Callable[[], Predict]:
-    """Return a run of a loop that a careful torch user writes: no DataLoader, fused Adam."""
+    """Return a run of a careful torch user's loop: no DataLoader, fused Adam."""
     X = torch.from_numpy(X).to(work.device)
     y = X if work.is_autoencoder else torch.from_numpy(y).to(work.device)
 
@@ -204,7 +204,7 @@ def with_jax(work: Work, X, y) -> Callable[[], object]:
 
     Rows beyond the last whole batch are left out.
     """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others need memory, too
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory for others
     import jax
     from jax import numpy as jnp
 
@@ -251,13 +251,13 @@ def with_jax(work: Work, X, y) -> Callable[[], object]:
 
 
 def wait_for(device: str) -> None:
-    """Wait until a device is done with all that it was given."""
+    """Wait until a device has finished all its work."""
     if device != "cpu":
         torch.cuda.synchronize()
 
 
 def torch_module(work: Work) -> torch.nn.Sequential:
-    """Return the network as a torch user writes it, with Glorot's initial weights."""
+    """Return the network as a torch user would write it, with Glorot's initial weights."""
     layers: list[torch.nn.Module] = []
     for fan_in, fan_out in pairwise(work.units):
         linear = torch.nn.Linear(fan_in, fan_out)
@@ -275,7 +275,7 @@ def torch_module(work: Work) -> torch.nn.Sequential:
 
 
 def torch_loss(work: Work) -> torch.nn.Module:
-    """Return the loss as a torch user takes it."""
+    """Return the loss that a torch user would choose."""
     return torch.nn.CrossEntropyLoss() if work.is_classifier else torch.nn.MSELoss()
 
 
@@ -304,10 +304,10 @@ def skorch_net(work: Work) -> NeuralNetClassifier | NeuralNetRegressor:
 
 
 def in_process(work: Work) -> dict[str, Callable[[Work, np.ndarray, np.ndarray], Callable]]:
-    """Return the contenders that can do a work, by name."""
+    """Return the contenders that support a task, by name."""
     found = {"sknn_deep": ours, "scikit-learn": scikit_learn, "skorch": with_skorch}
     if work.options:  # scikit-learn's networks have neither dropout nor normalisation
         del found["scikit-learn"]
-    if work.numbers_in_a_row is not None:  # which the others do not take
+    if work.numbers_in_a_row is not None:  # the others do not support sparse rows
         return {"sknn_deep": ours, "scikit-learn": scikit_learn}
     return found | {"torch": plain_torch}

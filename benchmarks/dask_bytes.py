@@ -2,7 +2,7 @@
 
     unshare --map-root-user --net sh -c "ip link set lo up; python -m benchmarks.dask_bytes"
 
-Counts what goes through Linux's loopback device, so that others must not use it meanwhile.
+Counts the bytes through Linux's loopback device, which no other process may use meanwhile.
 """
 
 import warnings

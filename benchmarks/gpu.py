@@ -1,13 +1,14 @@
 """Everything measured on a GPU, by one command: ``python -m benchmarks.gpu`` or ``make gpu``.
 
-The tests that need a device, torch's CUDA sanitizer over one fit of each kind, then figures:
-training beside other ways to train the same network, the types of products, a fused search,
-predictions, memory, and where the time goes. It needs no network and no data: the rows are random,
-of MNIST's shape. All is printed, and written as Markdown and JSON to one folder.
+It runs the tests that need a device, torch's CUDA sanitizer over one fit of each kind, then
+benchmarks: training compared with other ways to train the same network, the types of products, a
+fused search, predictions, memory, and a profile. It needs neither a network connection nor data:
+the rows are random, of MNIST's shape. Everything is printed, and written as Markdown and JSON to
+one folder.
 
-A training is timed twice, for fewer and for more epochs, and the figure is the difference for each
-epoch: compilation, recording of graphs and the transfer of the data are in neither. A part that
-fails says why, and the others go on.
+A training is timed twice, for fewer and for more epochs, and the figure is the difference per
+epoch, which excludes compilation, recording of graphs and the transfer of the data. A part that
+fails reports why, and the others continue.
 """
 
 import argparse
@@ -45,14 +46,14 @@ from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegresso
 from sknn_deep.model_selection import FusedGridSearchCV
 
 ROOT = Path(__file__).parents[1]
-# scikit-learn dispatches arrays where SciPy was told to do so as it was imported
+# scikit-learn dispatches arrays only if this was set when SciPy was imported
 _DISPATCHES = {"SCIPY_ARRAY_API": "1"}
 Data = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass
 class Size:
-    """How large the works are."""
+    """Size of the benchmarks."""
 
     units: tuple[int, ...] = (784, 128, 64, 10)
     n_samples: int = 60_000
@@ -65,7 +66,7 @@ class Size:
 
 
 FULL = Size()
-# to try this out without a GPU
+# to try the script without a GPU
 QUICK = Size((20, 8, 6, 3), 300, (50, 100), (2, 4), n_candidates=3, n_folds=2, search_rows=90)
 
 
@@ -102,14 +103,14 @@ def device_tests(size: Size, rounds: int) -> Part:
 
 
 def sanitizer(size: Size, rounds: int) -> Part:
-    """Fit each kind under torch's sanitizer, which finds memory that two streams use at a time."""
+    """Fit each kind under torch's sanitizer, which finds data races between CUDA streams."""
     command = [sys.executable, "-c", "from benchmarks.gpu import fit_each_kind; fit_each_kind()"]
     watched = {"TORCH_CUDA_SANITIZER": "1", **_DISPATCHES}
     return _of_process("torch's CUDA sanitizer", command, watched)
 
 
 def _of_process(title: str, command: list[str], environment: dict[str, str]) -> Part:
-    """Run a command; return the end of what it prints, and all of it where it fails."""
+    """Run a command; return the end of its output, or raise an error with more of it."""
     result = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
     )
@@ -120,7 +121,7 @@ def _of_process(title: str, command: list[str], environment: dict[str, str]) -> 
 
 
 def fit_each_kind() -> None:
-    """Fit small networks in all the ways that differ on a device."""
+    """Fit small networks in every way that is implemented differently on a device."""
     rng = np.random.default_rng(0)
     X, Z = rng.uniform(size=(500, 20)).astype(np.float32), rng.normal(size=(500, 3))
     quick = {"hidden_layer_sizes": (16, 8), "max_iter": 4, "batch_size": 64, "device": "auto"}
@@ -151,18 +152,18 @@ def fit_each_kind() -> None:
 
 
 def random_rows(size: Size) -> Data:
-    """Return rows and labels: what they are makes no difference to the time."""
+    """Return random rows and labels, since the values do not affect the time."""
     rng = np.random.default_rng(0)
     X = rng.uniform(size=(size.n_samples, size.units[0])).astype(np.float32)
     return X, rng.integers(0, size.units[-1], size.n_samples)
 
 
 def compiled_torch(work: Work, X: np.ndarray, y: np.ndarray) -> Callable[[], object]:
-    """Return a run of plain torch's loop whose module is compiled."""
+    """Return a run of the plain torch loop with a compiled module."""
     rows, labels = torch.from_numpy(X).to(work.device), torch.from_numpy(y).to(work.device)
     module, loss = torch.compile(torch_module(work)), torch_loss(work)
     optimizer = torch.optim.Adam(module.parameters(), fused=True)
-    # batches of one length, as another would be compiled anew
+    # batches of one length, since another would cause a recompilation
     n_rows = len(X) // work.batch_size * work.batch_size
 
     def run() -> None:
@@ -190,12 +191,12 @@ WAYS: dict[str, Callable[..., Callable[[], object]]] = {
 }
 if find_spec("jax") is not None:
     WAYS["JAX"] = with_jax
-# of a way that is so slow that few epochs do
+# for a way so slow that few epochs suffice
 _FEW_EPOCHS = {"skorch": (1, 3)}
 
 
 def seconds_of_epoch(way: Callable, work: Work, data: Data, epochs: tuple[int, int]) -> float:
-    """Return how long an epoch more takes."""
+    """Return the time of an additional epoch in seconds."""
     seconds = []
     for n_epochs in epochs:
         run = way(replace(work, epochs=n_epochs), *data)
@@ -215,7 +216,7 @@ def _time_batches(
         work = Work(size.units, batch_size, 1, n_samples=size.n_samples, device="cuda")
         try:
             measured = [seconds_of_epoch(way, work, data, epochs) for _ in range(rounds)]
-        except Exception as error:  # such as a compiler that is missing
+        except Exception as error:  # such as a missing compiler
             cells.append(f"failed: {next(iter(str(error).splitlines()), type(error).__name__)}")
             continue
         part.figures[f"{name}, batch {batch_size}"] = measured
@@ -297,7 +298,7 @@ def predictions(size: Size, rounds: int) -> Part:
 
 
 def memory(size: Size, rounds: int) -> Part:
-    """Tell the peak of the memory that a fit takes, and what it leaves."""
+    """Measure the peak memory of a fit, and what it leaves allocated."""
     X, y = random_rows(size)
     part = Part("Memory of a fit", ["batch", "at the peak", "afterwards"])
     for batch_size in size.batch_sizes:
@@ -322,7 +323,7 @@ def profile(size: Size, rounds: int) -> Part:
         size.units[1:-1], batch_size=size.batch_sizes[0], max_iter=5, device="cuda"
     )
     classifier.fit(X, y)
-    with torch.profiler.profile() as recorded:  # of all that this build of torch can record
+    with torch.profiler.profile() as recorded:  # of everything that this build of torch can record
         classifier.fit(X, y)
     events = recorded.key_averages()
     on_device = any(event.self_device_time_total for event in events)
@@ -359,7 +360,7 @@ PARTS: dict[str, Callable[[Size, int], Part]] = {
 
 
 def report(names: Iterable[str], size: Size, rounds: int, deadline: float) -> list[Part]:
-    """Return the parts of a report; none is begun after a deadline."""
+    """Return the parts of a report; no part is started after the deadline."""
     parts = []
     for name in names:
         start = time.perf_counter()
@@ -378,7 +379,7 @@ def report(names: Iterable[str], size: Size, rounds: int, deadline: float) -> li
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make the report; return 1 if a part has failed."""
+    """Make the report; return 1 if a part failed."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--output", type=Path, default=Path("gpu"), help="folder of the report")
     options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))

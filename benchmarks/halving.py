@@ -4,14 +4,15 @@ The first table searches 1,000 candidates of a 10-32-2 network in five folds. sc
 over its own classifier is timed on a sample of the candidates, and extrapolated.
 
 The second compares a halving search over the number of epochs with the full grid, both fused, in
-one process. It also says whether both find the same winner, or how far the mean score of the one
-found by halving is below the full grid's best, with the standard error of that difference over the
-folds. Those that are less than this apart are a tie: other folds might exchange them [1]_.
+one process. It also says whether both find the same winner, or else how far the mean score of
+halving's winner is below the full grid's best, with the standard error of that difference over the
+folds. A difference of less than one standard error counts as a tie: other folds might reverse it
+[1]_.
 
 References
 ----------
 .. [1] L. Breiman, J. Friedman, R. Olshen, C. Stone (1984). Classification and regression trees,
-   section 3.4.3, has the rule of one standard error.
+   section 3.4.3, on the one-standard-error rule.
 """
 
 import warnings
@@ -35,7 +36,7 @@ MANY = {
     "learning_rate_init": np.logspace(-4, -1, 50).tolist(),
     "alpha": np.logspace(-5, 0, 20).tolist(),
 }
-# 54 candidates, which get a 27th, a ninth, a third or all of so many epochs
+# 54 candidates, trained for a 27th, a ninth, a third or all of the epochs
 TO_HALVE = {
     "learning_rate_init": np.logspace(-4, -1, 9).tolist(),
     "alpha": np.logspace(-4, 1, 6).tolist(),
@@ -49,7 +50,7 @@ DATA = {
 
 
 def network(cls: type, hidden: tuple[int, ...], batch_size: int, epochs: int) -> Any:
-    """Return a network that trains all its epochs at a constant rate."""
+    """Return a network that runs all its epochs at a constant learning rate."""
     return cls(
         hidden_layer_sizes=hidden,
         batch_size=batch_size,
@@ -82,7 +83,7 @@ def measure_thousand(rounds: int, n_sampled: int) -> dict[str, list[float]]:
 
 
 def measure_halving(name: str, rounds: int) -> dict[str, Any]:
-    """Return the seconds of both searches in each round, and what they have found."""
+    """Return the times of both searches in each round, and the candidates they found."""
     load, hidden, batch_size = DATA[name]
     X, y = load(return_X_y=True)
     X = scale(X).astype(np.float32)
@@ -113,14 +114,14 @@ def measure_halving(name: str, rounds: int) -> dict[str, Any]:
 
 
 def difference(search: Any, first: int, second: int) -> tuple[float, float]:
-    """Return by how much one candidate's mean score is above another's, and its standard error."""
+    """Return the difference of two candidates' mean scores, and its standard error."""
     folds = [search.cv_results_[f"split{i}_test_score"] for i in range(search.n_splits_)]
     differences = np.array([scores[first] - scores[second] for scores in folds])
     return differences.mean(), differences.std(ddof=1) / len(differences) ** 0.5
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """Return whether halving has found the full grid's winner, in words."""
+    """Return in words whether halving found the full grid's winner."""
     if result["same"]:
         return "yes"
     behind, error = result["behind"], result["standard error"]

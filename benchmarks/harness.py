@@ -25,14 +25,14 @@ import skorch
 import torch
 from threadpoolctl import threadpool_limits
 
-# Threads of a contender's library of products, which spin when they are done, are then asleep.
+# After this pause, the spinning threads of the previous contender's BLAS library are asleep.
 SECONDS_BETWEEN = 0.1
 
 
 def alternate(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list]:
-    """Return each contender's answer in each round, after a round that is not counted.
+    """Return each contender's result in each round, after a warm-up round that is not counted.
 
-    Contenders measure themselves and answer with the figure: see ``timed`` and ``repeated``.
+    Contenders measure themselves and return the figure: see ``timed`` and ``repeated``.
     """
     answers: dict[str, list] = {name: [] for name in contenders}
     for number in range(rounds + 1):
@@ -45,7 +45,7 @@ def alternate(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str
 
 
 def timed(run: Callable[[], object]) -> Callable[[], float]:
-    """Return a contender that calls ``run`` once and answers with its seconds."""
+    """Return a contender that calls ``run`` once and returns its time in seconds."""
 
     def measure() -> float:
         start = time.perf_counter()
@@ -58,9 +58,9 @@ def timed(run: Callable[[], object]) -> Callable[[], float]:
 def repeated(
     run: Callable[[], object], clock: Callable[[], float] = time.perf_counter
 ) -> Callable[[], float]:
-    """Return a contender that answers with the seconds of a call, averaged over many.
+    """Return a contender that returns the time of a call in seconds, averaged over many calls.
 
-    Made for calls too short to time one by one: a measurement takes about a fifth of a second.
+    For calls too short to time individually: a measurement takes about a fifth of a second.
     """
     timer = timeit.Timer(run, timer=clock)
     n_calls, _ = timer.autorange()
@@ -68,14 +68,14 @@ def repeated(
 
 
 def ratio(seconds: dict[str, list[float]], other: str, ours: str = "sknn_deep") -> str:
-    """Return how many times longer another contender takes, with its quartiles by round."""
+    """Return how many times longer another contender takes, with quartiles over the rounds."""
     by_round = np.array(seconds[other]) / np.array(seconds[ours])
     low, middle, high = np.quantile(by_round, [0.25, 0.5, 0.75])
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def duration(seconds: list[float]) -> str:
-    """Return the median in a unit that suits it."""
+    """Return the median in a suitable unit."""
     middle = np.median(seconds)
     units = [("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)]
     unit, size = next((each for each in units if middle >= each[1]), units[-1])
@@ -94,7 +94,7 @@ def on_one_thread(measure: Callable[[], float]) -> Callable[[], float]:
 
 @contextmanager
 def limited_threads(n_threads: int) -> Iterator[None]:
-    """Give torch and NumPy's libraries this many threads within a block."""
+    """Limit torch and NumPy's libraries to this many threads within a block."""
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
@@ -106,7 +106,7 @@ def limited_threads(n_threads: int) -> Iterator[None]:
 
 @contextmanager
 def busy_neighbours(number: int) -> Iterator[None]:
-    """Keep so many cores busy from other processes within a block."""
+    """Keep this many cores busy with other processes within a block."""
     processes = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)
     ]
@@ -119,7 +119,7 @@ def busy_neighbours(number: int) -> Iterator[None]:
 
 
 def machine(**more: str) -> dict[str, str]:
-    """Return what the figures were measured on."""
+    """Return a description of the machine."""
     return {
         "date": date.today().isoformat(),
         "processor": platform.processor() or platform.machine(),
@@ -134,7 +134,7 @@ def machine(**more: str) -> dict[str, str]:
 
 
 def print_machine(**more: str) -> None:
-    """Print the line above the tables."""
+    """Print the description of the machine above the tables."""
     print(", ".join(f"{key} {value}" for key, value in machine(**more).items()))
 
 
@@ -167,6 +167,6 @@ def parser(description: str, rounds: int = 7, *, compares: bool = False) -> argp
 
 
 def save(path: Path | None, results: dict, **more: str) -> None:
-    """Write all figures as JSON, where a path is given."""
+    """Write all figures as JSON, if a path is given."""
     if path is not None:
         path.write_text(json.dumps({"machine": machine(**more), **results}, indent=1))

@@ -1,8 +1,8 @@
 """Keras as a contender: a process for each backend, which Keras chooses once and for all.
 
-The process loads the work, compiles its model and waits on a pipe. At each line it trains
-from the initial weights and answers with its seconds and its quality; while others run it
-is idle. It needs only Keras and a backend, so it may run in an environment of its own.
+The process loads the task, compiles its model and waits on a pipe. For each line it trains from the
+initial weights and returns time and quality; while others run, it is idle. It needs only Keras and
+a backend, so it can run in its own environment.
 
 Threads are limited by environment variables, which each backend reads as it starts:
 ``OMP_NUM_THREADS`` (torch), ``TF_NUM_INTRAOP_THREADS`` and ``TF_NUM_INTEROP_THREADS``
@@ -27,7 +27,7 @@ BACKENDS = ("jax", "tensorflow", "torch")
 
 
 def installed(python: Path) -> dict[str, str]:
-    """Return the versions of Keras and, by contender, of the backends that an interpreter has."""
+    """Return the versions of Keras and, by contender, of the backends of an interpreter."""
     code = (
         "import importlib.metadata as metadata, json\n"
         "found = metadata.packages_distributions()\n"
@@ -107,7 +107,7 @@ def keras_model(units: list[int], dtype: str, options: list[str]):
     model = keras.Sequential([keras.Input((units[0],))])
     for width in units[1:-1]:
         model.add(keras.layers.Dense(width))
-        if "batch norm" in options:  # torch's constants
+        if "batch norm" in options:  # torch's default constants
             model.add(keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5))
         model.add(keras.layers.ReLU())
         if "dropout 0.2" in options:
@@ -124,7 +124,7 @@ def keras_model(units: list[int], dtype: str, options: list[str]):
 
 
 def main():
-    """Train once for each line of the standard input."""
+    """Train once for each line of standard input."""
     work = json.loads(sys.argv[1])
     with np.load(work["data"]) as file:
         X, y, X_test, y_test = (file[name] for name in ("X", "y", "X_test", "y_test"))
@@ -135,7 +135,7 @@ def main():
     initial = [variable.numpy() for variable in variables]
 
     for _ in sys.stdin:
-        # a new model would be compiled again
+        # reset the weights, since a new model would have to be compiled
         for variable, value in zip(variables, initial, strict=True):
             variable.assign(value)
         start = time.perf_counter()

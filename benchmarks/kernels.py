@@ -1,8 +1,9 @@
 """The choices inside a step, against what they replaced: ``python -m benchmarks.kernels``.
 
-Each row times two ways to compute the same thing on one thread. The last rows take several:
-gathering rows, a move of the weights after products with them, which tells how far the cores are
-from each other, and training steps of 784-128-64-10 while a second process keeps a core busy.
+Each row times two ways to compute the same thing on one thread. The last rows use several threads:
+gathering rows; an optimiser step after products with the same weights, which measures the cost of
+moving data between cores; and training steps of 784-128-64-10 while a second process keeps a core
+busy.
 """
 
 import math
@@ -24,20 +25,20 @@ from sknn_deep._networks.flat import Dropout
 
 
 def by_torch_and_numpy(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> tuple:
-    """Return a product, or those of a stack, as the two compute it."""
+    """Return a product, or the products of a stack, computed by torch and by NumPy."""
     multiply, numpys = (torch.bmm, np.matmul) if out.ndim == 3 else (torch.mm, np.dot)
     arrays = left.numpy(), right.numpy(), out.numpy()
     return (lambda: multiply(left, right, out=out)), (lambda: numpys(*arrays))
 
 
 def in_one_buffer(n_networks: int, *shape: int) -> torch.Tensor:
-    """Return the parameters of a stack's layer, whose networks lie in the rows of one buffer."""
+    """Return the parameters of a stack's layer, each network in a row of one buffer."""
     n_parameters = math.prod(shape)
     return torch.rand(n_networks, 2 * n_parameters)[:, :n_parameters].unflatten(1, shape)
 
 
 def products() -> dict[str, tuple]:
-    """Return products as they are not computed, and as they are: small ones by NumPy."""
+    """Return products as rejected, and as used: small ones by NumPy."""
     found = {}
     for rows, n_in, n_out in ((32, 10, 32), (32, 32, 3), (200, 784, 128), (2048, 784, 128)):
         x, weight, delta = torch.rand(rows, n_in), torch.rand(n_out, n_in), torch.rand(rows, n_out)
@@ -59,11 +60,11 @@ def products() -> dict[str, tuple]:
         found[f"{k} products {rows}x{n_out} by {n_out}x{n_in}: {names}"] = by_torch_and_numpy(
             delta, weight, torch.empty(k, rows, n_in)
         )[::order]
-    # the one that torch keeps: a stack's outputs of few rows
+    # the one case left to torch: a stack's outputs for few rows
     x, weight = torch.rand(20, 32, 128), in_one_buffer(20, 128, 128)
     torchs, numpys = by_torch_and_numpy(x, weight.mT, torch.empty(20, 32, 128))
     found["20 products 32x128 by 128x128, transposed: NumPy / torch"] = numpys, torchs
-    # the first layer of a stack, whose matrix lies by column there
+    # the first layer of a stack, whose matrix is stored by column
     x, weight, turned = torch.rand(20, 32, 30), in_one_buffer(20, 64, 30), in_one_buffer(20, 30, 64)
     found["20 products 32x30 by 30x64: transposed by torch / as they lie by NumPy"] = (
         by_torch_and_numpy(x, weight.mT, torch.empty(20, 32, 64))[0],
@@ -83,7 +84,7 @@ def products() -> dict[str, tuple]:
         lambda: torch.sum(rows_k, dim=1, keepdim=True, out=sums),
         by_torch_and_numpy(ones_k, rows_k, sums)[1],
     )
-    # what is faster depends on the processor, see sknn_deep/_hardware/slow_mkl.py
+    # which is faster depends on the processor, see sknn_deep/_hardware/slow_mkl.py
     for dtype in (torch.float32, torch.float64):
         x, weight = torch.rand(2048, 784, dtype=dtype), torch.rand(128, 784, dtype=dtype)
         by_row, by_column = x.new_empty(2048, 128), x.new_empty(128, 2048).mT
@@ -96,9 +97,9 @@ def products() -> dict[str, tuple]:
 
 
 def sparse_products() -> dict[str, tuple]:
-    """Return a batch's two products of a first layer, for dense rows and for them as they are.
+    """Return a batch's two products of a first layer, for densified rows and for sparse ones.
 
-    The last is as dense as rows may be that are multiplied as they are.
+    The last rows have the highest density at which sparse rows are multiplied directly.
     """
     found = {}
     for n_columns, n_numbers in ((50_000, 60), (20_000, 100), (2000, 20), (2000, 40)):
@@ -124,7 +125,7 @@ def sparse_products() -> dict[str, tuple]:
 
 
 def pairs() -> dict[str, tuple]:
-    """Return two functions for each choice: what was replaced, and what is used."""
+    """Return two functions for each choice: the replaced one, and the one in use."""
     found = products() | sparse_products()
     raw, out = torch.randn(200, 10), torch.empty(200, 10)
     raw_t, out_t = raw.mT.contiguous(), torch.empty(10, 200)
@@ -152,7 +153,7 @@ def pairs() -> dict[str, tuple]:
 
 
 def gathers() -> dict[str, Callable[[], float]]:
-    """Return two ways to gather a batch of images, which lie all over the memory."""
+    """Return two ways to gather a batch of images that are scattered in memory."""
     images, out = torch.rand(60_000, 784), torch.empty(2048, 784)
     batches = torch.randperm(len(images))[: 20 * len(out)].view(20, -1)
 
@@ -168,7 +169,7 @@ def gathers() -> dict[str, Callable[[], float]]:
 
 
 def moves() -> dict[str, Callable[[], float]]:
-    """Return what tells how long Adam takes to move a layer, its weights used before or not."""
+    """Return timings of Adam's update of a layer, alone and after products with its weights."""
     weights, m, v = torch.rand(3, 128, 784)
     gradient, x, delta = torch.rand(128, 784), torch.rand(200, 784), torch.rand(200, 128)
     out = torch.empty(200, 128)

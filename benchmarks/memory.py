@@ -1,19 +1,19 @@
 """Memory that a fit takes beyond its data: ``python -m benchmarks.memory``.
 
-With ``--mapped`` the data are a float32 memory map of 4 GB, or as many as are given, of random
-numbers in a file of the temporary folder, and a figure is the peak of all that the process holds.
+With ``--mapped`` the data are a float32 memory map of random numbers in a temporary file, 4 GB or
+the given size, and a figure is the peak memory of the whole process.
 
-With ``--columns`` they are random float64 numbers, 0.4 GB or as many as are given, in an array in C
-or in Fortran order or in a frame of pandas or polars, and the figures are of one epoch of ``fit``
-and of ``predict``.
+With ``--columns`` they are random float64 numbers, 0.4 GB or the given size, in an array in C or
+Fortran order or in a pandas or polars frame, and the figures are for one epoch of ``fit`` and for
+``predict``.
 
 Each fit runs in a fresh process on MNIST as a float32 array of 188 MB. A figure is the peak of
-resident memory during ``fit`` less what was resident before: copies of the data, batches, the
-network. A fit of a few rows comes first, so that what libraries load at their first use is not
-counted, such as the compiler that torch's optimisers import.
+resident memory during ``fit`` minus the resident memory before: copies of the data, batches, the
+network. A fit of a few rows comes first, so that modules which libraries load on first use, such as
+the compiler that torch's optimisers import, are not counted.
 
 The peak is Linux's ``VmHWM``, reset before the fit through ``/proc/self/clear_refs``;
-``getrusage``'s would start from the parent's.
+that of ``getrusage`` would start from the parent's peak.
 """
 
 import argparse
@@ -52,7 +52,7 @@ CLASSES = {
     "regressor": DeepMLPRegressor,
     "autoencoder": AutoencoderTransformer,
 }
-# Fits of a memory map: what is fitted, and with which parameters.
+# Fits of a memory map: the estimator and its parameters.
 ON_A_MAP = {
     "classifier": ("classifier", {}),
     "classifier, in order": ("classifier", {"shuffle": False}),
@@ -81,7 +81,7 @@ def resident(field: str) -> float:
 def peak_of_fit(name: str, work: Work, folder: Path, n_threads: int) -> float:
     """Return by how many MB a contender's fit raises the memory of this process at its peak."""
     warnings.simplefilter("ignore", ConvergenceWarning)
-    # read as they are: memory that preparing them had freed would be used again, unseen
+    # read from a file: reused memory, freed by preparing the data here, would not be counted
     is_sparse = work.numbers_in_a_row is not None
     X = sp.load_npz(folder / "X.npz") if is_sparse else np.load(folder / "X.npy")
     y = np.load(folder / "y.npy")
@@ -96,7 +96,7 @@ def peak_of_fit(name: str, work: Work, folder: Path, n_threads: int) -> float:
 
 
 def write_map(path: Path, n_bytes: float, n_features: int, *, is_sparse: bool = False) -> None:
-    """Write random numbers in [0, 1) as float32; with holes between few rows of them, if sparse."""
+    """Write random numbers in [0, 1) as float32; if sparse, a few rows with file holes between."""
     shape = (int(n_bytes / 4 / n_features), n_features)
     X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     rng, at_once = np.random.default_rng(0), 4096
@@ -106,9 +106,9 @@ def write_map(path: Path, n_bytes: float, n_features: int, *, is_sparse: bool = 
 
 
 def peaks_on_a_map(case: str, path: Path) -> dict[str, float]:
-    """Return the resident memory of this process in MB at its peak, and the seconds.
+    """Return the peak resident memory of this process in MB, and the time in seconds.
 
-    ``before`` a map is opened, in an epoch of ``fit``, and while all rows are predicted.
+    Measured ``before`` a map is opened, in an epoch of ``fit``, and while all rows are predicted.
     """
     warnings.simplefilter("ignore", ConvergenceWarning)
     kind, params = ON_A_MAP[case]
@@ -129,12 +129,12 @@ def peaks_on_a_map(case: str, path: Path) -> dict[str, float]:
 
 
 def _apart(columns: np.ndarray) -> dict[str, np.ndarray]:
-    """Return columns by name in memory of their own, as a file's reader leaves them."""
+    """Return columns by name, each in its own memory, as file readers return them."""
     return {f"feature {j}": column.copy() for j, column in enumerate(columns)}
 
 
 def peaks_of_columns(holder: str, is_ours: bool, n_bytes: float) -> dict[str, float]:
-    """Return by how many MB an epoch of ``fit``, and ``predict``, raise this process' memory."""
+    """Return by how many MB an epoch of ``fit``, and ``predict``, raise this process's memory."""
     warnings.simplefilter("ignore")
     columns = np.random.default_rng(0).random((100, int(n_bytes / 800)))
     X, y = HOLDERS[holder](columns), np.arange(columns.shape[1]) % 2
@@ -157,7 +157,7 @@ def peaks_of_columns(holder: str, is_ours: bool, n_bytes: float) -> dict[str, fl
 
 
 def in_fresh_process(function, *arguments):
-    """Return what a function answers in a process of its own, which imports anew."""
+    """Return the result of a function in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
 
@@ -195,7 +195,7 @@ def main():
 
 
 def measure_fits(folder: Path, arguments: argparse.Namespace):
-    """Return the table of what fits take beyond their data, and all figures."""
+    """Return the table of the memory of fits beyond their data, and all figures."""
     rows, results, contenders = [], {}, list(in_process(WORKS["classifier"]))
     for kind, work in WORKS.items():
         data = work.data()
@@ -218,9 +218,9 @@ def measure_fits(folder: Path, arguments: argparse.Namespace):
 
 
 def measure_fits_on_a_map(folder: Path, arguments: argparse.Namespace):
-    """Return the table of what processes hold that fit a memory map, and all figures."""
+    """Return the table of the memory of processes that fit a memory map, and all figures."""
     write_map(folder / "X.npy", arguments.mapped * 1e9, n_features=1024)
-    with chdir(folder):  # where the checkpoint is written
+    with chdir(folder):  # the checkpoint is written there
         results = {
             case: in_fresh_process(peaks_on_a_map, case, folder / "X.npy") for case in ON_A_MAP
         }
@@ -230,7 +230,7 @@ def measure_fits_on_a_map(folder: Path, arguments: argparse.Namespace):
 
 
 def measure_columns(folder: Path, arguments: argparse.Namespace):
-    """Return the table of what networks take beyond data by row and by column, and all figures."""
+    """Return the table of memory beyond data in rows and in columns, and all figures."""
     results = {
         f"{holder}, {name}": in_fresh_process(
             peaks_of_columns, holder, name == "ours", arguments.columns * 1e9

@@ -1,10 +1,10 @@
 """ONNX Runtime's time for 784-128-64-10 beside ours: ``python -m benchmarks.onnx``.
 
 The same network in single precision, for one row, a hundred and ten thousand, beside scikit-learn's
-``predict_proba``. "By hand" is a graph of dense layers, ReLU and softmax alone, which tells no
-labels: the runtime's floor. Ours is the network's three matrix products by NumPy, without biases
-and activations. On one thread the processor's time is counted, which busy neighbours do not
-lengthen. Sizes are those of the graphs as files.
+``predict_proba``. "By hand" is a graph of only dense layers, ReLU and softmax, without labels: the
+runtime's floor. Our floor is the network's three matrix products by NumPy, without biases and
+activations. On one thread CPU time is measured, which other processes do not lengthen. Sizes are
+those of the graph files.
 """
 
 import time
@@ -54,7 +54,7 @@ def by_hand(coefs: list[np.ndarray], intercepts: list[np.ndarray]) -> onnx.Model
 
 
 def main():
-    """Time all on every number of rows and print the ratios."""
+    """Time all contenders for every number of rows and print the ratios."""
     arguments = harness.parser(__doc__).parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     data = WORK.data()

@@ -1,10 +1,10 @@
 """Outliers by the autoencoder, PyOD's and others: ``python -m benchmarks.outliers``.
 
-Data of the kind that detectors are compared on: some classes of a set are ordinary, a few rows of
-another are the outliers, and nobody is told which (labels only judge the scores). A figure is the
-mean area under the ROC curve over several draws of the rows and seeds. PyOD's autoencoder takes
-part, with its defaults, if PyOD is installed. "same layers" has those of PyOD's, 64-32-64; one unit
-in the middle is what we advise for outliers.
+The data are of the usual kind for comparing detectors: some classes of a set are ordinary, a few
+rows of another are the outliers, and labels are used only to evaluate the scores. A figure is the
+mean area under the ROC curve over several draws of the rows and seeds. PyOD's autoencoder is
+included, with its defaults, if PyOD is installed. "same layers" is ours with PyOD's layers,
+64-32-64; for outliers we recommend a single unit in the middle.
 """
 
 import time
@@ -29,7 +29,7 @@ except ImportError:
 
 
 def ours(X: np.ndarray, seed: int, n_components: int = 1, hidden: int = 32) -> np.ndarray:
-    """Return scores of our autoencoder, high for outliers as those of the others."""
+    """Return outlier scores of our autoencoder, high for outliers like those of the others."""
     X = StandardScaler().fit_transform(X)
     detector = AutoencoderTransformer(
         n_components,
@@ -46,29 +46,29 @@ def ours(X: np.ndarray, seed: int, n_components: int = 1, hidden: int = 32) -> n
 
 
 def same_layers(X: np.ndarray, seed: int) -> np.ndarray:
-    """Return those of one with PyOD's layers."""
+    """Return outlier scores of our autoencoder with PyOD's layers."""
     return ours(X, seed, n_components=32, hidden=64)
 
 
 def pyods(X: np.ndarray, seed: int) -> np.ndarray:
-    """Return those of PyOD's, at its defaults."""
+    """Return outlier scores of PyOD's autoencoder, with its defaults."""
     detector = AutoEncoder(random_state=seed, verbose=0, device="cpu")
     return detector.fit(X).decision_scores_
 
 
 def forests(X: np.ndarray, seed: int) -> np.ndarray:
-    """Return those of an isolation forest."""
+    """Return outlier scores of an isolation forest."""
     return -IsolationForest(random_state=seed).fit(X).score_samples(X)
 
 
 def neighbours(X: np.ndarray, seed: int) -> np.ndarray:
-    """Return those of the local outlier factor."""
+    """Return outlier scores of the local outlier factor."""
     X = StandardScaler().fit_transform(X)
     return -LocalOutlierFactor().fit(X).negative_outlier_factor_
 
 
 def sets(seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield name, rows and what is an outlier, of sets as detectors are compared on them."""
+    """Yield name, rows and outlier mask of data sets commonly used to compare detectors."""
     rng = np.random.RandomState(seed)
     cancer, digits, wine = (
         datasets.load_breast_cancer(),
@@ -84,7 +84,7 @@ def sets(seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         chosen = rng.permutation(np.flatnonzero(is_outlier))[:n_outliers]
         rows = np.concatenate([np.flatnonzero(~is_outlier), chosen])
         yield name, X[rows], is_outlier[rows]
-    # normal clusters, and rows drawn uniformly around them, as PyOD's generator makes them
+    # normal clusters, and rows drawn uniformly around them, as from PyOD's generator
     ordinary = rng.normal(size=(900, 20)) @ rng.normal(size=(20, 20)) / 4 + 2
     yield "generated", np.vstack([ordinary, rng.uniform(-6, 10, (100, 20))]), np.arange(1000) >= 900
 

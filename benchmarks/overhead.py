@@ -1,10 +1,10 @@
 """Costs that do not grow with the data, against scikit-learn: ``python -m benchmarks.overhead``.
 
 ``fit`` trains for one epoch on 100 rows of 5 features, a single batch, with 100 hidden
-units. A further epoch is the difference between 201 epochs and one, divided by 200. A tenth of the
-rows is held out for "with early stopping", by scikit-learn's estimators and ours. Imports
-are timed as fresh interpreters, with and without ``sknn_deep`` beside torch and
-scikit-learn's networks; a figure is the difference between the two of a round.
+units. A further epoch is the difference between 201 epochs and one, divided by 200. For "with early
+stopping", scikit-learn's estimators and ours hold out a tenth of the rows. Imports are timed in
+fresh interpreters that import torch and scikit-learn's networks, with and without ``sknn_deep``; a
+figure is the difference between the two in a round.
 """
 
 import pickle
@@ -29,7 +29,7 @@ N_EPOCHS = 201
 
 
 def fixed_costs(classifier: type, regressor: type) -> dict[str, Callable[[], float]]:
-    """Return what measures each cost of a package's networks."""
+    """Return a function that measures each cost of a package's networks."""
     X, y = make_classification(100, 5, random_state=0)
     fitted = classifier(max_iter=1).fit(X, y)
 
@@ -51,13 +51,13 @@ def fixed_costs(classifier: type, regressor: type) -> dict[str, Callable[[], flo
 
 
 def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
-    """Return for each cost what prepares its measurement for sknn_deep alone."""
+    """Return for each cost a function that prepares its measurement for sknn_deep alone."""
     costs = fixed_costs(DeepMLPClassifier, DeepMLPRegressor)
     return {name: partial(costs.get, name) for name in costs}
 
 
 def fresh_interpreter(statement: str) -> Callable[[], float]:
-    """Return a contender that answers with the seconds of an interpreter's whole life."""
+    """Return a contender that times an interpreter from start to exit."""
     command = [sys.executable, "-c", statement]
     return harness.timed(lambda: subprocess.run(command, check=True, cwd=Path(__file__).parents[1]))
 

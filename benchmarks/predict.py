@@ -1,16 +1,16 @@
 """Prediction time of 784-128-64-10 against the others: ``python -m benchmarks.predict``.
 
-All contenders hold the same weights, and a figure is one call with an array of that many images,
-repeated where it is short. "torch" is what its users write, in inference mode, array in and array
-out. ``transform`` is the encoder of an autoencoder with a 32-unit code, which scikit-learn and
+All contenders have the same weights, and a figure is one call with an array of that many images,
+repeated if it is short. "torch" is the code a user would write, in inference mode, from array to
+array. ``transform`` is the encoder of an autoencoder with a 32-unit code, which scikit-learn and
 skorch do not offer. The floor is the time of the layers' matrix products alone, into buffers, 1,000
-rows at a time. On one thread the processor's time is counted, which busy neighbours do not
-lengthen.
+rows at a time. On one thread CPU time is measured, which other processes do not lengthen.
 
-The second table times calls after a pause, when threads sleep and caches hold other things, and at
-once after a product of NumPy's, whose threads still spin then. The last one simulates a server:
-sixteen threads ask one model, ours loaded from its file, for the class of one row after the other;
-wall-clock time tells how long each waits, and how many are answered in a second by all together.
+The second table times calls after a pause, when threads sleep and caches hold other data, and
+immediately after a NumPy product, whose threads are still spinning. The last table simulates a
+server: sixteen threads query one model, ours loaded from its file, for the class of one row after
+the other; wall-clock times show how long each request waits, and how many are answered per second
+in total.
 """
 
 import tempfile
@@ -35,9 +35,9 @@ from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, load, save
 
 ROWS = (1, 100, 10_000)
 CLIENTS, REQUESTS = 16, 200
-# Rows of the floor's products, whose outputs a cache holds.
+# Rows per product of the floor, so that outputs fit in the cache.
 BLOCK = 1000
-# What precedes each call of the second table: the seconds of a pause, the side of a product.
+# Before each call of the second table: seconds of a pause, or size of a product.
 PAUSE, SIDE, CALLS = 0.05, 1000, 20
 CLASSIFIER = Work((784, 128, 64, 10), batch_size=200, epochs=1, n_samples=2000)
 IN_DOUBLE = replace(CLASSIFIER, dtype="float64")
@@ -51,7 +51,7 @@ WORKS = {
 
 
 def all_calls() -> dict[str, tuple[np.ndarray, dict[str, Callable]]]:
-    """Return, for each method, rows to predict and what the contenders call with them."""
+    """Return, for each method, rows to predict and the contenders' functions."""
     found = {}
     for work in (CLASSIFIER, IN_DOUBLE):
         data = work.data()
@@ -64,7 +64,7 @@ def all_calls() -> dict[str, tuple[np.ndarray, dict[str, Callable]]]:
 
 
 def calls(work: Work, ours, X, y) -> dict[str, dict[str, Callable]]:
-    """Return, for each method, what the contenders call with the rows; trained on a few."""
+    """Return, for each method, the contenders' functions of the rows; trained on a few rows."""
     weights = [*zip(ours.coefs_, ours.intercepts_, strict=True)]
     sklearn_mlp = MLPClassifier((128, 64), max_iter=1).fit(X, y)
     sklearn_weights = zip(sklearn_mlp.coefs_, sklearn_mlp.intercepts_, strict=True)
@@ -101,7 +101,7 @@ def calls(work: Work, ours, X, y) -> dict[str, dict[str, Callable]]:
 
 
 def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
-    """Return for each call what prepares its measurement for sknn_deep alone."""
+    """Return for each call a function that prepares its measurement for sknn_deep alone."""
     return {
         f"{method}, {n_rows:,}": partial(
             harness.repeated, partial(contenders["sknn_deep"], X[:n_rows])
@@ -112,7 +112,7 @@ def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
 
 
 def torch_with_weights_of(fitted: torch.nn.Module, work: Work) -> torch.nn.Module:
-    """Return a plain module with the weights of one of ours."""
+    """Return a plain torch module with the weights of one of our networks."""
     module = torch_module(work).eval()
     with torch.no_grad():
         for own, given in zip(module.parameters(), fitted.parameters(), strict=True):
@@ -121,7 +121,7 @@ def torch_with_weights_of(fitted: torch.nn.Module, work: Work) -> torch.nn.Modul
 
 
 def check_same(X: np.ndarray, contenders: dict[str, Callable]) -> None:
-    """Fail where two contenders do not compute the same."""
+    """Raise an error if two contenders' results differ."""
     expected = contenders["torch"](X)
     for predict in contenders.values():
         np.testing.assert_allclose(predict(X), expected, rtol=1e-3, atol=1e-5)
@@ -143,7 +143,7 @@ def matrix_products(work: Work, n_rows: int) -> Callable[[], None]:
 
 
 def after(prepare: Callable[[], object], predict: Callable[[], object]) -> Callable[[], float]:
-    """Return a contender that answers with the seconds of a call that follows on something else."""
+    """Return a contender that returns the time of a call right after a preparation."""
 
     def measure() -> float:
         seconds = 0.0
@@ -174,7 +174,7 @@ def waits(predict: Callable, rows: np.ndarray) -> np.ndarray:
 
 
 def print_waits(contenders: dict[str, Callable], rows: np.ndarray) -> None:
-    """Print what clients wait for a loaded model of ours, and how many answers they get."""
+    """Print how long clients wait for a loaded model of ours, and how many answers they get."""
     path = Path(tempfile.mkdtemp(), "classifier.skops")
     save(contenders["sknn_deep"].__self__, path)
     contenders = {**contenders, "sknn_deep": load(path).predict_proba}
@@ -197,7 +197,7 @@ def figures(seconds: dict[str, list[float]], others: list[str]) -> list[str]:
 
 
 def main():
-    """Time every method on every number of rows and print the ratios."""
+    """Time every method for every number of rows and print the ratios."""
     arguments = harness.parser(__doc__, compares=True).parse_args()
     if arguments.compare:
         compare("predict", arguments.compare, arguments)

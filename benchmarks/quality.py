@@ -1,17 +1,17 @@
 """Quality on real data: ``python -m benchmarks.quality [NAME ...]``.
 
 Trains the recipes of the README and prints their test figures as a Markdown table. A code has three
-figures: the error of the reconstruction, the accuracy of five nearest neighbours among the codes of
-the training set, and the trustworthiness of the neighbourhoods, each beside PCA's at the same
-dimension. ``codes_of_32`` and ``codes_of_2`` print those alone.
+figures: the reconstruction error, the accuracy of five nearest neighbours among the codes of the
+training set, and the trustworthiness of the neighbourhoods, each compared with PCA's at the same
+dimension. ``codes_of_32`` and ``codes_of_2`` print only those.
 
-How the recipes came about: MNIST's classifier was picked among twelve by accuracy on
-10,000 held-out training images, after an earlier recipe had come close to its bound on the
-test set; California housing's regressor among some twenty-five by the error on the
-validation rows, with the test error printed beside it, and it became three networks when rounding
-had moved a single one across its bound on the test set. The figures are therefore those of recipes
-whose test error had been seen, and may be a little optimistic. The autoencoders' recipes were
-picked among some thirty by their three figures on 10,000 held-out training images.
+How the recipes were chosen: MNIST's classifier was picked from twelve by accuracy on 10,000
+held-out training images, after an earlier recipe had come close to its bound on the test set;
+California housing's regressor from some twenty-five by the error on the validation rows, with the
+test error printed beside it, and it became three networks when rounding had moved a single one
+across its bound on the test set. So the test errors of the recipes had been seen, and the figures
+may be slightly optimistic. The autoencoders' recipes were picked from some thirty by their three
+figures on 10,000 held-out training images.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from sknn_deep.datasets import fetch_california_housing, fetch_mnist
 def plain_classifier():
     """784-128-64-10, ten epochs of plain Adam."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # ten epochs are what is asked for
+        warnings.simplefilter("ignore", ConvergenceWarning)  # ten epochs are intended
         return _mnist_accuracy(DeepMLPClassifier((128, 64), batch_size=128, max_iter=10))
 
 
@@ -77,7 +77,7 @@ def california_housing():
         learning_rate="one_cycle",
         learning_rate_init=5e-3,
         n_iter_no_change=np.inf,
-        n_networks=3,  # one alone is at its bound: the seed and rounding move it across
+        n_networks=3,  # a single one is at its bound: seed and rounding decide
         random_state=0,
     )
     train, valid, test = (
@@ -96,7 +96,7 @@ _AUTOENCODER = {
     "random_state": 0,
 }
 RECIPES = [plain_classifier, recipe_classifier, codes_of_32, codes_of_2, california_housing]
-# What each figure has to reach: accuracies at least, errors at most.
+# Bounds of each figure: lower for accuracies, upper for errors.
 BOUNDS = {
     "plain_classifier": [(">=", 0.976)],
     "recipe_classifier": [(">=", 0.983)],
@@ -120,10 +120,10 @@ def _mnist_codes(autoencoder):
 
 
 def _code_figures(model, mnist):
-    """Fit a transformer and return the figures of its code of the test set."""
+    """Fit a transformer and return the figures of its codes of the test set."""
     codes = model.fit_transform(mnist.X_train), model.transform(mnist.X_test)
     neighbours = KNeighborsClassifier(5).fit(codes[0], mnist.y_train)
-    n_rows = 3000  # the trustworthiness takes all their distances
+    n_rows = 3000  # trustworthiness computes all pairwise distances
     return {
         "mean squared error": np.mean((model.inverse_transform(codes[1]) - mnist.X_test) ** 2),
         "accuracy of 5 nearest neighbours": neighbours.score(codes[1], mnist.y_test),
@@ -134,12 +134,12 @@ def _code_figures(model, mnist):
 
 
 def keeps(value, sign, bound):
-    """Tell whether a figure reaches its bound, if it has one."""
+    """Return whether a figure meets its bound, if it has one."""
     return bound is None or (value >= bound if sign == ">=" else value <= bound)
 
 
 def main():
-    """Train the recipes asked for, print a row for each; fail where one misses its bound."""
+    """Train the requested recipes and print a row for each; fail if one misses its bound."""
     names = [recipe.__name__ for recipe in RECIPES]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*names, []], metavar="NAME", help=str(names))

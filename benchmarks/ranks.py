@@ -1,13 +1,13 @@
 """Several processes that train one network: ``python -m benchmarks.ranks``.
 
 A classifier with two hidden layers, 256-1024-1024-10 or as wide as ``--units`` says, trains with
-batches of 1024 rows on one process, and on two, each with one thread. A figure is the seconds of an
-epoch, without the first, the best of the rounds, which alternate; in brackets the seconds of this
-process' CPU, which tell more where others use the machine. The second process is one of joblib's
-workers, which has started before.
+batches of 1024 rows on one process, and on two, each with one thread. A figure is the time of an
+epoch in seconds, excluding the first epoch, and the best of the alternating rounds; in brackets the
+CPU seconds of this process, which are more reliable if other processes use the machine. The second
+process is a joblib worker that is already running.
 
-What a step of two takes beside half of a step of one is the sum of the gradients: a buffer of all
-weights goes from each process to the other.
+The time of a step of two processes beyond half a step of one is the sum of the gradients: each
+process sends the other a buffer of all weights.
 """
 
 import time
@@ -22,7 +22,7 @@ from sknn_deep._hardware.threads import fixed_threads
 
 
 class CpuTime(Callback):
-    """Keeps the CPU time of this process at the end of each epoch."""
+    """Records the CPU time of this process at the end of each epoch."""
 
     def __init__(self):
         self.seconds = []
@@ -38,7 +38,7 @@ def seconds_of_epoch(n_processes, n_units, data):
         (n_units, n_units), batch_size=1024, max_iter=4, random_state=0, device="cpu",
         n_processes=n_processes, callbacks=[cpu],
     )  # fmt: skip
-    with fixed_threads(n_processes):  # which they divide
+    with fixed_threads(n_processes):  # shared by the processes
         classifier.fit(*data)
     return min(classifier.history_[1:, "dur"]), np.diff(cpu.seconds).min()
 

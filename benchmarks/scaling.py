@@ -1,25 +1,25 @@
 """Up to how many processes a training pays: ``python -m benchmarks.scaling``.
 
-A model, fed with what this machine measures. A step of one process along n rows takes
+A model with constants measured on this machine. A step of one process on n rows takes
 
     c + d n
 
-seconds, fitted to the CPU time of steps of 128 to 1024 rows on one thread. The sum of the gradients
-over p processes goes around a ring,
+seconds, fitted to the CPU time of steps of 128 to 1024 rows on one thread. Summing the gradients
+over p processes in a ring takes
 
     2 (p - 1) (a + b w / p)
 
-for w bytes of weights, with the latency a and the seconds of a byte b fitted to sums of two
-processes of this machine by gloo, from 4 kB to 16 MB. ``--latency`` and ``--bandwidth`` put a
-network in their place, and ``--step`` a computer in the place of this one. The sum begins with the
-layers behind the first hidden one, if their matrices have a megabyte, while the products of the
-first are computed. These are a share f of the operations for a row, so that of the first part's
-sum only what takes longer than f d n is waited for. The two parts are two sums, with the latency
-of each.
+seconds for w bytes of weights, with latency a and seconds per byte b fitted to sums between two
+processes on this machine with gloo, from 4 kB to 16 MB. ``--latency`` and ``--bandwidth`` replace
+them by those of a network, and ``--step`` this machine by another. If the matrices of the layers
+after the first hidden one have at least a megabyte, their sum starts while the products of the
+first layer are computed. These are a share f of the operations per row, so only the part of this
+first sum that takes longer than f d n is waited for. The two parts are separate sums, each with its
+latency.
 
-Strong scaling divides a batch of 1024 rows, weak scaling gives each process as many. Figures are
-how many times the rows a second of one process p of them train on; in brackets, if the sum began
-when the whole gradient is known.
+Strong scaling divides a batch of 1024 rows, weak scaling gives each process 1024 rows. Figures are
+the speed-up of p processes in rows per second; in brackets, that without overlap, if the sum starts
+only when the whole gradient is known.
 """
 
 import socket
@@ -42,7 +42,7 @@ N_ROWS, N_FEATURES, N_CLASSES = 1024, 256, 10
 
 
 def seconds_of_step(n_units, n_rows):
-    """Return the CPU seconds of a step of one process, with two hidden layers."""
+    """Return the CPU time in seconds of a step of one process, with two hidden layers."""
     rng = np.random.default_rng(0)
     n_steps = max(2, 2048 // n_rows)
     X = rng.standard_normal((n_steps * n_rows, N_FEATURES), dtype=np.float32)
@@ -62,7 +62,7 @@ def seconds_of_step(n_units, n_rows):
 
 
 def seconds_of_sums(rank, port, sizes):
-    """Return the seconds in which two processes add up buffers of so many bytes."""
+    """Return the times in which two processes sum buffers of the given sizes in bytes."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
@@ -80,7 +80,7 @@ def seconds_of_sums(rank, port, sizes):
 
 
 def fit_line(x, y):
-    """Return intercept and slope, neither below zero, with equal weight for each relative error."""
+    """Return non-negative intercept and slope that minimise the squared relative errors."""
     x, y = np.asarray(x, dtype=float), np.asarray(y)
     (intercept, slope), *_ = np.linalg.lstsq(
         np.stack([1 / y, x / y], axis=1), np.ones_like(y), rcond=None
@@ -89,25 +89,25 @@ def fit_line(x, y):
 
 
 def measured_network():
-    """Return latency, and seconds of a byte, of sums between two processes."""
+    """Return latency and seconds per byte of sums between two processes."""
     sizes = [2**k for k in range(12, 25, 2)]
     port = free_port()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         both = [pool.submit(seconds_of_sums, rank, port, sizes) for rank in range(2)]
         of_first = both[0].result()
     latency, of_byte = fit_line(sizes, of_first)
-    return latency / 2, of_byte  # for two processes the ring is two messages of half the bytes
+    return latency / 2, of_byte  # for two processes, the ring is two messages of half the size
 
 
 def free_port():
-    """Return a port that is free now."""
+    """Return a port that is currently free."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def early_part(n_units):
-    """Return how many bytes are sent early, and the share of a row's operations that come after."""
+    """Return how many bytes are sent early, and the share of a row's operations after that."""
     n_bytes = 4 * n_units * (n_units + N_CLASSES)
     first, later = N_FEATURES * n_units, n_units * (n_units + N_CLASSES)
     after = n_units * n_units + first  # the gradient of the first layer's outputs and matrix
@@ -115,7 +115,7 @@ def early_part(n_units):
 
 
 def speed_up(n_processes, step, network, n_units, *, weak, overlapped):
-    """Return how many times the rows a second of one process several train on."""
+    """Return the speed-up of several processes over one, in rows per second."""
     constant, of_row = step
     latency, of_byte = network
     own_rows = N_ROWS if weak else N_ROWS / n_processes

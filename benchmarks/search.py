@@ -1,12 +1,13 @@
 """Grid searches against scikit-learn and skorch: ``python -m benchmarks.search``.
 
-The same grid, folds, data, epochs and number of processes for all; every network runs all its
-epochs with Adam. A figure is a whole call of ``fit`` without the refit. The processes are
-started, and have imported what they need, in the round that is not counted, and each search waits
-until they have tidied up after the one before.
+All contenders use the same grid, folds, data, epochs and number of processes; every network runs
+all its epochs with Adam. A figure is a whole call of ``fit`` without the refit. The processes start
+and import their modules in the uncounted warm-up round, and each search waits until they have
+cleaned up after the previous one.
 
-Two differences are left. skorch's networks get the penalty as Adam's ``weight_decay``, on the
-biases too, and their two classes have two outputs. The best score says that all searched.
+Two differences remain. skorch's networks get the penalty as Adam's ``weight_decay``, which also
+applies to the biases, and they have two outputs for two classes. The best score confirms that all
+contenders did search.
 """
 
 import time
@@ -41,7 +42,7 @@ SHAPES = [(width,) * depth for width in (32, 64, 128) for depth in (1, 2)]
 
 @dataclass
 class Search:
-    """A grid to search: the network without its candidates' parameters, and those."""
+    """A grid to search: the network, and the candidates' parameters."""
 
     work: Work
     n_splits: int
@@ -59,7 +60,7 @@ class Search:
         return len(self.rates) * len(self.penalties) * max(len(self.shapes), 1)
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows of single precision, and labels."""
+        """Return rows in single precision, and labels."""
         if self.load is None:
             data = self.work.data()
             return data.X, data.y
@@ -67,12 +68,12 @@ class Search:
         return scale(X).astype(np.float32), y
 
 
-# shapes and penalties stand for each other: 24 candidates in all but the last
+# either several shapes or several penalties: 24 candidates in all but the last
 BY_SHAPE = {"rates": RATES[1:5], "penalties": [1e-4], "shapes": SHAPES}
 WORKS = {
     "tiny": Search(Work((10, 32, 2), 32, 10, n_samples=2000), 5),
     "cancer": Search(Work((30, 32, 2), 32, 20), 5, **BY_SHAPE, load=load_breast_cancer),
-    # the widest of the shapes alone
+    # only the widest of the shapes
     "cancer-widest": Search(
         Work((30, 128, 128, 2), 32, 20), 5, RATES[1:5], [1e-4], load=load_breast_cancer
     ),
@@ -92,7 +93,7 @@ LARGE_WORKS = {
 
 
 def grid(search: Search, rate: str, penalty: str, shape: str, divisor: int = 1) -> dict[str, Any]:
-    """Return the candidates under a contender's names of the parameters."""
+    """Return the candidates, with a contender's parameter names."""
     candidates: dict[str, Any] = {
         rate: search.rates,
         penalty: [value / divisor for value in search.penalties],
@@ -127,7 +128,7 @@ def searches(search: Search, n_jobs: int) -> dict[str, Any]:
         device=work.device,
         verbose=0,
     )
-    # the penalty of a batch is divided by its rows
+    # in our loss, the penalty is divided by the rows of the batch
     theirs = grid(search, "lr", "optimizer__weight_decay", "module__hidden", work.batch_size)
     return {
         "sknn_deep": FusedGridSearchCV(ours, candidates, **options),
@@ -138,17 +139,17 @@ def searches(search: Search, n_jobs: int) -> dict[str, Any]:
 
 
 CONTENDERS = ["MLPClassifier", "DeepMLPClassifier", "skorch"]  # beside sknn_deep
-# On request, how long one of the fits takes by itself.
+# On request, the time of a single fit.
 ONE_FIT = "one fit"
 
 
 def dense(n_in: int, hidden: tuple[int, ...], n_out: int) -> torch.nn.Sequential:
-    """Return the network as a torch user writes it."""
+    """Return the network as a torch user would write it."""
     return torch_module(Work((n_in, *hidden, n_out), 1, 1))
 
 
 def judged(search, X: np.ndarray, y: np.ndarray) -> Callable[[], tuple[float, float]]:
-    """Return a contender that searches and answers with its seconds and its best score."""
+    """Return a contender that searches and returns its time and its best score."""
 
     def measure() -> tuple[float, float]:
         time.sleep(SECONDS_TO_TIDY_UP)
@@ -160,7 +161,7 @@ def judged(search, X: np.ndarray, y: np.ndarray) -> Callable[[], tuple[float, fl
 
 
 def one_fit(search: Search, X: np.ndarray, y: np.ndarray) -> Callable[[], tuple[float, float]]:
-    """Return a contender that fits our network on the first fold, and answers without a score."""
+    """Return a contender that fits our network on the first fold, without a score."""
     network = searches(search, n_jobs=1)["sknn_deep"].estimator
     rows, _ = next(StratifiedKFold(search.n_splits).split(X, y))
     seconds = harness.timed(lambda: clone(network).fit(X[rows], y[rows]))
@@ -190,7 +191,7 @@ def measure(search: Search, names: list[str], arguments) -> dict[str, dict[str, 
 
 
 def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
-    """Return for each search what prepares its measurement for sknn_deep alone, in one process."""
+    """Return for each search a function that prepares its measurement in one process."""
 
     def prepared(search: Search) -> Callable[[], float]:
         measure = judged(searches(search, n_jobs=1)["sknn_deep"], *search.data())
@@ -200,7 +201,7 @@ def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
 
 
 def print_tables(results: dict, names: list[str]) -> None:
-    """Print how long each search takes, and how good its best candidate is."""
+    """Print the time of each search, and the score of its best candidate."""
     others = [name for name in names if name != "sknn_deep"]
     times, scores = [], []
     for key, result in results.items():

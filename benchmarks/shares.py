@@ -1,13 +1,13 @@
 """Where the time of a training goes: ``python -m benchmarks.shares``.
 
-For the works of ``benchmarks.train`` and ``benchmarks.search`` (there in one process) the table
-tells which share of a whole ``fit`` goes to the matrix products, to the other kernels of the
-steps, to the optimiser, to gathering rows, and to all that is left: validation, the epochs' own
-costs, scoring. The columns after them compare with scikit-learn's classifier or regressor: as it
-is, and as it would be if everything but our products took no time, the limit for any change around
+For the tasks of ``benchmarks.train`` and ``benchmarks.search`` (the latter in one process), the
+table shows the share of a whole ``fit`` spent on the matrix products, the other kernels of the
+steps, the optimiser, gathering rows, and everything else: validation, per-epoch overhead, scoring.
+The remaining columns compare with scikit-learn's classifier or regressor: the actual ratio, and the
+ratio if everything but our products took no time, which is the limit for any improvement outside
 the products. The products are timed within the training, call by call, where the data of a step
-compete for the cache; each call that is timed costs about a quarter of a microsecond more, which
-counts to what surrounds it.
+compete for the cache; timing adds about a quarter of a microsecond per call, which is attributed to
+the surrounding code.
 """
 
 import time
@@ -35,7 +35,7 @@ Seconds = Counter[str]
 
 
 def timed(seconds: Seconds, name: str, function: Callable) -> Callable:
-    """Return a function that also adds its time to a part's."""
+    """Return a function that also adds its time to that of a part."""
 
     def run(*args):
         start = time.perf_counter()
@@ -48,7 +48,7 @@ def timed(seconds: Seconds, name: str, function: Callable) -> Callable:
 
 @contextmanager
 def watched(seconds: Seconds) -> Iterator[None]:
-    """Add up the time of the parts of each training within a block."""
+    """Sum the times of the parts of each training within a block."""
 
     def result_timed(name: str, build: Callable) -> Callable:
         return lambda *args, **kwargs: timed(seconds, name, build(*args, **kwargs))
@@ -67,7 +67,7 @@ def watched(seconds: Seconds) -> Iterator[None]:
 
 
 def shares_of(run: Callable[[], object]) -> Callable[[], Seconds]:
-    """Return a contender that answers with the seconds of each part."""
+    """Return a contender that returns the time of each part."""
 
     def measure() -> Seconds:
         seconds: Seconds = Counter()
@@ -84,7 +84,7 @@ def shares_of(run: Callable[[], object]) -> Callable[[], Seconds]:
 
 
 def trainings(key: str) -> tuple[str, dict[str, Callable]]:
-    """Return a work of ``benchmarks.train``, and who trains it."""
+    """Return the title of a task of ``benchmarks.train``, and the contenders."""
     work = train.WORKS[key]
     data = work.data()
     X, y = data.X, data.y
@@ -92,7 +92,7 @@ def trainings(key: str) -> tuple[str, dict[str, Callable]]:
 
 
 def searches(key: str) -> tuple[str, dict[str, Callable]]:
-    """Return a work of ``benchmarks.search``, and who searches, in this process."""
+    """Return the title of a task of ``benchmarks.search``, and the contenders, in this process."""
     work = search.WORKS[key]
     X, y = work.data()
     found = search.searches(work, n_jobs=1)
@@ -102,7 +102,7 @@ def searches(key: str) -> tuple[str, dict[str, Callable]]:
 
 
 def row(title: str, answers: dict[str, list[Any]], n_threads: int) -> list[str]:
-    """Return a line of the table."""
+    """Return a row of the table."""
     parts = {part: np.median([seconds[part] for seconds in answers["ours"]]) for part in PARTS}
     whole = np.median([sum(seconds.values()) for seconds in answers["ours"]])
     theirs = np.median(answers["scikit-learn"])
@@ -128,7 +128,7 @@ def main():
     for name in arguments.works or known:
         kind, _, key = name.partition("-")
         title, runs = {"fit": trainings, "search": searches}[kind](key)
-        # the networks of a search are trained on one thread each, as by each of its processes
+        # the networks of a search are trained on one thread, as in each of its processes
         n_threads = train.threads(train.WORKS[key], arguments) if kind == "fit" else 1
         with harness.limited_threads(n_threads):
             results[name] = harness.alternate(

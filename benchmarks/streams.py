@@ -1,8 +1,8 @@
 """Training on data that are read in chunks: ``python -m benchmarks.streams``.
 
-Random float32 numbers, 0.4 GB or as many as are given with ``--size``, 100 to a row, are written
-to Parquet files with row groups of 50,000 rows. A classifier is trained on them, 100-128-64-10 or
-with other hidden layers that ``--units`` gives:
+Random float32 numbers, 0.4 GB or the size given by ``--size``, in rows of 100, are written to
+Parquet files with row groups of 50,000 rows. A classifier is trained on them, 100-128-64-10 or with
+the hidden layers given by ``--units``:
 
 in memory
     ``fit`` on the array.
@@ -13,9 +13,9 @@ chunks
 partial_fit
     A loop of ``partial_fit`` over the batches of the array.
 
-Each trains in a fresh process. A rate is that of an epoch beside the first, in rows a second, the
-best of the rounds, which alternate. A peak is all that the process holds, from Linux's
-``VmHWM``; what "import" takes is what it holds before the data.
+Each trains in a fresh process. A rate is that of an epoch after the first, in rows per second, the
+best of the alternating rounds. A peak is the memory of the whole process, from Linux's ``VmHWM``;
+"import" is its memory before the data are loaded.
 """
 
 import sys
@@ -39,7 +39,7 @@ WAYS = ("in memory", "parquet", "chunks", "partial_fit")
 
 
 def write(folder, gigabytes):
-    """Write the rows to Parquet files and to a memory map; return how many there are."""
+    """Write the rows to Parquet files and to a memory map; return the number of rows."""
     n_groups = max(4, int(gigabytes * 1e9 / (4 * N_FEATURES * ROW_GROUP)))
     n_rows = n_groups * ROW_GROUP
     (folder / "parquet").mkdir()
@@ -70,7 +70,7 @@ def arrays(folder):
 
 
 class Slices:
-    """Chunks of the file of the array."""
+    """Chunks of the array's file."""
 
     def __init__(self, folder):
         self._path = folder / "X.npy"
@@ -85,7 +85,7 @@ class Slices:
 
 
 def measure(folder, units, way, n_epochs):
-    """Train in one way; return the seconds of an epoch after the first, and two peaks."""
+    """Train in one way; return the time of an epoch after the first, and two memory peaks."""
     warnings.simplefilter("ignore")
     before = peak()
     classifier = DeepMLPClassifier(
@@ -113,7 +113,7 @@ def measure(folder, units, way, n_epochs):
 
 
 def peak():
-    """Return the most megabytes that the process has held."""
+    """Return the peak memory of the process in megabytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
 
@@ -133,7 +133,7 @@ def main():
         found = {way: [] for way in arguments.ways}
         for _ in range(arguments.rounds):
             for way in arguments.ways:
-                n_epochs = 2 if way == "partial_fit" else 4  # it takes many times as long
+                n_epochs = 2 if way == "partial_fit" else 4  # it takes many times longer
                 found[way].append(in_fresh_process(measure, folder, units, way, n_epochs))
     print(f"{n_rows:,} rows of {N_FEATURES} numbers, {n_rows * N_FEATURES * 4 / 1e6:,.0f} MB")
     print("way            rows/s   of in memory   import MB   peak MB")

@@ -1,23 +1,24 @@
 """Tables of numbers, categories and gaps: ``python -m benchmarks.tables [--tables NAME,...]``.
 
-Prints for each table how well each contender predicts, as the mean and the standard deviation over
-seeds, and the seconds of a fit: by the clock, and of the processor, which other work on the machine
-changes less. With ``OMP_NUM_THREADS=1`` the latter are those of a fit on one thread. The data are
-read from the folder that ``SKNN_DEEP_DATA`` names: ``california_housing.csv.gz``, and the others in
+Prints for each table how well each contender predicts, as mean and standard deviation over seeds,
+and the time of a fit in seconds: wall-clock time, and CPU time, which depends less on other
+processes. With ``OMP_NUM_THREADS=1``, CPU times are those of a fit on one thread. The data are read
+from the folder given by ``SKNN_DEEP_DATA``: ``california_housing.csv.gz``, and the others in
 ``tables/``.
 
-Every contender trains on the same rows. Validation rows only stop trainings and select networks;
-they are never trained on. HistGradientBoosting and scikit-learn's MLP do not see them, and hold out
-training rows by their own rules. Splits that were published are used as they are; else a fifth of
+Every contender trains on the same rows. Validation rows are used only to stop training and to
+select networks, never to train on. HistGradientBoosting and scikit-learn's MLP do not see them, and
+hold out training rows by their own rules. Published splits are used unchanged; otherwise a fifth of
 the rows is the test set, and a fifth of the rest the validation set.
 
-``--validation`` prints figures of the validation rows, which flatter contenders that stop by them.
-Choose parameters by these, and look at the test rows once. ``--folds 5`` cross-validates on the
-rows that are not test rows, one seed: each fold takes the place of the test rows once, and a fifth
-of the other rows validates. A few odd rows of a small test set decide on less there.
+``--validation`` prints figures on the validation rows, which favour contenders that use them for
+early stopping. Choose parameters by these, and look at the test rows only once. ``--folds 5``
+cross-validates on the rows outside the test set, with one seed: each fold serves as the test set
+once, and a fifth of the other rows is the validation set. A few unusual rows of a small test set
+have less influence there.
 
-LightGBM, XGBoost and pytabkit's RealMLP are left out where they are not installed. RealMLP and
-scikit-learn's MLP take no gaps in numbers and get the median instead.
+LightGBM, XGBoost and pytabkit's RealMLP are left out if they are not installed. RealMLP and
+scikit-learn's MLP do not accept missing numbers and get the median instead.
 """
 
 import argparse
@@ -56,16 +57,16 @@ FILES = {
     "covertype": ("covertype_sample", "Cover_Type"),
 }
 REGRESSIONS = {"california", "cpu_act", "diamonds", "ames", "wine"}
-# Ranks count how many of these are better: ours are not held against each other.
+# Ranks count how many of these are better: our variants are not ranked against each other.
 RIVALS = ("HistGradientBoosting", "LightGBM", "XGBoost", "RealMLP-TD-S")
-# Boosting stops after this many trees without a gain, long before it has all of them.
+# Boosting stops after this many trees without improvement, long before the maximum.
 BOOSTING = {"n_estimators": 10_000, "learning_rate": 0.05}
 PATIENCE = 100
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with targets or classes 0, 1, ..., and which are to train, validate and test with."""
+    """Rows with targets or classes 0, 1, ..., and the training, validation and test rows."""
 
     X: pd.DataFrame
     y: np.ndarray
@@ -79,7 +80,7 @@ class Table:
         return self.X.iloc[rows].reset_index(drop=True), self.y[rows]
 
     def estimator(self, module: str, prefix: str) -> Any:
-        """Return the class of a name such as MLPRegressor or MLPClassifier."""
+        """Return the regressor or classifier class with a name prefix, such as MLPRegressor."""
         kind = "Regressor" if self.is_regression else "Classifier"
         return getattr(import_module(module), prefix + kind)
 
@@ -93,7 +94,7 @@ class Table:
 
 
 def load(name: str) -> Table:
-    """Return a table with its published split, or with one of ours."""
+    """Return a table with its published split, or else a random one."""
     if name == "california":
         housing = fetch_california_housing()
         X = pd.DataFrame(housing.data, columns=housing.feature_names)
@@ -103,7 +104,7 @@ def load(name: str) -> Table:
     path = Path(os.environ["SKNN_DEEP_DATA"], "tables", f"{file}.csv.gz")
     X = pd.read_csv(path, na_values="?" if name == "adult" else None)
     y, part = X.pop(target), X.pop("part") if "part" in X else None
-    if name == "telco":  # text, with blanks in new customers' rows
+    if name == "telco":  # text, with blanks for new customers
         X["TotalCharges"] = pd.to_numeric(X["TotalCharges"], errors="coerce")
     for column in X.columns[~X.dtypes.map(pd.api.types.is_numeric_dtype)]:
         X[column] = X[column].astype("category")
@@ -113,7 +114,7 @@ def load(name: str) -> Table:
 
 
 def _split(n_rows: int, part: pd.Series | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows to train on, to validate and to test with."""
+    """Return training, validation and test rows."""
     if part is None:
         train, test = train_test_split(np.arange(n_rows), test_size=0.2, random_state=0)
     else:
@@ -125,20 +126,20 @@ def _split(n_rows: int, part: pd.Series | None) -> tuple[np.ndarray, np.ndarray,
 
 
 def tabular(table: Table, seed: int, **params: Any) -> Any:
-    """Return ours, with its defaults but for some parameters."""
+    """Return our fitted estimator, with its defaults except for some parameters."""
     model = table.estimator("sknn_deep", "TabularMLP")(random_state=seed, **params)
     X_val, y_val = table.part(table.validation)
     return model.fit(*table.part(table.train), X_val=X_val, y_val=y_val)
 
 
 def hist_gradient_boosting(table: Table, seed: int) -> Any:
-    """Return scikit-learn's trees with their defaults."""
+    """Return scikit-learn's boosted trees, fitted with their defaults."""
     model = table.estimator("sklearn.ensemble", "HistGradientBoosting")(random_state=seed)
     return model.fit(*table.part(table.train))
 
 
 def scikit_learn_mlp(table: Table, seed: int) -> Any:
-    """Return scikit-learn's network with its defaults, in the usual pipeline."""
+    """Return scikit-learn's network, fitted with its defaults in the usual pipeline."""
     X, y = table.part(table.train)
     numbers, categories = list(X.select_dtypes("number")), list(X.select_dtypes("category"))
     columns = make_column_transformer(
@@ -154,7 +155,7 @@ def scikit_learn_mlp(table: Table, seed: int) -> Any:
 
 
 def lightgbm(table: Table, seed: int) -> Any:
-    """Return LightGBM's trees, as many as the validation rows ask for."""
+    """Return LightGBM's trees, with early stopping on the validation rows."""
     model = table.estimator("lightgbm", "LGBM")(**BOOSTING, random_state=seed, verbose=-1)
     stop = import_module("lightgbm").early_stopping(PATIENCE, verbose=False)
     X_val, y_val = table.part(table.validation)
@@ -162,7 +163,7 @@ def lightgbm(table: Table, seed: int) -> Any:
 
 
 def xgboost(table: Table, seed: int) -> Any:
-    """Return XGBoost's trees, as many as the validation rows ask for."""
+    """Return XGBoost's trees, with early stopping on the validation rows."""
     options = {"early_stopping_rounds": PATIENCE, "enable_categorical": True}
     model = table.estimator("xgboost", "XGB")(**BOOSTING, **options, random_state=seed)
     validation = [table.part(table.validation)]
@@ -170,7 +171,7 @@ def xgboost(table: Table, seed: int) -> Any:
 
 
 def real_mlp(table: Table, seed: int, variant: str) -> Any:
-    """Return a variant of pytabkit's RealMLP with its defaults."""
+    """Return a variant of pytabkit's RealMLP, fitted with its defaults."""
     (X, y), (X_val, y_val) = table.part(table.train), table.part(table.validation)
     fill = FunctionTransformer(pd.DataFrame.fillna, kw_args={"value": X.median(numeric_only=True)})
     model = table.estimator("pytabkit", f"RealMLP_{variant}_")(device="cpu", random_state=seed)
@@ -209,7 +210,7 @@ def contenders(
 
 
 def folds(table: Table, n_folds: int) -> list[Table]:
-    """Return a table for each fold of the rows that are not test rows, which are its test rows."""
+    """Return a table for each fold of the non-test rows, with that fold as test rows."""
     rows = np.sort(np.concatenate([table.train, table.validation]))
     found = []
     for rest, fold in KFold(n_folds, shuffle=True, random_state=0).split(rows):
@@ -219,15 +220,15 @@ def folds(table: Table, n_folds: int) -> list[Table]:
 
 
 def measure(contender: Contender, runs: list[tuple[Table, int]], part: str) -> np.ndarray:
-    """Return the figure, and a fit's seconds and processor's seconds, shape (n_runs, 3).
+    """Return the figure, and wall-clock and CPU seconds of a fit, shape (n_runs, 3).
 
     Parameters
     ----------
     contender : callable
     runs : list of (Table, int)
-        With the seed of each.
+        Each with its seed.
     part : {"validation", "test"}
-        The rows of the figure.
+        The rows on which the figure is computed.
     """
     measured = []
     for table, seed in runs:
@@ -239,7 +240,7 @@ def measure(contender: Contender, runs: list[tuple[Table, int]], part: str) -> n
 
 
 def ranks(figures: dict[str, float], *, is_error: bool) -> dict[str, int]:
-    """Return for each contender one more than how many of the other rivals are better."""
+    """Return for each contender one plus the number of rivals that are better."""
     sign = 1 if is_error else -1
     errors = {name: sign * figure for name, figure in figures.items()}
     rivals = [errors[name] for name in RIVALS if name in errors]
@@ -247,7 +248,7 @@ def ranks(figures: dict[str, float], *, is_error: bool) -> dict[str, int]:
 
 
 def main() -> None:
-    """Print the figures of each table asked for, then the mean ranks."""
+    """Print the figures of each requested table, then the mean ranks."""
     names = ["california", *FILES]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tables", default=",".join(names), help="default: %(default)s")
@@ -284,7 +285,7 @@ def main() -> None:
         for contender, fit in found.items():
             figures, seconds, work = measure(fit, runs, part).T
             means[contender] = figures.mean()
-            # that of other processes is not counted
+            # CPU time of other processes is not counted
             is_known = not options.jobs or getattr(fit, "func", None) is not tabular
             times = f"{seconds.mean():.1f}", f"{work.mean():.1f}" if is_known else "–"
             lines.append([contender, f"{figures.mean():.5g}", f"{figures.std():.2g}", *times])

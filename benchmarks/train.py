@@ -1,17 +1,17 @@
 """Training time against scikit-learn, skorch, torch and Keras: ``python -m benchmarks.train``.
 
 All contenders train the same architecture with Adam at 0.001 from Glorot's uniform initial
-weights, in the same type, on the same data, batch size, number of epochs and threads, and
-the second table says how well each network does afterwards. Two differences are left:
-scikit-learn's estimators and ours add their default L2 penalty, and with two classes they
-have one logistic output where the others have two.
+weights, in the same type, on the same data, batch size, number of epochs and threads, and the
+second table shows the quality of each trained network. Two differences remain: scikit-learn's
+estimators and ours add their default L2 penalty, and for two classes they have one logistic output
+where the others have two.
 
-A figure is a whole call of ``fit``. Keras compiles in the round that is not counted and goes
-back to its initial weights outside the time; see ``benchmarks/keras_worker.py``. The floor is
-the time of the matrix products alone: three for each layer and batch (two for the first,
-whose input needs no gradient), into buffers, with nothing between them. Of sparse rows SciPy
-computes those of the first layer. In the rows with bfloat16 torch computes within its autocast; all
-others, and the floor, are in float32.
+A figure is a whole call of ``fit``. Keras compiles in the uncounted warm-up round and resets its
+weights outside the measured time; see ``benchmarks/keras_worker.py``. The floor is the time of the
+matrix products alone: three for each layer and batch (two for the first, whose input needs no
+gradient), into buffers, with nothing between them. For sparse rows, SciPy computes those of the
+first layer. In the bfloat16 rows, torch uses its autocast; all others, and the floor, are in
+float32.
 """
 
 import sys
@@ -57,7 +57,7 @@ CONTENDERS += [f"keras-{backend}" for backend in keras_worker.BACKENDS] + ["floo
 
 
 def judged(work: Work, data: Data, run: Callable) -> Callable[[], tuple[float, float]]:
-    """Return a contender that trains and answers with its seconds and its quality."""
+    """Return a contender that trains and returns its time and its quality."""
 
     def measure() -> tuple[float, float]:
         start = time.perf_counter()
@@ -105,7 +105,7 @@ def matrix_products(work: Work) -> Callable[[], None]:
 
 
 def measure(work: Work, names: list[str], arguments) -> dict[str, dict[str, list]]:
-    """Return the seconds and the quality of each contender in each round."""
+    """Return the time and the quality of each contender in each round."""
     work, data = replace(work, device=arguments.device), work.data()
     runs = {
         name: judged(work, data, contender(work, data.X, data.y))
@@ -134,7 +134,7 @@ def measure(work: Work, names: list[str], arguments) -> dict[str, dict[str, list
 
 
 def own_rows() -> dict[str, Callable[[], Callable[[], float]]]:
-    """Return for each work what prepares a measurement of sknn_deep alone."""
+    """Return for each task a function that prepares its measurement for sknn_deep alone."""
 
     def prepared(work: Work) -> Callable[[], float]:
         data = work.data()
@@ -150,7 +150,7 @@ def threads(work: Work, arguments) -> int:
 
 
 def print_tables(results: dict, names: list[str], arguments) -> None:
-    """Print how long each contender takes, and how good its networks are."""
+    """Print the time of each contender, and the quality of its networks."""
     others = [name for name in names if name != "sknn_deep"]
     networks = [name for name in names if name != "floor"]
     times, qualities = [], []
@@ -200,7 +200,7 @@ def main():
         if name in arguments.only.split(",") and (name in versions or "keras" not in name):
             names.append(name)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    # all draw their weights from the global states, anew in each round
+    # all contenders draw new weights from the global states in each round
     np.random.seed(0)
     torch.manual_seed(0)
 

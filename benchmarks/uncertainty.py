@@ -1,15 +1,15 @@
 """Predicted distributions of five tables: ``python -m benchmarks.uncertainty [--sets NAME,...]``.
 
 Prints for each table the negative log-likelihood of the targets under the normal distributions that
-a network predicts, its root mean squared error, and how many targets its intervals of 90 % hold:
-mean and standard error over the published splits into training and test rows, and the processor's
-seconds for a fit. Beside them stand the figures of deep ensembles [1]_ on the same splits, also of
-five networks with 50 hidden units.
+a network predicts, its root mean squared error, and the share of targets inside its 90 % intervals:
+mean and standard error over the published splits into training and test rows, and the CPU seconds
+of a fit. For comparison, it prints the published figures of deep ensembles [1]_ on the same splits,
+also of five networks with 50 hidden units.
 
-The data are read from ``uci_splits/`` in the folder that ``SKNN_DEEP_DATA`` names.
+The data are read from ``uci_splits/`` in the folder given by ``SKNN_DEEP_DATA``.
 
-``--validation`` holds a tenth of the training rows of each split out and prints the figures of
-these. Choose parameters by them, and look at the test rows once.
+``--validation`` holds out a tenth of the training rows of each split and prints the figures on
+these. Choose parameters by them, and look at the test rows only once.
 
 References
 ----------
@@ -41,7 +41,7 @@ PUBLISHED = {
 }
 N_SPLITS = 20
 COVERAGE = 0.9
-# Chosen by validation rows of the first splits, one recipe for all tables.
+# Chosen on validation rows of the first splits; one recipe for all tables.
 RECIPE = {
     "loss": "normal",
     "hidden_layer_sizes": (64, 64),
@@ -60,7 +60,7 @@ RECIPE = {
 
 
 class Figures(NamedTuple):
-    """What came of one split."""
+    """The results of one split."""
 
     loss: float
     error: float
@@ -69,14 +69,14 @@ class Figures(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """A table, and in which of its splits each row is a test row, as the bits of an integer."""
+    """A table, and for each row a bit mask of the splits in which it is a test row."""
 
     X: np.ndarray
     y: np.ndarray
     tested_in: np.ndarray
 
     def rows(self, number: int, *, validation: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows to train on and those to look at."""
+        """Return the training rows and the rows for evaluation."""
         is_test = (self.tested_in >> number & 1).astype(bool)
         train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
         if validation:
@@ -85,7 +85,7 @@ class Splits(NamedTuple):
 
 
 def load(name: str) -> Splits:
-    """Return a table of the folder."""
+    """Return a table from the data folder."""
     path = Path(os.environ["SKNN_DEEP_DATA"], "uci_splits", f"{name}.csv.gz")
     frame = pd.read_csv(path)
     y, tested_in = frame.pop("target"), frame.pop("test_in_splits")
@@ -93,7 +93,7 @@ def load(name: str) -> Splits:
 
 
 def measure(table: Splits, number: int, *, validation: bool) -> Figures:
-    """Fit to the training rows of a split, and look at the others."""
+    """Fit to the training rows of a split, and evaluate on the others."""
     train, rest = table.rows(number, validation=validation)
     start = time.process_time()
     model = TabularMLPRegressor(**RECIPE, random_state=number).fit(table.X[train], table.y[train])
@@ -110,7 +110,7 @@ def measure(table: Splits, number: int, *, validation: bool) -> Figures:
 
 
 def main() -> None:
-    """Print a line for each table asked for."""
+    """Print a line for each requested table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sets", default=",".join(PUBLISHED), help="default: %(default)s")
     parser.add_argument("--splits", type=int, default=N_SPLITS, help="how many of the 20")

@@ -1,8 +1,8 @@
 """The only module that imports scikit-learn's private helpers.
 
-Every name with a leading underscore that the package takes from scikit-learn is imported here,
-so that a release that moves one needs a change in one place. So are its decorators: scikit-learn
-has no types, and what an untyped decorator returns is unknown to a type checker.
+All private names that the package uses from scikit-learn are imported here, so that a release that
+moves one needs a change in one place only. So are its decorators, to add types: scikit-learn has
+none, and a type checker cannot know the result of an untyped decorator.
 """
 
 from collections.abc import Callable
@@ -133,7 +133,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class StrOptions(_StrOptions):
-    """The texts that a parameter may be, which messages list in alphabetical order."""
+    """Strings that a parameter accepts, listed in alphabetical order in messages."""
 
     def __str__(self) -> str:
         return f"a str among {{{', '.join(map(repr, sorted(self.options)))}}}"
@@ -145,7 +145,7 @@ def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Function], 
 
 
 def progress_monitor(context: Any) -> Any:
-    """Return what draws scikit-learn's progress bars of the fit that a context belongs to."""
+    """Return the monitor that draws scikit-learn's progress bars for the fit of a context."""
     return _progressbar._run_monitors[context.root_uuid]
 
 
@@ -155,7 +155,7 @@ def with_callbacks(method: Function) -> Function:
 
 
 def available_if(check: Callable[[Any], bool]) -> Callable[[Function], Function]:
-    """Return scikit-learn's decorator of a method that only some estimators have."""
+    """Return scikit-learn's decorator for a conditionally available method."""
     return _available_if(check)
 
 
@@ -169,7 +169,7 @@ def validate_params(
 
 
 class _NoEntropy(ISeedSequence):
-    """Takes the place of the system's entropy where an int seeds the generator right after."""
+    """Replaces the system's entropy when the generator is seeded with an int right afterwards."""
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
         return np.zeros(n_words, dtype)
@@ -179,16 +179,16 @@ _NO_ENTROPY = _NoEntropy()
 
 
 def check_random_state(seed: Any) -> np.random.RandomState:
-    """Do what scikit-learn's function of this name does, for an int in a third of the time.
+    """Like scikit-learn's function of this name, but for an int in a third of the time.
 
-    ``RandomState(seed)`` fills its state from the system's entropy first and from the seed
-    afterwards. Leaving out the former saves 60 of 90 microseconds: 8 % of a fused search over
-    60 fits of 10-32-2 networks on 200 rows, 5 % of a fit of one epoch.
+    ``RandomState(seed)`` first fills its state from the system's entropy and then from the seed.
+    Skipping the former saves 60 of 90 microseconds: 8 % of a fused search over 60 fits of 10-32-2
+    networks on 200 rows, 5 % of a fit of one epoch.
     """
     if not isinstance(seed, Integral):
         given: np.random.RandomState = sklearn.utils.check_random_state(seed)
         return given
-    # NumPy's stubs leave out that a bit generator takes any ISeedSequence
+    # NumPy's type stubs omit that a bit generator accepts any ISeedSequence
     random_state = np.random.RandomState(np.random.MT19937(_NO_ENTROPY))  # type: ignore[arg-type]
     random_state.seed(int(seed))
     return random_state
@@ -208,12 +208,12 @@ def check_sample_weight(sample_weight: Any, X: Any) -> np.ndarray | None:
     dtype = getattr(sample_weight, "dtype", None)
     if dtype is None and isinstance(sample_weight, list | tuple):
         dtype = np.asarray(sample_weight).dtype
-    if getattr(dtype, "kind", "") in ("M", "m"):  # which NumPy would convert to nanoseconds
+    if getattr(dtype, "kind", "") in ("M", "m"):  # NumPy would convert these to nanoseconds
         raise ValueError(
             f"sample_weight holds {dtype}, but weights are numbers. Replace them by numbers, "
             "such as the days since a date."
         )
-    rows = np.broadcast_to(np.zeros(1), (num_samples(X), 1))  # X may be of no library at all
+    rows = np.broadcast_to(np.zeros(1), (num_samples(X), 1))  # X may be of any type
     weight: np.ndarray = _check_sample_weight(
         sample_weight, rows, dtype=np.float64, ensure_non_negative=True
     )

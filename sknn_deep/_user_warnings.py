@@ -1,4 +1,4 @@
-"""Warnings at the user's own line, and only one for a call that makes many fits."""
+"""Warnings that point at the user's line, and appear once for a call that makes many fits."""
 
 import sys
 import warnings
@@ -15,16 +15,16 @@ import skorch
 _PACKAGES = tuple(
     str(Path(file).parent) for file in (joblib.__file__, sklearn.__file__, skorch.__file__)
 )
-# Code that stands between the user's line and a warning.
+# Code that may be on the call stack between the user's line and a warning.
 _IN_BETWEEN = (*_PACKAGES, str(Path(__file__).parent), contextmanager.__code__.co_filename)
 
 _collected: ContextVar[Counter | None] = ContextVar("_collected", default=None)
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line of the user's code that called this package.
+    """Issue a warning that points at the line of the user's code that called this package.
 
-    Within :func:`warned_once` the warning waits for the end of the block.
+    Within :func:`warned_once`, the warning is deferred to the end of the block.
     """
     collected = _collected.get()
     if collected is None:
@@ -35,7 +35,7 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
 
 @contextmanager
 def warned_once() -> Iterator[None]:
-    """Give each distinct warning of the fits in a block once, at its end, with its count."""
+    """Issue each distinct warning of the fits in a block once, at its end, with its count."""
     if _collected.get() is not None:
         yield
         return
@@ -51,7 +51,7 @@ def warned_once() -> Iterator[None]:
 
 @contextmanager
 def collected_warnings() -> Iterator[Counter]:
-    """Keep the warnings of a block, each as ``(message, category)``, for others to give."""
+    """Collect the warnings of a block, each as ``(message, category)``, for others to issue."""
     collected: Counter = Counter()
     token = _collected.set(collected)
     try:
@@ -61,14 +61,14 @@ def collected_warnings() -> Iterator[Counter]:
 
 
 def give_again(found: Counter) -> None:
-    """Give warnings that another process has collected, within :func:`warned_once`."""
+    """Issue warnings that another process has collected, within :func:`warned_once`."""
     for (message, category), n_fits in found.items():
         for _ in range(n_fits):
             warn_user(message, category)
 
 
 def _users_level() -> int:
-    """Return the ``stacklevel`` by which ``warnings.warn`` in the caller names the user's line."""
+    """Return the ``stacklevel`` for ``warnings.warn`` in the caller to point at the user's line."""
     level, frame = 2, sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_IN_BETWEEN):
         level, frame = level + 1, frame.f_back

@@ -1,16 +1,16 @@
-"""Words of messages that depend on a number."""
+"""Singular and plural in messages."""
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number and what it counts.
+    """Return a number and a noun in singular or plural.
 
     Parameters
     ----------
     number : int
     noun : str
-        For one.
+        The singular.
     plural : str, default=""
-        For any other number; the noun and "s" if empty.
+        The plural; the noun with an "s" if empty.
 
     Examples
     --------

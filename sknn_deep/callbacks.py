@@ -1,4 +1,4 @@
-"""Callbacks: checkpoints of a training, a progress bar, and how a callback ends a training.
+"""Callbacks: training checkpoints, a progress bar, and how a callback ends a training.
 
 skorch callbacks, and :class:`TrainingCheckpoint`, go into an estimator's ``callbacks`` parameter.
 scikit-learn's own (``ScoringMonitor``, …), and :class:`ProgressBar`, are registered with

@@ -1,8 +1,8 @@
 """Loaders for the two data sets that the tests, examples and benchmarks share.
 
-Each reads its file from the folder that the environment variable ``SKNN_DEEP_DATA`` names, for
-machines without a network. Without the variable, scikit-learn downloads the data once and
-keeps them in its data folder.
+Each reads its file from the folder given by the environment variable ``SKNN_DEEP_DATA``, for
+machines without a network. Without the variable, scikit-learn downloads the data once and keeps
+them in its data folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Arrays = tuple[np.ndarray, np.ndarray]
 
 
 class _DataSet(Bunch):
-    """A Bunch that refuses to be unpacked: that would give its keys instead of its arrays."""
+    """A Bunch that refuses to be unpacked, because that would yield its keys, not its arrays."""
 
     def __iter__(self) -> NoReturn:
         raise TypeError(
@@ -58,8 +58,8 @@ def fetch_mnist(*, data_home: _Path | None = None, return_X_y: bool = False) -> 
     Parameters
     ----------
     data_home : str or path-like, default=None
-        Where scikit-learn keeps what it downloads; None is its default, ``~/scikit_learn_data``.
-        Not used with ``SKNN_DEEP_DATA``.
+        scikit-learn's download folder; None is its default, ``~/scikit_learn_data``. Not used with
+        ``SKNN_DEEP_DATA``.
 
     return_X_y : bool, default=False
         Return ``(data, target)`` instead of a Bunch, as scikit-learn's loaders do.
@@ -70,8 +70,8 @@ def fetch_mnist(*, data_home: _Path | None = None, return_X_y: bool = False) -> 
         Dictionary-like object. Unpacking it is an error; access its entries by name:
 
         data : ndarray of shape (70000, 784), float32
-            The images, one a row, row by row from the top left; 0 is black, 1 is white. The
-            first 60,000 are the published training images, the others the test images.
+            The images, one per row, row by row from the top left; 0 is black, 1 is white. The first
+            60,000 are the published training images, the others the test images.
         target : ndarray of shape (70000,), int64
             Their digits.
         X_train, y_train : ndarray of shape (60000, 784) and (60000,)
@@ -142,8 +142,8 @@ def fetch_california_housing(
     Parameters
     ----------
     data_home : str or path-like, default=None
-        Where scikit-learn keeps what it downloads; None is its default, ``~/scikit_learn_data``.
-        Not used with ``SKNN_DEEP_DATA``.
+        scikit-learn's download folder; None is its default, ``~/scikit_learn_data``. Not used with
+        ``SKNN_DEEP_DATA``.
 
     return_X_y : bool, default=False
         Return ``(data, target)`` instead of a Bunch, as scikit-learn's loaders do.
@@ -160,11 +160,11 @@ def fetch_california_housing(
         feature_names : list of str
             The names of the eight features.
         train_index : ndarray of shape (13209,), int64
-            Rows to train on in the split that published comparisons use.
+            Training rows of the split that published comparisons use.
         validation_index : ndarray of shape (3303,), int64
-            Rows to choose parameters and stop early on.
+            Rows for choosing parameters and for early stopping.
         test_index : ndarray of shape (4128,), int64
-            Rows to report errors on, and for nothing else.
+            Rows for reporting errors, and for nothing else.
 
     Raises
     ------
@@ -217,7 +217,7 @@ def _from_folder_or_network(
     read: Callable[[Path], _Arrays],
     download: Callable[[], _Arrays],
 ) -> _Arrays:
-    """Return X and y from the file in SKNN_DEEP_DATA, or downloaded where that is not set."""
+    """Return X and y from the file in SKNN_DEEP_DATA, or downloaded if it is not set."""
     folder = os.environ.get("SKNN_DEEP_DATA")
     if not folder:
         try:
@@ -243,7 +243,7 @@ def _from_folder_or_network(
 
 
 def _read_mnist(path: Path) -> _Arrays:
-    # NumPy leaves a broken archive open when it opens the file itself.
+    # NumPy leaves a broken archive open if it opens the file itself.
     with path.open("rb") as stream, np.load(stream) as file:
         images = np.concatenate([file["x_train"], file["x_test"]])
         digits = np.concatenate([file["y_train"], file["y_test"]])

@@ -1,7 +1,7 @@
 """MLflow's autologging for the estimators and searches of this package.
 
-``mlflow.sklearn.autolog`` logs parameters, metrics and models of every ``fit`` of an estimator that
-it finds in scikit-learn itself; those of other packages it leaves out.
+``mlflow.sklearn.autolog`` logs parameters, metrics and models of every ``fit`` of scikit-learn's
+own estimators, but not of those of other packages.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def autolog(**options: Any) -> None:
 
     Every ``fit`` of an estimator or a search logs its parameters, the metrics on the training data
     and, of a grid or randomized search, the best parameters and a run for each of the best
-    candidates. Of halving searches MLflow logs neither, scikit-learn's included.
+    candidates. For halving searches, including scikit-learn's, MLflow logs neither.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def autolog(**options: Any) -> None:
 
 
 class _FindsOursToo:
-    """Takes the place of MLflow's function that finds the estimators to log."""
+    """Replaces MLflow's function that finds the estimators to log."""
 
     def __init__(self, find: Callable[[], list[type]]):
         self._find = find

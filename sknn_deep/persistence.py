@@ -1,4 +1,4 @@
-"""Estimators in files that hold no code, by skops."""
+"""Saves and loads estimators with skops, in files that contain no code."""
 
 import importlib
 import os
@@ -38,7 +38,7 @@ _LOADERS = {**dict.fromkeys(map(name_of, _OURS), OBJECT), **HARMLESS}
 #: Types that :func:`load` trusts beyond skops' own; pass them to ``skops.io.load`` and to MLflow.
 TRUSTED_TYPES: list[str] = list(_LOADERS)
 
-# What skops writes without end.
+# Why skops recurses without end.
 _CIRCLE = (
     "a part refers to itself, such as an estimator of scikit-learn on which set_fit_request was "
     "called, or a discrete distribution of SciPy in a search of scikit-learn. Save it without."
@@ -49,17 +49,17 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
     """Save an estimator in a file that holds no code.
 
     The file is what ``skops.io.dump`` writes [1]_: a zip archive of JSON and NumPy arrays. It is
-    written whole or not at all: after an error an existing file is unchanged. A loaded estimator
-    predicts the same bits, and continues with ``partial_fit`` or ``warm_start=True`` as the saved
-    one would have: the state of the optimiser, of a ``RandomState`` given as ``random_state`` and
-    of the stopping rule are in the file.
+    written atomically: after an error, an existing file is unchanged. A loaded estimator's
+    predictions are bitwise identical, and it continues with ``partial_fit`` or ``warm_start=True``
+    as the saved one would have: the states of the optimiser, of a ``RandomState`` given as
+    ``random_state`` and of the stopping rule are in the file.
 
     Parameters
     ----------
     estimator : estimator
         A :class:`DeepMLPClassifier`, :class:`DeepMLPRegressor` or
-        :class:`AutoencoderTransformer`, fitted or not; or any estimator of scikit-learn's kind,
-        alone or around some of ours: a pipeline, a search, a ``ColumnTransformer``.
+        :class:`AutoencoderTransformer`, fitted or not; or any scikit-learn-compatible estimator,
+        alone or around these: a pipeline, a search, a ``ColumnTransformer``.
 
     path : str or path-like
         Where to write, by convention with the suffix ".skops".
@@ -121,16 +121,16 @@ def save(estimator: BaseEstimator, path: str | os.PathLike) -> None:
 def load(path: str | os.PathLike, *, trusted: Iterable[str | type] = ()) -> BaseEstimator:
     """Load an estimator that :func:`save` or ``skops.io.dump`` has written.
 
-    Nothing in the file is executed: skops makes objects only of types that are trusted, by their
-    names. Networks are loaded onto the CPU; the next fit moves them to ``device``.
+    Nothing in the file is executed: skops creates objects only of trusted types, by name. Networks
+    are loaded onto the CPU; the next fit moves them to ``device``.
 
     Parameters
     ----------
     path : str or path-like
 
     trusted : iterable of str or type, default=()
-        Further types that you trust, beyond ``sknn_deep.TRUSTED_TYPES``: their code, and any data
-        of theirs in the file.
+        Further types to trust, beyond ``sknn_deep.TRUSTED_TYPES``. Trust covers their code and any
+        of their data in the file.
 
     Returns
     -------
@@ -184,12 +184,12 @@ def _check(estimator: BaseEstimator) -> None:
                 _check_keys(part)
     except ValueError:
         raise
-    except Exception as error:  # a check has met what it does not expect, in a forged file
+    except Exception as error:  # a check failed on unexpected data, in a forged file
         raise ValueError(f"it is not valid: {error!r}") from error
 
 
 def _check_keys(part: dict[Any, Any]) -> None:
-    """Raise a ValueError if a dict has keys that skops, by way of JSON, would not restore."""
+    """Raise a ValueError if a dict has keys that skops, which writes JSON, would not restore."""
     is_known = all(
         isinstance(key, str | int | float | np.number) and not isinstance(key, bool) for key in part
     )
@@ -198,9 +198,9 @@ def _check_keys(part: dict[Any, Any]) -> None:
 
 
 def _parts(estimator: BaseEstimator) -> Iterator[Any]:
-    """Yield an estimator and, once each, all that it holds."""
+    """Yield an estimator and, once each, all objects that it contains."""
     waiting: list[Any] = [estimator]
-    seen: dict[int, Any] = {}  # kept alive, so that no other takes an id
+    seen: dict[int, Any] = {}  # kept alive, so that ids are not reused
     while waiting:
         part = waiting.pop()
         if id(part) in seen or isinstance(part, str | type | types.FunctionType | types.ModuleType):
@@ -220,7 +220,7 @@ def _parts(estimator: BaseEstimator) -> Iterator[Any]:
 
 
 def _dump(estimator: BaseEstimator, file: BinaryIO) -> list[str]:
-    """Write an estimator, and return the types that loading it will ask for."""
+    """Write an estimator; return the types that must be trusted to load it."""
     import skops.io
 
     whole = type(estimator).__name__
@@ -228,7 +228,7 @@ def _dump(estimator: BaseEstimator, file: BinaryIO) -> list[str]:
         skops.io.dump(estimator, file)
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # of any type, for what skops does not know
+    except Exception as error:  # may be of any type for objects unknown to skops
         reason = _CIRCLE if isinstance(error, RecursionError) else error
         raise TypeError(f"{whole} cannot be saved: {reason}") from error
     file.seek(0)
@@ -244,7 +244,7 @@ def _dump(estimator: BaseEstimator, file: BinaryIO) -> list[str]:
 
 
 def _is_found(name: str) -> bool:
-    """Return whether skops will find what it knows by a name."""
+    """Return whether skops will find an object by its name."""
     module, _, attribute = name.rpartition(".")
     try:
         return hasattr(importlib.import_module(module), attribute)

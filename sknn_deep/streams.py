@@ -1,4 +1,4 @@
-"""Data that do not fit into memory: tables that are read in chunks while a network trains.
+"""Data that do not fit into memory: tables read in chunks while a network trains.
 
 Each function returns a :class:`Stream` of X, y and sample weights. X is a :class:`StreamedTable`,
 which takes the place of an array in ``fit``, ``partial_fit``, ``predict``, ``transform`` and
@@ -25,7 +25,7 @@ __all__ = ["Stream", "StreamedTable", "stream_array", "stream_chunks", "stream_p
 
 
 class Stream(NamedTuple):
-    """What ``fit`` takes of a table that is read in chunks: ``estimator.fit(*stream)``.
+    """Arguments of ``fit`` for a table that is read in chunks: ``estimator.fit(*stream)``.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def stream_parquet(
     Parameters
     ----------
     source : path, sequence of paths or pyarrow.dataset.Dataset
-        A Parquet file, a folder of them (also partitioned, with names such as "year=2026/"),
-        several files, or a dataset of any format and from anywhere.
+        A Parquet file, a folder of such files (also partitioned, with names such as "year=2026/"),
+        several files, or a dataset of any format and storage.
 
     target : str or sequence of str, default=None
         The column or columns of y. None for an autoencoder.
@@ -135,8 +135,8 @@ def stream_chunks(source: Any, *, window: int = 100_000) -> Stream:
         sequence, with ``__len__`` and ``__getitem__``, are read in a new random order in each
         epoch; other sources keep their order, so their rows should be shuffled beforehand.
 
-        It is called in a thread beside the training, sometimes while another of its iterators is
-        open.
+        It is called in a separate thread during training, sometimes while another of its iterators
+        is open.
 
     window : int, default=100_000
         Number of rows that are shuffled together. Twice as many are in memory, in the
@@ -150,9 +150,9 @@ def stream_chunks(source: Any, *, window: int = 100_000) -> Stream:
     Raises
     ------
     TypeError
-        If the source can be gone through only once.
+        If the source can be iterated over only once.
     ValueError
-        If its chunks are not alike, or have no rows.
+        If its chunks differ in structure, or have no rows.
 
     Examples
     --------
@@ -199,9 +199,9 @@ def stream_chunks(source: Any, *, window: int = 100_000) -> Stream:
 def stream_array(
     X: Any, y: Any = None, sample_weight: Any = None, *, chunk: int = 10_000, window: int = 100_000
 ) -> Stream:
-    """Read an array that is not in memory, such as one of Zarr, HDF5 or Dask.
+    """Read an array that is not in memory, such as a Zarr, HDF5 or Dask array.
 
-    A memory map of NumPy's needs no stream: pass it to ``fit`` as it is.
+    A NumPy memory map needs no stream: pass it to ``fit`` as it is.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def stream_array(
 
 
 class _Sequence:
-    """Chunks that can be asked for by number."""
+    """Chunks with random access by number."""
 
     lengths: Sequence[int]
 
@@ -266,7 +266,7 @@ class _Sequence:
 
 
 class _Iterable:
-    """Chunks that come in one order."""
+    """Chunks in a fixed order."""
 
     lengths: Sequence[int]
 
@@ -284,7 +284,7 @@ class _Iterable:
 
 
 class _Array:
-    """An array that gives rows for a slice."""
+    """An array that returns rows for a slice."""
 
     def __init__(self, X: Any, n_rows: int):
         self._X, self._n_rows = X, n_rows
@@ -296,7 +296,7 @@ class _Array:
 
 
 def _checked_chunk(chunk: Any) -> tuple[Any, ...]:
-    """Return X, and what comes with it, of what a source yields."""
+    """Return X, y and weights from a chunk that a source yields."""
     X, *others = chunk if isinstance(chunk, tuple) else (chunk,)
     if len(others) > 2:
         raise ValueError(

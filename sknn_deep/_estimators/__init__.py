@@ -1,1 +1,1 @@
-"""The estimators, and the course of a fit."""
+"""The estimators, and how they are fitted."""

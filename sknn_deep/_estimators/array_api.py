@@ -1,9 +1,8 @@
 """Arrays of other libraries, where scikit-learn's ``array_api_dispatch`` is on.
 
-They are read where they are: those of the host through NumPy without a copy, those of an
-accelerator as tensors that never leave it. What an estimator returns comes back as an array of the
-same library on the same device, and so do the arrays that it has learned. Within the package there
-are arrays of NumPy and torch's tensors only.
+They are read in place: arrays on the host through NumPy without a copy, arrays on an accelerator as
+tensors that never leave it. Arrays that an estimator returns or has learned are converted back to
+the same library and device. Within the package, all arrays are NumPy arrays or torch tensors.
 """
 
 from collections.abc import Callable
@@ -23,26 +22,26 @@ from sknn_deep._hardware.threads import one_thread
 from sknn_deep._sklearn import move_to, namespace_and_device
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-# Of arrays in the host's memory, by the protocol's numbers: plain, and pinned for CUDA or ROCm.
+# DLPack device types of arrays in host memory: plain, and pinned for CUDA or ROCm.
 _ON_HOST = (1, 3, 11)
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where the arrays of a call are.
+    """The library and the device of a call's arrays.
 
     Attributes
     ----------
     namespace : module
     device : object
-        As the library calls it.
+        In the library's own representation.
     """
 
     namespace: Any
     device: Any
 
     def bring(self, array: np.ndarray | Tensor) -> Any:
-        """Return an array of this library on this device; texts remain NumPy's."""
+        """Return an array of this library on this device; strings stay NumPy arrays."""
         if isinstance(array, np.ndarray):
             if array.dtype.kind not in "biufc":
                 return array
@@ -51,7 +50,7 @@ class Home:
 
 
 def home_of(X: Any) -> Home | None:
-    """Return where an array is that scikit-learn is to dispatch on; None for all else."""
+    """Return library and device of an array that scikit-learn dispatches on; None for all else."""
     if isinstance(X, np.ndarray) or not is_array(X):
         return None
     namespace, dispatches, device = namespace_and_device(X)
@@ -59,12 +58,12 @@ def home_of(X: Any) -> Home | None:
 
 
 def is_array(X: Any) -> bool:
-    """Return whether X is an array of whatever library."""
+    """Return whether X is an array of any library."""
     return isinstance(X, Tensor) or hasattr(X, "__array_namespace__")
 
 
 def taken_in(X: Any) -> Any:
-    """Return an array of another library as one of NumPy, or as a tensor on its accelerator."""
+    """Convert an array of another library to NumPy, or to a tensor on its accelerator."""
     if home_of(X) is None:
         return X
     if not isinstance(X, Tensor):
@@ -78,13 +77,13 @@ def taken_in(X: Any) -> Any:
 
 
 def as_numpy(array: Any) -> Any:
-    """Return an array of another library in the host's memory; all else as it is."""
+    """Convert an array of another library to NumPy on the host; return anything else unchanged."""
     array = taken_in(array)
     return array.cpu().numpy() if isinstance(array, Tensor) else array
 
 
 def call_taken_in(call: Call) -> Call:
-    """Return a call with its features where they are, and all else on the host."""
+    """Return a call whose features stay on their device; everything else moves to the host."""
     given = {name: value for name, value in vars(call).items() if home_of(value) is not None}
     if not given:
         return call
@@ -98,37 +97,37 @@ def where_it_is(X: Any) -> AbstractContextManager:
 
 
 def keeps_namespace(method: Method) -> Method:
-    """Decorate a method of X that returns arrays: they come back to where X is."""
+    """Decorate a method of X: convert the arrays it returns to X's library and device."""
 
     @wraps(method)
     def wrapper(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
-        # of one row every call counts
+        # for a single row, the cost of every call matters
         if type(X) is np.ndarray or (home := home_of(X)) is None:
             return method(self, X, *args, **kwargs)
         result = method(self, taken_in(X), *args, **kwargs)
         return tuple(map(home.bring, result)) if type(result) is tuple else home.bring(result)
 
-    return wrapper  # type: ignore[return-value]  # of the same signature
+    return wrapper  # type: ignore[return-value]  # has the same signature
 
 
 def through_numpy(method: Method) -> Method:
-    """Decorate a method of X that is written for NumPy: its arrays come back to where X is."""
+    """Decorate a NumPy-only method of X: convert X to NumPy and the returned arrays back."""
 
     @wraps(method)
     def wrapper(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
-        # of one row every call counts
+        # for a single row, the cost of every call matters
         if type(X) is np.ndarray or (home := home_of(X)) is None:
             return method(self, X, *args, **kwargs)
         return home.bring(method(self, as_numpy(X), *args, **kwargs))
 
-    return wrapper  # type: ignore[return-value]  # of the same signature
+    return wrapper  # type: ignore[return-value]  # has the same signature
 
 
 def by_torch(function: Callable[[Tensor], Tensor], array: Any) -> Any:
-    """Apply a function of torch to a tensor, or to an array of NumPy in the same memory.
+    """Apply a torch function to a tensor, or to a NumPy array without copying it.
 
-    The softmax of two rows would wake all of torch's threads, which takes milliseconds where they
-    sleep.
+    Small arrays use one thread: even the softmax of two rows would wake all of torch's threads,
+    which takes milliseconds if they sleep.
     """
     if isinstance(array, Tensor):
         return function(array)
@@ -139,12 +138,12 @@ def by_torch(function: Callable[[Tensor], Tensor], array: Any) -> Any:
 
 
 def like(array: np.ndarray, other: Any) -> Any:
-    """Return an array of NumPy, or where another is a tensor one of its type on its device."""
+    """Return a NumPy array, converted to another's type and device if that is a tensor."""
     return torch.from_numpy(array).to(other) if isinstance(other, Tensor) else array
 
 
 class LearnedArray:
-    """An attribute that is an array: NumPy's, seen in the library of the X that was fitted."""
+    """An array attribute, stored in NumPy and read in the library of the fitted X."""
 
     def __init__(self, name: str):
         self._name = name

@@ -114,7 +114,7 @@ class AutoencoderTransformer(
     Parameters
     ----------
     n_components : int, default=32
-        Units of the code, the dimension of what ``transform`` returns. More units than features are
+        Units of the code, the output dimension of ``transform``. More units than features are
         allowed, but compress nothing.
 
     hidden_layer_sizes : int or sequence of int, default=(128, 64)
@@ -174,7 +174,7 @@ class AutoencoderTransformer(
 
     verbose : bool or int, default=False
         Whether to print a line for each epoch: the loss, the validation score if there is one, and
-        the longest time that is left.
+        an upper bound on the remaining time.
 
     warm_start : bool, default=False
         Whether ``fit`` continues from the weights of the previous call. Parameters that do not
@@ -196,10 +196,11 @@ class AutoencoderTransformer(
         ``shuffle=False``; for time series, pass the last rows as ``X_val``.
 
     validation_splitter : splitter or None, default=None
-        Chooses the rows that early stopping holds out, instead of a random draw: any splitter of
-        scikit-learn's kind, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``,
-        or ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the last. The
-        splitter is given the validated X, y and ``groups``, in a search those of each fold.
+        Chooses the rows that early stopping holds out, instead of a random draw: any
+        scikit-learn-compatible splitter, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups``
+        in ``fit``, or ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the
+        last. The splitter is given the validated X, y and ``groups``; in a search, those of each
+        fold.
 
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its variants, in [0, 1).
@@ -238,18 +239,18 @@ class AutoencoderTransformer(
         for "adamw" and "muon" and 0 for all others.
 
     adam_learning_rate_init : float or None, default=None
-        Learning rate of what ``solver="muon"`` leaves to Adam: biases, embeddings and the output
-        layer. Schedules keep its ratio to ``learning_rate_init``, which None stands for.
+        Learning rate of the parameters that ``solver="muon"`` leaves to Adam: biases, embeddings
+        and the output layer. None uses ``learning_rate_init``. Schedules keep the ratio of the two.
 
     max_grad_norm : float or None, default=None
         Euclidean norm to which longer gradients are clipped. Stabilises training when the loss
         jumps.
 
     ema_decay : float or None, default=None
-        Decay of an exponential moving average of the weights over the steps. The average is what
-        validation sets and callbacks see, what a fit keeps and what predicts. 0.99 to 0.999 is
-        usual. It helps most at a constant learning rate; after a rate that falls to zero there is
-        little to average. Not for ``partial_fit``.
+        Decay of an exponential moving average of the weights over the steps. Validation, callbacks,
+        predictions and the fitted network all use the average. 0.99 to 0.999 is usual. It helps
+        most at a constant learning rate; after a rate that falls to zero there is little to
+        average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
         What early stopping maximises. None is "loss"; "loss"
@@ -264,16 +265,16 @@ class AutoencoderTransformer(
         Floating-point type of the network. "auto" follows X on the CPU (float32 stays
         float32, anything else becomes float64) and is float32 on a GPU. On the CPU float32 trains
         faster and takes half the memory. "bfloat16" rounds the factors of matrix products to that
-        type, two to three significant digits, and keeps all else in float32, weights and outputs
-        included. Training is faster on recent GPUs; on CPUs with AVX512-BF16 or AMX training and
-        predictions take about half the time where layers are wide and batches large, and small
-        layers stay in float32. On other CPUs it would be slower: a warning says so, and the
-        computation is in float32.
+        type, two to three significant digits, and keeps everything else in float32, including
+        weights and outputs. Training is faster on recent GPUs; on CPUs with AVX512-BF16 or AMX
+        training and predictions take about half the time where layers are wide and batches large,
+        and small layers stay in float32. On other CPUs it would be slower, so a warning is issued
+        and the computation is in float32.
 
     float32_precision : {"highest", "high"} or None, default=None
         Precision of a GPU's matrix products in float32 training. "high" allows TF32: faster on
-        NVIDIA's GPUs since Ampere, with three to four significant digits in each product. torch has
-        one such setting for the process: it is changed while a fit runs, then restored. None leaves
+        NVIDIA's GPUs since Ampere, with three to four significant digits in each product. The
+        setting is global in torch: it is changed during a fit and restored afterwards. None leaves
         it as it is.
 
     n_processes : int or "torchrun", default=1
@@ -387,8 +388,8 @@ class AutoencoderTransformer(
         Its two halves: features to code, and code to features.
 
     mean_ : ndarray of shape (`n_features_in_`,)
-        Mean of the training data, the reconstruction that ``score`` compares with. For a table with
-        categories, that of its encoded columns, which ``encoded_feature_names_`` names.
+        Mean of the training data, the baseline reconstruction of ``score``. For a table with
+        categories, the mean of its encoded columns, named in ``encoded_feature_names_``.
 
     encoded_feature_names_ : ndarray of str
         Names of the network's inputs and outputs: numbers, then an indicator for each category.
@@ -397,7 +398,7 @@ class AutoencoderTransformer(
         The features that hold categories; None where none does.
 
     feature_center_, feature_scale_ : ndarray of shape (n_numbers,)
-        What is subtracted from the numbers, and what they are divided by, with ``scaling``.
+        Subtracted from the numbers, and their divisor; with ``scaling`` only.
 
     code_std_ : ndarray of shape (`n_components`,)
         Standard deviation of each unit of the code over the training data; for large sets over
@@ -758,15 +759,15 @@ class AutoencoderTransformer(
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
 
         per_feature : bool, default=False
-            Return the error of each feature, which tells what is strange about a row.
+            Return the error of each feature, which shows what is unusual about a row.
 
         Returns
         -------
         errors : ndarray of shape (n_samples,) or (n_samples, n_features)
             Mean squared error per feature, whatever ``loss`` is; or the squared error of each
             feature, NaN where it is missing. With ``scaling`` numbers are compared in scaled units.
-            The error of a category is half the squared error of its indicators: 0 if the right one
-            is certain, 1 if a wrong one is.
+            The error of a category is half the squared error of its indicators: 0 if the right
+            category is predicted with certainty, 1 if a wrong one is.
         """
         X = self._validate_input(X)
         network = self.module_
@@ -843,8 +844,8 @@ class AutoencoderTransformer(
         Returns
         -------
         score : float
-            At most 1; 0 is what reconstructing the mean would give. NaN for data that do
-            not vary about the mean, or whose squares are too large for the network's type.
+            At most 1; 0 is the score of reconstructing the mean. NaN for data that do not vary
+            about the mean, or whose squares are too large for the network's type.
         """
         X, sample_weight = self._validate_input(taken_in(X)), as_numpy(sample_weight)
         sample_weight = check_sample_weight(sample_weight, X)
@@ -877,7 +878,8 @@ class AutoencoderTransformer(
 
     @property
     def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
-        # a network that was fitted without gaps would hand NaN on, whatever was set since
+        # a network fitted without allow_nan would propagate NaN, even if the parameter was set
+        # later
         reads_gaps = "module_" not in vars(self) or self.module_.config["allow_nan"]
         return "allow-nan" if self.allow_nan and reads_gaps else True
 
@@ -959,7 +961,7 @@ class AutoencoderTransformer(
     def _validate_features(
         self, X: Any, dtypes: list[type], reset: bool, sample_weight: Any = None
     ) -> Features:
-        """Return rows to train on or to validate with, encoded; new ones settle the encoding."""
+        """Return encoded rows for training or validation; a new fit learns the encoding."""
         rows: Features = self._validate_rows(X, dtypes=dtypes, reset=reset)
         if reset:
             self._check_categories()
@@ -981,7 +983,7 @@ class AutoencoderTransformer(
         return learn_columns(X, self.categorical_features)
 
     def _check_categories(self) -> None:
-        """Refuse what cannot be combined with columns of categories."""
+        """Refuse parameters that do not support columns of categories."""
         if self._columns is None:
             return
         for name, value, is_wrong in (
@@ -1012,7 +1014,7 @@ class AutoencoderTransformer(
         self.feature_center_, self.feature_scale_ = (part.astype(X.dtype) for part in scales)
 
     def _n_categories(self) -> Sequence[tuple[int, int]]:
-        """Return the columns of categories, and how many each has."""
+        """Return each column of categories, and its number of categories."""
         state: dict[str, Any] = vars(self)
         if "module_" in state:
             return state["module_"].config["categories"]
@@ -1021,7 +1023,7 @@ class AutoencoderTransformer(
 
     @property
     def _encoding(self) -> TableEncoding | None:
-        """What numbers and codes are encoded by, None where they stay as they are."""
+        """The encoding of numbers and codes; None if they are used as they are."""
         state, categories = vars(self), self._n_categories()
         if not categories and "feature_scale_" not in state:
             return None
@@ -1031,7 +1033,7 @@ class AutoencoderTransformer(
 
     def _encoded(self, features: Features) -> Features:
         encoding = self._encoding
-        # those of a scorer are encoded already
+        # rows passed on by a scorer are encoded already
         if encoding is None or isinstance(features, EncodedRows):
             return features
         if isinstance(features, DeviceRows):
@@ -1043,7 +1045,7 @@ class AutoencoderTransformer(
         return EncodedRows(features, encoding)
 
     def _validate_input(self, X: Any, *, check_later: bool = False) -> Features:
-        # an encoded table is read by others than the first layer
+        # an encoded table is also used outside the first layer
         check_later = check_later and self._encoding is None
         return self._encoded(super()._validate_input(X, check_later=check_later))
 
@@ -1160,7 +1162,7 @@ class AutoencoderTransformer(
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.allow_nan
-        # tags are asked for before parameters are validated: this may be anything
+        # tags are read before parameters are validated, so dtype may be anything
         kept = {"auto": ["float64", "float32"], "float64": ["float64"]}
         tags.transformer_tags.preserves_dtype = kept.get(str(self.dtype), ["float32"])
         return tags

@@ -1,6 +1,7 @@
-"""The base of the estimators: everything except parameters and the course of a fit.
+"""The base of the estimators: everything except parameters and the fitting procedure.
 
-Think twice before adding anything here: what only one estimator needs belongs to it.
+Think twice before adding anything here: code that only one estimator needs belongs in that
+estimator.
 """
 
 from collections.abc import Callable
@@ -33,17 +34,17 @@ from sknn_deep._networks.summary import summary
 class BaseDeepNetwork(NetworkHooks):
     """An estimator around a dense network, or around several of one shape.
 
-    What it decides for itself is in :class:`NetworkHooks`; how it is fitted, in
+    The methods that subclasses override are in :class:`NetworkHooks`; the fitting procedure is in
     :class:`~sknn_deep._estimators.fitting.Fit`.
     """
 
-    # Routing hands groups to a search's splitter by itself; who wants them here says so by
-    # set_fit_request(groups=True).
+    # Metadata routing passes groups to a search's splitter without a request; to route them to fit
+    # as well, call set_fit_request(groups=True).
     __metadata_request__fit: ClassVar = {"groups": False}
 
     @property
     def _networks(self) -> list[Any]:
-        """The estimators with one network each that predict: of a single network, this one."""
+        """The single-network estimators that predict; a single network is its own list."""
         return [self]
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -66,16 +67,16 @@ class BaseDeepNetwork(NetworkHooks):
 
     @property
     def _network_dtype(self) -> type:
-        """NumPy's name of the type in which the fitted network computes."""
+        """NumPy type in which the fitted network computes."""
         return numpy_dtype(self._networks[0].module_.flat.dtype)
 
     def _move_to(self, device: torch.device) -> None:
-        """Move what was fitted to a device, with the state of its optimisers."""
+        """Move the fitted networks to a device, with the state of their optimisers."""
         for network in self._networks:
             move_network(network, device)
 
     def _fit(self, call: Call) -> None:
-        """Fit as a call of ``fit`` or ``partial_fit`` asks."""
+        """Carry out a call of ``fit`` or ``partial_fit``."""
         home, call = home_of(call.X), call_taken_in(call)
         try:
             with where_it_is(call.X), on_processes(self, call):
@@ -84,7 +85,7 @@ class BaseDeepNetwork(NetworkHooks):
             if home is not None:
                 self._home = home
         except (TypeError, ValueError):
-            # scikit-learn validates the parameters in the first call of partial_fit only
+            # scikit-learn validates the parameters only in the first call of partial_fit
             if call.incremental:
                 self._validate_params()
             raise
@@ -118,9 +119,9 @@ class BaseDeepNetwork(NetworkHooks):
         return networks
 
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
-        # what scikit-learn's diagrams show of a fitted estimator, alone or in a pipeline
+        # shown in scikit-learn's diagrams of a fitted estimator, alone or in a pipeline
         attributes = super()._get_fitted_attr_html(doc_link)
-        if not self.__sklearn_is_fitted__():  # what a fitted ensemble of scikit-learn was made from
+        if not self.__sklearn_is_fitted__():  # the template in a fitted ensemble
             return attributes
         html = attributes._repr_html_inner() + summary(self)._repr_html_()
         attributes._html_repr = lambda: html
@@ -133,7 +134,7 @@ class BaseDeepNetwork(NetworkHooks):
     def _validate_rows(
         self, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
     ) -> Any:
-        """Return the features to train on, and y where it is given, as in :func:`to_train_on`."""
+        """Return the features for training, and y if it is given, as in :func:`to_train_on`."""
         return to_train_on(self, X, *y, dtypes=dtypes, reset=reset, **options)
 
     def _output_by_numpy(
@@ -155,8 +156,8 @@ class BaseDeepNetwork(NetworkHooks):
     ) -> Any:
         """Apply a part of a network to the rows of validated X, as in :func:`map_rows`.
 
-        The network is one of an ensemble, or the only one. This estimator's ``dtype`` decides on
-        the products, which may have been set after the fit.
+        The network is one of an ensemble, or the only one. The precision of products follows this
+        estimator's ``dtype``, which may have been set after the fit.
         """
         network = self.module_ if network is None else network
         rounding = product_dtype(self.dtype, network.flat.device)

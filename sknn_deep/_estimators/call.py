@@ -1,4 +1,4 @@
-"""What a call of ``fit`` or ``partial_fit`` was given, and what its data were validated to."""
+"""The arguments of a call of ``fit`` or ``partial_fit``, and its data after validation."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +15,11 @@ class Call:
     X, y, sample_weight
         Training data; ``y`` is None for an autoencoder.
     X_val, y_val, sample_weight_val
-        The user's validation set, or Nones.
+        The user's validation set; each None if not given.
     classes : array-like or None
         See the classifier's ``partial_fit``.
     incremental : bool
-        Whether it is ``partial_fit``: one epoch, with the optimiser's state kept.
+        Whether the call is ``partial_fit``: one epoch, keeping the optimiser's state.
     groups : array-like or None
         The group of each row, for ``validation_splitter``.
     """
@@ -37,9 +37,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Validated:
-    """Training data after validation, and what the estimator learned from them on the way.
+    """Training data after validation, and the fitted attributes learned during validation.
 
-    Networks of one shape that are trained on the same rows share one.
+    Networks of one shape that are trained on the same rows share an instance.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Validated:
     y : ndarray or None
         The user's targets.
     targets : ndarray of shape (n_samples, n_outputs) or (n_samples,), or None
-        What the loss compares the output with; None for the features themselves.
+        Targets of the loss; None for the features themselves.
     learned : dict
         Fitted attributes, such as ``classes_`` and ``n_features_in_``.
     """

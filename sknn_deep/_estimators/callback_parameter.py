@@ -16,7 +16,7 @@ def check_callback(callback: Any) -> None:
     Raises
     ------
     TypeError
-        If it is anything but a callback, its class, or a pair of a name and one of these.
+        If it is not a callback, a callback class, or a pair of a name and one of these.
     """
     callback = unnamed(callback)
     is_class = isinstance(callback, type) and issubclass(callback, Callback)
@@ -38,7 +38,7 @@ def open_checkpoint(callbacks: Sequence[Any] | None, incremental: bool) -> Check
     Raises
     ------
     ValueError
-        In ``partial_fit``, if there are several, or if the file is damaged.
+        In ``partial_fit``, if there are several checkpoints, or if the file is damaged.
     """
     checkpoints = [
         callback
@@ -69,10 +69,10 @@ def skorch_callbacks(callbacks: Sequence[Any] | None) -> list[Any]:
 
 
 def named_callbacks(callbacks: Any) -> dict[str, Any]:
-    """Return the callbacks by skorch's names: the user's own, else that of the class.
+    """Return the callbacks by name, as skorch does: the user's name, else that of the class.
 
-    Several of one class without a name are numbered from 1. What is no list of callbacks has none:
-    parameters are read before they are validated.
+    Several unnamed callbacks of one class are numbered from 1. Anything that is not a list of
+    callbacks gives an empty dict, because parameters are read before they are validated.
 
     Examples
     --------

@@ -1,18 +1,19 @@
 r"""Many different networks on one table, and the best ensemble of them.
 
-Seeds alone make networks of one recipe that err alike; networks of different width, depth, inputs
-and rates err in different ways, and their mean gains more [1]_. So configurations are drawn at
-random (:func:`draw_configurations`), each is trained on the training rows and stopped by the
+Networks that differ only by their seed make similar errors; networks of different width, depth,
+inputs and rates make different errors, and their mean gains more [1]_. So configurations are drawn
+at random (:func:`draw_configurations`), each is trained on the training rows and stopped by the
 validation rows, and a greedy selection with replacement picks from all of them the ensemble whose
 mean prediction has the lowest loss on the validation rows [2]_. Networks that fall behind are
 abandoned: from the thirteenth on, a network stops if after part of its epochs its best score on the
 validation rows is worse than that of eleven of the first twelve by then. The median rule [3]_
-abandoned too many, among them networks with periodic inputs, which err in ways of their own. To
-compare with the same twelve makes the result independent of how many are trained at once.
+abandoned too many, among them networks with periodic inputs, whose errors differ from those of the
+others. Comparing with the same twelve networks makes the result independent of how many are trained
+at once.
 
-The first four have the shape of the estimator and train as one stack; all others differ in shape,
-too, and train one by one. Stacks of four of each shape take less time for each network, but
-their ensembles were worse on validation rows.
+The first four have the shape of the estimator and train as one stack; all others have different
+shapes and train one by one. Stacks of four of each shape take less time for each network, but their
+ensembles were worse on validation rows.
 
 References
 ----------
@@ -50,12 +51,13 @@ from sknn_deep._training.sklearn_callbacks import StopTraining
 from sknn_deep._user_warnings import collected_warnings, give_again, warn_user, warned_once
 from sknn_deep._wording import counted
 
-# Places in the ensemble; a network may have several of them.
+# Number of selection rounds; a network may be selected several times.
 _MOST_PLACES = 32
-# From this share of its epochs on, a network is compared with the first ones, which are so many, if
-# no more than a few of them have diverged. It stops where at most this share of them are as bad.
+# After this share of its epochs, a network is compared with the first _N_COMPARED networks,
+# provided that at least _FEWEST_COMPARED of them have not diverged. It stops if its score is below
+# the _SHARE_BELOW quantile of theirs.
 _FIRST_LOOK, _N_COMPARED, _FEWEST_COMPARED, _SHARE_BELOW = 0.3, 12, 5, 0.15
-# So many candidates have the shape of the estimator, and the others one of these.
+# This many candidates have the shape of the estimator; the others draw one of the shapes below.
 _OF_OWN_SHAPE = 4
 _HIDDEN_LAYER_SIZES = (
     *((128,) * n_layers for n_layers in (2, 3)),
@@ -67,7 +69,7 @@ _HIDDEN_LAYER_SIZES = (
 def draw_configurations(
     n_candidates: int, random_state: np.random.RandomState
 ) -> list[list[dict[str, Any]]]:
-    """Return parameters of candidates, in groups of one shape; the first has none of its own.
+    """Draw parameters of candidates, grouped by shape; the first keeps the estimator's parameters.
 
     =======================  ==========================================================
     hidden_layer_sizes       2 or 3 layers of 128 units, 1 to 3 of 256, 1 or 2 of 384
@@ -92,8 +94,8 @@ def draw_configurations(
     Returns
     -------
     groups : list of list of dict
-        The first four have the shape of the estimator: only rates and weight decay are each one's
-        own. Each of the others is a group by itself.
+        The first four have the shape of the estimator and differ only in rates and weight decay.
+        Each of the others is a group of its own.
     """
 
     def choice(*values: Any) -> Any:
@@ -130,26 +132,26 @@ def draw_configurations(
 
 
 def fit_candidates(estimator: Any, call: Call) -> None:
-    """Fit ``n_candidates`` networks, and keep an ensemble of those that go best together.
+    """Fit ``n_candidates`` networks, and keep the best ensemble of them.
 
-    The estimator then has ``estimators_``, each a network that was picked, ``ensemble_weights_``
-    and the table ``candidates_``.
+    Sets ``estimators_`` (the selected networks), ``ensemble_weights_`` and the table
+    ``candidates_``.
 
     Parameters
     ----------
     estimator : estimator
         With ``n_candidates`` above 1.
     call : Call
-        Where it has no validation set, rows are held out once, for all candidates.
+        Without a validation set, rows are held out once, for all candidates.
     """
-    # of the calendar, which all processes have in common
+    # wall-clock time, which all processes share
     start = time.time()
     estimator._check_combinations(call)
     draft: Any = draft_of(estimator, goes_on=False)
     given = call
     random_state = check_random_state(draft.random_state)
     call = with_validation_set(draft, validated_call(draft, call, goes_on=False), random_state)
-    # the first group is one task, and all others are one each
+    # the first group is one task, and so is each of the others
     n_workers = n_workers_for(draft, draft.n_jobs, max(1, draft.n_candidates - _OF_OWN_SHAPE + 1))
     trained: list[_Candidate] = []
     callbacks = sklearn_callbacks(
@@ -229,14 +231,14 @@ def _train(
     call : Call
         With validated data and a validation set.
     compared : list of list of float
-        Scores of those to compare them with.
+        Scores of the networks to compare with.
     end : float
-        When the time is up, as ``time.time`` counts it.
+        Time limit, as a value of ``time.time``.
 
     Returns
     -------
     group : list of _Candidate
-        The same, or what has come of them in another process.
+        The same objects, or the copies trained in another process.
     found : Counter
         The warnings.
     """
@@ -268,7 +270,7 @@ def _learned(draft: Any, call: Call, trained: list["_Candidate"]) -> dict[str, A
     Parameters
     ----------
     draft : estimator
-        That knows the data.
+        With the attributes learned from the data.
     call : Call
         With a validation set.
     trained : list of _Candidate
@@ -277,7 +279,7 @@ def _learned(draft: Any, call: Call, trained: list["_Candidate"]) -> dict[str, A
     usable = [candidate for candidate in trained if not candidate.error]
     if not usable:
         return None
-    # class weights are those of the training rows, which a network has learned
+    # class weights come from the training rows, and each network has learned them
     loss = partial(_loss, usable[0].network, call)
     places = select([candidate.output for candidate in usable], loss)
     for candidate, n_places in zip(usable, places, strict=True):
@@ -292,17 +294,17 @@ def _learned(draft: Any, call: Call, trained: list["_Candidate"]) -> dict[str, A
 
 
 def select(outputs: list[np.ndarray], loss: Callable[[np.ndarray], float]) -> np.ndarray:
-    """Return how many places each network has in the ensemble that a greedy selection finds.
+    """Return how often greedy selection picks each network for the ensemble.
 
-    Each place goes to the network with which the mean has the lowest loss. Of the ensembles on the
-    way, from one place on, the best is taken.
+    Each round adds the network that gives the mean prediction the lowest loss. The best of all
+    intermediate ensembles is returned.
 
     Parameters
     ----------
     outputs : list of ndarray
         Predictions of each network.
     loss : callable
-        Of such predictions.
+        Loss of such predictions.
 
     Returns
     -------
@@ -319,7 +321,7 @@ def select(outputs: list[np.ndarray], loss: Callable[[np.ndarray], float]) -> np
     picked: list[int] = []
     losses: list[float] = []
     for n_places in range(1, _MOST_PLACES + 1):
-        # a loss that is no number is none to go by
+        # a NaN loss counts as infinite
         of_each = np.nan_to_num([loss((total + o) / n_places) for o in outputs], nan=np.inf)
         best = int(np.argmin(of_each))
         picked.append(best)
@@ -336,21 +338,21 @@ def _loss(network: Any, call: Call, output: np.ndarray) -> float:
 
 
 class _Candidate:
-    """One configuration, and what came of it.
+    """One configuration, and the result of its training.
 
     Attributes
     ----------
     network : estimator
-        Of one network.
+        With a single network.
     number : int
-        From 1 on.
+        Counted from 1.
     output : ndarray
         Its predictions for the validation rows.
     loss : float
         Their loss; infinity where the training diverged.
     error : DivergenceError or None
     scores : list of float
-        Of the validation rows, after each epoch.
+        Validation scores, after each epoch.
     share : float
         Its weight in the ensemble.
     """
@@ -369,7 +371,7 @@ class _Candidate:
         self.error: DivergenceError | None = None
 
     def learn(self, job: Job, call: Call) -> None:
-        """Take over what came of the training; raise what it raised but for a divergence."""
+        """Store the result of the training; raise its error unless it diverged."""
         self.seconds = job.seconds
         if isinstance(job.error, DivergenceError):  # a drawn rate may be too high
             self.error = job.error
@@ -381,7 +383,7 @@ class _Candidate:
         self.loss = _loss(self.network, call, self.output)
 
     def is_behind(self, scores: list[float], compared: list[list[float]]) -> bool:
-        """Return whether a network is worse than nearly all others were after as many epochs."""
+        """Return whether a network is worse than nearly all others after as many epochs."""
         n_epochs = len(scores)
         if len(compared) < _FEWEST_COMPARED or n_epochs < _FIRST_LOOK * self.network.max_iter:
             return False
@@ -390,7 +392,7 @@ class _Candidate:
 
 
 def _best(scores: list[float]) -> float:
-    """Return the best of some scores, minus infinity where none is a number."""
+    """Return the best of some scores, ignoring NaN; minus infinity if all are NaN."""
     return max((score for score in scores if not math.isnan(score)), default=-math.inf)
 
 
@@ -402,7 +404,7 @@ def _table(trained: list[_Candidate]) -> dict[str, list[Any]]:
         "n_iter": [len(candidate.scores) for candidate in trained],
         "seconds": [candidate.seconds for candidate in trained],
     }
-    # a candidate of another shape has all parameters that may be drawn
+    # a candidate of another shape has every parameter that is drawn
     of_other_shape = draw_configurations(_OF_OWN_SHAPE + 1, np.random.RandomState(0))[-1][0]
     for name in sorted(of_other_shape):
         columns[name] = [getattr(candidate.network, name) for candidate in trained]

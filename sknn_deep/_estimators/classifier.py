@@ -37,7 +37,7 @@ from sknn_deep._sklearn import (
     with_callbacks,
 )
 
-# Of so many NumPy computes probabilities in half of the time that torch takes.
+# Up to this many numbers, NumPy computes probabilities in half of torch's time.
 _FEW_NUMBERS = 1000
 
 
@@ -123,7 +123,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     verbose : bool or int, default=False
         Whether to print a line for each epoch: the loss, the validation score if there is one, and
-        the longest time that is left.
+        an upper bound on the remaining time.
 
     warm_start : bool, default=False
         Whether ``fit`` continues from the weights of the previous call. Parameters that do not
@@ -148,12 +148,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         stay in training. For a stratified set pass ``validation_splitter="stratified"``.
 
     validation_splitter : splitter, "stratified" or None, default=None
-        Chooses the rows that early stopping holds out, instead of a random draw: any splitter of
-        scikit-learn's kind, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``,
-        or ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the last. The
-        splitter is given the validated X, y and ``groups``, in a search those of each fold. An
-        ensemble splits once for all networks. "stratified" holds out ``validation_fraction`` of
-        each class, or of each combination of labels.
+        Chooses the rows that early stopping holds out, instead of a random draw: any
+        scikit-learn-compatible splitter, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups``
+        in ``fit``, or ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the
+        last. The splitter is given the validated X, y and ``groups``; in a search, those of each
+        fold. An ensemble splits once for all networks. "stratified" holds out
+        ``validation_fraction`` of each class, or of each combination of labels.
 
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its variants, in [0, 1).
@@ -192,26 +192,26 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         for "adamw" and "muon" and 0 for all others.
 
     adam_learning_rate_init : float or None, default=None
-        Learning rate of what ``solver="muon"`` leaves to Adam: biases, embeddings and the output
-        layer. Schedules keep its ratio to ``learning_rate_init``, which None stands for.
+        Learning rate of the parameters that ``solver="muon"`` leaves to Adam: biases, embeddings
+        and the output layer. None uses ``learning_rate_init``. Schedules keep the ratio of the two.
 
     max_grad_norm : float or None, default=None
         Euclidean norm to which longer gradients are clipped. Stabilises training when the loss
         jumps.
 
     ema_decay : float or None, default=None
-        Decay of an exponential moving average of the weights over the steps. The average is what
-        validation sets and callbacks see, what a fit keeps and what predicts. 0.99 to 0.999 is
-        usual. It helps most at a constant learning rate; after a rate that falls to zero there is
-        little to average. Not for ``partial_fit``.
+        Decay of an exponential moving average of the weights over the steps. Validation, callbacks,
+        predictions and the fitted network all use the average. 0.99 to 0.999 is usual. It helps
+        most at a constant learning rate; after a rate that falls to zero there is little to
+        average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
         What early stopping maximises. None is the accuracy; "loss" is the negative validation
-        loss; "calibrated_loss" is the negative log loss that is left on the validation set once
-        its best temperature is applied, which does not mind that a network grows too sure of
-        itself while it still learns to tell the classes apart [10]_: set ``calibration``, too.
-        Otherwise the name of a scorer, or a callable ``scorer(estimator, X, y)``, which is passed
-        ``sample_weight`` if it accepts it.
+        loss; "calibrated_loss" is the negative log loss on the validation set after temperature
+        scaling, so that training goes on while an overconfident network still gets better at
+        telling the classes apart [10]_; set ``calibration``, too. Otherwise the name of a scorer,
+        or a callable ``scorer(estimator, X, y)``, which is passed ``sample_weight`` if it accepts
+        it.
 
     device : str or torch.device, default="auto"
         Where to train and predict: "cpu", "cuda", "cuda:1" or "mps". "auto" is the first
@@ -221,16 +221,16 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Floating-point type of the network. "auto" follows X on the CPU (float32 stays
         float32, anything else becomes float64) and is float32 on a GPU. On the CPU float32 trains
         faster and takes half the memory. "bfloat16" rounds the factors of matrix products to that
-        type, two to three significant digits, and keeps all else in float32, weights and outputs
-        included. Training is faster on recent GPUs; on CPUs with AVX512-BF16 or AMX training and
-        predictions take about half the time where layers are wide and batches large, and small
-        layers stay in float32. On other CPUs it would be slower: a warning says so, and the
-        computation is in float32.
+        type, two to three significant digits, and keeps everything else in float32, including
+        weights and outputs. Training is faster on recent GPUs; on CPUs with AVX512-BF16 or AMX
+        training and predictions take about half the time where layers are wide and batches large,
+        and small layers stay in float32. On other CPUs it would be slower, so a warning is issued
+        and the computation is in float32.
 
     float32_precision : {"highest", "high"} or None, default=None
         Precision of a GPU's matrix products in float32 training. "high" allows TF32: faster on
-        NVIDIA's GPUs since Ampere, with three to four significant digits in each product. torch has
-        one such setting for the process: it is changed while a fit runs, then restored. None leaves
+        NVIDIA's GPUs since Ampere, with three to four significant digits in each product. The
+        setting is global in torch: it is changed during a fit and restored afterwards. None leaves
         it as it is.
 
     n_processes : int or "torchrun", default=1
@@ -294,7 +294,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Number of cosines of "periodic".
 
     frequency_scale : float, default=0.1
-        Standard deviation of their first frequencies; the larger, the finer the details.
+        Standard deviation of their initial frequencies; larger values resolve finer details.
 
     max_one_hot : int, default=9
         Features with at most this many categories are one-hot encoded. Those with more have learned
@@ -392,7 +392,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Mask of the features that hold categories, or None where there are none.
 
     temperature_ : float
-        What the raw output is divided by, with ``calibration`` only. Above 1 the network was
+        Divisor of the raw output, with ``calibration`` only. Above 1 if the network was
         overconfident.
 
     estimators_ : list of DeepMLPClassifier
@@ -568,7 +568,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             Non-negative weights, not all zero.
 
         classes : array-like of shape (n_classes,), default=None
-            All labels that will ever come. Required in the first call.
+            All labels that any later call may contain. Required in the first call.
 
         X_val : {array-like, sparse matrix} of shape (n_val_samples, n_features), default=None
             Validation data, on which loss and score are recorded after the epoch.
@@ -610,7 +610,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             are_many = self.out_activation_ == "softmax" and self.n_outputs_ >= MANY_CLASSES
             if not are_many or X.gives_tensors:
                 return self._labels(next(self._map_networks(None, X)))
-            # without the outputs of all rows, which would take more memory than the rows
+            # chunk by chunk: the outputs of all rows would take more memory than the rows
             return self.classes_[next(self._map_networks(_likeliest, X))]
         return self._labels(self._mean(self._map_networks(self._probabilities, X)), threshold=0.5)
 
@@ -655,9 +655,9 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
     @keeps_namespace
     def decision_function(self, X: "MatrixLike") -> np.ndarray:
-        """Return the logits: what the network puts out before softmax or logistic function.
+        """Return the logits: the network's output before the softmax or logistic function.
 
-        They still rank rows whose probabilities are all but 0 or 1.
+        They still rank rows whose probabilities are almost 0 or 1.
 
         Parameters
         ----------
@@ -699,17 +699,17 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         return _accuracy(y, labels, sample_weight)
 
     def _outputs(self, X: Features) -> Any:
-        """Return what an ensemble takes the mean of, for validated rows."""
+        """Return the quantities that an ensemble averages, for validated rows."""
         return self._mean(self._map_networks(self._probabilities, X))
 
     def _logits(self, X: Features) -> Any:
-        """Return the raw output, or of an ensemble that of its mean probabilities."""
+        """Return the raw output; for an ensemble, the one that gives its mean probabilities."""
         if len(self._networks) == 1:
             return next(self._map_networks(None, X))
         return by_torch(self._logits_of, self._outputs(X))
 
     def _logits_of(self, probabilities: Tensor) -> Tensor:
-        """Return the raw output that probabilities belong to."""
+        """Return the raw output that gives these probabilities."""
         logarithms = probabilities.log()
         if self.out_activation_ == "softmax":
             return logarithms
@@ -719,7 +719,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         return logarithms - torch.log1p(-probabilities.clamp(max=largest))
 
     def _calibrated_logits(self, X: Features) -> Any:
-        """Return the logits that ``predict_proba`` belongs to."""
+        """Return the logits from which ``predict_proba`` is computed."""
         logits, temperature = self._logits(X), vars(self).get("temperature_")
         return logits if temperature is None else logits / temperature
 
@@ -731,7 +731,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
             self.temperature_ = best_temperature(self._logits(X), targets, sample_weight)
 
     def _holds_out_together(self) -> bool:
-        # what one network was trained on, its own probabilities are too sure of
+        # on rows that one network was trained on, its probabilities are overconfident
         is_calibrated = self.early_stopping and self.calibration is not None
         return is_calibrated or super()._holds_out_together()
 
@@ -752,7 +752,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _loss_of_outputs(
         self, output: np.ndarray, y: np.ndarray, weight: np.ndarray | None
     ) -> float:
-        """Return the log loss of probabilities, calibrated ones where trainings stop by these."""
+        """Return the log loss of probabilities, calibrated if ``scoring`` asks for it."""
         if self.scoring == "calibrated_loss":
             if not np.isfinite(output).all():
                 return np.nan
@@ -770,15 +770,15 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _probabilities(self, raw: Any) -> Any:
         """Return the probability of each class, never 0, given raw output (rows, n_outputs).
 
-        Where a probability is too small for its type, it is the smallest normal number: its
-        logarithm is finite, and orders the classes as the probabilities do.
+        Probabilities too small for their type become its smallest normal number, so that logarithms
+        are finite.
         """
         if type(raw) is np.ndarray and raw.size <= _FEW_NUMBERS:
             return self._few_probabilities(raw)
         return by_torch(self._many_probabilities, raw)
 
     def _few_probabilities(self, raw: np.ndarray) -> np.ndarray:
-        """Return them by NumPy, whose calls take half as long as torch's."""
+        """Compute :meth:`_probabilities` with NumPy, whose calls take half as long as torch's."""
         type_info = np.finfo(raw.dtype)
         if self.out_activation_ == "softmax":
             probabilities = raw - np.maximum.reduce(raw, axis=1, keepdims=True)
@@ -792,7 +792,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         return np.maximum(probabilities, type_info.tiny, out=probabilities)
 
     def _many_probabilities(self, raw: Tensor) -> Tensor:
-        """Return them by torch."""
+        """Compute :meth:`_probabilities` with torch."""
         if self.out_activation_ == "softmax":
             probabilities = _over_classes(torch.softmax, raw)
         elif self.n_outputs_ == 1:
@@ -816,7 +816,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         if is_multilabel:
             return self._label_binarizer.inverse_transform(output, threshold=threshold)
         indices = output.argmax(axis=1) if output.shape[1] > 1 else output[:, 0] > threshold
-        # a network that saw one class has one output, too, and nothing else to say
+        # a network that has seen a single class also has one output: always predict that class
         return self.classes_[np.minimum(indices, len(self.classes_) - 1)]
 
     def _validate_training_data(
@@ -862,7 +862,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     def _validate_pair(
         self, X: Any, y: Any, dtypes: list[type], reset: bool
     ) -> tuple[Features, np.ndarray]:
-        if not isinstance(X, Features):  # an ensemble's, for each of its networks
+        if not isinstance(X, Features):  # already validated by an ensemble
             refuse_missing_targets(y)
         X, y = self._validate_rows(X, y, dtypes=dtypes, reset=reset, multi_output=True)
         return X, column_as_1d(y)
@@ -915,7 +915,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         self, y: np.ndarray, sample_weight: np.ndarray | None, learn: bool
     ) -> np.ndarray | None:
         if learn:
-            vars(self).pop("_class_weights", None)  # those of other classes
+            vars(self).pop("_class_weights", None)  # belong to the classes of an earlier fit
         if self.class_weight is None:
             return sample_weight
         if y.ndim == 2:
@@ -932,7 +932,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
     ) -> np.ndarray:
         """Return the weight of each class, given the classes of the training samples."""
         if self.class_weight == "balanced":
-            # over the weights, not the rows: a weight of 2 is a row that stands twice
+            # count weights, not rows: a row of weight 2 counts as two rows
             totals = np.bincount(indices, weights=sample_weight, minlength=len(self.classes_))
             present = totals > 0
             share = totals.sum() / present.sum()
@@ -971,7 +971,7 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         if self.scoring == "calibrated_loss":
             weight = self._weigh_classes(y, sample_weight, learn=False)
             return -calibrated_loss(raw, self._encode(y, np.dtype(np.float64)), weight)
-        if y.ndim == 1:  # accuracy_score would look at the kind of the labels in every epoch
+        if y.ndim == 1:  # accuracy_score would determine the type of the labels in every epoch
             return float(np.average(self._labels(raw) == y, weights=sample_weight))
         return float(accuracy_score(y, self._labels(raw), sample_weight=sample_weight))
 
@@ -982,10 +982,10 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
 
 
 def _fitted_binarizer(y: np.ndarray) -> LabelBinarizer:
-    """Return a binarizer that knows the labels.
+    """Return a binarizer fitted to the labels.
 
-    scikit-learn's ``fit`` looks twice at what kind of labels they are, a tenth of a small fit; of
-    a plain array of integers the second look tells nothing new.
+    scikit-learn's ``fit`` determines the type of the labels twice, which takes a tenth of a small
+    fit. For a plain array of integers once is enough.
     """
     binarizer = LabelBinarizer()
     if y.ndim != 1 or y.dtype.kind not in "biu":
@@ -996,27 +996,27 @@ def _fitted_binarizer(y: np.ndarray) -> LabelBinarizer:
 
 
 def _likeliest(raw: Any) -> Any:
-    """Return the number of the largest output of each row."""
+    """Return the index of the largest output of each row."""
     if type(raw) is np.ndarray:
         return raw.argmax(axis=1)
     if raw.device.type != "cpu":
         return raw.argmax(dim=1)
-    return torch.from_numpy(raw.numpy().argmax(axis=1))  # in less than half of torch's time
+    return torch.from_numpy(raw.numpy().argmax(axis=1))  # takes less than half of torch's time
 
 
 def _over_classes(function: Callable[..., Tensor], raw: Tensor) -> Tensor:
     """Return a softmax, or its logarithm, of rows of outputs."""
     if not is_narrow(*raw.shape):
         return function(raw, dim=1)
-    # over a short last dimension it takes longer, even with both ways of the transposition
+    # over a short last dimension it is slower, even counting both transpositions
     return function(raw.mT, dim=0).mT.contiguous()
 
 
 def _accuracy(y: Any, labels: np.ndarray, sample_weight: Any) -> float:
     """Return scikit-learn's accuracy.
 
-    It looks at the kind of the labels first, which takes longer than a small network's
-    predictions: that is left out where they are of one kind.
+    ``accuracy_score`` first determines the type of the labels, which takes longer than the
+    predictions of a small network; this is skipped if both arrays have the same plain type.
     """
     is_plain = (
         type(y) is np.ndarray and y.dtype.kind in "biuU" and y.dtype.kind == labels.dtype.kind

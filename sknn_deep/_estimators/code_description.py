@@ -1,10 +1,11 @@
-"""What is known about the code of a trained autoencoder: how its units vary, and what they explain.
+"""Attributes of a trained autoencoder's code: spread and explained variance of its units.
 
-It is measured after the training. One pass of the encoder over the training batches gives the
-moments of the code, which show dead units. What each unit explains is found by decoding 100 to
-2,000 rows with more and more units known, as many rows as take about a twentieth of the training.
-``order_code`` folds the eigenvectors of the code's covariance into the layers on both sides.
-The same rows tell which errors are usual, unless ``contamination`` asks for all rows.
+They are measured after training. One pass of the encoder over the training batches gives the
+moments of the code, which reveal dead units. The variance that each unit explains is measured by
+decoding 100 to 2,000 rows with more and more units known; the number of rows is chosen so that this
+takes about a twentieth of the training time. ``order_code`` folds the eigenvectors of the code's
+covariance into the layers on both sides. The outlier threshold is computed from the same rows, or
+from all rows if ``contamination`` is a number.
 """
 
 from collections.abc import Iterable
@@ -31,7 +32,7 @@ from sknn_deep._estimators.outlier_offset import outlier_offset
 from sknn_deep._user_warnings import warn_user
 from sknn_deep._wording import counted
 
-# A unit whose standard deviation is this share of the largest is the same for every row.
+# A unit counts as dead if its standard deviation is at most this share of the largest one.
 _DEAD = 1e-6
 
 
@@ -42,12 +43,12 @@ def describe_code(autoencoder: Any, batches: Batches | Chunk, incremental: bool)
     ----------
     autoencoder : AutoencoderTransformer
         Trained. ``code_std_`` and ``n_dead_units_`` are set, and after ``fit``
-        ``explained_variance_``, ``explained_variance_ratio_`` and ``offset_``. With
-        ``order_code`` the code is turned to its principal axes first.
+        ``explained_variance_``, ``explained_variance_ratio_`` and ``offset_``. With ``order_code``
+        the code is first rotated to its principal axes.
     batches : Batches or Chunk
-        What it was trained on.
+        Its training data.
     incremental : bool
-        Whether by ``partial_fit``.
+        Whether it was trained by ``partial_fit``.
     """
     is_set = isinstance(batches, Batches)
     are_sparse = isinstance(batches, Batches) and isinstance(batches.samples.X, SparseRows)
@@ -68,7 +69,7 @@ def describe_code(autoencoder: Any, batches: Batches | Chunk, incremental: bool)
     if autoencoder.order_code and not incremental:
         moments = _turned(autoencoder, moments)
     deviations = np.sqrt(moments.covariance.diagonal().clip(0)).astype(autoencoder.mean_.dtype)
-    # where all rows are the same, the code varies by rounding only
+    # if all rows are the same, the code varies only by rounding
     is_dead = (deviations <= _DEAD * deviations.max()) | (not moments.do_vary)
     autoencoder.code_std_, autoencoder.n_dead_units_ = deviations, int(is_dead.sum())
     if incremental:
@@ -85,7 +86,7 @@ def describe_code(autoencoder: Any, batches: Batches | Chunk, incremental: bool)
 
 
 def _offset(autoencoder: Any, chunks: Iterable[Chunk], moments: CodeMoments) -> float:
-    """Return where the scores of outliers begin, by all rows or by those that were kept."""
+    """Return the outlier threshold, from all rows or, with "auto", from the kept ones."""
     parts: Iterable[tuple[Tensor, Tensor]] = moments.pieces()
     if autoencoder.contamination != "auto":
         parts = ((chunk.X, row_weights(chunk)) for chunk in chunks)
@@ -100,23 +101,23 @@ def _offset(autoencoder: Any, chunks: Iterable[Chunk], moments: CodeMoments) -> 
 
 
 def n_rows_to_decode(n_trained: int, n_components: int) -> int:
-    """Return on how many rows to measure what each unit explains.
+    """Return the number of rows on which to measure the variance that each unit explains.
 
-    Each unit is a pass of the decoder over them; together they take about a twentieth of the
-    training at most.
+    Each unit needs one pass of the decoder over them; together the passes take at most about a
+    twentieth of the training time.
     """
     return int(np.clip(n_trained // (20 * n_components), 100, 2000))
 
 
 def _turned(autoencoder: Any, moments: CodeMoments) -> CodeMoments:
-    """Turn the code to its principal axes; return its moments there."""
+    """Rotate the code to its principal axes; return its moments there."""
     snapshot = autoencoder.module_.snapshot()
     try:
         moments = turn_to_principal_axes(autoencoder.module_, moments)
-    except BaseException:  # half a rotation is none
+    except BaseException:  # never leave a half-finished rotation
         autoencoder.module_.restore(snapshot)
         raise
-    # its moments are those of the weights before
+    # its moments belong to the weights before the rotation
     forget_optimizer(autoencoder)
     return moments
 

@@ -1,4 +1,4 @@
-"""What a trained autoencoder's code is like: its moments, its axes, what each unit explains."""
+"""Statistics of a trained autoencoder's code: moments, principal axes, explained variance."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -14,22 +14,23 @@ from sknn_deep._hardware.device import computes_in_double
 from sknn_deep._networks.flat import Linear
 from sknn_deep._networks.models import Autoencoder
 
-# Small pieces that are kept would divide the memory in between, so that there is always more of it.
+# Kept pieces are joined at this number: many small ones would fragment the memory, which then
+# grows.
 _PIECES = 32
-# About so many rows are decoded in one call: of fewer the calls take a part of the time. Sparse
-# rows, which are dense only here, have so many numbers together at most.
+# About this many rows are decoded per call; with fewer, the overhead of the calls becomes
+# noticeable. Sparse rows, which are densified only here, have at most this many numbers per call.
 _DECODED, _NUMBERS = 1000, 2**21
 
 
 class CodeMoments(NamedTuple):
-    """The codes of a training set, summed up.
+    """Moments of the codes of a training set, and a sample of its rows.
 
     Attributes
     ----------
     mean : ndarray of shape (n_components,)
     covariance : ndarray of shape (n_components, n_components)
     rows : {Tensor, CSR matrix} of shape (n_rows, n_features)
-        Some rows of the set, evenly spaced in the order in which they came.
+        A sample of the rows, evenly spaced in the order in which they were read.
     weight : Tensor of shape (n_rows,)
         Their weights.
     do_vary : bool
@@ -43,7 +44,7 @@ class CodeMoments(NamedTuple):
     do_vary: bool
 
     def pieces(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the rows as dense ones, and their weights: sparse rows some at a time."""
+        """Yield the rows, densified, and their weights; sparse rows in small pieces."""
         if isinstance(self.rows, Tensor):
             yield self.rows, self.weight
             return
@@ -53,7 +54,7 @@ class CodeMoments(NamedTuple):
 
     @property
     def at_once(self) -> int:
-        """How many rows to decode together at most."""
+        """Largest number of rows to decode together."""
         if isinstance(self.rows, Tensor):
             return _DECODED
         return max(1, min(_DECODED, _NUMBERS // self.rows.shape[1]))
@@ -67,7 +68,7 @@ def code_moments(
     n_kept: int,
     are_sparse: bool = False,
 ) -> CodeMoments:
-    """Encode a training set, chunk by chunk, and sum it up in double precision.
+    """Encode a training set chunk by chunk, and compute its moments in double precision.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ def code_moments(
     n_kept : int
         About how many rows to keep.
     are_sparse : bool, default=False
-        Whether the set is of sparse rows, which are then kept as such.
+        Whether the rows are sparse; the kept ones then stay sparse.
     """
     step, do_vary, n_read, total = -(-n_rows // n_kept), False, 0, 0.0
     rows: list[Any] = []
@@ -91,14 +92,14 @@ def code_moments(
         codes = (codes if computes_in_double(codes.device) else codes.cpu()).double()
         weight = row_weights(chunk)[: len(X)].to(codes.device)
         if n_read == 0:
-            # sums about a point within the data keep their digits
+            # sums are about a point within the data, to avoid cancellation
             start, first_row = codes[0], X[0].clone()
             first, second = torch.zeros_like(start), torch.zeros_like(torch.outer(start, start))
         n_read += len(X)
-        for some in (X[:8], X):  # to look at all takes as long as to encode them
+        for some in (X[:8], X):  # a few first: comparing all takes as long as encoding
             do_vary = do_vary or bool((some != first_row).any())
         codes = codes - start
-        # by torch: NumPy's threads would spin beside torch's when they are done
+        # in torch: NumPy's threads would spin and compete with torch's
         total += weight.sum().item()
         first += weight @ codes
         second += (weight.unsqueeze(1) * codes).T @ codes
@@ -106,7 +107,7 @@ def code_moments(
         weights.append(weight[::step].clone())
         if len(rows) == _PIECES:
             rows = [_joined(rows)]
-        if n_read >= n_rows:  # before another chunk is gathered
+        if n_read >= n_rows:  # checked before another chunk is gathered
             break
     mean = first / total
     kept = torch.cat(weights).to(X.device, X.dtype)
@@ -129,15 +130,15 @@ def row_weights(chunk: Chunk) -> Tensor:
 
 
 def reconstruction_errors(network: Autoencoder, rows: Tensor) -> Tensor:
-    """Return the mean squared error of each row, shape (n_rows,), missing features left out."""
+    """Return the mean squared error of each row, shape (n_rows,), without missing features."""
     return network.squared_errors(network.reconstruct(rows), rows).nanmean(dim=1)
 
 
 def turn_to_principal_axes(network: Autoencoder, moments: CodeMoments) -> CodeMoments:
-    r"""Rotate a linear code so that its units are uncorrelated, by falling variance, about 0.
+    r"""Rotate a linear code so that its units are centred, uncorrelated and ordered by variance.
 
     With the mean :math:`m` and the eigenvectors :math:`V` of the covariance, the code
-    :math:`V^\top (h - m)` says the same; it is folded into the layers on both sides:
+    :math:`V^\top (h - m)` carries the same information; it is folded into the layers on both sides:
 
     .. math::
         W_e' = V^\top W_e, \quad b_e' = V^\top (b_e - m), \qquad
@@ -175,27 +176,27 @@ def explained_variance(
 ) -> tuple[np.ndarray, float]:
     """Return how much of the features' variance each unit of the code adds to those before it.
 
-    Unit by unit the code is filled in, the units to come being at their mean, and decoded;
-    what the squared error falls by is the unit's own. Of PCA's code these are the eigenvalues
-    of the covariance.
+    The code is decoded with the first k units known and the others at their mean; the decrease of
+    the squared error from k - 1 to k is the variance explained by unit k. For PCA's code, these are
+    the eigenvalues of the covariance.
 
     Parameters
     ----------
     network : Autoencoder
     moments : CodeMoments
-        Of the code; its rows are reconstructed.
+        Moments of the code; the rows in it are reconstructed.
     mean : ndarray of shape (n_features,)
-        Of the features.
+        Means of the features.
 
     Returns
     -------
     explained : ndarray of shape (n_components,)
         Summed over the features.
     variance : float
-        Of the features about their mean.
+        Variance of the features about their mean.
     """
     weight, n_units = moments.weight / moments.weight.sum(), len(moments.mean)
-    # of each row, by how many units are known; what is missing has no error
+    # errors of each row, indexed by the number of known units; missing features have no error
     errors: list[list[Tensor]] = [[] for _ in range(n_units + 1)]
 
     def measure(n_known: int, reconstruction: Tensor, rows: Tensor) -> None:

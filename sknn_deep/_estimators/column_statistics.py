@@ -10,9 +10,9 @@ from sknn_deep._user_warnings import warn_user
 
 # Scales and quantiles come from at most this many rows, or this many numbers if rows are wide.
 _ROWS_OF_SCALES, _NUMBERS_OF_SCALES = 200_000, 2**25
-# In single precision the values of a column should span so many of its steps.
+# In single precision, the values of a column should span at least this many representable steps.
 _FEWEST_STEPS, ROWS_TO_LOOK_AT = 64, 20_000
-# Sparse features with more columns are neither scaled nor embedded: no zero would stay zero.
+# Wider sparse features are neither scaled nor embedded, since that would make zeros non-zero.
 _WIDEST_SPARSE = 10_000
 
 
@@ -24,7 +24,7 @@ def column_means(X: Features, weight: np.ndarray | None, allow_nan: bool = False
     X : Features of shape (n_samples, n_features)
     weight : ndarray of shape (n_samples,) or None
     allow_nan : bool, default=False
-        Leave out what is missing; a feature that is always missing has a mean of 0.
+        Leave out missing values; a feature that is always missing has a mean of 0.
     """
     # in double precision: in float32 the sum of many rows loses digits
     if allow_nan:
@@ -42,13 +42,13 @@ def column_limits(X: Features) -> tuple[np.ndarray, np.ndarray]:
 
 
 def refuse_wide_sparse(X: Features, **parameters: str | None) -> None:
-    """Refuse to make dense numbers of sparse features of very many columns.
+    """Refuse to densify sparse features of very many columns.
 
     Parameters
     ----------
     X : Features
     **parameters : str or None
-        Those that would do it, by name.
+        Parameters that would densify them, by name.
     """
     used = [f"{name}={value!r}" for name, value in parameters.items() if value is not None]
     if used and X.kind == SparseRows.kind and X.shape[1] > _WIDEST_SPARSE:
@@ -61,16 +61,16 @@ def refuse_wide_sparse(X: Features, **parameters: str | None) -> None:
 
 
 def warn_of_coarse(values: np.ndarray, names: Sequence[str]) -> None:
-    """Warn of columns whose numbers differ by little more than single precision can tell.
+    """Warn of columns whose numbers differ by little more than the resolution of single precision.
 
-    Of numbers near 2e9, as seconds since 1970 are, it keeps multiples of 128 only.
+    Numbers near 2e9, such as seconds since 1970, are rounded to multiples of 128.
 
     Parameters
     ----------
     values : ndarray of shape (n_rows, n_columns)
-        NaN where a number is missing. Those in double precision are fine.
+        NaN where a number is missing. Double precision needs no check.
     names : sequence of str
-        What a warning calls the columns.
+        Names of the columns in the warning.
     """
     if values.dtype != np.float32 or not len(values):
         return
@@ -79,7 +79,8 @@ def warn_of_coarse(values: np.ndarray, names: Sequence[str]) -> None:
     size = np.maximum(np.abs(low), np.abs(high))
     for j in np.flatnonzero(np.isfinite(size)):
         step = float(np.spacing(np.float32(size[j])))
-        # whether a column of one value was one before is not known where whole numbers are rounded
+        # warn of a constant column only if integers are rounded: it may not have been constant
+        # before
         if high[j] - low[j] < _FEWEST_STEPS * step and (low[j] < high[j] or step > 1):
             warn_user(
                 f"{names[int(j)]} holds numbers near {size[j]:.4g} that differ by at most "
@@ -99,7 +100,7 @@ def rows_to_scale_by(
     weight : ndarray of shape (n_samples,) or None
         Rows of weight 0 are left out.
     rows : ndarray of int, default=None
-        Those to choose from; None for all.
+        Rows to choose from; None for all.
     """
     chosen = np.arange(len(X)) if rows is None else rows
     if weight is not None:

@@ -1,17 +1,18 @@
 """Deep ensembles: several networks, trained from different seeds, as one estimator.
 
-Networks that start from other weights and see the batches in another order end in other
-minima. The mean of their predictions is more accurate than one of them and less confident where
-they disagree, and their spread says how far to trust it [1]_. Networks of one shape are trained as
-one stack.
+Networks that start from different weights and see the batches in a different order end in different
+minima. The mean of their predictions is more accurate than a single network and less confident
+where they disagree, and their spread measures its uncertainty [1]_. Networks of one shape are
+trained as one stack.
 
-The networks stay whole estimators: attributes of one network need no second name in the ensemble,
-and no mean. An ensemble is a part of an estimator, not a type, because searches and ``set_params``
-change ``n_networks``; what was fitted decides, not the parameter. A call that fails or is
-interrupted leaves what was fitted before: all networks or none.
+The networks are complete estimators, so attributes of one network need neither a second name nor a
+mean in the ensemble. There is no separate ensemble class, because searches and ``set_params``
+change ``n_networks``; whether an estimator is an ensemble depends on what was fitted, not on the
+parameter. A call that fails or is interrupted leaves the previous fit in place: all networks change
+or none.
 
-Predictions go through the networks one after the other. One batched product over all of them was
-three times faster for a single row, and slower for thousands.
+Prediction runs the networks one after the other. A batched product over all of them was three times
+faster for a single row, but slower for thousands.
 
 References
 ----------
@@ -51,11 +52,11 @@ from sknn_deep._user_warnings import collected_warnings, give_again, warned_once
 
 
 def fit_ensemble(estimator: Any, call: Call) -> None:
-    """Fit several networks: what ``fit`` and ``partial_fit`` of an ensemble do.
+    """Fit several networks: ``fit`` and ``partial_fit`` of an ensemble.
 
     The data are validated once, for all networks. A fitted ensemble has ``estimators_``, each
-    fitted as it would be alone, what the validation of the data has set, and ``n_iter_``; all else
-    belongs to its networks.
+    fitted as it would be alone, the attributes set by data validation, and ``n_iter_``; all other
+    attributes belong to its networks.
 
     Parameters
     ----------
@@ -96,16 +97,16 @@ def fit_ensemble(estimator: Any, call: Call) -> None:
 
 
 def mean(outputs: Iterable[Any], weights: np.ndarray | None = None) -> Any:
-    """Return the mean over networks: of one, its output itself.
+    """Return the mean output of networks; for a single network, its output itself.
 
-    Outputs are added one by one, so that those of all networks need not be in memory together.
+    Outputs are added one by one, so that not all need to be in memory at once.
 
     Parameters
     ----------
     outputs : iterable of ndarray or Tensor
         Of one shape.
     weights : ndarray of shape (n_networks,), default=None
-        Their sum is 1. None is the same weight for all.
+        Weights with sum 1; None weights all equally.
     """
     if weights is not None:
         shares = zip(weights.tolist(), outputs, strict=True)
@@ -127,22 +128,22 @@ def check_same_number(estimator: Any, n_before: int) -> None:
 
 
 def _twins(draft: Any) -> list[Any]:
-    """Return twins of the networks to go on with, set to the present parameters."""
+    """Return copies of the networks to continue with, set to the current parameters."""
     params = {**draft.get_params(deep=False), "n_networks": 1}
     twins = []
     for network, own in zip(draft.estimators_, draft._params_of_networks(), strict=True):
-        # it is given arrays, which have no names, and was adopted with names
+        # it is given arrays, which have no feature names, but the ensemble has set names on it
         twin = without_feature_names(network)
-        # unlike what predicts for arrays, it goes on with the categories and gaps that it knows
+        # unlike a twin for prediction, it keeps the categories and gaps that it has learned
         twin._columns = network._columns
         twins.append(twin.set_params(**params | {"random_state": twin.random_state} | own))
     return twins
 
 
 def _new_networks(draft: Any, random_state: np.random.RandomState) -> list[Any]:
-    """Return unfitted estimators of one network each, each with a seed of its own."""
+    """Return unfitted single-network estimators, each with its own seed."""
     seeds = random_state.randint(np.iinfo(np.int32).max, size=draft.n_networks)
-    # a clone's init_from would not be fitted
+    # clone would unfit init_from
     params = {"n_networks": 1, "init_from": draft.init_from}
     return [
         clone(draft).set_params(**params, random_state=int(seed), **own).set_callbacks()
@@ -151,7 +152,7 @@ def _new_networks(draft: Any, random_state: np.random.RandomState) -> list[Any]:
 
 
 def validated_call(draft: Any, call: Call, goes_on: bool) -> Call:
-    """Return the call with validated arrays; set what is learned from them on the draft."""
+    """Return the call with validated arrays; set the attributes learned from them on the draft."""
     dtypes = accepted_dtypes(draft.dtype, resolve_device(draft.device))
     if goes_on:
         dtypes = [numpy_dtype(draft.estimators_[0].module_.flat.dtype)]
@@ -185,21 +186,21 @@ def _fit_together(
     call : Call
         With validated data.
     draft : estimator
-        The ensemble, which knows the data.
+        The ensemble, with the attributes learned from the data.
     callbacks : list of SklearnCallbacks
-        Those of the ensemble; what is told of a network is told by its job's.
+        Those of the ensemble; each network's job has its own.
 
     Returns
     -------
     networks : list of estimator
-        The same, or those that workers have trained instead.
+        The same, or the copies that workers have trained.
     """
     arguments = fit_arguments(call)
     n_workers = n_workers_for(
         networks[0], draft._jobs_of_ensemble(), len(networks), getattr(draft, "_skl_callbacks", ())
     )
     if n_workers > 1:
-        networks = deepcopy(networks)  # a thread may go on after an error has ended the call
+        networks = deepcopy(networks)  # a thread may outlive a call that ends with an error
     names = _names(networks)
     jobs = [
         Job(network, call.X, call.y, fit_params=arguments, name=name)
@@ -215,7 +216,7 @@ def _fit_together(
     def finish(job: Job, network: Any) -> None:
         fitted[job] = network
         if job.callbacks is not None:
-            # in order, as the whole ensemble will be
+            # in the order of the final ensemble
             so_far = [fitted[other] for other in jobs if other in fitted]
             job.callbacks.end(lambda: _so_far(draft, so_far, call))
 
@@ -243,7 +244,7 @@ def _fit_group(number: int, jobs: list[Job]) -> tuple[int, list[Any], Counter]:
 
 
 def fit_arguments(call: Call) -> dict[str, Any]:
-    """Return what ``fit`` of one network takes beside X and y."""
+    """Return the arguments of one network's ``fit`` other than X and y."""
     arguments: dict[str, Any] = {"sample_weight": call.sample_weight}
     if call.X_val is not None:
         arguments |= {
@@ -255,12 +256,12 @@ def fit_arguments(call: Call) -> dict[str, Any]:
 
 
 def _names(networks: list[Any]) -> list[str]:
-    """Return what messages call the networks."""
+    """Return the names of the networks in messages."""
     return [f"Network {number} of {len(networks)}" for number in range(1, len(networks) + 1)]
 
 
 def adopt(draft: Any, networks: list[Any]) -> None:
-    """Take fitted networks for those of the ensemble."""
+    """Set fitted networks as those of the ensemble."""
     if hasattr(draft, "feature_names_in_"):
         for network in networks:
             network.feature_names_in_ = draft.feature_names_in_
@@ -270,7 +271,7 @@ def adopt(draft: Any, networks: list[Any]) -> None:
 
 
 def _conclude(draft: Any, networks: list[Any], call: Call) -> None:
-    """Take fitted networks for those of the ensemble, which learns from the rows held out."""
+    """Set fitted networks as those of the ensemble, and let it learn from the held-out rows."""
     adopt(draft, networks)
     if call.X_val is None:
         draft._pool_held_out()
@@ -294,6 +295,6 @@ def _alone(draft: Any, network: Any, learned: dict[str, Any]) -> dict[str, Any]:
 
 
 def _raise(job: Job) -> None:
-    # the error of one network is that of the ensemble: the others need not be trained
+    # an error of one network fails the ensemble, so the others need not be trained
     if job.error is not None:
         raise job.error

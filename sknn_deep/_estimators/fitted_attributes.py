@@ -1,8 +1,8 @@
 """The attributes that ``fit`` sets, declared for type checkers and editors.
 
-A dataclass takes every annotation in its own body for a parameter, so these classes are none. They
-declare only: an attribute is there once a fit has set it. The docstrings of the estimators say
-what each public one is, and ``tests/test_types.py`` compares the two.
+These classes are not dataclasses, because a dataclass treats every annotation in its body as a
+parameter. They only declare attributes, which exist once a fit has set them. The estimators'
+docstrings document the public ones, and ``tests/test_types.py`` compares the two.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from sknn_deep._training.progress import Progress
 
 
 class FittedNetwork:
-    """What each of the three estimators has."""
+    """Attributes of all three estimators."""
 
     module_: Network
     history_: History
@@ -43,9 +43,10 @@ class FittedNetwork:
 
     _progress: Progress
     _columns: TableColumns | None
-    # parameters that may not change between calls
+    # parameters that must not change between calls
     _fixed: dict[str, Any]
-    # what partial_fit goes on with: of a network that was moved or loaded only the state
+    # used by the next partial_fit; a network that was moved or loaded has only the optimiser's
+    # state
     _optimizer: torch.optim.Optimizer
     _kept_engine: KeptEngine
     _home: Home
@@ -56,7 +57,7 @@ class FittedNetwork:
 
 
 class FittedMLP(FittedNetwork):
-    """What the classifier and the regressor have, too."""
+    """Further attributes of the classifier and the regressor."""
 
     module_: MLP
     n_outputs_: int
@@ -64,7 +65,7 @@ class FittedMLP(FittedNetwork):
 
 
 class FittedClassifier(FittedMLP):
-    """What only the classifier has."""
+    """Attributes of the classifier only."""
 
     classes_: np.ndarray
     # with ``calibration`` only
@@ -76,7 +77,7 @@ class FittedClassifier(FittedMLP):
 
 
 class FittedRegressor(FittedMLP):
-    """What only the regressor has."""
+    """Attributes of the regressor only."""
 
     # with ``target_scaling`` only
     target_center_: np.ndarray
@@ -88,7 +89,7 @@ class FittedRegressor(FittedMLP):
 
 
 class FittedAutoencoder(FittedNetwork):
-    """What only the autoencoder has."""
+    """Attributes of the autoencoder only."""
 
     module_: Autoencoder
     # with ``scaling`` only
@@ -102,7 +103,7 @@ class FittedAutoencoder(FittedNetwork):
     offset_: float
 
 
-# A class with annotations and values would be one with defaults.
+# Set afterwards: in the class body, a value would be the default of an annotated attribute.
 for _class, _names in (
     (FittedRegressor, ("target_center_", "target_scale_")),
     (

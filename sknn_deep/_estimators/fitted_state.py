@@ -1,4 +1,4 @@
-"""What a fit leaves behind on an estimator: one list, which all that handles it reads."""
+"""The fitted state of an estimator: one list of attributes, used by all code that handles them."""
 
 import reprlib
 from collections.abc import Callable
@@ -29,17 +29,17 @@ from sknn_deep._training.progress import Progress, are_epochs
 
 @dataclass(frozen=True)
 class Entry:
-    """An attribute that a fit may leave behind.
+    """An attribute that a fit may set.
 
     Attributes
     ----------
     is_valid : callable
-        Whether a value can be one, as far as it can be told alone.
+        Whether a value is valid on its own.
     what : str
-        How an error calls a valid value.
+        Description of a valid value, for errors.
     source : {"data", "progress", "trained network", "training"}
-        What sets it: the validation of the training data, the progress of the training, what is
-        measured on the network at its end, or the rest of a fit.
+        What sets it: validation of the training data, the progress of training, measurements on the
+        trained network, or the rest of a fit.
     """
 
     is_valid: Callable[[Any], Any]
@@ -135,8 +135,8 @@ _CURVE = _is_curve, "a list of numbers or None"
 _VECTOR = _is_vector, "a vector of floating-point numbers"
 _NAME = _is(str), "a name"
 
-# What a fit of any estimator may leave behind, beside what scikit-learn's mixins keep: requests
-# for metadata and the container of the output, which no fit sets and no fit forgets.
+# The fitted state of every estimator. The attributes of scikit-learn's mixins, metadata requests
+# and the output container, are not part of it: no fit sets or removes them.
 FITTED_STATE: dict[str, Entry] = {
     "n_features_in_": Entry(_is_positive, "a positive integer", "data"),
     "feature_names_in_": Entry(_is_names, "a vector of strings", "data"),
@@ -181,7 +181,7 @@ CLASSIFIER_STATE = {
     "_class_weights": Entry(*_VECTOR),
     "temperature_": Entry(_is_temperature, "a positive number", "trained network"),
 }
-# What several candidates leave behind, too.
+# Additional state of a fit with several candidates.
 CANDIDATES_STATE = {
     "ensemble_weights_": Entry(*_VECTOR),
     "_candidates": Entry(_is(dict), "a table of candidates"),
@@ -202,7 +202,7 @@ _NEITHER_SET_NOR_FORGOTTEN = {
     "_sklearn_output_config": Entry(_is_output_config, "the container of the output"),
     "_skl_callbacks": Entry(_is(list), "a list of callbacks"),
 }
-# Without these there is no fitted network, or no ensemble.
+# Required attributes of a fitted network, and of an ensemble.
 _NETWORK = (
     "n_features_in_", "out_activation_", "n_iter_", "n_layers_", "t_", "history_", "_progress",
     "_fixed",
@@ -211,13 +211,13 @@ _ENSEMBLE = ("n_features_in_", "n_outputs_", "out_activation_", "n_iter_")
 
 
 def fitted_state(estimator: Any) -> dict[str, Any]:
-    """Return the attributes that a fit has left on an estimator, by name."""
+    """Return the attributes that a fit has set on an estimator, by name."""
     own = vars(estimator)
     return {name: own[name] for name in estimator._fitted_state if name in own}
 
 
 def set_fitted_state(estimator: Any, state: dict[str, Any]) -> None:
-    """Give an estimator a fitted state, and take away what it had beside that."""
+    """Set the fitted state of an estimator, and delete fitted attributes that are not in it."""
     own = vars(estimator)
     forgotten = [name for name in fitted_state(estimator) if name not in state]
     own.update(state)
@@ -226,30 +226,30 @@ def set_fitted_state(estimator: Any, state: dict[str, Any]) -> None:
 
 
 def fitted_names(estimator: Any, source: str | None = None) -> list[str]:
-    """Return the attributes that a fit of an estimator may leave behind.
+    """Return the names of the attributes that a fit of an estimator may set.
 
     Parameters
     ----------
     estimator : estimator or type
     source : str, default=None
-        Only those that this sets, as in :class:`Entry`.
+        Only those of this source, as in :class:`Entry`.
     """
     entries = estimator._fitted_state.items()
     return [name for name, entry in entries if source in (None, entry.source)]
 
 
-# Whether it fits together
+# Consistency checks
 
 
 def check_fitted_state(estimator: Any) -> None:
-    """Raise a ValueError if an estimator, fitted or not, is none that this package can have made.
+    """Raise a ValueError if this package cannot have produced an estimator, fitted or not.
 
-    It is asked before an estimator is written to a file, and after it is read.
+    Called before an estimator is written to a file and after it is read.
     """
     estimator._validate_params()
     state, known = vars(estimator).copy(), estimator._fitted_state | _NEITHER_SET_NOR_FORGOTTEN
     parameters = estimator.get_params(deep=False)
-    # the user's own attributes come along, unless they would take the place of the package's
+    # the user's own attributes are kept, unless they would replace attributes of the package
     for name in state.keys() - known.keys() - parameters.keys():
         is_own = not name.startswith("_") and not hasattr(type(estimator), name)
         _check(is_own, f"{name} is no attribute of a {type(estimator).__name__}; delete it")
@@ -281,7 +281,7 @@ def _check_complete(state: dict[str, Any], names: tuple[str, ...]) -> None:
 
 
 def _check_classes(state: dict[str, Any]) -> None:
-    """Check that the labels are as many as the outputs."""
+    """Check that the number of labels matches the number of outputs."""
     _check_complete(state, ("classes_", "_label_binarizer"))
     classes, binarizer = state["classes_"], state["_label_binarizer"]
     _check(np.array_equal(binarizer.classes_, classes), "_label_binarizer has other classes")
@@ -297,7 +297,7 @@ def _check_classes(state: dict[str, Any]) -> None:
 
 
 def _check_held_out_errors(state: dict[str, Any]) -> None:
-    """Check that there is one for each output, and for each quantile."""
+    """Check that there is one column for each output and each quantile."""
     _check_complete(state, ("n_outputs_", "out_activation_"))
     n_levels = outputs_per_column("quantiles", state.get("quantiles_"))
     _check(
@@ -307,7 +307,7 @@ def _check_held_out_errors(state: dict[str, Any]) -> None:
 
 
 def _check_ensemble(estimator: Any, state: dict[str, Any]) -> None:
-    """Check the networks of an ensemble against it; each is checked by itself, too."""
+    """Check the networks of an ensemble against it; each is also checked on its own."""
     _check_complete(state, _ENSEMBLE)
     members = state["estimators_"]
     _check(members and "module_" not in state, "an ensemble has networks, and is none itself")
@@ -324,7 +324,7 @@ def _check_ensemble(estimator: Any, state: dict[str, Any]) -> None:
 
 
 def _check_network(estimator: Any, state: dict[str, Any]) -> None:
-    """Check that what belongs to a network fits it."""
+    """Check that the attributes of a single network match it."""
     _check_complete(state, _NETWORK)
     network = state["module_"]
     layers = [stage[0] for stage in network.stages()]
@@ -380,7 +380,7 @@ def _check_network(estimator: Any, state: dict[str, Any]) -> None:
 
 
 def _check_table(layer: TableInput, columns: TableColumns | None, n_features: int) -> None:
-    """Check an input layer against what is known of the columns."""
+    """Check an input layer against the learned columns."""
     known = columns or TableColumns({}, [])
     used = sorted([*layer.numbers, *(column for column, _ in layer.categories)])
     _check(used == list(range(n_features)), "the input layer reads other columns")
@@ -389,7 +389,7 @@ def _check_table(layer: TableInput, columns: TableColumns | None, n_features: in
 
 
 def _check_encoding(network: Autoencoder, state: dict[str, Any]) -> int:
-    """Check what an autoencoder does to a table; return its inputs."""
+    """Check how an autoencoder encodes a table; return the number of its inputs."""
     columns, categories = state.get("_columns"), network.config["categories"]
     known = [] if columns is None else columns.n_categories()
     _check(list(categories) == known, "module_ has other categories")

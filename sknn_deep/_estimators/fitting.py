@@ -1,4 +1,4 @@
-"""The course of a fit: validate, train, commit, or leave the estimator as it was.
+"""The steps of a fit: validate, train and commit, or leave the estimator as it was.
 
 Single fits, ``partial_fit``, warm starts, the networks of an ensemble, fused searches and
 checkpoints all run through :class:`Fit`::
@@ -7,12 +7,12 @@ checkpoints all run through :class:`Fit`::
     with fit.surroundings(), fit.undone_on_error():
         fit.prepare()   # validates, makes the network and the batches
         fit.train()     # or a stack trains many
-        fit.commit()    # hands the fitted state to the estimator
+        fit.commit()    # sets the fitted state on the estimator
 
 Random numbers are drawn in scikit-learn's order from NumPy's generator: initial weights, the
 validation split, a permutation for each epoch. The seed of torch's generator is drawn after the
-weights, and only for a network that draws, by dropout or noise. So with ``solver="sgd"`` in
-float64 on a CPU, the weights after 20 epochs agree with those of scikit-learn's MLP to rounding
+weights, and only for a network with dropout or noise. So with ``solver="sgd"`` in float64 on a CPU,
+the weights after 20 epochs agree with those of scikit-learn's MLP to rounding
 (``tests/estimators/test_same_as_sklearn.py``).
 
 With an integer ``random_state`` no global generator is read or written: layers are constructed
@@ -68,12 +68,12 @@ from sknn_deep._training.training import DivergenceError, Training, Validation
 from sknn_deep._training.whole_set import WholeSetTraining
 from sknn_deep._user_warnings import warn_user
 
-# Errors after which nothing of a training is kept. After others, such as those of a callback, the
-# epochs before them are.
+# Errors after which nothing of the training is kept. After other errors, such as those of a
+# callback, the completed epochs are kept.
 _LEAVE_NOTHING = (KeyboardInterrupt, torch.OutOfMemoryError, DivergenceError)
 
-# L-BFGS takes an autoencoder's sparse rows, which are its targets, too, in batches of about so many
-# numbers, but of enough rows for products to be worth reading the weights.
+# L-BFGS reads an autoencoder's sparse rows, which are also its targets, in batches of about this
+# many numbers, but of enough rows for matrix products to be efficient.
 _DENSE_NUMBERS, _FEWEST_ROWS = 2**22, 200
 
 
@@ -82,14 +82,14 @@ def fit_network(
     call: Call,
     is_enough: Callable[[list[float]], bool] | None = None,
 ) -> None:
-    """Fit one network: what ``fit`` and ``partial_fit`` do.
+    """Fit one network: ``fit`` and ``partial_fit`` of a single network.
 
     Parameters
     ----------
     estimator : estimator
     call : Call
     is_enough : callable or None
-        Asked after each epoch, with the scores of the validation rows so far, whether to stop.
+        Called after each epoch with the validation scores so far; returns whether to stop.
     """
     fit = Fit(estimator, call)
     with fit.surroundings(), fit.undone_on_error():
@@ -101,26 +101,26 @@ def fit_network(
 class Fit:
     """One call of ``fit`` or ``partial_fit``, of one network.
 
-    Everything that the call learns is set on a draft, a twin of the estimator with the same
-    parameters, and handed over at the end: the estimator stays what it was until then. What an
-    earlier call has left is on the draft only if this one goes on with it. A network that goes on
-    is trained in place, so it, its optimiser and its records are restored where the call fails.
+    Everything that the call learns is set on a draft, a copy of the estimator with the same
+    parameters, and transferred at the end: until then the estimator is unchanged. The draft has the
+    fitted state of an earlier call only if this call continues from it. A network that continues is
+    trained in place, so it, its optimiser and its records are restored if the call fails.
 
-    A draft, instead of undoing on the estimator: only what is trained in place can be left half
-    changed, so that is all that has to be remembered and restored.
+    With a draft, only objects that are trained in place can be left half changed, so nothing else
+    has to be saved and restored.
 
     Parameters
     ----------
     estimator : estimator
     call : Call
     shared : Validated, default=None
-        The training data as a fit with the same parameters has validated them.
+        Training data already validated by a fit with the same parameters.
 
     Attributes
     ----------
     draft : estimator
     training : Training or WholeSetTraining
-        What trains the network, once :meth:`prepare` has returned.
+        Trains the network; set by :meth:`prepare`.
     """
 
     training: Training | WholeSetTraining
@@ -131,14 +131,14 @@ class Fit:
         is_fitted = hasattr(estimator, "module_")
         self._goes_on = is_fitted and (call.incremental or estimator.warm_start)
         self.draft = draft_of(estimator, self._goes_on)
-        if self._ranks is not None and self._ranks.rank:  # what is seen and heard, is rank 0's
+        if self._ranks is not None and self._ranks.rank:  # only rank 0 prints and calls callbacks
             self.draft.callbacks, self.draft.verbose = None, False
         self._rollback = Rollback(estimator) if self._goes_on else None
         self._checkpoint: CheckpointFile | None = None
         self._held_out: Samples | None = None
         self._is_committed = False
 
-    # ------------------------------------------------------------------ the course
+    # ------------------------------------------------------------------ the steps
 
     @contextmanager
     def surroundings(self) -> Iterator[None]:
@@ -160,7 +160,7 @@ class Fit:
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:
-        """Leave the estimator as it was where a block raises before anything was committed."""
+        """Restore the estimator if the block raises before anything was committed."""
         try:
             yield
         except BaseException:
@@ -169,13 +169,13 @@ class Fit:
             raise
 
     def undo(self) -> None:
-        """Restore what was trained in place."""
-        vars(self.estimator).pop("_kept_engine", None)  # and the memory that it holds
+        """Restore everything that was trained in place."""
+        vars(self.estimator).pop("_kept_engine", None)  # also frees the memory that it holds
         if self._rollback is not None:
             self._rollback.restore()
 
     def prepare(self) -> None:
-        """Validate the data; make the network, the batches and what trains."""
+        """Validate the data; make the network, the batches and the training."""
         present = check_random_state(self.draft.random_state)
         checkpoint = self._checkpoint
         random_state = present if checkpoint is None else checkpoint.first_random_state(present)
@@ -188,7 +188,7 @@ class Fit:
         batches, validation, held_out = self._arrange(samples, random_state)
         if checkpoint is not None:
             checkpoint.belongs_to(self._described(samples, held_out))
-            # the user's own generator goes on, too, where the training is to be reproduced
+            # to reproduce the training, the user's own generator must continue, too
             if isinstance(self.draft.random_state, np.random.RandomState):
                 random_state = present
         if self.draft.solver == "lbfgs":
@@ -197,7 +197,7 @@ class Fit:
             self.training = self._training(batches, validation, random_state)
 
     def train(self, is_enough: Callable[[list[float]], bool] | None = None) -> None:
-        """Train to the end, or until an epoch after which it is enough."""
+        """Train to the end, or until ``is_enough`` stops it."""
         try:
             self.training.begin()
             with self._memory_explained(num_samples(self.call.X)):
@@ -211,10 +211,10 @@ class Fit:
             raise
 
     def commit(self) -> None:
-        """Describe what was learned, and set it on the estimator."""
+        """Compute the descriptive attributes, and set the fitted state on the estimator."""
         try:
             self.hand_over(describe=True)
-        except KeyboardInterrupt:  # so late that nothing shall be lost
+        except KeyboardInterrupt:  # training is complete, so its result is kept
             self.hand_over(describe=True)
             if is_one_of_many():
                 raise
@@ -222,12 +222,13 @@ class Fit:
             warn_user("Training interrupted by user.")
 
     def hand_over(self, *, describe: bool) -> None:
-        """Set the fitted state on the estimator, as far as the training has come.
+        """Set the fitted state so far on the estimator.
 
         Parameters
         ----------
         describe : bool
-            Whether to also set what the trained network says about its training data.
+            Whether to also set the attributes that the trained network computes from its training
+            data.
         """
         draft = self.draft
         kept = vars(draft).get("_kept_engine")
@@ -255,7 +256,7 @@ class Fit:
         return self._validated
 
     def _validate(self) -> Samples:
-        """Return the training data, validated, with what they tell set on the draft."""
+        """Validate the training data; set the attributes learned from them on the draft."""
         draft, call = self.draft, self.call
         if self._shared is None:
             dtypes = accepted_dtypes(draft.dtype, self._device)
@@ -283,7 +284,7 @@ class Fit:
     def _arrange(
         self, samples: Samples, random_state: np.random.RandomState
     ) -> tuple[Batches | Chunk, Validation | None, Samples | None]:
-        """Return what is trained on, the validation set, and the user's own, if there is one."""
+        """Return the training rows, the validation set, and the user's own set, if there is one."""
         draft, flat, n_samples = self.draft, self.draft.module_.flat, samples.X.shape[0]
         if draft.solver == "lbfgs":
             draft._check_enough_rows(n_samples)
@@ -318,7 +319,7 @@ class Fit:
         return batches, validation, own_set
 
     def _all_rows(self, samples: Samples) -> Batches | Chunk:
-        """Return what L-BFGS takes at once: one batch, unless that would make targets dense."""
+        """Return the rows for L-BFGS: one batch, unless that would densify the targets."""
         network, n_rows = self.draft.module_, self._lbfgs_batch_size
         options: dict[str, Any] = {"device": network.flat.device, "dtype": network.flat.dtype}
         if n_rows is not None:
@@ -328,7 +329,7 @@ class Fit:
 
     @property
     def _lbfgs_batch_size(self) -> int | None:
-        """Of how many rows L-BFGS adds up the losses, where it does not take all in one batch."""
+        """Rows per batch over which L-BFGS sums the loss; None for a single batch of all rows."""
         X, has_targets = self._validated.X, self._validated.targets is not None
         # batch normalisation needs the statistics of all rows
         is_whole = self.draft.normalization == "batch" or self._ranks is not None
@@ -337,13 +338,13 @@ class Fit:
         return min(len(X), max(_FEWEST_ROWS, _DENSE_NUMBERS // X.shape[1]))
 
     def _scaled(self, samples: Samples, rows: np.ndarray | None) -> Samples:
-        """Return samples in the network's units; a new one learns them from the training rows."""
+        """Return samples in the network's units, which a new network learns first."""
         if not self._goes_on:
             self.draft._learn_scales(samples, rows)
         return self.draft._in_network_units(samples)
 
     def _described(self, samples: Samples, held_out: Samples | None) -> dict[str, Any]:
-        """Return what tells this call of ``fit`` from another, for a checkpoint."""
+        """Return what identifies this call of ``fit``, for a checkpoint."""
         draft = self.draft
         data = {"X": samples.X, "y": samples.y, "sample_weight": samples.given_weight}
         if self.call.groups is not None:
@@ -361,7 +362,7 @@ class Fit:
     # ------------------------------------------------------------------ the network
 
     def _make_network(self, samples: Samples, random_state: np.random.RandomState) -> None:
-        """Make the network ready, a new one or that of the call before."""
+        """Prepare the network, a new one or that of the previous call."""
         draft, n_features = self.draft, samples.X.shape[1]
         device = self._device
         dtype = torch_dtype(samples.X.dtype)
@@ -373,7 +374,8 @@ class Fit:
                 self._start(config, device, random_state)
                 draft._prepare_network(samples)
         if draft.module_.is_random:
-            # drawn only where it is used: without dropout scikit-learn's draws follow
+            # drawn only if it is used: without dropout, the sequence of draws must be
+            # scikit-learn's
             draft.module_.set_generator(
                 seeded_generator(random_state, device, draft.t_, self._kept_generator)
             )
@@ -381,7 +383,7 @@ class Fit:
             self._share_batches(self._ranks)
 
     def _share_batches(self, ranks: Ranks) -> None:
-        """Let the network be trained on batches of which this process has a part."""
+        """Prepare the network for training on this process's part of each batch."""
         network = self.draft.module_
         if network.needs_autograd and self.draft.normalization == "batch":
             raise ValueError(
@@ -393,22 +395,22 @@ class Fit:
     def _start(
         self, config: dict[str, Any], device: torch.device, random_state: np.random.RandomState
     ) -> None:
-        """Make a new network, and records without an entry."""
+        """Make a new network and empty records."""
         draft = self.draft
         draft.n_iter_, draft.t_ = 0, 0
-        with one_thread():  # to wake several takes longer than they save
-            # drawn by NumPy, and moved by one copy
+        with one_thread():  # waking several takes longer than they save
+            # drawn with NumPy and moved in one copy
             draft.module_ = new_network(draft._network_class, config)
             draft.module_.initialize(random_state, draft._initial_activations())
             if device.type != "cpu":
                 draft.module_.to(device)
         draft.n_layers_ = len(draft.module_.stages()) + 1
         draft._progress = Progress()
-        draft.history_ = History()  # which stays empty with L-BFGS
+        draft.history_ = History()  # stays empty with L-BFGS
         draft._fixed = draft._fixed_parameters()
 
     def _resume(self, config: dict[str, Any], device: torch.device) -> None:
-        """Check that the network of an earlier call can go on, and move it where asked."""
+        """Check that an earlier call's network can be continued, and move it to the device."""
         draft, incremental = self.draft, self.call.incremental
         asked = _flat_items(config) | draft._fixed_parameters()
         present = _flat_items(draft.module_.config) | draft._fixed
@@ -447,7 +449,7 @@ class Fit:
 
     @cached_property
     def _product_dtype(self) -> torch.dtype | None:
-        """The type to which factors of products are rounded, if they are."""
+        """Type to which the factors of products are rounded, or None."""
         rounding = product_dtype(self.draft.dtype, self._device)
         if rounding is None and self.draft.dtype == "bfloat16":
             warn_user(
@@ -459,7 +461,7 @@ class Fit:
         return rounding
 
     def _copied_bytes(self) -> int:
-        """Return the bytes of a copy of the features: on a device, or of another type or order."""
+        """Return the size of a copy of the features: on a device, or of another type or order."""
         X: Features = self._validated.X
         if self._device.type != "cpu":
             return X.resident_bytes
@@ -468,14 +470,14 @@ class Fit:
         return X.nbytes if are_arrays and not np.may_share_memory(own, given) else 0
 
     def _stored_per_row(self) -> float | None:
-        """Return how many numbers a row stores that the network multiplies as it is."""
+        """Return the stored numbers per row if sparse rows are multiplied directly, else None."""
         X, has_targets = self._validated.X, self._validated.targets is not None
         if not (isinstance(X, SparseRows) and has_targets and self.draft.module_.takes_sparse_rows):
             return None
         n_rows = len(X) if self.draft.solver == "lbfgs" else self.draft._batch_size_for(len(X))
         return X.stored_per_row if X.suits_products(n_rows) else None
 
-    # ------------------------------------------------------------------ what trains
+    # ------------------------------------------------------------------ training
 
     def _whole_set_training(self, rows: Batches | Chunk) -> WholeSetTraining:
         draft = self.draft
@@ -525,7 +527,7 @@ class Fit:
         )
 
     def _kept_engine(self, batches: Batches, optimizer: torch.optim.Optimizer) -> KeptEngine | None:
-        """Return what keeps the engine from call to call, where that is worth it."""
+        """Return the engine kept between calls of ``partial_fit``, or None if that does not pay."""
         draft = self.draft
         kept = vars(draft).pop("_kept_engine", None)
         is_alone = self._ranks is None
@@ -546,7 +548,7 @@ class Fit:
     def _net(
         self, loss: Any, optimizer: torch.optim.Optimizer, bridge: list[SklearnCallbacks]
     ) -> Net | None:
-        """Return skorch's net for the callbacks, where there are any."""
+        """Return skorch's net for the callbacks, if there are any."""
         draft = self.draft
         own = skorch_callbacks(draft.callbacks)
         if not own and not bridge:
@@ -591,10 +593,10 @@ def sklearn_callbacks(
     estimator : estimator
         The one being fitted.
     n_parts : int
-        Number of epochs, networks or candidates that may come.
+        Largest number of epochs, networks or candidates.
     call : Call
-        With the data as the user gave them, which are handed on. Weights are metadata, so that
-        monitors can weight their scores.
+        With the data as the user passed them, which the callbacks receive. Weights are passed as
+        metadata, so that monitors can weight their scores.
     learned : callable
         See :class:`SklearnCallbacks`.
     part_name : {"epoch", "network", "candidate"}, default="epoch"
@@ -613,14 +615,14 @@ def sklearn_callbacks(
 
 
 def draft_of(estimator: NetworkHooks, goes_on: bool) -> NetworkHooks:
-    """Return a twin of an estimator, with what it has learned only if that is gone on with."""
+    """Return a copy of an estimator, with its fitted state only if the fit continues from it."""
     draft = object.__new__(type(estimator))
-    # what was measured tells of the network as it was
+    # measurements on the trained network describe it before this call
     own = vars(draft)
     own.update(vars(estimator))
     for name in fitted_names(estimator, "trained network" if goes_on else None):
         own.pop(name, None)
-    own.pop("_home", None)  # to a fit its arrays are NumPy's
+    own.pop("_home", None)  # within a fit, its arrays are NumPy arrays
     return draft
 
 

@@ -1,17 +1,17 @@
 """Fits many networks at once: those of one shape as a stack, the others one by one.
 
 The idea of training a whole grid as one batched computation is HFTA's [1]_; what is new here is
-that the results equal those of separate fits: orders, folds, penalties, rates and stopping are each
-network's own.
+that the results equal those of separate fits: each network has its own sample order, fold, penalty,
+rates and stopping.
 
 Each job has its own :class:`~sknn_deep._estimators.fitting.Fit`, committed when its network stops.
-A job that has a state goes on from there, with more epochs than the training had that ended in it.
-So the survivors of a halving search are not trained anew.
+A job with a saved state continues from it with more epochs than the training that saved it had, so
+that the survivors of a halving search are not retrained.
 
-If a stack fails, out of memory or by an error of no single network, the unfinished networks start
-again from what their estimators were: in stacks of half the size, or alone. The caller scores in
-``done``, outside of the training's ``try``, so that an error of the user's scorer is never mistaken
-for one of the stack.
+If a stack runs out of memory, or fails with an error that belongs to no single network, the
+unfinished networks start again from their original estimators: in stacks of half the size, or
+alone. The caller scores in ``done``, outside of the training's ``try``, so that an error in the
+user's scorer is never mistaken for a failure of the stack.
 
 References
 ----------
@@ -57,9 +57,9 @@ from sknn_deep._training.stack_size import stack_size
 from sknn_deep._training.training import Training
 from sknn_deep._user_warnings import warn_user, warned_once
 
-# A stack is made anew for those that go on when so many of its networks are left.
+# A stack is rebuilt for the networks still training when at most this share of them is left.
 _SHARE_TO_GO_ON = 0.75
-# Fewer networks of a fold do not have a stack for themselves.
+# A fold with fewer networks than this does not get its own stack.
 _FEWEST_OF_FOLD = 4
 # Bytes of validated data cached for later shapes.
 _KEPT_BYTES = 2**24
@@ -77,11 +77,11 @@ def fit_jobs(
     ----------
     jobs : list of Job
     max_stack_memory : int or None
-        Bytes that a stack may take; None is half of what a GPU has free, and on a CPU what
-        stays near its cores.
+        Largest size of a stack in bytes; None is half of a GPU's free memory, or on a CPU what fits
+        in the cache.
     done : callable
-        Called with each job as soon as it is fitted or has failed. It may empty the job, to
-        free memory; what it raises ends the training of all.
+        Called with each job as soon as it is fitted or has failed. It may empty the job to free
+        memory; an exception that it raises ends all training.
     """
     data = _Data()
     with one_of_many(), warned_once():
@@ -118,9 +118,9 @@ class _Member:
     Attributes
     ----------
     training : Training
-        Until the job is done or undone.
+        Deleted once the job is done or undone.
     n_steps : int
-        Steps that its network took before.
+        Steps that its network has already taken.
     is_finished : bool
         Whether the job is done.
     """
@@ -131,7 +131,7 @@ class _Member:
         self._drawn = self._generator.get_state() if has_state else None
         with named(job.name), told(job.callbacks):
             self.fit = data.prepare(job)
-        # no stack is trained on the whole set, as L-BFGS is
+        # L-BFGS, which trains on the whole set, is never stacked
         self.training: Training = self.fit.training  # type: ignore[assignment]
         self.n_steps = 0
         self.training.is_paused = bool(job.most_bytes) and may_go_on(job)
@@ -140,7 +140,7 @@ class _Member:
         self.is_finished = False
 
     def undo(self) -> None:
-        """Take back what was begun: only a generator of the user's has noticed."""
+        """Undo the preparation; only a user's random generator has to be restored."""
         del self.training
         if self._drawn is not None:
             self._generator.set_state(self._drawn)
@@ -152,17 +152,17 @@ class _Member:
 
     @property
     def shape(self) -> tuple:
-        """What the networks of a stack have in common."""
+        """Properties that all networks of a stack share."""
         network, batches = self.training.network, self.training.batches
         layers = [
             (tuple(linear.weight.shape), norm is not None, name, dropout is not None)
             for linear, norm, name, dropout in network.stages()
         ]
-        # a row that stands in for a missing one counts in no sum, but normalisation would see it
-        # and dropout would draw for it
+        # a padding row counts in no sum, but normalisation would see it and dropout would draw for
+        # it
         is_exact = network.has_normalization or network.is_random
         last = len(batches) if is_exact else batches.n_batches
-        # folds may have other categories
+        # folds may have different categories
         inputs = str([network.config.get(name) for name in ("input", "categories")])
         return (
             str(layers),
@@ -217,16 +217,16 @@ def _fit_alike(
 class _Data:
     """The rows of folds, cut and validated once for all their jobs.
 
-    What is small is kept for the networks of other shapes, too.
+    Small data are cached for the networks of other shapes, too.
     """
 
     def __init__(self) -> None:
-        # with the objects whose names are in the key, so that no others can get these
+        # holds the objects whose ids are in the key, so that the ids cannot be reused
         self._of: dict[tuple, tuple[Validated, Any]] = {}
         self._settings: tuple = ()
 
     def begin_shape(self, estimator: Any) -> None:
-        """Look at what decides on the validation for the jobs to come."""
+        """Record the parameters on which the validation of the following jobs depends."""
         params = estimator.get_params(deep=False)
         others = params.keys() - FREE_PARAMETERS - {"hidden_layer_sizes", "activation"}
         values = ((name, spelled(params[name])) for name in sorted(others))
@@ -239,7 +239,7 @@ class _Data:
             self._of = {key: data for key, data in self._of.items() if key in wanted}
 
     def prepare(self, job: Job) -> Fit:
-        """Return a job's fit, ready for its first epoch."""
+        """Return a job's fit, prepared for its first epoch."""
         if not get_config()["skip_parameter_validation"]:
             job.estimator._validate_params()
         key = self._key(job)
@@ -263,9 +263,9 @@ def _prepare(
     most: int | None,
     done: Callable[[Job], None],
 ) -> tuple[list[_Member], int]:
-    """Begin as many jobs as go into a stack, and say how many were taken.
+    """Prepare as many jobs as fit into a stack, and return how many were taken.
 
-    Those that fail there, or that no stack can train, are done.
+    Jobs that fail here, or that no stack can train, are done.
     """
     members: list[_Member] = []
     size = 1
@@ -300,9 +300,9 @@ def _prepare(
 def _size_of_next(
     jobs: list[Job], training: Training, max_memory: int | None, most: int | None
 ) -> int:
-    """Return how many jobs to take for a stack, so that those after it are no smaller.
+    """Return how many jobs to take for a stack, so that the following stacks are no smaller.
 
-    A fold that fills half a stack has it for itself: its rows are gathered once.
+    A fold that fills at least half a stack gets its own: its rows are then gathered once.
     """
     fold = fold_of(jobs[0])
     n_jobs = sum(1 for _ in takewhile(lambda job: fold_of(job) == fold, jobs))
@@ -314,7 +314,7 @@ def _size_of_next(
 
 
 def _free(device: torch.device, size: int, half: int) -> None:
-    """Give the memory of a stack that was too large back to the device."""
+    """Release the device memory of a stack that was too large."""
     warn_user(
         f"A stack of {size} networks does not fit into the memory of the device; they are "
         f"trained {half} at a time. Pass a smaller max_stack_memory to avoid the attempt."
@@ -331,9 +331,9 @@ def _train_and_tell(
     Returns
     -------
     unfinished : list of _Member
-        Those left when the training broke down.
+        Those left when the training failed.
     error : Exception or None
-        What broke it down.
+        The error that ended it.
     """
     precision = group[0].job.estimator.float32_precision
     stopped = _train(sorted(group, key=lambda member: numbers_of(member.job.estimator)))
@@ -348,15 +348,15 @@ def _train_and_tell(
                 member = next(stopped)
         except StopIteration:
             return [], None
-        except Exception as error:  # of all of them: a network's own is in its job
-            # its traceback would keep the stack in memory
+        except Exception as error:  # of the whole stack: a network's own error is in its job
+            # the traceback would keep the stack in memory
             error = error.with_traceback(None)
             return [member for member in group if not member.is_finished], error
-        done(member.job)  # what it raises is the caller's
+        done(member.job)  # its exceptions belong to the caller
 
 
 def _train(members: list[_Member]) -> Iterator[_Member]:
-    """Train a stack until its last network stops; yield each that has."""
+    """Train a stack until its last network stops; yield each network as it stops."""
     is_fused = len(members) > 1
     for member in members:
         member.job.fused = is_fused
@@ -365,9 +365,9 @@ def _train(members: list[_Member]) -> Iterator[_Member]:
             member.training.begin()
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # of a callback
+        except Exception as error:  # raised by a callback
             member.job.error = error
-        if member.has_stopped:  # a training with fewer epochs had come to its end
+        if member.has_stopped:  # the training with fewer epochs had stopped by itself
             _finish(member, member.n_steps)
             yield member
     members = [member for member in members if not member.is_finished]
@@ -379,7 +379,7 @@ def _train(members: list[_Member]) -> Iterator[_Member]:
                 else _Alone(members[0])
             )
         live = dict(enumerate(members))
-        # those that have stopped ride along until it pays to move the others together
+        # stopped networks stay in the stack until it pays to compact it
         while len(live) > _SHARE_TO_GO_ON * len(members):
             _train_epoch(live, trainer)
             stopped = {k: member for k, member in live.items() if member.has_stopped}
@@ -424,7 +424,7 @@ def _timed(members: Collection[_Member]) -> Iterator[None]:
 
 
 def _finish(member: _Member, n_steps: int) -> None:
-    """End a training; release everything that only training needs."""
+    """Finish a training; release everything that only training needs."""
     start = time.perf_counter()
     try:
         if member.job.error is None:
@@ -433,7 +433,7 @@ def _finish(member: _Member, n_steps: int) -> None:
             member.fit.commit()
         else:  # as in a fit alone, the epochs before an error of the user's own code are kept
             member.fit.hand_over(describe=False)
-    except torch.OutOfMemoryError:  # which the stack may take up
+    except torch.OutOfMemoryError:  # the stack may handle it
         raise
     except Exception as error:
         member.job.error = error
@@ -443,11 +443,11 @@ def _finish(member: _Member, n_steps: int) -> None:
 
 
 def _state_to_keep(job: Job, training: Training, n_steps: int) -> dict[str, Any] | None:
-    """Return where a training has come to, before its best weights are restored, if asked for."""
+    """Return the state of a training before its best weights are restored, if it is to be kept."""
     if not training.is_paused:
         return None
     flat = training.network.flat
-    # weights, the best ones, moments and the order of the rows
+    # weights, best weights, moments and the order of the rows
     n_bytes = 4 * flat.numel() * flat.element_size() + 8 * len(training.batches)
     if n_bytes > job.most_bytes:
         return None
@@ -471,5 +471,5 @@ class _Alone:
         return {0: self._engine.train_epoch(self._training.batches, rates[0])}
 
     def release(self, numbers: list[int]) -> None:
-        """Release what only training needs: the network's memory is its own."""
+        """Release what only training needs; the network keeps its own memory."""
         self._engine.close()

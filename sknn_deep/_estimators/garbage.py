@@ -1,7 +1,7 @@
-"""A block within which Python's collector of reference cycles waits.
+"""A context in which Python's cyclic garbage collector is paused.
 
-It runs whenever some hundreds of objects have been made, and looks at all of them again and again
-while the networks of a stack are made, none of which is garbage: a fifth of the time of a large
+The collector runs after every few hundred new objects. While the networks of a stack are made, it
+scans them again and again although none is garbage, which took a fifth of the time of a large
 search over small networks.
 """
 
@@ -11,14 +11,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Blocks that are entered, in all threads, and whether the collector ran before the first.
+# Number of entered blocks in all threads, and whether the collector was enabled before the first.
 _lock = threading.Lock()
 _n_entered = 0
 _was_enabled = True
 
 
 def _after_fork() -> None:
-    # of the threads that were in a block only the one that forked goes on here
+    # of the threads inside a block, only the one that forked exists in the child process
     global _lock, _n_entered
     if _n_entered and _was_enabled:
         gc.enable()
@@ -31,7 +31,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def collector_waits() -> Iterator[None]:
-    """Let the collector wait until the last of all such blocks ends, if it runs at all."""
+    """Pause the collector, if it is enabled, until the last of all such blocks ends."""
     global _n_entered, _was_enabled
     lock = _lock
     with lock:
@@ -42,7 +42,7 @@ def collector_waits() -> Iterator[None]:
     try:
         yield
     finally:
-        if lock is _lock:  # else the process was forked
+        if lock is _lock:  # otherwise the process was forked inside the block
             with lock:
                 _n_entered -= 1
                 if _n_entered == 0 and _was_enabled:

@@ -1,8 +1,8 @@
 """The validation set: which rows are held out, and how they are evaluated.
 
-A set that the user passes as ``X_val`` switches early stopping on and restores the best weights,
-without ``early_stopping=True``: there is no other reason to pass one. With
-``n_iter_no_change=np.inf`` all epochs are run, and the best weights are restored all the same.
+A set passed as ``X_val`` switches early stopping on and restores the best weights even without
+``early_stopping=True``: there is no other reason to pass one. With ``n_iter_no_change=np.inf`` all
+epochs are run, and the best weights are still restored.
 """
 
 import math
@@ -56,7 +56,7 @@ def split_rows(
 def _warn_of_unseen_classes(
     splitter: Any, rows: np.ndarray, labels: np.ndarray, names: np.ndarray
 ) -> None:
-    """Warn of classes of which no row is left to train on."""
+    """Warn of classes that have no training rows left."""
     own = labels[rows]
     is_seen = own.any(axis=0) if labels.ndim == 2 else np.isin(np.arange(len(names)), own)
     if not is_seen.all():
@@ -70,12 +70,12 @@ def _warn_of_unseen_classes(
 def with_validation_set(
     estimator: NetworkHooks, call: Call, random_state: np.random.RandomState
 ) -> Call:
-    """Return a call with a validation set for several networks: the user's, or rows held out.
+    """Return a call with a validation set for several networks: the user's, or held-out rows.
 
     Parameters
     ----------
     estimator : estimator
-        Which has learned from the data what their validation tells.
+        With the attributes set by data validation.
     call : Call
         With validated data.
     random_state : RandomState
@@ -97,7 +97,7 @@ def with_validation_set(
 
 
 def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
-    """Return a validation set that knows its loss and its score.
+    """Return a validation set that computes its loss and its score.
 
     Parameters
     ----------
@@ -108,8 +108,8 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
     network, loss = estimator.module_, estimator._make_loss()
     scoring = estimator._validation_scoring()
     rounding = product_dtype(estimator.dtype, network.flat.device)
-    # a scorer that is named predicts these rows: from the outputs that the loss was computed from,
-    # unless many outputs of all rows would take more memory than the rows
+    # a scorer given by name predicts these rows: it reuses the outputs from which the loss was
+    # computed, unless these would take more memory than the rows
     shares_outputs = (
         isinstance(scoring, str)
         and scoring != "loss"
@@ -118,7 +118,7 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
     )
     check_weight(samples.weight)
 
-    # a network that diverges has a score that is no number, and the training judges that
+    # a diverging network has a NaN score, which the training handles
     @np.errstate(over="ignore", invalid="ignore")
     def evaluate() -> tuple[float, float]:
         ranks = present_ranks()
@@ -128,7 +128,7 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
             return value, -value
         if scoring is None and raw is not None:
             return value, estimator._default_score(raw, samples.y, samples.given_weight)
-        if not math.isfinite(value):  # a scorer would refuse what the network predicts
+        if not math.isfinite(value):  # a scorer would reject predictions that are not finite
             return value, math.nan
         return value, _scorer_score(estimator, scoring, samples, raw)
 
@@ -137,12 +137,12 @@ def make_validation(estimator: NetworkHooks, samples: Samples) -> Validation:
 
 
 def without_feature_names(estimator: Any) -> Any:
-    """Return a twin around the same network that predicts for arrays without a warning."""
+    """Return a copy with the same network that predicts for arrays without a warning."""
     check_is_fitted(estimator)
     twin = object.__new__(type(estimator))
     vars(twin).update(vars(estimator))
     vars(twin).pop("feature_names_in_", None)
-    if has_categories(twin):  # it is given their codes
+    if has_categories(twin):  # it is given category codes
         twin._columns = None
     return twin
 
@@ -150,9 +150,9 @@ def without_feature_names(estimator: Any) -> Any:
 def _scorer_score(
     estimator: NetworkHooks, scoring: Any, samples: Samples, raw: np.ndarray | None
 ) -> float:
-    """Return the user's score, weighted by the user's weights where it takes any.
+    """Return the user's score, with the user's weights if the scorer accepts them.
 
-    ``raw`` is the network's output for the rows, where it is known: then it predicts from that.
+    ``raw`` is the network's output for the rows if it is already known; predictions then reuse it.
     """
     scorer, twin = check_scoring(estimator, scoring), without_feature_names(estimator)
     if raw is not None:
@@ -160,7 +160,7 @@ def _scorer_score(
     weights = {}
     if samples.given_weight is not None and accepts_sample_weight(scorer):
         weights["sample_weight"] = samples.given_weight
-    # what is named predicts, and the user's own code may do anything
+    # a scorer given by name only predicts, but the user's own code may do anything with X
     X = samples.X.in_memory() if callable(scoring) else samples.X
     try:
         return float(scorer(twin, X, samples.y, **weights))

@@ -1,10 +1,11 @@
 """Which rows early stopping holds out: scikit-learn's, but never all rows of a class.
 
 scikit-learn's MLP stratifies two classes, but draws rows at random from more classes or several
-labels. So a rare class may be held out as a whole, and is never learned. Here its rows are divided;
-in all other cases the rows are scikit-learn's, for the same trajectory.
+labels. So all rows of a rare class may be held out, and the class is never learned. Here such rows
+are divided; in all other cases the rows are scikit-learn's, so that training follows the same
+trajectory.
 
-``validation_splitter`` asks for other rows: those of a splitter, or a share of each class.
+``validation_splitter`` chooses other rows: those of a splitter, or a share of each class.
 """
 
 import math
@@ -36,14 +37,14 @@ def hold_out_rows(
         Share of the rows to hold out, rounded up.
     random_state : RandomState
     labels : ndarray of shape (n_rows,) or (n_rows, n_labels), default=None
-        Class indices, or 0 and 1 for several labels a row.
+        Class indices, or 0 and 1 for several labels per row.
     names : ndarray, default=None
-        The classes, or the labels, as the user knows them.
+        The user's classes or labels.
 
     Returns
     -------
     train, held_out : ndarray of int
-        Together all rows.
+        Together they are all rows.
 
     Raises
     ------
@@ -81,9 +82,9 @@ def hold_out_stratified(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to train on and the rows held out, each class in proportion.
 
-    The rows are sorted by class, and one in every few is held out: each class, or combination of
-    labels, has its share, give or take a row. Of many rare combinations the more frequent labels
-    are shared first.
+    The rows are sorted by class and held out at regular intervals, so that each class, or
+    combination of labels, has its share to within one row. If there are many rare combinations, the
+    more frequent labels are stratified first.
 
     Parameters
     ----------
@@ -116,17 +117,17 @@ def hold_out_stratified(
 def rows_of_splitter(
     splitter: Any, X: Any, y: Any, groups: Any, random_state: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to train on and the rows held out, as a splitter divides them.
+    """Return the rows to train on and the rows held out, as split by a splitter.
 
-    It is the first division, and of ``TimeSeriesSplit`` the last, which trains on most.
+    The first split is used; for ``TimeSeriesSplit`` the last, which has the most training rows.
 
     Parameters
     ----------
     splitter : splitter
-        As of scikit-learn. What it would draw from the global generator is drawn from
+        A scikit-learn splitter. Draws that it would make from the global generator are made from
         ``random_state``.
     X, y, groups
-        What it is given.
+        Passed to the splitter.
     random_state : RandomState
 
     Raises
@@ -196,7 +197,7 @@ def rows_of_splitter(
 
 
 def _remedy(splitter: Any, n_rows: int, groups: Any) -> str:
-    """Return what to do where a splitter fails."""
+    """Return advice on what to do when a splitter fails."""
     if _reads_groups(splitter) and groups is None:
         return (
             "Pass groups to fit; searches and pipelines hand them on with metadata routing enabled "
@@ -206,7 +207,7 @@ def _remedy(splitter: Any, n_rows: int, groups: Any) -> str:
         groups = np.asarray(groups)
         try:
             n_groups = len(np.unique(groups))
-        except TypeError:  # some cannot be compared, as None cannot
+        except TypeError:  # some values cannot be compared, such as None
             n_groups = 0
         if n_groups == 0 or pd.isna(groups).any():
             return "Pass one group for each row to fit, all of one type and none of them missing."
@@ -223,18 +224,18 @@ def _remedy(splitter: Any, n_rows: int, groups: Any) -> str:
 
 
 def _reads_groups(splitter: Any) -> bool:
-    """Return whether a splitter asks for groups, as scikit-learn's metadata routing has it."""
+    """Return whether a splitter requests groups, according to scikit-learn's metadata routing."""
     if not hasattr(splitter, "get_metadata_routing"):
         return False
     return bool(splitter.get_metadata_routing().split.requests.get("groups"))
 
 
 def _row_numbers(rows: Any, n_rows: int) -> np.ndarray:
-    """Return row numbers, given as such or as a mask."""
+    """Return row numbers, given as numbers or as a mask."""
     rows = np.asarray(rows)
     if rows.dtype == bool and rows.shape == (n_rows,):
         return np.flatnonzero(rows)
-    if rows.shape == (0,):  # NumPy takes an empty list for floating-point numbers
+    if rows.shape == (0,):  # NumPy makes an empty list an array of floats
         return rows.astype(np.intp)
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         raise ValueError(f"one of the two is an array of {rows.dtype}, of shape {rows.shape}")
@@ -247,10 +248,10 @@ def _row_numbers(rows: Any, n_rows: int) -> np.ndarray:
 def _share_classes(
     train: np.ndarray, held_out: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exchange rows so that no class, and no value of a label, is held out as a whole.
+    """Exchange rows so that no class, and no value of a label, has all its rows held out.
 
-    Half of its rows go back to the training, and as many of the most frequent class, or the most
-    frequent combination of labels, come instead.
+    Half of such rows go back to training; as many rows of the most frequent class, or combination
+    of labels, are held out instead.
     """
     lost = [held_out[members[held_out]] for members in _lost_classes(train, labels)]
     if not lost:
@@ -258,7 +259,7 @@ def _share_classes(
     back = np.unique(np.concatenate([rows[: math.ceil(len(rows) / 2)] for rows in lost]))
     codes = np.unique(labels[train], axis=0, return_inverse=True)[1]
     most_frequent = np.flatnonzero(codes == np.bincount(codes).argmax())
-    spare = train[most_frequent[1 : len(back) + 1]]  # one stays
+    spare = train[most_frequent[1 : len(back) + 1]]  # at least one row stays in training
     kept = np.concatenate([held_out[~np.isin(held_out, back)], spare])
     if len(kept) < 2:
         n_rows = len(train) + len(held_out)
@@ -299,7 +300,7 @@ def _check_members(labels: np.ndarray, names: np.ndarray) -> None:
     raise ValueError(
         f"early_stopping=True holds out rows of both classes, but y has only 1 sample of {lonely}: "
         "pass more rows of that class, pass X_val and y_val to fit, or set early_stopping=False. "
-        # what scikit-learn says of it, for code that matches its words
+        # scikit-learn's message, for code that matches it
         "The least populated classes in y have only 1 member, which is too few. The minimum number "
         "of groups for any class cannot be less than 2. Classes with too few members are: "
         f"{encoded}"
@@ -307,7 +308,7 @@ def _check_members(labels: np.ndarray, names: np.ndarray) -> None:
 
 
 def _check_sizes(n_rows: int, n_held_out: int, fraction: float, n_least: int) -> None:
-    """Refuse to hold out fewer than two rows, or to train on fewer than there must be."""
+    """Refuse to hold out fewer than two rows, or to train on fewer than the required number."""
     if n_held_out == 0:
         raise ValueError(
             f"validation_fraction={fraction} holds out no row: with early_stopping=True choose a "

@@ -26,7 +26,8 @@ class HiddenActivations(
     """Features that a classifier or a regressor has learned: the activations of a hidden layer.
 
     A network is fitted to the target, and ``transform`` returns the activations of one of its
-    hidden layers: for another estimator, for a map, for a search of neighbours.
+    hidden layers: as input for another estimator, for an embedding plot or for nearest-neighbour
+    search.
 
     Parameters
     ----------
@@ -98,10 +99,10 @@ class HiddenActivations(
             Training data.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            What the network learns to predict.
+            The target that the network learns to predict.
 
         **fit_params : dict
-            For the network's ``fit``, such as ``sample_weight``; with metadata routing enabled
+            For the network's ``fit``, such as ``sample_weight``; with metadata routing enabled,
             those that it requests.
 
         Returns
@@ -112,7 +113,7 @@ class HiddenActivations(
         if routing_enabled():
             routed = process_routing(self, "fit", **fit_params)
         estimator = clone(self.estimator).fit(X, y, **routed.estimator.fit)
-        estimator._n_hidden_units(self.layer)  # raises for a layer that is not there
+        estimator._n_hidden_units(self.layer)  # raises if there is no such layer
         validate_data(self, X, skip_check_array=True)
         self.estimator_ = estimator
         return self
@@ -130,7 +131,8 @@ class HiddenActivations(
             In the network's floating-point type.
         """
         check_is_fitted(self)
-        # the network refuses what is no matrix, in the words that scikit-learn asks for
+        # the network refuses anything but a matrix with the message that scikit-learn's checks
+        # expect
         activations: np.ndarray = self.estimator_.hidden_activations(X, layer=self.layer)
         validate_data(self, X, reset=False, skip_check_array=True)
         return activations
@@ -141,7 +143,7 @@ class HiddenActivations(
         return n_units
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Return what ``fit`` passes on to the network.
+        """Return the routing of ``fit`` parameters to the network.
 
         Returns
         -------

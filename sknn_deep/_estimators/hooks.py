@@ -1,7 +1,7 @@
-"""What an estimator decides for itself in the course of a fit.
+"""Methods that estimators override to adapt a fit.
 
-Every method that an estimator may override stands here, with what it takes and returns. All but
-those of the first two groups have a default.
+Every method that an estimator may override is declared here, with its arguments and return values.
+All but those of the first two groups have a default.
 """
 
 from collections.abc import Sequence
@@ -23,23 +23,23 @@ from sknn_deep._networks.flat import Network
 
 
 class NetworkHooks(FittedNetwork, NetworkParameters):
-    """The decisions of an estimator: its data, its network, its loss, its rules.
+    """Estimator-specific parts of a fit: data, network, loss and rules.
 
-    A :class:`~sknn_deep._estimators.fitting.Fit` calls them on a draft of the estimator, and
-    what they set there belongs to the estimator once the fit is committed.
+    A :class:`~sknn_deep._estimators.fitting.Fit` calls them on a draft of the estimator, and the
+    attributes they set there become the estimator's when the fit is committed.
     """
 
-    # Parameters of all three estimators, each with a default of its own.
+    # Parameters of all three estimators, with a different default in each.
     hidden_layer_sizes: int | Sequence[int]
     activation: Activations
 
     # The network that the estimator trains.
     _network_class: ClassVar[type[Network]]
-    # What a fit leaves behind, by name.
+    # The attributes that a fit may set, by name.
     _fitted_state: ClassVar[dict[str, Entry]] = FITTED_STATE
-    # True, or "allow-nan" for an estimator that knows what to do with missing values.
+    # True, or "allow-nan" for an estimator that supports missing values.
     _ensure_all_finite: ClassVar[bool | str] = True
-    # whether rows are predicted from their raw output where ``_known_output`` holds both
+    # whether predictions for the rows in ``_known_output`` reuse the raw output stored there
     _uses_known_output: ClassVar[bool] = False
 
     # ------------------------------------------------------------------ the data
@@ -53,9 +53,9 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         ----------
         call : Call
         dtypes : list of type
-            The types that X may have; others become the first.
+            Accepted types of X; others are converted to the first.
         reset : bool
-            Whether a new network is made; else the data must fit the present one.
+            Whether a new network is made; otherwise the data must match the existing one.
 
         Returns
         -------
@@ -63,7 +63,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         y : ndarray or None
             The user's targets, for scores.
         targets : ndarray of shape (n_samples, n_outputs) or (n_samples,), or None
-            What the loss compares the output with; None stands for X.
+            Targets of the loss; None stands for X.
         """
         raise NotImplementedError
 
@@ -74,15 +74,15 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         raise NotImplementedError
 
     def _learn_columns(self, X: Any) -> TableColumns | None:
-        """Return what is learned about columns that do not hold numbers."""
+        """Return what is learned from columns that do not hold numbers."""
         return None
 
     def _learn_gaps(self, X: Features) -> TableColumns | None:
-        """Return what is known of the columns, the gaps in validated numbers included."""
+        """Return the learned columns, including the gaps in validated numbers."""
         return self._columns
 
     def _params_of_networks(self) -> list[dict[str, Any]]:
-        """Return for each network that ``fit`` makes the parameters that differ from these."""
+        """Return, for each network of ``fit``, the parameters that differ from the estimator's."""
         return [{}]
 
     def _jobs_of_ensemble(self) -> int | None:
@@ -99,19 +99,19 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         y : ndarray or None
         sample_weight : ndarray of shape (n_samples,) or None
         learn : bool
-            Whether these are the training data, which settle the weights of the classes.
+            Whether these are the training data, from which the class weights are computed.
         """
         return sample_weight
 
     def _labels_to_share(self, targets: np.ndarray | None) -> tuple[np.ndarray, ...]:
-        """Return the labels of which training and held-out rows shall both have some.
+        """Return the labels that both training and held-out rows should contain.
 
         Returns
         -------
         labels : ndarray of shape (n_rows,) or (n_rows, n_labels)
-            Class indices, or 0 and 1 for several labels a row.
+            Class indices, or 0 and 1 for several labels per row.
         names : ndarray
-            The classes or labels as the user knows them. An empty tuple without classes.
+            The user's classes or labels. Without classes, an empty tuple is returned.
         """
         return ()
 
@@ -120,11 +120,11 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     def _planned_output(
         self, n_classes: int | None, n_outputs: int | None
     ) -> tuple[int | None, str]:
-        """Return outputs and output activation of a network for data that are not there yet."""
+        """Return outputs and output activation of a network for data not yet seen."""
         raise NotImplementedError
 
     def _network_config(self, n_features: int, dtype: torch.dtype) -> dict[str, Any]:
-        """Return the arguments of ``_network_class`` but for the device."""
+        """Return the arguments of ``_network_class`` except the device."""
         raise NotImplementedError
 
     def _initial_activations(self) -> list[str]:
@@ -132,10 +132,10 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         raise NotImplementedError
 
     def _prepare_network(self, samples: Samples) -> None:
-        """Change a new network whose weights were drawn, before it is trained."""
+        """Adjust a new network after its weights are drawn and before it is trained."""
 
     def _learn_scales(self, samples: Samples, rows: np.ndarray | None) -> None:
-        """Learn what a new network scales by, from the rows to train on; None stands for all."""
+        """Learn a new network's scales from the given training rows; None stands for all."""
 
     def _in_network_units(self, samples: Samples) -> Samples:
         """Return samples with the targets that the network's raw output is compared with."""
@@ -150,9 +150,9 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     def _learn_from_held_out(
         self, X: Features, y: np.ndarray | None, sample_weight: np.ndarray | None
     ) -> None:
-        """Learn from held-out rows how far to trust the trained network.
+        """Learn from held-out rows, for calibration and prediction intervals.
 
-        An ensemble is asked, too, where its networks have held out the same rows.
+        Also called for an ensemble if its networks have held out the same rows.
         """
 
     def _holds_out_together(self) -> bool:
@@ -160,7 +160,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         return self.early_stopping and self.validation_splitter is not None
 
     def _pool_held_out(self) -> None:
-        """Learn the same of an ensemble whose networks have held out rows of their own."""
+        """Learn from the held-out rows of an ensemble whose networks hold out different rows."""
 
     def _default_score(
         self, raw: np.ndarray, y: np.ndarray | None, sample_weight: np.ndarray | None
@@ -169,7 +169,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         raise NotImplementedError
 
     def _validation_scoring(self) -> Any:
-        """Return what early stopping goes by; None for ``_default_score``."""
+        """Return the scoring of early stopping; None for ``_default_score``."""
         return self.scoring
 
     # ------------------------------------------------------------------ rules
@@ -179,15 +179,15 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         check_combinations(self, call, self._sources_of_chance())
 
     def _sources_of_chance(self) -> list[tuple[str, bool]]:
-        """Return the parameters by which the loss is random, and whether they are in use."""
+        """Return the parameters that make the loss random, and whether they are in use."""
         return [("dropout", any(np.ravel(self.dropout) != 0))]
 
     def _reason_to_train_alone(self) -> str:
-        """Return why the network cannot be part of a stack, as far as this class knows."""
+        """Return why the network cannot be part of a stack; empty if this class knows no reason."""
         return ""
 
     def _fixed_parameters(self) -> dict[str, Any]:
-        """Return parameters, beside the network's own, that may not change between calls."""
+        """Return parameters, besides the network's own, that must not change between calls."""
         return {"solver": self.solver}
 
     # ------------------------------------------------------------------ afterwards
@@ -195,7 +195,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
     def _advice(
         self, targets: np.ndarray | None, weight: np.ndarray | None, loss_value: float
     ) -> str:
-        """Return why little was learned and what to change, if that is known.
+        """Return why little was learned and what to change, or an empty string.
 
         Parameters
         ----------
@@ -207,7 +207,7 @@ class NetworkHooks(FittedNetwork, NetworkParameters):
         return ""
 
     def _describe_training(self, batches: Any, incremental: bool) -> None:
-        """Set what a trained network says about its training data.
+        """Set attributes that a trained network computes from its training data.
 
         Parameters
         ----------

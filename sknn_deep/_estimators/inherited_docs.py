@@ -1,6 +1,6 @@
-"""Docstrings of estimators that differ from another by their defaults.
+"""Docstrings of estimators that differ from their base only in their defaults.
 
-The parameters are explained once, at the base; here the defaults are put into what it says.
+The parameters are documented once, in the base; here the defaults are substituted.
 """
 
 import inspect
@@ -15,15 +15,15 @@ _ORDER = ("Parameters", "Attributes", "See Also", "Notes", "References", "Exampl
 
 
 def with_own_defaults(base: type, more: str = "") -> Callable[[C], C]:
-    """Return a decorator that completes a class's docstring by the sections of its base's.
+    """Return a decorator that adds the sections of a base's docstring to that of a class.
 
     Parameters
     ----------
     base : type
         Its parameters, attributes and references come first, with the class's own defaults.
     more : str
-        Further sections, which several classes have. "[new]" is the number of a reference that
-        comes behind those of the base.
+        Further sections, shared by several classes. "[new]" becomes the number of the first
+        reference after those of the base.
     """
 
     def decorate(cls: C) -> C:
@@ -35,7 +35,7 @@ def with_own_defaults(base: type, more: str = "") -> Callable[[C], C]:
         n_references = sections["References"].count("\n.. [")
         _, further = _sections(more.replace("[new]", f"[{n_references + 1}]"))
         for title, section in {**further, **own}.items():
-            if title in _MERGED:  # behind those of the base, without the title
+            if title in _MERGED:  # appended to those of the base, without the title
                 _, _, entries = section.split("\n", 2)
                 gap = "\n" if title == "References" else "\n\n"
                 section = f"{sections[title].rstrip()}{gap}{entries}"
@@ -54,7 +54,7 @@ def second_paragraph(function: Callable) -> str:
 
 
 def _sections(doc: str) -> tuple[str, dict[str, str]]:
-    """Return what is above the sections of a numpydoc docstring, and these by their titles."""
+    """Return the text above the sections of a numpydoc docstring, and the sections by title."""
     head, *parts = re.split(r"\n(?=[A-Z][\w ]+\n-+\n)", doc)
     return head, {part.partition("\n")[0]: part for part in parts}
 

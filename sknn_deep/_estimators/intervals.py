@@ -1,17 +1,17 @@
 r"""Intervals that hold a share of all targets: split conformal prediction.
 
-Of :math:`n` rows that the network has not been trained on, each has a score: by how many units its
-target lies outside of an interval that the network proposes. Widened by the
+Each of :math:`n` rows that the network was not trained on has a score: the distance, in some unit,
+by which its target lies outside the interval that the network proposes. Widened by the
 :math:`\lceil (n + 1) c \rceil`-th smallest score, the proposal for a new row holds its target with
 a probability of at least :math:`c`, whatever the network and the distribution are, as long as the
-rows come in no particular order [1]_. The proposal decides how the widths vary:
+rows are exchangeable [1]_. The proposal decides how the widths vary:
 
-- the prediction alone, in the units of the target: all intervals are of one width;
-- the prediction in units of its standard deviation: they are wide where the network expects it;
+- the prediction alone, in the units of the target: all intervals have the same width;
+- the prediction, in units of its standard deviation: the width follows the predicted spread;
 - two quantiles, in the units of the target [2]_.
 
-The held-out rows have also stopped the training, that is, chosen one epoch among several. That
-makes the intervals hardly too narrow, if at all [3]_.
+The held-out rows are also used for early stopping, that is, to choose one epoch among several. This
+makes the intervals hardly any narrower than they should be [3]_.
 
 References
 ----------
@@ -30,7 +30,7 @@ from sknn_deep._wording import counted
 
 
 def conformal_quantile(scores: np.ndarray, coverage: float) -> np.ndarray:
-    """Return by how many units proposed intervals are widened.
+    """Return the margin, in units of the scores, by which proposed intervals are widened.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> np.ndarray:
     array([18.])
     """
     n_rows = len(scores)
-    # 0.9 is a little more than nine tenths
+    # the floating-point number 0.9 is slightly more than nine tenths
     rank = max(1, math.ceil((n_rows + 1) * coverage - 1e-9))
     if rank > n_rows:
         n_needed = math.ceil(coverage / (1 - coverage) - 1e-9)
@@ -66,7 +66,7 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> np.ndarray:
 
 
 def at_level(quantiles: np.ndarray, levels: np.ndarray, level: float) -> np.ndarray:
-    """Return a quantile of any level, between learned ones in proportion, else the outermost.
+    """Return the quantile of any level, interpolated linearly and clipped to the outermost levels.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def at_level(quantiles: np.ndarray, levels: np.ndarray, level: float) -> np.ndar
 
 
 def widened(lower: np.ndarray, upper: np.ndarray, margin: np.ndarray) -> np.ndarray:
-    """Return intervals with a margin on both sides, which may be negative.
+    """Return intervals widened by a margin, possibly negative, on both sides.
 
     Parameters
     ----------
@@ -104,6 +104,6 @@ def widened(lower: np.ndarray, upper: np.ndarray, margin: np.ndarray) -> np.ndar
     intervals : ndarray of shape (n_rows, n_outputs, 2)
     """
     middle = (lower + upper) / 2
-    # what is narrowed by more than its width is empty, and stands at its middle
+    # an interval narrowed by more than its width collapses to its middle
     low, high = np.minimum(lower - margin, middle), np.maximum(upper + margin, middle)
     return np.stack([low, high], axis=-1)

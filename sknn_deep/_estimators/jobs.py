@@ -21,7 +21,7 @@ from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import num_samples, safe_indexing
 from sknn_deep._training.sklearn_callbacks import NetworkCallbacks
 
-# What may differ between the networks of a stack.
+# Parameters that may differ between the networks of a stack.
 FREE_PARAMETERS = {
     "alpha", "learning_rate", "learning_rate_init", "power_t", "max_iter", "shuffle",
     "random_state", "tol", "verbose", "momentum", "nesterovs_momentum", "early_stopping",
@@ -30,25 +30,25 @@ FREE_PARAMETERS = {
     "max_grad_norm", "scoring", "class_weight", "warm_start", "validation_splitter", "calibration",
     "contamination",
 }  # fmt: skip
-# What the optimisers of a stack may differ in.
+# Parameters in which the optimisers of a stack may differ.
 _NUMBERS = (
     "learning_rate_init", "learning_rate", "momentum", "nesterovs_momentum", "beta_1", "beta_2",
     "epsilon", "adam_learning_rate_init",
 )  # fmt: skip
-# Types whose values compare and hash as they are spelled.
+# Types whose values can be compared and hashed directly.
 _PLAIN = {bool, int, str, type(None)}
-# Why a network that could be part of a stack is not: no time is lost by that.
+# Why a network that could be stacked trains alone, at no loss of time.
 FASTER_ALONE = "no other has its shape, or stacks of its size are slow"
-# A network's step in a stack, its epoch and its fit each take as long as this many multiply-adds,
-# in addition to those of its outputs.
+# Overhead of a step, an epoch and a fit of a stacked network, in multiply-adds; added to those of
+# its outputs.
 _WORK_OF_STEP, _WORK_OF_EPOCH, _WORK_OF_FIT = 5_000, 250_000, 20_000_000
-# A group of about four seconds; joblib's workers may collect garbage after each, for 0.15 s.
+# About four seconds per group: joblib's workers may collect garbage after each, for 0.15 s.
 _LEAST_WORK = 4e10
 
 
 @dataclass(eq=False)
 class Job:
-    """One fit to do, and what came of it.
+    """One fit to do, and its result.
 
     Jobs that share data hold the very same objects: the same ``X`` and ``y``, and within a
     fold the same ``rows`` and the same ``fit_params`` values. Compare them with ``is``.
@@ -61,29 +61,30 @@ class Job:
         The data, as ``estimator.fit`` takes them. ``y`` may be None.
     rows : ndarray of int, or None
         The rows of X and y to train on; None for all. A search without preprocessing passes
-        the whole data and each fold's rows, so that no fold needs a copy. Only these rows
-        count: a NaN in another row is no error of this fit.
+        the whole data and each fold's rows, so that no fold needs a copy. Only these rows count: a
+        NaN in another row does not fail this fit.
     fit_params : dict
-        What ``estimator.fit`` takes beside the data, cut to ``rows`` already.
+        Further arguments of ``estimator.fit``, already restricted to ``rows``.
     name : str
-        What messages call the network, where it is one of several; else empty.
+        Name of the network in messages if it is one of several; else empty.
     callbacks : NetworkCallbacks or None
-        What tells scikit-learn's callbacks of its epochs, where it is a network of an ensemble.
+        Informs scikit-learn's callbacks of its epochs if it is a network of an ensemble.
     is_enough : callable or None
-        Asked after each epoch, with the scores of the validation rows so far, whether to stop.
+        Called after each epoch with the validation scores so far; returns whether to stop.
     seconds : float
         This fit's share of the time.
     error : Exception or None
-        What ``estimator.fit`` would have raised.
+        The error that ``estimator.fit`` would have raised.
     fused : bool
         Whether it was trained in a stack of several.
     reason : str
-        Why it was not, else empty.
+        Why it was not fused; else empty.
     most_bytes : int
-        How large a ``state`` may be that is kept; 0 for none.
+        Largest ``state`` to keep, in bytes; 0 to keep none.
     state : dict or None
-        Where a training of this job with fewer epochs ended, to go on from; and then where this
-        one ended, if that is to be kept and may be gone on from (:func:`may_go_on`).
+        Before the fit, the state at the end of a training of this job with fewer epochs, to
+        continue from. After it, the state at its own end, if it is to be kept and can be continued
+        (:func:`may_go_on`).
     """
 
     estimator: Any
@@ -102,7 +103,7 @@ class Job:
     state: dict[str, Any] | None = None
 
     def take(self) -> tuple[Any, Any]:
-        """Return the training data of this fit, a copy of the rows where it has any."""
+        """Return the training data of this fit; a copy if ``rows`` is set."""
         if self.rows is None:
             return self.X, self.y
         y = None if self.y is None else safe_indexing(self.y, self.rows)
@@ -110,11 +111,11 @@ class Job:
 
 
 def stacks(jobs: list[Job], n_workers: int) -> list[list[Job]]:
-    """Divide jobs into groups, none empty, which workers that are free take one after the other.
+    """Divide jobs into non-empty groups, which idle workers take one after the other.
 
-    What can be one stack stays together as far as that allows. Where the work is long,
-    large groups come first and small ones last, as in factoring [1]_: so no worker waits long for
-    another, even if networks stop early or cores differ in speed.
+    Jobs that can form one stack stay together where possible. If there is much work, large groups
+    come first and small ones last, as in factoring [1]_, so that no worker waits long for another,
+    even if networks stop early or cores differ in speed.
     """
     alike = [in_order(group) for group in group_alike(jobs)]
     works = [(job, _work(job)) for group in alike for job in group]
@@ -128,7 +129,7 @@ def stacks(jobs: list[Job], n_workers: int) -> list[list[Job]]:
 
 
 def _shares(work: float, n_workers: int) -> list[float]:
-    """Divide work: while it is long half of what is left, and in the end all, in equal parts."""
+    """Divide work: while there is much, half of the rest in equal parts; finally all of it."""
     shares = []
     while work > 2 * n_workers * _LEAST_WORK:
         work /= 2
@@ -137,7 +138,7 @@ def _shares(work: float, n_workers: int) -> list[float]:
 
 
 def _work(job: Job) -> float:
-    """Return about how long a fit takes at most, counted in multiply-adds of its outputs."""
+    """Estimate an upper bound on the work of a fit, in multiply-adds of its outputs."""
     estimator = job.estimator
     try:
         hidden = np.atleast_1d(getattr(estimator, "hidden_layer_sizes", 1))
@@ -149,19 +150,19 @@ def _work(job: Job) -> float:
         of_steps = n_rows * (widths[:-1] @ widths[1:]) + n_rows / batch_size * _WORK_OF_STEP
         work = float(n_epochs * (of_steps + _WORK_OF_EPOCH) + _WORK_OF_FIT)
     except (TypeError, ValueError):
-        return 1.0  # what is no number is refused by the fit
+        return 1.0  # the fit refuses an invalid parameter
     return max(work, 1.0) if np.isfinite(work) else 1.0
 
 
 def group_alike(jobs: Iterable[Job]) -> list[list[Job]]:
-    """Group jobs whose networks may be one stack; those that train alone have a reason."""
-    # the jobs of a candidate may share an estimator
+    """Group jobs whose networks may form a stack; set the reason of those that train alone."""
+    # the jobs of one candidate may share an estimator
     known: dict[tuple, tuple[str, list[Job]]] = {}
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
         same = id(job.estimator), id(job.X), *job.fit_params
         if same not in known:
-            # each shape is kept once: Python's collector would go through one for every job
+            # store each shape once: the garbage collector would scan a copy for every job
             reason, shape = _reason_and_shape(job)
             known[same] = reason, groups.setdefault("alone" if reason else shape, [])
         job.reason, group = known[same]
@@ -170,12 +171,12 @@ def group_alike(jobs: Iterable[Job]) -> list[list[Job]]:
 
 
 def _reason_and_shape(job: Job) -> tuple[str, Any]:
-    """Return why a job's network trains alone, or else what those of its stack share."""
+    """Return why a job's network trains alone, or else the shape that its stack shares."""
     try:
         reason = _reason_to_train_alone(job)
         return reason, None if reason else _shape_of(job)
     except (TypeError, ValueError):
-        return "a parameter is not valid", None  # its own fit says which
+        return "a parameter is not valid", None  # its own fit reports which
 
 
 def _reason_to_train_alone(job: Job) -> str:
@@ -207,10 +208,10 @@ def _reason_to_train_alone(job: Job) -> str:
 
 
 def may_go_on(job: Job) -> bool:
-    """Return whether to go on with more epochs comes to the same as to train from the start.
+    """Return whether continuing with more epochs gives the same result as training from scratch.
 
-    It does not where ``max_iter`` decides on more than the last epoch, or where each fit draws
-    other numbers.
+    It does not if ``max_iter`` affects more than the last epoch, as in a schedule, or if each fit
+    draws different random numbers.
     """
     estimator = job.estimator
     try:
@@ -226,7 +227,7 @@ def may_go_on(job: Job) -> bool:
             and not hasattr(estimator, "module_")
         )
     except (TypeError, ValueError):
-        return False  # a parameter is not valid: its own fit says which
+        return False  # a parameter is not valid: its own fit reports which
 
 
 @cache
@@ -235,10 +236,10 @@ def _arguments_of_fit(estimator_class: Any) -> frozenset[str]:
 
 
 def _shape_of(job: Job) -> tuple:
-    """Return what the networks of a stack have in common, as far as parameters tell."""
+    """Return the parameters that the networks of a stack must share."""
     estimator = job.estimator
     params = estimator.get_params(deep=False)
-    # most are of these types, and to spell each out takes time in a large search
+    # most values have plain types, and converting each to text takes time in a large search
     fixed = [
         (name, type(value), value if type(value) in _PLAIN else spelled(value))
         for name, value in params.items()
@@ -249,26 +250,26 @@ def _shape_of(job: Job) -> tuple:
 
 
 def spelled(value: Any) -> str:
-    """Return what tells a parameter's value from others, of an array all its elements."""
-    # of a long array repr leaves the middle out
+    """Return a text that identifies a parameter's value, with all elements of an array."""
+    # repr abbreviates long arrays
     return repr(np.asarray(value).tolist() if hasattr(value, "__array__") else value)
 
 
 def in_order(jobs: list[Job]) -> list[Job]:
     """Sort jobs of one shape so that stacks can be cut from the list.
 
-    Folds come one after the other, so that the data of few are held at once, and near, and rows
-    are seldom filled up; within them those are neighbours whose weights one call moves.
+    Jobs are sorted by fold, so that the data of few folds are in memory at once and little padding
+    is needed; within a fold, jobs whose optimiser steps can be made by one call are neighbours.
     """
     places = {fold: place for place, fold in enumerate(dict.fromkeys(map(fold_of, jobs)))}
     return sorted(jobs, key=lambda job: (places[fold_of(job)], numbers_of(job.estimator)))
 
 
 def numbers_of(estimator: Any) -> str:
-    """Return what the networks of a stack share that one call moves."""
+    """Return a key shared by networks of a stack whose optimiser steps can be made by one call."""
     return repr([getattr(estimator, name) for name in _NUMBERS])
 
 
 def fold_of(job: Job) -> tuple[int, int, int]:
-    """Return what jobs with the same data have in common."""
+    """Return a key that jobs with the same data share."""
     return id(job.X), id(job.y), id(job.rows)

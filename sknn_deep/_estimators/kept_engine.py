@@ -1,10 +1,10 @@
-"""The engine that calls of ``partial_fit`` share, so that what they record outlives them.
+"""The engine that calls of ``partial_fit`` share, to reuse recorded CUDA graphs.
 
-On CUDA the steps of a chunk are recorded the second time that it comes. A call of ``partial_fit``
-is a single epoch, often of one chunk: an engine of its own would record nothing, or what is never
-replayed. So the engine stays from call to call with its graphs, and so do the buffers of batches,
-whose addresses they hold. Batches are gathered by powers of two, so that a call with more rows
-finds the graphs of one with fewer.
+On CUDA the steps of a chunk are recorded the second time that it is used. A call of ``partial_fit``
+is a single epoch, often of one chunk: with an engine per call, nothing would be recorded, or never
+replayed. So the engine and its graphs are kept between calls, and so are the buffers of the
+batches, whose addresses the graphs contain. Batches are gathered by powers of two, so that a call
+with more rows finds the graphs of one with fewer.
 """
 
 from typing import Any
@@ -14,26 +14,26 @@ import torch
 from sknn_deep._engine.batches import Batches, Buffers
 from sknn_deep._engine.engine import Engine
 
-# Lengths of batches and numbers of them that come in one call or another.
+# Largest number of different workspaces (batch lengths and counts) before the engine is replaced.
 _MOST_KINDS = 24
 
 
 class KeptEngine:
-    """An engine, and under what circumstances it may go on.
+    """An engine, and the conditions under which it can be reused.
 
     Parameters
     ----------
     params : dict
-        Of the estimator.
+        Parameters of the estimator.
     optimizer : torch.optim.Optimizer
-        Of the engine.
+        Optimiser of the engine.
 
     Attributes
     ----------
     engine : Engine or None
-        None until the first call has made it.
+        None until the first call makes it.
     generator : Generator or None
-        From which the network draws; a graph knows no other.
+        Generator of the network's draws; recorded graphs cannot use another.
     """
 
     engine: Engine | None = None
@@ -44,7 +44,7 @@ class KeptEngine:
         self._buffers: list[Buffers] = []
 
     def fits(self, params: dict[str, Any], optimizer: torch.optim.Optimizer) -> bool:
-        """Return whether a call with these parameters may go on with the engine."""
+        """Return whether a call with these parameters can reuse the engine."""
         if optimizer is not self._optimizer or params.keys() != self._params.keys():
             return False
         if self.engine is not None and self.engine.n_workspaces > _MOST_KINDS:
@@ -52,7 +52,7 @@ class KeptEngine:
         return all(_is_same(params[name], self._params[name]) for name in params)
 
     def share(self, batches: Batches) -> None:
-        """Let batches be gathered where those of the calls before were."""
+        """Let batches be gathered in the buffers of the previous calls."""
         batches.share(self._buffers)
 
 

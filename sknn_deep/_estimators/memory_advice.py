@@ -1,7 +1,7 @@
-"""What a training that ran out of memory needs, and what to change.
+"""Estimates the memory of a training that ran out of it, and advises what to change.
 
-The figures are within a factor of two of the peak that ``tests/estimators/test_memory_advice.py``
-measures.
+The estimates are within a factor of two of the peaks measured in
+``tests/estimators/test_memory_advice.py``.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,25 +18,25 @@ from sknn_deep._networks.summary import network_layers
 from sknn_deep._networks.table_input import TableInput
 from sknn_deep._wording import counted
 
-# SciPy's L-BFGS keeps ten pairs of corrections of each parameter, and about ten vectors more.
+# SciPy's L-BFGS keeps ten pairs of correction vectors, and about ten further vectors.
 _LBFGS_BYTES = 8 * (2 * 10 + 10)
-# What a network of an ensemble keeps once it is trained: weights, gradients and two moments.
+# Copies that a trained network of an ensemble keeps: weights, gradients and two moments.
 _KEPT_COPIES = 4
 
 
 class TrainingMemory(NamedTuple):
-    """The bytes that a training takes at its peak, beside the user's data.
+    """Peak memory of a training in bytes, without the user's data.
 
     Attributes
     ----------
     network : float
         The weights, and everything that is stored once per weight.
     rows : float
-        What is computed for the rows of a step.
+        Intermediate results for the rows of a step.
     data : float
         A copy of the features.
     kept : float
-        What a network that is trained goes on to hold.
+        Memory that a trained network keeps.
     """
 
     network: float
@@ -46,7 +46,7 @@ class TrainingMemory(NamedTuple):
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum of network, rows and data."""
         return self.network + self.rows + self.data
 
 
@@ -59,19 +59,19 @@ def memory_explained(
     copied_bytes: Callable[[], int] = lambda: 0,
     stored_per_row: Callable[[], float | None] = lambda: None,
 ) -> Iterator[None]:
-    """Replace an out-of-memory error by one that says what the training needs.
+    """Replace an out-of-memory error by one that states how much memory the training needs.
 
     Parameters
     ----------
     estimator : NetworkHooks
     n_samples, n_features : int
-        Of the training data.
+        Shape of the training data.
     dtype : torch.dtype
-        Of the weights.
+        Type of the weights.
     copied_bytes : callable
-        Returns what a copy of the features takes, where there is one.
+        Returns the bytes of a copy of the features, if there is one.
     stored_per_row : callable
-        Returns how many numbers a row stores that is multiplied as it is, None for dense rows.
+        Returns the stored numbers per row of sparse rows that are multiplied directly, else None.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def memory_explained(
 
 @contextmanager
 def ensemble_memory_explained(n_networks: int) -> Iterator[None]:
-    """Let the out-of-memory error of one network say what the whole ensemble takes."""
+    """Add the memory of the whole ensemble to the out-of-memory error of one network."""
     try:
         yield
     except OutOfMemoryError as error:
@@ -114,7 +114,7 @@ def training_memory(
     copied_bytes: int = 0,
     stored_per_row: float | None = None,
 ) -> TrainingMemory:
-    """Return what the training of a network takes; parameters as in :func:`memory_explained`."""
+    """Return the memory of a network's training; parameters as in :func:`memory_explained`."""
     config = estimator._network_config(n_features, dtype)
     layers = network_layers(config, estimator.out_activation_)
     n_parameters = sum(layer.n_parameters for layer in layers)
@@ -123,22 +123,22 @@ def training_memory(
         n_rows, parameter_bytes = n_samples, 3 * dtype.itemsize + _LBFGS_BYTES
     else:
         batch_size = _batch_size(estimator, n_samples)
-        # a last batch that is shorter has buffers of its own
+        # a shorter last batch has its own buffers
         n_rows = batch_size + n_samples % batch_size
         parameter_bytes = _copies_of_weights(estimator) * dtype.itemsize
     n_inputs, *n_hidden, n_outputs = (layer.units for layer in layers)
-    # a stored number has the index of its column beside it
+    # each stored number comes with its column index
     of_features = n_inputs if stored_per_row is None else 2 * stored_per_row
     numbers = of_features + _numbers_per_unit(config) * sum(n_hidden)
-    if config.get("input") is not None:  # what it makes of a row, the gradient, and its own
+    if config.get("input") is not None:  # output, gradient and intermediate results
         layer = TableInput(**config["input"], device=torch.device("meta"))
         numbers += 2 * n_inputs + layer.kept_per_row
-    # the outputs, their gradients, the targets, and two on the way to the losses; many outputs
-    # become their gradients in most trainings on a CPU
+    # outputs, their gradients, targets, and two intermediate arrays of the loss; in most trainings
+    # on a CPU, gradients of many outputs overwrite the outputs
     is_on_host = resolve_device(estimator.device).type == "cpu"
     become_gradients = n_outputs >= MANY_CLASSES and is_on_host and estimator.solver != "lbfgs"
     numbers += (3 if become_gradients else 5) * n_outputs
-    if estimator.dtype == "bfloat16":  # two factors and two products, half as long
+    if estimator.dtype == "bfloat16":  # two factors and two products, at half the size
         numbers += 0.5 * n_inputs + 2 * sum(n_hidden)
     kept = _KEPT_COPIES * n_parameters * dtype.itemsize
     of_network, of_rows = n_parameters * parameter_bytes, n_rows * numbers * dtype.itemsize
@@ -152,7 +152,7 @@ def _batch_size(estimator: NetworkHooks, n_samples: int) -> int:
 
 
 def _copies_of_weights(estimator: NetworkHooks) -> float:
-    # weights, gradients, two moments; a copy on the way when they are checked for being finite
+    # weights, gradients, two moments; a temporary copy while they are checked for being finite
     copies = 5.0
     if getattr(estimator, "early_stopping", False):  # the best weights
         copies += 1
@@ -162,7 +162,7 @@ def _copies_of_weights(estimator: NetworkHooks) -> float:
 
 
 def _numbers_per_unit(config: dict[str, Any]) -> int:
-    """Return how many numbers there are for each unit of a hidden layer, and each row."""
+    """Return how many numbers are stored per hidden unit and row."""
     parts = [config["encoder"], config["decoder"]] if "encoder" in config else [config]
     activations = {name for part in parts for name in part["activations"]}
     # pre-activations and their gradients
@@ -198,7 +198,7 @@ def _advice(
         n_rows = _batch_size(estimator, n_samples)
         fewer_rows = f"choose a batch_size below {n_rows}"
     parts.append(f"{need.rows / 1e9:.3g} GB for {counted(n_rows, 'row')} at once")
-    # L-BFGS keeps a history of the weights, too
+    # L-BFGS also keeps a history of the weights
     is_first = need.rows > need.network or estimator.solver == "lbfgs"
     remedies.insert(0 if is_first else 1, fewer_rows)
     if need.data:

@@ -1,4 +1,4 @@
-"""Dates, durations, lists and the like in X, and missing targets: refused by name.
+"""Refuses dates, durations, lists and the like in X, and missing targets, naming the column or row.
 
 NumPy would convert ``datetime64`` to a count of nanoseconds and NaT to -9.2e18. For lists and
 pandas' NA among objects it raises an error that names neither the column nor the row.
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-# pandas' Timestamp, Timedelta and NaT belong to these, too
+# pandas' Timestamp, Timedelta and NaT are instances of these
 _DATES = (
     np.datetime64,
     np.timedelta64,
@@ -21,10 +21,10 @@ _DATES = (
     datetime.time,
     datetime.timedelta,
 )
-# as the types of pandas (Arrow's, too) and polars begin, in lower case
+# prefixes, in lower case, of the type names of pandas (including Arrow's) and polars
 _TYPES_OF_DATES = ("date", "time", "duration", "period")
 _TYPES_OF_PARTS = ("array", "binary", "interval", "list", "struct")
-# What to do.
+# Remedies.
 _NO_DATES = (
     "Leave dates out, or replace them by numbers that are meaningful for the task, such as "
     "the days since a date, the month or the hour."
@@ -34,7 +34,7 @@ _NO_PARTS = "Leave the column out, or write its parts as columns of numbers or t
 
 
 class _Found(NamedTuple):
-    """Something that is no number.
+    """A value or column that is not numeric.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class _Found(NamedTuple):
         Its column, and the row where that is known.
     remedy : str
     numpys : str
-        What NumPy says in a TypeError of such values; empty for those that it would convert.
+        NumPy's TypeError message for such values; empty for those that it would convert.
     """
 
     value: str
@@ -53,12 +53,13 @@ class _Found(NamedTuple):
 
 
 def refuse_types(X: Any) -> None:
-    """Raise an error that names the first column of X whose type is not one of numbers or texts.
+    """Raise an error that names the first column of X whose type is neither numeric nor text.
 
     Parameters
     ----------
     X : array-like, sparse matrix or frame
-        As given by the user. Whatever is no table of values is left for scikit-learn to refuse.
+        As given by the user. Anything that is not a table of values is left for scikit-learn to
+        refuse.
 
     Raises
     ------
@@ -73,18 +74,18 @@ def refuse_types(X: Any) -> None:
 
 
 def refuse_not_numbers(estimator: Any, X: Any) -> None:
-    """Do what :func:`refuse_types` does, and look at the values of columns of objects, too.
+    """Like :func:`refuse_types`, but also check the values of object columns.
 
     Parameters
     ----------
     estimator : estimator
-        One of ours may know which columns hold categories, and take missing values.
+        An estimator of this package may have columns of categories and accept missing values.
     X : array-like, sparse matrix or frame
 
     Raises
     ------
     ValueError, TypeError
-        The latter for values that NumPy raises it for, such as a dict.
+        The latter for values for which NumPy raises it, such as a dict.
     """
     refuse_types(X)
     if _is_of_numbers(X):
@@ -121,11 +122,11 @@ def _is_frame(X: Any) -> bool:
 def _other_columns(X: Any) -> Iterator[tuple[int, Any, str, bool]]:
     """Yield position, name and type of each column of a frame whose type is not one of numbers.
 
-    Of a categorical column, which the last value says, it is the type of its categories: NumPy
-    would make integers of dates.
+    The last value says whether a column is categorical; its type is then that of its categories,
+    because NumPy would convert dates to integers.
     """
     for position, dtype in enumerate(X.dtypes):
-        if getattr(dtype, "kind", "") not in ("b", "i", "u", "f"):  # which polars' types lack
+        if getattr(dtype, "kind", "") not in ("b", "i", "u", "f"):  # polars' types have no kind
             categories = getattr(dtype, "categories", None)
             text = str(getattr(categories, "dtype", dtype))
             yield position, X.columns[position], text, categories is not None
@@ -139,7 +140,7 @@ def _refuse_first(found: Iterator[_Found]) -> None:
 
 
 def _types_found(X: Any) -> Iterator[_Found]:
-    """Yield each column of another type than numbers, texts and objects."""
+    """Yield each column whose type is not numeric, text or object."""
     if _is_frame(X):
         for _, name, text, is_categorical in _other_columns(X):
             if text.lower().startswith(_TYPES_OF_DATES):
@@ -162,7 +163,7 @@ def _object_columns(X: Any) -> Iterator[tuple[int, Any, np.ndarray]]:
     if not hasattr(X, "dtype"):
         try:
             X = np.asarray(X)
-        except (TypeError, ValueError):  # ragged, for example: scikit-learn says so
+        except (TypeError, ValueError):  # ragged, for example: scikit-learn reports it
             return
         _refuse_first(_types_found(X))
     if isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 2:
@@ -175,7 +176,7 @@ def _values_found(
 ) -> Iterator[_Found]:
     """Yield each value of a column of objects, shape (n_samples,), that is no number.
 
-    Among texts, and in columns that are known to hold categories, a missing value is a category.
+    Among strings, and in columns known to hold categories, a missing value is a category.
     """
     is_of_texts = any(isinstance(value, str) for value in column)
     may_miss, may_have_parts = may_miss or is_of_texts, is_of_categories or is_of_texts
@@ -199,7 +200,7 @@ def _may_be_number(value: Any) -> bool:
 def refuse_missing_targets(y: Any) -> None:
     """Raise a ValueError that names the row, if a target is None, NaN or NA among objects.
 
-    Of NaN among numbers scikit-learn tells.
+    scikit-learn reports NaN among numbers.
 
     Parameters
     ----------
@@ -210,7 +211,7 @@ def refuse_missing_targets(y: Any) -> None:
     if isinstance(y, list | tuple):
         try:
             y = np.asarray(y)
-        except (TypeError, ValueError):  # ragged, for example: scikit-learn says so
+        except (TypeError, ValueError):  # ragged, for example: scikit-learn reports it
             return
         dtype = y.dtype
     is_frame = isinstance(y, pd.DataFrame)

@@ -1,4 +1,4 @@
-"""The optimiser of an estimator, whose state ``partial_fit`` keeps from call to call."""
+"""The optimiser of an estimator, whose state is kept between calls of ``partial_fit``."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from sknn_deep._estimators.hooks import NetworkHooks
 
 
 def optimizer_of(estimator: NetworkHooks, incremental: bool) -> torch.optim.Optimizer:
-    """Return a new optimiser, or in ``partial_fit`` the one of the call before."""
+    """Return a new optimiser, or in ``partial_fit`` that of the previous call."""
     network = estimator.module_
     if incremental and hasattr(estimator, "_optimizer"):
         present = {id(network.flat), *map(id, network.parameters())}

@@ -1,10 +1,10 @@
-"""Where the scores of outliers begin."""
+"""The score threshold of outliers."""
 
 from typing import Literal
 
 import numpy as np
 
-# Scores that differ by a smaller share are equal but for rounding.
+# Scores whose relative difference is smaller are considered equal, except for rounding.
 _EQUAL = 1e-4
 
 
@@ -16,13 +16,13 @@ def outlier_offset(
     Parameters
     ----------
     errors : ndarray of shape (n_rows,)
-        Reconstruction errors of rows of the training data, NaN where nothing is known of one.
+        Reconstruction errors of training rows; NaN for a row without known features.
     weight : ndarray of shape (n_rows,)
         A row with a weight of 2 counts as two.
     contamination : float or "auto"
-        The share of the weights that is to lie below; or "auto" for a fence [1]_, one interquartile
-        range beyond the upper quartile, on the cube roots of the errors: those of squared normal
-        numbers are nearly normal [2]_, and 2 % of them lie beyond.
+        The share of the weights that should lie below the threshold; or "auto" for a fence [1]_,
+        one interquartile range beyond the upper quartile, on the cube roots of the errors: those of
+        squared normal numbers are nearly normal [2]_, and 2 % of them lie beyond.
 
     References
     ----------
@@ -39,7 +39,7 @@ def outlier_offset(
     """
     counts = (weight > 0) & ~np.isnan(errors)
     errors, weight = errors[counts].astype(np.float64), weight[counts].astype(np.float64)
-    if len(errors) == 0:  # nothing is known of any row, so none is unusual
+    if len(errors) == 0:  # no row has known features, so none is unusual
         return -np.inf
     if contamination == "auto":
         roots = np.cbrt(errors)
@@ -47,8 +47,8 @@ def outlier_offset(
         return -float((high + (high - low)) ** 3) * (1 + _EQUAL)
     order = np.argsort(-errors)
     scores, below = -errors[order], np.cumsum(weight[order])
-    # the first row that stays is one with which the weights are more than the share
+    # the first inlier is the row at which the cumulative weight exceeds the share
     stays = scores[np.searchsorted(below, contamination * below[-1] * (1 + 1e-9), side="right")]
-    # between two scores rounding decides on none
+    # halfway between two scores, rounding cannot change the side of a row
     lower = scores[scores < stays * (1 + _EQUAL)]
     return float((stays + (lower[-1] if len(lower) else stays * (1 + _EQUAL))) / 2)

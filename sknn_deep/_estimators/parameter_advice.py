@@ -1,11 +1,11 @@
-"""What a user who passed an invalid value may have meant."""
+"""Suggestions for users who pass an invalid value."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
-# What other libraries and textbooks call our options.
+# Names of our options in other libraries and textbooks.
 _OTHER_NAMES = {
     "sigmoid": "logistic", "linear": "identity", "swish": "silu", "leakyrelu": "leaky_relu",
     "mse": "squared_error", "l2": "squared_error", "mean_squared_error": "squared_error",
@@ -19,16 +19,16 @@ _OTHER_NAMES = {
 
 
 def advice_for(name: str, value: Any, options: Iterable[str] = ()) -> str:
-    """Return a sentence that says what to write instead, or an empty text.
+    """Return a sentence that says what to write instead, or an empty string.
 
     Parameters
     ----------
     name : str
         The parameter.
     value : object
-        A value that the parameter may not have.
+        The invalid value.
     options : iterable of str
-        The texts that it may have.
+        The valid strings.
     """
     if name == "learning_rate" and _is_number(value):
         return (
@@ -49,7 +49,7 @@ def advice_for(name: str, value: Any, options: Iterable[str] = ()) -> str:
 
 
 def closest(value: str, options: Iterable[str]) -> str | None:
-    """Return the option that is most like a text, if one is."""
+    """Return the option most similar to a string, if there is one."""
     options = sorted(options)
     written = value.strip().lower().replace("-", "_").replace(" ", "_")
     meant = _OTHER_NAMES.get(written)

@@ -59,7 +59,7 @@ from sknn_deep._sklearn import (
 )
 from sknn_deep._user_warnings import warn_user
 
-# Values that are the same whenever they are equal.
+# Types whose equal values are interchangeable.
 _PLAIN = (bool, int, float, str)
 
 
@@ -68,8 +68,8 @@ class SharedParameters:
     """The keyword-only parameters of all three estimators, in scikit-learn's order.
 
     They are written here once; each estimator puts its positional parameters before them and
-    documents them all. The classes of parameters inherit from nothing else: to a type checker
-    that knows no types of scikit-learn, a dataclass that does may take any keyword.
+    documents them all. The classes of parameters inherit from nothing else: a type checker without
+    scikit-learn's types would accept any keyword for a dataclass with a base class from there.
     """
 
     solver: Solver = "adam"
@@ -160,7 +160,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
     @classmethod
     @cache
     def _get_param_names(cls) -> list[str]:
-        # scikit-learn reads the signature anew in every call of get_params, fit and clone
+        # cached: scikit-learn inspects the signature in every call of get_params, fit and clone
         return super()._get_param_names()
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
     @classmethod
     @cache
     def _valid_defaults(cls) -> dict[str, Any]:
-        """Return the defaults of the parameters, but for those that a subclass forbids."""
+        """Return the defaults of the parameters, except those that a subclass forbids."""
         signature = inspect.signature(cls.__init__)
         defaults = {name: signature.parameters[name].default for name in cls._get_param_names()}
         for name, value in list(defaults.items()):
@@ -213,7 +213,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         return defaults
 
     def _validate_params(self) -> None:
-        # most parameters are left at their defaults
+        # skip validation of parameters left at their defaults, which most are
         valid, missing = self._valid_defaults(), object()
         params = [(name, getattr(self, name)) for name in self._get_param_names()]
         chosen = {
@@ -233,7 +233,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
     @classmethod
     @lru_cache(maxsize=2**12, typed=True)
     def _is_valid(cls, name: str, value: float | str) -> bool:
-        """Return whether a parameter may have a value, as far as that depends on nothing else."""
+        """Return whether a value is valid for a parameter, regardless of other parameters."""
         try:
             validate_parameter_constraints(cls._parameter_constraints, {name: value}, cls.__name__)
         except InvalidParameterError:
@@ -241,7 +241,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         return True
 
     def _advice_of_parameters(self, params: dict[str, Any], error: InvalidParameterError) -> str:
-        """Return what may have been meant by the parameter that scikit-learn refuses."""
+        """Return a suggestion for the parameter that scikit-learn rejects."""
         name = next(name for name in params if str(error).startswith(f"The {name!r} parameter"))
         options = [
             option
@@ -304,11 +304,11 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         return DEFAULT_WEIGHT_DECAY.get(self.solver, 0.0) if isinstance(self.solver, str) else 0.0
 
     def _embedding_weight_decay(self) -> float:
-        """Return the decoupled decay of the vectors that an input layer learns."""
+        """Return the decoupled weight decay of the vectors that an input layer learns."""
         return 0.0
 
     def _batch_size_for(self, n_samples: int) -> int:
-        """Return the rows of a batch, for a training on this many rows."""
+        """Return the batch size for training on this many rows."""
         if self.batch_size == "auto":
             return min(200, n_samples)
         if self.batch_size > n_samples:
@@ -318,7 +318,7 @@ class NetworkParameters(SharedParameters, CallbackSupportMixin, BaseEstimator):
         return min(self.batch_size, n_samples)
 
     def _check_enough_rows(self, n_samples: int) -> None:
-        """Refuse one row where a batch's statistics are needed."""
+        """Refuse a single row if batch normalisation needs statistics."""
         if self.normalization == "batch" and n_samples < 2:
             raise ValueError(
                 f"normalization='batch' needs at least two samples, got n_samples={n_samples}; "
@@ -374,14 +374,14 @@ def check_combinations(
 
 
 def _validation_set(estimator: NetworkParameters) -> str:
-    """Return which arguments are a validation set of the user's own."""
+    """Return the names of the arguments that pass the user's validation set."""
     return "X_val and y_val" if get_tags(estimator).target_tags.required else "X_val"
 
 
 def _check_splitter(estimator: NetworkParameters, call: Call) -> None:
-    """Refuse a splitter that nobody asks, and groups that nobody reads."""
+    """Refuse a splitter that would not be called, and groups that would not be used."""
     splitter = estimator.validation_splitter
-    # an ensemble passes validated rows on, whichever way they were chosen
+    # an ensemble passes on validated rows, however they were chosen
     is_users = call.X_val is not None and not isinstance(call.X_val, Features)
     if splitter is not None and is_users and not call.incremental:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""What an estimator pickles as: its parameters, and what it has learned as plain data.
+"""The pickled form of an estimator: its parameters, and its fitted state as plain data.
 
-Pickle, joblib, ``copy.deepcopy`` and skops all ask ``__getstate__``, so a model trained on a GPU
-loads where there is none, and a file names no class of torch or skorch.
+Pickle, joblib, ``copy.deepcopy`` and skops all call ``__getstate__``, so a model trained on a GPU
+can be loaded on a machine without one, and files refer to no class of torch or skorch.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._training.progress import Progress
 
 _NETWORKS = {cls.__name__: cls for cls in (MLP, Autoencoder)}
-# Of scikit-learn's binarizer, what it has learned.
+# Fitted attributes of scikit-learn's binarizer.
 _BINARIZER = ("classes_", "sparse_input_", "y_type_")
 # Parameters whose values may be dicts with any keys.
 _DICTS = ("class_weight", "solver_params", "_candidates")
-# Attributes that are the very lists of the progress.
+# Attributes that are the same list objects as those of the progress.
 CURVES = ("loss_curve", "validation_scores", "validation_loss_curve")
 
 
@@ -39,11 +39,11 @@ def plain_state(state: dict[str, Any], owner: Any) -> dict[str, Any]:
     Returns
     -------
     plain : dict
-        Parameters, and other estimators, as they are.
+        Parameters and other estimators are unchanged.
     """
     plain = dict(state)
     optimizer = plain.pop("_optimizer", None)
-    for name in ("_kept_engine", "_home"):  # of this process
+    for name in ("_kept_engine", "_home"):  # specific to this process
         plain.pop(name, None)
     if optimizer is not None:
         plain["_optimizer_state"] = to_arrays(optimizer.state_dict())
@@ -65,7 +65,7 @@ def restored_state(plain: dict[str, Any], owner: Any) -> dict[str, Any]:
     Raises
     ------
     AttributeError, KeyError, TypeError, ValueError
-        If it is no state of an estimator.
+        If it is not the state of an estimator.
     """
     state = dict(plain)
     for name, (_, restore) in _FORMS.items():
@@ -75,7 +75,7 @@ def restored_state(plain: dict[str, Any], owner: Any) -> dict[str, Any]:
         fields, rows = unpack(state["_progress"])
         state["_progress"] = Progress(**fields)
         state["history_"] = History(rows)
-    if "best_loss_" in state:  # the training was by epochs
+    if "best_loss_" in state:  # trained in epochs, not by L-BFGS
         curves = {f"{name}_": getattr(state["_progress"], name) for name in CURVES}
         state = curves | state
     return state
@@ -112,7 +112,7 @@ def _restore_binarizer(plain: dict[str, Any], owner: Any) -> LabelBinarizer:
 
 
 def _plain_requests(request: MetadataRequest) -> dict[str, dict[str, Any]]:
-    """Return what ``set_fit_request`` and its kin have asked for, by method."""
+    """Return the metadata requests set by ``set_fit_request`` and similar methods, by method."""
     return {
         name: dict(method.requests)
         for name, method in vars(request).items()
@@ -132,7 +132,7 @@ def _unpack(packed: Any, owner: Any) -> Any:
     return unpack(packed)
 
 
-# For an attribute, how it becomes plain, and what it was again.
+# For each attribute, the functions that convert it to plain data and back.
 _FORMS: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
     "module_": (_plain_network, _restore_network),
     "_columns": (_plain_columns, _restore_columns),

@@ -1,8 +1,8 @@
-"""Fits on several processes: those that torchrun has started, or some that are started for a fit.
+"""Fits on several processes, started by torchrun or for a single fit.
 
-Each process runs the same fit as one of the ranks of ``torch.distributed``. Where they are started
-for a fit, this process is rank 0 and joblib's workers are the others: they are given the data in
-shared memory, and go on to serve the next fit.
+Each process runs the same fit as one rank of ``torch.distributed``. If processes are started for a
+fit, this process is rank 0 and joblib workers are the other ranks: they receive the data in shared
+memory and are reused by the next fit.
 """
 
 import os
@@ -25,22 +25,23 @@ from sknn_deep._hardware.ranks import present_ranks, training_together
 from sknn_deep._hardware.threads import allowed_threads, fixed_threads
 
 _HOST = "127.0.0.1"
-# How long a rank waits for the others, which may validate data at another pace.
+# How long a rank waits for the others, which may take longer to validate the data.
 _PATIENCE = timedelta(minutes=30)
-# A process is in one group of torch.distributed at a time, so fits of several threads take turns.
+# A process can be in only one torch.distributed group at a time, so fits in several threads take
+# turns.
 _turn = RLock()
 
 
 @contextmanager
 def on_processes(estimator: Any, call: Call) -> Iterator[None]:
-    """Let the fit of a block be that of as many processes as the estimator asks for.
+    """Run the fit in the block on as many processes as the estimator asks for.
 
     Parameters
     ----------
     estimator : estimator
-        Its ``n_processes`` says how many, or who has started them.
+        Its ``n_processes`` is their number, or says that torchrun has started them.
     call : Call
-        What the others fit.
+        The call that the other processes fit.
     """
     n_processes = estimator.n_processes
     if n_processes == 1 or present_ranks() is not None:
@@ -55,7 +56,7 @@ def on_processes(estimator: Any, call: Call) -> Iterator[None]:
 
 
 def _join_group() -> None:
-    """Join the process group that torchrun tells of, unless this process has one."""
+    """Join torchrun's process group, unless this process is in one."""
     if dist.is_initialized():
         return
     if "RANK" not in os.environ:
@@ -70,8 +71,8 @@ def _join_group() -> None:
 
 @contextmanager
 def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
-    """Start the other ranks; be rank 0 for a block."""
-    estimator._check_combinations(call)  # to start them takes seconds
+    """Start the other ranks; run the block as rank 0."""
+    estimator._check_combinations(call)  # checked first, because starting processes takes seconds
     with joblib.parallel_config("loky"):
         n_possible = joblib.effective_n_jobs(n_processes)
     if n_possible < n_processes or dist.is_initialized():
@@ -100,13 +101,13 @@ def _others(estimator: Any, call: Call, n_processes: int) -> Iterator[None]:
         with _group(store, 0, n_processes), fixed_threads(n_threads), training_together():
             yield
     except BaseException as error:
-        # the others notice that this rank is gone; an error of their own explains more
+        # the others fail once this rank is gone; if one failed first, its error explains more
         watch.join()
         if isinstance(error, RuntimeError) and watch.error is not None:
             raise watch.error from error
         raise
     watch.join()
-    if not vars(estimator).get("interrupted_"):  # by the user, whose keys only this process hears
+    if not vars(estimator).get("interrupted_"):  # only this process receives the user's Ctrl-C
         watch.raise_error()
 
 
@@ -142,7 +143,7 @@ def _check_gpus(asked: Any, n_processes: int) -> None:
 
 
 class _Watch(Thread):
-    """Waits for the ends of the other ranks; keeps the first error."""
+    """Waits for the other ranks to finish; keeps their first error."""
 
     def __init__(self, ends: Iterator[Exception | None]):
         super().__init__(daemon=True)
@@ -164,7 +165,7 @@ class _Watch(Thread):
 
 @contextmanager
 def _group(store: Any, rank: int, n_processes: int) -> Iterator[None]:
-    """Be a rank of a process group for a block."""
+    """Join a process group as a rank for the duration of a block."""
     options: dict[str, Any] = {"rank": rank, "world_size": n_processes, "timeout": _PATIENCE}
     dist.init_process_group(store=store, **options)
     try:
@@ -178,7 +179,7 @@ def _be_rank(
 ) -> Exception | None:
     """Fit as one of the ranks, in a worker; return the error if there was one.
 
-    joblib ends the workers where one raises, and the next fit would have to start others.
+    If a worker raised, joblib would end all workers and the next fit would have to start new ones.
     """
     warnings.simplefilter("ignore")  # rank 0 warns
     if torch.cuda.is_available():
@@ -194,7 +195,7 @@ def _be_rank(
 
 
 def _without_callbacks(estimator: Any) -> Any:
-    """Return a twin that other processes may have: without what only rank 0 tells and prints."""
+    """Return a copy for the other ranks, without callbacks and printing, which only rank 0 does."""
     twin = object.__new__(type(estimator))
     vars(twin).update(vars(estimator))
     vars(twin).pop("_skl_callbacks", None)

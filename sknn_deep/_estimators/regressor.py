@@ -124,7 +124,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
     verbose : bool or int, default=False
         Whether to print a line for each epoch: the loss, the validation score if there is one, and
-        the longest time that is left.
+        an upper bound on the remaining time.
 
     warm_start : bool, default=False
         Whether ``fit`` continues from the weights of the previous call. Parameters that do not
@@ -146,11 +146,11 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         ``shuffle=False``; for time series, pass the last rows as ``X_val``.
 
     validation_splitter : splitter or None, default=None
-        Chooses the rows that early stopping holds out, instead of a random draw: any splitter of
-        scikit-learn's kind, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups`` in ``fit``,
-        or ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the last. The
-        splitter is given the validated X, y and ``groups``, in a search those of each fold. An
-        ensemble splits once for all networks.
+        Chooses the rows that early stopping holds out, instead of a random draw: any
+        scikit-learn-compatible splitter, such as ``GroupShuffleSplit(n_splits=1)`` with ``groups``
+        in ``fit``, or ``TimeSeriesSplit()``. The first split is used, for ``TimeSeriesSplit`` the
+        last. The splitter is given the validated X, y and ``groups``; in a search, those of each
+        fold. An ensemble splits once for all networks.
 
     beta_1 : float, default=0.9
         Decay of the first moment of "adam" and its variants, in [0, 1).
@@ -189,18 +189,18 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         for "adamw" and "muon" and 0 for all others.
 
     adam_learning_rate_init : float or None, default=None
-        Learning rate of what ``solver="muon"`` leaves to Adam: biases, embeddings and the output
-        layer. Schedules keep its ratio to ``learning_rate_init``, which None stands for.
+        Learning rate of the parameters that ``solver="muon"`` leaves to Adam: biases, embeddings
+        and the output layer. None uses ``learning_rate_init``. Schedules keep the ratio of the two.
 
     max_grad_norm : float or None, default=None
         Euclidean norm to which longer gradients are clipped. Stabilises training when the loss
         jumps.
 
     ema_decay : float or None, default=None
-        Decay of an exponential moving average of the weights over the steps. The average is what
-        validation sets and callbacks see, what a fit keeps and what predicts. 0.99 to 0.999 is
-        usual. It helps most at a constant learning rate; after a rate that falls to zero there is
-        little to average. Not for ``partial_fit``.
+        Decay of an exponential moving average of the weights over the steps. Validation, callbacks,
+        predictions and the fitted network all use the average. 0.99 to 0.999 is usual. It helps
+        most at a constant learning rate; after a rate that falls to zero there is little to
+        average. Not for ``partial_fit``.
 
     scoring : str, callable or None, default=None
         What early stopping maximises. None is R² (for ``TabularMLPRegressor`` the negative mean
@@ -216,16 +216,16 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         Floating-point type of the network. "auto" follows X on the CPU (float32 stays
         float32, anything else becomes float64) and is float32 on a GPU. On the CPU float32 trains
         faster and takes half the memory. "bfloat16" rounds the factors of matrix products to that
-        type, two to three significant digits, and keeps all else in float32, weights and outputs
-        included. Training is faster on recent GPUs; on CPUs with AVX512-BF16 or AMX training and
-        predictions take about half the time where layers are wide and batches large, and small
-        layers stay in float32. On other CPUs it would be slower: a warning says so, and the
-        computation is in float32.
+        type, two to three significant digits, and keeps everything else in float32, including
+        weights and outputs. Training is faster on recent GPUs; on CPUs with AVX512-BF16 or AMX
+        training and predictions take about half the time where layers are wide and batches large,
+        and small layers stay in float32. On other CPUs it would be slower, so a warning is issued
+        and the computation is in float32.
 
     float32_precision : {"highest", "high"} or None, default=None
         Precision of a GPU's matrix products in float32 training. "high" allows TF32: faster on
-        NVIDIA's GPUs since Ampere, with three to four significant digits in each product. torch has
-        one such setting for the process: it is changed while a fit runs, then restored. None leaves
+        NVIDIA's GPUs since Ampere, with three to four significant digits in each product. The
+        setting is global in torch: it is changed during a fit and restored afterwards. None leaves
         it as it is.
 
     n_processes : int or "torchrun", default=1
@@ -290,7 +290,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         Number of cosines of "periodic".
 
     frequency_scale : float, default=0.1
-        Standard deviation of their first frequencies; the larger, the finer the details.
+        Standard deviation of their initial frequencies; larger values resolve finer details.
 
     max_one_hot : int, default=9
         Features with at most this many categories are one-hot encoded. Those with more have learned
@@ -391,8 +391,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         Mask of the features that hold categories, or None where there are none.
 
     target_center_, target_scale_ : ndarray of shape (`n_outputs_`,)
-        What is subtracted from the targets and what they are divided by, with ``target_scaling``
-        only.
+        Subtracted from the targets, and their divisor; with ``target_scaling`` only.
 
     estimators_ : list of DeepMLPRegressor
         The networks of an ensemble, each the same as from a separate fit with its parameters and
@@ -420,7 +419,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
     mean over the levels.
 
     Scale the target to unit variance, as ``target_scaling="standard"`` does: initial outputs,
-    ``learning_rate_init`` and ``tol`` are made for that size. If a target of another size was not
+    ``learning_rate_init`` and ``tol`` suit that scale. If a target of another scale could not be
     learned, a ``ConvergenceWarning`` says so.
 
     References
@@ -609,7 +608,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
 
         return_std : bool, default=False
             Whether to return the uncertainty of the predictions as well. Needs ``loss="normal"``,
-            or at least two networks, whose disagreement it is.
+            or at least two networks, whose disagreement is returned.
 
         Returns
         -------
@@ -620,8 +619,8 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         std : ndarray of the shape of y
             Only with ``return_std=True``. With ``loss="normal"`` the standard deviation of the
             target; for an ensemble, that of the mixture of its distributions, whose variance is the
-            mean of the variances plus the variance of the means. With another loss the standard
-            deviation over the networks (of these, not an estimate for more: ``ddof=0``).
+            mean of the variances plus the variance of the means. With another loss, the standard
+            deviation over the networks (population standard deviation, ``ddof=0``).
         """
         X = self._validate_input(X, check_later=not return_std)
         if not return_std:
@@ -660,8 +659,8 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         """Predict an interval that holds the target with a given probability.
 
         The interval is widened according to the errors on rows held out from training (split
-        conformal prediction [1]_), so it holds the stated share of targets whether the network is
-        good or not, as long as new rows are like those. Its width depends on the loss: one width
+        conformal prediction [1]_), so it holds the stated share of targets however good the network
+        is, as long as new rows are like the held-out ones. Its width depends on the loss: one width
         for all rows, but with ``loss="normal"`` in proportion to the standard deviation, and with
         ``quantiles`` from the quantiles at both ends [2]_.
 
@@ -727,11 +726,11 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             intervals = intervals.clip(0)
         return self._without_outputs(intervals)
 
-    @np.errstate(over="ignore", invalid="ignore")  # as in the validation of an epoch
+    @np.errstate(over="ignore", invalid="ignore")  # as in validation after an epoch
     def _learn_from_held_out(
         self, X: Features, y: np.ndarray | None, sample_weight: np.ndarray | None
     ) -> None:
-        # three numbers a row at most, where the rows themselves would be the data
+        # at most three numbers per row are stored; keeping the rows would store the data set
         target = np.asarray(y).reshape(len(X), self.n_outputs_)
         if self.out_activation_ == "quantiles":
             errors = self._all_quantiles(X) - target[..., np.newaxis]
@@ -743,7 +742,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         self._held_out_errors = errors.astype(self._network_dtype, copy=False)
 
     def _holds_out_together(self) -> bool:
-        # errors of single networks would make intervals of the ensemble a third too wide
+        # the errors of single networks would make the ensemble's intervals a third too wide
         is_distribution = self._output_activation() in ("normal", "quantiles")
         return (self.early_stopping and is_distribution) or super()._holds_out_together()
 
@@ -753,14 +752,14 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             self._held_out_errors = np.concatenate(errors)
 
     def _prediction(self, X: Features) -> np.ndarray:
-        """Return the mean over the networks of validated rows."""
+        """Return the mean prediction of the networks for validated rows."""
         raws = self._map_networks(None, X)
-        # each network has a scale of its own
+        # each network has its own target scale
         pairs = zip(self._networks, raws, strict=True)
         return self._mean(network._values(raw) for network, raw in pairs)
 
     def _mean_and_std(self, X: Features) -> tuple[Any, Any]:
-        """Return what ``predict`` does with ``return_std=True``."""
+        """Return mean and standard deviation, as ``predict`` does with ``return_std=True``."""
         raws = list(self._map_networks(None, X))
         pairs = list(zip(self._networks, raws, strict=True))
         predictions = [network._values(raw) for network, raw in pairs]
@@ -771,7 +770,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         return y, variance**0.5
 
     def _values_and_units(self, X: Features) -> tuple[np.ndarray, np.ndarray]:
-        """Return predictions, and what errors are measured by, both (n_rows, n_outputs)."""
+        """Return predictions and the units of their errors, both (n_rows, n_outputs)."""
         shape = len(X), self.n_outputs_
         if self.out_activation_ == "normal":
             values, std = self._mean_and_std(X)
@@ -786,12 +785,12 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         return self._mean(network._quantiles_of(raw) for network, raw in pairs)
 
     def _quantiles_of(self, raw: np.ndarray) -> np.ndarray:
-        """Return the quantiles that belong to the raw output, (n_rows, n_outputs, n_levels)."""
+        """Convert raw output to quantiles, (n_rows, n_outputs, n_levels)."""
         values = Quantiles(self.quantiles_).of(torch.from_numpy(raw)).numpy()
         return np.ascontiguousarray(self._unscaled(values).swapaxes(1, 2))
 
     def _variances(self, raw: Any) -> Any:
-        """Return the variance of the target that belongs to the raw output."""
+        """Convert raw output to the variance of the target."""
         variances = by_torch(variance_of, raw[:, self.n_outputs_ :])
         if self._has_target_scale:
             variances = variances * like(vars(self)["target_scale_"], variances) ** 2
@@ -802,10 +801,10 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         return numbers[:, 0] if self.n_outputs_ == 1 else numbers
 
     def _outputs(self, X: Features) -> np.ndarray:
-        """Return what an ensemble takes the mean of, for validated rows.
+        """Return the quantities that an ensemble averages, for validated rows.
 
-        Of normal distributions these are the first two moments, whose means are those of the
-        mixture.
+        For normal distributions, these are the first two moments: their means are the moments of
+        the mixture.
         """
         if self.out_activation_ == "quantiles":
             return self._all_quantiles(X)
@@ -834,7 +833,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         return float(np.average(losses.numpy(), weights=weight))
 
     def _values(self, raw: Any) -> Any:
-        """Return the prediction that belongs to the raw output, of a distribution its middle."""
+        """Convert raw output to predictions; for a distribution, its mean or median."""
         values = raw[:, : self.n_outputs_]
         if self.out_activation_ == "exp":
             values = values.exp() if isinstance(values, Tensor) else np.exp(values)
@@ -896,7 +895,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
     def _validate_triple(
         self, X: Any, y: Any, dtypes: list[type], reset: bool
     ) -> tuple[Features, np.ndarray, np.ndarray]:
-        is_validated = isinstance(X, Features)  # an ensemble's, for each of its networks
+        is_validated = isinstance(X, Features)  # already validated by an ensemble
         if not is_validated:
             refuse_missing_targets(y)
         X, y = self._validate_rows(
@@ -948,7 +947,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
             )
 
     def _check_quantiles(self) -> bool:
-        # what was fitted decides; the parameter may have been set since
+        # once fitted, the fitted quantiles decide; the parameter may have been changed since
         levels = vars(self).get("quantiles_") if self.__sklearn_is_fitted__() else self.quantiles
         if levels is None:
             raise AttributeError(
@@ -977,7 +976,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         return samples._replace(targets=targets)
 
     def _fixed_parameters(self) -> dict[str, Any]:
-        # with another output activation the network would mean something else
+        # with another output activation, the outputs would have another meaning
         levels = None if self.quantiles is None else [float(level) for level in self.quantiles]
         fixed = {
             "loss='poisson'": self.loss == "poisson",
@@ -1024,7 +1023,7 @@ class DeepMLPRegressor(RegressorParameters, FittedRegressor, RegressorMixin, Bas
         )
 
     def _validation_scoring(self) -> Any:
-        # R² would see no more of a distribution than its middle
+        # R² would judge only the mean or median of a distribution
         is_distribution = self._output_activation() in ("normal", "quantiles")
         return "loss" if self.scoring is None and is_distribution else self.scoring
 

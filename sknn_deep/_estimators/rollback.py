@@ -1,4 +1,4 @@
-"""Undoes what a call has trained in place."""
+"""Rolls back a call that has trained in place."""
 
 from typing import Any
 
@@ -23,12 +23,12 @@ class Rollback:
         self._moments = None if self._optimizer is None else copied_state(self._optimizer)
 
     def __exit__(self, error_type: type[BaseException] | None, *details: Any) -> None:
-        """Restore where a block, or an ``ExitStack`` that this was pushed to, ends by an error."""
+        """Restore if a block, or an ``ExitStack`` to which this was pushed, ends with an error."""
         if error_type is not None:
             self.restore()
 
     def restore(self) -> None:
-        """Undo what has happened to them since."""
+        """Restore their state at construction."""
         self._network.restore(self._weights)
         self._network.leave_training()
         self._progress.back_to(self._mark)

@@ -1,9 +1,9 @@
-"""What users pass as X, validated as in scikit-learn and wrapped as features.
+"""Validates X as scikit-learn does, and wraps it as features.
 
 Small data go through scikit-learn's ``validate_data`` and come back as an array or a CSR matrix.
-It would copy large data whole: those that are read where they are, a memory map or columns, have
-their names and shape checked by scikit-learn and their numbers here. So has a table that is read in
-chunks, of which scikit-learn sees the first rows.
+It would copy large data. So for data that are read in place, memory maps and columns, scikit-learn
+checks names and shape, and the numbers are checked here. The same holds for a table that is read in
+chunks, of which scikit-learn checks the first rows.
 """
 
 import math
@@ -39,10 +39,11 @@ from sknn_deep._hardware.memory_maps import Mapped, is_large_map
 from sknn_deep._sklearn import check_target
 from sknn_deep._wording import counted
 
-# To look at fewer on several threads takes as long as on one, and to copy fewer takes no time.
+# Checking fewer numbers is no faster on several threads than on one, and copying fewer takes no
+# time.
 _MANY_NUMBERS = 2**20
 
-# Numbers above it are not those of a table that was scaled.
+# Larger numbers indicate a table that was not scaled.
 _LARGE = 1e9
 
 # A type checker cannot know that ``*y`` is one argument at most.
@@ -52,9 +53,9 @@ _validate_data: Any = validate_data
 def to_train_on(
     estimator: Any, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
 ) -> Any:
-    """Return the features to train on or to validate with, and y where it is given.
+    """Return the features for training or validation, and y if it is given.
 
-    They are quick to read in every epoch: columns are copied into rows, unless they are too large.
+    They are fast to read in every epoch: columns are copied into rows, unless they are too large.
 
     Parameters
     ----------
@@ -63,13 +64,13 @@ def to_train_on(
     X, *y
         As given by the user.
     dtypes : list of type
-        Those that X may have; others become the first.
+        Accepted types of X; others are converted to the first.
     reset : bool
         Whether the names and the number of features are learned.
     **options
         See ``validate_data``.
     """
-    if isinstance(X, Features):  # an ensemble's, for each of its networks
+    if isinstance(X, Features):  # already validated by an ensemble
         if reset:
             _validate_data(estimator, X, *y, reset=True, skip_check_array=True)
             estimator._columns = X.columns
@@ -92,7 +93,7 @@ def to_train_on(
 def _validated(
     estimator: Any, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
 ) -> tuple:
-    """Return features to train on, and y where it is given."""
+    """Return features for training, and y if it is given."""
     if isinstance(X, StreamedTable):
         return _streamed(estimator, X, *y, dtypes=dtypes, reset=reset, **options)
     if isinstance(X, DividedTable):
@@ -109,7 +110,7 @@ def _validated(
 
 
 def _warn_of_coarse_columns(estimator: Any, features: Features) -> None:
-    """Warn of columns that single precision has rounded to few values."""
+    """Warn of columns that single precision rounds to few values."""
     n_rows, n_features = features.shape
     if features.kind == SparseRows.kind or features.is_streamed or features.gives_tensors:
         return
@@ -129,13 +130,13 @@ def has_categories(estimator: Any) -> bool:
 def to_predict(estimator: Any, X: Any, *, check_later: bool = False) -> Features:
     """Return the features of rows to predict, in the type of the fitted network.
 
-    With ``check_later`` they may come with a ``check`` that has to be called where the sums of the
-    first layer are not finite. On a device these sums would have to be waited for.
+    With ``check_later`` they may have a ``check`` that has to be called if the sums of the first
+    layer are not finite. On a device, that would mean waiting for these sums.
     """
-    if isinstance(X, Features):  # the training's own, passed on by a scorer
+    if isinstance(X, Features):  # training or validation rows passed on by a scorer
         return X
     dtype = _dtype_to_read(estimator, X)
-    if dtype is not None:  # what is left to validate of a common array
+    if dtype is not None:  # all that is left to do for an ordinary array
         X = X.astype(dtype, order="C", copy=False)
         rows = ArrayRows(X)
         if check_later and _module_of(estimator).flat.device.type == "cpu":
@@ -172,7 +173,7 @@ def to_decode(estimator: Any, X: Any) -> Features:
 
 
 def _module_of(estimator: Any) -> Any:
-    """Return the network of a fitted estimator, or the first of an ensemble; None before."""
+    """Return the network of a fitted estimator, or the first of an ensemble; None if not fitted."""
     known = vars(estimator)
     if "estimators_" in known:
         known = vars(known["estimators_"][0])
@@ -182,11 +183,11 @@ def _module_of(estimator: Any) -> Any:
 def _dtype_to_read(estimator: Any, X: Any) -> np.dtype | type | None:
     """Return the fitted network's type, if X is an array in memory that NumPy may convert to it.
 
-    None stands for all that scikit-learn or others have to look at.
+    None if scikit-learn or other code has to validate X.
     """
     if type(X) is not np.ndarray or X.ndim != 2 or len(X) == 0:
         return None
-    # of one row every look-up counts: a name that is missing takes as long as a small layer
+    # for a single row every look-up matters: a failing one takes as long as a small layer
     known, module = vars(estimator), _module_of(estimator)
     columns = known.get("_columns")
     if (
@@ -206,7 +207,7 @@ def _dtype_to_read(estimator: Any, X: Any) -> np.dtype | type | None:
 def _of_table(
     estimator: Any, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
 ) -> tuple:
-    """Return numbers and codes of a table with categories, in a matrix."""
+    """Return numbers and category codes of a table as one matrix."""
     if not hasattr(X, "columns"):
         X = np.asarray(_on_host(X))
     _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
@@ -219,9 +220,9 @@ def _of_table(
 def _streamed(
     estimator: Any, X: StreamedTable, *y: Any, dtypes: list[type], reset: bool, **options: Any
 ) -> tuple:
-    """Return the rows of a table that is read in chunks, in memory if one window has them all."""
+    """Return the rows of a table read in chunks; in memory if they fit into one window."""
     columns = estimator._columns if has_categories(estimator) else TableColumns({}, [])
-    # as in scikit-learn, which knows the types of pandas' columns only
+    # as in scikit-learn, which uses column types of pandas only
     given = getattr(X.head, "dtype", None)
     if _is_frame(X.head, "pandas") and is_of_numbers(X.head):
         given = np.result_type(*X.head.dtypes)
@@ -257,7 +258,7 @@ def _streamed(
 def _divided(
     estimator: Any, X: DividedTable, *y: Any, dtypes: list[type], reset: bool, **options: Any
 ) -> tuple:
-    """Return the rows of all ranks, of which this one has validated its own."""
+    """Return the rows of all ranks; each rank has validated its own."""
     own, *_ = _validated(estimator, X.own, dtypes=dtypes, reset=reset)
     X.ranks.check_alike({"The type of X": str(own.dtype)}, "Convert all partitions to one type.")
     n_own = np.count_nonzero(X.owners == X.ranks.rank)
@@ -268,7 +269,7 @@ def _divided(
 
 
 def _example(X: Any) -> Any:
-    """Return rows that have the names and types of all."""
+    """Return some rows, with the names and types of all."""
     if isinstance(X, DividedTable):
         return X.own
     return X.head if isinstance(X, StreamedTable) else X
@@ -277,12 +278,12 @@ def _example(X: Any) -> Any:
 def _by_scikit_learn(
     estimator: Any, X: Any, *y: Any, dtypes: list[type], reset: bool, **options: Any
 ) -> tuple:
-    # numbers of another type are looked at once they are converted, which may make them infinite
+    # other types are checked after the conversion, which may overflow to infinity
     is_known = getattr(X, "dtype", None) in dtypes and _is_surely_finite(X)
     if is_known and type(X) is np.ndarray and _is_plain_matrix(X):
-        # only its width is left to look at, and the options are those of y
+        # only the width is left to check, and the options concern y
         if reset and all(target is not None for target in y):
-            vars(estimator).pop("feature_names_in_", None)  # it has no names
+            vars(estimator).pop("feature_names_in_", None)  # arrays have no feature names
             estimator.n_features_in_ = X.shape[1]
         else:
             _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
@@ -299,7 +300,7 @@ def _by_scikit_learn(
     with _remedy_for_gaps(estimator):
         found = _validate_data(estimator, X, *y, dtype=dtypes, reset=reset, **options)
     array, *targets = found if y else (found,)
-    # of arrays scikit-learn converts the order of bytes with the type, but not of DataFrames
+    # scikit-learn converts the byte order of arrays, but not of DataFrames
     return features_of(array.astype(array.dtype.newbyteorder("="), copy=False)), *targets
 
 
@@ -308,7 +309,7 @@ def _is_plain_matrix(X: np.ndarray) -> bool:
 
 
 def _is_plain_target(y: Any) -> bool:
-    """Return whether scikit-learn would find nothing wrong with targets, and return them."""
+    """Return whether scikit-learn would accept targets and return them unchanged."""
     is_vector = type(y) is np.ndarray and y.ndim == 1 and len(y) > 0 and y.flags.c_contiguous
     return is_vector and (y.dtype.kind in "biu" or _is_surely_finite(y))
 
@@ -316,9 +317,9 @@ def _is_plain_target(y: Any) -> bool:
 def _check_but_the_numbers(
     estimator: Any, features: Features, X: Any, *y: Any, reset: bool, **options: Any
 ) -> tuple:
-    """Let scikit-learn check names and shape of X, and y, which is returned."""
+    """Let scikit-learn check y and the names and shape of X; return y."""
     _validate_data(estimator, X, *y, reset=reset, skip_check_array=True)
-    # takes no memory, and has all that scikit-learn has to look at but the numbers
+    # takes no memory, and has everything that scikit-learn checks except the numbers
     stand_in = np.broadcast_to(np.zeros((), features.dtype), features.shape)
     if not y:
         check_array(stand_in, dtype=None, estimator=estimator, input_name="X", **options)
@@ -345,7 +346,7 @@ def _check_numbers(estimator: Any, features: Features) -> None:
 
 
 def _check_finite(estimator: Any, numbers: np.ndarray) -> None:
-    """Refuse NaN, unless the estimator takes it, and infinity, in scikit-learn's words."""
+    """Refuse infinity and, unless the estimator accepts it, NaN, with scikit-learn's message."""
     if _is_surely_finite(numbers):
         return
     with _remedy_for_gaps(estimator):
@@ -360,18 +361,18 @@ def _check_finite(estimator: Any, numbers: np.ndarray) -> None:
 def check_overflow(
     output: Any, X: Features, output_name: str = "output", remedy: str | None = None
 ) -> None:
-    """Refuse a row whose output is not finite, though its numbers are.
+    """Refuse a row whose output is not finite although its inputs are.
 
-    Tensors are left as they are: on a device the answer would have to be waited for.
+    Tensors are not checked: on a device, that would mean waiting for the result.
 
     Parameters
     ----------
     output : ndarray of shape (n_rows, n_outputs), or Tensor
     X : Features of shape (n_rows, n_features)
     output_name : str, default="output"
-        What the error calls it.
+        Name of the output in the error.
     remedy : str, default=None
-        None is to scale X, or to train with smaller steps.
+        None advises to scale X, or to train with smaller steps.
     """
     if type(output) is not np.ndarray or get_config()["assume_finite"]:
         return
@@ -394,7 +395,7 @@ def check_overflow(
 
 @contextmanager
 def _remedy_for_gaps(estimator: Any) -> Iterator[None]:
-    """Add to scikit-learn's error about missing values in X what these estimators can do."""
+    """Add advice for these estimators to scikit-learn's error about missing values in X."""
     try:
         yield
     except ValueError as error:
@@ -407,10 +408,10 @@ def _remedy_for_gaps(estimator: Any) -> Iterator[None]:
 
 
 def _is_surely_finite(X: Any) -> bool:
-    """Return whether an array is without NaN and infinity, because its sum is.
+    """Return whether an array has no NaN or infinity, judged by its sum.
 
-    That of many numbers is torch's, on its threads. Where it does not tell, scikit-learn has to
-    look.
+    Large arrays are summed by torch on several threads. If the sum is not finite, scikit-learn has
+    to check.
     """
     if not isinstance(X, np.ndarray) or X.dtype.kind != "f" or get_config()["assume_finite"]:
         return False
@@ -422,7 +423,7 @@ def _is_surely_finite(X: Any) -> bool:
 
 
 def _where_it_is(X: Any, dtypes: list[type]) -> Features | None:
-    """Return features that are read where they are; None for what scikit-learn may copy."""
+    """Return features that are read in place; None for data that scikit-learn may copy."""
     if isinstance(X, torch.Tensor) and X.device.type != "cpu":
         return _on_device(X, dtypes)
     if is_large_map(X):
@@ -430,16 +431,16 @@ def _where_it_is(X: Any, dtypes: list[type]) -> Features | None:
     if math.prod(getattr(X, "shape", (0,))) < _MANY_NUMBERS:
         return None
     if type(X) in (np.ndarray, np.memmap):
-        # columns are contiguous, if not each other's neighbours
+        # each column is contiguous, even if there are gaps between columns
         is_by_column = X.ndim == 2 and X.strides[0] == X.itemsize < X.strides[1]
         if is_by_column and X.dtype.kind in "biuf":
             return ColumnRows([np.asarray(X).T], _chosen(dtypes, X.dtype))
         return None
     columns = _columns_of(X)
-    # strided columns are those of an array in rows, which scikit-learn takes as it is
+    # strided columns belong to a row-major array, which scikit-learn does not copy
     if columns is None or not all(column.flags.c_contiguous for column in columns):
         return None
-    # as in scikit-learn, which knows the types of pandas' columns only
+    # as in scikit-learn, which uses column types of pandas only
     kinds = {column.dtype for column in columns}
     given = np.result_type(*kinds) if _is_frame(X, "pandas") else None
     return ColumnRows([column[np.newaxis] for column in columns], _chosen(dtypes, given))
@@ -454,7 +455,7 @@ def _on_device(X: torch.Tensor, dtypes: list[type]) -> DeviceRows:
         )
     if X.dtype.is_complex:
         raise ValueError(f"Complex data not supported: X holds {X.dtype}.")
-    if X.ndim != 2:  # scikit-learn says so
+    if X.ndim != 2:  # scikit-learn reports it
         check_array(np.broadcast_to(np.zeros(()), tuple(X.shape)), input_name="X")
     is_known = X.dtype in (torch.float32, torch.float64)
     given = np.dtype(numpy_dtype(X.dtype)) if is_known else None
@@ -462,12 +463,12 @@ def _on_device(X: torch.Tensor, dtypes: list[type]) -> DeviceRows:
 
 
 def _on_host(X: Any) -> Any:
-    """Return a tensor as one of the host, where codes of categories are made; all else as it is."""
+    """Move a tensor to the host, where categories are encoded; return anything else unchanged."""
     return X.cpu() if isinstance(X, torch.Tensor) else X
 
 
 def _columns_of(X: Any) -> list[np.ndarray] | None:
-    """Return the columns of a frame of numbers, without a copy where the frame allows it."""
+    """Return the columns of a numeric frame, without a copy if the frame allows it."""
     if _is_frame(X, "pandas"):
         if all(isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in X.dtypes):
             return [column.to_numpy() for _, column in X.items()]
@@ -480,10 +481,10 @@ def _columns_of(X: Any) -> list[np.ndarray] | None:
 
 
 def _is_frame(X: Any, library: str) -> bool:
-    # who has such a frame has imported its library
+    # if X is such a frame, its library has been imported
     return library in sys.modules and isinstance(X, sys.modules[library].DataFrame)
 
 
 def _chosen(dtypes: list[type], given: np.dtype | None) -> np.dtype:
-    """Return the type in which numbers are read: their own, if it is one of some, or the first."""
+    """Return the type in which numbers are read: their own if accepted, else the first."""
     return np.dtype(given if given in dtypes else dtypes[0])

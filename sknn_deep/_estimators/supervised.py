@@ -1,12 +1,12 @@
 """What the classifier and the regressor share: one network or several, compared with targets.
 
-``coefs_`` and ``intercepts_`` are properties over the network's weights. There is one copy of what
-was learned, ``module_``, so a snapshot, a pickle and a callback cannot disagree with it.
+``coefs_`` and ``intercepts_`` are properties over the network's weights. The weights exist only
+once, in ``module_``, so a snapshot, a pickle and a callback cannot disagree.
 
-``clone`` unfits ``init_from``, on purpose. scikit-learn clones estimators among the parameters, so
-a fitted autoencoder arrives unfitted in every search. A ``__sklearn_clone__`` of ours would change
-what ``clone`` means for autoencoders, or hide that a source is shared. scikit-learn has
-``FrozenEstimator`` for fitted estimators, and the error names it.
+``clone`` deliberately unfits ``init_from``: scikit-learn clones estimators among the parameters, so
+a fitted autoencoder becomes unfitted in every search. Defining ``__sklearn_clone__`` would change
+the meaning of ``clone`` for autoencoders, or hide that a source is shared. scikit-learn provides
+``FrozenEstimator`` for fitted estimators, and the error message names it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -54,9 +54,9 @@ from sknn_deep._sklearn import HasMethods, Interval, StrOptions
 from sknn_deep._user_warnings import warn_user
 from sknn_deep._wording import counted
 
-# Enough rows to tell by how much the outputs of a layer vary.
+# Enough rows to estimate the standard deviation of a layer's outputs.
 _MAX_ROWS = 2000
-# Where a layer takes no memory, to ask for its size.
+# Device on which a layer takes no memory, to compute its size.
 _META = torch.device("meta")
 
 
@@ -81,10 +81,10 @@ class SupervisedParameters(SharedParameters):
 
 
 class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
-    """A network whose output is compared with targets, or with ``n_networks`` several.
+    """A supervised network, or an ensemble of ``n_networks``.
 
-    What was fitted decides whether there are several, not the parameter, which may have been set
-    since.
+    Whether there are several depends on what was fitted, not on the parameter, which may have been
+    changed since.
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -112,10 +112,10 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def _networks(self) -> list[Any]:
         return vars(self).get("estimators_", [self])
 
-    if not TYPE_CHECKING:  # it would tell a type checker that every attribute exists
+    if not TYPE_CHECKING:  # a type checker would conclude that every attribute exists
 
         def __getattr__(self, name: str):
-            # called only for what is missing: say where to look for what the networks have
+            # called only for missing attributes: point to those that the ensemble's networks have
             networks = vars(self).get("estimators_")
             is_fitted_name = name.endswith("_") and not name.startswith("_")
             if networks and is_fitted_name and hasattr(networks[0], name):
@@ -123,7 +123,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
                     f"An ensemble has no {name}, each of its networks has one: "
                     f"see estimators_[0].{name} to estimators_[{len(networks) - 1}].{name}."
                 )
-            return super().__getattribute__(name)  # raises what it raised before
+            return super().__getattribute__(name)  # raises the usual error
 
     @property
     def coefs_(self) -> list[np.ndarray]:
@@ -239,11 +239,11 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
     def _map_networks(self, function: Callable[[Any], Any] | None, X: Features) -> Iterator[Any]:
         """Apply a function to the raw output of each network, for validated rows.
 
-        The function takes tensors and arrays of NumPy, and returns what it is given.
+        The function takes tensors or NumPy arrays, and returns the same type.
         """
         rows, known = vars(self).get("_known_output", (None, None))
         if rows is X:
-            raw = known.copy()  # what is made of it may be written into it
+            raw = known.copy()  # the caller may overwrite it
             yield raw if function is None else function(raw)
             return
         for network in self._networks:
@@ -285,7 +285,8 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
 
     @property
     def _ensure_all_finite(self) -> bool | str:  # type: ignore[override]
-        # a fitted network without an input layer would hand NaN on, whatever was set since
+        # a fitted network without an input layer would propagate NaN, even if the parameter was set
+        # later
         fitted = self.__sklearn_is_fitted__()
         reads_gaps = not fitted or self._networks[0].module_.input is not None
         return "allow-nan" if self.allow_nan and reads_gaps else True
@@ -305,11 +306,11 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         return TableColumns(categories, np.flatnonzero(X.missing()).tolist())
 
     def _mean(self, outputs: Iterable[Any]) -> Any:
-        """Return the mean over the networks, by their weights where they have some."""
+        """Return the mean over the networks, weighted if the ensemble has weights."""
         return mean(outputs, vars(self).get("ensemble_weights_"))
 
     def _input_config(self, n_features: int) -> dict[str, Any] | None:
-        """Return the arguments of the network's input layer, or None where it needs none."""
+        """Return the arguments of the network's input layer, or None if it needs none."""
         columns = vars(self).get("_columns") or TableColumns({}, [])
         is_plain = not columns.categories and not self.allow_nan
         is_plain = is_plain and self.scaling is None and self.numeric_embedding is None
@@ -366,7 +367,7 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
             _scale_outputs(self.module_, shared, samples.X.to(some, flat.device, flat.dtype))
 
     def _source_layers(self) -> list[tuple]:
-        """Return the stages of the encoder that ``init_from`` has learned, the code's last."""
+        """Return the stages of ``init_from``'s fitted encoder, ending with the code."""
         source: Any = self.init_from
         check_is_fitted(
             source,
@@ -388,11 +389,11 @@ class BaseDeepMLP(SupervisedParameters, FittedMLP, BaseDeepNetwork):
         return network.stages()[: network.code_layer + 1]
 
     def _check_source(self, encoder: list[tuple]) -> None:
-        """Refuse an encoder whose hidden layers are not those that the network begins with."""
+        """Refuse an encoder whose hidden layers do not match the first layers of the network."""
         config = self.module_.config
         n_features, *own = config["layer_units"][:-1]
         sizes = [linear.out_features for linear, *_ in encoder]
-        n_hidden = max(1, len(sizes) - 1)  # of a linear encoder the code itself
+        n_hidden = max(1, len(sizes) - 1)  # a linear encoder has only the code
         if encoder[0][0].in_features != n_features:
             raise ValueError(
                 f"init_from was fitted on {counted(encoder[0][0].in_features, 'feature')}, but X "
@@ -451,8 +452,8 @@ def column_as_1d(y: np.ndarray) -> np.ndarray:
 def _scale_outputs(network: MLP, layers: list[Linear], x: Tensor) -> None:
     """Divide layers by the standard deviation of their outputs, so that it is one [1]_.
 
-    An encoder's outputs vary several times as much as those of a network that is drawn, and the
-    first steps with a usual learning rate would then lose what it has learned.
+    An encoder's outputs vary several times as much as those of a randomly initialised network, so
+    the first steps at a usual learning rate would destroy what it has learned.
 
     Parameters
     ----------

@@ -1,12 +1,11 @@
-"""The columns of a table: which hold categories, and what becomes of them.
+"""The columns of a table: which hold categories, and how these are encoded.
 
-A network reads numbers. A table with texts and categories becomes one matrix all the same: numbers
-as they are, NaN where they are missing, and in place of each category its code. So batches,
-validation sets, files mapped into memory and fused searches know nothing of tables; what the codes
-mean to the network is decided by its input layer
-(:class:`~sknn_deep._networks.table_input.TableInput`).
+A network reads numbers, so a table with strings and categories is converted to one matrix: numbers
+as they are, NaN where they are missing, and a code for each category. Batches, validation sets,
+memory-mapped files and fused searches therefore need no knowledge of tables; the network's input
+layer interprets the codes (:class:`~sknn_deep._networks.table_input.TableInput`).
 
-pandas reads the columns of any container: it knows every way in which a value may be missing.
+pandas reads the columns of any container, because it knows every kind of missing value.
 """
 
 import importlib
@@ -27,20 +26,20 @@ from sknn_deep._wording import counted
 
 # A text column with more numbers than this among its values was probably meant to be numeric.
 _MANY_NUMBERS = 20
-# In a column with more categories than this, those with fewer rows are left out.
+# In a column with more than _FEW_CATEGORIES, categories with fewer than _FEWEST_ROWS are left out.
 _FEW_CATEGORIES, _FEWEST_ROWS = 9, 5
 
 
 @dataclass(frozen=True)
 class TableColumns:
-    """What a fit has learned of the columns of X.
+    """What a fit has learned about the columns of X.
 
     Attributes
     ----------
     categories : dict of list
-        For each column of categories, by its number, their values in the order of their codes:
-        texts, numbers, True and False. None is last, where values were missing in training. Of
-        many categories those with fewer than five rows are left out.
+        For each column of categories, by number, its values in the order of their codes: strings,
+        numbers, True and False. None comes last, if values were missing in training. In a column
+        with many categories, those with fewer than five rows are left out.
     gaps : list of int
         Columns of numbers in which values were missing in training.
     """
@@ -51,7 +50,7 @@ class TableColumns:
     def encode(self, X: Any, dtype: np.dtype | type) -> np.ndarray:
         """Return numbers and codes, shape (n_rows, n_features).
 
-        The code of what was not in the training data is -1. Missing numbers are NaN.
+        Values not in the training data have the code -1. Missing numbers are NaN.
 
         Raises
         ------
@@ -62,7 +61,7 @@ class TableColumns:
         encoded = np.empty((len(X), len(columns)), dtype)
         for j, (name, column) in enumerate(columns):
             values = self.categories.get(j)
-            with np.errstate(over="ignore"):  # what becomes infinite is refused by name
+            with np.errstate(over="ignore"):  # infinite columns are refused later
                 encoded[:, j] = _numbers(name, column) if values is None else _codes(column, values)
         return encoded
 
@@ -73,7 +72,7 @@ class TableColumns:
         ----------
         numbers : ndarray of shape (n_rows, n_numbers)
         codes : ndarray of shape (n_rows, n_categories)
-            Of the columns of categories; -1 is read as a missing one.
+            Codes of the columns of categories; -1 is decoded as missing.
         """
         of_numbers, of_codes = iter(numbers.T), iter(codes.T)
         columns: list[Any] = []
@@ -86,33 +85,34 @@ class TableColumns:
         return columns
 
     def n_categories(self) -> list[tuple[int, int]]:
-        """Return each column of categories, and how many it has."""
+        """Return each column of categories, and its number of categories."""
         return [(column, len(values)) for column, values in self.categories.items()]
 
 
 def feature_names(estimator: Any, given: Any = None) -> list[str]:
-    """Return the names of a fitted estimator's features, x0, x1 and so on where they have none.
+    """Return the names of a fitted estimator's features; x0, x1 and so on if they have none.
 
     Parameters
     ----------
     estimator : estimator
     given : array-like of str, default=None
-        Names for features that had none in training; others must be those.
+        Names for features that had none in training; otherwise they must equal those of the
+        training data.
     """
     return [str(name) for name in check_feature_names_in(estimator, given)]
 
 
 def as_table(columns: list[Any], names: np.ndarray | None, container: str, index: Any) -> Any:
-    """Return columns as a frame, or without names as an array of objects.
+    """Return columns as a frame, or as an object array if there are no names.
 
     Parameters
     ----------
     columns : list of sequence
     names : ndarray of str, or None
     container : str
-        "polars", or else pandas is meant.
+        "polars"; anything else means pandas.
     index : Index or None
-        Of a frame of pandas.
+        Index of a pandas frame.
 
     Examples
     --------
@@ -169,9 +169,9 @@ def learn_columns(X: Any, selection: Any) -> TableColumns | None:
 
 
 def _learn_together(X: DividedTable, selection: Any) -> TableColumns | None:
-    """Return what :func:`learn_columns` does of rows that are divided between processes.
+    """Do :func:`learn_columns` for rows that are divided between processes.
 
-    A column in which one of them has nothing but missing values is what it is to the others.
+    A column with only missing values in one process gets the type that it has in the others.
     """
     ranks, is_named = X.ranks, isinstance(selection, str)
     chosen: list[int] = []
@@ -217,7 +217,7 @@ def _columns_of_counts(
 
 
 def is_of_numbers(X: Any) -> bool:
-    """Return whether X is an array of numbers, or a frame all of whose columns are."""
+    """Return whether X is a numeric array, or a frame with only numeric columns."""
     if isinstance(X, pd.DataFrame):
         return all(isinstance(d, np.dtype) and d.kind in "biuf" for d in X.dtypes)
     if _is_polars(X):
@@ -226,23 +226,23 @@ def is_of_numbers(X: Any) -> bool:
 
 
 def names_of(X: Any) -> list[str] | None:
-    """Return the names of a frame's columns, None where it has none."""
+    """Return the names of a frame's columns; None if X is not a frame."""
     return list(map(str, X.columns)) if is_frame(X) else None
 
 
 def _may_hold_text(X: Any) -> bool:
-    """Return whether X is a frame or an array with other columns than of numbers."""
+    """Return whether X is a frame or an array with columns that are not numeric."""
     if _is_polars(X):
         boolean = sys.modules["polars"].Boolean
         return not all(dtype.is_numeric() or dtype == boolean for dtype in X.dtypes)
     if isinstance(X, pd.DataFrame):
         return not all(getattr(dtype, "kind", "") in tuple("biuf") for dtype in X.dtypes)
-    # in an array of texts numbers are texts, too: scikit-learn refuses it
+    # in an array of strings, numbers are strings, too: scikit-learn refuses it
     return isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "O"
 
 
 def named_columns(X: Any) -> Iterator[tuple[Any, pd.Series]]:
-    """Yield the columns of a frame or an array with their names, or numbers."""
+    """Yield the columns of a frame or an array, with their names or numbers."""
     if isinstance(X, pd.DataFrame):
         for j, name in enumerate(X.columns):  # by number: names may occur twice
             yield name, X.iloc[:, j]
@@ -265,7 +265,7 @@ def is_frame(X: Any) -> bool:
 
 
 def _is_polars(X: Any) -> bool:
-    # who has such a frame has imported the library
+    # if X is such a frame, its library has been imported
     return "polars" in sys.modules and isinstance(X, sys.modules["polars"].DataFrame)
 
 
@@ -279,12 +279,12 @@ def _from_polars(column: Any) -> pd.Series:
 
 
 def _is_of_categories(name: Any, column: pd.Series) -> bool:
-    """Return whether the type of a column, or what an object column holds, are categories.
+    """Return whether a column holds categories, by its type or by the values of an object column.
 
     Raises
     ------
     ValueError
-        If an object column holds numbers and texts.
+        If an object column holds numbers and strings.
     """
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype) or dtype.type is str:
@@ -305,7 +305,7 @@ def _is_of_categories(name: Any, column: pd.Series) -> bool:
 
 
 def check_inputs(n_inputs: int) -> None:
-    """Refuse a table that leaves a network nothing to read."""
+    """Refuse a table that leaves a network without inputs."""
     if n_inputs == 0:
         raise ValueError(
             "X has nothing to learn from: in its columns of categories almost every value "
@@ -314,7 +314,7 @@ def check_inputs(n_inputs: int) -> None:
 
 
 def _selected(selection: Any, names: list[Any]) -> list[int]:
-    """Return the numbers of the columns that names, numbers or a mask select."""
+    """Return the indices of the columns selected by names, numbers or a mask."""
     items = np.asarray(selection, dtype=object).ravel().tolist()
     if all(isinstance(item, bool | np.bool_) for item in items) and items:
         if len(items) != len(names):
@@ -342,7 +342,7 @@ def _selected(selection: Any, names: list[Any]) -> list[int]:
 
 
 def _factorized(name: Any, column: pd.Series) -> tuple[np.ndarray, list[Any]]:
-    """Return for each row the number of its value, -1 where it is missing, and the values."""
+    """Return the index of each row's value, -1 where it is missing, and the distinct values."""
     try:
         numbers, values = pd.factorize(column)
     except TypeError:
@@ -355,14 +355,14 @@ def _factorized(name: Any, column: pd.Series) -> tuple[np.ndarray, list[Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as a file keeps it: numbers, texts, True and False; others as texts."""
+    """Return a value as it is stored in files: number, string or bool; others as strings."""
     if isinstance(value, np.generic):
         value = value.item()
     return value if isinstance(value, str | bool | int | float) else str(value)
 
 
 def _count(name: Any, column: pd.Series, count: Counter[Any]) -> None:
-    """Add in how many rows a column has each value, None where it is missing."""
+    """Count the rows of each value of a column; None counts missing values."""
     numbers, values = _factorized(name, column)
     of_each = np.bincount(numbers + 1, minlength=len(values) + 1).tolist()
     for value, n_rows in zip([None, *values], of_each, strict=True):
@@ -371,20 +371,20 @@ def _count(name: Any, column: pd.Series, count: Counter[Any]) -> None:
 
 
 def _categories(count: Counter[Any]) -> list[Any]:
-    """Return the values of a column in an order that does not depend on the rows'."""
+    """Return the values of a column in an order that does not depend on that of the rows."""
     values = [value for value in count if value is not None]
     if len(values) > _FEW_CATEGORIES:
-        # the rarest have too few rows to learn from, and pass for unknown ones together
+        # the rarest have too few rows to learn from, and are all treated as unknown
         values = [value for value in values if count[value] >= _FEWEST_ROWS]
     values.sort(key=lambda value: (isinstance(value, str), value))
     return values + [None] * (None in count)
 
 
 def _codes(column: pd.Series, categories: list[Any]) -> np.ndarray:
-    """Return the code of each row, -1 for what is not among the categories."""
+    """Return the code of each row; -1 for values that are not among the categories."""
     numbers, values = _factorized(column.name, column)
     code_of = {value: code for code, value in enumerate(categories)}
-    # a missing value has the number -1, and so the last code
+    # a missing value has index -1 and thus gets the last code
     codes = [code_of.get(value, -1) for value in [*values, None]]
     return np.array(codes)[numbers]
 
@@ -406,7 +406,7 @@ def _numbers(name: Any, column: pd.Series) -> np.ndarray:
 
 
 def _warn_of_numbers(name: Any, values: list[Any]) -> None:
-    """Warn of a column of texts most of which are numbers."""
+    """Warn of a text column in which most values are numbers."""
     texts = [value for value in values if isinstance(value, str)]
     is_number = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").notna()
     n_numbers = int(is_number.sum())

@@ -1,7 +1,7 @@
-"""Networks with the defaults that are best on tables.
+"""Networks with the defaults that work best on tables.
 
-They are the classifier and the regressor with other defaults: whatever helps on tables is a
-parameter of those, too.
+They are the classifier and the regressor with other defaults: everything that helps on tables is a
+parameter of those classes, too.
 """
 
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ from sknn_deep._estimators.types import (
 from sknn_deep._hardware.ranks import present_ranks
 from sknn_deep._sklearn import Interval
 
-# Rows of a batch where there are many, and the fewest batches of an epoch.
+# Batch size for large tables, and the smallest number of batches per epoch.
 _BATCH_SIZE, _FEWEST_BATCHES = 256, 50
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class TabularDefaults(SupervisedParameters):
-    """Parameters that both estimators set in another way than their bases."""
+    """Parameters with defaults that differ from those of the base classes."""
 
     solver: Solver = "muon"
     alpha: float = 0.0
@@ -104,7 +104,7 @@ _CONSTRAINTS: dict[str, list[Any]] = {
 
 
 class TabularHooks:
-    """What the two estimators decide in another way than their bases."""
+    """Methods of both estimators that differ from those of their base classes."""
 
     batch_size: int | Literal["auto"]
     early_stopping: bool
@@ -119,7 +119,7 @@ class TabularHooks:
 
     @property
     def candidates_(self) -> pd.DataFrame:
-        """What came of each candidate: one row each, with ``n_candidates`` above 1."""
+        """The result of each candidate, one row each; only with ``n_candidates`` above 1."""
         if "_candidates" not in vars(self):
             raise AttributeError(
                 "candidates_ exists once fit has tried several: set n_candidates, got "
@@ -152,7 +152,7 @@ class TabularHooks:
 
     def _jobs_of_ensemble(self) -> int | None:
         params: Any = self
-        # processes that divide the rows train all networks, whatever joblib is told
+        # processes that divide the rows train all networks, so n_jobs is ignored
         return self.n_jobs if params.n_processes == 1 and present_ranks() is None else 1
 
     def _reason_to_train_alone(self) -> str:
@@ -278,9 +278,9 @@ References
 class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegressor):
     """Multilayer perceptron regressor with defaults for tables.
 
-    ``TabularMLPRegressor().fit(df, y)`` is all that a table of numbers, texts and gaps needs: it
-    is a :class:`DeepMLPRegressor` that scales and embeds numbers, takes categories and missing
-    values, scales the target, and stops by held-out rows.
+    ``TabularMLPRegressor().fit(df, y)`` is all that a table of numbers, strings and missing values
+    needs: it is a :class:`DeepMLPRegressor` that scales and embeds numbers, takes categories and
+    missing values, scales the target, and uses early stopping on held-out rows.
 
     See Also
     --------
@@ -309,7 +309,7 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
     _fitted_state: ClassVar = REGRESSOR_STATE | CANDIDATES_STATE
 
     def _validation_scoring(self) -> Any:
-        # of few rows one that nobody can predict would decide on the best epoch by its square
+        # with few rows, the squared error of a single unpredictable row would decide the best epoch
         return super()._validation_scoring() or "neg_mean_absolute_error"
 
 
@@ -317,9 +317,9 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
 class TabularMLPClassifier(TabularClassifierParameters, TabularHooks, DeepMLPClassifier):
     """Multilayer perceptron classifier with defaults for tables.
 
-    ``TabularMLPClassifier().fit(df, y)`` is all that a table of numbers, texts and gaps needs: it
-    is a :class:`DeepMLPClassifier` that scales and embeds numbers, takes categories and missing
-    values, and stops by held-out rows.
+    ``TabularMLPClassifier().fit(df, y)`` is all that a table of numbers, strings and missing values
+    needs: it is a :class:`DeepMLPClassifier` that scales and embeds numbers, takes categories and
+    missing values, and uses early stopping on held-out rows.
 
     See Also
     --------

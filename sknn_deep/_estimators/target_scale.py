@@ -1,8 +1,8 @@
-"""Regression targets far from size 1, on which training fails.
+"""Detects regression targets whose scale is far from 1, on which training fails.
 
-Initial outputs are of size 1, an optimiser like Adam moves them by about its learning rate in
-each step, and ``tol`` is an absolute number. A target in dollars is out of reach, and one of size
-0.001 has a loss below ``tol`` before anything is learned of it.
+Initial outputs have size 1, an optimiser such as Adam changes them by about its learning rate in
+each step, and ``tol`` is absolute. So a target in dollars is out of reach, and a target of size
+0.001 has a loss below ``tol`` before anything is learned.
 """
 
 import math
@@ -14,18 +14,18 @@ import torch
 from sknn_deep._engine.distributions import Quantiles, negative_log_likelihood
 from sknn_deep._engine.losses import Loss
 
-# A target counts as scaled where its root mean square is no larger than the first, and some of it
-# at least as far as the second from its mean: what common scalers make of it does.
+# A target counts as scaled if its root mean square is at most _LARGEST_SIZE and some value is at
+# least _SMALLEST_REACH from the mean. The output of common scalers satisfies both.
 _LARGEST_SIZE, _SMALLEST_REACH = 10.0, 0.5
-# Where targets deviate by less than this share of their size, they are constant but for rounding.
+# Targets whose deviation is at most this share of their size are constant except for rounding.
 _CONSTANT = 1e-7
 # A network whose loss is above this share of a constant's has learned little.
 _POOR = 0.9
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of squares that are infinite nothing is said
+@np.errstate(over="ignore", invalid="ignore")  # infinite squares need no warning
 def odd_size(targets: np.ndarray, weight: np.ndarray | None) -> float | None:
-    """Return the size of targets, to a power of ten, if it is far from 1, otherwise None.
+    """Return the scale of targets as a power of ten if it is far from 1, otherwise None.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def odd_size(targets: np.ndarray, weight: np.ndarray | None) -> float | None:
         return None
     if size > _LARGEST_SIZE:
         return 10.0 ** round(math.log10(size))
-    # of those that deviate so much at the mean, one does
+    # if the standard deviation reaches the limit, so does some value
     if deviation >= _SMALLEST_REACH or np.abs(targets - mean).max() >= _SMALLEST_REACH:
         return None
     return 10.0 ** round(math.log10(deviation))
@@ -74,7 +74,7 @@ def is_poor(
     targets : ndarray of shape (n_samples, n_outputs)
     weight : ndarray of shape (n_samples,) or None
     level : float or None
-        Of the quantile that is the best constant for this loss; None is the mean.
+        Level of the quantile that is the best constant for this loss; None for the mean.
     """
     targets = targets.astype(np.float64)
     if level is None:
@@ -98,7 +98,7 @@ def is_poor_distribution(
     targets : ndarray of shape (n_samples, n_outputs)
     weight : ndarray of shape (n_samples,) or None
     levels : sequence of float or None
-        Of quantiles; None for a normal distribution.
+        Levels of the quantiles; None for a normal distribution.
     """
     targets = targets.astype(np.float64)
     of_rows = torch.from_numpy(targets)
@@ -107,7 +107,7 @@ def is_poor_distribution(
         variance = np.average(np.square(targets - mean), axis=0, weights=weight)
         of_all = torch.from_numpy(mean), torch.from_numpy(variance)
         losses = negative_log_likelihood(*of_all, of_rows)
-        # a mean squared error smaller by that share is worth so much
+        # the gain in likelihood from a mean squared error smaller by that factor
         worst = np.average(losses.mean(dim=-1).numpy(), weights=weight) + 0.5 * math.log(_POOR)
     else:
         quantiles = Quantiles(levels)

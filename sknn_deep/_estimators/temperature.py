@@ -2,12 +2,13 @@ r"""Calibrated probabilities: temperature scaling [1]_.
 
 The raw output :math:`z` of a trained network is divided by one number :math:`T`, chosen so that the
 log loss on held-out rows is smallest. An overconfident network has :math:`T > 1`. The order of the
-classes, and so the predicted labels, stay. For an ensemble, the softmax of :math:`z` is the mean of
-the probabilities: scaling the networks before taking the mean would leave it underconfident [2]_.
+classes, and so the predicted labels, are unchanged. For an ensemble, the softmax of :math:`z` is
+the mean of the probabilities: scaling the networks before taking the mean would leave it
+underconfident [2]_.
 
-The loss is convex in :math:`1 / T`. Where the network is right on all rows it has no minimum, and
-:math:`T` would be zero. So the rows count as if there were one more, of which nothing is known, as
-in J. Platt's scaling [3]_.
+The loss is convex in :math:`1 / T`. If the network is right on all rows, it has no minimum and
+:math:`T` would tend to zero. So the targets are smoothed as if there were one more row of unknown
+class, as in Platt scaling [3]_.
 
 References
 ----------
@@ -24,7 +25,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-# What is beyond is no calibration any more.
+# Limit of the temperature and its inverse; values beyond it are no longer calibration.
 _LARGEST = 100.0
 
 
@@ -40,7 +41,7 @@ def best_temperature(
     ----------
     logits : ndarray of shape (n_rows, n_outputs)
     targets : ndarray of shape (n_rows,) or (n_rows, n_outputs)
-        Class indices of a softmax, or for independent labels 0 and 1.
+        Class indices for a softmax; 0 and 1 for independent labels.
     sample_weight : ndarray of shape (n_rows,) or None
     tolerance : float, default=1e-10
         Relative error of the temperature.
@@ -76,7 +77,7 @@ def best_temperature(
         return float(weight @ (excess * logits).sum(axis=1))
 
     low, high = -np.log(_LARGEST), np.log(_LARGEST)
-    if slope(low) >= 0:  # the network is wrong more often than not
+    if slope(low) >= 0:  # the network is wrong more often than right
         return _LARGEST
     if slope(high) <= 0:
         return 1 / _LARGEST
@@ -86,7 +87,7 @@ def best_temperature(
 def calibrated_loss(
     logits: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray | None
 ) -> float:
-    """Return the log loss at the best temperature: what no calibration takes away [4]_.
+    """Return the log loss at the best temperature, which calibration cannot reduce further [4]_.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ def calibrated_loss(
     >>> bool(np.isclose(loss, calibrated_loss(sure / 5, targets, None), atol=1e-5))
     True
     """
-    # around the minimum the loss changes with the square of the error
+    # a low tolerance suffices: near the minimum, the loss changes with the square of the error
     temperature = best_temperature(logits, targets, sample_weight, tolerance=1e-3)
     logits = logits.astype(np.float64) / temperature
     if targets.ndim == 1:

@@ -16,7 +16,7 @@ ActivationName: TypeAlias = Literal[
     "identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish",
     "softplus",
 ]  # fmt: skip
-# A list of names is seldom a literal: `["relu"] * 3` is a list of any texts.
+# A list of names is rarely inferred as literals: `["relu"] * 3` is a list of str.
 Activations: TypeAlias = ActivationName | Sequence[str]
 SolverName: TypeAlias = Literal[
     "lbfgs", "sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "muon",
@@ -34,7 +34,7 @@ ReconstructionLossName: TypeAlias = Literal[
 ]
 ScalingName: TypeAlias = Literal["standard", "robust"]
 NumericEmbeddingName: TypeAlias = Literal["piecewise_linear", "periodic"]
-# Names, numbers or a mask of columns.
+# Column names, column numbers or a mask.
 CategoricalFeatures: TypeAlias = Literal["from_dtype"] | Sequence[Any] | np.ndarray | None
 NormalizationName: TypeAlias = Literal["batch", "layer"]
 NoiseKind: TypeAlias = Literal["gaussian", "masking", "salt_pepper"]
@@ -47,18 +47,19 @@ SkorchCallbacks: TypeAlias = Sequence[SkorchCallback | tuple[str, SkorchCallback
 
 
 class SparseRows(Protocol):
-    """A sparse matrix or array of SciPy's, whose own types may not be installed."""
+    """A SciPy sparse matrix or array; SciPy's own type stubs may not be installed."""
 
     def tocsr(self) -> Any: ...
 
 
 # Rows of features: arrays, nested lists, DataFrames and tensors; or sparse. Annotations quote it,
-# and ArrayLike, because signatures in ``help`` would spell out the nine types that NumPy names.
+# and ArrayLike, because signatures in ``help`` would otherwise spell out the nine types of NumPy's
+# alias.
 MatrixLike: TypeAlias = ArrayLike | SparseRows
 
 
 class Splitter(Protocol):
-    """What divides rows into folds, such as scikit-learn's ``KFold``."""
+    """An object that divides rows into folds, such as scikit-learn's ``KFold``."""
 
     def split(self, X: Any, y: Any, /) -> Iterable[tuple[Any, Any]]: ...
 

@@ -1,7 +1,7 @@
-"""Networks of one estimator that joblib's workers train at the same time.
+"""Trains the networks of one estimator in parallel on joblib workers.
 
-Workers are processes, threads or machines of a cluster, as ``joblib.parallel_config`` says. One
-worker is this process itself: then nothing travels, whatever the backend.
+Workers are processes, threads or machines of a cluster, as ``joblib.parallel_config`` says. With a
+single worker, everything runs in this process and nothing is sent, whatever the backend.
 """
 
 import warnings
@@ -22,12 +22,12 @@ Answers = Callable[[Callable, Iterable[tuple]], Iterator[Any]]
 def n_workers_for(
     estimator: Any, n_jobs: int | None, n_tasks: int, callbacks: Iterable[Any] = ()
 ) -> int:
-    """Return how many workers are of use.
+    """Return how many workers can be used.
 
     Parameters
     ----------
     estimator : estimator
-        What is sent to them.
+        The estimator that is sent to the workers.
     n_jobs : int or None
         As joblib's.
     n_tasks : int
@@ -51,9 +51,9 @@ def n_workers_for(
 def workers(n_workers: int) -> Iterator[Answers]:
     """Start workers for a block; yield a function that gives them tasks.
 
-    ``answers(function, tasks)`` iterates over what the function returns for the arguments in
-    each task, in the order in which they are done. A task is taken when a worker is free for it.
-    Where the block raises, workers end what they do.
+    ``answers(function, tasks)`` calls the function with the arguments of each task and iterates
+    over the results in the order of completion. The next task is fetched when a worker becomes
+    free. If the block raises, running tasks are ended.
     """
     if n_workers == 1:
         yield starmap
@@ -61,7 +61,7 @@ def workers(n_workers: int) -> Iterator[Answers]:
     options: dict[str, Any] = {"pre_dispatch": "n_jobs", "batch_size": 1}
     try:
         parallel = Parallel(n_workers, **options, return_as="generator_unordered")
-    except ValueError:  # multiprocessing and Ray give all answers at once
+    except ValueError:  # multiprocessing and Ray return all results at once
         parallel = Parallel(n_workers, **options)
     running: list[Any] = []
 
@@ -73,7 +73,7 @@ def workers(n_workers: int) -> Iterator[Answers]:
         try:
             yield answers
         except BaseException:
-            with warnings.catch_warnings(action="ignore"):  # that nobody waits for the others
+            with warnings.catch_warnings(action="ignore"):  # about abandoned tasks
                 for unfinished in running:
                     getattr(unfinished, "close", lambda: None)()
             raise

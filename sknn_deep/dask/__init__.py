@@ -1,7 +1,8 @@
-"""The estimators on Dask's collections, trained where their partitions are.
+"""Estimators for Dask collections, trained on the workers that hold the partitions.
 
-Each has the parameters of the estimator whose name it has after "Dask", and ``client``. How to use
-them, and what is sent between the workers, is in the documentation's "Train on a Dask cluster".
+Each has the parameters of the estimator whose name follows "Dask", and ``client``. The
+documentation's "Train on a Dask cluster" explains how to use them, and what is sent between the
+workers.
 """
 
 try:

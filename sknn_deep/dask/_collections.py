@@ -1,4 +1,4 @@
-"""Dask's arrays and frames: their partitions, and results that are computed when asked for."""
+"""Dask arrays and frames: their partitions, and results that are computed lazily."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ def is_frame(X: Any) -> bool:
 
 
 def check_rows(name: str, X: Any) -> None:
-    """Refuse what is no table of Dask.
+    """Refuse anything but a two-dimensional Dask collection.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def _holds_delayed(values: Any) -> bool:
 
 
 def partitions(X: Any, columns: dict[str, Any], suffix: str = "") -> list[Delayed]:
-    """Return the partitions of rows, each a dict of what was given, by the names of arguments.
+    """Return the partitions of rows, each a dict of the given collections by argument name.
 
     Parameters
     ----------
@@ -67,12 +67,12 @@ def partitions(X: Any, columns: dict[str, Any], suffix: str = "") -> list[Delaye
     columns : dict
         Targets and weights: collections with as many rows, or None.
     suffix : str, default=""
-        What the names of the arguments end in: "_val" for held-out rows.
+        Suffix of the argument names: "_val" for held-out rows.
 
     Raises
     ------
     TypeError, ValueError
-        If they are no collections, or divided in another way than X.
+        If they are not collections, or are partitioned differently from X.
     """
     check_rows(f"X{suffix}", X)
     if isinstance(X, da.Array):
@@ -89,7 +89,7 @@ def partitions(X: Any, columns: dict[str, Any], suffix: str = "") -> list[Delaye
 
 
 def _alike(name: str, values: Any, name_of_x: str, X: Any, n_parts: int) -> list[Delayed]:
-    """Return the partitions of targets or weights that belong to those of X."""
+    """Return the partitions of targets or weights that correspond to those of X."""
     if isinstance(values, da.Array):
         if values.ndim > 1:
             values = values.rechunk({1: -1})
@@ -106,10 +106,10 @@ def _alike(name: str, values: Any, name_of_x: str, X: Any, n_parts: int) -> list
 
 
 def _rechunked(name: str, values: Any, name_of_x: str, X: Any) -> Any:
-    """Return an array in the chunks of X, where all lengths are known."""
+    """Return an array with the chunks of X, if all lengths are known."""
     lengths = X.chunks[0], values.chunks[0]
     if any(math.isnan(length) for chunks in lengths for length in chunks):
-        return values  # each worker compares its partitions
+        return values  # each worker compares the lengths of its partitions
     if X.shape[0] != values.shape[0]:
         raise ValueError(
             f"{name_of_x} has {counted(X.shape[0], 'row')}, but {name} has {values.shape[0]}; pass "
@@ -118,11 +118,11 @@ def _rechunked(name: str, values: Any, name_of_x: str, X: Any) -> Any:
     return values.rechunk({0: X.chunks[0]})
 
 
-# ------------------------------------------------------------------ what is computed later
+# ------------------------------------------------------------------ lazy results
 
 
 def mapped(estimator: Any, method: str, X: Any, options: dict[str, Any]) -> Any:
-    """Return what a method of an estimator makes of rows, as a collection that is not computed.
+    """Apply a method of an estimator to rows; return the result as a lazy collection.
 
     Parameters
     ----------
@@ -136,11 +136,11 @@ def mapped(estimator: Any, method: str, X: Any, options: dict[str, Any]) -> Any:
     Returns
     -------
     result : Array or DataFrame, or a tuple of arrays
-        With X's chunks; those of a frame have no lengths.
+        With X's chunks; for a frame, their lengths are unknown.
     """
     check_rows("X", X)
     example = getattr(estimator, method)(_example(X), **options)
-    # one object in the graph, which is not hashed
+    # a single object in the graph, which Dask does not hash
     kept = dask.delayed(estimator, name=f"{type(estimator).__name__}-{uuid4().hex}", traverse=False)
     if isinstance(example, tuple):
         return tuple(
@@ -156,7 +156,7 @@ def mapped(estimator: Any, method: str, X: Any, options: dict[str, Any]) -> Any:
 
 
 def _example(X: Any) -> Any:
-    """Return a row that has the columns and types of X."""
+    """Return a row with the columns and types of X."""
     meta = X._meta
     if is_frame(X):
         return X._meta_nonempty.iloc[:1]
@@ -166,20 +166,20 @@ def _example(X: Any) -> Any:
 
 
 class _Rows:
-    """Calls a method for a partition; one without rows has a result without rows."""
+    """Calls a method for a partition; an empty partition has an empty result."""
 
     def __init__(
         self, method: str, options: dict[str, Any], example: Any, number: int | None = None
     ):
         self.method, self.options, self.number = method, options, number
         self.example = example[:0]
-        self.__name__ = method  # what Dask calls the result
+        self.__name__ = method  # Dask names the result after it
 
     def __call__(self, rows: Any, estimator: Any) -> Any:
         if rows.shape[0] == 0:
             return self.example
         result = getattr(estimator, self.method)(rows, **self.options)
-        if isinstance(self.example, pd.DataFrame):  # a partition may hold no text at all
+        if isinstance(self.example, pd.DataFrame):  # a partition may have no strings
             return result.astype(self.example.dtypes)
         return result if self.number is None else result[self.number]
 
@@ -212,6 +212,6 @@ def _array(apply: _Rows, estimator: Delayed, X: Any) -> da.Array:
 
 
 def computed(*values: Any) -> tuple[Any, ...]:
-    """Return values in memory, series as arrays; what is no collection as it is."""
+    """Compute collections, with series as arrays; return other values unchanged."""
     found = dask.compute(*values)
     return tuple(v.to_numpy() if isinstance(v, pd.Series | pd.DataFrame) else v for v in found)

@@ -1,7 +1,7 @@
-"""The estimators on Dask's collections.
+"""The estimators for Dask collections.
 
-Each is the estimator that it is named after: parameters, attributes and methods are inherited. What
-differs is who trains, and that predictions for collections are computed when they are asked for.
+Each inherits parameters, attributes and methods from the estimator that it is named after. The
+differences are that Dask workers train it, and that predictions for collections are lazy.
 """
 
 import inspect
@@ -73,7 +73,7 @@ and they stay where they are. The result is that of one process on all rows, up 
 that predict return collections of Dask for collections, and compute nothing until they are asked
 to. For arrays in memory they do what those of the estimator without Dask do.
 """
-# Methods of rows.
+# Methods that take rows.
 _OF_CLASSIFIERS = (
     "predict", "predict_proba", "predict_log_proba", "decision_function", "hidden_activations",
 )  # fmt: skip
@@ -85,14 +85,14 @@ _OF_AUTOENCODERS = (
 
 
 def _on_dask(base: Any, methods: Iterable[str]) -> Callable[[C], C]:
-    """Return a decorator of the class that trains an estimator on collections.
+    """Return a class decorator for an estimator that trains on collections.
 
     Parameters
     ----------
     base : type
-        The estimator, which explains its parameters.
+        The base estimator, whose docstring documents the parameters.
     methods : iterable of str
-        Those that take collections, too.
+        Methods that also take collections.
     """
 
     def decorate(cls: C) -> C:
@@ -104,7 +104,7 @@ def _on_dask(base: Any, methods: Iterable[str]) -> Callable[[C], C]:
             check = getattr(inherited, "check", None)
             if check is None:
                 setattr(cls, name, _lazily(inherited))
-            else:  # a method that some parameters make available
+            else:  # a method that is available only with some parameters
                 setattr(cls, name, available_if(check)(_lazily(inherited.fn)))
         return with_own_defaults(base, _ON_DASK)(cls)
 
@@ -112,7 +112,7 @@ def _on_dask(base: Any, methods: Iterable[str]) -> Callable[[C], C]:
 
 
 def _lazily(method: Callable) -> Callable:
-    """Return a method of X that computes nothing yet where X is a collection."""
+    """Return a method of X whose result is lazy if X is a collection."""
 
     @wraps(method)
     def wrapper(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
@@ -126,10 +126,10 @@ def _lazily(method: Callable) -> Callable:
 
 
 class OnWorkers(BaseDeepNetwork):
-    """What the estimators on Dask's collections have beside those that they are named after."""
+    """Behaviour shared by the estimators for Dask collections."""
 
     client: Client | None
-    # the estimator without Dask
+    # the same estimator without Dask
     _local_class: ClassVar[type]
 
     @property
@@ -155,9 +155,9 @@ class OnWorkers(BaseDeepNetwork):
         return client
 
     def to_local(self) -> Any:
-        """Return the estimator without Dask: with the same parameters, and as fitted.
+        """Return the estimator without Dask, with the same parameters and fitted state.
 
-        It predicts for arrays and frames in memory, and can be pickled and saved where Dask is not
+        It predicts for arrays and frames in memory, and its files can be loaded where Dask is not
         installed.
 
         Returns
@@ -178,7 +178,7 @@ class OnWorkers(BaseDeepNetwork):
         local, client = self.to_local(), self.client_
         random_state = local.random_state
         if not isinstance(random_state, int | np.integer):
-            # what one process would have drawn from, here
+            # the generator of this process, as in a fit without Dask
             random_state = local.random_state = random_state or np.random.mtrand._rand
         check_travels(local.get_params(deep=False))
         fitted = fit_on_workers(local, call, client)
@@ -187,7 +187,7 @@ class OnWorkers(BaseDeepNetwork):
         set_fitted_state(self, fitted_state(fitted))
 
     def _check_alone(self) -> None:
-        """Refuse what asks for processes or callbacks of its own."""
+        """Refuse parameters that ask for further processes or callbacks."""
         if self.n_processes != 1:
             raise ValueError(
                 f"n_processes={self.n_processes!r} starts processes of its own, but the workers "
@@ -233,7 +233,7 @@ class OnWorkers(BaseDeepNetwork):
 
 
 class _Classifies(OnWorkers):
-    """An estimator that is scored by its labels."""
+    """A classifier, scored by the accuracy of its labels."""
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy of the predicted labels.
@@ -256,7 +256,7 @@ class _Classifies(OnWorkers):
 
 
 class _Regresses(OnWorkers):
-    """An estimator that is scored by its numbers."""
+    """A regressor, scored by the coefficient of determination."""
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the coefficient of determination.
@@ -370,7 +370,7 @@ class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
     client: Client | None = None
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return the names of the units of the code, those of the estimator without Dask.
+        """Return the names of the units of the code, as the estimator without Dask names them.
 
         Parameters
         ----------
@@ -399,7 +399,7 @@ class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
         Returns
         -------
         score : float
-            As of :class:`~sknn_deep.AutoencoderTransformer`.
+            As in :class:`~sknn_deep.AutoencoderTransformer`.
         """
         if is_collection(X):
             raise TypeError(
@@ -409,7 +409,8 @@ class DaskAutoencoderTransformer(OnWorkers, AutoencoderTransformer):
         return super().score(X, y, sample_weight)
 
 
-# set here: what a class body defines would wait for the results, to name their columns
+# set here: scikit-learn would wrap a method of the class body, and compute its result to name
+# columns
 DaskAutoencoderTransformer.fit_transform = _fit_transform  # type: ignore[method-assign]
 
 

@@ -1,4 +1,4 @@
-"""A fit on the workers of a cluster, as the client sees it: who has what, who is lost."""
+"""The client's side of a fit on a cluster: locating partitions, starting ranks, losing workers."""
 
 import time
 from collections.abc import Iterator
@@ -22,18 +22,18 @@ from sknn_deep._wording import counted
 from sknn_deep.dask import _ranks as ranks
 from sknn_deep.dask._collections import partitions
 
-# Seconds after which the client looks again who is there; for which it waits until the others have
-# stopped; and until the scheduler has noticed that a worker is gone.
+# Seconds between the client's checks for lost workers; to wait for the other ranks to stop; and to
+# wait for the scheduler to notice that a worker is gone.
 _LOOK, _STOPPING, _NOTICING = 0.5, 30.0, 10.0
 
 
 def fit_on_workers(estimator: Any, call: Call, client: Client) -> Any:
-    """Fit an estimator on the workers that have the data.
+    """Fit an estimator on the workers that hold the data.
 
     Parameters
     ----------
     estimator : estimator
-        Without Dask; it is not changed.
+        An estimator without Dask; it is not changed.
     call : Call
         With collections.
     client : Client
@@ -63,7 +63,7 @@ def fit_on_workers(estimator: Any, call: Call, client: Client) -> Any:
 
 @contextmanager
 def _without_slot() -> Iterator[None]:
-    """Let a task that fits in turn leave its place to those that it waits for."""
+    """Let a fit that itself runs in a Dask task free its slot for the tasks that it waits for."""
     is_task = hasattr(thread_state, "execution_state")
     if is_task:
         secede()
@@ -75,7 +75,7 @@ def _without_slot() -> Iterator[None]:
 
 
 def _outcome_on(client: Client, estimator: Any, call: Call, placed: "_Placed") -> ranks.Outcome:
-    """Let the workers that have the data be the ranks of a fit."""
+    """Run a fit with the workers that hold the data as ranks."""
     _warn_of_open_connections(client)
     given = Call(None, classes=call.classes, incremental=call.incremental)
     fit, hosts = f"sknn_deep-{uuid4().hex}", tuple(map(_host, placed.workers))
@@ -109,9 +109,9 @@ class _Placed:
     Attributes
     ----------
     workers : list of str
-        The addresses of those that have rows to train on, in the order of the rows.
+        Addresses of the workers that hold training rows, in the order of the rows.
     train, held_out : list of list of (int, Future)
-        The partitions of each worker, with their numbers; those without rows are left out.
+        The partitions of each worker, with their numbers; empty ones are left out.
     """
 
     def __init__(self, client: Client, train: list[Any], held_out: list[Any]):
@@ -120,7 +120,7 @@ class _Placed:
             wait(futures)
             n_rows = np.array(client.gather(client.map(_n_rows, futures, pure=False)))
         except BaseException:
-            for future in futures:  # an error that is looked at later would keep them
+            for future in futures:  # otherwise a stored traceback would keep them alive
                 future.release()
             raise
         holders = client.who_has(futures)
@@ -141,14 +141,14 @@ class _Placed:
         for number, future in enumerate(futures[len(train) :]):
             if n_rows[len(train) + number]:
                 own = [w for w in holders[future.key] if w in self.workers]
-                # what a worker without rows to train on has, goes to one that has some
+                # held-out rows on a worker without training rows go to one that has some
                 rank = self.workers.index(own[0]) if own else number % len(self.workers)
                 self.held_out[rank].append((number, future))
         if held_out and not any(self.held_out):
             raise ValueError(f"X_val has no rows in {counted(len(held_out), 'partition')}.")
 
     def close(self) -> None:
-        """Let go of the partitions, unless the user keeps them."""
+        """Release the partitions, unless the user keeps them."""
         for _, future in chain(*self.train, *self.held_out):
             future.release()
 
@@ -158,7 +158,7 @@ def _n_rows(part: dict[str, Any]) -> int:
 
 
 def _host(address: str) -> str:
-    """Return where a worker listens; one in this process does so for this machine alone."""
+    """Return the host on which a worker listens; the local one for a worker in this process."""
     return "127.0.0.1" if address.startswith("inproc") else str(get_address_host(address))
 
 
@@ -167,7 +167,7 @@ def _has_checkpoint(estimator: Any) -> bool:
 
 
 def _warn_of_open_connections(client: Client) -> None:
-    """Say what a scheduler with TLS does not cover."""
+    """Warn of the connections that a scheduler with TLS does not encrypt."""
     scheduler: Any = client.scheduler
     if str(scheduler.address).startswith("tls:"):
         warn_user(
@@ -178,7 +178,7 @@ def _warn_of_open_connections(client: Client) -> None:
 
 @contextmanager
 def _known_on(client: Client, fit: str, workers: list[str]) -> Iterator[list[Future]]:
-    """Let workers know a fit for a block, which lists its futures; stop it where that raises."""
+    """Register a fit on the workers for a block, which lists its futures; stop it on an error."""
     kept: list[Future] = []
     try:
         yield kept
@@ -186,26 +186,26 @@ def _known_on(client: Client, fit: str, workers: list[str]) -> Iterator[list[Fut
         _tell(client, ranks.stop, fit, workers)
         raise
     finally:
-        for future in kept:  # an error that is looked at later would keep them
+        for future in kept:  # otherwise a stored traceback would keep them alive
             future.release()
         _tell(client, ranks.forget, fit, workers)
 
 
 def _tell(client: Client, function: Any, fit: str, workers: list[str]) -> None:
     if client.status != "running":
-        return  # the scheduler cancels what it has asked for
+        return  # the scheduler cancels its tasks
     present = [worker for worker in workers if worker in client.nthreads()]
     if present:
         client.run(function, fit, workers=present, on_error="ignore")
 
 
 def _outcome(client: Client, fit: str, futures: list[Future], workers: list[str]) -> ranks.Outcome:
-    """Wait for the ranks; return what the first has learned.
+    """Wait for the ranks; return the outcome of the first.
 
     Raises
     ------
     RuntimeError
-        If a worker is lost. Whatever a rank has raised, otherwise.
+        If a worker is lost. Errors of a rank are raised as they are.
     """
     results: dict[int, Any] = {}
     while len(results) < len(futures):
@@ -228,14 +228,14 @@ def _outcome(client: Client, fit: str, futures: list[Future], workers: list[str]
 
 
 def _wait_for_one(futures: list[Future]) -> None:
-    """Wait until another rank is done, but not for long."""
+    """Wait for a short time, or until another rank is done."""
     pending = [future for future in futures if future.status == "pending"]
-    with suppress(TimeoutError, FuturesCancelledError):  # of the latter their status tells
+    with suppress(TimeoutError, FuturesCancelledError):  # their status shows a cancellation
         wait(pending, timeout=_LOOK, return_when="FIRST_COMPLETED")
 
 
 def _end(client: Client, futures: list[Future]) -> None:
-    """Wait for ranks that have been stopped; let go of those that are not to come to an end."""
+    """Wait for ranks that have been stopped; cancel those that will never finish."""
     end = time.monotonic() + _STOPPING
     while any(future.status == "pending" for future in futures) and time.monotonic() < end:
         if _are_all_waiting(client, futures):
@@ -245,7 +245,7 @@ def _end(client: Client, futures: list[Future]) -> None:
 
 
 def _are_all_waiting(client: Client, futures: list[Future]) -> bool:
-    """Return whether no rank that is left runs: each waits for a worker that is gone."""
+    """Return whether all unfinished ranks wait for a worker that is gone, and none runs."""
     pending = [future for future in futures if future.status == "pending"]
     running = {key for keys in client.processing().values() for key in keys}
     return not any(future.key in running for future in pending)

@@ -1,9 +1,9 @@
-"""What runs on a worker: one of the ranks that train together, on the partitions that it has.
+"""The worker's side of a fit: one of the ranks that train together, on its own partitions.
 
-The ranks of a fit are a process group of their own, not torch's default one, so a worker may take
-part in several fits at once. They listen at the address by which Dask knows their worker. A rank
-that waits for another looks every second whether the client has stopped the fit, or is gone: where
-a worker is lost, or another rank has failed, nobody waits for it.
+The ranks of a fit form their own process group, not torch's default one, so a worker can take part
+in several fits at once. They listen at the address by which Dask knows their worker. A rank that
+waits for another checks every second whether the client has stopped the fit or is gone, so that no
+rank waits forever for one that is lost or has failed.
 """
 
 import hashlib
@@ -34,39 +34,39 @@ from sknn_deep._hardware.threads import fixed_threads
 from sknn_deep._user_warnings import collected_warnings
 from sknn_deep._wording import counted
 
-# How long a rank waits for another, which may validate data at another pace, and how often it looks
-# meanwhile whether the fit was stopped.
+# How long a rank waits for another, which may take longer to validate its data, and how often it
+# checks meanwhile whether the fit was stopped.
 _PATIENCE, _LOOK = timedelta(minutes=30), timedelta(seconds=1)
 
 
 class FitStoppedError(RuntimeError):
-    """The client has stopped the fit, because a rank is gone or has failed."""
+    """The client has stopped the fit because a rank is lost or has failed."""
 
 
 class PeerLostError(RuntimeError):
     """Another rank does not answer."""
 
 
-# The fits that this process takes part in, by their names.
+# Stop events and stores of the fits in this process, by the name of the fit.
 _stops: dict[str, Event] = {}
 _stores: dict[str, Any] = {}
-# The groups that this process has left while it waited.
+# Process groups that this process has abandoned while waiting.
 _abandoned: list[Any] = []
 
 
 def open_store(fit: str, host: str) -> int:
-    """Open the place where the ranks of a fit find each other; return its port."""
+    """Open the store by which the ranks of a fit find each other; return its port."""
     _stores[fit] = dist.TCPStore(host, 0, None, is_master=True, wait_for_workers=False)
     return _stores[fit].port
 
 
 def stop(fit: str) -> None:
-    """Let the rank of a fit that is in this process raise an error, or one that is to come."""
+    """Make the rank of a fit in this process raise an error, even if it has not started yet."""
     _stops.setdefault(fit, Event()).set()
 
 
 def forget(fit: str) -> None:
-    """Let go of what is kept for a fit."""
+    """Release what is kept for a fit."""
     _stops.pop(fit, None)
     _stores.pop(fit, None)
 
@@ -77,17 +77,17 @@ class WorkerRanks(Ranks):
     Parameters
     ----------
     store : Store
-        Where the ranks find each other.
+        Store by which the ranks find each other.
     rank, size : int
     host : str
-        Where this one listens.
+        Host on which this rank listens.
     is_stopped : callable
-        Whether nobody waits for the fit any more.
+        Returns whether the fit was stopped.
     """
 
     def __init__(self, store: Any, rank: int, size: int, host: str, is_stopped: Callable[[], bool]):
         super().__init__(rank, size)
-        gloo: Any = dist.ProcessGroupGloo  # whose types are not complete
+        gloo: Any = dist.ProcessGroupGloo  # its type stubs are incomplete
         options = gloo._Options()
         options._timeout = _PATIENCE
         options._devices = [gloo.create_device(hostname=host)]
@@ -95,7 +95,7 @@ class WorkerRanks(Ranks):
         self._is_stopped = is_stopped
 
     def close(self) -> None:
-        """Leave the group: others that wait for this rank then have an error."""
+        """Leave the group; ranks that wait for this one then get an error."""
         self._group = None
 
     def begin_to_add_(self, tensor: Tensor) -> Callable[[], None]:
@@ -118,7 +118,7 @@ class WorkerRanks(Ranks):
         lengths = torch.zeros(self.size, dtype=torch.int64)
         lengths[self.rank] = len(sent)
         found = []
-        # one after the other: side by side they would all be as long as the longest
+        # one after the other: gathered together, all would be padded to the longest
         for rank, length in enumerate(self.add_(lengths).tolist()):
             own = sent if rank == self.rank else torch.empty(length, dtype=torch.uint8)
             self._copy_(own, rank)
@@ -126,7 +126,7 @@ class WorkerRanks(Ranks):
         return found
 
     def _copy_(self, tensor: Tensor, rank: int) -> Tensor:
-        """Replace a tensor by that of a rank."""
+        """Overwrite a tensor with that of a rank."""
         self._check()
         self._wait(self._group.broadcast(tensor, root=rank))
         return tensor
@@ -136,7 +136,7 @@ class WorkerRanks(Ranks):
             raise FitStoppedError("The fit was stopped.")
 
     def _wait(self, work: Any) -> None:
-        """Wait for the others; raise an error where one is gone or the fit was stopped."""
+        """Wait for the others; raise an error if one is gone or the fit was stopped."""
         while True:
             try:
                 work.wait(_LOOK)
@@ -145,11 +145,11 @@ class WorkerRanks(Ranks):
                 if work.is_completed():
                     break
                 if self._is_stopped():
-                    # to let go of it would wait until a rank that is silent answers
+                    # destroying the group would block until a silent rank answers
                     _abandoned.append(self._group)
                     raise FitStoppedError("The fit was stopped.") from error
         try:
-            work.wait()  # it may have come to its end just after the last look
+            work.wait()  # it may have finished just after the last check
         except RuntimeError as error:
             raise PeerLostError(str(error)) from error
 
@@ -164,7 +164,7 @@ def _unpacked(sent: Tensor) -> Any:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a rank has to do.
+    """The task of a rank.
 
     Attributes
     ----------
@@ -172,11 +172,11 @@ class Plan:
         The name of the fit.
     rank : int
     hosts : tuple of str
-        Where the ranks are, in their order.
+        Hosts of the ranks, by rank.
     port : int
-        Of the first rank's store.
+        Port of the first rank's store.
     given : Call
-        What is the same for all: ``incremental`` and ``classes``.
+        Arguments that are the same on all ranks: ``incremental`` and ``classes``.
     has_checkpoint : bool
     """
 
@@ -189,13 +189,13 @@ class Plan:
 
     @property
     def key(self) -> str:
-        """What Dask calls the rank's task."""
+        """Key of the rank's task in Dask."""
         return f"{self.fit}-{self.rank}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the first rank hands back.
+    """The result of the first rank.
 
     Attributes
     ----------
@@ -210,7 +210,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Deserted:
-    """What a rank hands back that could not go on without another.
+    """The result of a rank that could not continue because another was lost or the fit was stopped.
 
     Attributes
     ----------
@@ -221,33 +221,33 @@ class Deserted:
 
 
 Part = dict[str, Any]
-# A partition with its number.
+# A partition and its number.
 Numbered = tuple[int, Part]
 
 
 def be_rank(
     plan: Plan, estimator: Any, train: Sequence[Numbered], held_out: Sequence[Numbered]
 ) -> Outcome | Deserted | None:
-    """Fit as one of the ranks; return what was learned on the first.
+    """Fit as one of the ranks; return the outcome on the first.
 
     Parameters
     ----------
     plan : Plan
     estimator : estimator
-        One that knows nothing of Dask. It is not changed.
+        An estimator without Dask. It is not changed.
     train, held_out : sequence of (int, dict)
-        The partitions that this rank has, with their numbers: rows by the name of the argument.
+        The partitions of this rank, with their numbers: dicts of rows by argument name.
     """
     try:
         return _fit(plan, estimator, train, held_out)
     except (FitStoppedError, PeerLostError) as error:
-        return Deserted(str(error))  # the client looks for the reason elsewhere
+        return Deserted(str(error))  # the client finds the cause on another rank
 
 
 def _fit(
     plan: Plan, estimator: Any, train: Sequence[Numbered], held_out: Sequence[Numbered]
 ) -> Outcome | None:
-    secede()  # or two fits at once would wait for each other's slots
+    secede()  # otherwise two simultaneous fits would wait for each other's slots
     ranks = _joined_group(plan)
     estimator = _twin(estimator)
     with (
@@ -265,20 +265,20 @@ def _joined_group(plan: Plan) -> WorkerRanks:
     stop, tasks, key = _stops.setdefault(plan.fit, Event()), get_worker().state.tasks, plan.key
 
     def is_stopped() -> bool:
-        # a client that is gone tells nobody, but the scheduler then cancels its tasks
-        task = tasks.get(key)  # once: another thread takes it out
+        # a lost client sends no stop, but the scheduler cancels its tasks
+        task = tasks.get(key)  # read once: another thread may remove it
         return stop.is_set() or task is None or task.state == "cancelled"
 
     store = _stores.get(plan.fit) if plan.rank == 0 else None
     if store is None:
         store = dist.TCPStore(plan.hosts[0], plan.port, None, is_master=False)
     size = len(plan.hosts)
-    # a rank that never comes is one that the client knows of
+    # if a rank never joins, the client detects it
     return WorkerRanks(store, plan.rank, size, plan.hosts[plan.rank], is_stopped)
 
 
 def _twin(estimator: Any) -> Any:
-    """Return a copy: Dask may hand out the object itself that another task is given."""
+    """Return a copy: Dask may pass the same object to several tasks."""
     twin: Any = cloudpickle.loads(cloudpickle.dumps(estimator))
     return twin
 
@@ -286,7 +286,7 @@ def _twin(estimator: Any) -> Any:
 def _call(
     plan: Plan, ranks: Ranks, train: Sequence[Numbered], held_out: Sequence[Numbered]
 ) -> Call:
-    """Return what this rank passes to ``fit``: rows of its own, all targets and all weights."""
+    """Return the arguments of ``fit`` on this rank: its own rows, all targets and all weights."""
     own = _table(plan, ranks, train, None)
     given: dict[str, Any] = {"X": own, **_columns_of_all(ranks, train)}
     if any(ranks.collected(bool(held_out))):
@@ -297,7 +297,7 @@ def _call(
 
 
 def _table(plan: Plan, ranks: Ranks, parts: Sequence[Numbered], example: Any) -> DividedTable:
-    """Return the rows of this rank; where it has none, a row that says what they are like."""
+    """Return the rows of this rank; if it has none, an example row with their types."""
     _check_columns(ranks, parts)
     lengths = [(number, part["X"].shape[0], ranks.rank) for number, part in parts]
     of_all = sorted(sum(ranks.collected(lengths), []))
@@ -313,7 +313,7 @@ def _table(plan: Plan, ranks: Ranks, parts: Sequence[Numbered], example: Any) ->
 
 
 def _check_columns(ranks: Ranks, parts: Sequence[Numbered]) -> None:
-    """Refuse partitions that differ in their columns, on all ranks."""
+    """Refuse partitions whose columns differ, on all ranks."""
     own: dict[str, int] = {}
     for number, part in parts:
         names = names_of(part["X"])
@@ -351,14 +351,14 @@ def _concatenated(parts: list[Any]) -> Any:
     if len(parts) == 1:
         return parts[0]
     if isinstance(parts[0], pd.DataFrame):
-        return concat(parts, ignore_index=True)  # Dask's, which unites categories
+        return concat(parts, ignore_index=True)  # Dask's concat unites categories
     if sp.issparse(parts[0]):
         return sp.vstack(parts, format="csr")
     return np.concatenate(parts)
 
 
 def _digest(part: Any) -> str:
-    """Return a hash of a partition, the same wherever it is."""
+    """Return a hash of a partition that does not depend on the worker."""
     if isinstance(part, pd.DataFrame):
         part = pd.util.hash_pandas_object(part, index=False).to_numpy()
     return hashlib.sha256(joblib.hash(part).encode()).hexdigest()

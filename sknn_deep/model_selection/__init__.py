@@ -1,7 +1,7 @@
 """Searches and cross-validation that train all candidates and folds at once.
 
-The classes and the function replace those of ``sklearn.model_selection``, whose names lack the
-prefix: the same parameters, the same results, in less time.
+They replace the classes (named without "Fused") and the function of ``sklearn.model_selection``:
+same parameters, same results, in less time.
 """
 
 from sknn_deep.model_selection._cross_validate import cross_validate

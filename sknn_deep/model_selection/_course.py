@@ -1,10 +1,10 @@
-"""The course of a fused search: scikit-learn's, but for how the fits are made.
+"""The steps of a fused search: scikit-learn's, except for how the fits are made.
 
-``BaseSearchCV.fit`` calls joblib with one function per candidate and fold, so there is a ``fit``
-here. Candidates, the format of results, the choice of the best and the routing of metadata are
-inherited. What scikit-learn does in ``_fit_and_score`` is done in stages: the steps before the
-networks (``_pipelines.py``), the networks, the scores (``_evaluation.py``). The engine takes jobs,
-and knows nothing of candidates and scores.
+``BaseSearchCV.fit`` calls joblib with one task per candidate and fold, so ``fit`` is reimplemented
+here. Candidates, the format of results, the choice of the best and metadata routing are inherited.
+The work of scikit-learn's ``_fit_and_score`` is done in stages: the steps before the networks
+(``_pipelines.py``), the networks, the scores (``_evaluation.py``). The engine that trains jobs
+knows nothing of candidates and scores.
 """
 
 import time
@@ -40,7 +40,7 @@ from sknn_deep.model_selection._trials import Split, Standing, Trial, make_split
 # The values that ``max_stack_memory`` may have.
 MAX_STACK_MEMORY = [Interval(Integral, 1, None, closed="left"), None]
 
-# What to judge by, and how to choose the best candidate.
+# Types of the parameters ``scoring`` and ``refit``.
 SearchScoring: TypeAlias = (
     str | Callable[..., Any] | Sequence[str] | Mapping[str, str | Callable[..., Any]]
 )
@@ -49,7 +49,7 @@ Refit: TypeAlias = bool | str | Callable[[dict[str, Any]], int]
 
 
 class FusedSearch(BaseSearchCV):
-    """The course of a search whose fits are made together; put before scikit-learn's class."""
+    """Mixin of a search whose fits are made together; precedes scikit-learn's class."""
 
     max_stack_memory: int | None
 
@@ -129,7 +129,7 @@ class FusedSearch(BaseSearchCV):
             return
         values = [value for params in self.cv_results_["params"] for value in params.values()]
         if not any(map(holds_network, [self.estimator, *values])):
-            return  # of other estimators nobody expects it
+            return  # other estimators are never expected to be fused
         warn_user(
             "No fits could be trained together, so the search was no faster than scikit-learn's: "
             f"{'; '.join(reasons)}. not_fused_reasons_ gives the reason for each fit."
@@ -157,7 +157,7 @@ class FusedSearch(BaseSearchCV):
         Raises
         ------
         ValueError
-            If there are several metrics and ``refit`` is a function, which names none.
+            If there are several metrics and ``refit`` is a function, so that no metric is named.
         """
         if callable(self.refit) and getattr(self, "multimetric_", False):
             names = [
@@ -175,11 +175,11 @@ class FusedSearch(BaseSearchCV):
         return super().score(X, y, **params)
 
     def _choose(self, candidates: "Candidates", refit_metric: str | None) -> None:
-        """Set what is best, where one metric decides."""
+        """Set the ``best_*`` attributes, if a single metric decides."""
         first_score = candidates.out[0]["test_scores"]
         self.multimetric_ = isinstance(first_score, dict)
         if callable(self.scoring) and self.multimetric_:
-            # only now is it known which scores a function returns
+            # the scores that a function returns are known only now
             self._check_refit_for_multimetric(first_score)
             refit_metric = self.refit
         if not self.refit and self.multimetric_:
@@ -191,7 +191,7 @@ class FusedSearch(BaseSearchCV):
         self.best_params_ = results["params"][self.best_index_]
 
     def _refit(self, root: Any, task: dict[str, Any], fit_params: dict[str, Any]) -> None:
-        """Fit the best candidate to all data, by itself."""
+        """Fit the best candidate to all data, without a stack."""
         best = clone(self.estimator).set_params(**clone(self.best_params_, safe=False))
         self.best_estimator_ = best
         context = root.subcontext(task_name="refit-with-best-params")
@@ -207,7 +207,7 @@ class FusedSearch(BaseSearchCV):
 
 
 class Candidates:
-    """What a search hands out to be evaluated, and the results so far.
+    """The candidates of a search, and the results so far.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ class Candidates:
     X, y : array-like
         All data.
     routed : Bunch
-        What goes to ``fit``, to the splitter and to the scorer.
+        Parameters routed to ``fit``, to the splitter and to the scorer.
     scorers : callable
     """
 
@@ -236,7 +236,7 @@ class Candidates:
         self.out: list[dict] = []
         self.more: dict[str, list] = defaultdict(list)
         self.results: dict[str, Any] = {}
-        # where the trainings of a halving search stand, by candidate and split
+        # suspended trainings of a halving search, by candidate and split
         self._standings: dict[tuple, Standing] = {}
 
     def evaluate(
@@ -278,10 +278,10 @@ class Candidates:
         return self.results
 
     def _evaluate(self, trials: list[Trial], n_splits: int) -> list[dict]:
-        """Evaluate trials; those that survive a rung of a halving search go on from where they are.
+        """Evaluate trials; survivors of a rung of a halving search continue their training.
 
-        A trial is known again by its parameters but for the resource, whose objects are the same
-        ones in every rung, and by its split: these are the same, too, unless rows are the resource.
+        A trial is identified by its split and its parameters except the resource. Parameter values
+        are the same objects in every rung, and splits are the same unless rows are the resource.
         """
         keys = [
             (number % n_splits, *settings(trial.parameters, but=self.settings.resource))
@@ -289,7 +289,7 @@ class Candidates:
         ]
         for key, trial in zip(keys, trials, strict=True):
             trial.standing = self._standings.get(key)
-        self._standings = {}  # of those that are out
+        self._standings = {}  # drops those of eliminated candidates
         out = evaluate(trials, self.X, self.y, self.settings, self.parallel)
         for key, result in zip(keys, out, strict=True):
             if "standing" in result:
@@ -307,8 +307,8 @@ class Candidates:
 
 
 def check_failures(out: list[dict], scoring: Any, error_score: float | str) -> None:
-    """Warn of fits that failed, or raise where all did, and complete their scores."""
+    """Warn of failed fits, or raise if all failed, and fill in their scores."""
     warn_or_raise_about_fit_failures(out, error_score)
     if callable(scoring):
-        # only now is it known which scores a function returns
+        # the scores that a function returns are known only now
         insert_error_scores(out, error_score)

@@ -86,7 +86,7 @@ def cross_validate(
         "error_score": [StrOptions({"raise"}), Real],
         "max_stack_memory": MAX_STACK_MEMORY,
     },
-    prefer_skip_nested_validation=False,  # the estimator's own are still to be validated
+    prefer_skip_nested_validation=False,  # the estimator's own parameters still need validation
 )
 def cross_validate(
     estimator: BaseEstimator,
@@ -106,9 +106,9 @@ def cross_validate(
     error_score: float | Literal["raise"] = np.nan,
     max_stack_memory: int | None = None,
 ) -> dict[str, Any]:
-    """Cross-validate a network, all folds trained at once.
+    """Cross-validate a network, training all folds at once.
 
-    ``sklearn.model_selection.cross_validate`` with the same parameters and results.
+    Same parameters and results as ``sklearn.model_selection.cross_validate``.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def cross_validate(
         Labels or targets; None for an autoencoder.
 
     groups : array-like of shape (n_samples,), default=None
-        What the splitter keeps together. With metadata routing, pass it in ``params``.
+        Groups that the splitter keeps together. With metadata routing, pass them in ``params``.
 
     scoring : str, callable, list, tuple or dict, default=None
         How to score; None is the estimator's own ``score``.
@@ -132,7 +132,7 @@ def cross_validate(
         How to split; None is five folds, stratified for classifiers.
 
     n_jobs : int, default=None
-        Processes over which the folds are spread. They are trained together in one.
+        Processes over which the folds are spread. With one process, all folds are trained together.
 
     verbose : int, default=0
         2 prints each fit with its time, 3 with its scores too.
@@ -157,16 +157,15 @@ def cross_validate(
         The score of a fit that fails; "raise" raises its error.
 
     max_stack_memory : int, default=None
-        Bytes that a stack in training may take; what does not fit is trained in several
-        stacks. None is half of what a GPU has free. On a CPU stacks never take more than fits into
-        the cache, a few mebibytes. Lower it when memory runs out.
+        Largest size of a stack in bytes; networks that do not fit are trained in several stacks.
+        None is half of a GPU's free memory. On a CPU, stacks are always limited to the size of the
+        cache, a few mebibytes. Lower it if memory runs out.
 
     Returns
     -------
     scores : dict of str to array of shape (n_splits,)
-        "test_score", or "test_<name>" for each of several scores; "fit_time", the fold's
-        share of the time, and "score_time"; as asked for "train_score", "estimator" and
-        "indices".
+        "test_score", or "test_<name>" for each of several scores; "fit_time", the fold's share of
+        the time, and "score_time"; on request "train_score", "estimator" and "indices".
 
     Examples
     --------
@@ -206,7 +205,7 @@ def cross_validate(
 def _route(
     estimator: BaseEstimator, splitter: Splitter, scorers: Any, groups: Any, params: dict[str, Any]
 ) -> Bunch:
-    """Return what goes to ``fit``, to the splitter and to the scorer."""
+    """Return the parameters routed to ``fit``, to the splitter and to the scorer."""
     if not routing_enabled():
         return manual_routing(
             {"splitter": {"split": {"groups": groups}}, "estimator": {"fit": params}, "scorer": {}}
@@ -223,7 +222,7 @@ def _route(
         return process_routing(router, "fit", **params)
     except UnsetMetadataPassedError as error:
         raise UnsetMetadataPassedError(
-            # nobody called a method named fit
+            # the user did not call a method named fit
             message=str(error).replace("cross_validate.fit", "cross_validate"),
             unrequested_params=error.unrequested_params,
             routed_params=error.routed_params,

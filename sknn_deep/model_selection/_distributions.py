@@ -1,7 +1,7 @@
-"""Distributions of SciPy in the state of a search: by name, since theirs holds code.
+"""Stores SciPy distributions in the state of a search by name, since their own state holds code.
 
-Where a distribution of SciPy is unpickled it executes a template that its state holds. No file from
-elsewhere may have it, and skops does not write the discrete ones.
+Unpickling a SciPy distribution executes a code template from its state. Files from untrusted
+sources must not contain it, and skops does not write discrete distributions.
 """
 
 from numbers import Real
@@ -11,18 +11,18 @@ from scipy import stats
 
 
 def named_distributions(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of a search with the distributions among its candidates by name.
+    """Return the state of a search with its distributions replaced by their names.
 
     Parameters
     ----------
     state : dict
-        With ``param_distributions``, a dict or a list of dicts. What is no distribution of
-        ``scipy.stats`` with numbers as its parameters stays as it is.
+        With ``param_distributions``, a dict or a list of dicts. Anything but a distribution of
+        ``scipy.stats`` with numeric parameters is left unchanged.
     """
     given = state["param_distributions"]
     spaces = [given] if isinstance(given, dict) else given
     if not (isinstance(spaces, list) and all(isinstance(space, dict) for space in spaces)):
-        return state  # not valid: the search says so when it is fitted
+        return state  # invalid: the search reports it when it is fitted
     named = [
         (i, param, value.dist.name, value.args, value.kwds)
         for i, space in enumerate(spaces)

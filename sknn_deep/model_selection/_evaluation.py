@@ -1,11 +1,11 @@
-"""Fit and score the trials of a search: stage by stage what scikit-learn does one by one.
+"""Fits and scores all trials of a search in stages; scikit-learn takes one trial at a time.
 
 1. The steps before the networks are fitted (``_pipelines.py``), autoencoders among them trained in
    stacks, too, and the networks at the end become jobs.
 2. The jobs are divided among the workers in stacks.
-3. Each worker trains its stacks and scores what it has trained. Only scores come back.
+3. Each worker trains and scores its stacks. Only the scores are sent back.
 
-What does not end in a network of this package is fitted by its own ``fit``.
+An estimator that does not end in a network of this package is fitted by its own ``fit``.
 """
 
 import time
@@ -38,9 +38,9 @@ MAX_STANDING_BYTES = 2**31
 
 @dataclass(eq=False)
 class Settings:
-    """How all trials of a search are fitted and scored, and whose search it is.
+    """The search, and its settings for fitting and scoring all trials.
 
-    ``resource`` is the parameter of which a halving search gives more and more.
+    ``resource`` is the parameter that a halving search increases from rung to rung.
     """
 
     scorer: Callable
@@ -61,9 +61,9 @@ def evaluate(
     Returns
     -------
     results : list of dict
-        For each trial in turn "test_scores", "fit_time", "score_time", "fit_error" (the
-        traceback, or None), "fused", "reason" (why not, or empty), and as asked for
-        "train_scores", "estimator" and "standing".
+        For each trial, in order, "test_scores", "fit_time", "score_time", "fit_error" (the
+        traceback, or None), "fused", "reason" (why not, or empty), and on request "train_scores",
+        "estimator" and "standing".
     """
     result_of: dict[int, dict[str, Any]] = {}
     n_workers, error_score = effective_n_jobs(parallel.n_jobs), settings.error_score
@@ -82,7 +82,7 @@ def evaluate(
 
 
 def _groups(trials: list[Trial], n_workers: int) -> list[list[Trial]]:
-    """Divide trials among the workers: the jobs in stacks, each of the others by itself."""
+    """Divide trials among the workers: jobs in stacks, each other trial separately."""
     trial_of = {id(trial.job): trial for trial in trials if trial.job is not None}
     jobs = [trial.job for trial in trials if trial.job is not None]
     groups = stacks(jobs, n_workers) if jobs else []
@@ -91,10 +91,10 @@ def _groups(trials: list[Trial], n_workers: int) -> list[list[Trial]]:
 
 
 def _task(trials: list[Trial], X: Any, y: Any, settings: Settings) -> Any:
-    """Return the call that fits a group, with the data of its jobs as arguments of their own.
+    """Return the call that fits a group, with the data of its jobs as separate arguments.
 
-    On a cluster joblib sends an argument to each worker once, but what is within one with every
-    call.
+    On a cluster, joblib sends a top-level argument to each worker only once, but nested data with
+    every call.
     """
     places: dict[int, int] = {}
     data: list[Any] = []
@@ -116,7 +116,7 @@ def _run(
 ) -> list[dict[str, Any]]:
     """Fit a group of trials, and score each as soon as it is fitted.
 
-    In place of the data of its jobs there are their numbers among the last arguments.
+    Jobs hold, in place of their data, indices into the last arguments.
     """
     for trial in trials:
         if trial.job is not None:
@@ -134,12 +134,12 @@ def _run(
             result["standing"] = Standing(job.state, trial.digest)
         results[id(trial)] = result
         if settings.return_estimator and job.error is None:
-            # as it would come back from another process: those to come want the device's memory
+            # as if returned by another process, and to free the device's memory for later networks
             job.estimator._move_to(torch.device("cpu"))
-        job.estimator = job.X = job.y = None  # memory for those that follow
+        job.estimator = job.X = job.y = None  # frees memory for the next ones
 
     for trial in trials:
-        # else it has got a pipeline of its own
+        # otherwise it already has its own pipeline
         if trial.job is None or not trial.route.names:
             trial.estimator = own_estimator(trial.estimator)
             if trial.job is not None:
@@ -184,7 +184,7 @@ def _finish(
 
 
 def _fit_alone(trial: Trial, X: Any, y: Any, settings: Settings) -> Exception | None:
-    """Fit an estimator by its own ``fit``, its callbacks included; return what it raises."""
+    """Fit an estimator by its own ``fit``, with its callbacks; return the error, if any."""
     X_train, y_train = safe_split(trial.estimator, X, y, trial.split.train)
     data = (X_train,) if y_train is None else (X_train, y_train)
     start = time.perf_counter()
@@ -202,7 +202,7 @@ def _fit_alone(trial: Trial, X: Any, y: Any, settings: Settings) -> Exception | 
 
 
 def _callbacks_reaching(trial: Trial) -> AbstractContextManager:
-    """Return a block in which an estimator reports to the callbacks of the search."""
+    """Return a context in which an estimator reports to the callbacks of the search."""
     if trial.context is None:
         return nullcontext()
     return trial.context.propagate_callback_context(trial.estimator)
@@ -215,7 +215,7 @@ def _call_hook(trial: Trial, X: Any, y: Any, settings: Settings, name: str) -> N
     weight = trial.split.fit_params.get("sample_weight")
 
     def training_data(part: int) -> Callable:
-        # cut only for the callbacks that ask for it
+        # sliced only for callbacks that ask for it
         return lambda: safe_split(trial.estimator, X, y, trial.split.train)[part]
 
     getattr(trial.context, name)(
@@ -234,7 +234,7 @@ def _score(
     Parameters
     ----------
     sets : dict
-        The rows that were cut for other trials of the group; added to.
+        Cache of rows already sliced for trials of the group; updated.
     """
     result: dict[str, Any] = {"fit_error": trial.failure or None, "fit_time": trial.seconds}
     split, estimator = trial.split, trial.estimator
@@ -258,7 +258,7 @@ def _score(
         key = name, id(split), is_pairwise
         if key not in sets:
             for other in [other for other in sets if other[0] == name == "train"]:
-                del sets[other]  # those of one fold at a time
+                del sets[other]  # keep only one fold at a time
             sets[key] = ScoredRows(*safe_split(estimator, X, y, *numbers))
         return sets[key]
 
@@ -272,7 +272,7 @@ def _score(
 
 
 def _error_scores(settings: Settings) -> float | str | dict[str, float | str]:
-    """Return what stands for the scores of a fit that failed."""
+    """Return the scores of a failed fit."""
     if isinstance(settings.scorer, MultimetricScorer):
         return dict.fromkeys(settings.scorer._scorers, settings.error_score)
     return settings.error_score
@@ -283,7 +283,7 @@ def _described(parameters: dict | None) -> str:
 
 
 def _report(trial: Trial, result: dict[str, Any], settings: Settings) -> None:
-    """Print how a trial ended, with its scores where more is asked for."""
+    """Print how a trial ended; with its scores if verbose."""
     parts = [f"{_described(trial.parameters)};"] if trial.parameters else []
     if settings.verbose > 2:
         parts.append(_score_message(result))

@@ -1,7 +1,7 @@
 """Searches by successive halving that train many networks at once.
 
-scikit-learn keeps its own behind ``sklearn.experimental``, because they may change. Ours need no
-such import, and change as scikit-learn's do.
+scikit-learn's halving searches need an import from ``sklearn.experimental``, because they may
+change. These need no such import, and will follow any changes in scikit-learn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from sknn_deep.model_selection._distributions import named_distributions, with_d
 
 
 class FusedHalvingSearch(FusedSearch):
-    """The course of a search by successive halving; put before scikit-learn's class."""
+    """Mixin of a search by successive halving; precedes scikit-learn's class."""
 
     factor: float
     n_resources_: list[int]
@@ -64,10 +64,10 @@ class FusedHalvingSearch(FusedSearch):
 
 
 class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
-    """Search over a grid by successive halving, all candidates of a rung trained at once.
+    """Search over a grid by successive halving, training all candidates of a rung at once.
 
-    ``HalvingGridSearchCV`` with the same parameters, results and rungs: all candidates get a
-    little of a resource, the better ones go on with more of it, and so on [1]_. Networks of this
+    Same parameters, results and rungs as ``HalvingGridSearchCV``: all candidates start with a small
+    amount of a resource, the better ones continue with more of it, and so on [1]_. Networks of this
     package are trained together as in :class:`FusedGridSearchCV`, and with ``resource="max_iter"``
     each rung continues the training of the one before.
 
@@ -78,16 +78,16 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         any other estimator, which is fitted as scikit-learn would.
 
     param_grid : dict or list of dict
-        Values to try for each parameter, by its name, but for the resource.
+        Values to try for each parameter except the resource, by name.
 
     factor : float, default=3
         One candidate in ``factor`` goes on to the next rung, where it gets ``factor`` times as much
         of the resource.
 
     resource : str, default='n_samples'
-        What grows from rung to rung: the number of rows, or a parameter of the estimator, best
-        "max_iter" (in a pipeline "step__max_iter"). Candidates then continue their training: see
-        Notes.
+        The quantity that grows from rung to rung: the number of rows, or a parameter of the
+        estimator. Prefer "max_iter" (in a pipeline "step__max_iter"), with which candidates
+        continue their training: see Notes.
 
     max_resources : int, default='auto'
         Largest amount of the resource for a candidate. "auto" is all rows; give a number for any
@@ -98,12 +98,12 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         rung use ``max_resources``; "smallest" is 1, or for rows a few for each split and class.
 
     aggressive_elimination : bool, default=False
-        If the resource is too small for as many rungs as it takes to come down to ``factor``
-        candidates, repeat the first rung until they are few enough.
+        If the resource does not allow enough rungs to get down to ``factor`` candidates, repeat the
+        first rung until few enough are left.
 
     cv : int, splitter or iterable, default=5
         How to split. The splits must be the same each time: pass an integer, or a splitter whose
-        ``random_state`` is one.
+        ``random_state`` is an integer.
 
     scoring : str or callable, default=None
         How to score: the name of a scorer, or a function of (estimator, X, y). None is the
@@ -119,8 +119,8 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         Score the training rows too. It takes time and shows how much a candidate overfits.
 
     random_state : int or RandomState, default=None
-        Draws the rows of each rung where they are the resource. An integer draws the same
-        each time.
+        Draws the rows of each rung if they are the resource. An integer gives the same draws each
+        time.
 
     n_jobs : int, default=None
         Processes over which the stacks are spread, through joblib; -1 for one per core. None
@@ -130,7 +130,7 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         1 prints the rungs, 2 each fit with its time, 3 with its scores too.
 
     max_stack_memory : int, default=None
-        Bytes that a stack in training may take, as in :class:`FusedGridSearchCV`.
+        Largest size of a stack in bytes, as in :class:`FusedGridSearchCV`.
 
     Attributes
     ----------
@@ -154,10 +154,10 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         Number of rungs.
 
     n_possible_iterations_ : int
-        How many rungs the resource would be enough for.
+        How many rungs the resource would allow.
 
     n_required_iterations_ : int
-        How many rungs it takes to come down to fewer than ``factor`` candidates.
+        How many rungs it takes to get down to fewer than ``factor`` candidates.
 
     best_estimator_ : estimator
         The best candidate of the last rung, fitted to all data, if ``refit``.
@@ -181,10 +181,10 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         Seconds that the final fit took.
 
     multimetric_ : bool
-        False: one score decides who goes on.
+        False: a single score decides which candidates continue.
 
     classes_ : ndarray of shape (n_classes,)
-        The labels, of a classifier, if ``refit``.
+        The class labels, for a classifier, if ``refit``.
 
     n_features_in_ : int
         Number of features seen during ``fit``, if ``refit``.
@@ -196,7 +196,7 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
         Which fits were made in a stack of several.
 
     not_fused_reasons_ : ndarray of str, shape (n_rows_of_cv_results, n_splits)
-        Why a fit was not made in a stack; empty where it was.
+        Why a fit was not made in a stack; empty if it was.
 
     See Also
     --------
@@ -205,14 +205,14 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
 
     Notes
     -----
-    With ``resource="max_iter"``, a network that survives a rung goes on from the weights, the
-    state of the optimiser and of the stopping rule, and the random numbers that it had at the end
-    of it. So its scores are those of a single fit with as many epochs. Where that is impossible, it
-    is trained from the start: with a schedule that depends on ``max_iter`` (``learning_rate``
-    "one_cycle", "cosine", "flat_cosine" or "coslog4", or a ``dropout_schedule``), with L-BFGS,
-    callbacks or several networks, without an integer ``random_state``, and where the steps before
-    the network produce other data than in the last rung. Suspended trainings take at most 2 GiB;
-    the others are trained from the start.
+    With ``resource="max_iter"``, a network that survives a rung continues from its weights, the
+    states of the optimiser and of the stopping rule, and the state of its random numbers at the end
+    of the rung. So its scores are those of a single fit with as many epochs. Where that is
+    impossible, it is trained from the start: with a schedule that depends on ``max_iter``
+    (``learning_rate`` "one_cycle", "cosine", "flat_cosine" or "coslog4", or a
+    ``dropout_schedule``), with L-BFGS, callbacks or several networks, without an integer
+    ``random_state``, and if the steps before the network produce different data than in the
+    previous rung. Suspended trainings take at most 2 GiB; the others are trained from the start.
 
     The notes of :class:`FusedGridSearchCV` on random numbers, times and callbacks apply here, too.
 
@@ -291,11 +291,11 @@ class FusedHalvingGridSearchCV(FusedHalvingSearch, HalvingGridSearchCV):
 
 
 class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
-    """Random search by successive halving, all candidates of a rung trained at once.
+    """Random search by successive halving, training all candidates of a rung at once.
 
-    ``HalvingRandomSearchCV`` with the same parameters, results and rungs: candidates are drawn,
-    get a little of a resource, the better ones go on with more of it, and so on. Networks of this
-    package are trained together as in :class:`FusedRandomizedSearchCV`, and with
+    Same parameters, results and rungs as ``HalvingRandomSearchCV``: candidates are drawn and start
+    with a small amount of a resource, the better ones continue with more of it, and so on. Networks
+    of this package are trained together as in :class:`FusedRandomizedSearchCV`, and with
     ``resource="max_iter"`` each rung continues the training of the one before.
 
     Parameters
@@ -305,8 +305,8 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         any other estimator, which is fitted as scikit-learn would.
 
     param_distributions : dict or list of dict
-        For each parameter but for the resource, by its name, a list of values or a distribution
-        with a method ``rvs``. From a list of dicts, one is drawn first.
+        For each parameter except the resource, by name, a list of values or a distribution with a
+        method ``rvs``. From a list of dicts, one is drawn first.
 
     n_candidates : int, default='exhaust'
         Number of candidates to draw. "exhaust" draws enough for the last rung to use
@@ -317,9 +317,9 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         of the resource.
 
     resource : str, default='n_samples'
-        What grows from rung to rung: the number of rows, or a parameter of the estimator, best
-        "max_iter" (in a pipeline "step__max_iter"). Candidates then continue their training: see
-        Notes.
+        The quantity that grows from rung to rung: the number of rows, or a parameter of the
+        estimator. Prefer "max_iter" (in a pipeline "step__max_iter"), with which candidates
+        continue their training: see Notes.
 
     max_resources : int, default='auto'
         Largest amount of the resource for a candidate. "auto" is all rows; give a number for any
@@ -330,12 +330,12 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         rung use ``max_resources``; "smallest" is 1, or for rows a few for each split and class.
 
     aggressive_elimination : bool, default=False
-        If the resource is too small for as many rungs as it takes to come down to ``factor``
-        candidates, repeat the first rung until they are few enough.
+        If the resource does not allow enough rungs to get down to ``factor`` candidates, repeat the
+        first rung until few enough are left.
 
     cv : int, splitter or iterable, default=5
         How to split. The splits must be the same each time: pass an integer, or a splitter whose
-        ``random_state`` is one.
+        ``random_state`` is an integer.
 
     scoring : str or callable, default=None
         How to score: the name of a scorer, or a function of (estimator, X, y). None is the
@@ -351,8 +351,8 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         Score the training rows too. It takes time and shows how much a candidate overfits.
 
     random_state : int or RandomState, default=None
-        Draws the rows of each rung where they are the resource, and the candidates. An integer
-        draws the same each time.
+        Draws the candidates, and the rows of each rung if they are the resource. An integer gives
+        the same draws each time.
 
     n_jobs : int, default=None
         Processes over which the stacks are spread, through joblib; -1 for one per core. None
@@ -362,7 +362,7 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         1 prints the rungs, 2 each fit with its time, 3 with its scores too.
 
     max_stack_memory : int, default=None
-        Bytes that a stack in training may take, as in :class:`FusedGridSearchCV`.
+        Largest size of a stack in bytes, as in :class:`FusedGridSearchCV`.
 
     Attributes
     ----------
@@ -386,10 +386,10 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         Number of rungs.
 
     n_possible_iterations_ : int
-        How many rungs the resource would be enough for.
+        How many rungs the resource would allow.
 
     n_required_iterations_ : int
-        How many rungs it takes to come down to fewer than ``factor`` candidates.
+        How many rungs it takes to get down to fewer than ``factor`` candidates.
 
     best_estimator_ : estimator
         The best candidate of the last rung, fitted to all data, if ``refit``.
@@ -413,10 +413,10 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         Seconds that the final fit took.
 
     multimetric_ : bool
-        False: one score decides who goes on.
+        False: a single score decides which candidates continue.
 
     classes_ : ndarray of shape (n_classes,)
-        The labels, of a classifier, if ``refit``.
+        The class labels, for a classifier, if ``refit``.
 
     n_features_in_ : int
         Number of features seen during ``fit``, if ``refit``.
@@ -428,7 +428,7 @@ class FusedHalvingRandomSearchCV(FusedHalvingSearch, HalvingRandomSearchCV):
         Which fits were made in a stack of several.
 
     not_fused_reasons_ : ndarray of str, shape (n_rows_of_cv_results, n_splits)
-        Why a fit was not made in a stack; empty where it was.
+        Why a fit was not made in a stack; empty if it was.
 
     See Also
     --------

@@ -1,10 +1,10 @@
 """Pipelines in a search: the steps before the network, fitted once for all trials that share them.
 
-The steps before the network are fitted once for all trials of a split with the same setting of
-these steps, by the pipeline's own ``fit``: a recorder stands where the network is, and keeps what
-would be handed to it. A network that the pipeline transforms by, such as an autoencoder, is trained
-with those of the other trials, and then handed on with what it makes of the training data: in the
-next fit of the pipeline a stand-in has its place.
+The steps before the network are fitted once for all trials of a split with the same settings of
+these steps, by the pipeline's own ``fit``: a recorder takes the place of the network, and keeps the
+data passed to it. A network that is a transformer in the pipeline, such as an autoencoder, is
+trained together with those of the other trials. In the next fit of the pipeline, a stand-in takes
+its place and returns the transformed training data.
 """
 
 import time
@@ -35,12 +35,12 @@ from sknn_deep.model_selection._trials import Trial
 
 @dataclass(eq=False)
 class Prepared:
-    """A pipeline whose steps before the network are fitted, and what they hand to it.
+    """A pipeline whose steps before the network are fitted, and the data they pass to it.
 
     Attributes
     ----------
     digest : str
-        Tells what is handed on from other data, where that was asked for.
+        Identifies the data passed to the network; computed only on request.
     """
 
     pipeline: Any
@@ -58,12 +58,12 @@ def prepare(
     parallel: Parallel,
     resource: str | None = None,
 ) -> None:
-    """Give a job to every trial that ends in a network, its pipeline fitted up to there.
+    """Fit the pipeline of every trial that ends in a network up to the network, and add its job.
 
     Parameters
     ----------
     resource : str or None
-        The parameter of which a halving search gives more and more.
+        The parameter that a halving search increases from rung to rung.
     """
     sharing: dict[tuple, list[Trial]] = {}
     for trial in trials:
@@ -101,7 +101,7 @@ def goes_on(resource: str | None, trial: Trial) -> bool:
 def _fit_steps(
     trial: Trial, X: Any, y: Any, error_score: float | str, needs_digest: bool = False
 ) -> Prepared:
-    """Fit a pipeline up to its network by its own ``fit``, with a recorder for the network."""
+    """Fit a pipeline by its own ``fit``, with a recorder in place of the network."""
     _, network = path_to_last(trial.estimator)
     return _record(trial, trial.route.names, Recorder(network), X, y, error_score, needs_digest)
 
@@ -133,7 +133,7 @@ def _record(
 
 
 def _adopt(trials: list[Trial], prepared: Prepared) -> None:
-    """Put the fitted steps into the pipelines of all that share them, and share their time."""
+    """Put the fitted steps into the pipelines of all trials that share them; divide their time."""
     for trial in trials:
         trial.seconds += prepared.seconds / len(trials)
         trial.failure = prepared.failure
@@ -150,7 +150,7 @@ def _adopt(trials: list[Trial], prepared: Prepared) -> None:
         trial.digest = prepared.digest
 
 
-# ------------------------------------------------------------------ networks that transform
+# ------------------------------------------------------------------ networks as transformers
 
 
 def train_inner(
@@ -162,9 +162,9 @@ def train_inner(
     n_workers: int,
     max_stack_memory: int | None,
 ) -> None:
-    """Train the networks that pipelines transform by, once for each split and setting.
+    """Train the networks that are transformers in pipelines, once for each split and setting.
 
-    The pipelines then have stand-ins in the places of all steps up to the network.
+    The pipelines then have stand-ins for all steps up to and including the network.
     """
     sharing: dict[tuple, list[Trial]] = {}
     steps: dict[tuple, list[Trial]] = {}
@@ -199,7 +199,7 @@ def train_inner(
 
 @dataclass(eq=False)
 class Transformed:
-    """A trained network, and what it makes of its training data."""
+    """A trained network, and its transformed training data."""
 
     network: Any
     output: Any
@@ -236,7 +236,7 @@ def _train_and_transform(jobs: list[Job], max_stack_memory: int | None) -> list[
 def _hand_on(
     trials: list[Trial], prepared: Prepared, answer: Transformed, error_score: float | str
 ) -> None:
-    """Put stand-ins for the steps that are fitted into the pipelines that share them."""
+    """Put stand-ins for the fitted steps into the pipelines that share them."""
     if answer.error is not None and error_score == "raise":
         raise answer.error
     *outer, name = trials[0].route.inner

@@ -12,18 +12,18 @@ from sknn_deep._estimators.base import BaseDeepNetwork
 from sknn_deep._sklearn import routing_enabled
 from sknn_deep.model_selection._trials import Route, Trial
 
-# Bytes that pipelines may hand to their networks before these are trained.
+# Largest size of the data that pipelines prepare before the networks are trained, in bytes.
 MAX_PREPARED_BYTES = 2**31
 
 
 def in_parts(trials: list[Trial], X: Any) -> list[list[Trial]]:
-    """Find each trial's way to its network, and divide the trials so that memory suffices.
+    """Find each trial's path to its network, and divide the trials into parts that fit into memory.
 
-    The data that the steps before the networks hand on are kept until the networks are
-    trained. They are taken to be as large as X, and a part holds as many settings of these
-    steps as fit into ``MAX_PREPARED_BYTES``, but one at least.
+    The data that the steps before the networks produce are kept until the networks are trained.
+    They are assumed to be as large as X, and a part holds as many settings of these steps as fit
+    into ``MAX_PREPARED_BYTES``, but at least one.
     """
-    routes: dict[int, Route] = {}  # the splits of a candidate have one, and one dict of parameters
+    routes: dict[int, Route] = {}  # shared by the splits of a candidate
     for trial in trials:
         key = id(trial.parameters)
         if key not in routes:
@@ -44,19 +44,19 @@ def in_parts(trials: list[Trial], X: Any) -> list[list[Trial]]:
 
 
 def _steps_of(trial: Trial) -> tuple:
-    """Return what is equal where the same is handed to networks."""
+    """Return a key that is equal for trials whose networks receive the same data."""
     return trial.route.setting, trial.route.before
 
 
 def _n_bytes(X: Any) -> int:
-    """Return about how much memory rows take once they are numbers."""
+    """Estimate the memory of rows once they are numbers."""
     if sp.issparse(X):
         return X.data.nbytes + X.nnz * 4
     return getattr(X, "nbytes", 8 * math.prod(getattr(X, "shape", (len(X),))))
 
 
 def _route(trial: Trial) -> Route:
-    """Return how to come to the networks of a trial, or why not to."""
+    """Return the path to the networks of a trial, or why there is none."""
     names, last = path_to_last(trial.estimator)
     inner = _path_to_first_transformer(trial.estimator)
     if not is_network(last):
@@ -81,22 +81,22 @@ def _route(trial: Trial) -> Route:
 
 
 def _setting(trial: Trial, names: list[str], network: Any) -> tuple:
-    """Return what is equal where all but the network is set to the same."""
+    """Return a key that is equal if everything but the network has the same parameters."""
     path = "__".join(names)
-    # a network that is itself a candidate may ask for other metadata
+    # a network that is itself a candidate value may request other metadata
     requests = str(network.get_metadata_routing()) if routing_enabled() else ""
     return (path, requests, *settings(trial.parameters, but=path))
 
 
 def _settings_of_inner(trial: Trial, inner: list[str]) -> tuple[tuple, tuple]:
-    """Return what is equal where the steps before an inner network are set alike, and with it.
+    """Return keys of the parameters before an inner network, without and with its own.
 
-    What comes after it does not count.
+    Steps after it are ignored.
     """
     *outer, name = inner
     pipeline = trial.estimator
     for _ in outer:
-        _, pipeline = last_step(pipeline)  # type: ignore[misc]  # there it was found
+        _, pipeline = last_step(pipeline)  # type: ignore[misc]  # known to exist on this path
     prefix = "".join(f"{part}__" for part in outer)
     names = [step for step, _ in pipeline.steps]
     later = [prefix + step for step in names[names.index(name) + 1 :]]
@@ -109,7 +109,7 @@ def _settings_of_inner(trial: Trial, inner: list[str]) -> tuple[tuple, tuple]:
 
 
 def settings(parameters: dict[str, Any] | None, but: str | None = None) -> list[tuple]:
-    """Return parameters as what tells them apart, but for those of one part."""
+    """Return a comparable form of parameters, except those of one part."""
     return [
         (name, _identity(value))
         for name, value in sorted((parameters or {}).items())
@@ -122,9 +122,9 @@ def _is_at(parameter: str, path: str) -> bool:
 
 
 def _identity(value: Any) -> tuple:
-    """Return what tells parameter values apart: itself for a number or a text, else which object.
+    """Return a comparable form of a value: numbers and strings by value, else the identity.
 
-    Candidates take their values from the user's lists, so the same value is the same object.
+    Candidates take their values from the user's lists, so equal values are the same object.
     """
     plain = isinstance(value, bool | int | float | str | np.number | None)
     return (type(value), value) if plain else (type(value), id(value))
@@ -143,7 +143,7 @@ def path_to_last(estimator: Any) -> tuple[list[str], Any]:
 
 
 def _holder_before(estimator: Any, last: Any) -> Any:
-    """Return what fits a network inside it, before the last step; None where nothing does."""
+    """Return a part before the last step that fits a network inside it, or None."""
     own = [id(part) for part in parts_of(last)] if hasattr(last, "get_params") else []
     for part in parts_of(estimator)[1:]:
         if not hasattr(part, "get_params") or isinstance(part, Pipeline | type) or id(part) in own:
@@ -155,7 +155,7 @@ def _holder_before(estimator: Any, last: Any) -> Any:
 
 
 def last_step(estimator: Any) -> tuple[str, Any] | None:
-    """Return name and estimator of what is fitted last within another; None where nothing is."""
+    """Return name and estimator of the last step of a composite estimator, or None."""
     if isinstance(estimator, TransformedTargetRegressor):
         inner = getattr(estimator, "regressor_", estimator.regressor)
         return None if inner is None else ("regressor", inner)
@@ -164,12 +164,12 @@ def last_step(estimator: Any) -> tuple[str, Any] | None:
     try:
         name, last = estimator.steps[-1]
     except (IndexError, TypeError, ValueError):
-        return None  # its fit says what is wrong with it
+        return None  # its fit reports what is wrong with it
     return name, last
 
 
 def _path_to_first_transformer(estimator: Any) -> list[str]:
-    """Return the path to a network that a pipeline transforms by; empty where there is none."""
+    """Return the path to a network that is a transformer in a pipeline; empty without one."""
     outer: list[str] = []
     while True:
         if isinstance(estimator, Pipeline):
@@ -203,5 +203,5 @@ def holds_network(value: Any) -> bool:
 
 
 def parts_of(estimator: Any) -> list:
-    """Return an estimator and those among its parameters, at any depth."""
+    """Return an estimator and all its parameter values, at any depth."""
     return [estimator, *estimator.get_params(deep=True).values()]

@@ -1,11 +1,10 @@
-"""scikit-learn's common metrics, without its checks of what all fits of a fold have in common.
+"""scikit-learn's common metrics, without checking the targets again for every fit of a fold.
 
-Of a test set of a hundred rows scikit-learn's log loss takes a millisecond, a third of the fit of a
-small network in a stack: each call finds out anew what kind of targets these are, which labels
-there are and which row has which. Here this is known of a test set once. The formulas are
-scikit-learn's [1]_, in the order and the precision of its operations, so the scores are the same
-numbers. Whatever is not as usual is left to scikit-learn, which knows the exceptions and the
-messages.
+On a test set of a hundred rows, scikit-learn's log loss takes a millisecond, a third of the fit of
+a small network in a stack: each call determines anew the type of the targets, the labels and the
+label of each row. Here this is done once per test set. The formulas are scikit-learn's [1]_, with
+the same order and precision of operations, so the scores are identical. All other cases are left to
+scikit-learn, which handles the exceptions and messages.
 
 References
 ----------
@@ -25,12 +24,12 @@ from sknn_deep._sklearn import MultimetricScorer, PassthroughScorer, PlainScorer
 
 
 class ScoredRows:
-    """Rows to score on, and what the metrics want to know of their targets.
+    """Rows to score on, and cached properties of their targets for the metrics.
 
     Parameters
     ----------
     X, y : array-like
-        As they are handed to a scorer.
+        As passed to a scorer.
     """
 
     def __init__(self, X: Any, y: Any):
@@ -38,7 +37,7 @@ class ScoredRows:
 
     @cached_property
     def targets(self) -> np.ndarray | None:
-        """The targets as an array, or None if they are nothing usual or nothing at all."""
+        """The targets as an array, or None if they are of an unusual type or missing."""
         is_plain = type(self.y) is np.ndarray or type(self.y).__name__ == "Series"
         dtype = getattr(self.y, "dtype", None)
         if not (is_plain and isinstance(dtype, np.dtype) and dtype.kind in "biufU"):
@@ -48,7 +47,7 @@ class ScoredRows:
 
     @cached_property
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """The labels that occur, and for each row which of them it has; none unless they are 1d."""
+        """The distinct labels, and the index of each row's label; empty unless targets are 1d."""
         targets = self.targets
         if targets is None or targets.ndim != 1 or targets.dtype.kind not in "biU":
             return np.empty(0), np.empty(0, dtype=np.intp)
@@ -69,14 +68,14 @@ class ScoredRows:
 
 
 def quick_score(scorer: Any, estimator: Any, rows: ScoredRows) -> float | dict[str, float] | None:
-    """Return what a scorer of scikit-learn returns, or None where it has to be called.
+    """Return the score of a scikit-learn scorer, or None if the scorer itself has to be called.
 
     Parameters
     ----------
     scorer : callable
-        That of a search, without metadata.
+        The scorer of a search, without metadata.
     estimator : estimator
-        Fitted. Its ``predict`` and ``predict_proba`` are what is scored, as by a scorer.
+        Fitted. Its ``predict`` and ``predict_proba`` are scored, as by a scorer.
     rows : ScoredRows
     """
     scorers = scorer._scorers if isinstance(scorer, MultimetricScorer) else {"": scorer}
@@ -89,7 +88,7 @@ def quick_score(scorer: Any, estimator: Any, rows: ScoredRows) -> float | dict[s
         if method not in outputs:
             try:
                 outputs[method] = getattr(estimator, method)(rows.X)
-            except Exception:  # the scorer calls it, too, and knows what becomes of any error
+            except Exception:  # the scorer calls it again, and handles the error
                 return None
         score = metric(outputs[method], estimator, rows)
         if score is None or not math.isfinite(score):
@@ -131,7 +130,7 @@ def _log_loss(probabilities: Any, estimator: Any, rows: ScoredRows) -> float | N
         return None
     if probabilities.shape != (len(numbers), len(labels)):
         return None
-    if len(labels) == 2:  # of which scikit-learn keeps the second column
+    if len(labels) == 2:  # scikit-learn keeps the second column
         second = probabilities[:, 1]
         right = np.where(numbers == 1, second, 1 - second)
     else:
@@ -177,7 +176,7 @@ def _targets_and_predicted(
     return y, predicted.reshape(y.shape).astype(dtype, copy=False), total
 
 
-# By the metric itself: another of the same name may do anything.
+# Keyed by the function: another metric of the same name may do anything.
 _METRICS: dict[Callable, tuple[str, Callable]] = {
     accuracy_score: ("predict", _accuracy),
     log_loss: ("predict_proba", _log_loss),

@@ -13,12 +13,12 @@ from sknn_deep.model_selection._distributions import named_distributions, with_d
 
 
 class FusedGridSearchCV(FusedSearch, GridSearchCV):
-    """Exhaustive search over a grid, all candidates and folds trained at once.
+    """Exhaustive search over a grid, training all candidates and folds at once.
 
-    ``GridSearchCV`` with the same parameters, results and attributes, made for networks of this
-    package, alone or in a pipeline. The networks of all candidates and folds that
-    share a shape are trained as one stack, which takes less time than one after the other; the
-    steps before them in a pipeline are fitted once for each fold and setting.
+    Same parameters, results and attributes as ``GridSearchCV``, for networks of this package, alone
+    or in a pipeline. The networks of all candidates and folds that share a shape are trained as one
+    stack, which takes less time than training one after the other; the steps before them in a
+    pipeline are fitted once for each fold and setting.
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
 
     n_jobs : int, default=None
         Processes over which the stacks are spread, through joblib; -1 for one per core. None
-        is one, unless a joblib context says otherwise. With few candidates, or on a GPU, one
-        is best: what one process trains, it trains together.
+        is one, unless a joblib context says otherwise. With few candidates, or on a GPU, one is
+        best: a process trains all its networks together.
 
     refit : bool, str or callable, default=True
         Fit the best candidate to all data afterwards. With several scores, the name of the
@@ -63,15 +63,15 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
         Score the training rows too. It takes time and shows how much a candidate overfits.
 
     max_stack_memory : int, default=None
-        Bytes that a stack in training may take; what does not fit is trained in several
-        stacks. None is half of what a GPU has free. On a CPU stacks never take more than fits into
-        the cache, a few mebibytes. Lower it when memory runs out.
+        Largest size of a stack in bytes; networks that do not fit are trained in several stacks.
+        None is half of a GPU's free memory. On a CPU, stacks are always limited to the size of the
+        cache, a few mebibytes. Lower it if memory runs out.
 
     Attributes
     ----------
     cv_results_ : dict of str to array
-        As in ``GridSearchCV``, one row a candidate. "mean_fit_time" is the candidate's share
-        of the time: see Notes.
+        As in ``GridSearchCV``, one row per candidate. "mean_fit_time" is the candidate's share of
+        the time: see Notes.
 
     best_estimator_ : estimator
         The best candidate, fitted to all data, if ``refit``.
@@ -98,7 +98,7 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
         Whether there are several scores.
 
     classes_ : ndarray of shape (n_classes,)
-        The labels, of a classifier, if ``refit``.
+        The class labels, for a classifier, if ``refit``.
 
     n_features_in_ : int
         Number of features seen during ``fit``, if ``refit``.
@@ -110,7 +110,7 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
         Which fits were made in a stack of several.
 
     not_fused_reasons_ : ndarray of str, shape (n_candidates, n_splits)
-        Why a fit was not made in a stack; empty where it was.
+        Why a fit was not made in a stack; empty if it was.
 
     See Also
     --------
@@ -120,15 +120,15 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
 
     Notes
     -----
-    With an integer ``random_state``, a network in a stack follows the trajectory that it
-    follows alone, to rounding. With ``random_state=None`` every fit draws its own numbers,
-    here as there; a transformer that does so draws once for all candidates that share it.
+    With an integer ``random_state``, a network in a stack follows the same trajectory as alone, up
+    to rounding. With ``random_state=None`` every fit draws its own numbers in both cases; a
+    transformer with ``random_state=None`` draws once for all candidates that share it.
 
-    Times add up to the time spent: a stack's time is divided among its fits, the time of a shared
-    step among the candidates that share it.
+    Times add up to the time spent: the time of a stack is divided among its fits, and the time of a
+    shared step among the candidates that share it.
 
-    scikit-learn's callbacks that are registered on the search are told of each fit, but are not
-    passed on to the networks of a stack. A network with callbacks of its own is fitted alone.
+    scikit-learn's callbacks registered on the search are notified of each fit, but are not passed
+    on to the networks of a stack. A network with its own callbacks is fitted alone.
 
     Examples
     --------
@@ -189,12 +189,12 @@ class FusedGridSearchCV(FusedSearch, GridSearchCV):
 
 
 class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
-    """Random search over distributions, all candidates and folds trained at once.
+    """Random search over distributions, training all candidates and folds at once.
 
-    ``RandomizedSearchCV`` with the same parameters, results and attributes, made for networks of
-    this package, alone or in a pipeline. The networks of all candidates and folds
-    that share a shape are trained as one stack: draw sizes of layers from short lists, and
-    learning rates and penalties from distributions.
+    Same parameters, results and attributes as ``RandomizedSearchCV``, for networks of this package,
+    alone or in a pipeline. The networks of all candidates and folds that share a shape are trained
+    as one stack: draw sizes of layers from short lists, and learning rates and penalties from
+    distributions.
 
     Parameters
     ----------
@@ -218,8 +218,8 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
 
     n_jobs : int, default=None
         Processes over which the stacks are spread, through joblib; -1 for one per core. None
-        is one, unless a joblib context says otherwise. With few candidates, or on a GPU, one
-        is best: what one process trains, it trains together.
+        is one, unless a joblib context says otherwise. With few candidates, or on a GPU, one is
+        best: a process trains all its networks together.
 
     refit : bool, str or callable, default=True
         Fit the best candidate to all data afterwards. With several scores, the name of the
@@ -237,7 +237,7 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
         How many tasks joblib dispatches in advance.
 
     random_state : int or RandomState, default=None
-        Draws the candidates. An integer draws the same each time.
+        Draws the candidates. An integer gives the same draws each time.
 
     error_score : "raise" or number, default=np.nan
         The score of a fit that fails; "raise" ends the search with its error.
@@ -246,15 +246,15 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
         Score the training rows too. It takes time and shows how much a candidate overfits.
 
     max_stack_memory : int, default=None
-        Bytes that a stack in training may take; what does not fit is trained in several
-        stacks. None is half of what a GPU has free. On a CPU stacks never take more than fits into
-        the cache, a few mebibytes. Lower it when memory runs out.
+        Largest size of a stack in bytes; networks that do not fit are trained in several stacks.
+        None is half of a GPU's free memory. On a CPU, stacks are always limited to the size of the
+        cache, a few mebibytes. Lower it if memory runs out.
 
     Attributes
     ----------
     cv_results_ : dict of str to array
-        As in ``RandomizedSearchCV``, one row a candidate. "mean_fit_time" is the candidate's share
-        of the time: see Notes.
+        As in ``RandomizedSearchCV``, one row per candidate. "mean_fit_time" is the candidate's
+        share of the time: see Notes.
 
     best_estimator_ : estimator
         The best candidate, fitted to all data, if ``refit``.
@@ -281,7 +281,7 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
         Whether there are several scores.
 
     classes_ : ndarray of shape (n_classes,)
-        The labels, of a classifier, if ``refit``.
+        The class labels, for a classifier, if ``refit``.
 
     n_features_in_ : int
         Number of features seen during ``fit``, if ``refit``.
@@ -293,7 +293,7 @@ class FusedRandomizedSearchCV(FusedSearch, RandomizedSearchCV):
         Which fits were made in a stack of several.
 
     not_fused_reasons_ : ndarray of str, shape (n_candidates, n_splits)
-        Why a fit was not made in a stack; empty where it was.
+        Why a fit was not made in a stack; empty if it was.
 
     See Also
     --------

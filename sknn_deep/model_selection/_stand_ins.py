@@ -1,7 +1,8 @@
-"""Stand-ins for the steps of a pipeline that is fitted part by part, by its own ``fit``.
+"""Stand-ins for steps of a pipeline, so that its own ``fit`` can fit it in stages.
 
 A pipeline's own ``fit`` routes metadata, uses its ``memory`` and may be that of another package.
-So nothing here goes through its steps: it is fitted with one of these in the place of a network.
+So its steps are not fitted one by one from outside: the pipeline is fitted with one of these in
+place of a network.
 """
 
 import copy
@@ -17,11 +18,11 @@ Given = tuple[Any, Any, dict[str, Any]]
 
 
 class HasRecorded(Exception):
-    """Ends the fit of a pipeline whose later steps are not to be fitted yet."""
+    """Ends the fit of a pipeline before its later steps are fitted."""
 
 
 class _InPlaceOf:
-    """Behaves as an estimator except for fits, and is its own clone.
+    """Behaves like an estimator except in fits, and is its own clone.
 
     Parameters
     ----------
@@ -32,16 +33,16 @@ class _InPlaceOf:
         self.estimator = estimator
 
     def __getattr__(self, name: str) -> Any:
-        if name == "estimator":  # of a copy that is being made
+        if name == "estimator":  # while a copy is being made
             raise AttributeError(name)
         return getattr(self.estimator, name)
 
     def __sklearn_clone__(self) -> Self:
-        return self  # what is fitted in the place of this is kept here
+        return self  # the recorded data or the fitted step must survive cloning
 
 
 class Recorder(_InPlaceOf):
-    """Takes a network's place at the end of a pipeline and keeps what ``fit`` is given.
+    """Replaces the network at the end of a pipeline and records the arguments of ``fit``.
 
     Attributes
     ----------
@@ -54,13 +55,13 @@ class Recorder(_InPlaceOf):
         """Keep the data."""
         self.given = (X, y, params)
         names = feature_names_of(X)
-        if names is not None:  # as the network will have
+        if names is not None:  # as on the network
             self.feature_names_in_ = names
         return self
 
 
 class InnerRecorder(Recorder):
-    """Takes the place of a network that a pipeline transforms by, and ends the pipeline's fit."""
+    """Replaces a network that is a transformer in a pipeline, and ends the pipeline's fit."""
 
     def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
         """Keep the data; raise :class:`HasRecorded`."""
@@ -69,14 +70,14 @@ class InnerRecorder(Recorder):
 
 
 class StandIn(_InPlaceOf):
-    """Takes the place of a step that is fitted already, and hands on what it made of the data.
+    """Replaces a step that is already fitted, and returns its transformed training data.
 
     Parameters
     ----------
     estimator : estimator
         The step.
     output : object
-        What its ``fit_transform`` would return; None for steps whose output nobody uses.
+        Output of its ``fit_transform``; None for steps whose output is not used.
     """
 
     def __init__(self, estimator: Any, output: Any = None):
@@ -88,12 +89,12 @@ class StandIn(_InPlaceOf):
         return self
 
     def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
-        """Return what the step has made of the training data."""
+        """Return the output of the step for the training data."""
         return X if self._output is None else self._output
 
 
 def at(estimator: Any, names: list[str]) -> Any:
-    """Return the part at a path; of a fitted estimator the fitted one."""
+    """Return the part at a path; the fitted part if the estimator is fitted."""
     for name in names:
         step = last_step(estimator)
         if step is not None and step[0] == name:
@@ -104,7 +105,7 @@ def at(estimator: Any, names: list[str]) -> Any:
 
 
 def with_part(estimator: Any, names: list[str], part: Any) -> Any:
-    """Return a shallow copy of an estimator, and of those on the path, with another part."""
+    """Return a copy of an estimator with a part replaced; only the path to it is copied."""
     if not names:
         return part
     name, *rest = names
@@ -118,13 +119,13 @@ def with_part(estimator: Any, names: list[str], part: Any) -> Any:
 
 
 def settled(estimator: Any, original: Any) -> Any:
-    """Return a fitted estimator with the steps themselves in the places of their stand-ins.
+    """Return a fitted estimator whose stand-ins are replaced by the steps themselves.
 
     Parameters
     ----------
     estimator : estimator
     original : estimator
-        Has the parameters, and no stand-ins among them.
+        The candidate's estimator, with its parameters and without stand-ins.
     """
     if isinstance(estimator, StandIn):
         return estimator.estimator

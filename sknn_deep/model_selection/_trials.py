@@ -16,9 +16,10 @@ from sknn_deep._sklearn import check_method_params, rows_of
 
 @dataclass(eq=False)
 class Split:
-    """The rows of a fold, and what goes with them to ``fit`` and to the scorer.
+    """The rows of a fold, and the parameters passed with them to ``fit`` and to the scorer.
 
-    The trials of a fold share one, so that the engine sees that their data are the same.
+    The trials of a fold share one object, by which the engine recognises that their data are the
+    same.
     """
 
     train: np.ndarray
@@ -30,21 +31,22 @@ class Split:
 
 @dataclass(eq=False)
 class Route:
-    """The way to the networks of a candidate.
+    """The path to the networks of a candidate.
 
     Attributes
     ----------
     names : list of str
-        The last step of the pipeline, of the pipeline that is that step, and so on; none for
-        a network that stands alone, or where what comes last is no network.
+        The last step of the pipeline, then the last step of that step if it is a pipeline, and so
+        on; empty for a network without a pipeline, or if the last step is not a network.
     setting : tuple
-        Equal where all but the network at the end is set to the same.
+        Equal if everything but the last network has the same parameters.
     reason : str
-        Why there is no network at the end that could be trained with others.
+        Why there is no last network that could be trained with others.
     inner : list of str
-        The way to a network that a pipeline transforms by, such as an autoencoder; none without.
+        The path to a network that is a transformer in a pipeline, such as an autoencoder; empty
+        without one.
     before, with_inner : tuple
-        Equal where the steps before that network are set to the same, and where it is, too.
+        Equal if the steps before that network have the same parameters; and if it has them, too.
     """
 
     names: list[str] = field(default_factory=list)
@@ -62,9 +64,9 @@ class Standing:
     Attributes
     ----------
     state : dict
-        What a job goes on from.
+        The state from which a job continues.
     digest : str
-        Tells the data apart that the steps before the network have made; empty without any.
+        Identifies the data produced by the steps before the network; empty without such steps.
     """
 
     state: dict[str, Any]
@@ -78,35 +80,35 @@ class Trial:
     Attributes
     ----------
     estimator : estimator
-        With the candidate's parameters set. All trials of a candidate share one, until each
-        takes a clone of it to fit.
+        With the candidate's parameters set. All trials of a candidate share it until each makes its
+        own clone to fit.
     original : estimator
-        That of the candidate, even after ``estimator`` has changed.
+        The candidate's estimator, kept when ``estimator`` is replaced.
     parameters : dict or None
-        What was set.
+        The candidate's parameters.
     split : Split
     label : str
-        What messages call the trial.
+        Name of the trial in messages.
     name : str
-        What messages of its training call it.
+        Name of the trial in messages of its training.
     context : CallbackContext or None
-        Through which scikit-learn's callbacks hear of it.
+        Notifies scikit-learn's callbacks of it.
     route : Route
-        The way to its network.
+        The path to its network.
     job : Job or None
-        The training of its network, where the network is the last step or stands alone.
+        The training of its network, if the network is the last step or the estimator itself.
     seconds : float
-        What was spent on it beside the job.
+        Time spent on it besides the job.
     failure : str
         The traceback, if the fit failed.
     fused : bool
         Whether its network was trained in a stack of several.
     reason : str
-        Why it was not.
+        Why it was not fused.
     standing : Standing or None
-        Where the training with fewer epochs ended that this one may go on from.
+        State of an earlier training with fewer epochs, from which this one may continue.
     digest : str
-        See :class:`Standing`, of the data of this one.
+        As in :class:`Standing`, for this trial's data.
     """
 
     estimator: Any
@@ -130,12 +132,12 @@ class Trial:
 
 
 def own_estimator(estimator: BaseEstimator) -> BaseEstimator:
-    """Return what ``clone`` does, in a tenth of the time for a network with plain parameters."""
+    """Clone an estimator, in a tenth of ``clone``'s time for a network with plain parameters."""
     parameters = vars(estimator)
     is_ours = vars(type(estimator)).get("_trains_in_stacks", False)
     if not (is_ours and all(map(_is_plain, parameters.values()))):
         return clone(estimator)
-    if len(parameters) != len(type(estimator)._get_param_names()):  # it is fitted, or told more
+    if len(parameters) != len(type(estimator)._get_param_names()):  # fitted or extended
         return clone(estimator)
     own = object.__new__(type(estimator))
     vars(own).update(parameters)
@@ -143,7 +145,7 @@ def own_estimator(estimator: BaseEstimator) -> BaseEstimator:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value cannot change, so that several estimators may hold the same one."""
+    """Return whether a value is immutable, so that several estimators may share it."""
     if type(value) is tuple:
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
@@ -152,7 +154,7 @@ def _is_plain(value: Any) -> bool:
 def make_splits(
     X: Any, folds: Iterable, fit_params: dict[str, Any], score_params: dict[str, Any]
 ) -> list[Split]:
-    """Cut what belongs to rows into the folds of a cross-validation.
+    """Slice row-wise parameters for the folds of a cross-validation.
 
     Parameters
     ----------
@@ -160,7 +162,7 @@ def make_splits(
     folds : iterable of (train, test)
         Row numbers or masks, as a splitter yields them.
     fit_params, score_params : dict
-        Arrays of n_samples rows are cut, anything else is handed on.
+        Arrays of n_samples rows are sliced, anything else is passed on.
     """
     splits = []
     for train, test in folds:
@@ -184,7 +186,7 @@ def make_trials(
     verbose: int,
     contexts: list,
 ) -> list[Trial]:
-    """Return a trial for each candidate and split, the splits of a candidate side by side."""
+    """Return a trial for each candidate and split, grouped by candidate."""
     trials = []
     for number, parameters in enumerate(candidates, 1):
         twin = clone(estimator)

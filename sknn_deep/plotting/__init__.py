@@ -1,11 +1,12 @@
-"""Pictures of networks and of what they learn, by scikit-learn's conventions for displays.
+"""Plots of networks and what they learn, following scikit-learn's conventions for displays.
 
-A display stores what it shows. Its class method ``from_estimator`` computes that and draws it;
-``plot`` draws it again, on other axes or with other options. matplotlib is imported when
+A display stores the data it shows. Its class method ``from_estimator`` computes and draws them;
+``plot`` draws them again, on other axes or with other options. matplotlib is imported when
 something is drawn, plotly when an interactive page is written.
 
-Displays know methods, not classes. They ask for ``transform``, ``coefs_``, ``loss_curve_`` or
-``cv_results_``, so they draw PCA and scikit-learn's own networks and searches, too.
+Displays rely on methods and attributes (``transform``, ``coefs_``, ``loss_curve_`` or
+``cv_results_``), not on classes, so they also work with PCA and with scikit-learn's own networks
+and searches.
 """
 
 from sknn_deep.plotting._calibration import CalibrationDisplay

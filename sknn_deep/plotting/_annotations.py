@@ -1,4 +1,4 @@
-"""Names written on a map so that none covers another."""
+"""Labels on a map, placed so that none covers another."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MANY = 12  # more names than this are written smaller
+_MANY = 12  # with more names than this, the font is smaller
 _GAP = 2  # between two names, in pixels
 _MAX_STEPS = 500  # of moving names apart
 
 
 def write_names(ax: Axes, names: Sequence[str], points: np.ndarray, colors: Sequence[str]) -> None:
-    """Write each name at its point, or beside it with a line to it where another name stands.
+    """Write each name at its point, or beside it with a line if another name is there.
 
     Parameters
     ----------
@@ -36,13 +36,13 @@ def write_names(ax: Axes, names: Sequence[str], points: np.ndarray, colors: Sequ
             size="medium" if len(names) <= _MANY else "small",
             weight="bold",
             color="black",
-            parse_math=False,  # a dollar sign in the name of a class is only that
+            parse_math=False,  # a dollar sign in a class name is literal
             bbox={"boxstyle": "round,pad=0.25", "fc": "white", "ec": color, "lw": 2},
         )
         for name, point, color in zip(names, at, colors, strict=True)
     ]
-    figure = ax.figure.canvas.figure  # the whole one, where the axes belong to a subfigure
-    figure.draw_without_rendering()  # lays the figure out, so that the extents of texts are known
+    figure = ax.figure.canvas.figure  # the top-level figure, if the axes belong to a subfigure
+    figure.draw_without_rendering()  # lays out the figure, so that text extents are known
     boxes = [frame.get_window_extent() for text in texts if (frame := text.get_bbox_patch())]
     centers = ax.transData.transform(points)
     sizes = np.array([(box.width, box.height) for box in boxes]) + _GAP
@@ -66,17 +66,17 @@ def write_names(ax: Axes, names: Sequence[str], points: np.ndarray, colors: Sequ
                     "shrinkA": 0,
                     "shrinkB": 0,
                 },
-                zorder=2.9,  # beneath all names, which have 3
+                zorder=2.9,  # below all names, whose zorder is 3
             )
 
 
 def spread_boxes(
     centers: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """Return centres near the given ones at which boxes do not cover each other.
+    """Return centres near the given ones at which the boxes do not overlap.
 
-    In each step, two boxes that overlap move apart in the direction in which they overlap less,
-    and stay between ``low`` and ``high``. Where there is no room for all, some still overlap.
+    In each step, overlapping boxes move apart in the direction of the smaller overlap, and stay
+    between ``low`` and ``high``. If there is no room for all, some still overlap.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def spread_boxes(
     """
     low = np.minimum(low + sizes / 2, (low + high) / 2)
     high = np.maximum(high - sizes / 2, (low + high) / 2)
-    # boxes with the same centre need a direction in which to move apart
+    # boxes with the same centre need a direction in which to separate
     tie_break = np.random.RandomState(0).uniform(-1e-3, 1e-3, centers.shape)
     moved = np.clip(centers + tie_break, low, high)
     needed = (sizes[:, None] + sizes) / 2

@@ -1,4 +1,4 @@
-"""Whether predicted probabilities match how often they are right."""
+"""Calibration curves of classifiers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ _Z = 1.645  # 90 % of a normal distribution lie within this many standard deviat
 
 
 class CalibrationDisplay:
-    """The confidence of a classifier beside its accuracy.
+    """The accuracy of a classifier against its confidence.
 
     Made by :meth:`from_estimator` or :meth:`from_predictions`. The rows are sorted by the
-    probability of the class that is predicted, and cut into groups. A calibrated classifier is
-    right as often as it says, so its points lie on the diagonal; below it the classifier is too
-    confident. To compare classifiers in one picture, pass the axes of the first.
+    probability of the predicted class and divided into groups. A calibrated classifier is right as
+    often as it predicts, so its points lie on the diagonal; points below it mean that the
+    classifier is overconfident. To compare classifiers in one plot, pass the axes of the first.
 
     scikit-learn's :class:`sklearn.calibration.CalibrationDisplay` shows the probability of one
-    class of two. This one handles any number of classes, and shows how precise its points are.
+    class of two. This one handles any number of classes, and shows confidence intervals of its
+    points.
 
     Parameters
     ----------
@@ -145,7 +146,7 @@ class CalibrationDisplay:
         Raises
         ------
         ValueError
-            If there are fewer rows than groups, or the lengths do not agree.
+            If there are fewer rows than groups, or lengths differ.
         """
         return cls.from_predictions(
             y,
@@ -201,7 +202,7 @@ class CalibrationDisplay:
         Raises
         ------
         ValueError
-            If there are fewer rows than groups, or the lengths do not agree.
+            If there are fewer rows than groups, or lengths differ.
         """
         kind = type_of_target(y_true)
         if kind.startswith("multilabel") or kind.endswith("multioutput"):
@@ -244,8 +245,7 @@ class CalibrationDisplay:
             Where to draw; None makes a figure.
 
         show_ranges : bool, default=True
-            Draw for each point the range in which the accuracy lies with a confidence of 90 %
-            (Wilson's score interval).
+            Draw the 90 % confidence interval of each point's accuracy (Wilson's score interval).
 
         Returns
         -------

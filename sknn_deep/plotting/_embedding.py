@@ -42,11 +42,11 @@ class EmbeddingDisplay:
 
     y : array-like of shape (n_samples,), default=None
         Classes or numbers. Numbers with fractions, and integers with more than 30 distinct
-        values, are shown on a scale; anything else names classes. Points whose value is None,
-        NaN or ``pandas.NA`` are unlabelled and drawn in grey.
+        values, are shown on a scale; anything else names classes. Points with the value None, NaN
+        or ``pandas.NA`` are unlabelled and drawn in grey.
 
     images : array-like of shape (n_samples, height, width), default=None
-        The images behind the points.
+        The image of each point.
 
     Attributes
     ----------
@@ -57,8 +57,8 @@ class EmbeddingDisplay:
         The figure that holds them.
 
     points_ : matplotlib PathCollection
-        The points. Their order is random so that no class hides another; unlabelled points
-        come first and lie beneath.
+        The points. Their order is random so that no class hides another; unlabelled points are
+        drawn first, below the others.
 
     classes_ : ndarray of shape (n_classes,) or None
         The classes; None for numbers and without y.
@@ -105,7 +105,7 @@ class EmbeddingDisplay:
         ax: Axes | None = None,
         **options: Any,
     ) -> Self:
-        """Draw where a transformer puts the rows of X.
+        """Draw the rows of X as a transformer maps them.
 
         Parameters
         ----------
@@ -119,8 +119,8 @@ class EmbeddingDisplay:
             Classes, or numbers for a scale of colours.
 
         image_shape : (int, int), default=None
-            Height and width of an image, if the rows of X are images. None is a square where
-            ``n_images`` asks for images, and shows none otherwise.
+            Height and width of an image, if the rows of X are images. None means square images if
+            ``n_images`` is set, and no images otherwise.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -135,7 +135,7 @@ class EmbeddingDisplay:
         Raises
         ------
         ValueError
-            If the transformer does not have two outputs, or the shapes do not agree.
+            If the transformer does not have two outputs, or shapes do not match.
         """
         wants_images = image_shape is not None or options.get("n_images")
         images = as_images(X, image_shape) if wants_images else None
@@ -164,10 +164,10 @@ class EmbeddingDisplay:
 
         images : array-like of shape (n_samples, height, width) or (n_samples, n_pixels), \
                 default=None
-            The images behind the points.
+            The image of each point.
 
         image_shape : (int, int), default=None
-            Height and width, for images that come as rows; None is a square.
+            Height and width, for images given as rows; None means square.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -182,7 +182,7 @@ class EmbeddingDisplay:
         Raises
         ------
         ValueError
-            If the points do not lie in the plane, or the lengths do not agree.
+            If the points do not have two coordinates, or lengths differ.
         """
         points: np.ndarray = check_array(Z, input_name="Z")
         if points.shape[1] != 2:
@@ -228,12 +228,12 @@ class EmbeddingDisplay:
             Colours of numbers.
 
         legend : bool, default=True
-            Show what the colours mean; for many classes only the first 60.
+            Show the legend of the colours; for many classes only the first 60.
 
         annotate : bool, default=False
-            Write the name of each class on the median of its points, or beside it with a line
-            where another name stands. Use it for more than ten classes, whose colours are hard
-            to tell apart, and for readers who confuse colours.
+            Write the name of each class at the median of its points, or if another name is there,
+            beside it with a line. Use it for more than ten classes, whose colours are hard to tell
+            apart, and for colour-blind readers.
 
         n_images : int, default=0
             Draw up to this many of the images, spread over the map.
@@ -294,9 +294,9 @@ class EmbeddingDisplay:
         image_shape: tuple[int, int] | None = None,
         title: str = "Embedding",
     ) -> Path | InlinePage:
-        """Make the map one HTML page that a browser can pan, zoom and filter by class.
+        """Write the map as a single HTML page that can be panned, zoomed and filtered by class.
 
-        The page loads nothing from elsewhere. With images, the one under the pointer is shown.
+        The page is self-contained. With images, the image of the point under the pointer is shown.
         Without a path, a notebook shows the page below the cell.
 
         Parameters
@@ -306,10 +306,10 @@ class EmbeddingDisplay:
 
         images : array-like of shape (n_samples, height, width) or (n_samples, n_pixels), \
                 default=None
-            The images behind the points; None takes those that the display was made with.
+            The image of each point; None takes the images with which the display was made.
 
         image_shape : (int, int), default=None
-            Height and width, for images that come as rows; None is a square.
+            Height and width, for images given as rows; None means square.
 
         title : str, default="Embedding"
             Heading of the page.
@@ -317,7 +317,7 @@ class EmbeddingDisplay:
         Returns
         -------
         page : pathlib.Path or InlinePage
-            Where the page is; without a path the page itself, whose text is its ``html``.
+            The path of the page; without a path the page itself, with its text in ``html``.
 
         Raises
         ------
@@ -378,7 +378,7 @@ class EmbeddingDisplay:
             s=np.clip(15000 / n_samples, 1.5, 30) if size is None else size,
             alpha=np.clip(25 / n_samples**0.4, 0.45, 0.8) if alpha is None else alpha,
             lw=0,
-            rasterized=n_samples > 5000,  # vector files with that many points open slowly
+            rasterized=n_samples > 5000,  # vector files with more points open slowly
             **colors,
         )
 
@@ -396,7 +396,7 @@ class EmbeddingDisplay:
         edges = np.full(len(images), PALETTE[0])
         if labels is not None and labels.classes is not None:
             edges = labels.point_colors()
-        # a bit less than a cell of the grid over which they are spread
+        # slightly smaller than a cell of the grid over which they are spread
         width = self.ax_.bbox.width * 72 / self.figure_.dpi
         zoom = _IMAGE_WIDTH * width / np.sqrt(n_images) / max(images.shape[1:])
         for row in rows:
@@ -407,7 +407,7 @@ class EmbeddingDisplay:
 
 
 def _spread(points: np.ndarray, n_points: int) -> np.ndarray:
-    """Return the rows of up to n_points points, each near the middle of a cell of a grid."""
+    """Return the indices of up to n_points points, each near the middle of a grid cell."""
     n_cells = max(isqrt(n_points), 1)
     low, high = points.min(axis=0), points.max(axis=0)
     position = (points - low) / np.where(high > low, high - low, 1) * n_cells
@@ -418,6 +418,6 @@ def _spread(points: np.ndarray, n_points: int) -> np.ndarray:
     chosen: list[int] = []
     for row in nearest_first[np.sort(first)].tolist():
         gaps = np.abs(position[chosen] - position[row]).max(axis=1)
-        if (gaps > _IMAGE_WIDTH).all():  # else it would cover another one
+        if (gaps > _IMAGE_WIDTH).all():  # otherwise it would cover another one
             chosen.append(row)
     return np.array(chosen)

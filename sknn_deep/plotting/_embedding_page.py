@@ -1,12 +1,12 @@
-"""The interactive map of an embedding: one HTML file that needs nothing else.
+"""The interactive map of an embedding: one self-contained HTML file.
 
 ``embedding_page.html`` holds the page and its script; plotly draws the points with WebGL, and
-the legend. The data are stored in the page as packed numbers in base64; images are deflated,
-since most pixels of MNIST are black, and the browser inflates them once.
+the legend. The data are stored in the page as packed numbers in base64; images are compressed with
+deflate, since most pixels of MNIST are black, and the browser decompresses them once.
 
-bokeh was tried beside plotly by hand: its page is smaller, but moving many points without a
-graphics card was slower. A content security policy in the page forbids every connection, and class
-names reach the page as text, never as markup.
+In a manual comparison, a bokeh page was smaller than plotly's, but panning many points without a
+graphics card was slower. A content security policy in the page forbids all connections, and class
+names are inserted as text, never as markup.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class InlinePage:
     Parameters
     ----------
     html : str
-        The page, whole.
+        The complete page.
     """
 
     def __init__(self, html: str):
         self.html = html
 
     def _repr_html_(self) -> str:
-        # a frame of its own, so that neither styles nor scripts meet those of the notebook
+        # in an iframe, so that styles and scripts are isolated from those of the notebook
         return (
             f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts" '
             'style="width: 100%; height: 640px; border: 0"></iframe>'
@@ -97,7 +97,7 @@ def _plotly_script() -> str:
 
 
 def _json(data: dict[str, Any]) -> str:
-    """Return JSON that cannot end the script element it stands in, whatever the names are."""
+    """Return JSON that cannot end the enclosing script element, whatever the names are."""
     return json.dumps(data).replace("<", "\\u003c")
 
 
@@ -106,7 +106,7 @@ def _packed(values: np.ndarray) -> str:
 
 
 def _deflated(images: np.ndarray) -> str:
-    """Return images as 256 shades from the smallest to the largest pixel, deflated."""
+    """Return images in 256 shades from the smallest to the largest pixel, compressed."""
     images = images.astype(np.float32)
     low, high = images.min(), images.max()
     shades = np.rint((images - low) * (255 / (high - low or 1))).astype(np.uint8)

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class HalvingDisplay:
-    """Scores of the candidates of a halving search, over the resources that they were given.
+    """Scores of the candidates of a halving search against the resources they were given.
 
     Made by :meth:`from_estimator`. Each candidate is a line that ends at the rung where it was
-    dropped. The best one stands out.
+    dropped. The best one is highlighted.
 
     Parameters
     ----------
@@ -30,19 +30,19 @@ class HalvingDisplay:
         Number of the candidate in each row of the search's results, from 0.
 
     resources : array-like of shape (n_rows,)
-        What the candidate was trained with, such as epochs or rows.
+        Amount of the resource used for the candidate, such as epochs or rows.
 
     scores : array-like of shape (n_rows,)
-        Mean score of the folds; NaN where the fits failed.
+        Mean score over the folds; NaN where the fits failed.
 
     best : int
         The candidate that the search chose.
 
     resource_name : str, default="resources"
-        What the resources are.
+        Name of the resource.
 
     score_name : str, default="score"
-        What the scores are.
+        Name of the score.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class HalvingDisplay:
 
     @classmethod
     def from_estimator(cls, search: Any, *, ax: Axes | None = None, **options: Any) -> Self:
-        """Draw the course of a fitted halving search.
+        """Draw the rungs of a fitted halving search.
 
         Parameters
         ----------
@@ -118,7 +118,7 @@ class HalvingDisplay:
         Raises
         ------
         ValueError
-            If the search did not halve, or no score is finite.
+            If the search is not a halving search, or no score is finite.
         """
         check_is_fitted(
             search, "cv_results_", msg="%(name)s has no cv_results_: pass a search, fitted."
@@ -172,7 +172,7 @@ class HalvingDisplay:
             )
         ax = resolve_axes(self, ax, (6.8, 4.4))
         rungs = np.unique(resources)
-        place = np.searchsorted(rungs, resources)  # rungs grow by a factor: drawn side by side
+        place = np.searchsorted(rungs, resources)  # rungs grow by a factor: evenly spaced
         others = [number for number in np.unique(candidates) if number != self.best]
         self.lines_ = []
         for number in [*others, self.best]:
@@ -205,5 +205,5 @@ class HalvingDisplay:
 
 
 def _without(resource: str, params: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return a candidate's own parameters, by which it is known again on the next rung."""
+    """Return a candidate's parameters without the resource, which identify it on the next rung."""
     return tuple((name, spelled(value)) for name, value in params.items() if name != resource)

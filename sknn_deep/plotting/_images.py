@@ -1,4 +1,4 @@
-"""Rows of pixels as images, and images side by side on axes."""
+"""Converts rows of pixels to images, and draws images side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-GAP = 0.08  # between images in a row, in widths of an image
+GAP = 0.08  # between images in a row, as a share of an image's width
 
 
 def as_images(X: Any, image_shape: tuple[int, ...] | None) -> np.ndarray:
@@ -39,7 +39,7 @@ def as_images(X: Any, image_shape: tuple[int, ...] | None) -> np.ndarray:
 
 
 def _numbers(X: Any) -> np.ndarray:
-    """Return rows of numbers; refuse others, such as those of a table with categories."""
+    """Return rows of numbers; refuse others, such as a table with categories."""
     array = np.asarray(X)
     if array.dtype == object:
         try:
@@ -55,7 +55,7 @@ def _numbers(X: Any) -> np.ndarray:
 
 
 def draw_image(ax: Axes, image: np.ndarray, left: float, top: float, **options: Any) -> AxesImage:
-    """Draw an image, one unit wide, on axes that count downwards."""
+    """Draw an image, one unit wide, on axes whose y axis points downwards."""
     height = image.shape[0] / image.shape[1]
     extent = left, left + 1, top + height, top
     return ax.imshow(image, extent=extent, interpolation="nearest", **options)

@@ -1,4 +1,4 @@
-"""Which features a model's predictions depend on."""
+"""Permutation importance of features."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class ImportanceDisplay:
-    """How much worse a model gets when the values of a feature are shuffled.
+    """How much a model's score falls when the values of a feature are shuffled.
 
     Made by :meth:`from_estimator`, which shuffles, or by :meth:`from_importances` from the result
     of :func:`sklearn.inspection.permutation_importance`. A bar is the mean over the repetitions,
-    and each repetition is a point, so that chance can be told from importance. If two features
-    carry nearly the same information, each looks less important than it is.
+    and each repetition is a point, so that random variation can be told from importance. If two
+    features carry nearly the same information, each appears less important than it is.
 
     Parameters
     ----------
     importances : array-like of shape (n_features, n_repeats)
-        By how much the score fell in each repetition.
+        Decrease of the score in each repetition.
 
     feature_names : sequence of str, default=None
         Names of the features; None numbers them.
@@ -88,7 +88,7 @@ class ImportanceDisplay:
         ax: Axes | None = None,
         **options: Any,
     ) -> Self:
-        """Shuffle each column of X in turn, and draw by how much the score falls.
+        """Shuffle each column of X in turn, and draw the decrease of the score.
 
         Parameters
         ----------
@@ -141,7 +141,7 @@ class ImportanceDisplay:
         ax: Axes | None = None,
         **options: Any,
     ) -> Self:
-        """Draw importances that were computed before.
+        """Draw importances that are already computed.
 
         Parameters
         ----------
@@ -167,7 +167,7 @@ class ImportanceDisplay:
         Raises
         ------
         ValueError
-            If there is not one name for each feature.
+            If the number of names differs from the number of features.
         """
         importances = np.asarray(getattr(result, "importances", result), dtype=float)
         if importances.ndim != 2:

@@ -1,4 +1,4 @@
-"""Intervals of a regression beside the targets."""
+"""Prediction intervals of a regressor, with the targets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class IntervalDisplay:
-    """Predicted intervals, and the targets inside and outside of them.
+    """Predicted intervals, and the targets inside and outside them.
 
-    Made by :meth:`from_estimator` or :meth:`from_predictions`. The rows are sorted by the middle
-    of their interval. The title says which share of the targets lies inside: compare it with the
-    coverage that was asked for.
+    Made by :meth:`from_estimator` or :meth:`from_predictions`. The rows are sorted by the middle of
+    their interval. The title states the share of targets that lie inside: compare it with the
+    requested coverage.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class IntervalDisplay:
             Their targets.
 
         coverage : float, default=0.9
-            Share of the targets that the intervals are to contain.
+            Share of the targets that the intervals should contain.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -123,7 +123,7 @@ class IntervalDisplay:
         TypeError
             If the estimator has no ``predict_interval``.
         ValueError
-            If the lengths do not agree.
+            If lengths differ.
         """
         if not hasattr(estimator, "predict_interval"):
             raise TypeError(
@@ -172,7 +172,7 @@ class IntervalDisplay:
         Raises
         ------
         ValueError
-            If the lengths do not agree.
+            If lengths differ.
         """
         y_true, lower, upper = (column_or_1d(values) for values in (y_true, lower, upper))
         check_consistent_length(y_true, lower, upper)
@@ -188,7 +188,7 @@ class IntervalDisplay:
 
         n_rows : int, default=150
             Largest number of rows to draw, evenly spaced among the sorted ones; the share in the
-            title is that of all rows.
+            title is over all rows.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""What ``y`` says about the points of a map: a class, a number or nothing, and their colours."""
+"""Interprets ``y`` as labels of the points of a map (classes, numbers or none), with colours."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 UNLABELLED = "unlabelled"
-GREY = "#b5b5b5"  # of unlabelled points: pale on white, dim on black
+GREY = "#b5b5b5"  # for unlabelled points: pale on white, dim on black
 
-_MAX_CLASSES = 30  # integers with more distinct values than this are a scale, not class names
-_GREYISH = {"#94a4a2", "#717581"}  # of the palette: too near to grey beside unlabelled points
-# From linear RGB to the cone responses, and from their cube roots to OKLab, in which equal
-# distances look about equally different: B. Ottosson (2020), A perceptual color space for image
+_MAX_CLASSES = 30  # integers with more distinct values than this are numbers, not classes
+_GREYISH = {"#94a4a2", "#717581"}  # palette colours too similar to the grey of unlabelled points
+# From linear RGB to cone responses, and from their cube roots to OKLab, in which equal distances
+# are perceived as about equally different: B. Ottosson (2020), A perceptual color space for image
 # processing.
 _RGB_TO_LMS = np.array(
     [
@@ -78,17 +78,17 @@ class Labels:
 
 
 def read_labels(y: ArrayLike) -> Labels:
-    """Return what ``y`` says; None, NaN, NaT and pandas.NA mean that a point is unlabelled.
+    """Return the labels in ``y``; None, NaN, NaT and pandas.NA mean that a point is unlabelled.
 
-    Numbers with fractions, and integers of more than 30 values, are read as numbers; all else
-    names classes.
+    Numbers with fractions, and integers of more than 30 values, are read as numbers; anything else
+    as classes.
 
     Raises
     ------
     ValueError
         If a number is infinite.
     """
-    # NumPy would turn a NaN among the texts of a list into the text "nan".
+    # NumPy would convert a NaN in a list of strings to the string "nan".
     given = y if isinstance(y, list | tuple | pd.Series | pd.Categorical) else np.asarray(y)
     column = pd.Series(given).convert_dtypes()
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
@@ -106,9 +106,9 @@ def read_labels(y: ArrayLike) -> Labels:
 
 
 def class_colors(n_classes: int, *, beside_grey: bool = False) -> list[str]:
-    """Return one colour for each class: those of the palette first, then as unlike as possible.
+    """Return one colour for each class: the palette first, then colours as different as possible.
 
-    Each further colour is the one, of a grid in RGB, that is farthest in OKLab from all before.
+    Each further colour is the one in an RGB grid that is farthest in OKLab from all previous ones.
     """
     colors = [color for color in PALETTE if not (beside_grey and color in _GREYISH)]
     if n_classes <= len(colors):
@@ -116,7 +116,7 @@ def class_colors(n_classes: int, *, beside_grey: bool = False) -> list[str]:
     steps = np.linspace(0, 1, 10)
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
     lab = oklab(grid)
-    # neither lost on white or on black, nor taken for grey
+    # visible on both white and black, and clearly not grey
     is_clear = (lab[:, 0] > 0.47) & (lab[:, 0] < 0.85) & (np.hypot(*lab[:, 1:].T) > 0.06)
     grid, lab = grid[is_clear], lab[is_clear]
     chosen = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in colors]) / 255
@@ -130,7 +130,7 @@ def class_colors(n_classes: int, *, beside_grey: bool = False) -> list[str]:
 
 
 def oklab(rgb: np.ndarray) -> np.ndarray:
-    """Return sRGB colours from 0 to 1, of shape (n_colors, 3), as lightness and two hues."""
+    """Convert sRGB in [0, 1], shape (n_colors, 3), to OKLab: lightness and two colour axes."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     lab: np.ndarray = np.cbrt(linear @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
     return lab

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.collections import PathCollection
 
 _ROWS = 21  # in a column
-_MOST_CLASSES = 60  # the legend says how many more there are
+_MOST_CLASSES = 60  # the legend states how many more there are
 
 
 def draw_legend(ax: Axes, points: PathCollection, labels: Labels) -> None:
@@ -24,7 +24,7 @@ def draw_legend(ax: Axes, points: PathCollection, labels: Labels) -> None:
         if bar.solids is not None:
             bar.solids.set_alpha(1)
         bar.outline.set_visible(False)
-        # below the bar, where it does not push the bar away from the map
+        # below the bar, so that the bar stays next to the map
         ax, anchor = bar.ax, {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 1}
     entries = _entries(labels)
     if not entries:
@@ -38,13 +38,13 @@ def draw_legend(ax: Axes, points: PathCollection, labels: Labels) -> None:
         ncols=_n_columns(entries),
         **anchor,
     )
-    # Set afterwards: given at once, a name that starts with an underscore would be left out.
+    # Set afterwards: matplotlib leaves out labels that start with an underscore.
     for text, (name, _) in zip(legend.get_texts(), entries, strict=True):
         text.set(text=name, parse_math=False)
 
 
 def legend_width(labels: Labels) -> float:
-    """Return about how many inches the legend takes."""
+    """Return the approximate width of the legend in inches."""
     entries = _entries(labels)
     longest = max((len(name) for name, _ in entries), default=0)
     bar = 1.2 if labels.classes is None else 0
@@ -52,7 +52,7 @@ def legend_width(labels: Labels) -> float:
 
 
 def _entries(labels: Labels) -> list[tuple[str, str]]:
-    """Return name and colour of the entries, of which a scale has none but the unlabelled."""
+    """Return name and colour of the entries; for numbers, only that of unlabelled points."""
     entries = list(zip(labels.names, labels.colors, strict=True))
     if len(entries) > _MOST_CLASSES:
         entries[_MOST_CLASSES:] = [(f"and {len(entries) - _MOST_CLASSES} more", "none")]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class LossCurveDisplay:
     """Loss over the epochs of a training.
 
-    Made by :meth:`from_estimator`. To compare trainings in one picture, pass on the axes of the
-    first. Each training has a colour; training loss is dashed, validation loss solid.
+    Made by :meth:`from_estimator`. To compare trainings in one plot, pass the axes of the first.
+    Each training has its own colour; training loss is dashed, validation loss solid.
 
     Parameters
     ----------
@@ -182,14 +182,14 @@ class LossCurveDisplay:
 
 
 def _draw_legend(ax: Axes) -> None:
-    """Draw the legend: on the axes, or beside them where it would cover the curves."""
+    """Draw the legend on the axes, or beside them if it would cover the curves."""
     is_beside = len(ax.lines) > 6 and ax.figure.get_layout_engine() is not None
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if is_beside else {}
     ax.legend(frameon=False, **place)
 
 
 def _scale_losses(ax: Axes) -> None:
-    """Choose a logarithmic scale with readable ticks where the losses span a large range."""
+    """Use a logarithmic scale with readable ticks if the losses span a large range."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     losses = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.lines])

@@ -31,7 +31,7 @@ class ReconstructionDisplay:
         The images.
 
     reconstructions : dict of str to array-like of shape (n_images, height, width)
-        The reconstructed images of each method, by its name.
+        The reconstructed images of each method, by name.
 
     Attributes
     ----------
@@ -87,13 +87,13 @@ class ReconstructionDisplay:
             Fitted, with ``transform`` and ``inverse_transform``: an autoencoder, a PCA.
 
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Images, one a row.
+            Images, one per row.
 
         image_shape : (int, int), default=None
             Height and width of an image; None is a square.
 
         n_images : int, default=10
-            Number of images, from the first row on.
+            Number of images, starting with the first row.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -108,7 +108,7 @@ class ReconstructionDisplay:
         Raises
         ------
         ValueError
-            If the images do not have the shape.
+            If the images do not have this shape.
         """
         first = _first_rows(X, n_images)
         reconstruction = estimator.inverse_transform(estimator.transform(first))
@@ -137,16 +137,16 @@ class ReconstructionDisplay:
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Images, one a row.
+            Images, one per row.
 
         reconstructions : dict of str to array-like of shape (n_samples, n_features)
-            The reconstructed rows of each method, by its name.
+            The reconstructed rows of each method, by name.
 
         image_shape : (int, int), default=None
             Height and width of an image; None is a square.
 
         n_images : int, default=10
-            Number of images, from the first row on.
+            Number of images, starting with the first row.
 
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -161,7 +161,7 @@ class ReconstructionDisplay:
         Raises
         ------
         ValueError
-            If the images do not have the shape, or a reconstruction does not have that of X.
+            If the images do not have this shape, or a reconstruction does not have the shape of X.
         """
         originals = as_images(_first_rows(X, n_images), image_shape)
         images = {}

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class SearchSurfaceDisplay:
     """Scores of a search over two parameters.
 
-    Made by :meth:`from_estimator`. A grid is drawn as a table of colours with the scores
-    written in, anything else as points; those that failed are crosses.
+    Made by :meth:`from_estimator`. A grid is drawn as a heat map with the scores in its cells,
+    anything else as points; failed candidates are crosses.
 
     Parameters
     ----------
@@ -44,21 +44,21 @@ class SearchSurfaceDisplay:
         Names of the parameters.
 
     score_name : str, default="score"
-        What the scores are.
+        Name of the score.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        The axes with the table or the points.
+        The axes with the heat map or the points.
 
     figure_ : matplotlib Figure
         The figure that holds them.
 
     surface_ : matplotlib AxesImage or PathCollection
-        The table, or the points.
+        The heat map or the points.
 
     best_ : matplotlib Artist
-        What marks the best candidate.
+        The mark of the best candidate.
 
     Examples
     --------
@@ -179,8 +179,8 @@ class SearchSurfaceDisplay:
             Colours, from the worst to the best score.
 
         vmin : float, default=None
-            Lowest score with a colour of its own; None is the worst. Raise it if a few bad
-            candidates leave all others in one colour.
+            Lowest score on the colour scale; None is the worst. Raise it if a few bad candidates
+            make all others look alike.
 
         show_scores : bool, default=True
             Write the scores, with their standard deviations, into the cells of a grid.
@@ -249,7 +249,7 @@ class SearchSurfaceDisplay:
         x, y = _place(self.x, ax, "x"), _place(self.y, ax, "y")
         failed = ~np.isfinite(scores)
         ax.scatter(x[failed], y[failed], s=60, marker="x", color="gray")
-        order = np.argsort(scores)  # the best on top; the failed have no colour
+        order = np.argsort(scores)  # the best on top; failed ones (NaN) have no colour
         style = {"s": 90, "ec": "gray", "lw": 0.6, **colors}
         self.surface_ = ax.scatter(x[order], y[order], c=scores[order], **style)
         best = np.nanargmax(scores)
@@ -297,7 +297,7 @@ def _two_parameters(
 def _best_rows(
     candidates: Sequence[Mapping[str, Any]], x_name: str, y_name: str, scores: np.ndarray
 ) -> list[int]:
-    """Return for each pair of values the row of its best candidate; failed ones count least.
+    """Return the row of the best candidate for each pair of values; failed ones rank last.
 
     Raises
     ------
@@ -321,7 +321,7 @@ def _best_rows(
 
 
 def _levels(values: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
-    """Return the different values, in order where they are numbers, and the place of each."""
+    """Return the distinct values, sorted if they are numbers, and the position of each value."""
     keys = [spelled(value) for value in values]
     levels = dict(zip(keys, values, strict=True))
     if all(isinstance(value, Real) for value in values):
@@ -331,7 +331,7 @@ def _levels(values: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
 
 
 def _place(values: Sequence[Any], ax: Axes, name: str) -> np.ndarray:
-    """Return where values lie on the x or the y axis, and set its scale or its ticks."""
+    """Return the positions of values on the x or y axis, and set its scale or ticks."""
     if all(isinstance(value, Real) for value in values):
         if min(values) > 0 and max(values) >= 20 * min(values):
             ax.set(**{f"{name}scale": "log"})
@@ -342,7 +342,7 @@ def _place(values: Sequence[Any], ax: Axes, name: str) -> np.ndarray:
 
 
 def _score_texts(scores: np.ndarray, deviations: ArrayLike | None) -> list[str]:
-    """Return what is written into the cell of each candidate."""
+    """Return the text in the cell of each candidate."""
     texts = [f"{score:#.3g}".rstrip(".") for score in scores]
     if deviations is not None:
         pairs = zip(texts, np.asarray(deviations), strict=True)
@@ -361,13 +361,13 @@ def _label(value: Any) -> str:
 
 
 def _short(name: str, other: str) -> str:
-    """Return a parameter's name without its path through a pipeline, if it stays unlike another."""
+    """Return a parameter's name without its pipeline prefix, if it stays different from another."""
     last = name.rpartition("__")[2]
     return name if last == other.rpartition("__")[2] else last
 
 
 def _ink(rgba: Any) -> str:
-    """Return black or white, whichever is read more easily on a colour; gray on none."""
+    """Return black or white, whichever is more readable on a colour; gray if there is none."""
     if rgba[3] == 0:
         return "gray"
     return "black" if np.dot(rgba[:3], (0.299, 0.587, 0.114)) > 0.5 else "white"

@@ -1,4 +1,4 @@
-"""What all pictures share: colours and axes."""
+"""Colours and axes shared by all displays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sknn_deep._sklearn import check_matplotlib_support
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Ten colours that stay apart for colour-blind eyes, on white and on black: M. Petroff (2021),
+# Ten colours that colour-blind readers can tell apart, on white and on black: M. Petroff (2021),
 # Accessible color sequences for data visualization, arXiv:2107.02270.
 PALETTE = (
     "#3f90da",
@@ -37,6 +37,6 @@ def resolve_axes(display: Any, ax: Axes | None, size: tuple[float, float]) -> Ax
 
 
 def next_color(ax: Axes) -> str:
-    """Return the colour of the palette for the next curve on axes that hold some already."""
+    """Return the palette's colour for the next curve on axes that already have some."""
     used = {line.get_color() for line in ax.lines if line.get_gid() != "diagonal"}
     return PALETTE[len(used) % len(PALETTE)]

@@ -69,7 +69,7 @@ class WeightsDisplay:
         ax: Axes | None = None,
         **options: Any,
     ) -> Self:
-        """Draw the weights of the units with the largest ones.
+        """Draw the weights of the units with the largest weights.
 
         Parameters
         ----------
@@ -97,7 +97,7 @@ class WeightsDisplay:
         TypeError
             If the estimator is not a network.
         ValueError
-            If the features do not have the shape.
+            If the features do not have this shape.
         """
         weights = _first_weights(estimator)
         strongest = np.argsort(-np.linalg.norm(weights, axis=1), kind="stable")[:n_units]
@@ -129,7 +129,7 @@ class WeightsDisplay:
         n_rows = -(-len(weights) // n_columns)
         size = n_columns * (1 + GAP), n_rows * (height + GAP)
         ax = resolve_axes(self, ax, (0.75 * size[0] + 1, 0.75 * size[1] + 0.2))
-        limit = np.quantile(np.abs(weights), 0.995)  # a few large ones would make the rest pale
+        limit = np.quantile(np.abs(weights), 0.995)  # a few large weights would make the rest pale
         self.images_ = []
         for i, image in enumerate(weights):
             row, column = divmod(i, n_columns)
