@@ -12,21 +12,21 @@ from sknn_deep._hardware.products import Program
 
 aten = torch.ops.aten
 _SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and scale, as in torch.nn.SELU
-# A saturated unit gives denormal numbers, on which a CPU, but no other device, is many times
-# slower: black pixels of an autoencoder make it twenty times slower. Logits are cut where the
-# sigmoid is 1e-13 in single precision (1e-107 in double), and gradients where they are negligible.
+# Saturated units produce denormal numbers, on which a CPU (but no other device) is many times
+# slower: an autoencoder with black pixels trains twenty times slower. Logits are clipped where the
+# sigmoid is 1e-13 in single precision (1e-107 in double), and negligible gradients are set to zero.
 LOWEST_LOGIT = {
     dtype: 0.35 * math.log(torch.finfo(dtype).tiny) for dtype in (torch.float32, torch.float64)
 }
 # A tensor of this many elements stays in a CPU's cache between two kernels.
 SMALL_TENSOR = 2**17
-# Of fewer elements the calls of a kernel take longer than its work.
+# Below this many elements, calling a kernel takes longer than its work.
 _LITTLE_WORK = 2**15
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation and its derivative, as kernels that write into a given buffer.
+    """An activation and its derivative, as kernels that write into given buffers.
 
     Attributes
     ----------
@@ -34,9 +34,9 @@ class Activation:
         ``forward(z, out)`` returns the kernels that write the activation.
     backward : callable
         ``backward(delta, saved)`` returns the kernels that multiply delta by the derivative;
-        ``saved`` is the activation where ``in_place``, else the pre-activation.
+        ``saved`` is the activation if ``in_place``, else the pre-activation.
     in_place : bool
-        Whether the derivative is a function of the activation, so that ``z`` need not be kept.
+        Whether the derivative is a function of the activation, so ``z`` need not be kept.
     saturates : bool
         Whether the derivative can come arbitrarily close to zero without being zero.
     """
@@ -55,10 +55,10 @@ def _sigmoid(z: Tensor, out: Tensor) -> Program:
 
 
 def _derivative(name: str, *constants: float, in_place: bool | None = None) -> Callable:
-    """Return a builder of one of torch's own backward kernels.
+    """Return a builder for one of torch's own backward kernels.
 
-    Those of the units that are linear above zero take the constants first and say whether
-    they are given the activation or the pre-activation.
+    The kernels of units that are linear above zero take the constants first, then a flag saying
+    whether they are given the activation or the pre-activation.
     """
     kernel = getattr(aten, name).grad_input
 
@@ -73,12 +73,12 @@ def _derivative(name: str, *constants: float, in_place: bool | None = None) -> C
 def _relu_derivative(delta: Tensor, a: Tensor) -> Program:
     if delta.device.type != "cpu" or delta.numel() > _LITTLE_WORK:
         return [partial(aten.threshold_backward.grad_input, delta, a, 0, grad_input=delta)]
-    sign = torch.empty_like(a)  # two calls, but they begin sooner than one of this kind
+    sign = torch.empty_like(a)  # two calls, but with less overhead than threshold_backward
     return [partial(torch.sign, a, out=sign), partial(delta.mul_, sign)]
 
 
 def _mish_derivative(delta: Tensor, z: Tensor) -> Program:
-    return [lambda: delta.copy_(aten.mish_backward(delta, z))]  # it has no form with a buffer
+    return [lambda: delta.copy_(aten.mish_backward(delta, z))]  # it has no out= variant
 
 
 ACTIVATION_KERNELS = {

@@ -1,10 +1,10 @@
-r"""Closed-form forward and backward pass of dense networks, one or a stack of one shape.
+r"""Closed-form forward and backward pass of one dense network or a stack of the same shape.
 
-Layer :math:`l` maps a batch :math:`a_{l-1}` (one sample a row) to
+Layer :math:`l` maps a batch :math:`a_{l-1}` (one sample per row) to
 
 .. math:: z_l = a_{l-1} W_l^\top + b_l, \qquad a_l = m_l \odot \phi_l(\nu_l(z_l))
 
-with a normalisation :math:`\nu_l` and dropout's mask :math:`m_l` where the network has
+with a normalisation :math:`\nu_l` and a dropout mask :math:`m_l` where the network has
 them. With :math:`\delta_l = \partial L / \partial z_l`, backpropagation is [1]_
 
 .. math::
@@ -12,21 +12,21 @@ them. With :math:`\delta_l = \partial L / \partial z_l`, backpropagation is [1]_
     \frac{\partial L}{\partial W_l} = \delta_l^\top a_{l-1}, \qquad
     \frac{\partial L}{\partial b_l} = \sum_i \delta_{l,i}
 
-The batch itself may come from an input layer, :math:`a_0 = \psi_\theta(x)`. Where that has
-parameters it is given :math:`\partial L / \partial a_0 = \delta_1 W_1`, and else there is no
-such product.
+The batch itself may come from an input layer, :math:`a_0 = \psi_\theta(x)`. If that layer has
+parameters, it is given :math:`\partial L / \partial a_0 = \delta_1 W_1`; otherwise this product
+is not computed.
 
-These equations need no tape. They are written once, as a list of kernels bound to buffers that all
-batches share; a training step runs the list. In a stack of K networks every tensor has a leading
-dimension of K, and each product is one batched product. A step allocates nothing and checks no
-shapes. Normalisation is in the list, too, through torch's own kernels. The result agrees with
-autograd for every activation, loss, depth and normalisation, dropout's masks included
+These equations need no tape. They are compiled once into a list of kernels bound to buffers that
+all batches share; a training step runs the list. In a stack of K networks every tensor has a
+leading dimension of K, and each product is one batched product. A step allocates nothing and checks
+no shapes. Normalisation is part of the list, through torch's own kernels. The result agrees with
+autograd for every activation, loss, depth and normalisation, including dropout
 (``tests/engine/test_backprop.py``).
 
-Nothing here refers to itself in a circle. Programs hold the buffers of a fit, which are large where
-layers are, and Python's garbage collector counts objects, not bytes: many fits may pass before it
-frees a circle. So kernels are free functions bound to tensors, not methods kept among an object's
-own kernels, and a workspace does not know the gradient that made it.
+There are no reference cycles here. Programs hold the buffers of a fit, which are large if layers
+are, and Python's garbage collector counts objects, not bytes: many fits may pass before it frees a
+cycle. So kernels are free functions bound to tensors, not methods stored in an object's own list of
+kernels, and a workspace holds no reference to the ``Backprop`` that made it.
 
 References
 ----------
@@ -55,8 +55,8 @@ from sknn_deep._hardware.sparse_products import SparseBatch
 from sknn_deep._networks.flat import Network, gradient_of
 from sknn_deep._networks.stacked import bound_input, dense_layers, shared_statistics
 
-# Buffers are kept for so many lengths of a batch. Where ranks have rows of their own, their shares
-# of a batch have many lengths.
+# Buffers are kept for at most this many batch lengths. If ranks have rows of their own, their
+# shares of a batch have many lengths.
 _MOST_LENGTHS = 64
 
 
@@ -66,20 +66,20 @@ class Backprop:
     Parameters
     ----------
     networks : sequence of Network, length K
-        Of one shape.
+        All of the same shape.
     loss : Loss
     product_dtype : torch.dtype, default=None
-        To which the factors of matrix products are rounded; the weights, the sums and all else
-        stay in single precision.
+        Type to which the factors of matrix products are rounded; the weights, the sums and
+        everything else stay in single precision.
     pace : Pace, default=None
-        What decides on the threads of the steps; None for one thread. Programs are made within a
-        block of its ``steps``.
+        Chooses the number of threads for the steps; None for one thread. Programs are built within
+        a ``with pace.steps(...)`` block.
     buffers : (Tensor, Tensor), default=None
         Parameters and gradients of several networks, from ``share_buffer``: all tensors then have
-        a leading dimension of K. None for those of a single network.
+        a leading dimension of K. None for a single network.
     ranks : Ranks, default=None
-        The processes that share every batch. Each computes a part of the gradient, and what is
-        written is their sum; batch normalisation goes by the statistics of all rows.
+        The processes that share every batch. Each computes a part of the gradient, and their sum
+        is written; batch normalisation uses the statistics of all rows.
     """
 
     def __init__(
@@ -92,24 +92,24 @@ class Backprop:
         ranks: Ranks | None = None,
     ):
         self._layers = dense_layers(networks, buffers)
-        # of layers with dropout on a device, once an epoch has begun
+        # for layers with dropout on a device, once an epoch has begun
         self._masks: dict[int, Masks] = {}
         self._longest = 0
-        # of layers of a stack with batch normalisation on a device
+        # for layers of a stack with batch normalisation on a device
         self._statistics = {
             number: shared_statistics(layer.norm.modules)
             for number, layer in enumerate(self._layers)
             if layer.norm is not None and is_by_channel(layer.norm, layer.weight)
         }
         self.loss, self.ranks = loss, ranks
-        # whether outputs are asked for after a step, for others than its own kernels
+        # whether anything but the step's own kernels reads the outputs after a step
         self.keeps_outputs = True
         self._product_dtype, self.pace = product_dtype, pace or Pace(1)
-        # the last batch may be shorter than the others, or longer: each length has its buffers
+        # the last batch may be shorter or longer than the others: each length has its own buffers
         self._passes: dict[tuple[int, int], list[LayerPass]] = {}
         self._workspaces: dict[tuple, Workspace] = {}
         self._input = bound_input(networks, buffers)
-        # what it makes of a batch of so many rows, and the gradient with respect to that
+        # by number of rows: the input layer's output, and the gradient with respect to it
         self._taken_in: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._code_layer = networks[0].code_layer
         self._add_tied_gradients = [
@@ -128,9 +128,9 @@ class Backprop:
 
     def workspace(self, chunk: Chunk) -> "Workspace":
         """Return the programs of a chunk's batches, bound to its buffers."""
-        # a workspace holds its chunk's tensors, so that no others can come to lie there
+        # a workspace holds its chunk's tensors, so no others can reuse their addresses
         slot = chunk.first % MOST_BATCHES if self._masks else 0
-        # a share of other batches may have as many rows
+        # shares of different batches may have the same number of rows
         shares = tuple((n_rows, own.start, own.stop) for n_rows, own in chunk.shares)
         shape = chunk.X.shape[-2], len(chunk.parts), chunk.scale is None
         key = (chunk.X.data_ptr(), *shape, slot, shares, self.pace.n_worth, self.keeps_outputs)
@@ -143,16 +143,16 @@ class Backprop:
 
     @property
     def n_workspaces(self) -> int:
-        """For how many kinds of chunks there are programs."""
+        """The number of kinds of chunks for which there are programs."""
         return len(self._workspaces)
 
     def vectors_to_decay(self) -> list[Tensor]:
-        """Return what ``embedding_weight_decay`` shrinks, where it is trained."""
+        """Return the trained vectors to which ``embedding_weight_decay`` applies."""
         own = self._input
         return [] if own is None else own.modules[0].vectors_to_decay(own.parameters)
 
     def begin_epoch(self, longest: int) -> None:
-        """Prepare for batches of at most this many rows, at the present rates of dropout."""
+        """Prepare for batches of at most this many rows, at the current dropout rates."""
         if self._layers[0].weight.device.type == "cpu" or self.ranks is not None:
             return
         if longest > self._longest:
@@ -168,7 +168,7 @@ class Backprop:
             masks.update()
 
     def largest_kernels(self, n_rows: int) -> dict[str, int]:
-        """Return the work of the largest kernels of a step along this many rows.
+        """Return the work of the largest kernels of a step on this many rows.
 
         Returns
         -------
@@ -180,14 +180,14 @@ class Backprop:
         return {"multiply_adds": n_rows * max(sizes), "n_elements": 4 * sum(sizes)}
 
     def empty_output(self, n_batches: int, n_rows: int) -> Tensor:
-        """Return a buffer for the outputs of some batches of this many rows."""
+        """Return a buffer for the outputs of several batches of this many rows."""
         weight = self._layers[-1].weight
         return empty_matrix((n_batches, *weight.shape[:-2], n_rows, weight.shape[-2]), like=weight)
 
     def overwritten_output(self, n_rows: int) -> Tensor | None:
-        """Return where outputs may lie that become the gradient with respect to them.
+        """Return a buffer for outputs that the gradient with respect to them may overwrite.
 
-        That is so where nobody asks for them after a step, and their losses are computed in it.
+        None unless the outputs are not read after a step and their losses are computed within it.
         """
         delta = self._passes_for(n_rows)[-1].delta
         is_plain = self._layers[-1].activation == "identity" and not self.keeps_outputs
@@ -203,23 +203,23 @@ class Backprop:
         number: int = 0,
         losses: Tensor | None = None,
     ) -> Program:
-        """Return the kernels that write the output of a batch, and the gradient of its loss.
+        """Return the kernels that write the output of a batch and the gradient of its loss.
 
         Parameters
         ----------
         X : Tensor or SparseBatch of shape (batch, n_features)
         target : Tensor of shape (batch, n_outputs)
-            As the loss takes it.
+            In the form that the loss takes.
         scale : Tensor of shape () or (batch, 1)
-            Factor of each sample's loss: its weight over the sum of the weights.
+            Factor of each sample's loss: its weight divided by the sum of the weights.
         raw : Tensor of shape (batch, n_outputs)
-            Where the output is written.
+            Receives the output.
         penalty : Tensor of shape ()
-            Where the penalty of the code is written, if the loss has one.
+            Receives the penalty of the code, if the loss has one.
         number : int, default=0
-            Of the batch in its epoch: dropout draws masks for several at once.
+            Index of the batch in its epoch: dropout draws masks for several at once.
         losses : Tensor of shape (batch,), default=None
-            Where the loss of each row is written, if it is.
+            Receives the loss of each row, unless None.
         """
         passes = self._passes_for(X.shape[-2])
         kernels, first_input, first_delta = self._take_in(X)
@@ -252,14 +252,14 @@ class Backprop:
         return kernels + self._add_tied_gradients + self._finish_sum
 
     def _take_in(self, X: Any) -> tuple[Program, Any, Tensor | None]:
-        """Return the kernels of the input layer, what they write, and where its gradient goes.
+        """Return the input layer's kernels, its output and the buffer for the output's gradient.
 
-        There is no such place where the input layer has nothing to learn.
+        The gradient buffer is None if the input layer has no parameters.
         """
         if self._input is None:
             return [], X, None
         n_rows = X.shape[-2]
-        if n_rows not in self._taken_in:  # all batches of a length share the buffers
+        if n_rows not in self._taken_in:  # all batches of the same length share the buffers
             shape = (*X.shape[:-1], self._layers[0].weight.shape[-1])
             delta = X.new_empty(shape) if self._input.parameters else None
             self._taken_in[n_rows] = X.new_empty(shape), delta
@@ -267,7 +267,7 @@ class Backprop:
         return self._input.forward(X, out), out, delta
 
     def _passes_for(self, n_rows: int) -> "list[LayerPass]":
-        key = n_rows, self.pace.n_worth  # kernels go by the threads that steps are worth
+        key = n_rows, self.pace.n_worth  # kernels depend on the number of threads of the steps
         if key not in self._passes:
             self._passes[key] = [
                 LayerPass(
@@ -287,7 +287,7 @@ class Backprop:
 def _sparsify(
     sparsity: float, code: Tensor, scale: Tensor, delta: Tensor, penalty: Tensor
 ) -> Kernel:
-    """Return what adds the gradient of the code's absolute values, and writes their mean."""
+    """Return the kernel that adds the gradient of the code's L1 penalty and writes its value."""
     factor = sparsity / code.shape[-1]
 
     def kernel() -> None:
@@ -300,11 +300,11 @@ def _sparsify(
 class Workspace:
     """The programs of a chunk's batches, their raw outputs and encoded targets.
 
-    The output of each batch lies in one piece of memory, by column where it is narrow, and
-    those of all batches of one length side by side, so that their losses are one operation.
+    The output of each batch is contiguous, column-major if it is narrow, and the outputs of all
+    batches of the same length are adjacent, so that their losses take one operation.
 
-    A step needs the loss's gradient, not its value, so losses are read off at the end of a chunk:
-    all together, or batch by batch where the outputs are wide.
+    A step needs the loss's gradient, not its value, so losses are computed at the end of a chunk:
+    all together, or batch by batch if the outputs are wide.
 
     Attributes
     ----------
@@ -315,8 +315,8 @@ class Workspace:
     """
 
     def __init__(self, backprop: Backprop, chunk: Chunk):
-        # without the gradient itself, which holds its workspaces: what refers to each other stays
-        # in memory until Python looks for such circles, and that may be many fits later
+        # without a reference to backprop itself, which holds its workspaces: a reference cycle
+        # stays in memory until the garbage collector runs, which may be many fits later
         self._chunk, self._loss, self._pace = chunk, backprop.loss, backprop.pace
         self.programs: list[Program] = []
         self.raws: list[Tensor] = []
@@ -324,7 +324,7 @@ class Workspace:
         self._penalties = chunk.X[:0].new_zeros((len(chunk.parts), *chunk.X.shape[:-2]))
         lengths = [part.stop - part.start for part in chunk.parts]
         n_alike = len(lengths) if lengths[-1] == lengths[0] else len(lengths) - 1
-        # all batches but the last have one length
+        # all batches but the last have the same length
         groups = [slice(0, n_alike), slice(n_alike, len(lengths))]
         self._groups = [
             self._group(backprop, chunk, chunk.parts[group])
@@ -333,7 +333,7 @@ class Workspace:
         ]
 
     def _group(self, backprop: Backprop, chunk: Chunk, parts: list[slice]) -> "_Group":
-        """Add the programs of batches of one length."""
+        """Add the programs of batches of the same length."""
         length, n_batches = parts[0].stop - parts[0].start, len(parts)
         overwritten = backprop.overwritten_output(length)
         if overwritten is None:
@@ -353,7 +353,7 @@ class Workspace:
                 encoded = empty_matrix((n_batches, 1, *target.shape[2:]), like=target)
                 labels, target = labels[:, :1], encoded.expand_as(target)
         if chunk.scale is None:
-            # a factor that all rows share costs less than one of each
+            # a factor that all rows share is cheaper than one per row
             scale = raw.new_full((n_batches,) + (1,) * (raw.ndim - 1), 1 / length)
         else:
             shape = (*chunk.X.shape[:-1], 1)
@@ -380,7 +380,7 @@ class Workspace:
         return _Group(raw, labels, encoded, target, own_scales, losses)
 
     def load(self) -> None:
-        """Make the present targets of the chunk's buffers what the loss takes."""
+        """Encode the targets now in the chunk's buffers for the loss."""
         for group in self._groups:
             if self._loss.encode is not None and group.encoded is not group.labels:
                 self._loss.encode(group.labels, group.encoded)
@@ -388,13 +388,13 @@ class Workspace:
     def losses(self, *, from_outputs: bool = False) -> Tensor:
         """Return the mean loss of every batch, each before its own step.
 
-        Its shape is (n_batches,), for a stack (n_networks, n_batches).
+        The shape is (n_batches,), or (n_networks, n_batches) for a stack.
 
         Parameters
         ----------
         from_outputs : bool, default=False
-            Whether to compute it from the present outputs, not from what the programs wrote, if
-            they may have run more than once.
+            Whether to compute the losses from the current outputs instead of using those that the
+            programs wrote; for programs that may have run more than once per step.
         """
         n_elements = max(group.raw.numel() for group in self._groups)
         return self._pace.pinned(self._mean_losses, n_elements)(from_outputs)
@@ -415,7 +415,7 @@ class Workspace:
     def _losses_of_rows(self, group: "_Group") -> Tensor:
         if group.raw.device.type != "cpu" or group.raw[0].numel() <= SMALL_TENSOR:
             return self._loss.per_sample(group.raw, group.target)
-        # what is computed on the way for one batch stays in the cache
+        # the intermediate results of one batch stay in the cache
         batches = zip(group.raw, group.target, strict=True)
         return torch.stack([self._loss.per_sample(raw, target) for raw, target in batches])
 
@@ -430,10 +430,10 @@ class Workspace:
 
 
 class _Group(NamedTuple):
-    """Some batches of one length: the first dimension is that of the batches.
+    """Batches of the same length, along the first dimension.
 
-    There is no scale where all rows count alike, and losses of rows only where programs write
-    them.
+    ``scale`` is None if all rows have equal weight; ``losses``, the losses of the rows, is None
+    unless the programs write them.
     """
 
     raw: Tensor

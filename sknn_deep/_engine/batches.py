@@ -1,9 +1,9 @@
 """From validated features to device tensors: shuffled batches to train with.
 
-No ``DataLoader``: an epoch is one permutation, and a gather for each batch or, where they
-are small, for many together. On the CPU rows are gathered into one buffer that all batches
-reuse, so features of any size are never copied whole. On an accelerator they move once if
-they fit, else gather by gather from pinned memory.
+No ``DataLoader``: an epoch is one permutation and one gather per batch, or per group of
+batches if they are small. On the CPU, rows are gathered into one buffer that all batches
+reuse, so features of any size are never copied whole. Features are moved to an accelerator
+once if they fit, otherwise gather by gather from pinned memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ from sknn_deep._hardware.products import empty_matrix
 from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._hardware.sparse_products import SparseBatch
 
-# Small batches are gathered together up to this size: on a CPU it stays in the cache.
+# Small batches are gathered together up to this size, which stays in the cache on a CPU.
 _GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26, "xpu": 2**26}
 _MAX_TOGETHER = 64
 # Share of an accelerator's free memory that the training features may take.
@@ -33,26 +33,26 @@ _RESIDENT_SHARE = 0.5
 
 
 class Chunk(NamedTuple):
-    """Some batches that are gathered together, because they are small.
+    """One or more batches that are gathered together, because they are small.
 
     Attributes
     ----------
     X : Tensor or SparseBatch of shape (rows, n_features)
-        Like the rest, valid until the next chunk is gathered. Sparse rows are those of one batch.
+        Like the rest, valid until the next chunk is gathered. A SparseBatch holds a single batch.
     target : Tensor of shape (rows, n_outputs) or (rows,)
     scale : Tensor of shape (rows, 1) or None
-        Weight of each row over the sum of the weights of its batch.
+        Weight of each row divided by the sum of the weights of its batch.
     parts : list of slice
         The rows of each batch.
     weight_sums : list of float
-        Sum of each batch's weights, the number of its rows without weights.
+        Sum of each batch's weights; the number of its rows if there are no weights.
     first : int
-        The number of the first of them in the epoch.
+        Index of the first batch in the epoch.
     shares : list of (int, slice)
-        Of each batch that several processes share evenly: how many rows it has, and which of them
-        are in its part. Empty where one process has all rows, or each has rows of its own.
+        For each batch that several processes share evenly: the number of its rows, and which of
+        them are this process's. Empty if one process has all rows, or each has rows of its own.
     is_own : bool
-        Whether it has only those rows of one batch that are this process'.
+        Whether the chunk holds only this process's rows of one batch.
     """
 
     X: Any
@@ -65,7 +65,7 @@ class Chunk(NamedTuple):
     is_own: bool = False
 
     def of_rank(self, ranks: Ranks) -> "Chunk":
-        """Return this process' rows of a chunk that is one batch."""
+        """Return this process's rows of a chunk that is one batch."""
         if self.is_own:
             return self
         n_rows = self.X.shape[0]
@@ -82,7 +82,7 @@ class Chunk(NamedTuple):
 
 
 class Batches:
-    """A training set, handed out in batches on the network's device.
+    """A training set, yielded in batches on the network's device.
 
     Parameters
     ----------
@@ -91,28 +91,29 @@ class Batches:
         The rows of ``X`` that belong to this set; None for all.
     batch_size : int
     min_batch_size : int, default=0
-        A shorter last batch joins the one before.
+        A shorter last batch is merged into the one before.
     n_outputs : int, default=1
-        Of the network, where targets are class indices and its outputs are more.
+        Number of outputs of the network, which may exceed the width of targets that are class
+        indices.
     device : torch.device
     dtype : torch.dtype
     ranks : Ranks, default=None
-        The processes that share every batch; this one is handed its rows of each.
+        The processes that share every batch; each yields its own rows.
     may_be_sparse : bool, default=False
-        Whether the network multiplies sparse rows as they are, where that takes less time.
+        Whether the network may multiply sparse rows directly, where that takes less time.
 
     Attributes
     ----------
     are_sparse : bool
-        Whether batches are handed out as sparse rows.
+        Whether batches are yielded as sparse rows.
     order : ndarray of int, shape (n_rows,)
-        The present order of the rows of this set.
+        The current order of the rows of this set.
     slices : list of slice
-        The rows of each batch, in the present order.
+        The rows of each batch, in the current order.
     n_batches : int
     """
 
-    # of divided rows, which of them are in a batch is known once the epoch has an order
+    # which divided rows belong to a batch is known only once the epoch's order is drawn
     _divided: DividedRows | None = None
 
     def __init__(
@@ -143,7 +144,7 @@ class Batches:
         self._X = X
         self._width = max(self.n_features, n_outputs)
         self._shared: list[Buffers] | None = None
-        # all rows on the device, where they are there already or fit
+        # all rows on the device, if they are there already or fit
         self._all: Tensor | None = None
         if device.type == "cpu":
             self._all = X.tensor
@@ -152,16 +153,16 @@ class Batches:
 
     @cached_property
     def _targets(self) -> Tensor | None:
-        """All targets on the device; those that networks of a stack share are there once."""
+        """All targets on the device; the networks of a stack share one copy."""
         own = self.samples if self._divided is None else self.samples.own()
         targets = own.targets
         return None if targets is None else to_device(targets, self._device, self._dtype)
 
     @cached_property
     def longest(self) -> int:
-        """The number of rows of the longest batch, as far as they are this process'.
+        """The number of this process's rows in the longest batch.
 
-        Of rows that are divided, it is what a rank has on average.
+        For divided rows it is the average per rank.
         """
         if self._divided is not None and self.ranks is not None:
             return -(-max(self.sizes) // self.ranks.size)
@@ -174,12 +175,12 @@ class Batches:
 
     @cached_property
     def _shares(self) -> list[tuple[int, slice]]:
-        """How many rows each batch has, and which are this process', where several share it."""
+        """The number of rows of each batch and the slice that is this process's; empty if alone."""
         return [] if self.ranks is None else [(n, self.ranks.part_of(n)) for n in self.sizes]
 
     @cached_property
     def _own_slices(self) -> list[slice]:
-        """The rows of each batch, in the order of those that are this process'."""
+        """The rows of each batch, as slices of this process's rows."""
         if self.ranks is None:
             return self.slices
         stops = np.cumsum([0, *(own.stop - own.start for _, own in self._shares)]).tolist()
@@ -187,7 +188,7 @@ class Batches:
 
     @cached_property
     def _own_places(self) -> np.ndarray | slice:
-        """Where in the order of an epoch those rows are that are this process'."""
+        """The positions of this process's rows in the order of an epoch."""
         if self.ranks is None:
             return slice(None)
         own = zip(self.slices, self._shares, strict=True)
@@ -196,7 +197,7 @@ class Batches:
         )
 
     def undivided(self) -> "Batches":
-        """Return the same set in the same order, of which this process has all rows."""
+        """Return the same set in the same order, with all rows belonging to this process."""
         if self.ranks is None:
             return self
         whole = copy(self)
@@ -209,12 +210,12 @@ class Batches:
         return whole
 
     def _divide(self, now: np.ndarray, X: DividedRows, ranks: Ranks) -> np.ndarray:
-        """Note which rows of each batch of an epoch are this process'; return where it has them."""
+        """Set this process's rows of each batch of an epoch; return their places among its own."""
         shares = [X.share_of(now[part]) for part in self.slices]
         places = [place for place, _ in shares]
         stops = np.cumsum([0, *map(len, places)]).tolist()
         self._own_slices = [slice(*ends) for ends in pairwise(stops)]
-        # in a chunk the batches would have to be of one length
+        # batches of one chunk would need the same length
         self._pieces = [[own] for own in self._own_slices]
         self._uneven = [
             (n_rows, torch.from_numpy(place), lengths)
@@ -235,17 +236,17 @@ class Batches:
         return [self._own_slices[i : i + size] for i in range(0, self.n_batches, size)]
 
     def share(self, buffers: "list[Buffers]") -> None:
-        """Gather batches where those of sets before were, and add to the list where that fails.
+        """Reuse the buffers of earlier sets, or add new ones to the list if none is suitable.
 
-        They come in powers of two then, so that other sets have as many together.
+        Batches are then grouped in powers of two, so that other sets have groups of the same size.
         """
         self._shared = buffers
 
     @cached_property
     def _buffers(self) -> "Buffers":
-        """Where the batches are gathered, made when the first is asked for."""
+        """The buffers into which batches are gathered, allocated on first use."""
         n_rows = max(piece[-1].stop - piece[0].start for piece in self._pieces)
-        if self._divided is not None:  # in another epoch a batch may have more of this process'
+        if self._divided is not None:  # this process may have more rows of a batch in later epochs
             n_rows = max(self.sizes)
         for known in self._shared or []:
             if self._is_suited(known, n_rows):
@@ -256,7 +257,7 @@ class Batches:
         return made
 
     def _is_suited(self, buffers: "Buffers", n_rows: int) -> bool:
-        """Return whether this many rows of the set may be gathered there."""
+        """Return whether this many rows of the set can be gathered into these buffers."""
         target = self.new_target((0,))
         is_as_wide = target is None or (
             buffers.target is not None
@@ -298,7 +299,7 @@ class Batches:
 
     @property
     def weight_sum(self) -> float:
-        """The sum of the weights of this set, the number of its rows without weights."""
+        """The sum of the weights of this set; the number of its rows if there are no weights."""
         if self.weight is None:
             return float(len(self))
         return float((self.weight if self._rows is None else self.weight[self._rows]).sum())
@@ -317,11 +318,11 @@ class Batches:
 
     @property
     def n_readers(self) -> int:
-        """How many threads read rows while others train."""
+        """The number of threads that read rows during training."""
         return int(self.samples.X.is_streamed)
 
     def shuffle(self, random_state: np.random.RandomState) -> None:
-        """Permute the present order, as scikit-learn's MLP does before each epoch."""
+        """Permute the current order, as scikit-learn's MLP does before each epoch."""
         features = self.samples.X
         if features.is_streamed:
             features.shuffle(self.order, self._rows, random_state)
@@ -333,18 +334,18 @@ class Batches:
         self._lookahead.draw(self.order)
 
     def order_key(self) -> tuple:
-        """Return what is equal for sets of the same rows in the same order."""
+        """Return a key that is equal for sets of the same rows in the same order."""
         rows = None if self._rows is None else self._rows.tobytes()
         return id(self.samples.X), id(self.samples.targets), rows, self.order.tobytes()
 
     def __iter__(self) -> Iterator[Chunk]:
-        """Yield all batches in the present order, those gathered together as one chunk."""
+        """Yield all batches in the current order; batches gathered together form one chunk."""
         divided, ranks, now = self._divided, self.ranks, self.start_epoch()
         if divided is not None and ranks is not None:
             now = self._divide(now, divided, ranks)
         else:
             now = now[self._own_places]
-        # as the rest from pageable memory, which is copied aside: nothing waits
+        # like the copies below, from pageable memory, which CUDA stages first: nothing waits
         index = torch.from_numpy(now).to(self._device, non_blocking=True)
         buffers, read = self._buffers, self._X.reader(now)
         is_on_host, first = self._all is None and self._device.type == "cpu", 0
@@ -360,7 +361,7 @@ class Batches:
             elif buffers.transfer is None and not is_on_host:
                 X = X[:n_rows]
                 self.fill(now[part], index[part], X, target)
-            else:  # where an order is known it may be read ahead
+            else:  # the order is known, so the reader may read ahead
                 if buffers.transfer is None:
                     X = X[:n_rows]
                     read(part, X)
@@ -372,7 +373,7 @@ class Batches:
             if buffers.scale is not None:
                 factors, sums = self._weigh_shares(slice(first, first + len(parts)))
                 scale, weight_sums = buffers.scale[:n_rows], sums.tolist()
-                # from pageable memory: it is copied aside before this returns, and nothing waits
+                # from pageable memory: it is staged before this returns, and nothing waits
                 scale.copy_(torch.from_numpy(factors).unsqueeze(1), non_blocking=True)
             shares: Sequence[tuple[int, slice]] = ()
             if divided is not None and ranks is not None:
@@ -384,7 +385,7 @@ class Batches:
             first += len(parts)
 
     def start_epoch(self) -> np.ndarray:
-        """Begin an epoch in the present order; return its rows of ``samples``."""
+        """Begin an epoch in the current order; return its row numbers in ``samples``."""
         self._now = self.order if self._rows is None else self._rows[self.order]
         return self._now
 
@@ -395,11 +396,11 @@ class Batches:
         ----------
         rows : ndarray of int
         index : Tensor
-            The same on the device.
+            The same numbers on the device.
         X : Tensor of shape (len(rows), n_features)
-            Where the features are written.
+            Receives the features.
         target : Tensor of shape (len(rows), n_outputs) or (len(rows),), or None
-            Where the targets are written.
+            Receives the targets.
         """
         if self._all is not None:  # on the CPU, on torch's threads
             torch.index_select(self._all, 0, index, out=X)
@@ -416,7 +417,7 @@ class Batches:
             torch.index_select(self._targets, 0, index, out=target)
 
     def new_target(self, shape: Sequence[int]) -> Tensor | None:
-        """Return a buffer for the targets of rows; None where they are the features."""
+        """Return a buffer for the targets of rows; None if the targets are the features."""
         if self._targets is None:
             return None
         if self._targets.ndim == 2:
@@ -424,7 +425,7 @@ class Batches:
         return self._targets.new_zeros(shape)
 
     def _weigh_shares(self, batches: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Return the factors of this process' rows of some batches, and the sums over all rows."""
+        """Return the factors of this process's rows of some batches, and the sums over all rows."""
         parts = self.slices[batches]
         start = parts[0].start
         within = [slice(part.start - start, part.stop - start) for part in parts]
@@ -448,7 +449,7 @@ class Batches:
         part : slice
             Rows of the epoch's order.
         batches : list of slice
-            The rows of each batch, from the first of these.
+            The rows of each batch, relative to the start of ``part``.
         """
         lengths = [batch.stop - batch.start for batch in batches]
         if self.weight is None:
@@ -460,7 +461,7 @@ class Batches:
 
 
 class Buffers(NamedTuple):
-    """Where a set's batches are gathered; X is a Tensor or a SparseBatch."""
+    """The buffers into which a set's batches are gathered; X is a Tensor or a SparseBatch."""
 
     X: Any
     target: Tensor | None
@@ -469,10 +470,10 @@ class Buffers(NamedTuple):
 
 
 class _Transfer:
-    """Brings rows to an accelerator while it works on those before them.
+    """Copies rows to an accelerator while it works on the previous ones.
 
-    Two pinned buffers on the host are filled in turn, and copied on a stream of their own into two
-    on the device, each as soon as the work that was launched on it is done.
+    Two pinned buffers on the host are filled in turn and copied on a separate stream into two on
+    the device, each as soon as the work launched on that device buffer is done.
     """
 
     def __init__(self, buffer: Tensor):
@@ -484,8 +485,8 @@ class _Transfer:
         self._used = [torch.Event(self._device) for _ in range(2)]
         self._stream = torch.Stream(self._device)
         for own, used in zip(self._on_device, self._used, strict=True):
-            # before, its memory may have been another tensor's that is still read, and when it is
-            # let go of it may still be written to
+            # its memory may have belonged to a tensor that is still being read, and copies into
+            # it may still be running when it is freed
             used.record(torch.accelerator.current_stream(self._device))
             own.record_stream(self._stream)
 
@@ -505,13 +506,13 @@ class _Transfer:
 
 
 def n_together(batch_bytes: int, device: torch.device) -> int:
-    """Return how many batches of this many bytes are gathered together."""
+    """Return how many batches of this many bytes to gather together."""
     fitting = _GATHER_BYTES.get(device.type, 2**20) // batch_bytes
     return min(max(1, fitting), _MAX_TOGETHER)
 
 
 def _by_powers_of_two(slices: list[slice], most: int) -> list[list[slice]]:
-    """Divide batches into pieces of 1, 2, 4, ..., a last batch of another length by itself."""
+    """Group batches by powers of two; a last batch of another length forms its own group."""
     pieces, start, length = [], 0, slices[0].stop - slices[0].start
     last = slices[-1].stop - slices[-1].start
     n_alike = len(slices) if last == length else len(slices) - 1
@@ -523,7 +524,7 @@ def _by_powers_of_two(slices: list[slice], most: int) -> list[list[slice]]:
 
 
 def batch_slices(n_samples: int, batch_size: int, min_batch_size: int = 0) -> list[slice]:
-    """Return what ``sklearn.utils.gen_batches`` yields, without its validation, which is slow.
+    """Return what ``sklearn.utils.gen_batches`` yields, without its slow validation.
 
     Examples
     --------
@@ -540,8 +541,8 @@ def batch_slices(n_samples: int, batch_size: int, min_batch_size: int = 0) -> li
 
 
 def _suits_products(samples: Samples, n_rows: int) -> bool:
-    """Return whether batches of so many rows are best multiplied as sparse rows."""
-    has_targets = samples.targets is not None  # else the rows are those, too, as dense ones
+    """Return whether batches of this many rows are best multiplied as sparse rows."""
+    has_targets = samples.targets is not None  # else the rows are also the (dense) targets
     return has_targets and isinstance(samples.X, SparseRows) and samples.X.suits_products(n_rows)
 
 
@@ -553,7 +554,7 @@ def whole(
     ranks: Ranks | None = None,
     may_be_sparse: bool = False,
 ) -> Chunk:
-    """Return all samples in their order as one batch; of divided rows those of this rank.
+    """Return all samples in order as one batch; of divided rows, those of this rank.
 
     Options are those of :class:`Batches`.
     """
@@ -577,7 +578,7 @@ def whole(
 def _whole_share(
     samples: Samples, X: DividedRows, device: torch.device, dtype: torch.dtype, ranks: Ranks
 ) -> Chunk:
-    """Return the rows that this rank has of all samples, as its share of one batch."""
+    """Return this rank's rows of all samples, as its share of one batch."""
     n_rows, weight, own = len(X), samples.weight, samples.own()
     places, lengths = X.share_of(np.arange(n_rows))
     ranks.share.set(n_rows, torch.from_numpy(places), lengths)

@@ -1,8 +1,8 @@
-"""Tables that are read in chunks, because they are larger than the memory.
+"""Tables that are read in chunks because they do not fit in memory.
 
-A source has parts, which may be read in any order, such as the row groups of a Parquet file, and
-each part comes as an iterator of chunks of rows. :class:`StreamedTable` is what users pass as X.
-:class:`Cursor` is a place in a source, from which rows are read on.
+A source consists of parts, such as the row groups of a Parquet file, which may be read in any
+order; each part is an iterator of chunks of rows. Users pass a :class:`StreamedTable` as X. A
+:class:`Cursor` is a position in a source from which reading continues.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,50 +13,50 @@ import numpy as np
 from sknn_deep._sklearn import safe_indexing
 from sknn_deep._wording import counted
 
-# So many rows of the first chunk say what names and types the columns have.
+# Number of rows of the first chunk from which column names and types are taken.
 _HEAD_ROWS = 100
 
 
 class Source(Protocol):
-    """Rows in parts, each of which comes in chunks.
+    """Rows divided into parts, each of which is read in chunks.
 
     Attributes
     ----------
     lengths : sequence of int, length n_parts
-        How many rows each part has.
+        Number of rows of each part.
     """
 
     @property
     def lengths(self) -> Sequence[int]: ...
 
     def open(self, part: int) -> Iterator[Any]:
-        """Yield the chunks of a part in their order: arrays, frames or sparse matrices."""
+        """Yield the chunks of a part in order: arrays, frames or sparse matrices."""
         ...
 
 
 class StreamedTable:
     """A table that is read in chunks, to be passed as X to an estimator.
 
-    The functions of ``sknn_deep.streams`` make it. Row numbers and slices choose from it without
-    reading a row, so that it can be cut into folds: ``X[rows]`` for ascending row numbers.
+    It is made by the functions of ``sknn_deep.streams``. Indexing with a slice or with ascending
+    row numbers, ``X[rows]``, reads no rows, so the table can be split into folds.
 
     Parameters
     ----------
     source : Source
         Where the rows are.
     window : int
-        How many rows are shuffled together. Twice as many are in memory.
+        Number of rows that are shuffled together. Twice as many are in memory.
     head : array-like or frame, default=None
-        Some rows, which tell names and types; None reads them.
+        Some rows, from which names and types are taken; None reads them.
     rows : ndarray of int, default=None
-        The rows of the source that there are, ascending; None for all.
+        The rows of the source that belong to the table, ascending; None for all.
 
     Attributes
     ----------
     shape : (int, int)
         Rows and features.
     window : int
-        How many rows are shuffled together.
+        Number of rows that are shuffled together.
     head : array or frame
         The first rows, as the source has them.
     """
@@ -84,7 +84,7 @@ class StreamedTable:
     def __getitem__(self, key: Any) -> "StreamedTable":
         """Return a table of some rows, for a slice, a mask or ascending row numbers."""
         if isinstance(key, tuple) and len(key) == 2 and key[1] in (Ellipsis, slice(None)):
-            key = key[0]  # as scikit-learn's splitters ask
+            key = key[0]  # scikit-learn's splitters index like this
         own = np.arange(len(self)) if self.rows is None else self.rows
         rows = own[key]
         if rows.ndim != 1 or (np.diff(rows) <= 0).any():
@@ -102,7 +102,7 @@ class StreamedTable:
         )
 
     def chunks(self) -> Iterator[Any]:
-        """Yield all rows in their order, in chunks as the source has them."""
+        """Yield all rows in order, in the chunks of the source."""
         start = 0
         for part in range(len(self.source.lengths)):
             for chunk in self.source.open(part):
@@ -117,7 +117,7 @@ class StreamedTable:
 
 
 def _head(source: Source) -> Any:
-    """Return some rows of the first chunk that has any."""
+    """Return some rows of the first non-empty chunk."""
     for part, length in enumerate(source.lengths):
         for chunk in source.open(part) if length else ():
             if getattr(chunk, "ndim", 2) != 2:
@@ -136,13 +136,13 @@ def _head(source: Source) -> Any:
 
 
 class Cursor:
-    """A place in a source, from which rows are read on.
+    """A position in a source, from which reading continues.
 
     Parameters
     ----------
     source : Source
     convert : callable
-        Makes an array of numbers, shape (n_rows, n_features), of a chunk.
+        Converts a chunk to an array of numbers, shape (n_rows, n_features).
     """
 
     def __init__(self, source: Source, convert: Callable[[Any], np.ndarray]):
@@ -151,14 +151,14 @@ class Cursor:
         self.close()
 
     def close(self) -> None:
-        """Let go of the present chunk."""
+        """Release the current chunk."""
         self._part, self._start, self._stop = -1, 0, 0
         self._chunks: Iterator[Any] = iter(())
         self._chunk: Any = None
         self._values: np.ndarray | None = None
 
     def parts_of(self, rows: np.ndarray) -> Collection[int]:
-        """Return the parts in which some rows are."""
+        """Return the parts that contain the given rows."""
         return set(np.unique(np.searchsorted(self._starts, rows, side="right") - 1).tolist())
 
     def fill(self, rows: np.ndarray, out: np.ndarray, ahead: Collection[int] = ()) -> None:
@@ -169,7 +169,7 @@ class Cursor:
         rows : ndarray of int, shape (n,)
         out : ndarray of shape (n, n_features)
         ahead : collection of int
-            Parts that rows will be asked of next: one of them is read last.
+            Parts whose rows will be needed next: one of them is read last.
         """
         places = np.argsort(rows, kind="stable")
         rows = rows[places]
@@ -180,7 +180,7 @@ class Cursor:
             self._fill_from(part, rows[own] - self._starts[part], places[own], out)
 
     def _fill_from(self, part: int, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
-        """Write ascending rows of a part, numbered from its first."""
+        """Write ascending rows of a part, numbered from the start of the part."""
         if part != self._part or rows[0] < self._start:
             self.close()
             self._part, self._chunks = part, self._source.open(part)
@@ -191,7 +191,7 @@ class Cursor:
                 continue
             stop = int(np.searchsorted(rows, self._stop))
             some, values = rows[done:stop] - self._start, self._present()
-            if not np.array_equal(some, np.arange(len(values))):  # else it is all of the chunk
+            if not np.array_equal(some, np.arange(len(values))):  # else it is the whole chunk
                 values = values.take(some, axis=0)
             out[places[done:stop]] = values
             done = stop
@@ -211,7 +211,7 @@ class Cursor:
         self._start, self._stop = self._stop, found
 
     def _present(self) -> np.ndarray:
-        """Return the numbers of the present chunk."""
+        """Return the numbers of the current chunk."""
         if self._values is None:
             try:
                 self._values = self._convert(self._chunk)

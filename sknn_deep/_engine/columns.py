@@ -1,10 +1,11 @@
-"""Features whose columns lie apart: an array in Fortran order, the columns of a frame.
+"""Features stored by column: an array in Fortran order, the columns of a frame.
 
-They are not copied whole. Rows that are read in their order are cut from the columns and handed
-out by column. Rows in a random order cost more: a cache line holds as many neighbours of a column
-as of a row, and a batch wants one of them. So those of many batches are read ahead, from each
-column in one direction. On two shared cores that takes 3 to 5 nanoseconds a number where rows take
-0.5 to 1.5, so that columns of moderate size are copied into rows before a training.
+They are not copied whole. Rows read in sequence are sliced from the columns and returned in
+column-major order. Rows in random order cost more: a cache line holds neighbours within a column,
+of which a batch needs only one. So the rows of many batches are read ahead, going through each
+column in one direction. On two shared cores that takes 3 to 5 nanoseconds per number, compared
+with 0.5 to 1.5 for contiguous rows, so columns of moderate size are copied into rows before
+training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,26 +18,26 @@ from torch import Tensor
 from sknn_deep._engine.features import ArrayRows, Features, Reader, slices, to_device
 from sknn_deep._hardware.device import lies_as_torch_knows
 
-# To look at more numbers at once would not take less time.
+# Processing more numbers at once would not be faster.
 _NUMBERS = 2**18
-# Columns are turned into rows some at a time: few enough for the cache, and enough for each column
-# to be worth its call. A power of two would put the ends of all into one set of it.
+# Columns are transposed into rows in tiles: small enough for the cache, and large enough to make
+# the call per column worthwhile. With a power of two all columns would map to the same cache set.
 _TILE_BYTES, _TILE_ROWS = 2**22, 1000
-# So many bytes of rows are read ahead.
+# Bytes of rows that are read ahead.
 _AHEAD_BYTES = 2**26
-# Columns whose rows take fewer bytes are copied into rows once before a network trains on them.
+# Features of fewer bytes are copied into rows once before a network trains on them.
 _COPIED_BYTES = 2**28
 
 
 class ColumnRows(Features):
-    """Columns that lie apart, such as those of an array in Fortran order or of a frame.
+    """Features stored by column, such as an array in Fortran order or the columns of a frame.
 
     Parameters
     ----------
     blocks : sequence of ndarray of shape (n_columns, n_rows)
-        Columns, of any type of numbers, one block after the other; each is best contiguous.
+        The columns in order, of any numeric type; each is preferably contiguous.
     dtype : dtype
-        In which they are read.
+        Type to which they are converted when read.
     """
 
     def __init__(self, blocks: Sequence[np.ndarray], dtype: np.dtype | type):
@@ -53,14 +54,14 @@ class ColumnRows(Features):
     def read(self, part: slice) -> np.ndarray:
         columns = np.empty((self.shape[1], len(range(*part.indices(len(self))))), self.dtype)
         self._cut(part, columns)
-        # by column, which takes a product no more time than by row, unlike turning them
+        # column-major: products are as fast with it as with rows, but transposing takes time
         return columns.T
 
     def gather(self, rows: np.ndarray, out: Tensor) -> None:
         self._turn(rows, out.numpy())
 
     def _turn(self, rows: np.ndarray | None, out: np.ndarray) -> None:
-        """Write some rows, or all, row by row."""
+        """Write the given rows, or all, in row-major order."""
         columns = np.empty((self.shape[1], min(len(out), self._tile_rows)), self.dtype)
         for tile in slices(len(out), self._tile_rows):
             cut = columns[:, : tile.stop - tile.start]
@@ -68,7 +69,7 @@ class ColumnRows(Features):
             out[tile] = cut.T
 
     def _cut(self, rows: slice | np.ndarray, out: np.ndarray) -> None:
-        """Write some rows of every column, shape (n_features, n_rows)."""
+        """Write the given rows of every column, shape (n_features, n_rows)."""
         start = 0
         for block in self._blocks:
             cut = out[start : start + len(block)]
@@ -76,7 +77,7 @@ class ColumnRows(Features):
             if isinstance(rows, slice):
                 cut[...] = block[:, rows]
             elif block.dtype == cut.dtype:
-                # one by one: of a block that is not contiguous NumPy would make a copy first
+                # one by one: NumPy would first copy a block that is not contiguous
                 for column, values in zip(block, cut, strict=True):
                     column.take(rows, out=values, mode="clip")
             else:
@@ -98,7 +99,7 @@ class ColumnRows(Features):
         return np.asarray(self.unwrapped())
 
     def take(self, rows: np.ndarray) -> "ArrayRows":
-        """Return a copy of some rows."""
+        """Return a copy of the given rows."""
         ahead = _Ahead(self, rows)
         out = torch.from_numpy(np.empty((len(rows), self.shape[1]), self.dtype))
         for part in slices(len(rows), ahead.n_rows):
@@ -129,10 +130,10 @@ class ColumnRows(Features):
 
 
 class _Ahead:
-    """Rows of columns in an order that is known, read many at a time before they are asked for.
+    """Reads the rows of columns ahead, in a known order.
 
-    A block of them is read as it is stored, from each column in one direction, and handed out in
-    the order that was asked for.
+    A block of rows is read in storage order, from each column in one direction, and returned in
+    the requested order.
     """
 
     def __init__(self, features: ColumnRows, order: np.ndarray):

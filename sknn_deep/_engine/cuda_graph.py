@@ -1,4 +1,4 @@
-"""The steps of a chunk recorded as one CUDA graph."""
+"""The steps of a chunk, recorded as one CUDA graph."""
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
@@ -16,15 +16,15 @@ TakeSteps = Callable[[Workspace, Factors | Tensor], Tensor]
 
 
 class StepGraphs:
-    """The recorded steps of a training of one network or a stack: a graph for each kind of chunk.
+    """The recorded training steps of one network or a stack: one graph per kind of chunk.
 
-    Where a recording fails, because there is no memory for it or another thread has synchronised
-    the device meanwhile, a warning says so and all later steps are launched one by one.
+    If recording fails, because memory runs out or another thread synchronises the device
+    meanwhile, a warning is issued and all later steps are launched one by one.
 
     Parameters
     ----------
     networks : sequence of Network
-        Their random generators are replaced where a recording fails.
+        Their random generators are replaced if recording fails.
     """
 
     def __init__(self, networks: Sequence[Network]):
@@ -34,7 +34,7 @@ class StepGraphs:
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:
-        """Where all are readied and recorded, as CUDA does not record its default stream."""
+        """The stream for warm-up and recording, as CUDA cannot record its default stream."""
         return torch.cuda.Stream(self._networks[0].flat.device)
 
     @property
@@ -51,17 +51,17 @@ class StepGraphs:
         Parameters
         ----------
         key : hashable
-            All that the steps go by beside their factors.
+            Everything that the steps depend on besides their factors.
         work : Workspace
         take_steps : callable
             Takes the steps, given ``work`` and the factors as they are or as a tensor.
         factors : list of tuple of float, or Tensor of shape (n_batches, ...)
-            For each step.
+            One entry per step.
 
         Returns
         -------
         squared_norms : Tensor of shape (n_batches,)
-            What ``take_steps`` returns.
+            The return value of ``take_steps``.
         """
         if self._is_given_up:
             return take_steps(work, factors)
@@ -79,17 +79,17 @@ class StepGraphs:
             self._give_up(error)
         else:
             return graph(take_steps, table)
-        # outside of the block, which holds the tensors of the attempt
+        # outside the except block, which keeps the tensors of the failed attempt alive
         return take_steps(work, factors)
 
     def close(self) -> None:
-        """Let go of the graphs and the memory that they hold."""
+        """Release the graphs and the memory that they hold."""
         self._graphs.clear()
 
     def _give_up(self, error: Exception) -> None:
         self._is_given_up = True
         self.close()
-        # torch lets one that is registered with a spoilt graph draw no more
+        # a generator registered with a failed graph can no longer be used to draw numbers
         fresh = {
             name: torch.Generator(generator.device).set_state(generator.get_state())
             for name, generator in self._generators.items()
@@ -105,11 +105,11 @@ class StepGraphs:
 
 
 class StepGraph:
-    """The steps of a chunk as one CUDA graph, which a single call of the host starts [1]_.
+    """The steps of a chunk as one CUDA graph, launched by a single call from the host [1]_.
 
-    The first time that a chunk of a length comes, its steps run one by one, which readies
-    the libraries and the optimiser's state; the second time they are recorded. The steps
-    are of one epoch's batches, the short last one among them, so none needs padding.
+    The first time a chunk of a given length occurs, its steps run one by one, which initialises
+    the libraries and the optimiser's state; the second time they are recorded. The recorded
+    batches include the short last one of an epoch, so none needs padding.
 
     References
     ----------
@@ -136,14 +136,14 @@ class StepGraph:
         for generator in self._generators:
             graph.register_generator_state(generator)
         try:
-            # what other threads of Python do in between does not count
+            # calls from other Python threads meanwhile do not invalidate the recording
             with (
                 recording,
                 torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
             ):
                 self._squared_norms = take_steps(self._work, self._table)
         finally:
-            torch.cuda.set_stream(present)  # torch does not where a recording fails
+            torch.cuda.set_stream(present)  # torch does not restore it if recording fails
         self._graph = graph
 
     def __call__(self, take_steps: TakeSteps, factors: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class StepGraph:
             with torch.cuda.stream(self._stream):
                 squared_norms = take_steps(self._work, self._table)
         finally:
-            # memory that an error frees may be in use there
+            # memory that an error frees may still be in use on that stream
             present.wait_stream(self._stream)
         self._is_ready = True
         return squared_norms

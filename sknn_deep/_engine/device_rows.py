@@ -1,4 +1,4 @@
-"""Rows that are on an accelerator already: they are read there, and the host sees sums only."""
+"""Rows that are already on an accelerator: they stay there, and the host receives only sums."""
 
 from collections.abc import Iterator
 
@@ -10,20 +10,20 @@ from sknn_deep._engine.encoded_rows import TableEncoding
 from sknn_deep._engine.features import Features, slices
 from sknn_deep._hardware.device import numpy_dtype
 
-# Numbers whose copies in double precision sums are made of.
+# Sums are computed over double-precision copies of at most this many numbers at a time.
 _NUMBERS = 2**24
 
 
 class DeviceRows(Features):
-    """A tensor on an accelerator, in the type that a network reads.
+    """A tensor on an accelerator, in the network's input type.
 
     Parameters
     ----------
     X : Tensor of shape (n_rows, n_features)
     gives_tensors : bool, default=False
-        Whether what is computed for these rows stays on a device.
+        Whether results computed for these rows stay on a device.
     is_encoded : bool, default=False
-        Whether the numbers are scaled already.
+        Whether the numbers are already scaled.
     """
 
     kind = "device "
@@ -38,7 +38,7 @@ class DeviceRows(Features):
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are."""
+        """The device that holds the rows."""
         return self._X.device
 
     def read(self, part: slice) -> np.ndarray:
@@ -71,12 +71,12 @@ class DeviceRows(Features):
         return self._X
 
     def is_known(self, allow_nan: bool) -> bool:
-        """Return whether no number is infinite, nor NaN unless that is allowed."""
+        """Return whether no number is infinite, or NaN unless that is allowed."""
         are_fine = self._X.isinf().logical_not_() if allow_nan else self._X.isfinite()
         return bool(are_fine.all())
 
     def _parts(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield all rows in double precision, some at a time."""
+        """Yield all rows in double precision, in pieces."""
         for part in slices(len(self), max(1, _NUMBERS // self.shape[1])):
             yield part, self._X[part].double()
 

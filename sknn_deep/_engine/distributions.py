@@ -1,9 +1,9 @@
-r"""Predicted distributions of a target: a normal one, or several quantiles.
+r"""Predicted distributions of a target: a normal distribution, or several quantiles.
 
-The network has several outputs for each column :math:`y` of the target. With ``d`` columns the
+The network has several outputs for each column :math:`y` of the target. With ``d`` columns, the
 first ``d`` outputs are their means or medians, the next ``d`` the second number of each, and so on.
 
-**Normal.** The outputs :math:`\mu, s` are a mean and what a softplus makes a variance of [1]_,
+**Normal.** The outputs :math:`\mu, s` are a mean and a number whose softplus is the variance [1]_,
 
 .. math:: \sigma^2 = \log(1 + e^s) + 10^{-6}, \qquad
     \ell = \tfrac{1}{2} \log 2 \pi \sigma^2 + \frac{r^2}{2 \sigma^2}, \quad r = \mu - y
@@ -12,18 +12,18 @@ first ``d`` outputs are their means or medians, the next ``d`` the second number
     \frac{\partial \ell}{\partial s} =
     \frac{1}{2 \sigma^2} \Big(1 - \frac{r^2}{\sigma^2}\Big) \frac{1}{1 + e^{-s}}
 
-The softplus grows like :math:`s`, not :math:`e^s`, and its floor bounds the gradient where a
+The softplus grows like :math:`s`, not :math:`e^s`, and the floor bounds the gradient if the
 network fits some rows exactly.
 
-**Quantiles.** Levels :math:`\tau_k` on both sides of the median share a network without crossings:
-the first output is the median, every other one a step away from it,
+**Quantiles.** Quantiles at levels :math:`\tau_k` on both sides of the median share a network and
+cannot cross: the first output is the median, every other one a step away from its neighbour,
 
 .. math:: q_{k} = q_{k \mp 1} \pm c_k \log(1 + e^{z_k})
 
-with the sum of the pinball losses [2]_ over the levels, divided by their number. An output moves
-its quantile and all that are farther out, so its gradient is a sum over those. The step is measured
-by :math:`c_k`, the distance of the two levels in the standard normal distribution: then a network
-of any number of levels starts from a distribution of about the same width.
+with the mean of the pinball losses [2]_ over the levels. An output moves its own quantile and all
+those farther out, so its gradient is a sum over them. The step is scaled by :math:`c_k`, the
+distance between the two levels in the standard normal distribution, so that a network with any
+number of levels starts from a distribution of about the same width.
 
 References
 ----------
@@ -40,17 +40,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Of targets with a variance of about one.
+# For targets scaled to a variance of about one.
 LEAST_VARIANCE = 1e-6
 
 
 def variance_of(raw: Tensor) -> Tensor:
-    """Return the variance that the second outputs of a normal distribution stand for."""
+    """Return the variance encoded by the second outputs of a normal distribution."""
     return F.softplus(raw).add_(LEAST_VARIANCE)
 
 
 def negative_log_likelihood(mean: Tensor, variance: Tensor, target: Tensor) -> Tensor:
-    """Return that of normal distributions, number by number."""
+    """Return the negative log-likelihood under normal distributions, element-wise."""
     return 0.5 * (math.log(2 * math.pi) + variance.log() + (mean - target).square() / variance)
 
 
@@ -83,12 +83,12 @@ class Quantiles:
     Parameters
     ----------
     levels : iterable of float
-        In (0, 1), ascending. The median is added where it is not among them.
+        In (0, 1), ascending. The median is added if it is not among them.
 
     Attributes
     ----------
     levels : tuple of float
-        With the median.
+        Including the median.
 
     Examples
     --------
@@ -106,7 +106,7 @@ class Quantiles:
         self._median = self.levels.index(0.5)
         places = [NormalDist().inv_cdf(level) for level in self.levels]
         steps = [right - left for left, right in zip(places, places[1:], strict=False)]
-        # of the levels above and of those below, each from the median outwards
+        # for the levels above and those below, each from the median outwards
         self._steps = steps[self._median :], steps[: self._median][::-1]
         self._constants: dict[tuple, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -120,7 +120,7 @@ class Quantiles:
         Returns
         -------
         quantiles : Tensor of shape (..., batch, n_levels, n_columns)
-            None is smaller than the one before.
+            Ascending along the levels.
         """
         median, above, below = self._parts(raw)
         _, *steps = self._constants_like(raw)
@@ -131,7 +131,7 @@ class Quantiles:
         return torch.cat([(median - down).flip(-2), median, median + up], dim=-2)
 
     def loss(self, raw: Tensor, target: Tensor) -> Tensor:
-        """Return the mean pinball loss over the levels of each row, summed over the columns.
+        """Return each row's pinball loss, averaged over the levels and summed over the columns.
 
         Parameters
         ----------
@@ -141,7 +141,7 @@ class Quantiles:
         return self.pinball(self.of(raw), target).sum(dim=-1)
 
     def pinball(self, quantiles: Tensor, target: Tensor) -> Tensor:
-        """Return the mean pinball loss over the levels, (..., batch, n_columns)."""
+        """Return the pinball loss averaged over the levels, shape (..., batch, n_columns)."""
         levels, *_ = self._constants_like(quantiles)
         residual = target.unsqueeze(-2) - quantiles
         return torch.maximum(levels * residual, (levels - 1) * residual).mean(dim=-2)
@@ -163,15 +163,15 @@ class Quantiles:
         out.mul_(scale)
 
     def _parts(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return views of the medians' outputs, and of those of the levels above and below."""
+        """Return views of the outputs for the median, the levels above and the levels below."""
         parts = raw.unflatten(-1, (len(self.levels), -1))
         n_above = len(self._steps[0])
         return parts[..., :1, :], parts[..., 1 : 1 + n_above, :], parts[..., 1 + n_above :, :]
 
     def _constants_like(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the levels, and the steps above and below, each of shape (n, 1)."""
+        """Return the levels and the steps above and below, each of shape (n, 1)."""
         key = numbers.device, numbers.dtype
-        if key not in self._constants:  # a CUDA graph can record no copy from the host
+        if key not in self._constants:  # a CUDA graph cannot record copies from the host
             with torch.inference_mode(False):
                 self._constants[key] = tuple(  # type: ignore[assignment]  # of three
                     torch.tensor(part, dtype=numbers.dtype, device=numbers.device).unsqueeze(-1)
@@ -186,7 +186,7 @@ def outputs_per_column(out_activation: str, quantiles: Iterable[float] | None) -
     Parameters
     ----------
     out_activation : str
-        "normal", "quantiles", or what makes one number of one output.
+        "normal", "quantiles", or any activation that maps one output to one number.
     quantiles : iterable of float or None
         The levels of "quantiles".
     """

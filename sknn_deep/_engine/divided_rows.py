@@ -1,12 +1,12 @@
-"""Rows of which each of several processes has some, and none has all.
+"""Rows that are divided between several processes, none of which holds all of them.
 
-All know which rank has which row, and targets and weights of every row. So they draw the same
-order, and the rows of a batch that a rank has are its share of it. Statistics are joined from those
-of each rank's rows. Where rows themselves are asked for, such as those that scales are learned
-from, the ranks send each other theirs: each must ask for the same.
+Every rank knows which rank has which row, and the targets and weights of all rows. So all ranks
+draw the same order, and a rank's share of a batch consists of those rows that it holds. Statistics
+are combined from those of each rank's rows. When the rows themselves are needed, for instance to
+learn scales, the ranks exchange them: all must request the same rows.
 
-:class:`DividedTable` is what such a process passes to ``fit`` as X, and :class:`DividedRows` is
-what it is validated to.
+Such a process passes a :class:`DividedTable` to ``fit`` as X; validation turns it into
+:class:`DividedRows`.
 """
 
 from collections.abc import Iterator
@@ -23,17 +23,17 @@ from sknn_deep._wording import counted
 
 
 class DividedTable:
-    """The rows that this process has of a table, and who has the others.
+    """The rows of a table that this process has, and the owners of all rows.
 
     Parameters
     ----------
     own : array, sparse matrix or frame of shape (n_own, n_features)
-        In the order of all rows. Where this process has none, a row that is like the others'.
+        The rows in their overall order. If this process has none, one row of the same kind.
     owners : ndarray of int, shape (n_rows,)
         The rank that has each row.
     ranks : Ranks
     digest : ndarray of uint8, default=None
-        What tells all rows from others, where a checkpoint is kept.
+        Hash that identifies the rows of all processes, needed for checkpoints.
     """
 
     ndim = 2
@@ -49,24 +49,24 @@ class DividedTable:
 
 
 class DividedRows(Features):
-    """Features of rows of which each rank has some.
+    """Features of rows that are divided between ranks.
 
     Parameters
     ----------
     own : Features of shape (n_own, n_features)
-        The rows of this rank, in the order of all.
+        The rows of this rank, in their overall order.
     owners : ndarray of int, shape (n_rows,)
         The rank that has each row.
     ranks : Ranks
     digest : ndarray of uint8, default=None
-        As of :class:`DividedTable`.
+        See :class:`DividedTable`.
 
     Attributes
     ----------
     own : Features
         The rows of this rank.
     own_rows : ndarray of int, shape (n_own,)
-        Their numbers among all, ascending.
+        Their overall row numbers, ascending.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class DividedRows(Features):
 
     @cached_property
     def places(self) -> np.ndarray:
-        """Where among its own rows this rank has each row, shape (n_rows,); -1 for the others'."""
+        """Position of each row among this rank's own, shape (n_rows,); -1 for other ranks' rows."""
         places = np.full(len(self), -1)
         places[self.own_rows] = np.arange(len(self.own_rows))
         return places
@@ -89,18 +89,18 @@ class DividedRows(Features):
         return DividedRows(own, self._owners, self._ranks, self._digest)
 
     def share_of(self, rows: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        """Return which of some rows this rank has, by their place, and how many each rank has."""
+        """Return the positions in ``rows`` that this rank has, and how many each rank has."""
         owners = self._owners[rows]
         counts = np.bincount(owners, minlength=self._ranks.size)
         return np.flatnonzero(owners == self._ranks.rank), counts.tolist()
 
     def joined(self, rows: np.ndarray | None) -> np.ndarray:
-        """Return what all ranks have computed of their rows, in the order of the rows.
+        """Combine what all ranks have computed for their rows, in the overall order.
 
         Parameters
         ----------
         rows : ndarray with n_own rows, or None
-            None, or no rows, where this rank has none.
+            None or empty if this rank has no rows.
         """
         parts = self._ranks.collected(rows)
         example = next(part for part in parts if part is not None and len(part))
@@ -112,7 +112,7 @@ class DividedRows(Features):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the rows that are here."""
+        """Bytes of this rank's rows."""
         return self.own.nbytes
 
     def read(self, part: slice) -> np.ndarray:
@@ -128,7 +128,7 @@ class DividedRows(Features):
         return DividedRows(self.own.take(own[own >= 0]), self._owners[rows], self._ranks)
 
     def resident(self, device: torch.device, dtype: torch.dtype, most_bytes: float) -> None:
-        """Return None: those of this rank may be."""
+        """Return None: only this rank's own rows can be on its device."""
         return None
 
     def unwrapped(self) -> "ElsewhereRows":
@@ -140,7 +140,7 @@ class DividedRows(Features):
         yield self._digest
 
     def numbers(self) -> Iterator[np.ndarray]:
-        """Yield every number of the rows that are here: each rank checks its own."""
+        """Yield every number of this rank's rows: each rank checks its own."""
         return self.own.numbers()
 
     # ------------------------------------------------------------------ statistics of all rows
@@ -169,7 +169,7 @@ class DividedRows(Features):
 
 
 class ElsewhereRows:
-    """What a splitter or a callback sees of divided rows: how many there are."""
+    """What a splitter or a callback sees of divided rows: their number only."""
 
     ndim = 2
 

@@ -1,8 +1,8 @@
 """Rows of a table as an autoencoder reconstructs them: scaled numbers, then one-hot codes.
 
-An autoencoder's input is its target, too, so both are encoded once, before anything else sees them:
-the numbers come first, scaled where that is asked for, and then for each column of categories one
-indicator for every category. A category that training has not seen has only zeros.
+An autoencoder's input is also its target, so both are encoded once, before anything else sees them:
+the numbers come first, scaled if requested, followed by one indicator per category for each
+categorical column. A category not seen in training is encoded as zeros.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,23 +17,23 @@ from torch import Tensor
 from sknn_deep._engine.features import ArrayRows, Features, Reader, SparseRows
 from sknn_deep._networks.number_inputs import CLIP
 
-# Such a share of the clip's limit comes from a number that is thirty scales away.
+# A number thirty scales from the center is clipped to this share of the clip's limit.
 ALMOST_ONE = 0.995
-# Encoded rows that take fewer bytes are kept; others are encoded again in each epoch.
+# Encoded rows of at most this many bytes are cached; larger sets are encoded in every epoch.
 _KEPT_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class TableEncoding:
-    """What becomes of numbers and codes of categories.
+    """The encoding of numbers and category codes.
 
     Parameters
     ----------
     n_features : int
     categories : sequence of (int, int), default=()
-        The columns that hold codes, and how many categories each has.
+        The columns that hold codes, and the number of categories of each.
     center, scale : ndarray of shape (n_numbers,), default=None
-        What is subtracted from the numbers, and what they are divided by.
+        Subtracted from the numbers, and the divisor of the result.
     is_clipped : bool, default=False
         Whether scaled numbers are then clipped smoothly, z / sqrt(1 + (z / 3)²).
 
@@ -63,12 +63,12 @@ class TableEncoding:
 
     @cached_property
     def columns(self) -> list[int]:
-        """All columns in their new order: of numbers, then of categories."""
+        """All columns in their new order: numbers, then categories."""
         return [*self.numbers, *(column for column, _ in self.categories)]
 
     @cached_property
     def places(self) -> np.ndarray:
-        """Where each column of the table is in that order."""
+        """The position of each column of the table in that order."""
         return np.argsort(self.columns)
 
     @property
@@ -77,7 +77,7 @@ class TableEncoding:
         return len(self.numbers) + sum(n for _, n in self.categories)
 
     def encode(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return numbers and codes, shape (n_rows, n_features), as (n_rows, n_encoded)."""
+        """Encode numbers and codes, shape (n_rows, n_features), into shape (n_rows, n_encoded)."""
         if out is None:
             out = np.empty((len(rows), self.n_encoded), rows.dtype)
         start = len(self.numbers)
@@ -95,16 +95,16 @@ class TableEncoding:
         return out
 
     def encode_numbers(self, rows: Tensor) -> Tensor:
-        """Return what :meth:`encode` does of rows without categories, where they are."""
+        """Encode rows without categories like :meth:`encode`, on their device."""
         if self.center is not None and self.scale is not None:
             rows = (rows - _there(self.center, rows)) / _there(self.scale, rows)
         return rows / (1 + (rows / CLIP).square()).sqrt() if self.is_clipped else rows
 
     def decode_numbers(self, encoded: Tensor) -> Tensor:
-        """Return encoded numbers in their own units, where they are."""
+        """Return encoded numbers in their original units, on their device."""
         numbers = encoded
         if self.is_clipped:
-            # what is reconstructed may be beyond what clipping leaves
+            # a reconstruction may lie outside the range of the clip
             share = (numbers / CLIP).clamp(-ALMOST_ONE, ALMOST_ONE)
             numbers = CLIP * share / (1 - share.square()).sqrt()
         if self.center is not None and self.scale is not None:
@@ -112,7 +112,7 @@ class TableEncoding:
         return numbers
 
     def decode(self, encoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return numbers in their own units, and the likeliest codes, -1 where there are none."""
+        """Return numbers in their original units and the likeliest codes, -1 without categories."""
         start = len(self.numbers)
         numbers = self.decode_numbers(torch.from_numpy(encoded[:, :start].copy())).numpy()
         codes = np.full((len(encoded), len(self.categories)), -1)
@@ -124,7 +124,7 @@ class TableEncoding:
 
 
 def _there(numbers: np.ndarray, other: Tensor) -> Tensor:
-    """Return numbers where a tensor is, in its type."""
+    """Return numbers as a tensor with the device and type of another."""
     return torch.from_numpy(numbers).to(other)
 
 
@@ -146,7 +146,7 @@ class EncodedRows(Features):
 
     @cached_property
     def _kept(self) -> ArrayRows | None:
-        """All rows, where they are few."""
+        """All rows, encoded; None if they are too large to cache, sparse or streamed."""
         n_bytes = len(self) * self.shape[1] * self.dtype.itemsize
         is_kept = not (self.is_streamed or isinstance(self._features, SparseRows))
         if n_bytes > _KEPT_BYTES or not is_kept:
@@ -195,7 +195,7 @@ class EncodedRows(Features):
         return EncodedRows(self._features.take(rows), self._encoding)
 
     def in_memory(self) -> Any:
-        """Return numbers and codes, which the estimator encodes when it is given them."""
+        """Return unencoded numbers and codes; an estimator given these encodes them itself."""
         return self._features.in_memory()
 
     def stored(self) -> Iterator[np.ndarray]:

@@ -27,20 +27,20 @@ from sknn_deep._hardware.products import Program
 from sknn_deep._hardware.ranks import Ranks
 from sknn_deep._networks.flat import Network, gradient_of
 
-# Denormal numbers make a CPU many times slower: without this the epochs of an autoencoder on MNIST
-# took twenty times longer after a while. Saturated sigmoids, weights that L2 shrinks after their
-# unit has died, and moments that decay without a gradient all end there. A processor flag would
-# flush them, but OpenMP's workers do not see the flag of the thread that sets it. So numbers that
-# cannot matter are set to zero, often enough that neither weights nor moments decay to denormal
-# numbers in between.
+# Denormal numbers make a CPU many times slower: without flushing, the epochs of an autoencoder on
+# MNIST took twenty times longer after a while. Saturated sigmoids, weights that L2 shrinks after
+# their unit has died, and moments that decay without a gradient all become denormal. A processor
+# flag would flush them, but it holds only for the thread that sets it, not for OpenMP's workers. So
+# negligible numbers are set to zero, often enough that neither weights nor moments decay to
+# denormal numbers in between.
 STEPS_BETWEEN_FLUSHES = 16
-# These, but perhaps not their subclasses, ask for the gradient once in a step and never for
-# the loss.
+# These classes, though perhaps not their subclasses, evaluate the gradient once per step and never
+# use the loss.
 _SIMPLE_OPTIMIZERS = (SGD, Adam, MuonWithAdam, *TORCH_OPTIMIZERS.values())
 
 
 class EpochLosses(NamedTuple):
-    """The losses of an epoch, and of its batches where they may be needed.
+    """The loss of an epoch, and the losses of its batches if they may be needed.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class EpochLosses(NamedTuple):
     values : sequence of float, length n_batches
         Mean loss of each batch.
     sizes : sequence of int, length n_batches
-        Rows of each batch.
+        Number of rows of each batch.
     weight_sums : sequence of float, length n_batches
         Sum of the weights of each batch.
     """
@@ -61,11 +61,11 @@ class EpochLosses(NamedTuple):
 
 
 class Average:
-    r"""An exponential average of a network's weights over the steps of a training [1]_.
+    r"""An exponential average of a network's weights over the training steps [1]_.
 
     .. math:: \bar w \leftarrow d_t \bar w + (1 - d_t) w, \qquad d_t = \min(d, (1 + t) / (10 + t))
 
-    so that the first weights, which are drawn, are soon forgotten.
+    so that the random initial weights are soon forgotten.
 
     Parameters
     ----------
@@ -100,14 +100,14 @@ class Average:
         self.weights, self.n_steps, self.decay = flat.detach().clone(), 0, decay
 
     def next_shares(self, n_steps: int) -> list[float]:
-        """Count steps; return the share of each in the average after it."""
+        """Count steps; return the weight :math:`1 - d_t` of each."""
         first, self.n_steps = self.n_steps + 1, self.n_steps + n_steps
         steps = range(first, first + n_steps)
         return [1 - min(self.decay, (1 + step) / (10 + step)) for step in steps]
 
     @torch.no_grad()
     def update(self, flat: Tensor, share: float | Tensor) -> None:
-        """Add the weights after a step."""
+        """Update the average with the weights after a step."""
         self.weights.lerp_(flat, share)
 
     @torch.no_grad()
@@ -119,7 +119,7 @@ class Average:
 
 
 class Engine:
-    r"""Moves a network's weights along batches.
+    r"""Trains a network's weights on batches.
 
     The objective of a batch with weights :math:`s_i` is scikit-learn's,
     :math:`(\sum_i s_i \ell_i + \frac{\alpha}{2} \lVert W \rVert^2) / \sum_i s_i`.
@@ -127,7 +127,7 @@ class Engine:
     Parameters
     ----------
     network : Network
-        On its device, initialised.
+        Initialised and on its device.
     loss : Loss
     optimizer : torch.optim.Optimizer
     alpha : float
@@ -135,25 +135,25 @@ class Engine:
     weight_decay : float, default=0.0
         Decoupled from the gradient, for every optimiser.
     embedding_weight_decay : float, default=0.0
-        Likewise, of the vectors that an input layer learns.
+        The same, for the vectors that an input layer learns.
     average : Average, default=None
-        Of the weights, told of every step.
+        Average of the weights, updated after every step.
     max_grad_norm : float, default=None
-        Longer gradients are shortened to this norm.
+        Gradients of a larger norm are scaled down to this norm.
     product_dtype : torch.dtype, default=None
         See :class:`Backprop`.
     ranks : Ranks, default=None
-        The processes that take every step together, each along its rows of the batch.
+        The processes that take every step together, each on its rows of the batch.
 
     Attributes
     ----------
     listener : object or None
-        Told of every step: ``batch_begins(X, target)``, ``gradient_is_known()`` before it is
-        used, and ``batch_ends(X, target, loss, raw)`` with the reported loss.
+        Notified of every step: ``batch_begins(X, target)``, ``gradient_is_known()`` before the
+        gradient is used, and ``batch_ends(X, target, loss, raw)`` with the reported loss.
     in_optimizer : bool
-        Whether an error that came out of ``train`` is the optimiser's.
+        Whether an error raised by ``train`` comes from the optimiser.
     n_steps : int
-        Steps begun, over all epochs.
+        Number of steps begun, over all epochs.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Engine:
         self._none = network.flat.new_zeros(())
         self._is_ours = type(optimizer) in (SGD, Adam)
         self._torchs = torch_steps(optimizer, network.flat)
-        # what takes plain steps; the others are taken by the optimiser itself
+        # takes plain steps; the optimiser itself takes the others
         self._mover = self._torchs or cast(FlatOptimizer, optimizer)
         self._asks_for_loss = type(optimizer) not in _SIMPLE_OPTIMIZERS
         self.n_steps = 0
@@ -193,17 +193,17 @@ class Engine:
         self._has_modes = network.is_random or network.has_normalization
 
     def train_epoch(self, batches: Batches, rates: Sequence[float] | None = None) -> EpochLosses:
-        """Take a step along each batch of a set.
+        """Take a step on each batch of a set.
 
         Parameters
         ----------
         batches : Batches
         rates : sequence of float, length n_batches, default=None
-            The learning rate of each step, where it changes from batch to batch.
+            The learning rate of each step, if it changes from batch to batch.
         """
         sizes, n_done = batches.sizes, 0
         weight_sums: list[float] = []
-        # in one place: a small tensor kept from each batch would split the memory between them
+        # one buffer: a small tensor kept from each batch would fragment the memory
         results = self._network.flat.new_empty((2, batches.n_batches))
         if self._has_modes:
             self._network.train()
@@ -223,7 +223,7 @@ class Engine:
             self._ranks.add_(results[0])
         if results.device.type != "cpu":
             batches.look_ahead()
-        # the one time in an epoch that the host waits for the device
+        # the only point in an epoch where the host waits for the device
         penalties = np.array(penalty_factors(self._alpha, weight_sums))
         values = reported_losses(results.cpu(), penalties, self._loss)
         losses = values.tolist()
@@ -231,27 +231,27 @@ class Engine:
         return EpochLosses(total / sum(sizes), losses, sizes, weight_sums)
 
     def freeze(self) -> None:
-        """Keep parameters that want no gradient as they are now."""
+        """Freeze parameters without ``requires_grad`` at their current values."""
         frozen = self._network.frozen_parameters()
         self._frozen = [(p.detach(), p.detach().clone()) for p in frozen]
 
-    # diverged weights are an error once the training has ended, or restored to the best
+    # diverged weights raise an error after training, unless the best weights are restored
     @np.errstate(all="ignore")
     def train(self, chunk: Chunk, rates: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
-        """Take a step along each batch of a chunk.
+        """Take a step on each batch of a chunk.
 
         Parameters
         ----------
         chunk : Chunk
         rates : sequence of float, default=None
-            The learning rate of each step, where it changes from batch to batch.
+            The learning rate of each step, if it changes from batch to batch.
 
         Returns
         -------
         losses : Tensor of shape (n_batches,)
             Mean loss of each batch before its step.
         squared_norms : Tensor of shape (n_batches,)
-            Of the weights before each step.
+            Squared norm of the weights before each step.
         """
         self._network.attach_gradients()
         work = self._backprop.workspace(chunk)
@@ -260,7 +260,7 @@ class Engine:
         return work.losses(from_outputs=self._asks_for_loss), squared_norms
 
     def _take_steps(self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None) -> Tensor:
-        """Take a chunk's steps in the fastest way; return the squared norms before each."""
+        """Take a chunk's steps in the fastest way; return the squared norm before each."""
         plain = (
             self.listener is None
             and not self._frozen
@@ -268,7 +268,7 @@ class Engine:
             and self._average is None
             and all(chunk.weight_sums)
         )
-        # a graph cannot hold what processes send each other
+        # a graph cannot record communication between processes
         is_recorded = (
             chunk.X.device.type == "cuda"
             and not self._network.needs_autograd
@@ -282,12 +282,12 @@ class Engine:
         n_steps = self.n_steps + len(factors)
         key = (work, *self._mover.constants())
         squared_norms = self._graphs.take_steps(key, work, self.plain_steps, factors)
-        self.n_steps = n_steps  # whether they were called or replayed
+        self.n_steps = n_steps  # a replay does not count them
         return squared_norms
 
     @property
     def n_workspaces(self) -> int:
-        """For how many kinds of chunks there are buffers, and graphs perhaps."""
+        """The number of kinds of chunks for which there are buffers and perhaps graphs."""
         return self._backprop.n_workspaces
 
     def close(self) -> None:
@@ -296,11 +296,11 @@ class Engine:
 
     @property
     def _torchs_are_ready(self) -> bool:
-        """Whether the steps are those of an optimiser of torch that has begun."""
+        """Whether the optimiser is one of torch's and has taken its first step."""
         return self._torchs is not None and self._torchs.is_ready
 
     def _factors(self, chunk: Chunk, rates: Sequence[float] | None) -> list[tuple[float, ...]]:
-        """Return what :meth:`plain_steps` asks for, and count the steps."""
+        """Return the factors for :meth:`plain_steps`, and count the steps."""
         penalties = penalty_factors(self._alpha, chunk.weight_sums)
         if rates is None:
             rates = [self._optimizer.param_groups[0]["lr"]] * len(penalties)
@@ -313,23 +313,23 @@ class Engine:
         ]
 
     def plain_steps(self, work: Workspace, factors: Iterable[tuple[float, ...]] | Tensor) -> Tensor:
-        """Take a chunk's steps in one go, with nobody who listens.
+        """Take a chunk's steps in one go, without a listener.
 
         Parameters
         ----------
         work : Workspace
         factors : iterable of tuple of float, or Tensor of shape (n_batches, n_factors)
             For each batch the factors of the L2 penalty, of the decayed weights and of the
-            optimiser's step, of which there may be several.
+            optimiser's step, which may take several.
 
         Returns
         -------
         squared_norms : Tensor of shape (n_batches,)
-            Of the weights before each step.
+            Squared norm of the weights before each step.
         """
         squared_norms = []
         move = self._mover.kernel()
-        with torch.inference_mode():  # autograd has nothing to note
+        with torch.inference_mode():  # saves autograd's bookkeeping
             for program, (penalty, decay, *own) in zip(work.programs, factors, strict=True):
                 self._flush_now_and_then()
                 squared_norms.append(self._write_gradient(program, penalty))
@@ -346,12 +346,12 @@ class Engine:
         self.n_steps += 1
 
     def _steps(self, work: Workspace, chunk: Chunk, rates: Sequence[float] | None) -> Tensor:
-        """Take a chunk's steps with any optimiser, and tell the listener of each."""
+        """Take a chunk's steps with any optimiser, and notify the listener of each."""
         squared_norms = [self._none] * len(chunk.parts)
         for number, penalty in enumerate(penalty_factors(self._alpha, chunk.weight_sums)):
             if chunk.weight_sums[number] == 0:
                 work.raws[number].zero_()
-                continue  # no row of this batch counts
+                continue  # all rows of this batch have a weight of zero
             if rates is not None:
                 set_learning_rate(self._optimizer, rates[number])
             self._flush_now_and_then()
@@ -381,11 +381,11 @@ class Engine:
             if not calls:
                 calls.append((squared_norm, raw.clone() if self._asks_for_loss else raw))
                 if self._weight_decay:
-                    # after the gradient, as AdamW does, and once, however often it is asked for
+                    # after the gradient, as AdamW does, and once even if it is computed repeatedly
                     lr = optimizer.param_groups[0]["lr"]
                     self._network.weights.mul_(1 - lr * self._weight_decay)
                 for vectors in self._vectors:
-                    lr = optimizer.param_groups[-1]["lr"]  # with Muon that of Adam
+                    lr = optimizer.param_groups[-1]["lr"]  # with Muon, Adam's rate
                     vectors.mul_(1 - lr * self._embedding_decay)
             self.in_optimizer = True
             if self._asks_for_loss:
@@ -405,7 +405,7 @@ class Engine:
             )
         ((squared_norm, first_raw),) = calls
         if self._asks_for_loss:
-            raw.copy_(first_raw)  # what is reported is from before the step
+            raw.copy_(first_raw)  # the reported loss is the one before the step
         for parameter, kept in self._frozen:  # by skorch's Freezer
             parameter.copy_(kept)
         if self._average is not None:
@@ -414,11 +414,11 @@ class Engine:
         return squared_norm
 
     def _call_optimizer(self, gradient: Callable[[], Tensor | None]) -> None:
-        """Take a step of an optimiser, with the same bits on any number of threads."""
+        """Take an optimiser's step, bit-identical on any number of threads."""
         optimizer: Any = self._optimizer
         if isinstance(optimizer, MuonWithAdam) and self.pace.n_used < self.pace.n_worth:
             optimizer.step(gradient, run_muon=self.pace.checked(operator.call, *optimizer.probe()))
-        elif self._asks_for_loss:  # whatever the user's class does, gradient included
+        elif self._asks_for_loss:  # a user's class: pin all that it does, the gradient included
             self.pace.pinned(optimizer.step, math.inf)(gradient)
         else:
             optimizer.step(gradient)
@@ -447,12 +447,12 @@ def penalty_factors(alpha: float, weight_sums: Sequence[float]) -> list[float]:
 
 
 def reported_losses(results: Tensor, penalties: np.ndarray, loss: Loss) -> np.ndarray:
-    """Return what ``loss_curve_`` is made of: the penalty included, on its scale.
+    """Return the losses from which ``loss_curve_`` is made, on its scale and with the penalty.
 
     Parameters
     ----------
     results : Tensor of shape (2, n_batches), on the CPU
-        Mean losses, and squared norms of the weights.
+        Mean losses and squared norms of the weights.
     penalties : ndarray of shape (n_batches,)
         Factor of each batch's penalty.
     loss : Loss

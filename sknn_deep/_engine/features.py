@@ -1,17 +1,17 @@
-"""Rows of features in any container: the only module that knows which.
+"""Rows of features in any container: the only module that knows the container types.
 
-An estimator's features are an array, a sparse matrix, a file that is mapped into memory or the
-columns of a frame. :class:`Features` hands their rows to a network, to the statistics and to
-scorers, so that nobody else asks what X is. Each call of ``fit`` or ``predict`` wraps its data
-anew: what is copied to a device belongs to that object and goes with it.
+An estimator's features are an array, a sparse matrix, a memory-mapped file or the columns of a
+frame. :class:`Features` provides their rows to networks, statistics and scorers, so that no other
+code depends on the type of X. Each call of ``fit`` or ``predict`` wraps its data anew: copies on a
+device belong to that object and are freed with it.
 
 ===================  ================================================================
 :class:`ArrayRows`   An array whose rows are contiguous. Nothing is copied.
-:class:`SparseRows`  A CSR matrix. Rows are densified as they are read, or multiplied as they are.
-:class:`MappedRows`  A large memory map. Rows are read piece by piece and let go of.
-``ColumnRows``       Columns, in a file of their own: an array in Fortran order, a frame.
-``StreamedRows``     A table that is read in chunks, in a file of its own.
-``DividedRows``      Rows of which several processes have some each, in a file of its own.
+:class:`SparseRows`  A CSR matrix. Rows are densified when read, or multiplied as sparse rows.
+:class:`MappedRows`  A large memory map. Rows are read piece by piece and released.
+``ColumnRows``       Columns, in their own file: an array in Fortran order, a frame.
+``StreamedRows``     A table that is read in chunks, in its own file.
+``DividedRows``      Rows divided between several processes, in its own file.
 ===================  ================================================================
 """
 
@@ -30,16 +30,16 @@ from sknn_deep._hardware.device import as_tensor, lies_as_torch_knows
 from sknn_deep._hardware.memory_maps import Mapped
 from sknn_deep._hardware.sparse_products import SparseBatch, is_worth_it
 
-# Rows that statistics look at together, and how many numbers they are at most: copies in double
-# precision stay in the cache.
+# Rows that statistics process at a time, and the most numbers among them, so that their
+# double-precision copies stay in the cache.
 _ROWS, _NUMBERS = 4096, 2**18
-# Rows go to an accelerator in pieces of this many bytes.
+# Rows are copied to an accelerator in pieces of this many bytes.
 _UPLOADED_BYTES = 2**25
 Reader = Callable[[slice, Tensor], None]
 
 
 def _nothing() -> None:
-    """Return no rows on a device."""
+    """Return None, in place of rows on a device."""
 
 
 class Features(ABC):
@@ -50,24 +50,24 @@ class Features(ABC):
     shape : (int, int)
         Rows and features.
     dtype : dtype
-        In which a network reads them, float32 or float64.
+        The network's input type, float32 or float64.
 
     Attributes
     ----------
     tensor : Tensor of shape (n_rows, n_features), or None
-        All rows in the memory in which they are; None where torch cannot have that.
+        All rows without a copy; None if torch cannot share their memory.
     """
 
     ndim = 2
-    # what a description of the data calls it
+    # the container's name in descriptions of the data
     kind = ""
-    # whether what is computed for these rows stays on a device
+    # whether results computed for these rows stay on a device
     gives_tensors = False
-    # what an estimator has learned of the columns of a table
+    # what an estimator has learned about the columns of a table
     columns: Any = None
-    # looks for NaN and infinity in the numbers, where nobody has yet
+    # checks the numbers for NaN and infinity, if that has not been done yet
     check: Callable[[], None] | None = None
-    # whether rows come in chunks, so that only some orders of them are quick to read
+    # whether rows come in chunks, so that only some orders of them are fast to read
     is_streamed = False
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype | type):
@@ -76,7 +76,7 @@ class Features(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**vars(self), "_resident": _nothing}
-        state.pop("tensor", None)  # it shares the array's memory, and would travel as another copy
+        state.pop("tensor", None)  # shares the array's memory, but would be pickled as a copy
         return state
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class Features(ABC):
 
     @property
     def tensor(self) -> Tensor | None:
-        """All rows in the memory in which they are."""
+        """All rows, sharing their memory."""
         return None
 
     @overload
@@ -94,7 +94,7 @@ class Features(ABC):
     def __getitem__(self, key: np.ndarray) -> "Features": ...
 
     def __getitem__(self, key: slice | np.ndarray) -> "np.ndarray | Features":
-        """Return rows for a slice, and a set of some rows for their numbers."""
+        """Return an array for a slice, and features of the chosen rows for row numbers."""
         return self.read(key) if isinstance(key, slice) else self.take(key)
 
     def __array__(
@@ -105,19 +105,19 @@ class Features(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of the numbers where they are, in memory or in a file."""
+        """Bytes of the numbers as stored, in memory or in a file."""
 
     @abstractmethod
     def read(self, part: slice) -> np.ndarray:
-        """Return rows, shape (n, n_features), in any layout and perhaps where they are."""
+        """Return rows, shape (n, n_features), in any memory layout, possibly as a view."""
 
     @abstractmethod
     def gather(self, rows: np.ndarray, out: Tensor) -> None:
-        """Write some rows into a tensor of shape (len(rows), n_features) on the host."""
+        """Write the given rows into a tensor of shape (len(rows), n_features) on the host."""
 
     @abstractmethod
     def take(self, rows: np.ndarray) -> "Features":
-        """Return a set of some rows."""
+        """Return the given rows as features."""
 
     def shuffle(
         self, order: np.ndarray, rows: np.ndarray | None, random_state: np.random.RandomState
@@ -127,35 +127,35 @@ class Features(ABC):
         Parameters
         ----------
         order : ndarray of int, shape (n,)
-            Places among ``rows``.
+            Indices into ``rows``.
         rows : ndarray of int, shape (n,), or None
-            Row numbers, as of :meth:`reading_order`; None for all.
+            Row numbers, as returned by :meth:`reading_order`; None for all.
         random_state : RandomState
         """
         random_state.shuffle(order)
 
     def reading_order(self, rows: np.ndarray) -> np.ndarray:
-        """Return row numbers in the order in which a set of them is kept."""
+        """Return row numbers in the order in which to store a subset."""
         return rows
 
     def reader(self, order: np.ndarray) -> Reader:
-        """Return what writes rows of an order that is known: ``read(part, out)``.
+        """Return a function that writes rows of a known order: ``read(part, out)``.
 
         Parameters
         ----------
         order : ndarray of int, shape (n,)
-            Row numbers. Parts of it are asked for from the first on.
+            Row numbers. Parts of it are requested from the start on.
         """
         return lambda part, out: self.gather(order[part], out)
 
     def to(self, part: slice, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Return rows in their order as a tensor on a device."""
+        """Return consecutive rows as a tensor on a device."""
         return to_device(self.read(part), device, dtype)
 
     def resident(
         self, device: torch.device, dtype: torch.dtype, most_bytes: float
     ) -> Tensor | None:
-        """Return all rows on an accelerator, the same tensor as long as someone holds it.
+        """Return all rows on an accelerator, the same tensor as long as it is referenced.
 
         None if they would take more than this many bytes there.
         """
@@ -174,52 +174,53 @@ class Features(ABC):
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes that the rows take on an accelerator at present."""
+        """Bytes that the rows currently take on an accelerator."""
         present = self._resident()
         return 0 if present is None else present.nbytes
 
     def in_rows(self, most_bytes: float | None = None) -> "Features":
-        """Return features whose rows are quick to gather in any order, again and again.
+        """Return features whose rows are fast to gather repeatedly in any order.
 
         Parameters
         ----------
         most_bytes : float, default=None
-            What a copy may take; None is what is worth it for one network.
+            The most bytes that a copy may take; None for what pays off for a single network.
         """
         return self
 
     def unwrapped(self) -> Any:
-        """Return the array or the CSR matrix itself; other rows as they are.
+        """Return the array or the CSR matrix itself, if there is one, else the features.
 
-        These read like an array: they have a shape, slices and numbers of rows as keys.
+        Features can be used like an array: they have a shape and are indexed with slices and row
+        numbers.
         """
         return self
 
     def in_memory(self) -> Any:
-        """Return an array or a CSR matrix, with which a user's code may do anything."""
+        """Return an array or a CSR matrix for arbitrary use by the user's code."""
         return np.asarray(self)
 
     def stored(self) -> Iterator[np.ndarray]:
-        """Yield the numbers in arrays that tell these rows from others, one after the other."""
+        """Yield arrays that together identify these rows, for fingerprints."""
         return self.pieces()
 
     def numbers(self) -> Iterator[np.ndarray]:
-        """Yield every number once as a network reads it, in arrays of any shape and order."""
+        """Yield every number once in the network's input type, in arrays of any shape and order."""
         return self.pieces()
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """Yield all rows in their order, some at a time: copies of them are small."""
+        """Yield all rows in order, in pieces small enough to copy."""
         n_rows = max(1, min(_ROWS, _NUMBERS // self.shape[1]))
         return map(self.read, slices(len(self), n_rows))
 
-    # Sums are ``einsum``'s: it reads rows of single precision as they are, and has no threads.
-    # Those of OpenBLAS, which computes products, spin for some hundredths of a second when they
-    # are done, and torch's would have to share the cores with them.
+    # Sums use ``einsum``: it reads single-precision rows without a copy and uses no threads.
+    # OpenBLAS, which computes matrix products, leaves its threads spinning for some hundredths of
+    # a second afterwards, and torch's threads would have to share the cores with them.
 
     def weighted_sums(self, weight: np.ndarray | None) -> np.ndarray:
-        """Return the sum of each feature over the rows times their weights, in double precision.
+        """Return the weighted sum of each feature over the rows, in double precision.
 
-        Weights of None are one.
+        ``weight=None`` stands for weights of one.
         """
         weight = np.ones(len(self)) if weight is None else weight
         sums, start = np.zeros(self.shape[1]), 0
@@ -229,7 +230,7 @@ class Features(ABC):
         return sums
 
     def known_sums(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same without what is missing, and the weights of what is known of each."""
+        """Return the weighted sums without missing values, and each feature's sum of weights."""
         sums, totals = np.zeros((2, self.shape[1]))
         start = 0
         for rows in self.pieces():
@@ -241,26 +242,26 @@ class Features(ABC):
         return sums, totals
 
     def missing(self) -> np.ndarray:
-        """Return a mask of the features of which some value is missing."""
+        """Return a mask of the features with missing values."""
         missing = np.zeros(self.shape[1], dtype=bool)
         for rows in self.pieces():
             missing |= np.isnan(rows).any(axis=0)
         return missing
 
     def column_limits(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the smallest and the largest known value of each feature; NaN where none is."""
+        """Return the smallest and largest known value of each feature, NaN if none is known."""
         both = [[f.reduce(rows, axis=0) for f in (np.fmin, np.fmax)] for rows in self.pieces()]
         return np.fmin.reduce([low for low, _ in both]), np.fmax.reduce([high for _, high in both])
 
     def limits(self) -> tuple[float, float]:
-        """Return the smallest and the largest known value; zeros of sparse rows count."""
+        """Return the smallest and largest known value, including the zeros of sparse rows."""
         both = [[f.reduce(rows, axis=None) for f in (np.fmin, np.fmax)] for rows in self.pieces()]
         low, high = np.fmin.reduce(both)[0], np.fmax.reduce(both)[1]
         return float(low), float(high)
 
 
 class ArrayRows(Features):
-    """An array with contiguous rows, in the type that a network reads."""
+    """An array with contiguous rows, in the network's input type."""
 
     def __init__(self, X: np.ndarray):
         super().__init__(X.shape, X.dtype)
@@ -288,7 +289,7 @@ class ArrayRows(Features):
         if self.tensor is not None:  # on torch's threads
             torch.index_select(self.tensor, 0, torch.from_numpy(rows), out=out)
         else:
-            # with mode="raise" NumPy would fill a buffer of its own first
+            # with mode="raise" NumPy would fill a temporary buffer first
             self._X.take(rows, axis=0, out=out.numpy(), mode="clip")
 
     def take(self, rows: np.ndarray) -> "ArrayRows":
@@ -304,7 +305,7 @@ class ArrayRows(Features):
             return super().weighted_sums(weight)
         sums = torch.zeros(self.shape[1], dtype=torch.double)
         for rows in self.tensor.split(max(1, _NUMBERS // self.shape[1])):
-            # on however many threads, one of them adds up a column
+            # each column is summed by a single thread, whatever their number
             sums += rows.sum(dim=0, dtype=torch.double)
         return sums.numpy()
 
@@ -315,7 +316,7 @@ class ArrayRows(Features):
 
 
 class SparseRows(Features):
-    """A CSR matrix, in the type that a network reads."""
+    """A CSR matrix, in the network's input type."""
 
     kind = "sparse "
 
@@ -335,16 +336,16 @@ class SparseRows(Features):
 
     @property
     def stored_per_row(self) -> float:
-        """How many numbers a row stores, on average."""
+        """The average number of stored values per row."""
         return float(self._X.nnz) / max(1, len(self))
 
     def suits_products(self, n_rows: int | None = None) -> bool:
-        """Return whether a first layer best multiplies the rows as they are.
+        """Return whether a first layer is faster with sparse than with dense rows.
 
         Parameters
         ----------
         n_rows : int, default=None
-            Of the batches to train with; None for predictions of all rows.
+            Number of rows of a training batch; None for predictions of all rows.
         """
         n_at_once = len(self) if n_rows is None else n_rows
         n_nonzero = n_at_once * self.stored_per_row
@@ -355,18 +356,18 @@ class SparseRows(Features):
         return SparseBatch(self._X[:0])
 
     def load(self, rows: np.ndarray, batch: SparseBatch) -> None:
-        """Let a batch hold some rows."""
+        """Load the given rows into a batch."""
         batch.load(self._X[rows])
 
     def batch_of(self, part: slice) -> SparseBatch:
-        """Return rows as they are."""
+        """Return rows as a sparse batch."""
         return SparseBatch(self._X[part])
 
     def take(self, rows: np.ndarray) -> "SparseRows":
         return SparseRows(self._X[rows])
 
     def resident(self, device: torch.device, dtype: torch.dtype, most_bytes: float) -> None:
-        """Return None: as dense rows they could take many times their bytes."""
+        """Return None: dense rows could take many times as many bytes."""
         return None
 
     def unwrapped(self) -> Any:
@@ -390,7 +391,7 @@ class SparseRows(Features):
 
 
 class MappedRows(Features):
-    """A large memory map: its rows are converted as they are read, and its pages handed back."""
+    """A large memory map: rows are converted as they are read, and pages are released."""
 
     def __init__(self, mapped: Mapped):
         super().__init__(mapped.shape, mapped.dtype)
@@ -414,14 +415,14 @@ class MappedRows(Features):
 
 
 def features_of(X: Any) -> Features:
-    """Return the features of a float32 or float64 array, best in C order, or of a CSR matrix."""
+    """Return the features of a float32 or float64 array, preferably in C order, or a CSR matrix."""
     if isinstance(X, Features):
         return X
     return SparseRows(X) if sp.issparse(X) else ArrayRows(np.ascontiguousarray(X))
 
 
 def joined(sets: Sequence[Features]) -> ArrayRows | None:
-    """Return the rows of several sets as one, where all are arrays in memory."""
+    """Return the concatenated rows of several sets; None unless all are arrays in memory."""
     arrays = [features.unwrapped() for features in sets]
     if not all(type(array) is np.ndarray for array in arrays):
         return None
@@ -429,7 +430,7 @@ def joined(sets: Sequence[Features]) -> ArrayRows | None:
 
 
 def to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return a tensor of an array; class indices keep their integer type."""
+    """Return an array as a tensor on a device; class indices keep their integer type."""
     if not lies_as_torch_knows(array):
         array = array.copy()
     tensor = torch.from_numpy(array)
@@ -437,5 +438,5 @@ def to_device(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Te
 
 
 def slices(n_rows: int, at_once: int) -> Iterator[slice]:
-    """Yield the parts of so many rows that have some of them each, in their order."""
+    """Yield consecutive slices of ``at_once`` rows each, the last perhaps shorter."""
     return (slice(i, min(i + at_once, n_rows)) for i in range(0, n_rows, at_once))

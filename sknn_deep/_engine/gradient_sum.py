@@ -1,9 +1,9 @@
-"""The sum of a gradient over several processes, which begins while it is still computed.
+"""The sum of a gradient over several processes, overlapped with backpropagation.
 
-Backpropagation is done with the last layer first, and the matrices of the layers lie one after the
-other in the flat gradient. So what lies behind a layer's matrix is complete once that layer has
-been passed, and is sent while the layers before it are computed. Every process cuts the gradient
-at the same layers and sends the parts in the same order, so the sum has the same bits each time.
+Backpropagation finishes the last layer first, and the layers' matrices are consecutive in the flat
+gradient. So once a layer is done, the gradient of its matrix and of those behind it is complete,
+and is sent while the layers before it are computed. Every process divides the gradient at the same
+layers and sends the parts in the same order, so the sum has the same bits each time.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from sknn_deep._hardware.products import Kernel
 from sknn_deep._hardware.ranks import Ranks
 
-# A part with fewer bytes waits for the next layer's: each is another message to every process.
+# Smaller parts are sent together with the next layer's, as each is a message to every process.
 LEAST_BYTES = 2**20
 
 
@@ -30,14 +30,14 @@ def gradient_sum(
     gradient : Tensor of shape (n_parameters,)
     matrices : sequence of Tensor
         Gradients of the layers' matrices, from the first layer to the last: the beginning of
-        ``gradient``. Empty where they change after their layer has been passed.
+        ``gradient``. Empty if they change after backpropagation has passed their layer.
 
     Returns
     -------
     begin : dict of Kernel
-        By the number of a layer: what to call once its gradient is complete.
+        By layer number, the kernel to call once the layer's gradient is complete.
     finish : Kernel
-        What to call once all of it is.
+        The kernel to call once the whole gradient is complete.
     """
     starts = list(accumulate((matrix.numel() for matrix in matrices), initial=0))
     end = stop = starts[-1]

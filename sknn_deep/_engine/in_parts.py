@@ -1,4 +1,4 @@
-"""Functions of a network applied to many rows, some at a time: outputs, losses."""
+"""Functions of a network applied to many rows in parts: outputs, losses."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,19 +26,20 @@ from sknn_deep._networks.flat import Network
 from sknn_deep._networks.layers import is_watched
 from sknn_deep._networks.numpy_pass import output_by_numpy
 
-# A layer's activations of the rows that a thread predicts at a time stay below this, in bytes:
-# on a CPU they stay in the cache, and an accelerator is busy enough to hide the calls.
+# Upper limit in bytes for a layer's activations of the rows that a thread predicts at a time: on a
+# CPU they stay in the cache, and on an accelerator the work hides the launch overhead.
 _CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**25, "xpu": 2**25}
 _SPARSE_CHUNK_BYTES = 2**24
-# So many of torch's threads share a part's rows at most, whose memory would grow with the cores.
+# At most this many of torch's threads share the rows of a part, whose memory would otherwise grow
+# with the number of cores.
 _MOST_SHARES = 8
-# Fewer rows are multiplied more slowly, as each product lays out the weights anew; and a few parts
-# for each thread are enough, unless activations of larger ones would leave the cache.
+# Products of fewer rows are slower per row, as each packs the weights anew; a few parts per thread
+# are enough, unless the activations of larger parts would not fit in the cache.
 _FEWEST_ROWS, _MOST_PARTS = 128, 32
 
 
 def chunk_rows(width: int, dtype: torch.dtype | np.dtype, device_type: str = "cpu") -> int:
-    """Return how many rows a chunk may have, given the units of each."""
+    """Return how many rows a chunk may have, given the units per row."""
     n_bytes = _CHUNK_BYTES.get(device_type, _CHUNK_BYTES["cpu"])
     return max(1, n_bytes // (width * dtype.itemsize))
 
@@ -53,27 +54,28 @@ def map_parts(
     is_sparse: bool = False,
     may_share: bool = False,
 ) -> None:
-    """Apply a function to rows part by part, so that the activations stay in bounds.
+    """Apply a function to rows part by part, to limit the memory of the activations.
 
-    On a CPU Python's threads share the parts, if there are enough. Otherwise torch's share each of
-    them. Where the memory of a device is too small for a part, that and those after it are halved.
+    On a CPU, Python threads share the parts, if there are enough; otherwise torch's threads share
+    each part. If a device runs out of memory, the part and all later ones are halved.
 
     Parameters
     ----------
     function : callable
         Called with a slice of rows, without gradients.
     store : callable
-        Called with each part once, one at a time and in any order, and what the function returned.
+        Called once per part with its slice and the function's result, never concurrently, in any
+        order.
     n_samples : int
     network : Network
-        What the function applies.
+        The network that the function applies.
     product_dtype : torch.dtype, default=None
-        To which a CPU rounds the factors of large products.
+        Type to which a CPU rounds the factors of large products.
     is_sparse : bool, default=False
-        Whether to sparse rows, which take no memory as dense ones.
+        Whether the function reads sparse rows, which need no memory for dense copies.
     may_share : bool, default=False
-        Whether several threads may call the function at once. They do not where hooks want to see
-        the rows in their order, or modules draw numbers.
+        Whether several threads may call the function at once. They do not if hooks need to see
+        the rows in order, or if modules draw random numbers.
     """
     flat, start = network.flat, 0
     is_on_cpu = flat.device.type == "cpu"
@@ -83,7 +85,7 @@ def map_parts(
     most_rows = n_threads * chunk_rows(network.width, flat.dtype)
     is_one_part = n_samples <= most_rows and (work < FEWEST_TO_SHARE or not may_share)
     if is_on_cpu and is_one_part and not (rounds and work >= FEWEST_TO_ROUND):
-        # of a few rows the calls take longer than the numbers
+        # for few rows the calls take longer than the arithmetic
         is_set = torch.get_num_threads() == n_threads
         part = slice(0, n_samples)
         try:
@@ -92,7 +94,7 @@ def map_parts(
                 return
         except torch.OutOfMemoryError:
             release_cached_memory(flat.device)  # and try again, with fewer rows at a time
-    # autocast holds for a thread, and helpers are other ones
+    # autocast applies to the current thread only, not to helpers
     may_share &= is_on_cpu and not torch.is_autocast_enabled("cpu")
     if may_share and not any(map(is_watched, network.modules())):
         parts = _equal_parts(n_samples, network)
@@ -100,17 +102,17 @@ def map_parts(
         if len(parts) > 1 and len(parts) >= n_threads:
 
             def apply(number: int) -> Any:
-                # what is entered holds for a thread
+                # these context managers apply to the current thread only
                 with torch.inference_mode(), RoundedLayers(n_samples) if rounds else nullcontext():
                     return function(parts[number])
 
             share_parts(apply, lambda i, value: store(parts[i], value), len(parts), n_threads)
             return
     with applying(network, n_samples), RoundedLayers(n_samples) if rounds else nullcontext():
-        # each thread has its own share of a part in its cache
+        # each thread keeps its share of a part in its own cache
         n_together = min(torch.get_num_threads(), _MOST_SHARES)
         rows = n_together * chunk_rows(network.width, flat.dtype, flat.device.type)
-        if is_sparse:  # each part turns the first weights around
+        if is_sparse:  # each part transposes the first layer's weights
             widest = max(layer.out_features for layer in network.linear_layers())
             rows = _SPARSE_CHUNK_BYTES // (widest * flat.element_size())
         while start < n_samples:
@@ -124,16 +126,16 @@ def map_parts(
             except torch.OutOfMemoryError as error:
                 if n_rows == 1:
                     raise OutOfMemoryError(_too_small_for_a_row(flat.device, error)) from error
-            # outside of the block, which holds the tensors of the attempt
+            # outside the except block, which keeps the tensors of the failed attempt alive
             rows = n_rows // 2
             release_cached_memory(flat.device)
 
 
 def _equal_parts(n_samples: int, network: Network) -> list[slice]:
-    """Divide rows into parts for a thread each, the same ones however many threads there are."""
+    """Divide rows into parts, one per thread at a time, independently of the number of threads."""
     work = n_samples * network.weights.numel()
     n_parts = min(work // OUTPUT_WORK_OF_A_THREAD, n_samples // _FEWEST_ROWS, _MOST_PARTS)
-    n_parts = 1 << max(0, n_parts.bit_length() - 1)  # as two and four threads have the same of
+    n_parts = 1 << max(0, n_parts.bit_length() - 1)  # so that two or four threads share evenly
     most = chunk_rows(network.width, network.flat.dtype)
     return list(slices(n_samples, max(1, min(-(-n_samples // n_parts), most))))
 
@@ -146,7 +148,7 @@ def map_rows(
     *,
     may_be_sparse: bool = False,
 ) -> np.ndarray | Tensor:
-    """Apply a part of a network to rows, some at a time.
+    """Apply a part of a network to rows, part by part.
 
     Parameters
     ----------
@@ -157,12 +159,12 @@ def map_rows(
     product_dtype : torch.dtype, default=None
         See :func:`map_parts`.
     may_be_sparse : bool, default=False
-        Whether the function does nothing but give the rows to the network, so that it may get a
+        Whether the function only passes the rows to the network, so that it may be given a
         ``SparseBatch``.
 
     Returns
     -------
-    output : ndarray with n_rows rows, or Tensor where the features ask for one
+    output : ndarray with n_rows rows, or Tensor if the features ask for one
     """
     n_rows = len(features)
     if isinstance(features, DividedRows):
@@ -175,7 +177,7 @@ def map_rows(
     if features.gives_tensors:
         return _map_on_device(function, features, network, product_dtype)
     read, is_sparse = _reader(features, network, may_be_sparse)
-    outputs: list[np.ndarray] = []  # one for all rows, made when the first ones are known
+    outputs: list[np.ndarray] = []  # one array for all rows, allocated with the first part
 
     def store(part: slice, rows: np.ndarray) -> None:
         if len(rows) == n_rows:
@@ -200,7 +202,7 @@ def map_rows(
 def _reader(
     features: Features, network: Network, may_be_sparse: bool
 ) -> tuple[Callable[[slice], Any], bool]:
-    """Return what reads rows for a network, and whether it reads them as a ``SparseBatch``."""
+    """Return a function that reads rows for a network, and whether it returns a ``SparseBatch``."""
     flat = network.flat
     if may_be_sparse and isinstance(features, SparseRows) and features.suits_products():
         if network.takes_sparse_rows:
@@ -215,14 +217,14 @@ def _map_on_device(
     product_dtype: torch.dtype | None,
 ) -> Tensor:
     flat, n_rows = network.flat, len(features)
-    outputs: list[Tensor] = []  # one for all rows, made when the first ones are known
+    outputs: list[Tensor] = []  # one tensor for all rows, allocated with the first part
 
     def apply(part: slice) -> Tensor:
         return function(features.to(part, flat.device, flat.dtype))
 
     def store(part: slice, rows: Tensor) -> None:
         if not outputs:
-            with torch.inference_mode(False):  # the user's own: autograd may read it
+            with torch.inference_mode(False):  # returned to the user, who may use it with autograd
                 outputs.append(rows.new_empty((n_rows, *rows.shape[1:])))
         outputs[0][part] = rows
 
@@ -238,9 +240,9 @@ def evaluate_loss(
     ranks: Ranks | None = None,
     product_dtype: torch.dtype | None = None,
 ) -> tuple[float, np.ndarray | None]:
-    """Return the mean loss over a validation set and, to keep, the raw output of every row.
+    """Return the mean loss over a validation set and, if ``keep``, the raw output of every row.
 
-    Ranks, where there are some, share the rows, and have both of all rows.
+    Ranks, if given, share the rows, and each gets the results for all rows.
     """
     device, dtype, divided = network.flat.device, network.flat.dtype, samples.X
     samples = samples.own()
@@ -286,7 +288,7 @@ def evaluate_loss(
     if ranks is not None:
         sums = torch.tensor([total, weight_sum], dtype=torch.float64, device=device)
         total, weight_sum = ranks.add_(sums).tolist()
-        if keep:  # of divided rows some rank may have none
+        if keep:  # some rank may have none of the divided rows
             join: Any = divided.joined if isinstance(divided, DividedRows) else ranks.gathered
             output = join(output)
     return total / weight_sum * loss.reported_scale, output
@@ -294,7 +296,7 @@ def evaluate_loss(
 
 @contextmanager
 def applying(network: Network, n_rows: int) -> Iterator[None]:
-    """Let a block apply a network to this many rows, on as many threads as are worth it."""
+    """Run a block that applies a network to this many rows, on as many threads as pay off."""
     pace = Pace.of_outputs(network.flat.device)
     with pace.steps(multiply_adds=n_rows * network.weights.numel()):
         yield

@@ -1,4 +1,4 @@
-r"""One dense layer's forward and backward pass over batches of one length.
+r"""One dense layer's forward and backward pass over batches of the same length.
 
 .. math::
     z = x W^\top + b, \qquad y = \nu(z), \qquad a = m \odot \phi(y)
@@ -29,23 +29,23 @@ from sknn_deep._hardware.sparse_products import SparseBatch
 from sknn_deep._networks.inputs import matrices_of
 from sknn_deep._networks.stacked import DenseLayer
 
-# Whose kernels compute the same bits on any number of threads: of the others torch rounds the last
-# elements of each thread's share in another way.
+# Activations whose kernels give the same bits on any number of threads: for the others torch
+# rounds the last elements of each thread's share differently.
 _ALIKE_ON_ANY_THREADS = ("identity", "relu", "leaky_relu", "tanh")
 _NEGLIGIBLE = {dtype: torch.finfo(dtype).tiny ** 0.5 for dtype in LOWEST_LOGIT}
 
 
 class LayerPass:
-    """One dense layer's kernels for batches of one length, and their buffers.
+    """One dense layer's kernels for batches of the same length, and their buffers.
 
-    Kernels that only touch these buffers are built once for all batches: in a small
-    network, whose step is a matter of microseconds, those of other batches would push them
-    out of the cache.
+    Kernels that touch only these buffers are built once for all batches: in a small network,
+    whose step takes microseconds, separate kernels per batch would evict each other from the
+    cache.
 
     Attributes
     ----------
     delta : Tensor of shape (batch, out_features)
-        The gradient of the loss: with respect to the output, after :meth:`backward` with
+        The gradient of the loss with respect to the output; after :meth:`backward`, with
         respect to the pre-activation.
     """
 
@@ -79,13 +79,13 @@ class LayerPass:
     def forward(
         self, x: Any, out: Tensor | None, number: int = 0
     ) -> tuple[Program, Tensor, Tensor]:
-        """Return the kernels from an input of shape (batch, in_features), and two results.
+        """Return the kernels for an input of shape (batch, in_features), and two results.
 
-        The input is a Tensor or, of a first layer, a SparseBatch.
+        The input is a Tensor or, for a first layer, a SparseBatch.
 
-        These are the output and what the activation's derivative is a function of. The
-        output layer, which has neither normalisation nor dropout, writes it to ``out``. The number
-        of the batch in its epoch tells which masks are its own, where some are drawn together.
+        The results are the output and the argument of the activation's derivative. The output
+        layer, which has neither normalisation nor dropout, writes its output to ``out``. The index
+        of the batch in its epoch selects its mask if several are drawn together.
         """
         z, y, a = self._z, self._y, self._a
         if out is not None:
@@ -114,7 +114,7 @@ class LayerPass:
         return kernels + self._pinned(self._activation.forward(y, a))
 
     def _pinned(self, program: Program) -> Program:
-        """Return the activation's kernels, on threads of their own if that decides on bits."""
+        """Return the activation's kernels, with a fixed number of threads if bits depend on it."""
         if self._layer.activation in _ALIKE_ON_ANY_THREADS:
             return program
         return [self._pace.pinned(kernel, self.delta.numel()) for kernel in program]
@@ -136,9 +136,9 @@ class LayerPass:
         return self._mask if self._masks is None else self._masks.of_batch(slot, self._n_rows)
 
     def backward(self, x: Any, saved: Tensor, is_merged: bool = False, number: int = 0) -> Program:
-        """Return the kernels that take delta back to the pre-activation, and the gradients'.
+        """Return the kernels that propagate delta to the pre-activation and write the gradients.
 
-        With ``is_merged`` delta is with respect to the pre-activation already.
+        With ``is_merged``, delta is already with respect to the pre-activation.
         """
         differentiate = self._once(self._differentiate, saved, is_merged, self._slot(number))
         return differentiate + self._once(self._gradients, x)
@@ -170,8 +170,8 @@ class LayerPass:
         return self._products.product("delta", self.delta, self._layer.weight, out)
 
     def _once(self, build: Callable[..., Program], *args: Any) -> Program:
-        """Return what a method builds of tensors, from the time before if it is the same."""
-        # they are kept beside it, so that no other can get the name
+        """Return the kernels that a method builds for tensors, cached by the tensors' ids."""
+        # the tensors are kept with the kernels, so that no others can get their ids
         key = (build.__name__, *map(id, args))
         if key not in self._built:
             self._built[key] = (build(*args), args)

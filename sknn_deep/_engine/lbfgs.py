@@ -1,8 +1,8 @@
 """SciPy's L-BFGS over a whole training set, with the gradient in closed form.
 
-It minimises what it reports. For several regression outputs scikit-learn passes the mean of the
-loss over the outputs with the gradient of the sum. Here both are of the sum, so the line search is
-consistent.
+The loss and its gradient are consistent. With several regression outputs, scikit-learn passes the
+mean of the loss over the outputs but the gradient of the sum. Here both belong to the sum, so the
+line search is consistent.
 """
 
 from collections.abc import Callable
@@ -39,22 +39,22 @@ def fit_lbfgs(
     Parameters
     ----------
     network : Network
-        Its present weights are the start; it holds the optimum afterwards.
+        Its current weights are the starting point; it holds the optimum afterwards.
     loss : Loss
     chunk : Chunk or Batches
         The whole set in one batch; or in several, whose losses and gradients are summed, so that
-        there are never more rows together than in one of them.
+        no more rows than one batch are in memory.
     alpha, tol, max_iter, max_fun
         See the estimators.
     watch : callable, default=None
-        Called with the number and the loss of each iteration, on the scale that is reported.
+        Called with the number and the loss of each iteration, on the reported scale.
     ranks : Ranks, default=None
-        The processes that minimise it together, each by the loss of its rows.
+        The processes that minimise the loss together, each computing that of its own rows.
 
     Returns
     -------
     loss : float
-        The loss at the optimum, penalty included, on the scale that is reported.
+        The loss at the optimum, penalty included, on the reported scale.
     n_iter : int
     interrupted : bool
         Whether the user interrupted; the network then holds the last iterate.
@@ -141,7 +141,7 @@ def _write(work: Workspace, ranks: Ranks | None) -> float:
 
 
 def _sum_over(batches: Batches, backprop: Backprop, network: Network) -> float:
-    """Do the same batch by batch."""
+    """Do the same as :func:`_write`, batch by batch."""
     gradient, loss = gradient_of(network.flat), 0.0
     total = torch.zeros_like(gradient)
     all_weights = batches.weight_sum
@@ -161,7 +161,7 @@ def _sum_over(batches: Batches, backprop: Backprop, network: Network) -> float:
 
 
 def _warn_of_failure(result: scipy.optimize.OptimizeResult, n_iter: int, max_iter: int) -> None:
-    """Warn in scikit-learn's words, but at the user's line."""
+    """Warn with scikit-learn's message, but attribute the warning to the user's line."""
     more = ""
     if n_iter == max_iter:
         more = (

@@ -1,4 +1,4 @@
-r"""Losses: from a name to the loss of each sample as a function of the raw output.
+r"""Losses by name: the loss of each sample as a function of the raw output.
 
 A loss takes the network's raw output :math:`z` (the last layer before its output
 activation) because the canonical pairs simplify there: for softmax with cross entropy,
@@ -26,10 +26,11 @@ SampleLoss = Callable[[Tensor, Tensor], Tensor]
 Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], object]
 RECONSTRUCTION_LOSSES = ("squared_error", "absolute_error", "huber", "log_loss", "cosine")
 REGRESSION_LOSSES = ("squared_error", "poisson", "absolute_error", "huber", "quantile", "normal")
-# For fewer classes indicators take less time than indices: what is written here and there costs
-# more than a comparison of all.
+# For fewer classes one-hot indicators are faster than indices: scattered writes cost more than
+# comparing with every class.
 MANY_CLASSES = 64
-# From so many numbers on, the loss of a wide output costs less on the way than afterwards.
+# From this many numbers on, computing the loss of a wide output along with its gradient is faster
+# than computing it afterwards.
 _MANY_NUMBERS = 2**15
 
 
@@ -37,34 +38,34 @@ _MANY_NUMBERS = 2**15
 class Loss:
     """A training loss.
 
-    Tensors may have leading dimensions, those of a stack of networks.
+    Tensors may have a leading dimension for the networks of a stack.
 
     Attributes
     ----------
     per_sample : callable
         ``per_sample(raw, target)`` maps the raw output and the target, both of shape
-        (batch, n_outputs) but for :mod:`~sknn_deep._engine.distributions`, to losses of shape
+        (batch, n_outputs) except in :mod:`~sknn_deep._engine.distributions`, to losses of shape
         (batch,), summed over the outputs.
     gradient : callable
-        ``gradient(raw, target, scale, out)`` writes their gradient with respect to the raw
-        output, times a factor of shape () or, one for each sample, (batch, 1).
+        ``gradient(raw, target, scale, out)`` writes the gradient of the losses with respect to
+        the raw output, times a factor of shape () or, one per sample, (batch, 1).
     encode : callable or None
-        ``encode(labels, out)`` writes what these two take as the target: for the softmax
-        from class indices of shape (batch,). Where classes are many, both take these themselves.
+        ``encode(labels, out)`` writes the target that these two take: for the softmax, from
+        class indices of shape (batch,). If there are many classes, both take the indices.
     with_gradient : callable or None
-        ``with_gradient(raw, target, scale, out, losses)`` writes what the two compute, in less
+        ``with_gradient(raw, target, scale, out, losses)`` writes both results at once, in less
         time for wide outputs; ``out`` may be ``raw``.
     reported_scale : float
-        Factor from that sum to the value in ``loss_curve_``: scikit-learn reports the
-        mean over the outputs for squared error, and follows the gradient of the sum.
+        Factor from that sum to the value in ``loss_curve_``: for squared error, scikit-learn
+        reports the mean over the outputs but follows the gradient of the sum.
     is_merged : bool
-        Whether ``raw`` has gone through the output activation already while the gradient is
-        the one before it, where the pair simplifies.
+        Whether ``raw`` has already passed the output activation while the gradient is with
+        respect to the pre-activation, because the pair simplifies.
     penalty : CodePenalty or None
-        What is added to the loss of a batch for an autoencoder's code.
+        Penalty on an autoencoder's code, added to the loss of a batch.
     is_alike_on_any_threads : bool
-        Whether gradients, and losses of rows that lie in one piece, have the same bits on any
-        number of threads: each number is computed from one row by one thread.
+        Whether gradients, and losses of contiguous rows, have the same bits on any number of
+        threads, because each number is computed from one row by one thread.
     """
 
     per_sample: SampleLoss
@@ -77,26 +78,26 @@ class Loss:
     is_alike_on_any_threads: bool = False
 
     def is_encoded(self, labels: Tensor, raw: Tensor) -> bool:
-        """Return whether targets are encoded for an output; indices of many classes are not."""
+        """Return whether targets need encoding for an output; indices of many classes do not."""
         are_indices = labels.ndim < raw.ndim
         return self.encode is not None and not (are_indices and raw.shape[-1] >= MANY_CLASSES)
 
     def is_read_on_the_way(self, raw: Tensor) -> bool:
-        """Return whether ``with_gradient`` takes less time than to compute the loss afterwards."""
+        """Return whether ``with_gradient`` is faster than computing the loss afterwards."""
         is_wide = raw.shape[-1] >= MANY_CLASSES and raw.numel() >= _MANY_NUMBERS
         return is_wide and raw.device.type == "cpu" and self.with_gradient is not None
 
     def write(
         self, raw: Tensor, target: Tensor, scale: Tensor, out: Tensor, losses: Tensor | None
     ) -> None:
-        """Write the gradient and, where there is a place for them, the losses."""
+        """Write the gradient and, unless ``losses`` is None, the losses."""
         if losses is None or self.with_gradient is None:
             self.gradient(raw, target, scale, out)
         else:
             self.with_gradient(raw, target, scale, out, losses)
 
     def encoded(self, labels: Tensor, raw: Tensor) -> Tensor:
-        """Return the targets that belong to a raw output of shape (batch, n_outputs)."""
+        """Return the encoded targets for a raw output of shape (batch, n_outputs)."""
         if self.encode is None or not self.is_encoded(labels, raw):
             return labels
         target = torch.empty_like(raw)
@@ -106,16 +107,16 @@ class Loss:
 
 @dataclass(frozen=True)
 class CodePenalty:
-    r"""What an autoencoder pays for its code :math:`h(x)` of :math:`k` units, per row.
+    r"""The penalty on an autoencoder's code :math:`h(x)` of :math:`k` units, per row.
 
     .. math::
         \frac{s}{k} \sum_j |h_j(x)|
         + \frac{c}{k} \left\lVert \frac{\partial h(x)}{\partial x} \right\rVert_F^2
         + \frac{\beta}{d} D_{KL}\left(q(h|x) \,\Vert\, N(0, I)\right)
 
-    with a weight for sparsity [1]_, for the contraction of the encoder [2]_ and, where the
-    code is a distribution, for its divergence from the prior [3]_, which is divided by the
-    :math:`d` features as the reconstruction's loss is.
+    with weights for sparsity [1]_, for the contraction of the encoder [2]_ and, if the code is a
+    distribution, for its divergence from the prior [3]_, which is divided by the number :math:`d`
+    of features like the reconstruction loss.
 
     References
     ----------
@@ -140,7 +141,7 @@ def classification_loss(out_activation: str, label_smoothing: float = 0.0) -> Lo
         "softmax": one class per row, targets are class indices of shape (batch,).
         "logistic": independent labels, targets of shape (batch, n_outputs) in {0, 1}.
     label_smoothing : float in [0, 1)
-        Share of each target that is spread evenly over the classes.
+        Fraction of each target that is spread evenly over the classes.
     """
     smooth = partial(_smooth, share=label_smoothing)
     if out_activation == "softmax":
@@ -170,13 +171,13 @@ def regression_loss(
     name : {"squared_error", "poisson", "absolute_error", "huber", "quantile", "normal"}
         Squared error and Poisson deviance are halved, as in scikit-learn.
     n_outputs : int
-        Columns of the target; "normal" and several quantiles have more outputs for each.
+        Number of columns of the target; "normal" and several quantiles use more outputs for each.
     quantile : float in (0, 1)
         Level of the pinball loss of "quantile".
     huber_delta : float
-        Residual, in units of the target, at which "huber" turns from square to linear.
+        Residual, in units of the target, at which "huber" turns from quadratic to linear.
     quantiles : sequence of float, default=None
-        Levels of "quantile", several in one network.
+        Levels of "quantile" if one network predicts several.
     """
     if name == "quantile" and quantiles is not None:
         several = Quantiles(quantiles)
@@ -219,26 +220,26 @@ def reconstruction_loss(
 ) -> Loss:
     r"""Return an autoencoder's loss: the mean over the features of each sample.
 
-    A column of categories is one feature, whatever their number :math:`k`: of its indicators
-    :math:`t` and the raw output :math:`z` the loss is the cross entropy of their softmax,
-    :math:`-\sum_k t_k \log p_k`. A category that training has not seen has no loss.
+    A categorical column counts as one feature, whatever its number of categories: with indicators
+    :math:`t` and probabilities :math:`p`, the softmax of the raw outputs, its loss is the cross
+    entropy :math:`-\sum_k t_k \log p_k`. A category not seen in training has no loss.
 
     Parameters
     ----------
     name : {"squared_error", "absolute_error", "huber", "log_loss", "cosine"}
         The squared error is neither halved nor summed, so that ``loss_curve_`` reads as the
-        mean squared error per feature, whatever their number. "cosine" is one minus the
-        cosine of the angle between a row and its reconstruction.
+        mean squared error per feature, whatever the number of features. "cosine" is one minus
+        the cosine of the angle between a row and its reconstruction.
     huber_delta : float
         See :func:`regression_loss`.
     weights : Tensor of shape (n_features,), default=None
-        Of the features in the mean; only their ratios matter.
+        Weights of the features in the mean; only their ratios matter.
     allow_nan : bool, default=False
         Whether features that are NaN in the target are left out of the mean.
     penalty : CodePenalty, default=None
     categories : sequence of int, default=()
-        How many indicators each column of categories has; they stand behind the numbers. With
-        them "log_loss" and "cosine" are not possible.
+        Number of indicators of each categorical column; they follow the numbers. Not supported
+        with "log_loss" and "cosine".
     """
     if name == "squared_error" and weights is None and not allow_nan and not categories:
         return Loss(
@@ -283,7 +284,7 @@ def reconstruction_loss(
 
 def _one_hot(labels: Tensor, out: Tensor, share: float) -> None:
     classes = torch.arange(out.shape[-1], dtype=out.dtype, device=out.device)
-    # a comparison of floating-point numbers takes less time than writing ones here and there
+    # comparing floating-point numbers is faster than scattering ones
     torch.eq(labels.unsqueeze(-1).to(out.dtype), classes, out=out)
     if share:
         out.mul_(1 - share).add_(share / len(classes))
@@ -323,7 +324,7 @@ def _cross_entropy_with_gradient(
     torch.sub(largest, of_label, out=losses)
     smoothed = of_label.sub_(raw.mean(dim=-1)) if share else None
     torch.softmax(raw, dim=-1, out=out)
-    # of the likeliest class log p = z - log(sum(exp(z))), and p is at least 1 / n_classes
+    # for the likeliest class, log p = z - log(sum(exp(z))) and p is at least 1 / n_classes
     losses.sub_(out.amax(dim=-1).log_())
     if smoothed is not None:
         losses.add_(smoothed, alpha=share)
@@ -398,7 +399,7 @@ def _pinball_gradient(
     raw: Tensor, target: Tensor, scale: Tensor, out: Tensor, quantile: float
 ) -> None:
     torch.sub(raw, target, out=out)
-    # -q below the target, 1 - q above it, and between them midway where they meet
+    # -q below the target, 1 - q above it, and the midpoint of the two at the target
     out.sign_().mul_(0.5).add_(0.5 - quantile).mul_(scale)
 
 
@@ -446,12 +447,12 @@ def _shares(target: Tensor, weights: Tensor | None, allow_nan: bool) -> Tensor |
     shares = target.isnan().logical_not().to(target.dtype)
     if weights is not None:
         shares.mul_(weights)
-    # a row of which nothing is known has no loss
+    # a row without known values has no loss
     return shares.div_(shares.sum(dim=-1, keepdim=True).clamp_(torch.finfo(shares.dtype).tiny))
 
 
 def _known(target: Tensor, output: Tensor, share: Tensor | float) -> Tensor:
-    """Return the target, with the reconstruction in place of what may be missing."""
+    """Return the target with missing values replaced by the reconstruction."""
     may_miss = isinstance(share, Tensor) and share.ndim == target.ndim
     return torch.where(target.isnan(), output, target) if may_miss else target
 
@@ -488,7 +489,7 @@ def _mean_of_columns_gradient(
     )
     for j, group in enumerate(groups, start=numbers.stop):
         indicators = target[..., group]
-        # all of them are 0 where the category is none of the training's
+        # all of them are 0 if the category was not seen in training
         probabilities = torch.softmax(raw[..., group], dim=-1).mul_(
             indicators.sum(dim=-1, keepdim=True)
         )
@@ -499,7 +500,7 @@ def _mean_of_columns_gradient(
 def _shares_of_columns(
     numbers: Tensor, n_others: int, weights: Tensor | None, allow_nan: bool
 ) -> Tensor:
-    """Return the shares of numbers and of columns of categories in a row's mean."""
+    """Return the shares of numbers and of categorical columns in a row's mean."""
     shape = (*(numbers.shape[:-1] if allow_nan else ()), numbers.shape[-1] + n_others)
     shares = numbers.new_ones(shape)
     if allow_nan:
@@ -559,7 +560,7 @@ def _cosine_parts(output: Tensor, target: Tensor, shares: Callable) -> tuple:
         (share * left * right).sum(dim=-1, keepdim=True)
         for left, right in ((output, target), (output, output), (target, target))
     )
-    # rows of zeros have no direction, and no gradient that could give them one
+    # rows of zeros have no direction, and no gradient to give them one
     smallest = torch.finfo(output.dtype).tiny ** 0.5
     squared_norm = squared_norm.clamp(smallest)
     norms = (squared_norm * of_target.clamp(smallest)).sqrt()

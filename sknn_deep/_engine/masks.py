@@ -1,9 +1,9 @@
-"""Dropout's masks on an accelerator, drawn for several batches at once.
+"""Dropout masks on an accelerator, drawn for several batches at once.
 
-There a call takes longer than what it does for a small batch, and each network of a stack has a
-generator of its own, so that it draws what it would draw alone. So each draws for up to 16 batches
-by one call, and these are the same batches however they are gathered: those of an epoch, counted
-from its first.
+For a small batch, launching a kernel takes longer than its work, and each network of a stack has
+its own generator, so that it draws the same numbers as when trained alone. So each network draws
+the masks of up to 16 batches in one call. The groups are counted from the first batch of an epoch,
+so they do not depend on how batches are gathered.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 from sknn_deep._networks.layers import Dropout
 
 MOST_BATCHES = 16
-# Numbers that a network draws by one call, unless a single batch needs more.
+# Most numbers that a network draws in one call, unless a single batch needs more.
 _NUMBERS = 2**20
 
 
@@ -25,14 +25,14 @@ class Masks:
     ----------
     modules : list of Dropout, length K
     shape : sequence of int
-        (batch, units) of the longest batch; of a stack with a leading dimension of K.
+        (batch, units) of the longest batch; with a leading dimension of K for a stack.
     like : Tensor
-        Of their type and device.
+        Provides the type and device.
 
     Attributes
     ----------
     n_batches : int
-        How many batches a draw is for, a power of two.
+        Number of batches per draw, a power of two.
     """
 
     def __init__(self, modules: list[Dropout], shape: Sequence[int], like: Tensor):
@@ -45,7 +45,7 @@ class Masks:
         self._kept = like.new_empty((2, *shape[:-2], 1, 1))  # the probability, and its inverse
 
     def update(self) -> None:
-        """Take over the rates that the modules have now."""
+        """Adopt the current dropout rates of the modules."""
         rates = [module.p for module in self._modules]
         if rates != self._rates:
             kept = 1 - torch.tensor(rates, dtype=torch.float64, device="cpu")

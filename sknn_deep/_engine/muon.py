@@ -1,7 +1,7 @@
-r"""Muon's orthogonal steps, in the type that a processor multiplies fastest.
+r"""Muon's orthogonalised steps, in the type that a processor multiplies fastest.
 
-torch's Muon computes in bfloat16. A CPU without instructions for it, such as one with AVX2 only,
-takes several times as long as in single precision.
+torch's Muon computes in bfloat16. On a CPU without instructions for it, such as one with only AVX2,
+this takes several times as long as single precision.
 
 References
 ----------
@@ -18,15 +18,16 @@ from torch import Tensor
 
 from sknn_deep._hardware.bfloat16 import has_instructions
 
-# From this width over height on, iterations run on the Gram matrix, whose products are smaller.
+# From this ratio of width to height on, iterations use the Gram matrix, whose products are smaller.
 _WIDE = 2.5
-# Rounding leaves this matrix small negative eigenvalues, which each iteration but the last
-# multiplies by a squared. They may grow so much: with torch's coefficients in five iterations.
+# Rounding leaves the Gram matrix with small negative eigenvalues, which each iteration but the last
+# multiplies by a squared. The largest growth allowed is that of five iterations with torch's
+# coefficients.
 _MOST_GROWTH = 2**15
 
 
 def step_dtype(device: torch.device) -> torch.dtype:
-    """Return the type in which steps are computed on a device."""
+    """Return the data type in which steps are computed on a device."""
     return torch.bfloat16 if device.type != "cpu" or has_instructions() else torch.float32
 
 
@@ -37,8 +38,8 @@ def orthogonalized(
 
     .. math:: X \leftarrow (a I + b A + c A^2) X, \qquad A = X X^\top
 
-    For wide matrices the product of these polynomials is computed from A alone, and applied to X
-    once [1]_: polynomials in A commute with A. Bfloat16 is not accurate enough for that.
+    For wide matrices, the product of these polynomials is computed from A alone and applied to X
+    once [1]_, as polynomials in A commute with A. Bfloat16 is not accurate enough for that.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def orthogonalized(
 def _product_of_polynomials(
     gram: Tensor, coefficients: tuple[float, float, float], n_iterations: int
 ) -> Tensor:
-    r"""Return what all iterations together multiply X by.
+    r"""Return the matrix by which all iterations together multiply X.
 
     .. math:: P = a I + b A + c A^2, \qquad Q \leftarrow P Q, \qquad A \leftarrow P A P
 
@@ -101,14 +102,14 @@ def _product_of_polynomials(
 
 
 def rate_factor(adjustment: str | None, shape: torch.Size) -> float:
-    """Return by what torch multiplies Muon's learning rate for a matrix."""
+    """Return the factor by which torch multiplies Muon's learning rate for a matrix."""
     if adjustment == "match_rms_adamw":
         return 0.2 * math.sqrt(max(shape))
     return math.sqrt(max(1.0, shape[0] / shape[1]))
 
 
 class SinglePrecisionMuon(torch.optim.Muon):
-    """torch's Muon with steps in single precision; parameters and state as there."""
+    """torch's Muon with steps in single precision, and the same parameters and state."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -1,10 +1,10 @@
-r"""Batch and layer normalisation of a layer, forward and back, by torch's own kernels.
+r"""Batch and layer normalisation of a layer, forward and backward, with torch's own kernels.
 
-On a CPU each network of a stack is normalised by itself: its rows are in the cache then. On a
-device a call takes longer than what it does, so that one call is for all networks. To batch
-normalisation a stack of K networks is one batch of :math:`K \times` units channels. Layer
-normalisation treats the rows of all networks alike but for their scales :math:`w` and shifts
-:math:`b`, so these are not left to the kernel:
+On a CPU each network of a stack is normalised separately, while its rows are in the cache. On a
+device, launching a kernel takes longer than its work, so one call serves all networks. For batch
+normalisation, a stack of K networks is one batch with :math:`K \times` units channels. Layer
+normalisation treats the rows of all networks alike except for their scales :math:`w` and shifts
+:math:`b`, so these are applied separately:
 
 .. math::
     y = w \odot \hat z + b, \qquad
@@ -29,12 +29,12 @@ Statistics = tuple[Tensor, Tensor, Tensor]
 
 
 class NormPass(Protocol):
-    """Normalises ``z`` into ``y``, both of shape (batch, units), of a stack (K, batch, units)."""
+    """Normalises ``z`` into ``y``, of shape (batch, units), or (K, batch, units) for a stack."""
 
     def forward(self) -> None: ...
 
     def backward(self, delta: Tensor) -> None:
-        """Write the gradients; delta becomes the one with respect to ``z``."""
+        """Write the gradients; delta becomes the gradient with respect to ``z``."""
 
 
 def norm_pass(
@@ -44,16 +44,16 @@ def norm_pass(
     statistics: Statistics | None,
     ranks: Ranks | None = None,
 ) -> NormPass:
-    """Return what normalises a layer.
+    """Return the normalisation pass of a layer.
 
     Parameters
     ----------
     norm : NormLayer
     z, y : Tensor of shape (batch, units) or (K, batch, units)
     statistics : Statistics or None
-        Those of a stack with batch normalisation on a device.
+        Running statistics of a stack with batch normalisation on a device.
     ranks : Ranks, default=None
-        The processes that share a batch, of whose rows ``z`` has this process'.
+        The processes that share a batch; ``z`` has this process's rows.
     """
     if ranks is not None and isinstance(norm.modules[0], nn.BatchNorm1d):
         return _BatchNormOfRanks(norm, z, y, ranks)
@@ -67,7 +67,7 @@ def norm_pass(
 
 
 def is_by_channel(norm: NormLayer, weight: Tensor) -> bool:
-    """Return whether a layer with this matrix is normalised with all units as channels."""
+    """Return whether all units of all networks are normalised together as channels."""
     is_batch = isinstance(norm.modules[0], nn.BatchNorm1d)
     return is_batch and weight.ndim == 3 and weight.device.type != "cpu"
 
@@ -80,7 +80,7 @@ class _OfNetwork:
         (self._module,), self._weight, self._bias, self._weight_grad, self._bias_grad = norm
         self._z, self._y = z, y
         self._is_batch = isinstance(self._module, nn.BatchNorm1d)
-        if self._is_batch:  # a module takes its time to look its buffers up
+        if self._is_batch:  # looking up a module's buffers is slow
             self._n_batches = self._module.num_batches_tracked
             self._statistics = (self._module.running_mean, self._module.running_var)
 
@@ -121,7 +121,7 @@ class _OfNetwork:
 
 
 class _OfEach:
-    """That of K networks, one after the other."""
+    """Batch or layer normalisation of K networks, one after the other."""
 
     def __init__(self, norm: NormLayer, z: Tensor, y: Tensor):
         parts = zip(norm.of_each(), matrices_of(z), matrices_of(y), strict=True)
@@ -144,7 +144,7 @@ class _BatchNormOfStack:
         self._momentum, self._eps = module.momentum, module.eps
         self._z, self._y = _by_channel(z), _by_channel(y)
         *self._statistics, self._n_batches = statistics
-        # scales and shifts lie next to each other, but those of networks apart
+        # a network's scales and shifts are adjacent, but those of different networks are not
         self._affine = _as_pair(norm.weight, norm.bias)
         self._gradients = _as_pair(norm.weight_grad, norm.bias_grad)
         n_channels = self._z.shape[1]
@@ -187,15 +187,15 @@ class _BatchNormOfStack:
 class _BatchNormOfRanks:
     r"""Batch normalisation of rows that several processes share.
 
-    Each has the mean :math:`m_i` of its :math:`n_i` rows and the sum of squares :math:`q_i` about
-    it. These are joined without cancellation, for :math:`n = \sum_i n_i` rows [1]_:
+    Each process has the mean :math:`m_i` of its :math:`n_i` rows and the sum of squares :math:`q_i`
+    about it. These are combined without cancellation, for :math:`n = \sum_i n_i` rows [1]_:
 
     .. math::
         m = \frac{1}{n} \sum_i n_i m_i, \qquad q = \sum_i \big(q_i + n_i (m_i - m)^2\big)
 
-    and back :math:`\partial L / \partial z = \frac{w}{s} (\delta - \bar\delta - \hat z\,
-    \overline{\delta \hat z})` needs two means over all rows. Gradients of scale and shift are
-    this process' part, as those of all parameters are.
+    The backward pass, :math:`\partial L / \partial z = \frac{w}{s} (\delta - \bar\delta - \hat z\,
+    \overline{\delta \hat z})`, needs two means over all rows. Gradients of scale and shift are
+    this process's part, as for all parameters.
 
     References
     ----------
@@ -268,12 +268,12 @@ class _LayerNormOfStack:
 
 
 def _by_channel(stack: Tensor) -> Tensor:
-    """Return a stack (K, batch, units) whose rows lie side by side as (batch, K * units)."""
+    """Return a stack (K, batch, units) from :func:`rows_side_by_side` as (batch, K * units)."""
     return stack.transpose(0, 1).flatten(1)
 
 
 def _as_pair(first: Tensor, second: Tensor) -> Tensor:
-    """Return two tensors of shape (K, units) that lie next to each other as (2, K, units)."""
+    """Return two adjacent tensors of shape (K, units) as a view of shape (2, K, units)."""
     n_networks, n_units = first.shape
     if second.storage_offset() != first.storage_offset() + n_units:
         raise RuntimeError("The scales and shifts of a layer are not next to each other.")
@@ -281,6 +281,6 @@ def _as_pair(first: Tensor, second: Tensor) -> Tensor:
 
 
 def rows_side_by_side(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Return an uninitialised stack (K, batch, units) for :func:`is_by_channel`."""
+    """Return an uninitialised stack (K, batch, units) for layers with :func:`is_by_channel`."""
     n_networks, n_rows, n_units = shape
     return like.new_empty((n_rows, n_networks, n_units)).transpose(0, 1)

@@ -1,6 +1,6 @@
-"""Whether an optimiser can go on from a state that was read from a file.
+"""Checks whether an optimiser can continue from a state that was read from a file.
 
-The optimiser is not made for that: importing the first of torch's takes a second.
+No optimiser is constructed for this: the first of torch's costs an import of a second.
 """
 
 import inspect
@@ -18,7 +18,7 @@ from sknn_deep._engine.solvers import TORCH_OPTIMIZERS
 from sknn_deep._networks.flat import Network
 
 _CLASSES: dict[str, type] = {"sgd": SGD, "adam": Adam, **TORCH_OPTIMIZERS}
-# What optimisers keep for each parameter: counts, arrays of its shape, and those of an option.
+# State that optimisers keep for each parameter: counts, arrays of its shape, and optional arrays.
 _KEPT: dict[type, tuple[set[str], set[str], set[str]]] = {
     SGD: (set(), {"velocity"}, set()),
     Adam: ({"step"}, {"m", "v"}, set()),
@@ -36,17 +36,17 @@ _ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def check_optimizer_state(network: Network, solver: str | type, state: dict[str, Any]) -> None:
-    """Raise an error, a ValueError by preference, if an optimiser cannot go on from a state.
+    """Raise an error, usually a ValueError, if an optimiser cannot continue from a state.
 
     Parameters
     ----------
     network : Network
     solver : str or type
-        As the parameter of the estimators.
+        See the parameter of the estimators.
     state : dict
-        The optimiser's ``state_dict``, with arrays in place of tensors. Of classes that are neither
-        this package's nor torch's nothing is known, and of torch's rare ones only that they keep
-        numbers; what else is wrong there, the step tells.
+        The optimiser's ``state_dict``, with arrays in place of tensors. Classes that belong neither
+        to this package nor to torch are not checked, and torch's rare ones only for numeric values;
+        any other error there surfaces in the first step.
     """
     parts: list[tuple[dict[str, Any], type, Sequence[Tensor]]]
     if not isinstance(solver, str):
@@ -74,7 +74,7 @@ def check_optimizer_state(network: Network, solver: str | type, state: dict[str,
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number that fits a float, NaN and infinity included."""
+    """Return whether a value is a number that fits into a float, NaN and infinity included."""
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and float(value) is not None
     except OverflowError:  # an integer of hundreds of digits

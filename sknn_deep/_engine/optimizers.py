@@ -1,13 +1,13 @@
 """Optimisers and learning-rate schedules, by name.
 
-Every optimiser is a :class:`torch.optim.Optimizer`, so that skorch's and torch's
-learning-rate schedulers drive them. ``SGD`` and ``Adam`` are written here because
-scikit-learn's update rules differ from torch's: its velocity holds the learning rate of
-the step that made it, and its Adam adds epsilon before the bias correction.
+Every optimiser is a :class:`torch.optim.Optimizer`, so skorch's and torch's learning-rate
+schedulers work with it. ``SGD`` and ``Adam`` are implemented here because scikit-learn's update
+rules differ from torch's: its velocity includes the learning rate of the step that made it, and
+its Adam adds epsilon before the bias correction.
 
-Both step around torch's wrappers. The first of them imports ``torch._dynamo``, more than a second
-of processor time that every worker of a grid search would pay, and each step is wrapped in a
-profiler's record.
+Both bypass torch's wrappers: the first call of a wrapper imports ``torch._dynamo``, which would
+cost every worker of a grid search more than a second of processor time, and every step would be
+wrapped in a profiler record.
 """
 
 import math
@@ -19,9 +19,9 @@ from torch import Tensor
 
 
 def _light(method: Callable) -> Callable:
-    """Return a method of torch's optimiser without what torch has wrapped around it.
+    """Return a method of torch's optimiser without torch's wrapper.
 
-    The optimisers here are never compiled, which is what the wrapper is for.
+    The wrapper is for compilation, and the optimisers here are never compiled.
     """
     return getattr(method, "__wrapped__", method)
 
@@ -30,7 +30,7 @@ Move = Callable[[float | Tensor], None]
 
 
 class FlatOptimizer(torch.optim.Optimizer):
-    """Base of the optimisers written here, which move one flat buffer.
+    """Base class of the optimisers implemented here, which update one flat buffer.
 
     A subclass names its ``buffers`` and overrides ``numbers``, ``next_biases`` and
     ``kernel_for``.
@@ -40,16 +40,16 @@ class FlatOptimizer(torch.optim.Optimizer):
     flat : Tensor
         A network's flat buffer, with its gradient.
     **defaults
-        The learning rate ``lr`` and the optimiser's other numbers.
+        The learning rate ``lr`` and the optimiser's other hyperparameters.
     """
 
     buffers: tuple[str, ...]
     add_param_group = _light(torch.optim.Optimizer.add_param_group)
     state_dict = _light(torch.optim.Optimizer.state_dict)
     load_state_dict = _light(torch.optim.Optimizer.load_state_dict)
-    _opt_called = True  # a scheduler of torch asks; it does not hear of ``kernel``
+    _opt_called = True  # torch's schedulers check it, and cannot see calls of ``kernel``
 
-    # the last kernel, with what it goes by and its tensors
+    # the last kernel, with its cache key and its tensors
     _made: tuple[tuple, list[Tensor], Move] | None = None
 
     def __init__(self, flat: Tensor, **defaults: Any):
@@ -61,12 +61,12 @@ class FlatOptimizer(torch.optim.Optimizer):
         self.kernel()(self.next_factor())
         return result
 
-    # torch wraps the step of every optimiser class in a profiler's record,
-    # unless it finds it wrapped already
+    # torch wraps the step of every optimiser class in a profiler record,
+    # unless it is marked as wrapped already
     step.hooked = True  # type: ignore[attr-defined]
 
     def numbers(self) -> tuple:
-        """Return what a step goes by beside its factor."""
+        """Return the hyperparameters of a step, besides its factor."""
         raise NotImplementedError
 
     def next_biases(self, n_steps: int) -> list[float]:
@@ -74,16 +74,16 @@ class FlatOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
-        """Return what moves these weights as this optimiser would, given a factor."""
+        """Return a function that updates these weights like this optimiser, given a factor."""
         raise NotImplementedError
 
     def next_factors(self, rates: Sequence[Any]) -> list[tuple]:
-        """Count steps at these rates, numbers or arrays; return the factor of each."""
+        """Count steps at these rates (numbers or arrays); return the factor of each."""
         biases = self.next_biases(len(rates))
         return [(rate * bias,) for rate, bias in zip(rates, biases, strict=True)]
 
     def is_one_kernel(self, flat: Tensor) -> bool:
-        """Return whether one kernel moves such weights, at one rate for all of them."""
+        """Return whether a single kernel updates such weights, at one rate for all of them."""
         return False
 
     def next_factor(self) -> float:
@@ -92,33 +92,33 @@ class FlatOptimizer(torch.optim.Optimizer):
         return self.param_groups[0]["lr"] * bias
 
     def kernel(self) -> Move:
-        """Return what moves the weights by their gradient, given a factor."""
+        """Return a function that updates the weights by their gradient, given a factor."""
         ((flat,),) = (group["params"] for group in self.param_groups)
         state = self._ready_state()
         tensors = [flat, flat.grad, *(state[name] for name in self.buffers)]
         present = (*self.numbers(), *map(id, tensors))
         if self._made is None or self._made[0] != present:
-            # the tensors are kept beside it, so that no other tensor can get their ids
+            # the tensors are kept with the kernel, so that no other tensors can get their ids
             self._made = present, tensors, self.kernel_for(flat, flat.grad, state)
         return self._made[-1]
 
     def constants(self) -> tuple:
-        """Return what a recorded step goes by, beside its factor, making the state ready."""
+        """Initialise the state; return what a recorded step depends on besides its factor."""
         state = self._ready_state()
         return *self.numbers(), *(state[name].data_ptr() for name in self.buffers)
 
     def write_state(self, rows: dict[str, Tensor]) -> None:
-        """Write the buffers of the state, if there are any yet, over zeros of the same shape."""
+        """Copy the state's buffers, if they exist yet, into zeros of the same shape."""
         for name, buffer in self._state().items():
             if name in rows:
                 rows[name].copy_(buffer)
 
     def read_state(self, rows: dict[str, Tensor]) -> None:
-        """Take over what the buffers of the state have become."""
+        """Replace the state's buffers by these tensors."""
         self._state().update(rows)
 
     def catch_up(self, other: "FlatOptimizer") -> None:
-        """Count the steps of one that moved this one's weights, too."""
+        """Adopt the step count of another optimiser that also updated this one's weights."""
         counts = {name: n for name, n in other._state().items() if name not in self.buffers}
         self._state().update(counts)
 
@@ -163,7 +163,7 @@ class SGD(FlatOptimizer):
         super().__init__(flat, lr=lr, momentum=momentum, nesterov=nesterov)
 
     def numbers(self) -> tuple:
-        """Return what a step goes by beside its factor."""
+        """Return the hyperparameters of a step, besides its factor."""
         (group,) = self.param_groups
         return group["momentum"], group["nesterov"]
 
@@ -172,12 +172,12 @@ class SGD(FlatOptimizer):
         return [1.0] * n_steps
 
     def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
-        """Return what moves these weights as this optimiser would, given a factor."""
+        """Return a function that updates these weights like this optimiser, given a factor."""
         return sgd_kernel(flat, gradient, state["velocity"], *self.numbers())
 
 
 class Adam(FlatOptimizer):
-    r"""Adam in the form of its paper's section 2, as scikit-learn has it [1]_.
+    r"""Adam in the form of section 2 of its paper, as in scikit-learn [1]_.
 
     .. math::
         m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad
@@ -209,16 +209,16 @@ class Adam(FlatOptimizer):
         self._many: Tensor | None = None
 
     def numbers(self) -> tuple:
-        """Return what a step goes by beside its factor."""
+        """Return the hyperparameters of a step, besides its factor."""
         (group,) = self.param_groups
         return *group["betas"], group["eps"]
 
     def is_one_kernel(self, flat: Tensor) -> bool:
-        """Return whether one kernel moves such weights, at one rate for all of them."""
+        """Return whether a single kernel updates such weights, at one rate for all of them."""
         return has_fused_kernel(flat)
 
     def next_biases(self, n_steps: int) -> list[float]:
-        """Count steps; return the correction of the moments' bias in each."""
+        """Count steps; return the bias correction of the moments in each."""
         (group,) = self.param_groups
         state = self.state[group["params"][0]]
         first = state.get("step", 0) + 1
@@ -228,7 +228,7 @@ class Adam(FlatOptimizer):
         return [math.sqrt(1 - beta_2**step) / (1 - beta_1**step) for step in steps]
 
     def kernel_for(self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> Move:
-        """Return what moves these weights as this optimiser would, given a factor."""
+        """Return a function that updates these weights like this optimiser, given a factor."""
         beta_1, beta_2, eps = self.numbers()
         if self._many is None or self._many.device != flat.device:
             self._many = _infinitely_many(flat.device)
@@ -239,7 +239,7 @@ class Adam(FlatOptimizer):
 def sgd_kernel(
     param: Tensor, gradient: Tensor, velocity: Tensor, momentum: float, nesterov: bool
 ) -> Move:
-    """Return what takes one step of :class:`SGD` in place, given its learning rate."""
+    """Return a function that takes one step of :class:`SGD` in place, given the learning rate."""
 
     def move(factor: float | Tensor) -> None:
         add_scaled_(velocity.mul_(momentum), gradient, -factor)
@@ -260,11 +260,11 @@ def adam_kernel(
     eps: float,
     many: Tensor | None = None,
 ) -> Move:
-    """Return what takes one step of :class:`Adam` in place, in one pass over memory if possible.
+    """Return a function for steps of :class:`Adam` in place, in one pass over memory if possible.
 
-    torch's fused kernel is private and checks no shapes, so they are checked here; it takes less
-    time than the public operations that stand in for it where a release of torch lacks it. On a
-    device it takes a rate in single precision only, so that doubles go by public operations, too.
+    torch's fused kernel is private and does not check shapes, so they are checked here. It is
+    faster than the public operations, which are the fallback for releases of torch without it. On
+    a device it accepts rates in single precision only, so doubles use public operations, too.
 
     Parameters
     ----------
@@ -277,8 +277,8 @@ def adam_kernel(
     Returns
     -------
     move : callable
-        Takes a step, given the learning rate with the correction of the moments' bias: a
-        number, or on a device a tensor. One with several elements goes by public operations.
+        Takes a step, given the bias-corrected learning rate: a number, or on a device a tensor.
+        A tensor with several elements uses public operations.
 
     Raises
     ------
@@ -302,7 +302,7 @@ def adam_kernel(
     without_gaps = all(tensor.is_contiguous() for tensor in (param, gradient, m, v))
     if not has_fused_kernel(param) or not without_gaps:
         return by_public_operations
-    # after infinitely many steps the kernel's own corrections of the bias are one
+    # after infinitely many steps, the kernel's own bias corrections are one
     no_maxima: list[Tensor] = []
     steps = _infinitely_many(device) if many is None else many
     tensors = [param], [gradient], [m], [v], no_maxima, [steps]
@@ -324,7 +324,7 @@ fused_adam: Any = getattr(torch, "_fused_adam_", None)
 
 
 def has_fused_kernel(param: Tensor) -> bool:
-    """Return whether torch's fused kernel takes such a parameter, and on a device its rate, too."""
+    """Return whether torch's fused kernel supports such a parameter and, on a device, its rate."""
     is_taken = param.device.type == "cpu" or (
         param.device.type in ("cuda", "xpu") and param.dtype is torch.float32
     )
@@ -336,14 +336,14 @@ def _infinitely_many(device: torch.device) -> Tensor:
 
 
 def add_scaled_(target: Tensor, source: Tensor, factor: float | Tensor) -> Tensor:
-    """Add a tensor times a factor, a number or a tensor that broadcasts, in place."""
+    """Add a tensor times a factor (a number or a broadcastable tensor) in place."""
     if isinstance(factor, Tensor):
         return target.addcmul_(source, factor)
     return target.add_(source, alpha=factor)
 
 
 def _zeros_like(tensor: Tensor) -> Tensor:
-    """Return zeros that can be written to outside of inference mode, too."""
+    """Return zeros that can also be written to outside inference mode."""
     with torch.inference_mode(False):
         return torch.zeros_like(tensor)
 
@@ -353,6 +353,6 @@ def _kind(tensor: Tensor) -> str:
 
 
 def zero_negligible_moments(moments: Tensor) -> None:
-    """Set elements to zero that are on their way to denormal numbers."""
+    """Set elements to zero that are decaying towards denormal numbers."""
     limit = torch.finfo(moments.dtype).tiny ** 0.75
     torch.ops.aten.hardshrink.out(moments, limit, out=moments)

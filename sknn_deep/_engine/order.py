@@ -1,20 +1,20 @@
-"""The order in which an epoch goes through its rows, drawn ahead while a device works."""
+"""The order of an epoch's rows, drawn ahead while a device works."""
 
 from typing import Any
 
 import numpy as np
 
-# Fewer rows are shuffled in the time that it takes to look after the states of generators.
+# Fewer rows are shuffled in less time than copying the generators' states takes.
 _FEWEST_ROWS = 10_000
 
 
 class Lookahead:
     """Shuffles an order, sometimes ahead of time.
 
-    While a device trains, the host has time; later the device would have to wait. A twin of the
-    generator draws. If the generator is then as it was, it takes over the twin's state, as if it
-    had drawn; if somebody else has drawn meanwhile, or the order was changed, the twin's work is
-    discarded.
+    While a device trains, the host is idle; later the device would have to wait. A copy of the
+    generator draws the permutation. If the generator's state is unchanged when the permutation is
+    needed, it takes the copy's state, as if it had drawn itself; if anything else has drawn from it
+    meanwhile, or the order has changed, the permutation is discarded.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Lookahead:
         self._drawn: tuple[Any, np.ndarray, np.ndarray, Any] | None = None
 
     def draw(self, order: np.ndarray) -> None:
-        """Shuffle a copy of an order that was shuffled before."""
+        """Shuffle a copy of the order for the next epoch, if it was shuffled before."""
         if self._random_state is None or len(order) < _FEWEST_ROWS:
             return
         state, ahead = self._random_state.get_state(legacy=False), order.copy()
@@ -45,7 +45,7 @@ class Lookahead:
 
 
 def _are_equal(one: Any, other: Any) -> bool:
-    """Return whether two states of a generator are the same."""
+    """Return whether two generator states are equal."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(_are_equal(one[k], other[k]) for k in one)
     return bool(np.array_equal(one, other))

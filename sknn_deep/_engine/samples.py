@@ -1,4 +1,4 @@
-"""Validated data on the host, before they are cut into batches."""
+"""Validated data on the host, before it is divided into batches."""
 
 from typing import NamedTuple
 
@@ -16,13 +16,13 @@ class Samples(NamedTuple):
     ----------
     X : Features of shape (n_samples, n_features)
     y : ndarray or None
-        The user's targets, for what scores predictions.
+        The user's targets, for scoring predictions.
     targets : ndarray of shape (n_samples, n_outputs) or (n_samples,), or None
-        What the loss compares the output with; None stands for ``X`` itself.
+        The targets that the loss takes; None stands for ``X`` itself.
     weight : ndarray of shape (n_samples,) or None
         Weights of the loss, class weights included.
     given_weight : ndarray of shape (n_samples,) or None
-        The user's weights, by which predictions are scored.
+        The user's weights, for scoring predictions.
     """
 
     X: Features
@@ -32,7 +32,7 @@ class Samples(NamedTuple):
     given_weight: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Samples":
-        """Return some rows."""
+        """Return the given rows."""
         return self._with(self.X[rows], rows)
 
     def own(self) -> "Samples":
@@ -46,7 +46,7 @@ class Samples(NamedTuple):
 
 
 def check_weight(weight: np.ndarray | None) -> None:
-    """Refuse weights of which none is positive, or whose sum is not finite."""
+    """Raise a ValueError unless some weight is positive and the sum is finite."""
     if weight is None:
         return
     with np.errstate(over="ignore"):

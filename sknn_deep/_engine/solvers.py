@@ -1,4 +1,4 @@
-"""Solvers by name, their learning-rate schedules, and the state they keep."""
+"""Solvers by name, their learning-rate schedules and their state."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -26,10 +26,10 @@ ANNEALING_SCHEDULES = ("cosine", "one_cycle", "flat_cosine", "coslog4")
 
 
 class MuonWithAdam(torch.optim.Optimizer):
-    """Muon for the hidden weight matrices, Adam for all else, as its author advises.
+    """Muon for the hidden weight matrices, Adam for everything else, as its author recommends.
 
     Muon orthogonalises the momentum of a matrix by Newton-Schulz iterations [1]_; the
-    step is scaled to the size of an AdamW step [2]_, so the same learning rates serve.
+    step is scaled to the size of an AdamW step [2]_, so the same learning rates work.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class MuonWithAdam(torch.optim.Optimizer):
     betas : (float, float)
         Adam's, for ``others``.
     adam_lr : float, default=None
-        Adam's learning rate, None for that of Muon. Schedules keep the ratio of the two.
+        Adam's learning rate; None uses Muon's. Schedules keep the ratio of the two.
     **options
         Passed on to :class:`torch.optim.Muon`.
 
@@ -83,7 +83,7 @@ class MuonWithAdam(torch.optim.Optimizer):
         return loss
 
     def probe(self) -> tuple[Callable[[], list[Tensor]], Hashable]:
-        """Return what takes a step of Muon on random numbers, for :meth:`Pace.checked`."""
+        """Return a probe that takes a Muon step on random numbers, for :meth:`Pace.checked`."""
         group = self.param_groups[0]
         shapes, dtype = [param.shape for param in group["params"]], group["params"][0].dtype
         options = {name: value for name, value in group.items() if name in _MUONS_OPTIONS}
@@ -99,14 +99,14 @@ class MuonWithAdam(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-# Those that decide on the numbers of a step, but for the learning rate.
+# The options that affect the result of a step, besides the learning rate.
 _MUONS_OPTIONS = ("momentum", "nesterov", "ns_coefficients", "eps", "ns_steps")
 
 
 def _muon_of_random_numbers(
     kind: type, shapes: Sequence[torch.Size], dtype: torch.dtype, options: dict[str, Any]
 ) -> list[Tensor]:
-    """Return matrices after a step of Muon, the same ones each time."""
+    """Return matrices after a step of Muon, the same on every call."""
     generator = torch.Generator().manual_seed(0)
     matrices = [torch.zeros(shape, dtype=dtype) for shape in shapes]
     for matrix in matrices:
@@ -127,17 +127,17 @@ def make_optimizer(
     eps: float,
     solver_params: dict[str, Any] | None,
 ) -> torch.optim.Optimizer:
-    """Return the optimiser that a ``solver`` parameter stands for.
+    """Return the optimiser for a ``solver`` parameter.
 
-    Element-wise optimisers see the network as one flat tensor, one call of each torch
-    kernel for all layers. Muon and the user's own classes see every parameter in its
+    Element-wise optimisers see the network as one flat tensor, so that one call of each torch
+    kernel serves all layers. Muon and the user's own classes see every parameter in its own
     shape.
 
     Raises
     ------
     ValueError
-        If the optimiser refuses ``solver_params``, or they name what a parameter of the
-        estimator sets.
+        If the optimiser rejects ``solver_params``, or they contain an option that a parameter of
+        the estimator sets.
     """
     taken = {"lr": "learning_rate_init"}
     if isinstance(solver, str):
@@ -192,7 +192,7 @@ def annealed_rate(schedule: str, peak: float, progress: float) -> float:
         many steps: (1 - cos(2 pi log2(1 + 15 t))) / 2 of the peak [3]_.
     peak : float
     progress : float
-        Share of the training that is done, cut to [0, 1].
+        Fraction of the training that is done, clipped to [0, 1].
 
     References
     ----------
@@ -212,7 +212,7 @@ def annealed_rate(schedule: str, peak: float, progress: float) -> float:
     progress = min(max(progress, 0.0), 1.0)
     if schedule == "coslog4":
         return peak * 0.5 * (1 - math.cos(2 * math.pi * math.log2(1 + 15 * progress)))
-    # where the fall begins, and the share of the peak at the start
+    # where the decay begins, and the initial fraction of the peak
     falls_at, start = {"one_cycle": (0.3, 0.04), "flat_cosine": (0.5, 1.0)}.get(
         schedule, (0.0, 1.0)
     )
@@ -229,10 +229,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def zero_negligible_state(optimizer: torch.optim.Optimizer) -> None:
-    """Set moments to zero that are on their way to denormal numbers.
+    """Set moments to zero that are decaying towards denormal numbers.
 
     The moments of a weight without gradient decay until 0.9 times the smallest denormal
-    number rounds to itself, and stay there, slowing every step.
+    number rounds to itself, and stay there, slowing down every step.
     """
     for part in getattr(optimizer, "parts", [optimizer]):
         for state in part.state.values():
@@ -242,12 +242,12 @@ def zero_negligible_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def copied_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimiser's ``state_dict`` with tensors of its own."""
+    """Return an optimiser's ``state_dict`` with copied tensors."""
     return with_own_tensors(optimizer.state_dict())
 
 
 def with_own_tensors(state: dict[str, Any]) -> dict[str, Any]:
-    """Return an optimiser's ``state_dict`` with copies of its tensors."""
+    """Return a copy of a ``state_dict`` with copies of its tensors."""
     own: dict[str, Any] = _convert(state, Tensor, Tensor.clone)
     return own
 
@@ -255,17 +255,17 @@ def with_own_tensors(state: dict[str, Any]) -> dict[str, Any]:
 def load_state(
     optimizer: torch.optim.Optimizer, state_dict: dict[str, Any], *, has_moved: bool = False
 ) -> None:
-    """Put an optimiser into a state, so that it goes on with the same bits.
+    """Load an optimiser's state so that it continues with the same bits.
 
-    torch's ``load_state_dict`` gives every tensor the type of the parameters, among them those that
-    an optimiser keeps in another, such as NAdam its product of momenta.
+    torch's ``load_state_dict`` converts every tensor to the type of the parameters, even those that
+    an optimiser keeps in another type, such as NAdam's product of momenta.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
     state_dict : dict
     has_moved : bool, default=False
-        Whether the parameters may be of another type than they were; the moments then take it.
+        Whether the type of the parameters may have changed; the moments are then converted to it.
     """
     optimizer.load_state_dict(state_dict)
     parts = getattr(optimizer, "parts", [optimizer])
@@ -286,7 +286,7 @@ def to_arrays(state: Any) -> Any:
 
 
 def to_tensors(state: Any) -> Any:
-    """Undo :func:`to_arrays`; the tensors are on the CPU and own their memory."""
+    """Reverse :func:`to_arrays`; the tensors are on the CPU and own their memory."""
     return _convert(state, np.ndarray, lambda array: torch.from_numpy(array.copy()))
 
 

@@ -1,11 +1,11 @@
-r"""Muon for a stack of networks: what :class:`MuonWithAdam` does to one, for K at once.
+r"""Muon for a stack of networks: :class:`MuonWithAdam` for K networks at once.
 
-Newton-Schulz iterations are products of small matrices, of which a batch of K takes half of the
-time of K alone, or less: on a CPU 263 instead of 583 microseconds for each matrix of 128 × 96 in a
-stack of eight, and 69 instead of 412 for one of 32 × 64.
+Newton-Schulz iterations are products of small matrices, and a batch of K takes at most half the
+time of K separate products: on a CPU, 263 instead of 583 microseconds for each matrix of 128 × 96
+in a stack of eight, and 69 instead of 412 for one of 32 × 64.
 
-The state of torch's optimisers is copied into rows of flat buffers, as the weights are, and back
-when a network leaves the stack.
+The state of torch's optimisers is copied into rows of flat buffers, like the weights, and copied
+back when a network leaves the stack.
 """
 
 import math
@@ -21,12 +21,12 @@ from sknn_deep._engine.optimizers import FlatOptimizer
 from sknn_deep._engine.solvers import MuonWithAdam
 from sknn_deep._networks.flat import Network
 
-# The rows that a stack keeps, and what torch calls them.
+# The rows that a stack keeps, and torch's names for them.
 _MOMENTUM, _MOMENTS = {"momentum": "momentum_buffer"}, {"m": "exp_avg", "v": "exp_avg_sq"}
 
 
 def for_stack(optimizer: torch.optim.Optimizer, network: Network) -> "FlatOptimizer | StackedMuon":
-    """Return what moves a network within a stack as its optimiser would."""
+    """Return the optimiser that updates a network within a stack."""
     if isinstance(optimizer, MuonWithAdam):
         return StackedMuon(optimizer, network)
     if not isinstance(optimizer, FlatOptimizer):
@@ -35,14 +35,14 @@ def for_stack(optimizer: torch.optim.Optimizer, network: Network) -> "FlatOptimi
 
 
 class StackedMuon:
-    """The moves of :class:`MuonWithAdam` on flat buffers; methods as in :class:`FlatOptimizer`.
+    """:class:`MuonWithAdam` on flat buffers; methods as in :class:`FlatOptimizer`.
 
     Parameters
     ----------
     optimizer : MuonWithAdam
-        Of a network with hidden layers.
+        The optimiser of a network with hidden layers.
     network : Network
-        Whose hidden matrices are the first numbers of its flat buffer.
+        Its flat buffer starts with the hidden matrices.
     """
 
     buffers = (*_MOMENTUM, *_MOMENTS)
@@ -64,7 +64,7 @@ class StackedMuon:
         return tuple(muon[name] for name in of_muon), *adam["betas"], adam["eps"], adam["lr_factor"]
 
     def next_factors(self, rates: Sequence[Any]) -> list[tuple[Any, Any, float]]:
-        """Count steps at some rates; return those of Muon and of Adam, and Adam's correction."""
+        """Count steps; return for each the rates of Muon and Adam, and Adam's bias correction."""
         _, beta_1, beta_2, _, ratio = self.numbers()
         first, self.n_steps = self.n_steps + 1, self.n_steps + len(rates)
         return [
@@ -75,12 +75,12 @@ class StackedMuon:
     def kernel_for(
         self, flat: Tensor, gradient: Tensor, state: dict[str, Tensor]
     ) -> Callable[..., None]:
-        """Return what moves the weights of K networks, in the order of ``share_buffer``."""
+        """Return a function that updates K networks' weights, in the order of ``share_buffer``."""
         (momentum, nesterov, *iteration, adjustment), beta_1, beta_2, eps, _ = self.numbers()
         matrices, start = [], 0
         for i, shape in enumerate(self._shapes):
             part = slice(start, start := start + shape.numel())
-            turned = shape[::-1] if i == 0 else shape  # where it lies by column
+            turned = shape[::-1] if i == 0 else shape  # the first matrix is column-major
             rows = (flat, gradient, state["momentum"])
             views = [tensor[:, part].unflatten(-1, turned) for tensor in rows]
             matrices.append((*views, rate_factor(adjustment, shape)))
@@ -99,7 +99,7 @@ class StackedMuon:
         return move
 
     def probe(self, n_networks: int) -> tuple[Callable[[], list[Tensor]], Hashable]:
-        """Return what does the same for random numbers, for :meth:`Pace.checked`."""
+        """Return a probe that does the same on random numbers, for :meth:`Pace.checked`."""
         (_, _, *iteration, _), *_ = self.numbers()
         shapes = [(n_networks, *shape) for shape in self._shapes]
         probe = partial(_of_random_numbers, shapes, iteration)
@@ -127,20 +127,20 @@ class StackedMuon:
         self.n_steps = other.n_steps
 
     def _own(self, row: Tensor, param: Tensor) -> Tensor:
-        """Return where what belongs to a parameter lies in a row."""
+        """Return the part of a row that belongs to a parameter, as a view of its shape."""
         place = self._places[param]
         return row[place : place + param.numel()].view(param.shape)
 
 
 def _of_random_numbers(shapes: Sequence[tuple[int, ...]], iteration: Sequence[Any]) -> list[Tensor]:
-    """Return orthogonal matrices, the same ones each time."""
+    """Return orthogonal matrices, the same on every call."""
     generator = torch.Generator().manual_seed(0)
     steps = (torch.randn(shape, generator=generator) for shape in shapes)
     return [orthogonalized(step, *iteration) for step in steps]
 
 
 def _subtract(weights: Tensor, step: Tensor, rate: float | Tensor) -> None:
-    """Subtract steps times a rate, one for all networks or one for each, of shape (K, 1)."""
+    """Subtract steps times a rate: one for all networks, or one for each, of shape (K, 1)."""
     if isinstance(rate, Tensor):
         weights.sub_(step.mul_(rate.view(-1, *[1] * (step.ndim - 1))))
     else:

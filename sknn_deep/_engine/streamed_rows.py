@@ -1,12 +1,12 @@
-"""Features that are read in chunks: shuffled in a window, and read ahead in a thread.
+"""Features that are read in chunks: shuffled within windows, and read ahead in a thread.
 
-An epoch goes through the parts of the source in an order that is drawn, and through the rows of
-each part in theirs. So many rows in turn as the window has are shuffled together. While a network
-trains on those of one window, a thread reads those of the next and writes each row where it is in
-the order: two windows and a chunk are in memory.
+An epoch goes through the parts of the source in random order, and through the rows of each part in
+sequence. The rows of this sequence are shuffled within consecutive windows. While a network trains
+on one window, a thread reads the next and writes each row to its place in the order, so that two
+windows and a chunk are in memory.
 
-Row numbers, targets and weights are in memory. So held-out rows, class weights, checkpoints and
-the order of an epoch are those of any other training.
+Row numbers, targets and weights are in memory, so held-out rows, class weights, checkpoints and
+the order of an epoch work as in any other training.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ class StreamedRows(Features):
     ----------
     table : StreamedTable
     convert : callable
-        Makes an array of a chunk, in the type that a network reads.
+        Converts a chunk to an array of the network's input type.
     dtype : dtype
         That type.
     """
@@ -39,17 +39,17 @@ class StreamedRows(Features):
     ):
         super().__init__(table.shape, dtype)
         self._table, self._convert, self.window = table, convert, table.window
-        # a checkpoint belongs to one order of the rows
+        # a checkpoint is tied to one order of the rows, which depends on the window
         self.kind = f"read in windows of {self.window} rows, "
         self._cursor = self.new_cursor()
         self._missing: np.ndarray | None = None
 
     def new_cursor(self) -> Cursor:
-        """Return a place of its own in the source."""
+        """Return an independent position in the source."""
         return Cursor(self._table.source, self._convert)
 
     def numbers_in_source(self, rows: np.ndarray) -> np.ndarray:
-        """Return what numbers some of these rows have in the source."""
+        """Return the row numbers in the source of the given rows."""
         return rows if self._table.rows is None else self._table.rows[rows]
 
     @property
@@ -69,7 +69,7 @@ class StreamedRows(Features):
         self._cursor.fill(self.numbers_in_source(rows), out.numpy())
 
     def take(self, rows: np.ndarray) -> Features:
-        """Return some rows: as many as the window has are copied, more are read when needed."""
+        """Return the given rows: copied if they fit in a window, else read when needed."""
         if len(rows) > self.window:
             return StreamedRows(self._table[rows], self._convert, self.dtype)
         out = np.empty((len(rows), self.shape[1]), self.dtype)
@@ -78,13 +78,13 @@ class StreamedRows(Features):
         return ArrayRows(out)
 
     def in_rows(self, most_bytes: float | None = None) -> Features:
-        """Return a copy in memory, if all rows are in one window."""
+        """Return a copy in memory if all rows fit in one window."""
         return ArrayRows(self.read(slice(None))) if len(self) <= self.window else self
 
     def shuffle(
         self, order: np.ndarray, rows: np.ndarray | None, random_state: np.random.RandomState
     ) -> None:
-        """Permute the parts, and then the rows of each window.
+        """Permute the parts, then the rows within each window.
 
         Parameters
         ----------
@@ -98,7 +98,7 @@ class StreamedRows(Features):
         if own is not None:
             ends = np.searchsorted(own, ends)
         n_parts = len(ends)
-        # one after the other: of many rows a copy of the order would be large
+        # in place, part by part: with many rows a copy of the order would be large
         for part in random_state.permutation(n_parts) if n_parts > 1 else [0]:
             first = 0 if part == 0 else ends[part - 1]
             stop = start + ends[part] - first
@@ -119,14 +119,14 @@ class StreamedRows(Features):
             if np.isnan(np.add.reduce(rows, axis=None)):
                 missing |= np.isnan(rows).any(axis=0)
             yield rows
-        self._missing = missing  # known, so that it takes no pass of its own
+        self._missing = missing  # cached, which saves a pass of its own
 
     def missing(self) -> np.ndarray:
         return super().missing() if self._missing is None else self._missing
 
 
 class _Ahead:
-    """Rows in an order that is known, a window of which is read before it is asked for."""
+    """Reads rows in a known order, one window ahead."""
 
     def __init__(self, features: StreamedRows, order: np.ndarray):
         self._features, self._order = features, order
@@ -148,7 +148,7 @@ class _Ahead:
             start += n_rows
 
     def _go_to(self, number: int) -> None:
-        """Wait until a window has been read, and have the next one read."""
+        """Wait until a window has been read, and start reading the next one."""
         if number == 0 or number != self._number + 1:
             self._next = self._thread.submit(self._read, number)
         self._next.result()

@@ -1,13 +1,13 @@
-"""The gradient by torch's tape, for what the closed form does not cover.
+"""The gradient by autograd, for cases that the closed form does not cover.
 
-Two kinds of code need it: a code that is drawn from a distribution branches, and a penalty on the
-Jacobian of the encoder needs second derivatives. :class:`AutogradBackprop` overrides one method,
-``program``, by a single kernel that runs the modules under autograd; buffers, losses, optimisers,
-callbacks and the engine know nothing of it. All other variants of the autoencoder are the same in
-the closed form and on the tape, so they combine; both are compared with each other and with finite
-differences (``tests/engine/test_tape.py``).
+Two kinds of autoencoder need it: those whose code is drawn from a distribution, where the graph
+branches, and those with a penalty on the encoder's Jacobian, which needs second derivatives.
+:class:`AutogradBackprop` overrides ``program`` with a single kernel that runs the modules under
+autograd; buffers, losses, optimisers, callbacks and the engine are unaffected. All other options of
+the autoencoder work the same way with both, so they can be combined; the two are compared with each
+other and with finite differences (``tests/engine/test_tape.py``).
 
-The tape trains one network at a time, and takes no CUDA graph and no bfloat16.
+Autograd trains one network at a time, without CUDA graphs and bfloat16.
 """
 
 import math
@@ -34,7 +34,7 @@ def backprop_for(
     ranks: Ranks | None = None,
     pace: Pace | None = None,
 ) -> Backprop:
-    """Return the closed form where it covers the networks, else the tape."""
+    """Return the closed form if it covers the networks, else autograd."""
     if networks[0].needs_autograd:
         (network,) = cast(Sequence[Autoencoder], networks)  # no others need it
         return AutogradBackprop(network, loss, ranks, pace)
@@ -42,7 +42,7 @@ def backprop_for(
 
 
 class AutogradBackprop(Backprop):
-    """The gradient of an autoencoder's loss, recorded and played back by autograd.
+    """The gradient of an autoencoder's loss, computed by autograd.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class AutogradBackprop(Backprop):
         """Do nothing: the modules draw their masks themselves."""
 
     def overwritten_output(self, n_rows: int) -> None:
-        """Return None: the tape reads the output again."""
+        """Return None: autograd reads the output again."""
 
     def program(
         self,
@@ -79,9 +79,9 @@ class AutogradBackprop(Backprop):
         number: int = 0,
         losses: Tensor | None = None,
     ) -> Program:
-        """Return one kernel that does what those of :class:`Backprop` do together, and the sum."""
+        """Return one kernel for all those of :class:`Backprop`, and the sum over the ranks."""
         delta = torch.empty_like(raw)
-        # no method, since this object holds what it returns
+        # not a method: this object holds the program, which would be a reference cycle
         rest = (X, target, scale, raw, penalty, delta, losses)
         kernel = partial(_differentiate, self._network, self.loss, *rest)
         return [self.pace.pinned(kernel, math.inf), *self._finish_sum]
@@ -99,12 +99,12 @@ def _differentiate(
     losses: Tensor | None,
 ) -> None:
     network.zero_grad()
-    # the engine's steps switch the tape off
+    # the engine's steps run in inference mode
     with torch.inference_mode(False), torch.enable_grad():
         x = network.corrupted(X).requires_grad_()
         mean, log_variance = network.distribution(x)
         code = network.drawn(mean, log_variance)
-        # the loss's gradient is the closed form's: for some pairs before the activation
+        # the loss's gradient is in closed form, for some pairs with respect to the pre-activation
         output = network.decoder[:-1](code) if loss.is_merged else network.decoder(code)
         penalties = _penalties(network, loss.penalty, x, mean, log_variance)
         total = (penalties * scale.reshape(-1)).sum()
@@ -113,7 +113,7 @@ def _differentiate(
             loss.write(raw, target, scale, delta, losses)
         parameters = [p for p in network.parameters() if p.requires_grad]
         parameters += [decoder.weight for _, decoder in network.tied_layers()]
-        # a loss without penalties leaves nothing on the tape but the output
+        # without penalties, only the output depends on the parameters
         ends = [(output, delta)] + [(total, None)] * total.requires_grad
         outputs, deltas = zip(*ends, strict=True)
         gradients = torch.autograd.grad(outputs, parameters, deltas)
@@ -130,7 +130,7 @@ def _penalties(
     mean: Tensor,
     log_variance: Tensor | None,
 ) -> Tensor:
-    """Return what each row pays for its code."""
+    """Return each row's penalty on its code."""
     paid = mean.new_zeros(len(mean))
     if terms is None:
         return paid

@@ -1,9 +1,9 @@
 r"""Steps of torch's element-wise optimisers that a CUDA graph can record.
 
-torch computes the numbers that change from step to step on the host, so that a recorded step would
-repeat them for ever. Here they are factors that a step is given, from a table on the device. The
-state stays torch's own, in its optimiser, which may take the next step itself. The rules are
-torch's [1]_: those of Adam, NAdam, RAdam, RMSprop and Adagrad with their plain options, at a rate
+torch computes the numbers that change from step to step on the host, so a recorded step would
+repeat them forever. Here they are factors passed to a step, from a table on the device. The state
+remains in torch's optimiser, which can take the next step itself. The update rules are torch's
+[1]_: those of Adam, NAdam, RAdam, RMSprop and Adagrad with default options, at a rate
 :math:`\eta`.
 
 References
@@ -22,7 +22,7 @@ from torch import Tensor
 from sknn_deep._engine.optimizers import fused_adam, has_fused_kernel
 from sknn_deep._networks.flat import gradient_of
 
-# What an option must be for a step to be one of those below; of others torch knows more.
+# Option values with which the steps below apply; with other values torch takes the steps.
 _PLAIN = {
     "weight_decay": 0, "amsgrad": False, "maximize": False, "capturable": False,
     "differentiable": False, "fused": None, "momentum": 0, "centered": False,
@@ -56,11 +56,11 @@ class TorchSteps(ABC):
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a state to go on with; torch makes it in its first step."""
+        """Whether the state exists; torch creates it in its first step."""
         return all(name in self._state for name in ("step", *self.buffers))
 
     def constants(self) -> tuple:
-        """Return what a recorded step goes by, beside its factors."""
+        """Return what a recorded step depends on besides its factors."""
         numbers = (value for name, value in self._group.items() if name not in ("params", "lr"))
         return *numbers, *(self._state[name].data_ptr() for name in self.buffers)
 
@@ -74,7 +74,7 @@ class TorchSteps(ABC):
     def _factors(self, rate: float, step: int) -> Factors: ...
 
     def kernel(self) -> Callable[..., None]:
-        """Return what moves the weights by their gradient, given the factors of a step."""
+        """Return a function that updates the weights, given the factors of a step."""
         buffers = [self._state[name] for name in self.buffers]
         return self._kernel(self._flat, gradient_of(self._flat), *buffers)
 
@@ -124,7 +124,7 @@ class _NAdam(TorchSteps):
         beta_1, beta_2 = self._group["betas"]
         decay, product = self._group["momentum_decay"], self._state["mu_product"]
         now, then = (beta_1 * (1 - 0.5 * 0.96 ** (t * decay)) for t in (step, step + 1))
-        product.mul_(now)  # a tensor of torch's, in its precision
+        product.mul_(now)  # torch's own tensor, in its precision
         so_far = product.item()
         of_gradient = rate * (1 - now) / (1 - so_far)
         return of_gradient, rate * then / (1 - so_far * then), 1 / math.sqrt(1 - beta_2**step)
@@ -217,7 +217,7 @@ _STEPS: dict[type, type[TorchSteps]] = {
 
 
 def torch_steps(optimizer: torch.optim.Optimizer, flat: Tensor) -> TorchSteps | None:
-    """Return the steps of an optimiser of a network's flat buffer; None where torch must take them.
+    """Return an optimiser's steps on a network's flat buffer; None if torch must take them.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all."""
+"""Reading and writing of files: atomic writes, archives, packing, Arrow datasets."""

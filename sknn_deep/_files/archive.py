@@ -1,8 +1,8 @@
-"""Reading the files of skops [1]_, zip archives from unknown sources.
+"""Reading skops files [1]_, which are zip archives, from untrusted sources.
 
-skops decides by name which types a file may use. Before that, the size of the file bounds what it
-may ask for: bytes to unpack, numbers in arrays, and parts that stand in several places, over which
-skops' audit would walk once for each way that leads to them.
+skops decides by name which types a file may use. Before that, limits that depend on the size of the
+file are checked: bytes to unpack, numbers in arrays, and parts that are referenced in several
+places, which skops' audit would visit once for each path that leads to them.
 
 References
 ----------
@@ -19,18 +19,18 @@ from zipfile import ZipFile
 
 import numpy as np
 
-# A file may unpack to this many bytes, or this many times its size: skops compresses sparse
+# A file may unpack to this many bytes, or to this many times its size: skops compresses sparse
 # matrices.
 _MAX_UNPACKED, _MAX_RATIO = 2**24, 20
-# The schema becomes Python's objects, which take many times its bytes. It may be as long as the
-# file or, in a small compressed file, this long.
+# The schema is parsed into Python objects, which take many times its bytes. It may be as long as
+# the file or, in a small compressed file, this long.
 _MAX_SCHEMA = 2**20
-# Of older protocols skops has repaired holes.
+# skops has fixed vulnerabilities of older protocols.
 _OLDEST_PROTOCOL = 2
 
 
 class UntrustedError(ValueError):
-    """A file uses types that are not trusted."""
+    """The file uses types that are not trusted."""
 
 
 def check_regular(path: str | os.PathLike) -> None:
@@ -41,7 +41,7 @@ def check_regular(path: str | os.PathLike) -> None:
 
 
 def check_generator(state: Mapping[str, Any]) -> None:
-    """Raise a ValueError if NumPy would read beyond its memory in a state of ``RandomState``."""
+    """Raise a ValueError for a ``RandomState`` state that would make NumPy read out of bounds."""
     words, position = state["state"]["key"], state["state"]["pos"]
     if not (type(position) is int and 0 <= position <= 624 and np.asarray(words)[1:].any()):
         raise ValueError("it holds a generator of random numbers in a state that there is not.")
@@ -52,14 +52,14 @@ def read(
     loaders: Mapping[str, Collection[str]],
     trusted: Iterable[str | type] = (),
 ) -> Any:
-    """Return what a regular file of skops holds.
+    """Return the content of a skops file.
 
     Parameters
     ----------
     path : str or path-like
     loaders : mapping of str to collection of str
-        Trusted types beyond skops' own, each with the loaders of skops that may use it: a
-        function may be referred to, but not called.
+        Trusted types beyond skops' own, each with the skops loaders that may use it: for
+        instance, a function may be referenced but not called.
     trusted : iterable of str or type, default=()
         Types that the user trusts, however they are used.
 
@@ -68,7 +68,7 @@ def read(
     UntrustedError
         If the file uses other types.
     ValueError
-        If it is damaged, or asks for too much.
+        If it is damaged or exceeds the limits.
     OSError
         If it cannot be opened.
     """
@@ -85,13 +85,13 @@ def read(
             raise
         except RecursionError as error:
             raise ValueError("it is nested too deeply.") from error
-        except Exception as error:  # whatever forged bytes bring about in zipfile, NumPy and skops
+        except Exception as error:  # forged bytes may cause any error in zipfile, NumPy and skops
             reason = error if isinstance(error, ValueError) else repr(error)
             raise ValueError(f"it is damaged, or no file of skops: {reason}") from error
 
 
 def _checked_names(file: BinaryIO, size: int, loaders: Mapping[str, Collection[str]]) -> set[str]:
-    """Return the names of all types in a file, having checked what it asks for."""
+    """Check the limits of a file, and return the names of all types in it."""
     with ZipFile(file) as archive:
         check = _Check(archive, size, loaders)
         schema = archive.getinfo("schema.json")
@@ -105,11 +105,11 @@ def _checked_names(file: BinaryIO, size: int, loaders: Mapping[str, Collection[s
 
 
 class _Check:
-    """A walk over the parts of a file, as its schema lists them; ``names`` collects their types.
+    """A traversal of a file's parts as listed in its schema; ``names`` collects their types.
 
-    skops writes a part that stands in several places each time in full, and takes the first for all
-    when it reads. So parts with one id have equally many parts below them; that bounds any walk by
-    the length of the schema, and excludes circles.
+    skops writes a part that is referenced in several places in full each time, and uses the first
+    for all when reading. So parts with the same id have equally many parts below them; this bounds
+    any traversal by the length of the schema, and excludes cycles.
     """
 
     def __init__(self, archive: ZipFile, size: int, loaders: Mapping[str, Collection[str]]):
@@ -121,13 +121,13 @@ class _Check:
         self.names: set[str] = set()
 
     def count(self, value: Any) -> int:
-        """Return the number of parts in a piece of the schema, each checked."""
+        """Check the parts in a piece of the schema, and return their number."""
         if isinstance(value, list):
             return sum(map(self.count, value))
         if not isinstance(value, dict):
             return 0
         n_parts = sum(map(self.count, value.values()))
-        # content by name has parts as its values, whatever the names are
+        # in a dict of content, the values are parts, whatever the keys are
         is_part = isinstance(value.get("__loader__"), str)
         if is_part or not isinstance(value.get("__id__"), dict | None):
             n_parts += 1
@@ -161,7 +161,7 @@ class _Check:
                         self._check_array(array, info.file_size, "numpy.ndarray")
 
     def _check_sizes(self, archive: ZipFile, size: int) -> None:
-        """Refuse members that overlap, or unpack to much more than the file has bytes."""
+        """Raise an error if members overlap, or unpack to much more than the file's size."""
         members = archive.infolist()
         self._n_unpacked += sum(member.file_size for member in members)
         if self._n_unpacked > max(_MAX_UNPACKED, _MAX_RATIO * self._size):
@@ -170,7 +170,7 @@ class _Check:
             raise ValueError("its members overlap.")
 
     def _check_array(self, file: IO[bytes], size: int, name: str) -> None:
-        """Refuse an array that announces more, or something else, than there is of it."""
+        """Raise an error if an array's header does not match its size or type."""
         version = np.lib.format.read_magic(file)
         read_header = {
             (1, 0): np.lib.format.read_array_header_1_0,

@@ -1,7 +1,7 @@
 """Arrow datasets and Parquet files, read part by part.
 
-A Parquet file is read row group by row group, and a row group in batches: a dataset's own scanner
-would decode whole row groups, and several ahead. A batch is handed out as a frame of pandas.
+A Parquet file is read row group by row group, and each row group in batches: a dataset's own
+scanner would decode whole row groups, and several ahead. Each batch is returned as a pandas frame.
 """
 
 import importlib
@@ -21,12 +21,12 @@ class ArrowSource:
     ----------
     dataset : pyarrow.dataset.Dataset
     columns : list of str
-        Those that are handed out.
+        The columns to read.
 
     Attributes
     ----------
     lengths : list of int
-        How many rows each part has: of Parquet each row group, of others each file.
+        Number of rows of each part: a row group in Parquet, a file in other formats.
     """
 
     def __init__(self, dataset: Any, columns: list[str]):
@@ -35,12 +35,12 @@ class ArrowSource:
         self.lengths: Sequence[int] = [_n_rows(fragment) for fragment in self._fragments]
 
     def open(self, part: int) -> Iterator[Any]:
-        """Yield a part in frames."""
+        """Yield the frames of a part."""
         for batch in self._batches(self._fragments[part], self._columns):
             yield _frame(batch)
 
     def column(self, name: str) -> np.ndarray:
-        """Return all values of one column; texts are objects, one for all that are equal.
+        """Return all values of one column; equal strings share one object.
 
         Raises
         ------
@@ -73,7 +73,7 @@ class ArrowSource:
             )
             return
         arrow: Any = importlib.import_module("pyarrow.dataset")
-        # what the names of folders say of all rows
+        # values that folder names define for all rows
         known = arrow.get_partition_keys(fragment.partition_expression)
         stored = [name for name in columns if name not in known]
         missing = [name for name in stored if name not in fragment.physical_schema.names]
@@ -85,7 +85,7 @@ class ArrowSource:
         types = [self._schema.field(name).type for name in columns]
         for rows in _stored_batches(fragment, stored):
             if rows.schema.names == columns and rows.schema.types == types:
-                # which would tell pandas to make an index of some
+                # without metadata, which would make pandas use some columns as an index
                 yield rows.replace_schema_metadata(None)
                 continue
             arrays = [
@@ -96,7 +96,7 @@ class ArrowSource:
             yield rows.from_arrays(cast, names=columns)
 
     def _cast(self, name: str, array: Any, fragment: Any) -> Any:
-        """Return a column of a file in the type that the dataset has it in."""
+        """Return a column of a file, cast to its type in the dataset."""
         kind = self._schema.field(name).type
         try:
             return array.cast(kind)
@@ -109,9 +109,9 @@ class ArrowSource:
 
 
 def _frame(batch: Any) -> Any:
-    """Return a record batch as a frame of pandas, with numbers of one type row by row.
+    """Return a record batch as a pandas frame, in row-major order if all are floats of one type.
 
-    That is how a network reads them. pandas' own frame has them column by column, and turning them
+    This is the layout that a network reads. pandas' own conversion is column-major, and transposing
     took as long again (``python -m benchmarks.streams``).
     """
     kinds = {str(field.type) for field in batch.schema}
@@ -122,7 +122,7 @@ def _frame(batch: Any) -> Any:
 
 
 def _stored_batches(fragment: Any, columns: list[str]) -> Iterator[Any]:
-    """Yield columns of row groups of a Parquet file, in record batches."""
+    """Yield columns of a Parquet file's row groups, in record batches."""
     parquet: Any = importlib.import_module("pyarrow.parquet")
     groups = [group.id for group in fragment.row_groups]
     with fragment.filesystem.open_input_file(fragment.path) as file:
@@ -143,14 +143,14 @@ def _n_rows(fragment: Any) -> int:
 
 
 def open_dataset(source: Any) -> Any:
-    """Return a dataset of Arrow: of a file, a folder or several files, or the one that is given.
+    """Return an Arrow dataset for a file, a folder or several files; a dataset is returned as is.
 
     Raises
     ------
     ImportError
-        If there is no pyarrow.
+        If pyarrow is not installed.
     FileNotFoundError
-        If there is no such file or folder, or no file in it.
+        If the file or folder does not exist, or the folder is empty.
     """
     try:
         arrow_dataset: Any = importlib.import_module("pyarrow.dataset")

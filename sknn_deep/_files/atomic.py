@@ -10,16 +10,16 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows, which removes no file that is open
+except ImportError:  # Windows, which does not remove open files
     fcntl = None  # type: ignore[assignment]  # a name for what is missing
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file atomically: it has its old content or the new.
+    """Write a file atomically: it has either its old content or the new.
 
-    The bytes go to a temporary file in the same directory, which replaces the old one once they
-    are on the disk. If that fails, the temporary file is removed and the old one stays. A
-    symbolic link is followed: its target is replaced.
+    The bytes are written to a temporary file in the same directory, which replaces the old one once
+    it is on disk. If that fails, the temporary file is removed and the old one remains. Symbolic
+    links are followed: the target is replaced.
 
     Parameters
     ----------
@@ -56,24 +56,24 @@ def _write_and_replace(temporary: Path, target: Path, write: Callable[[BinaryIO]
             file.flush()
             os.fsync(file.fileno())
             if fcntl is not None:
-                _replace(temporary, target)  # still locked: nobody takes it for an orphan
-        if fcntl is None:  # Windows replaces no file that is open
+                _replace(temporary, target)  # still locked, so it cannot be mistaken for an orphan
+        if fcntl is None:  # Windows cannot move a file that is open
             _replace(temporary, target)
     except BaseException:
-        temporary.unlink(missing_ok=True)  # it has moved already if Ctrl-C came late
+        temporary.unlink(missing_ok=True)  # already moved if Ctrl-C came late
         raise
 
 
 def _new_locked_file(path: Path) -> BinaryIO:
-    """Make a file that :func:`remove_orphans` leaves alone as long as it is open."""
+    """Create a file that :func:`remove_orphans` does not remove while it is open."""
     while True:
-        file = open(path, "x+b")  # with the permissions that the process gives new files
+        file = open(path, "x+b")  # unlike tempfile, with the usual permissions of new files
         if fcntl is not None:
-            with suppress(OSError):  # a file system without locks
+            with suppress(OSError):  # file systems without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
         if path.exists():
             return file
-        file.close()  # taken for an orphan before it was locked
+        file.close()  # it was removed as an orphan before it was locked
 
 
 def _replace(temporary: Path, target: Path) -> None:
@@ -83,9 +83,9 @@ def _replace(temporary: Path, target: Path) -> None:
 
 
 def remove_orphans(path: str | os.PathLike) -> None:
-    """Remove the temporary files of writers of a path that were killed.
+    """Remove temporary files for a path that were left by killed writers.
 
-    A writer holds a lock on its file as long as it lives, so what is being written stays.
+    A living writer holds a lock on its file, so files that are being written are not removed.
     """
     target = Path(os.path.realpath(path))
     for temporary in target.parent.glob(f"{_prefix(target)}{'[0-9a-f]' * 16}.tmp"):
@@ -95,18 +95,18 @@ def remove_orphans(path: str | os.PathLike) -> None:
                 continue
             with open(temporary, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # a writer that lost its file makes another one of the same name
+                # a writer whose file was removed creates another of the same name
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(temporary)):
                     temporary.unlink()
 
 
 def _prefix(target: Path) -> str:
-    # short, so that a name of any length has room for it, and different for each name
+    # a hash is short enough even for names of maximum length, and different for each name
     return f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}."
 
 
 def _sync_directory(directory: Path) -> None:
-    """Put a directory's new entry on the disk, if the system lets a directory be opened."""
+    """Flush a directory's new entry to disk, if the system can open directories."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows
         return
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

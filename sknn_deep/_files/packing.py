@@ -1,7 +1,7 @@
-"""Nested values as one text and arrays, which pickle and skops keep without a class of torch.
+"""Nested values as one JSON text and arrays, which pickle and skops store without torch classes.
 
-skops writes a few hundred bytes for each item of a container, and nothing for what JSON has in a
-string: so a history of many epochs stays small, and a checkpoint is written fast.
+skops writes a few hundred bytes per item of a container, but a JSON text is a single item: so a
+history of many epochs stays small, and a checkpoint is written fast.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# A JSON object with this key stands for what JSON does not have; it names which.
+# A JSON object with this key represents a type that JSON lacks; its value names the type.
 _KIND = "packed as"
 _SCALARS = {type(None), bool, int, float, str}
 _NUMBERS = {
@@ -26,24 +26,24 @@ _SEQUENCES = {cls.__name__: cls for cls in (tuple, set, frozenset)}
 
 
 def pack(value: Any, *, strict: bool = False) -> dict[str, Any]:
-    """Return a value as a text and parts.
+    """Convert a value to a text and parts.
 
     Parameters
     ----------
     value : object
-        Made of scalars, arrays, tensors and Python's containers.
+        Composed of scalars, arrays, tensors and Python containers.
     strict : bool, default=False
-        Whether to refuse any other part. Otherwise it is among the parts.
+        Whether to raise an error for any other object. Otherwise it is added to the parts.
 
     Returns
     -------
     packed : dict
-        ``text``, which is JSON, and ``parts``, the arrays in their order in it.
+        ``text``, which is JSON, and ``parts``, the arrays in the order of the text.
 
     Raises
     ------
     TypeError
-        If a part is refused. The message names it.
+        If ``strict`` and an object is not supported. The message names it.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def pack(value: Any, *, strict: bool = False) -> dict[str, Any]:
 
 
 def _as_json(value: Any, parts: list[Any], strict: bool, where: tuple) -> Any:
-    """Return what stands for a value in JSON, which has its place in ``where``, inside out."""
+    """Return the JSON form of a value, whose path is in ``where``, innermost name first."""
 
     def each(items: Iterable[tuple[Any, Any]]) -> list[Any]:
         return [
@@ -92,7 +92,7 @@ def _as_json(value: Any, parts: list[Any], strict: bool, where: tuple) -> Any:
 
 
 def _place(where: tuple) -> str:
-    """Return names from outside in, joined by dots."""
+    """Return the path of a value as names joined by dots, outermost first."""
     names = []
     while where:
         name, where = where
@@ -101,7 +101,7 @@ def _place(where: tuple) -> str:
 
 
 def _is_kept(array: np.ndarray) -> bool:
-    """Return whether skops restores an array as it is."""
+    """Return whether skops restores an array unchanged."""
     if array.dtype == object:
         is_shape = 1 <= array.ndim <= 2 and array.size > 0
         return is_shape and all(isinstance(item, (*_SCALARS, np.generic)) for item in array.flat)
@@ -109,18 +109,18 @@ def _is_kept(array: np.ndarray) -> bool:
 
 
 def unpack(packed: dict[str, Any], *, strict: bool = False) -> Any:
-    """Undo :func:`pack`; the memory of arrays is shared.
+    """Reverse :func:`pack`; the memory of arrays is shared.
 
     Raises
     ------
     IndexError, KeyError, TypeError, ValueError
-        If ``pack`` has not made it.
+        If the input does not come from ``pack``.
     """
     if strict and not all(isinstance(part, np.ndarray) for part in packed["parts"]):
         raise ValueError("it holds other parts than arrays.")
     if f'"{_KIND}"' not in packed["text"]:
         return json.loads(packed["text"])
-    parts = packed["parts"][::-1]  # each stands once, in its order
+    parts = packed["parts"][::-1]  # each is used once, in order
 
     def restored(coded: dict[str, Any]) -> Any:
         if _KIND not in coded:
@@ -132,7 +132,7 @@ def unpack(packed: dict[str, Any], *, strict: bool = False) -> Any:
         if kind == "Tensor":
             return torch.from_numpy(np.require(parts.pop(), requirements="W"))
         if kind in _DICTS:
-            return _DICTS[kind](dict(items))  # pairs would be counted
+            return _DICTS[kind](dict(items))  # Counter would count pairs
         return (_SEQUENCES.get(kind) or _NUMBERS[kind])(items)
 
     return json.loads(packed["text"], object_hook=restored)

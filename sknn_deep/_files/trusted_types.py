@@ -1,9 +1,9 @@
 """Types of other packages that a file may use, because their state can do no harm.
 
-Each stands with the loaders of skops by which it may be used, so that a class of torch or a
-function may be referred to, but not called while a file is read. Left out is what reads memory
-without looking where, such as scikit-learn's trees and SciPy's splines, and what executes a part
-of its state, such as SciPy's distributions.
+Each is listed with the skops loaders that may use it, so that a torch class or a function may be
+referenced but not called while a file is read. Types that access memory without bounds checks, such
+as scikit-learn's trees and SciPy's splines, are excluded, and so are those that execute parts of
+their state, such as SciPy's distributions.
 """
 
 from collections.abc import Collection
@@ -16,7 +16,7 @@ OBJECT, TYPE, FUNCTION = ("ObjectNode",), ("TypeNode",), ("FunctionNode",)
 
 
 def name_of(type_: type | str) -> str:
-    """Return the name by which skops knows a type, or a function."""
+    """Return skops' name of a type or function."""
     return type_ if isinstance(type_, str) else f"{type_.__module__}.{type_.__name__}"
 
 

@@ -1,19 +1,19 @@
-"""Products of matrices that are rounded to bfloat16, which is what ``dtype="bfloat16"`` asks for.
+"""Matrix products with factors rounded to bfloat16, for ``dtype="bfloat16"``.
 
 A bfloat16 is the first half of a float32: the same range, but 8 binary digits instead of 24.
 Processors with instructions for it (AVX512-BF16, AMX) multiply such numbers in less than half the
-time, and add up in float32 [1]_. Everything else is float32: weights, biases, activations,
-normalisation, losses, the sums of a gradient and the optimiser. So a product costs a rounding of
+time and accumulate in float32 [1]_. Everything else is float32: weights, biases, activations,
+normalisation, losses, the sums of a gradient and the optimiser. So each product requires rounding
 its two factors, and its result is rounded once, because torch writes it in the type of the factors.
 
 On one core of an AMD EPYC (Zen 4) with torch 2.13, 29 November 2026, a layer's three products and
 all roundings take .43 of the time in float32 for 512 × 512 weights and batches of 2,048, .55 for
 batches of 200 and .85 for 32; for 128 × 64 weights .65, 1.1 and 3 times the time. Without the
-instructions oneDNN converts both factors on the way and takes 2.1 to 2.5 times as long as float32
+instructions, oneDNN converts both factors on the fly and takes 2.1 to 2.5 times as long as float32
 with AVX-512, and 4.6 times with AVX2.
 
-Features are rounded batch by batch. To round them once and for all saves 2 to 5 % of a training's
-time, which is not worth a second copy of them in memory.
+Features are rounded batch by batch. Rounding them once in advance would save 2 to 5 % of the
+training time, which is not worth a second copy in memory.
 
 References
 ----------
@@ -29,16 +29,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# Products of fewer multiply-adds take a CPU less time in single precision: to round the factors
-# and to call oneDNN takes longer than the product.
+# Products of fewer multiply-adds are faster in single precision on a CPU: rounding the factors and
+# calling oneDNN takes longer than the product.
 FEWEST_TO_ROUND = 2**21
-# The instructions by torch's names: x86's, and those of ARM.
+# torch's names of the instruction sets: first those of x86, then those of ARM.
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
 @cache
 def has_instructions() -> bool:
-    """Return whether this machine's processor multiplies numbers in bfloat16."""
+    """Return whether this machine's processor has instructions for bfloat16 products."""
     ask = getattr(torch.cpu, "get_capabilities", None)
     if ask is None:  # before torch 2.11
         return torch.cpu._is_avx512_bf16_supported()
@@ -47,12 +47,12 @@ def has_instructions() -> bool:
 
 
 def product_dtype(dtype: str, device: torch.device) -> torch.dtype | None:
-    """Return the type to whose precision factors of products are rounded; None for no rounding.
+    """Return the type to which factors of products are rounded; None for no rounding.
 
     Parameters
     ----------
     dtype : {"auto", "float32", "float64", "bfloat16"}
-        The estimator's. "bfloat16" is not followed on a CPU that would be slower with it.
+        The estimator's parameter. "bfloat16" is ignored on a CPU that would be slower with it.
     device : torch.device
     """
     if dtype != "bfloat16" or (device.type == "cpu" and not has_instructions()):
@@ -66,23 +66,23 @@ def is_worth_rounding(n_rows: int, weight: Tensor) -> bool:
     Parameters
     ----------
     n_rows : int
-        Of a batch.
+        Number of rows of a batch.
     weight : Tensor of shape (..., out_features, in_features)
-        In a stack each network decides as it would alone.
+        The decision for the networks of a stack is the same as for a single network.
     """
     multiply_adds = n_rows * weight.shape[-2] * weight.shape[-1]
     return weight.device.type != "cpu" or multiply_adds >= FEWEST_TO_ROUND
 
 
 class RoundedLayers(TorchFunctionMode):
-    """A block in which large dense layers multiply in bfloat16; their outputs keep their type.
+    """A context in which large dense layers multiply in bfloat16; their outputs keep their type.
 
-    It is for modules that are called without gradients.
+    For modules that are called without gradients.
 
     Parameters
     ----------
     n_rows : int
-        Of all calls in the block together: each layer takes all of them in the same precision.
+        Total number of rows of all calls in the block: each layer uses the same precision for all.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Where the numbers live: device, floating-point type, order in memory, random generators."""
+"""Devices, floating-point types, memory layout and random generators."""
 
 import re
 import threading
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# CUDA records one graph at a time in a process, and can give no memory back meanwhile.
+# CUDA records one graph at a time per process, and cannot release memory meanwhile.
 recording = threading.Lock()
-# Kinds of accelerators that "auto" takes. On Apple's a small network may be slower than on the CPU.
+# Accelerators that "auto" chooses. On Apple's, a small network may be slower than on the CPU.
 _AUTOMATIC = ("cuda", "xpu")
 _FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 _NAMES = {"cuda": "CUDA", "xpu": "XPU", "mps": "Metal"}
@@ -26,7 +26,7 @@ class OutOfMemoryError(torch.OutOfMemoryError, MemoryError):
     Attributes
     ----------
     kept_bytes : float
-        What a network would hold once it is trained; 0 where that is not known.
+        Memory that the trained network would hold; 0 if unknown.
     """
 
     kept_bytes = 0.0
@@ -34,16 +34,16 @@ class OutOfMemoryError(torch.OutOfMemoryError, MemoryError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error is an out-of-memory error of any device, by torch or NumPy."""
-    # torch has no error class for a lack of host memory
+    # torch has no exception class for running out of host memory
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 def lies_as_torch_knows(array: np.ndarray) -> bool:
-    """Return whether torch can have an array's memory: it knows no read-only one, nor all strides.
+    """Return whether torch can share an array's memory: writeable, with strides that it supports.
 
-    Those of a dimension of length one NumPy lets be anything.
+    Strides of dimensions of length one are checked, too, as NumPy allows any value for them.
     """
     itemsize = array.itemsize
     for stride in array.strides:  # a generator takes longer than a small array's conversion
@@ -53,10 +53,10 @@ def lies_as_torch_knows(array: np.ndarray) -> bool:
 
 
 def as_tensor(X: Any) -> Tensor | None:
-    """Return an array of floating-point numbers as a tensor in the same memory.
+    """Return an array of floating-point numbers as a tensor that shares its memory.
 
-    None stands for whatever torch does not know as it is: read-only arrays, as joblib's workers are
-    given them, memory maps, other orders of bytes and of elements.
+    None if torch cannot share it: read-only arrays (such as those passed to joblib's workers),
+    memory maps, and other byte orders or memory layouts.
     """
     is_known = (
         type(X) is np.ndarray
@@ -68,14 +68,14 @@ def as_tensor(X: Any) -> Tensor | None:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the torch device that a ``device`` parameter stands for.
+    """Return the torch device for a ``device`` parameter.
 
     Parameters
     ----------
     device : str or torch.device
         "auto" is the accelerator that torch finds, CUDA's, ROCm's (which torch calls "cuda") or
-        Intel's, and the CPU where there is none. Apple's must be named. Without an index it
-        is torch's current device.
+        Intel's, and the CPU if there is none. Apple's must be named explicitly. Without an index,
+        it is torch's current device.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     ValueError
         If the device is unknown to torch or not present on this machine.
     RuntimeError
-        If this process was forked from one that had used the device.
+        If this process was forked from one that had already used the device.
     """
     if device != "auto" and _parsed(device).type == "cpu":
         return torch.device("cpu")
@@ -129,16 +129,16 @@ def _parsed(device: str | torch.device) -> torch.device:
 
 
 def on_device(device: torch.device) -> AbstractContextManager:
-    """Return a context in which a device is torch's current one, as its streams and graphs ask.
+    """Return a context in which a device is torch's current one, as streams and graphs require.
 
-    Where the device lacks a kernel, an error there says so.
+    If the device lacks a kernel, the context raises an error that says so.
     """
     return nullcontext() if device.type == "cpu" else _on_accelerator(device)
 
 
 @contextmanager
 def _on_accelerator(device: torch.device) -> Iterator[None]:
-    # Apple's is always the only one
+    # there is only one Apple device
     with nullcontext() if device.type == "mps" else torch.accelerator.device_index(device.index):
         try:
             yield
@@ -153,20 +153,20 @@ def _on_accelerator(device: torch.device) -> Iterator[None]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return how many bytes an accelerator has free."""
-    if device.type == "mps":  # it shares the host's memory, and has advice on how much to take
+    """Return the number of free bytes on an accelerator."""
+    if device.type == "mps":  # it shares the host's memory and recommends a limit
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     free, _ = torch.accelerator.get_memory_info(device)
     return free
 
 
 def has_streams(device: torch.device) -> bool:
-    """Return whether a device can copy while it computes; torch gives Metal one queue."""
+    """Return whether a device can copy while it computes; torch uses a single queue for Metal."""
     return device.type not in ("cpu", "mps")
 
 
 def release_cached_memory(device: torch.device) -> None:
-    """Give memory that torch keeps for tensors to come back to an accelerator."""
+    """Return the memory in torch's cache to an accelerator."""
     if device.type == "mps":
         torch.mps.empty_cache()
     elif device.type != "cpu":
@@ -182,9 +182,9 @@ def accepted_dtypes(dtype: str, device: torch.device) -> list[type]:
     Parameters
     ----------
     dtype : {"auto", "float32", "float64", "bfloat16"}
-        "auto" follows the input on the CPU, as scikit-learn does (float32 stays
-        float32, all else becomes float64), and is float32 on an accelerator. With
-        "bfloat16" the weights are float32, too: only factors of matrix products are rounded.
+        "auto" follows the input on the CPU, like scikit-learn (float32 stays float32,
+        everything else becomes float64), and is float32 on an accelerator. With "bfloat16" the
+        weights are float32: only factors of matrix products are rounded.
     device : torch.device
 
     Returns
@@ -213,10 +213,10 @@ def seeded_generator(
     offset: int = 0,
     present: torch.Generator | None = None,
 ) -> torch.Generator:
-    """Return a torch generator of its own, seeded by one draw from ``random_state``.
+    """Return a separate torch generator, seeded by one draw from ``random_state``.
 
-    The offset tells the calls of ``partial_fit`` apart, which all begin with the same state. A
-    present generator of the device is seeded anew and returned.
+    The offset distinguishes calls of ``partial_fit``, which all start from the same state. A
+    ``present`` generator on the device is reseeded and returned.
     """
     seed = int(random_state.randint(np.iinfo(np.int32).max)) + offset
     if present is None or present.device != device:

@@ -1,9 +1,8 @@
-"""Large arrays in a file: read piece by piece, and released.
+"""Large memory-mapped arrays: read piece by piece, and released.
 
-What has been read of a memory map counts as the process' memory until another one wants it,
-so that an epoch over a file takes as much memory as the file is long. The pages can be handed
-back: they stay in the system's cache as long as there is room, and the next access finds them
-there.
+Pages read from a memory map count as the process's memory until another process needs it, so an
+epoch over a file would take as much memory as the file is long. The pages can be released: they
+stay in the system's page cache as long as there is room, and the next access finds them there.
 """
 
 import mmap
@@ -15,27 +14,27 @@ import numpy as np
 
 # Maps of fewer bytes may stay in memory as a whole.
 _LARGE = 2**28
-# The process may grow by this many bytes of files before the pages are handed back. That is checked
-# after this many rows, or this many bytes read in one piece: to reach one row, Linux maps all that
-# its cache holds in one piece around it, up to two mebibytes.
+# The process may grow by this many bytes of files before the pages are released. That is checked
+# after this many rows, or this many contiguous bytes: on access to a single row, Linux maps the
+# contiguous part of its page cache around it, up to two mebibytes.
 _HELD, _ROWS_AT_ONCE, _BYTES_AT_ONCE = 2**25, 16, 2**23
-# Bytes of files that were in the process' memory after the pages of a map were handed back.
+# Bytes of files that were in the process's memory after the pages of a map were last released.
 _resident_before: "weakref.WeakKeyDictionary[mmap.mmap, int]" = weakref.WeakKeyDictionary()
 
 
 class Mapped:
     """Rows of a large memory map, converted as they are read.
 
-    Rows chosen by an array of numbers are not copied, but read when they are asked for.
+    Indexing with an array of row numbers copies nothing; the rows are read when needed.
 
     Parameters
     ----------
     array : ndarray of shape (n_rows, n_features)
         A view of the map, with contiguous rows.
     dtype : dtype
-        Of what is read.
+        Type to which rows are converted when read.
     rows : ndarray of int, default=None
-        The rows of the array that there are; None for all.
+        The rows of the array to include; None for all.
     """
 
     def __init__(self, array: np.ndarray, dtype: np.dtype | type, rows: np.ndarray | None = None):
@@ -57,7 +56,7 @@ class Mapped:
     def __getitem__(self, key: np.ndarray) -> "Mapped": ...
 
     def __getitem__(self, key: slice | np.ndarray) -> "np.ndarray | Mapped":
-        """Return a copy of some rows for a slice, and a choice of them for their numbers."""
+        """Return a copy of the rows for a slice, and a lazy selection for row numbers."""
         if not isinstance(key, slice):
             return Mapped(self._array, self.dtype, self._numbers(key))
         start, stop, step = key.indices(len(self))
@@ -79,7 +78,7 @@ class Mapped:
         out: np.ndarray,
         mode: Literal["raise", "wrap", "clip"] = "clip",
     ) -> np.ndarray:
-        """Gather rows into a buffer, as ``numpy.take`` does."""
+        """Gather rows into a buffer, like ``numpy.take``."""
         rows = self._numbers(rows)
         for piece in _pieces(len(rows), _ROWS_AT_ONCE):
             if self._array.dtype == out.dtype:
@@ -90,7 +89,7 @@ class Mapped:
         return out
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """Yield copies of all rows in turn, some at a time."""
+        """Yield copies of all rows in order, in pieces."""
         for piece in _pieces(len(self), max(1, _BYTES_AT_ONCE // self._bytes_of_a_row)):
             yield self[piece]
 
@@ -98,7 +97,7 @@ class Mapped:
         return rows if self._rows is None else self._rows[rows]
 
     def _hand_back(self) -> None:
-        """Hand the pages that were read back, if they are many."""
+        """Release the pages that were read, if there are many."""
         resident = _resident()
         if resident is None or resident - _resident_before.get(self._map, 0) > _HELD:
             self._map.madvise(mmap.MADV_DONTNEED)
@@ -106,7 +105,7 @@ class Mapped:
 
 
 def _resident() -> int | None:
-    """Return how many bytes of files are in this process' memory, where the system says it."""
+    """Return how many bytes of files are in this process's memory; None if unknown."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[2]) * mmap.PAGESIZE
@@ -119,9 +118,9 @@ def _pieces(n_rows: int, at_once: int) -> list[slice]:
 
 
 def map_of(array: Any) -> mmap.mmap | None:
-    """Return the memory map that an array is a view of, if its pages can be handed back.
+    """Return the memory map that an array is a view of, if its pages can be released.
 
-    Those of a private copy (``mode="c"``) hold what was written to them, and nothing else does.
+    Those of a private copy (``mode="c"``) cannot: they hold the only copy of what was written.
     """
     mode = None
     while array is not None and not isinstance(array, mmap.mmap):
@@ -132,7 +131,7 @@ def map_of(array: Any) -> mmap.mmap | None:
 
 
 def is_large_map(X: Any) -> bool:
-    """Return whether rows are to be read piece by piece, because they are in a large file."""
+    """Return whether X is a large memory map, whose rows are read piece by piece."""
     if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "biuf":
         return False
     map_ = map_of(X)

@@ -1,28 +1,30 @@
-"""On how many threads training steps and predictions run, and how results stay the same.
+"""The number of threads for training steps and predictions, without an effect on the results.
 
-**Shapes decide how many are worth it.** If a step has a product of 1.5 million multiply-adds or
-more, or an optimiser's pass over 23,000 weights, all of its kernels have several of torch's
-threads, as many as leave each at least half of that; else one. With all on several a fit takes
-less time than with some: each core finds the rows that it has worked on before in its own cache.
+**Shapes limit the number of threads.** If a step has a product of 1.5 million multiply-adds or
+more, or an optimiser's pass over 23,000 weights, all of its kernels run on several of torch's
+threads, as many as leave each at least half of that; otherwise on one. Running all kernels on
+several threads is faster than running only some: each core finds the rows that it has worked on
+before in its own cache.
 
 **The load decides how many of these are used.** torch's threads wait for each other in every
-operation, so that a step beside a busy process takes many times as long on two threads as on one.
-A training therefore uses as many as there are cores that nobody else uses, and counts who else runs
-before its first step and ten times a second.
+operation, so beside a busy process a step takes many times as long on two threads as on one.
+Training therefore uses only as many threads as there are idle cores, and counts the threads of
+other processes before its first step and ten times a second.
 
-**A trial decides whether fewer are faster.** They are where cores are far from each other, share
-what they compute with, or are not the machine's own. Half of the threads take the steps of a
-tenth of a second; if they are clearly faster they go on, and half of these are tried. The next
-trial comes two seconds later, the one after that four, and then one every eight.
+**A trial decides whether fewer are faster.** This is the case if cores are far from each other,
+share execution units, or belong to a virtual machine. Half of the threads run the steps of a tenth
+of a second; if that is clearly faster, training continues with them, and half of these are tried.
+The next trial comes two seconds later, the one after that four, and then one every eight.
 
-**The load decides on no bit.** torch computes most kernels to the same bits on any number of
-threads. The others run on a number of their own that shapes decide: small ones on one, large ones
-on all that are worth it (:meth:`Pace.pinned`). Of large products a few differ, and which ones
-depends on the library and the processor, so it is tried on random numbers before a product runs on
+**The load does not affect results.** torch computes most kernels to the same bits on any number of
+threads. The others run on a fixed number that depends on shapes only: small ones on one thread,
+large ones on all that pay off (:meth:`Pace.pinned`). A few large products differ, and which ones
+depends on the library and the processor, so each is tested on random numbers before it runs on
 fewer threads than usual (:meth:`Pace.checked`).
 
-Predictions do not follow the load: shapes and the threads allowed decide. Their rows are shared by
-Python's threads, which do not wait for each other: see ``shared_parts``.
+Predictions do not follow the load: their number of threads depends on shapes and on the threads
+allowed. Their rows are shared by Python threads, which do not wait for each other: see
+``shared_parts``.
 """
 
 import math
@@ -45,23 +47,24 @@ from sknn_deep._hardware.threads import (
     wants_the_same_bits,
 )
 
-# Least number of multiply-adds for each thread: fewer take about as long as waking it.
+# Minimum number of multiply-adds per thread: fewer take about as long as waking it.
 _WORK_OF_A_THREAD = 750_000
-# The same for predictions, which may come after a pause: a thread that sleeps then takes
-# milliseconds to get a core, as it wakes on that of the thread that waits for it, and spins.
+# The same for predictions, which may come after a pause: a sleeping thread then takes milliseconds
+# to get a core, as it wakes on the core of the thread that waits for it by spinning.
 OUTPUT_WORK_OF_A_THREAD = 12_000_000
-# Predictions of fewer are never worth a second thread.
+# Predictions with fewer multiply-adds never use a second thread.
 FEWEST_TO_SHARE = 2 * OUTPUT_WORK_OF_A_THREAD
 # torch divides passes over memory into parts of at least this many elements.
 _GRAIN = 2**15
 # Reading and writing an element takes as long as this many multiply-adds of a product.
 _ELEMENT_WORK = 16
-# Seconds between two looks at the load, between the first two trials, and the most between others.
+# Seconds between checks of the load, between the first two trials, and at most between others.
 _BETWEEN_LOOKS, _BETWEEN_TRIALS, _MOST_BETWEEN_TRIALS = 0.1, 2.0, 8.0
-# Threads that get this share of their cores' time are alone on them: as waiting threads spin,
-# they get .93 or more where they are, and .5 to .8 where two share their cores with a third.
+# Threads that get at least this share of their cores' time are alone on them: as waiting threads
+# spin, they get .93 or more if alone, and .5 to .8 if two threads share their cores with a third.
 _ALONE = 0.85
-# Half of the threads must take less than this share of the time of all: a trial is short and noisy.
+# Half of the threads must take less than this share of the time of all, as trials are short and
+# noisy.
 _CLEARLY_FASTER = 0.9
 
 Kernel = Callable[..., Any]
@@ -70,7 +73,7 @@ Kernel = Callable[..., Any]
 def busy_cores() -> int | None:
     """Return how many threads of other processes run or wait for a core; None if unknown.
 
-    Linux counts those of the whole machine, of which the running ones of this process are none.
+    Linux counts the threads of the whole machine; those of this process are subtracted.
     """
     try:
         with open("/proc/loadavg", "rb") as file:
@@ -85,17 +88,17 @@ def _is_running(task: str) -> bool:
     try:
         with open(f"/proc/self/task/{task}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2].startswith(b"R")
-    except FileNotFoundError:  # it has ended since
+    except FileNotFoundError:  # the thread has ended since
         return False
 
 
 def _most_threads(device: torch.device) -> int:
-    """Return the most of the CPU's threads to use for work on a device."""
+    """Return the maximum number of CPU threads for work on a device."""
     return allowed_threads() if device.type == "cpu" else 1
 
 
 def threads_of_outputs(multiply_adds: int = 0, *, n_elements: int = 0) -> int:
-    """Return on how many of the CPU's threads this much work of predictions is done."""
+    """Return the number of CPU threads for this much work of predictions."""
     work = max(multiply_adds, n_elements * _ELEMENT_WORK)
     return _threads_for(work, allowed_threads(), OUTPUT_WORK_OF_A_THREAD)
 
@@ -105,32 +108,32 @@ def _threads_for(work: int, n_threads: int, least_work: int) -> int:
 
 
 class _More(NamedTuple):
-    """How many threads are tried against half of them, and how long a step takes on them."""
+    """The number of threads against which half of them are tried, and a step's time on them."""
 
     n_threads: int
     seconds: float
 
 
 class Pace:
-    """Decides on how many threads the steps of a training run.
+    """Chooses the number of threads for training steps.
 
     Parameters
     ----------
     n_threads : int
-        The most threads to use.
+        Maximum number of threads.
     is_fixed : bool, default=False
-        Use all that steps are worth, even on a busy machine.
+        Whether to use all threads that pay off by shape, even on a busy machine.
     least_work : int, default=None
-        Multiply-adds that each thread has at least. None is what pays in a training step.
+        Minimum number of multiply-adds per thread. None is what pays off in a training step.
 
     Attributes
     ----------
     n_worth : int
-        How many threads the present steps are worth, going by their shapes.
+        Number of threads that pay off for the current steps, judged by their shapes.
     n_used : int
-        How many they use just now.
+        Number of threads in use.
     follows : bool
-        Whether the load decides on that.
+        Whether ``n_used`` follows the load.
     """
 
     def __init__(self, n_threads: int, is_fixed: bool = False, least_work: int | None = None):
@@ -140,33 +143,32 @@ class Pace:
         self.follows = False
         self._n_beside = 0
         self._next_look = self._next_trial = -math.inf
-        # the most threads after the last trial or during this one, and the time until the next
+        # the maximum set by the last or the current trial, and the time until the next trial
         self._n_chosen, self._wait = math.inf, _BETWEEN_TRIALS
         self._more: _More | None = None  # during a trial
-        # of the steps since the last look
+        # totals of the steps since the last check of the load
         self._elapsed = self._processor_time = 0.0
         self._n_steps = 0
 
     @classmethod
     def of(cls, device: torch.device) -> "Pace":
-        """Return one for work on a device; on a CPU it may use the threads allowed.
+        """Return an instance for work on a device; on a CPU it may use the threads allowed.
 
-        It is fixed within ``fixed_threads``, and where the user has asked for deterministic
-        algorithms of torch.
+        It is fixed within ``fixed_threads``, and if the user has enabled torch's deterministic
+        algorithms.
         """
         return cls(_most_threads(device), is_fixed=wants_the_same_bits())
 
     @classmethod
     def of_outputs(cls, device: torch.device) -> "Pace":
-        """Return one for predictions on a device, which does not follow the load."""
+        """Return an instance for predictions on a device, which does not follow the load."""
         least_work = OUTPUT_WORK_OF_A_THREAD
         return cls(_most_threads(device), is_fixed=True, least_work=least_work)
 
     def threads_for(self, *, multiply_adds: int = 0, n_elements: int = 0) -> int:
-        """Return how many threads this much work is worth, at most those allowed.
+        """Return how many threads pay off for this much work, at most those allowed.
 
-        torch and its library of products decide for each kernel of a step, in the end, how many of
-        the threads that they may use to wake.
+        torch and its matrix library decide for each kernel how many of these threads to wake.
         """
         work = max(multiply_adds, n_elements * _ELEMENT_WORK)
         return _threads_for(work, self.n_threads, self._least_work)
@@ -175,14 +177,14 @@ class Pace:
     # kernels whose bits depend on the number of threads
 
     def pinned(self, kernel: Kernel, n_elements: float) -> Kernel:
-        """Return a kernel that always runs on as many threads as its size is worth.
+        """Return a kernel that always runs on a number of threads that depends on its size only.
 
         Parameters
         ----------
         kernel : callable
-            Whose bits depend on the number of threads, or may do.
+            A kernel whose bits depend, or may depend, on the number of threads.
         n_elements : float
-            Of its largest tensor. Fewer than torch divides go to one thread.
+            Size of its largest tensor. If torch would not divide it, the kernel gets one thread.
         """
         if not self.follows:
             return kernel
@@ -195,17 +197,17 @@ class Pace:
         key: Hashable,
         work: float = math.inf,
     ) -> Kernel:
-        """Return a kernel that runs on fewer threads than usual only if that changes no bit.
+        """Return a kernel that runs on fewer threads than usual only if no bit changes.
 
         Parameters
         ----------
         kernel : callable
         probe : callable
-            Computes what the kernel does from random numbers, the same ones each time.
+            Computes the same as the kernel, from random numbers that are the same on every call.
         key : hashable
-            What is equal for equal probes.
+            Equal for equal probes.
         work : float, default=inf
-            The multiply-adds of the kernel. One that is not worth several threads has one, always.
+            Multiply-adds of the kernel. If several threads do not pay off, it always runs on one.
         """
         if not self.follows:
             return kernel
@@ -220,16 +222,16 @@ class Pace:
     def steps(
         self, *, multiply_adds: int, n_elements: int = 0, n_beside: int = 0
     ) -> Iterator[None]:
-        """Run a block of steps on one thread, or on several if their largest kernels are worth it.
+        """Run a block of steps on one thread, or on several if the largest kernels justify it.
 
         Parameters
         ----------
         multiply_adds : int
-            Of the largest product of a step.
+            Size of the largest product of a step.
         n_elements : int, default=0
-            Of the largest pass over memory.
+            Size of the largest pass over memory.
         n_beside : int, default=0
-            Threads of this process that keep a core busy meanwhile, such as one that reads files.
+            Other threads of this process that keep a core busy, such as one that reads files.
         """
         self._n_beside = n_beside
         with one_thread():
@@ -247,11 +249,11 @@ class Pace:
             self._start_clocks()
             try:
                 yield
-            finally:  # between two blocks the clocks stand
+            finally:  # time between two blocks does not count
                 self._stop_clocks()
 
     def step_done(self) -> None:
-        """Count a step, and change the number of threads where it is time to."""
+        """Count a step, and adjust the number of threads if it is time to."""
         if not self.follows:
             return
         self._n_steps += 1
@@ -269,7 +271,7 @@ class Pace:
         self._more, self._n_free = None, self._count_free_cores()
         n_most = min(self._n_free, self.n_worth)
         if n_most < self.n_used or (more is not None and self._n_free < n_free):
-            return  # a neighbour has come, perhaps in the middle of a trial
+            return  # another process has started, perhaps in the middle of a trial
         if more is not None and seconds >= _CLEARLY_FASTER * more.seconds:
             self._choose(more.n_threads if more.n_threads < n_most else math.inf, now)
         elif more is not None and self.n_used == 1:
@@ -279,33 +281,33 @@ class Pace:
         elif more is None and now < self._next_trial:
             return
         elif more is None and self.n_used < n_most:
-            self._n_chosen = math.inf  # all begin; the next look tries half of them
+            self._n_chosen = math.inf  # start with all; the next check tries half of them
         elif self.n_used > 1:
             self._more = _More(self.n_used, seconds)
             self._n_chosen = self.n_used // 2
 
     def _have_waited(self) -> bool:
-        """Return whether the threads had too little time on their cores, for whatever reason."""
+        """Return whether the threads got too little of their cores' time, for whatever reason."""
         return self._processor_time < _ALONE * self.n_used * self._elapsed
 
     def _choose(self, n_threads: float, now: float) -> None:
         """Use at most this many threads until the next trial."""
-        # where a step takes longer than a look, trials are as rare among the steps
+        # if a step takes longer than the interval between checks, trials are spaced accordingly
         wait = self._wait * max(1.0, self._elapsed / _BETWEEN_LOOKS)
         self._n_chosen, self._next_trial = n_threads, now + wait
         self._wait = min(2 * self._wait, _MOST_BETWEEN_TRIALS)
 
     def _count_free_cores(self) -> int:
-        """Return how many threads find a core that nobody else uses, as far as that is known."""
+        """Return how many threads can have a core of their own, as far as that is known."""
         n_busy = (busy_cores() or 0) + self._n_beside
-        n_fits = max(1, n_entered())  # in threads of Python
+        n_fits = max(1, n_entered())  # concurrent fits in Python threads share the cores
         if n_busy == 0 and n_fits == 1:
             return self.n_worth
         return max(1, ((os.cpu_count() or 1) - n_busy) // n_fits)
 
     def _set_threads(self) -> None:
         most = min(self._n_free, self._n_chosen) if self.follows else math.inf
-        # the process may have been forked among the steps
+        # the process may have been forked between steps
         self.n_used = 1 if is_forked() else int(min(self.n_worth, most))
         if torch.get_num_threads() != self.n_used:
             set_threads_inside(self.n_used)
@@ -342,12 +344,12 @@ def _run_checked(n_worth: int, kernel: Kernel, probe: Callable, key: Hashable, *
     return _run_on(n_worth, kernel, *args)
 
 
-# What was found out in this process, by the key of a probe and two numbers of threads.
+# Results of probes in this process, by the key of a probe and two numbers of threads.
 _alike: dict[Hashable, bool] = {}
 
 
 def _are_alike(probe: Callable[[], Sequence[Tensor]], key: Hashable, *n_threads: int) -> bool:
-    """Return whether a probe gives the same bits on each of some numbers of threads."""
+    """Return whether a probe gives the same bits on each of these numbers of threads."""
     if (key, n_threads) not in _alike:
         first, *others = (_run_on(number, probe) for number in n_threads)
         _alike[key, n_threads] = all(map(torch.equal, first, *others))

@@ -1,4 +1,4 @@
-"""In how many digits an accelerator multiplies numbers in single precision."""
+"""The precision of an accelerator's matrix products in single precision."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,15 +14,15 @@ _restore: Callable[[], object]
 
 @contextmanager
 def float32_products(precision: str | None, device: torch.device) -> Iterator[None]:
-    """Let products on a device have this precision for a block.
+    """Set the precision of products on a device for a block.
 
-    torch has one setting for the process. It is restored when the last of the blocks ends that run
-    at a time in several threads; where these differ, the one that began last decides.
+    torch has one setting per process. If blocks overlap in several threads, the setting is restored
+    when the last of them ends; if they differ, the one that began last takes precedence.
 
     Parameters
     ----------
     precision : {"highest", "high"} or None
-        "high" is TF32 where the device has it: ten binary digits after the point in place of 23.
+        "high" is TF32 if the device has it: ten mantissa bits instead of 23.
         None leaves the setting alone.
     device : torch.device
     """
@@ -45,10 +45,10 @@ def float32_products(precision: str | None, device: torch.device) -> Iterator[No
 
 
 def _present_setting() -> Callable[[], object]:
-    """Return what sets torch to what it is set to now."""
+    """Return a function that restores torch's current setting."""
     try:
         return partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-    except RuntimeError:  # as it is where the newer attribute has been set
+    except RuntimeError:  # raised if the newer attribute has been set
         cuda = torch.backends.cuda.matmul
         return partial(setattr, cuda, "fp32_precision", cuda.fp32_precision)
 

@@ -1,26 +1,27 @@
-"""Matrix products: which library computes them, and how their factors lie in memory.
+"""Matrix products: the choice of library and of memory layouts.
 
-On a CPU two libraries are at hand. NumPy's (OpenBLAS) takes less time for a call, and for the
-products of a stack less time altogether up to a size; torch's (MKL) is faster for larger ones and
-the only one with several threads, other devices and bfloat16. All constants were measured with
+On a CPU two libraries are available. NumPy's (OpenBLAS) has less overhead per call, and is faster
+for the products of a stack up to some size; torch's (MKL) is faster for larger ones and the only
+one to support several threads, other devices and bfloat16. All constants were measured with
 ``python -m benchmarks.kernels``.
 
-A call of NumPy costs half as much as one of torch or less, which decides on a product of a few
-thousand multiply-adds. In a stack the gain is larger: the weights of the networks lie apart in one
-buffer, which torch's batched product is slow to write to, while NumPy goes from matrix to matrix.
-Large products are arithmetic, and there MKL is faster than the OpenBLAS in the NumPy from PyPI, but
-for doubles on some processors (:mod:`sknn_deep._hardware.slow_mkl`).
+A NumPy call costs at most half as much as a torch call, which dominates products of a few thousand
+multiply-adds. In a stack the gain is larger: the weights of the networks are strided in one buffer,
+which torch's batched product is slow to write to, while NumPy goes from matrix to matrix. Large
+products are dominated by arithmetic, where MKL is faster than the OpenBLAS in NumPy's PyPI wheels,
+except for doubles on some processors (:mod:`sknn_deep._hardware.slow_mkl`).
 
-NumPy is never asked for a product that OpenBLAS would spread over threads. After one, these spin
-for some hundredths of a second; torch's threads then share the cores with them, and wait for each
-other in every operation until the system has put one aside, in steps of milliseconds. An earlier
-version computed large products by NumPy and all else on one thread to keep clear of that; it lost
-more, because gathering, activations and the optimiser ran on one core.
+NumPy never computes a product that OpenBLAS would divide among threads. Afterwards these threads
+spin for some hundredths of a second; torch's threads then share the cores with them, and wait for
+each other in every operation until the scheduler preempts one, which takes milliseconds. An earlier
+version avoided that by computing large products with NumPy and everything else on one thread; it
+lost more, because gathering, activations and the optimiser ran on one core.
 
 OpenBLAS computes small products without packing their factors first if none is transposed. So a
-stack holds its first matrix by column (``share_buffer``), where the product with a batch takes two
-thirds of the time or less. The product that takes gradients back to a layer's input would lose what
-the other gains, so this is for the layer whose input wants no gradient.
+stack stores its first matrix in column-major order (``share_buffer``), with which the product with
+a batch takes at most two thirds of the time. The product that propagates gradients to a layer's
+input would lose as much as the other gains, so this is done only for the layer whose input needs
+no gradient.
 """
 
 import math
@@ -38,19 +39,20 @@ from sknn_deep._hardware.slow_mkl import lies_by_column
 from sknn_deep._hardware.threads import numpy_takes_one_thread
 
 # OpenBLAS computes products of fewer multiply-adds on one thread, however many it may use, and its
-# call costs less than torch's; where a factor is transposed, as in the forward pass, MKL is faster
-# sooner. A sum of rows is a product by a vector, which OpenBLAS spreads sooner.
+# call costs less than torch's; if a factor is transposed, as in the forward pass, MKL is faster
+# from a smaller size on. A sum of rows is a product with a vector, which OpenBLAS divides among
+# threads from a smaller size on.
 _SMALL_PRODUCT, _SMALL_FORWARD_PRODUCT, _SMALL_SUM = 2**18, 2**16, 9000
-# Up to this many multiply-adds each, NumPy takes no more time than MKL for the products of a stack
+# Up to this many multiply-adds each, NumPy is at least as fast as MKL for the products of a stack
 # on one thread.
 _MEDIUM_PRODUCT = 2**20
-# With fewer rows, MKL takes less time than OpenBLAS for a stack's outputs, unless they are narrow.
+# With at most this many rows, MKL is faster than OpenBLAS for a stack's outputs, unless narrow.
 _FEW_ROWS = 64
-# OpenBLAS packs the factors of outputs of so many units for more rows than that; without it they
-# take less time.
+# For outputs with this many columns, OpenBLAS packs the factors if there are more rows than this;
+# without packing, the product is faster.
 _BLOCK_COLUMNS, _BLOCK_ROWS = range(5, 17), 100
-# Rows shorter than this make a product several times slower than the same numbers stored
-# by column: MKL works on whole vector registers of its output.
+# With rows shorter than this, a product is several times slower than in column-major order, as MKL
+# works on whole vector registers of its output.
 _NARROW = 32
 
 # The two factors of each product of a layer, and whether they are transposed.
@@ -59,7 +61,7 @@ _FACTORS = {
     "gradient": (("delta", True), ("input", False)),
     "delta": (("delta", False), ("weight", False)),
 }
-# The product of a step that reads a factor first.
+# The first product of a step to read a factor.
 _FIRST_USE = {"input": "forward", "weight": "forward", "delta": "gradient"}
 
 Kernel = Callable[[], object]
@@ -67,12 +69,12 @@ Program = list[Kernel]
 
 
 def is_narrow(n_rows: int, n_columns: int) -> bool:
-    """Return whether a matrix is stored by column, because its rows are short."""
+    """Return whether to store a matrix in column-major order, because its rows are short."""
     return n_columns < min(_NARROW, n_rows)
 
 
 def empty_matrix(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Return a new matrix, or a stack of some, uninitialised; by column where that is faster."""
+    """Return an uninitialised matrix, or a stack, in column-major order if that is faster."""
     *leading, n_rows, n_columns = shape
     by_column = is_narrow(n_rows, n_columns) or lies_by_column(n_rows, n_columns, like)
     if like.device.type == "cpu" and by_column:
@@ -81,29 +83,29 @@ def empty_matrix(shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 class LayerProducts:
-    """The products of a dense layer for batches of one length, as kernels.
+    """The products of a dense layer for batches of the same length, as kernels.
 
     Parameters
     ----------
     weight : Tensor of shape (out_features, in_features)
-        Of a stack of K layers, this and all other matrices with a leading dimension of K.
+        For a stack of K layers, this and all other matrices have a leading dimension of K.
     n_rows : int
-        Of a batch.
+        Number of rows of a batch.
     dtype : torch.dtype or None
-        To which factors are rounded, where that makes products faster.
+        Type to which factors are rounded if that makes products faster.
     pace : Pace
-        What knows whether a stack's products are worth several threads.
+        Determines whether a stack's products use several threads.
     """
 
     def __init__(self, weight: Tensor, n_rows: int, dtype: torch.dtype | None, pace: Pace):
         self._is_stack = weight.ndim == 3
         self._torchs = torch.bmm if self._is_stack else torch.mm
         self._dtype, self._pace = dtype, pace
-        # of all layers together
+        # of all layers of the stack together
         self._multiply_adds = n_rows * weight.numel()
         self._is_on_host = weight.device.type == "cpu"
         self._rounds = dtype is not None and is_worth_rounding(n_rows, weight)
-        # factors and products of the rounding, by what they are
+        # rounded factors and products, by role
         self._rounded: dict[str, Tensor] = {}
 
     def product(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
@@ -112,7 +114,7 @@ class LayerProducts:
         Parameters
         ----------
         name : {"forward", "gradient", "delta"}
-            Which of the layer's: it decides on the library, and each has its own buffers.
+            Which of the layer's products: affects the library, and each has its own buffers.
         left : Tensor of shape (n, m)
         right : Tensor of shape (m, k)
         out : Tensor of shape (n, k)
@@ -131,18 +133,18 @@ class LayerProducts:
         return [self._by_torch(left, right, buffer), partial(out.copy_, buffer)]
 
     def sum_of_rows(self, matrix: Tensor, out: Tensor) -> Kernel:
-        """Return what writes the sum over the rows of a matrix, shape (n, k), into (k,)."""
+        """Return the kernel that writes the sum over a matrix's rows, from (n, k) to (k,)."""
         by_numpy = self._is_on_host and math.prod(matrix.shape[-2:]) <= _SMALL_SUM
         if self._is_stack and not by_numpy:
-            # its rows lie apart, which a batched product of torch would take one by one
+            # out is strided, and torch's batched product would write its rows one by one
             return partial(torch.sum, matrix, dim=-2, out=out)
-        # a sum takes longer than a product with ones
+        # a product with ones is faster than a sum
         ones = matrix.new_ones((1, matrix.shape[-2]))
         multiply = self._by_numpy if by_numpy else self._by_torch
         return multiply(ones, matrix, out.unsqueeze(-2))
 
     def _prefers_numpy(self, name: str, right: Tensor, out: Tensor) -> bool:
-        """Return whether NumPy takes less time for a product than torch."""
+        """Return whether NumPy is faster than torch for a product."""
         if not self._is_stack:
             limit = _SMALL_FORWARD_PRODUCT if name == "forward" else _SMALL_PRODUCT
             return self._multiply_adds <= limit
@@ -156,8 +158,8 @@ class LayerProducts:
         return not (is_turned and suits_mkl)
 
     def _wants_buffer(self, out: Tensor) -> bool:
-        """Return whether a product is faster into a buffer: by column where it is narrow."""
-        if not self._is_on_host:  # whose libraries take the distance between rows and matrices
+        """Return whether a product is faster into a buffer, in column-major order if narrow."""
+        if not self._is_on_host:  # accelerators' libraries accept any row and matrix strides
             return False
         if self._is_stack:
             return not (out.is_contiguous() or out.mT.is_contiguous())
@@ -175,7 +177,7 @@ class LayerProducts:
     def _rounded_factor(
         self, name: str, factor: Tensor, role: str, is_turned: bool
     ) -> tuple[Program, Tensor]:
-        """Return a rounded factor, and the kernel that rounds it for the first product of two."""
+        """Return the kernel that rounds a factor, if it is used first here, and the result."""
         original = factor.mT if is_turned else factor
         if factor.ndim == 3 and factor.stride(0) == 0:  # shared by the networks of a stack
             original = original[:1]
@@ -185,13 +187,13 @@ class LayerProducts:
         return [partial(rounded.copy_, original)] if is_first else [], as_factor
 
     def _buffer(self, name: str, like: Tensor) -> Tensor:
-        """Return the rounded copy of a tensor, not filled yet when it is asked for first."""
+        """Return the buffer for a tensor's rounded copy, uninitialised at first."""
         if name not in self._rounded:
             self._rounded[name] = torch.empty_like(like, dtype=self._dtype)
         return self._rounded[name]
 
     def _by_torch(self, left: Tensor, right: Tensor, out: Tensor) -> Kernel:
-        if self._is_stack:  # which torch computes in one call by row only
+        if self._is_stack:  # torch needs row-major outputs to compute a stack in one call
             left, right, out = _by_row(left, right, out)
         kernel = partial(self._torchs, left, right, out=out)
         if not self._pace.follows:
@@ -205,35 +207,35 @@ class LayerProducts:
         left, right, out = _by_row(left, right, out)
         if out.ndim == 2:
             return partial(np.dot, left.numpy(), right.numpy(), out.numpy())
-        if left.shape[-1] == 1:  # NumPy would take it element by element
+        if left.shape[-1] == 1:  # NumPy would compute it element by element
             return partial(torch.mul, left, right, out=out)
         return partial(np.matmul, left.numpy(), right.numpy(), out.numpy())
 
 
-# Libraries of products treat what lies at multiples of this many bytes, and all else, differently.
+# Matrix libraries treat addresses at multiples of this many bytes differently from others.
 _ALIGNMENT = 64
-# Products of random numbers that are compared.
+# Number of random products to compare.
 _PROBES = 4
 
 
 def _layout_of(matrix: Tensor) -> tuple[Any, ...]:
-    """Return type, shape, strides of a matrix, and its distance from an aligned address."""
+    """Return type, shape and strides of a matrix, and its offset from an aligned address."""
     offset = matrix.data_ptr() % _ALIGNMENT // matrix.element_size()
     return matrix.dtype, matrix.shape, matrix.stride(), offset
 
 
 def _of_random_numbers(multiply: Callable, *layouts: tuple[Any, ...]) -> list[Tensor]:
-    """Return products of matrices of random numbers, the same ones each time.
+    """Return products of random matrices, the same on every call.
 
-    Another order of summation may change one element at the edge of a block only, and by chance
-    not even that. So the terms of each sum cancel nearly, which leaves the rounding errors, and
-    there are several products.
+    A different order of summation may change only one element at the edge of a block, and by
+    chance not even that. So the terms of each sum nearly cancel, which leaves the rounding errors,
+    and several products are computed.
 
     Parameters
     ----------
     multiply : {torch.mm, torch.bmm}
     *layouts : tuple
-        Of both factors and the product, see :func:`_layout_of`.
+        Layouts of both factors and the product, see :func:`_layout_of`.
     """
     generator, products = torch.Generator().manual_seed(0), []
     for _ in range(_PROBES):
@@ -252,12 +254,12 @@ def _of_random_numbers(multiply: Callable, *layouts: tuple[Any, ...]) -> list[Te
 
 
 def _by_row(left: Tensor, right: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a product whose output lies by row: one by column is the transposed one by row."""
+    """Return a product with row-major output, transposing one with column-major output."""
     return (left, right, out) if out.stride(-1) == 1 else (right.mT, left.mT, out.mT)
 
 
 def _in_blocks(left: Tensor, right: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a product as those of blocks of its rows, all of one length, where that is faster."""
+    """Divide a product into blocks of rows of equal length, if that is faster."""
     n_rows, n_columns = out.shape[-2:]
     if n_columns in _BLOCK_COLUMNS and n_rows > _BLOCK_ROWS:
         for length in range(_BLOCK_ROWS, _BLOCK_ROWS // 2, -1):

@@ -1,11 +1,11 @@
-"""Several processes that train one network together: what they say to each other.
+"""Communication between processes that train one network together.
 
-The processes are the ranks of a process group of ``torch.distributed``. Each takes its rows of
-every batch, and sums over the batch are added up over the ranks, which leaves the same bits on all
-of them. Whatever is decided, rank 0 decides.
+The processes are the ranks of a ``torch.distributed`` process group. Each computes its rows of
+every batch, and sums over the batch are reduced over the ranks, which leaves the same bits on all
+of them. All decisions are made by rank 0.
 
-Each may have all rows, and take as many of a batch as the others. Or it has rows of its own
-(``sknn_deep/_engine/divided_rows.py``), and takes those that a batch has of them.
+Either every rank has all rows, and batches are shared evenly; or each has rows of its own
+(``sknn_deep/_engine/divided_rows.py``), and computes those of them that are in the batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,23 +23,23 @@ _present: ContextVar["Ranks | None"] = ContextVar("ranks", default=None)
 
 
 class RowShare:
-    """Which rows of the present batch are this rank's.
+    """Which rows of the current batch belong to this rank.
 
     Attributes
     ----------
     n_rows : int
-        How many rows the batch has, over all ranks.
+        Number of rows of the batch, over all ranks.
     rows : slice or Tensor of int
-        Those of this rank.
+        This rank's rows.
     lengths : sequence of int
-        How many of them each rank has; empty where they are divided evenly.
+        Number of rows of each rank; empty if they are divided evenly.
     """
 
     def __init__(self) -> None:
         self.set(0, slice(0, 0))
 
     def set(self, n_rows: int, rows: slice | Tensor, lengths: Sequence[int] = ()) -> None:
-        """Say it of the batch to come."""
+        """Set the share of the next batch."""
         self.n_rows, self.rows, self.lengths = n_rows, rows, lengths
 
 
@@ -51,21 +51,21 @@ class Ranks:
     rank : int
         Number of this process.
     size : int
-        How many processes there are.
+        Number of processes.
     share : RowShare
-        Which rows of the batch that is trained on are this rank's.
+        Which rows of the current training batch belong to this rank.
     """
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size, self.share = rank, size, RowShare()
 
     def part_of(self, n_rows: int) -> slice:
-        """Return which of so many rows are this rank's: as many as each other's, or one more."""
+        """Return this rank's part of evenly divided rows; parts differ by at most one row."""
         starts = self._starts(n_rows)
         return slice(starts[self.rank], starts[self.rank + 1])
 
     def lengths(self) -> Sequence[int]:
-        """Return how many rows of the present batch each rank has."""
+        """Return how many rows of the current batch each rank has."""
         if self.share.lengths:
             return self.share.lengths
         starts = self._starts(self.share.n_rows)
@@ -80,7 +80,7 @@ class Ranks:
         return tensor
 
     def begin_to_add_(self, tensor: Tensor) -> Callable[[], None]:
-        """Begin to replace a tensor by its sum over the ranks; return what waits for it."""
+        """Begin to replace a tensor by its sum over the ranks; return a function to wait for it."""
         return dist.all_reduce(tensor, async_op=True).wait
 
     def copy_first_(self, tensor: Tensor) -> Tensor:
@@ -89,30 +89,30 @@ class Ranks:
         return tensor
 
     def first(self, value: Any) -> Any:
-        """Return what rank 0 has, an object that pickles."""
+        """Return rank 0's value, a picklable object."""
         values = [value]
         dist.broadcast_object_list(values, 0)
         return values[0]
 
     def collected(self, value: Any) -> list[Any]:
-        """Return what each rank has, objects that pickle."""
+        """Return the values of all ranks, picklable objects."""
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
 
     def gathered(self, rows: np.ndarray) -> np.ndarray:
-        """Return the rows of all ranks, one rank's after the other's."""
+        """Return the concatenated rows of all ranks."""
         return np.concatenate(self.collected(rows))
 
     def check_alike(self, values: dict[str, Any], remedy: str = _SAME_DATA) -> None:
-        """Refuse what differs between the ranks.
+        """Raise an error if values differ between the ranks.
 
         Parameters
         ----------
         values : dict
-            By what the error calls them.
+            Values by their names in the error message.
         remedy : str
-            What it says last.
+            Last sentence of the message.
 
         Raises
         ------
@@ -131,13 +131,13 @@ class Ranks:
 
 
 def present_ranks() -> Ranks | None:
-    """Return the ranks that train together at present; None where a process trains alone."""
+    """Return the ranks that currently train together; None if a process trains alone."""
     return _present.get()
 
 
 @contextmanager
 def training_together(ranks: Ranks | None = None) -> Iterator[Ranks]:
-    """Let the fits of a block be those of some ranks, by default all of torch's process group."""
+    """Share the fits of a block between ranks, by default all of torch's process group."""
     ranks = Ranks(dist.get_rank(), dist.get_world_size()) if ranks is None else ranks
     token = _present.set(ranks)
     try:

@@ -1,10 +1,10 @@
-"""Parts of a computation that Python's threads share, each with one of torch's.
+"""A computation in parts that Python threads share, each using one of torch's threads.
 
-torch's own threads wait for each other at the end of every operation, all for the one that sleeps
-or has lost its core to another process. Here a thread computes a part alone, from the first
-operation to the last, and takes the next one: a late thread takes fewer parts. Nobody waits for
-one that is later still: the calling thread computes its part once more. Which thread computes a
-part decides on no bit.
+torch's own threads synchronise at the end of every operation, so all wait for one that sleeps or
+has lost its core to another process. Here each thread computes a part alone, from the first
+operation to the last, and then takes the next one, so a slow thread takes fewer parts. If a thread
+is very late, the calling thread does not wait but computes its part again. The result does not
+depend on which thread computes a part.
 """
 
 import atexit
@@ -17,11 +17,11 @@ from typing import Any
 
 from sknn_deep._hardware.threads import is_forked, one_thread, set_threads_inside
 
-# More would wait for Python's lock, which a thread holds between two of torch's operations.
+# More would wait for the GIL, which a thread holds between torch operations.
 MOST_THREADS = 32
-# Threads that wait for calls until the interpreter ends: to start one takes as long as a small
-# part, and what an executor does around a call as well. Each has one of torch's threads from its
-# start: torch hands a number that is set later to threads that have none yet.
+# Threads that wait for calls until the interpreter exits: starting one takes as long as a small
+# part, and so does the overhead of an executor. Each sets its number of torch threads to one when
+# it starts, as a thread without a setting takes the number that any thread has set last.
 _helpers: list[threading.Thread] = []
 _calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 _lock = threading.Lock()
@@ -35,19 +35,18 @@ def share_parts(
 ) -> None:
     """Call a function with the number of each part, on several threads.
 
-    Where it fails in a helper, the calling thread calls it once more. Settings such as
-    scikit-learn's belong to a thread, so only what fails there is an error.
+    If the function fails in a helper, the calling thread calls it again. Settings such as
+    scikit-learn's are per thread, so only a failure in the calling thread is an error.
 
     Parameters
     ----------
     function : callable
-        Called by any thread; a late one may still be running when this has returned.
+        Called by any thread; a late call may still be running after ``share_parts`` has returned.
     store : callable
-        Called once for each part, one call at a time, with its number and what the function has
-        returned.
+        Called once per part, never concurrently, with its number and the function's result.
     n_parts : int
     n_threads : int
-        With the calling thread.
+        Number of threads, including the calling one.
 
     Examples
     --------
@@ -70,14 +69,14 @@ def share_parts(
                 if not missing:
                     is_complete.release()
 
-    # emptied at the end: a helper that has not begun by then holds none of the data
+    # emptied at the end, so that a helper that starts later holds no data
     work = [compute]
 
     def help_out() -> None:
         try:
             while left:
                 work[0](left.popleft())
-        except BaseException:  # none was left, or the calling thread will see what is wrong
+        except BaseException:  # no part was left, or the calling thread will raise the error
             pass
 
     with one_thread():
@@ -88,7 +87,7 @@ def share_parts(
             while left:
                 try:
                     part = left.popleft()
-                except IndexError:  # a helper was quicker
+                except IndexError:  # a helper was faster
                     break
                 compute(part)
                 n_computed += 1
@@ -106,8 +105,8 @@ def share_parts(
 
 
 def _call(function: Callable[[], None], n_threads: int) -> None:
-    """Let some threads call a function, as many as there are to be had."""
-    if is_forked():  # which has none of the threads
+    """Have helper threads call a function, as many as can be started."""
+    if is_forked():  # threads do not survive a fork
         return
     with _lock:
         while len(_helpers) < n_threads:
@@ -117,7 +116,7 @@ def _call(function: Callable[[], None], n_threads: int) -> None:
             )
             try:
                 helper.start()
-            except RuntimeError:  # the system has no more
+            except RuntimeError:  # the system allows no more threads
                 break
             is_ready.wait()
             _helpers.append(helper)
@@ -126,18 +125,18 @@ def _call(function: Callable[[], None], n_threads: int) -> None:
 
 
 def _help(calls: SimpleQueue[Callable[[], None] | None], is_ready: threading.Event) -> None:
-    """Call what the queue holds, on one of torch's threads."""
+    """Run the functions in the queue, each on one torch thread."""
     set_threads_inside(1)
     is_ready.set()
     while (function := calls.get()) is not None:
         function()
-        del function  # and what it holds
-    calls.put(None)  # for the others
+        del function  # and the data that it holds
+    calls.put(None)  # for the other helpers
 
 
 @atexit.register
 def _end() -> None:
-    """Let a late helper finish: if the interpreter ended meanwhile, it might end the process."""
+    """Wait for late helpers: one still running when the interpreter exits might crash it."""
     _calls.put(None)
     for helper in _helpers:
         helper.join()

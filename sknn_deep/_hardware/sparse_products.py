@@ -1,14 +1,15 @@
-"""Products of sparse rows, for the layer that reads them.
+"""Products with sparse rows, for a first layer.
 
-A wide first layer would spend nearly all of its time on zeros. Two ways around them:
+With dense rows, a wide first layer would spend nearly all of its time on zeros. Two algorithms
+avoid that:
 
-- While training, a batch is multiplied unit by unit: the nonzeros are sorted by column, so that a
+- In training, a batch is multiplied unit by unit: the nonzeros are sorted by column, so that a
   unit's row of the weight matrix is read, and the row of its gradient written, from front to back,
-  while the batch's outputs of this unit stay in the first cache. The matrix lies by row, as
-  everything else expects it; by column, both products of 200 rows of 60 numbers out of 50,000 would
+  while the batch's outputs of this unit stay in the L1 cache. The matrix is row-major, as
+  everything else expects; column-major, both products of 200 rows of 60 numbers out of 50,000 would
   take a fifth of the time, which is a sixth of the time of a step with Adam.
-- Predictions are of many rows at once. Then SciPy's product of a matrix by column with a block of
-  units is faster, although it turns the block around first: each weight is read once.
+- Predictions process many rows at once. Then SciPy's product of a CSC matrix with a block of units
+  is faster, although the block has to be transposed first: each weight is read once.
 
 The constants were measured with ``python -m benchmarks.kernels``.
 """
@@ -25,32 +26,32 @@ from torch import Tensor
 
 from sknn_deep._hardware.products import Program
 
-# Denser rows are multiplied as dense ones, which takes less time: on one thread from twice this
-# density on, but dense products have several. So are small batches, because of the calls: one for
-# each unit, and some to gather the rows.
+# Denser rows are multiplied as dense ones, which is faster: on one thread from twice this density
+# on, but dense products can use several. Small batches are multiplied as dense ones, too, because
+# of the calls: one per unit, and some to gather the rows.
 _DENSEST_TO_TRAIN, _DENSEST_TO_PREDICT = 1 / 100, 1 / 20
 _SMALLEST_TO_TRAIN, _SMALLEST_TO_PREDICT = 2**18, 2**16
 # Units that are multiplied together in predictions.
 _UNITS = 16
-# Multiply-adds that are worth a thread.
+# Number of multiply-adds from which several threads pay off.
 _WORTH_A_THREAD = 2**22
 
-# y += A x for nonzeros in any order. It is private and checks no shapes, so they are checked here.
-# SciPy's public products make an array of all columns for each unit.
+# y += A x for nonzeros in any order. It is private and does not check shapes, so they are checked
+# here. SciPy's public products allocate an array of all columns for each unit.
 _add_product: Any = getattr(getattr(sp, "_sparsetools", None), "coo_matvec", None)
 
 
 def is_worth_it(n_rows: int, n_columns: int, n_nonzero: float, *, training: bool) -> bool:
-    """Return whether to multiply rows as they are is faster than to multiply dense ones.
+    """Return whether multiplying sparse rows is faster than multiplying dense ones.
 
     Parameters
     ----------
     n_rows, n_columns : int
-        Of a batch, or of the rows to predict.
+        Shape of a batch, or of the rows to predict.
     n_nonzero : float
-        How many of the numbers are stored.
+        Number of stored values.
     training : bool
-        Whether there is a product for the gradient, too.
+        Whether the gradient is computed, too.
 
     Examples
     --------
@@ -69,14 +70,14 @@ def is_worth_it(n_rows: int, n_columns: int, n_nonzero: float, *, training: bool
 
 
 class SparseBatch:
-    """Rows of a CSR matrix, on the host, which a layer multiplies as they are.
+    """Rows of a CSR matrix on the host, which a layer multiplies without densifying them.
 
-    While training the same object holds one batch after the other, as a buffer does.
+    In training the same object holds one batch after the other, like a buffer.
 
     Parameters
     ----------
     rows : CSR matrix of shape (n_rows, n_columns)
-        Of float32 or float64; indices may be in any order, and given twice.
+        Of float32 or float64; indices may be unsorted and contain duplicates.
 
     Attributes
     ----------
@@ -90,7 +91,7 @@ class SparseBatch:
         self.load(rows)
 
     def load(self, rows: Any) -> None:
-        """Hold these rows from now on."""
+        """Replace the rows."""
         self.shape, self._rows = rows.shape, rows
         self._entries: tuple[np.ndarray, ...] | None = None
 
@@ -98,15 +99,15 @@ class SparseBatch:
         return self.shape[0]
 
     def __getitem__(self, key: slice) -> Tensor:
-        """Return some rows as dense ones."""
+        """Return the rows of a slice as a dense tensor."""
         return torch.from_numpy(self._rows[key].toarray())
 
     def part(self, key: slice) -> "SparseBatch":
-        """Return some rows as they are."""
+        """Return the rows of a slice as a sparse batch."""
         return SparseBatch(self._rows[key])
 
     def data_ptr(self) -> int:
-        """Return what tells this buffer from others, as a tensor's address does."""
+        """Return a number that identifies this buffer, like a tensor's address."""
         return id(self)
 
     def forward(self, weight: Tensor, out: Tensor) -> Program:
@@ -115,7 +116,7 @@ class SparseBatch:
         Parameters
         ----------
         weight : Tensor of shape (units, n_columns)
-            By row.
+            Row-major.
         out : Tensor of shape (n_rows, units)
         """
         self._check(weight, out)
@@ -132,7 +133,7 @@ class SparseBatch:
         ----------
         delta : Tensor of shape (n_rows, units)
         out : Tensor of shape (units, n_columns)
-            By row.
+            Row-major.
         """
         self._check(out, delta)
         by_unit = torch.empty_like(delta.mT.contiguous())
@@ -143,7 +144,7 @@ class SparseBatch:
         ]
 
     def times(self, weight: Tensor) -> Tensor:
-        """Return ``rows @ weight.T``, shape (n_rows, units), for a weight as of :meth:`forward`."""
+        """Return ``rows @ weight.T``, shape (n_rows, units), for a weight as in :meth:`forward`."""
         (n_rows, n_columns), n_units = self.shape, len(weight)
         weight = weight.detach()
         if self._rows.nnz < n_columns:  # fewer weights are read than there are
@@ -158,7 +159,7 @@ class SparseBatch:
             multiply(range(0, n_units, _UNITS))
             return out
         shares = [range(i * _UNITS, n_units, n_threads * _UNITS) for i in range(n_threads)]
-        with ThreadPoolExecutor(n_threads) as pool:  # SciPy releases the interpreter's lock
+        with ThreadPoolExecutor(n_threads) as pool:  # SciPy releases the GIL
             list(pool.map(multiply, shares))
         return out
 
@@ -181,7 +182,7 @@ class SparseBatch:
         return self._entries
 
     def _check(self, weight: Tensor, output: Tensor) -> None:
-        """Refuse what SciPy would read or write beyond its end."""
+        """Raise an error for shapes with which SciPy would access memory out of bounds."""
         shape, dtype = (len(weight), self.shape[1]), torch.from_numpy(self._rows.data).dtype
         is_right = tuple(weight.shape) == shape and output.shape == (len(self), len(weight))
         if not (is_right and weight.is_contiguous() and weight.dtype == output.dtype == dtype):
@@ -196,7 +197,7 @@ def _multiply_blocks(
     by_column: Any, weight: np.ndarray, out: np.ndarray, starts: Iterable[int]
 ) -> None:
     """Write the outputs of some blocks of units."""
-    # into the same memory: new memory takes longer than what is done in it
+    # reused, as allocating new memory takes longer than filling it
     turned = np.empty((weight.shape[1], min(_UNITS, len(weight))), weight.dtype)
     for start in starts:
         block = weight[start : start + _UNITS].T

@@ -10,21 +10,21 @@ import numpy as np
 import torch
 from threadpoolctl import LibController, ThreadpoolController
 
-# OpenMP's threads do not survive a fork: a child that asked for them would wait for ever.
+# OpenMP's threads do not survive a fork: a child that used them would hang.
 _is_forked = False
-# torch keeps a number for each Python thread, and hands the last one that was set to threads
-# that ask for the first time. While a block is entered anywhere, that may be one set within it.
+# torch keeps a number of threads per Python thread, and gives a thread without one the number that
+# any thread has set last. While a block is active anywhere, that may be a number set within it.
 _lock = threading.Lock()
 _n_entered = 0
 _n_outside = 1
 _set_inside: set[int] = set()
-# For each Python thread: what ``fixed_threads`` has set; how many blocks of ``one_thread`` are
-# entered, and how many threads were allowed outside of them.
+# For each Python thread: the number set by ``fixed_threads``; the number of active ``one_thread``
+# blocks, and the number of threads allowed outside them.
 _fixed, _entered = threading.local(), threading.local()
 
 
 def _after_fork() -> None:
-    # of the threads that were in a block only the one that forked goes on here
+    # only the thread that forked continues in the child, whatever blocks others were in
     global _is_forked, _lock, _n_entered, _n_outside, _set_inside, _fixed, _entered
     _is_forked = True
     _lock, _n_entered, _n_outside, _set_inside = threading.Lock(), 0, 1, set()
@@ -37,24 +37,24 @@ if hasattr(os, "register_at_fork"):
 
 
 def is_forked() -> bool:
-    """Return whether this process was forked, so that several threads would never answer."""
+    """Return whether this process was forked, so that using several threads would hang."""
     return _is_forked
 
 
 def n_entered() -> int:
-    """Return how many blocks of :func:`one_thread` are entered, in all Python threads."""
+    """Return how many :func:`one_thread` blocks are active, in all Python threads."""
     return _n_entered
 
 
 def allowed_threads() -> int:
-    """Return the number of threads that torch may use: what it has outside of ``one_thread``.
+    """Return the number of threads that torch may use, as set outside ``one_thread``.
 
-    It is what ``OMP_NUM_THREADS``, ``threadpoolctl`` or joblib's workers set.
+    It is set by ``OMP_NUM_THREADS``, ``threadpoolctl`` or joblib's workers.
     """
     fixed = getattr(_fixed, "n_threads", None)
     if fixed is not None:
         return fixed
-    if getattr(_entered, "depth", 0):  # whatever number the steps of a training use just now
+    if getattr(_entered, "depth", 0):  # regardless of the number that training steps now use
         return _entered.n_outside
     n_threads = torch.get_num_threads()
     return _n_outside if _n_entered and n_threads in _set_inside else n_threads
@@ -68,12 +68,12 @@ def set_threads_inside(n_threads: int) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread; give back what it had, or may have, when the outermost ends."""
+    """Run torch on one thread; restore its number of threads when the outermost block ends."""
     global _n_entered, _n_outside
     has_entered, lock, entered = False, _lock, _entered
     depth = getattr(entered, "depth", 0)
-    inside = torch.get_num_threads()  # what steps go on with after a block within them
-    try:  # an interruption may come at any call
+    inside = torch.get_num_threads()  # to be restored after a nested block
+    try:  # a KeyboardInterrupt may occur at any call
         with lock:
             before = allowed_threads()
             if _n_entered == 0:
@@ -87,7 +87,7 @@ def one_thread() -> Iterator[None]:
         set_threads_inside(1)
         yield
     finally:
-        # a fork in between has given the child another lock, and one thread for ever
+        # after a fork within the block, the child has another lock, and keeps a single thread
         if has_entered and lock is _lock:
             with lock:
                 _n_entered -= 1
@@ -97,10 +97,9 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def fixed_threads(n_threads: int) -> Iterator[None]:
-    """Let this Python thread compute on exactly this many threads, regardless of the clock.
+    """Let this Python thread compute on exactly this many threads, regardless of timing.
 
-    The same numbers then come out each time: how many threads a product is divided over decides
-    on its last digit.
+    This makes results reproducible: the last digits of a product depend on the number of threads.
 
     Raises
     ------
@@ -120,17 +119,17 @@ def fixed_threads(n_threads: int) -> Iterator[None]:
         torch.set_num_threads(n_threads)
         yield
     finally:
-        if fixed is _fixed:  # else the process was forked, and has one thread for ever
+        if fixed is _fixed:  # else the process was forked, and keeps a single thread
             fixed.n_threads = before
             torch.set_num_threads(outside)
 
 
 @cache
 def _numpys_libraries() -> list[LibController]:
-    """Return the libraries that may compute NumPy's products, if their threads are their own.
+    """Return the libraries that may compute NumPy's products, if they have their own threads.
 
-    They are found once in a process. Threads of OpenMP are torch's, too, so that their number
-    inside of ``one_thread`` is one.
+    They are determined once per process. OpenMP's threads are shared with torch, so their number
+    within ``one_thread`` is one.
     """
     built_with = np.show_config(mode="dicts").get("Build Dependencies", {})
     if "openblas" not in built_with.get("blas", {}).get("name", ""):
@@ -140,16 +139,16 @@ def _numpys_libraries() -> list[LibController]:
 
 
 def numpy_threads() -> int | None:
-    """Return how many threads NumPy's large products take; None where that is not known."""
+    """Return how many threads NumPy's large products use; None if unknown."""
     return min((lib.num_threads for lib in _numpys_libraries()), default=None)
 
 
 def numpy_takes_one_thread() -> bool:
-    """Return whether NumPy computes products of any size, if asked to, on one thread."""
+    """Return whether NumPy may be used for products of any size, as it uses a single thread."""
     return not wants_the_same_bits() and numpy_threads() == 1
 
 
 def wants_the_same_bits() -> bool:
-    """Return whether nothing may depend on the clock, or on what NumPy happens to be allowed."""
+    """Return whether results must not depend on timing or on NumPy's number of threads."""
     is_fixed = getattr(_fixed, "n_threads", None) is not None
     return is_fixed or torch.are_deterministic_algorithms_enabled()

@@ -1,6 +1,6 @@
-"""Input layers for the categories of a table, which come as codes 0, 1 and so on.
+"""Input layers for the categories of a table, given as codes 0, 1 and so on.
 
-A code that is -1, or beyond those of the training, is of a category that nobody has seen.
+A code of -1, or one beyond those of the training data, stands for an unseen category.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from sknn_deep._hardware.products import Program
 from sknn_deep._networks.inputs import BoundInput, InputLayer
 
-# Of the vectors of categories at first: about that of a one-hot code among nine.
+# Initial standard deviation of category vectors: about that of a one-hot code of nine categories.
 _DEVIATION = 0.35
 
 
 class Indicators(InputLayer):
-    """One-hot codes: for each category a number that is 1 in its rows, and 0 in others.
+    """One-hot codes: for each category an indicator that is 1 in its rows and 0 in others.
 
     Input (batch, n_features), output (batch, sum of the numbers of categories).
 
     Parameters
     ----------
     columns : sequence of (int, int)
-        Where the codes stand, and how many there are.
+        The columns that hold codes, and the number of categories of each.
     dtype, device
-        Of the buffers.
+        Type and device of the buffers.
 
     Examples
     --------
@@ -68,18 +68,18 @@ class Indicators(InputLayer):
 
 
 class CategoryVectors(InputLayer):
-    """Learned vectors of categories [1]_.
+    """Learned embeddings of categories [1]_.
 
     Input (batch, n_features), output (batch, n_columns * size).
 
     Parameters
     ----------
     columns : sequence of (int, int)
-        Where the codes stand, and how many there are.
+        The columns that hold codes, and the number of categories of each.
     size : int
         Length of the vectors.
     dtype, device
-        Of parameters and buffers.
+        Type and device of parameters and buffers.
 
     References
     ----------
@@ -107,7 +107,7 @@ class CategoryVectors(InputLayer):
     ):
         super().__init__()
         self.n_inputs = len(columns) * size
-        # the first vector of each column is that of the categories that nobody has seen
+        # the first vector of each column is that of unseen categories
         n_vectors = np.array([n + 1 for _, n in columns])
         last = np.cumsum(n_vectors) - 1
         for name, numbers in (
@@ -142,7 +142,7 @@ class CategoryVectors(InputLayer):
         return [partial(self._write_gradient, own.gradients["vectors"], x, delta)]
 
     def _rows_of(self, x: Tensor) -> Tensor:
-        """Return the number of the vector of each code, shape (batch, n_columns)."""
+        """Return the index of each code's vector, shape (batch, n_columns)."""
         rows = x.index_select(1, self.columns).long() + (self.first + 1)
         is_known = (rows > self.first) & (rows <= self.last)
         return torch.where(is_known, rows, self.first)
@@ -156,7 +156,7 @@ class CategoryVectors(InputLayer):
 
 
 def indicator_slices(n_columns: int, categories: Sequence[int]) -> list[slice]:
-    """Return where the indicators of each column stand, the last of so many columns.
+    """Return the slices of each column's indicators, which are the last of ``n_columns``.
 
     Examples
     --------

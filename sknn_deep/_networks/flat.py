@@ -1,12 +1,12 @@
-"""The torch modules: ``MLP`` and ``Autoencoder``, both stacks of dense layers.
+"""The base class of ``MLP`` and ``Autoencoder``, both stacks of dense layers.
 
-All parameters of a network are views of one flat buffer, weight matrices first, and
-their gradients of another: an optimiser step, the L2 penalty, decoupled weight decay, the norm of
-the gradient and early stopping's snapshots are single operations whatever the depth. Muon and a
+All parameters of a network are views of one flat buffer, weight matrices first, and their
+gradients are views of another: an optimiser step, the L2 penalty, decoupled weight decay, the norm
+of the gradient and early stopping's snapshots are single operations whatever the depth. Muon and a
 user's own optimiser class see the parameters in their shapes.
 
-Tied matrices are one piece of memory seen twice. The second view has a gradient of its own, which
-is added to the first's at the end of a step.
+Tied matrices are two views of the same memory. The second view has its own gradient, which is added
+to the first's at the end of a step.
 """
 
 import math
@@ -33,23 +33,22 @@ from sknn_deep._networks.layers import (
 
 
 class Network(PicklesAsArrays):
-    """Base of the two networks: parameters in one flat buffer, gradients in another.
+    """Base class of the two networks: parameters in one flat buffer, gradients in another.
 
     Attributes
     ----------
     input : InputLayer or None
-        What a batch goes through before the first dense layer; its parameters are in the flat
-        buffer, too.
+        Applied to a batch before the first dense layer; its parameters are in the flat buffer, too.
     flat : Tensor of shape (n_parameters,)
         All parameters: weight matrices, then biases, scales and shifts. Its ``grad`` is
         the flat gradient.
     weights : Tensor of shape (n_weights,)
-        The matrices of the dense layers alone, a view of ``flat``; its ``grad`` is a view
-        likewise.
+        Only the matrices of the dense layers, a view of ``flat``; its ``grad`` is a view of the
+        flat gradient.
     width : int
         Units of the widest layer, input and output included.
     generator : Generator or None
-        From which dropout, noise and the like draw while training.
+        Random generator for dropout, noise and the like in training.
     """
 
     input: InputLayer | None
@@ -65,12 +64,12 @@ class Network(PicklesAsArrays):
 
     @property
     def code_layer(self) -> int | None:
-        """The number of the dense layer whose output is the code, where there is one."""
+        """The index of the dense layer whose output is the code, or None."""
         return None
 
     @property
     def takes_sparse_rows(self) -> bool:
-        """Whether sparse rows may be given to the first layer as they are, with no hook to see."""
+        """Whether the first layer may be given sparse rows: on the CPU, without hooks or input."""
         is_on_host = self.input is None and self.flat.device.type == "cpu"
         return is_on_host and not any(map(has_hooks, (self, *self._within)))
 
@@ -80,10 +79,10 @@ class Network(PicklesAsArrays):
         return False
 
     def flatten(self) -> None:
-        """Make every parameter a view of the flat buffer, every gradient of the other."""
-        # torch's own walk through them takes longer than most of what is done on the way; who
-        # replaces one of them must call this again
-        own = vars(self)  # setting attributes of modules takes a microsecond each
+        """Make every parameter a view of the flat buffer, and every gradient of the other."""
+        # cached, as torch's module traversal takes longer than most of the work during it; after
+        # replacing a module, this must be called again
+        own = vars(self)  # setting a module's attribute the usual way takes a microsecond
         own["_within"] = [module for module in self.modules() if module is not self]
         matrices = [layer.weight for layer in self.linear_layers()]
         own["_in_order"] = params = self._ordered_parameters(matrices)
@@ -95,13 +94,13 @@ class Network(PicklesAsArrays):
         self.view_of(flat, torch.zeros_like(flat))
 
     def twin(self) -> Self:
-        """Return a network like this one, which was made just so, with memory of its own.
+        """Return a copy of this untrained network, with its own memory.
 
-        It takes a third of the time that it takes to make one: torch's modules set each attribute
-        through a front door. In a search over thousands of small networks that is a tenth of all.
-        This one is not being trained, and has no input layer.
+        It takes a third of the time of constructing a network, as torch's modules set each
+        attribute through ``__setattr__``; in a search over thousands of small networks that saves a
+        tenth of the total time. This network must not be in training, and has no input layer.
         """
-        flat = self.flat.clone()  # scales of a normalisation are not drawn
+        flat = self.flat.clone()  # with the scales of normalisations, which are not drawn later
         params = {}
         for param, part in zip(self._in_order, flat.split_with_sizes(self._sizes), strict=True):
             own = part if param.ndim == 1 else part.view(param.shape)
@@ -122,17 +121,17 @@ class Network(PicklesAsArrays):
         return self._in_order[0].shape
 
     def views_in(self, buffers: Tensor) -> dict[int, Tensor]:
-        """Return where each parameter lies in the buffers of networks like this one.
+        """Return views of each parameter in the buffers of networks like this one.
 
         Parameters
         ----------
         buffers : Tensor of shape (n_networks, n_parameters)
-            As :func:`share_buffer` returns them.
+            From :func:`share_buffer`.
 
         Returns
         -------
         views : dict of Tensor of shape (n_networks, ...)
-            By the identity of the parameter.
+            By the ``id`` of the parameter.
         """
         first = self._in_order[0]
         views = {
@@ -147,20 +146,20 @@ class Network(PicklesAsArrays):
         in_matrices = {id(matrix) for matrix in matrices}
         others = [
             param
-            for module in self._within  # torch's own walk takes longer
+            for module in self._within  # torch's own traversal is slower
             for param in module._parameters.values()
             if param is not None and id(param) not in in_matrices
         ]
         return [matrix for matrix in matrices if id(matrix) not in tied] + others
 
     def tied_layers(self) -> list[tuple[Linear, Linear]]:
-        """Return pairs of layers of which the second's matrix is the first's, transposed."""
+        """Return pairs of layers in which the second's matrix is the first's, transposed."""
         return []
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the parameters with their names; a matrix that two layers share once, or twice."""
+        """Yield names and parameters; tied matrices once, or twice without remove_duplicate."""
         # torch.export asks for duplicates, too
         tied = {id(decoder.weight) for _, decoder in self.tied_layers()} if remove_duplicate else ()
         for name, param in super().named_parameters(prefix, recurse, remove_duplicate):
@@ -168,12 +167,12 @@ class Network(PicklesAsArrays):
                 yield name, param
 
     def add_tied_gradients(self) -> None:
-        """Add the gradients of tied matrices to those of the matrices that they are."""
+        """Add the gradients of tied matrices to those of the original matrices."""
         for encoder, decoder in self.tied_layers():
             gradient_of(encoder.weight).add_(gradient_of(decoder.weight).mT)
 
     def view_of(self, flat: Tensor, gradient: Tensor) -> None:
-        """Make the parameters views of a flat buffer, which holds them already."""
+        """Make the parameters views of a flat buffer that already holds their values."""
         parts = flat.split_with_sizes(self._sizes)
         for param, own in zip(self._in_order, parts, strict=True):
             param.data = own if param.ndim == 1 else own.view(param.shape)
@@ -182,13 +181,13 @@ class Network(PicklesAsArrays):
         self._take_over(flat, gradient)
 
     def _take_over(self, flat: Tensor, gradient: Tensor) -> None:
-        """Keep a flat buffer, of which the parameters are views, and that of its gradient."""
+        """Adopt a flat buffer, of which the parameters are views, and its gradient buffer."""
         gradients: list[tuple[Tensor, Tensor]] = []
         parts = gradient.split_with_sizes(self._sizes)
         for param, own in zip(self._in_order, parts, strict=True):
             gradients.append((param, own if param.ndim == 1 else own.view(param.shape)))
         for _, decoder in self.tied_layers():
-            # its own, by row whatever the order of the matrix itself
+            # separate memory, row-major whatever the layout of the matrix itself
             gradients.append((decoder.weight, flat.new_zeros(decoder.weight.shape)))
         weights, of_weights = flat[: self._n_weights], gradient[: self._n_weights]
         gradients += [(flat, gradient), (weights, of_weights)]
@@ -201,12 +200,12 @@ class Network(PicklesAsArrays):
             tensor.grad = gradient
 
     def frozen_parameters(self) -> list[Tensor]:
-        """Return the parameters that want no gradient."""
+        """Return the parameters that do not require a gradient."""
         return [param for param, _ in self._gradients[:-2] if not param.requires_grad]
 
     def train(self, mode: bool = True) -> "Network":
-        """Set all modules to training or, as ``eval`` does, to evaluation."""
-        for module in (self, *self._within):  # without torch's walk, which takes longer
+        """Set all modules to training mode or, like ``eval``, to evaluation mode."""
+        for module in (self, *self._within):  # torch's own traversal is slower
             vars(module)["training"] = mode
         return self
 
@@ -218,7 +217,7 @@ class Network(PicklesAsArrays):
             gradient_of(decoder.weight).zero_()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # .to(), .double() and their kin: all parameters at once
+        # for .to(), .double() and the like: all parameters at once
         flat = fn(self.flat)
         for module in self.modules():
             for name, buffer in module._buffers.items():
@@ -234,7 +233,7 @@ class Network(PicklesAsArrays):
         return [module for module in found if module not in of_input]
 
     def stages(self) -> list[tuple[Linear, Normalization | None, str, Dropout | None]]:
-        """Return each dense layer with its normalisation, its activation's name, its dropout."""
+        """Return each dense layer with its normalisation, activation name and dropout."""
         return [
             stage
             for stack in self._within
@@ -243,7 +242,7 @@ class Network(PicklesAsArrays):
         ]
 
     def hidden_matrices_and_others(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the weight matrices but the last, and all other parameters."""
+        """Return the weight matrices except the last, and all other parameters."""
         tied = {id(decoder.weight) for _, decoder in self.tied_layers()}
         weights: list[Tensor] = [layer.weight for layer in self.linear_layers()[:-1]]
         matrices = [matrix for matrix in weights if id(matrix) not in tied]
@@ -251,10 +250,10 @@ class Network(PicklesAsArrays):
         return matrices, [p for p in self.parameters() if id(p) not in hidden]
 
     def initialize(self, random_state: np.random.RandomState, activations: Sequence[str]) -> None:
-        """Draw all weights as scikit-learn's MLP does, layer after layer.
+        """Draw all weights like scikit-learn's MLP, layer by layer.
 
-        ``activations`` names one activation per dense layer: its own for a hidden layer,
-        that of the layer before for the others, which have none of their own.
+        ``activations`` names one activation per dense layer: for a hidden layer its own, for
+        the others, which have none, that of the layer before.
         """
         for layer, name in zip(self.linear_layers(), activations, strict=True):
             layer.glorot_uniform_(random_state, gain=2.0 if name == "logistic" else 6.0)
@@ -262,26 +261,26 @@ class Network(PicklesAsArrays):
             self.input.initialize(random_state)
 
     def set_generator(self, generator: torch.Generator | None) -> None:
-        """Let dropout, noise and all else that is random draw from one generator."""
+        """Set the random generator of dropout, noise and other random modules."""
         self.generator = generator
         for module in self._within:
             if isinstance(module, RandomModule):
                 module.generator = generator
 
     def set_share(self, share: RowShare | None) -> None:
-        """Let what is drawn for a batch be for the rows of several processes, or of this alone."""
+        """Set whether random numbers are drawn for the rows of several processes or of this one."""
         for module in self._within:
             if isinstance(module, RandomModule):
                 module.share = share
 
     def scale_dropout(self, share: float) -> None:
-        """Let all dropout layers drop that share of what was asked for."""
+        """Scale the rates of all dropout layers by this factor."""
         for module in self._within:
             if isinstance(module, Dropout):
                 module.scale(share)
 
     def leave_training(self) -> None:
-        """Become what it was before the training but for the weights, so that another may begin."""
+        """Undo the changes of a training except the weights, so that another may begin."""
         self.eval()
         self.set_generator(None)
         self.set_share(None)
@@ -298,11 +297,11 @@ class Network(PicklesAsArrays):
         return self._has(Normalization)
 
     def _has(self, kind: type | UnionType) -> bool:
-        # no generator: an interruption while one is closed would be lost
+        # not a generator: a KeyboardInterrupt while one is closed would be lost
         return True in [isinstance(module, kind) for module in self._within]
 
     def zero_negligible(self) -> None:
-        """Set weights to zero whose square would be a denormal number."""
+        """Set weights to zero if their square would be a denormal number."""
         zero_negligible(self.weights)
 
     def learn_statistics(self, X: Tensor) -> None:
@@ -317,17 +316,17 @@ class Network(PicklesAsArrays):
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
-    # Copies take one thread less time than it takes to wake others.
+    # Copying on one thread takes less time than waking others.
 
     @one_thread()
     def is_finite(self) -> bool:
-        """Return whether all learned state are numbers, the running statistics too."""
+        """Return whether all learned state, including the running statistics, is finite."""
         state = self._state()
         if self.flat.device.type == "cpu":
-            # a sum that is finite has no other terms, and takes less time
+            # a finite sum implies finite terms, and is faster to compute
             return all(math.isfinite(part.sum()) or bool(part.isfinite().all()) for part in state)
         are_finite = [tensor.isfinite().all() for tensor in state]
-        return bool(torch.stack(are_finite).all())  # the device is waited for once
+        return bool(torch.stack(are_finite).all())  # synchronises only once
 
     @one_thread()
     def snapshot(self) -> list[Tensor]:
@@ -336,7 +335,7 @@ class Network(PicklesAsArrays):
 
     @one_thread()
     def restore(self, snapshot: Iterable[Tensor]) -> None:
-        """Put a snapshot back in place."""
+        """Restore the state of a snapshot."""
         with torch.no_grad():
             for tensor, saved in zip(self._state(), snapshot, strict=True):
                 tensor.copy_(saved)
@@ -351,27 +350,27 @@ class Network(PicklesAsArrays):
     def _state(self) -> list[Tensor]:
         if self.input is not None:
             return [self.flat, *(buffer for _, buffer in self.learned_buffers())]
-        # all buffers are learned then, and torch's walk to them takes longer
+        # all buffers are learned then, and torch's own traversal is slower
         return [self.flat, *(b for m in self._within for b in m._buffers.values() if b is not None)]
 
 
 def _copied_module(
     module: nn.Module, params: dict[int, nn.Parameter], modules: dict[int, Any]
 ) -> Any:
-    """Return a module, and all within it, with other parameters; note which is whose copy.
+    """Copy a module and its submodules with other parameters, and record the copies.
 
     Parameters
     ----------
     module : Module
     params : dict of Parameter
-        The new ones, by the identity of those in their place.
+        The new parameters, by the ``id`` of those that they replace.
     modules : dict
-        The copies, by the identity of their models; added to.
+        The copies, by the ``id`` of their originals; extended in place.
     """
     copy = modules[id(module)] = object.__new__(type(module))
     own = vars(copy)
     for name, value in vars(module).items():
-        if isinstance(value, (dict, set)):  # to ask for a union takes twice as long
+        if isinstance(value, (dict, set)):  # a union type would take twice as long
             value = value.copy() if value else type(value)()
         own[name] = value
     for name, part in module._modules.items():
@@ -384,17 +383,17 @@ def _copied_module(
 
 
 def gradient_of(tensor: Tensor) -> Tensor:
-    """Return the buffer that ``Network.attach_gradients`` has made a tensor's gradient."""
+    """Return a tensor's gradient buffer, as set by ``Network.attach_gradients``."""
     if tensor.grad is None:
         raise RuntimeError("A network's gradient is not attached; call attach_gradients first.")
     return tensor.grad
 
 
 def zero_negligible(weights: Tensor) -> None:
-    """Set weights to zero whose square would be a denormal number.
+    """Set weights to zero if their square would be a denormal number.
 
-    L2 shrinks the weights of dead units without end; their products with gradients
-    are denormal numbers then, on which a CPU is many times slower.
+    The L2 penalty keeps shrinking the weights of dead units, until their products with gradients
+    are denormal numbers, on which a CPU is many times slower.
     """
     limit = torch.finfo(weights.dtype).tiny ** 0.5
     torch.ops.aten.hardshrink.out(weights, limit, out=weights)

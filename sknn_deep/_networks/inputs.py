@@ -1,23 +1,23 @@
-r"""Input layers: what a network applies to a batch before its first dense layer.
+r"""Input layers, which a network applies to a batch before its first dense layer.
 
-An input layer maps raw features to what the first dense layer multiplies. It may fill what is
-missing, add noise, or embed numbers and categories with weights of its own. To write one, derive
-a module from :class:`InputLayer` and set it as ``network.input`` before ``network.flatten()``:
+An input layer maps raw features to the input of the first dense layer. It may fill missing values,
+add noise, or embed numbers and categories with weights of its own. To write one, derive a module
+from :class:`InputLayer` and set it as ``network.input`` before ``network.flatten()``:
 
-* ``forward(x)`` maps (batch, n_features) to (batch, n_inputs) by torch's operations: predictions
-  and the tape use it. ``n_inputs`` is what the first dense layer takes.
-* ``kernels(own, x, out)`` returns what does the same in training for one network, into a buffer.
-  Without it ``forward`` is called.
+* ``forward(x)`` maps (batch, n_features) to (batch, n_inputs) with torch operations: predictions
+  and autograd use it. ``n_inputs`` is the number of inputs of the first dense layer.
+* ``kernels(own, x, out)`` returns kernels that do the same in training for one network, into a
+  buffer. Without it ``forward`` is called.
 * ``gradient_kernels(own, x, delta)`` is for layers with parameters :math:`\theta`. Given
   :math:`\delta = \partial L / \partial \text{out}`, its kernels write
   :math:`\partial L / \partial \theta`, every entry, into ``own.gradients``.
 
-In a stack of K networks these run network by network. A layer that can do better overrides
+In a stack of K networks these run network by network. A layer with a faster algorithm overrides
 ``forward_kernels`` and ``backward_kernels``: there ``x``, ``out`` and ``delta`` have a leading
 dimension of K, and so have the parameters and the gradients in ``own``, which are views of the flat
-buffers. No L2 penalty and no ``weight_decay`` holds a layer's parameters back;
-``embedding_weight_decay`` shrinks those of ``vectors_to_decay``. The gradient with respect to the
-first dense layer's input is computed for layers with parameters only.
+buffers. Neither the L2 penalty nor ``weight_decay`` applies to a layer's parameters;
+``embedding_weight_decay`` applies to those of ``vectors_to_decay``. The gradient with respect to
+the first dense layer's input is only computed for layers with parameters.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ from sknn_deep._networks.layers import Noise
 
 
 class InputLayer(nn.Module):
-    """Base of the modules that a network's input goes through first.
+    """Base class of the modules that a network applies to its input first.
 
     Input (batch, n_features), output (batch, n_inputs).
     """
@@ -42,36 +42,36 @@ class InputLayer(nn.Module):
     n_inputs: int
 
     def initialize(self, random_state: np.random.RandomState) -> None:
-        """Draw the parameters, after those of the dense layers; without it they stay as made."""
+        """Draw the parameters, after those of the dense layers; by default they are unchanged."""
 
     @property
     def kept_per_row(self) -> int:
-        """How many numbers a training step keeps for each row of a batch, beside the outputs."""
+        """Number of values that a training step stores per row of a batch, besides the outputs."""
         return 0
 
     def names(self, features: Sequence[str], values: Mapping[int, Sequence[Any]]) -> list[str]:
-        """Return a name for each output, given those of the features and of their categories."""
+        """Return a name for each output, given the names of the features and their categories."""
         raise NotImplementedError(f"{type(self).__name__} has no names of its outputs.")
 
     def vectors_to_decay(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return views of the parameters that ``embedding_weight_decay`` shrinks.
+        """Return views of the parameters to which ``embedding_weight_decay`` applies.
 
         Parameters
         ----------
         parameters : dict of Tensor
-            By name, where they are trained: in a stack with a leading dimension of K.
+            The trained tensors by name, with a leading dimension of K in a stack.
         """
         return []
 
     def forward_kernels(self, own: "BoundInput", x: Tensor, out: Tensor) -> Program:
-        """Return the kernels that write a batch of shape (batch, n_inputs), while training.
+        """Return the kernels that write a batch of shape (batch, n_inputs) in training.
 
         Parameters
         ----------
         own : BoundInput
             This layer, or those of all networks of a stack.
         x : Tensor of shape (batch, n_features)
-            Valid when a kernel runs; each network of a stack has rows of its own.
+            Filled when a kernel runs; each network of a stack has its own rows.
         out : Tensor of shape (batch, n_inputs)
         """
         return [
@@ -81,11 +81,11 @@ class InputLayer(nn.Module):
         ]
 
     def kernels(self, own: "BoundInput", x: Tensor, out: Tensor) -> Program:
-        """Return those of one network. Without them ``write`` is called."""
+        """Return the forward kernels of one network, by default a call of ``write``."""
         return [partial(self.write, x, out)]
 
     def write(self, x: Tensor, out: Tensor) -> None:
-        """Write what becomes of one network's rows, for layers without parameters."""
+        """Write the output for one network's rows, for layers without parameters."""
         out.copy_(self(x))
 
     def backward_kernels(self, own: "BoundInput", x: Tensor, delta: Tensor) -> Program:
@@ -105,7 +105,7 @@ class InputLayer(nn.Module):
         ]
 
     def gradient_kernels(self, own: "BoundInput", x: Tensor, delta: Tensor) -> Program:
-        """Return those of one network."""
+        """Return the backward kernels of one network."""
         raise NotImplementedError(
             f"{type(self).__name__} has the parameters {list(own.parameters)}, but no "
             "gradient_kernels that write their gradients."
@@ -114,13 +114,13 @@ class InputLayer(nn.Module):
 
 @dataclass(frozen=True)
 class BoundInput:
-    """A network's input layer, or those of K networks, and where their parameters are trained.
+    """The input layer of one network or of K networks, with the tensors that are trained.
 
     Attributes
     ----------
     modules : list of InputLayer, length 1 or K
     parameters, gradients : dict of Tensor
-        By name; of a stack with a leading dimension of K.
+        By name, with a leading dimension of K in a stack.
     """
 
     modules: list[Any]
@@ -137,7 +137,7 @@ class BoundInput:
         return self.modules[0].backward_kernels(self, x, delta)
 
     def network(self, number: int) -> "BoundInput":
-        """Return what belongs to one network of a stack, without the leading dimension."""
+        """Return the input of one network of a stack, without the leading dimension."""
         return self.cached(("network", number), partial(self._network, number))
 
     def _network(self, number: int) -> "BoundInput":
@@ -148,13 +148,13 @@ class BoundInput:
         return BoundInput([self.modules[number]], parameters, gradients)
 
     def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what all batches share, such as buffers; it is made when first asked for."""
+        """Return something that all batches share, such as buffers, created on first use."""
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]
 
     def part(self, number: int) -> "BoundInput":
-        """Return one of the layers that are ``parts`` of this one, bound."""
+        """Return one of this layer's ``parts``, bound to its tensors."""
         return self.cached(("part", number), partial(self._part, number))
 
     def _part(self, number: int) -> "BoundInput":
@@ -166,13 +166,13 @@ class BoundInput:
 
 
 def parameters_of_part(number: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return those of one of the layers that are ``parts`` of another, by their names there."""
+    """Return the parameters of one of a layer's ``parts``, by their names within the part."""
     prefix = f"parts.{number}."
     return {n.removeprefix(prefix): t for n, t in parameters.items() if n.startswith(prefix)}
 
 
 class Corruption(InputLayer):
-    """What an autoencoder's encoder reads: without missing values, and noisy while training.
+    """The input of an autoencoder's encoder: missing values filled, and noise in training.
 
     Input and output (batch, n_features).
 
@@ -184,7 +184,7 @@ class Corruption(InputLayer):
     allow_nan : bool, default=False
         Whether NaN is replaced by ``fill``, a buffer of shape (n_features,).
     dtype, device
-        Of the buffers.
+        Type and device of the buffers.
 
     Examples
     --------
@@ -218,7 +218,7 @@ class Corruption(InputLayer):
         return x if self.noise is None else self.noise(x)
 
     def filled(self, x: Tensor) -> Tensor:
-        """Return rows without missing values."""
+        """Return rows with missing values filled."""
         return x if self.fill is None else torch.where(x.isnan(), self.fill, x)
 
     def write(self, x: Tensor, out: Tensor) -> None:
@@ -239,7 +239,7 @@ def matrices_of(tensor: Tensor) -> tuple[Tensor, ...]:
 def _networks(
     own: BoundInput, x: Tensor, rows: Tensor
 ) -> Iterator[tuple[BoundInput, Tensor, Tensor]]:
-    """Yield what belongs to each network: its layer, its batch, and rows of the layer's outputs."""
+    """Yield for each network its layer, its batch and its rows of the layer's output."""
     if x.ndim == 2:
         yield own, x, rows
     else:

@@ -1,4 +1,4 @@
-"""The layers that networks are made of, and stacks of them."""
+"""The layers of networks, and stacks of them."""
 
 import math
 import operator
@@ -35,13 +35,13 @@ class Linear(nn.Linear):
         device: torch.device | None = None,
     ):
         nn.Module.__init__(self)
-        # set by the front door each takes some microseconds, which a small fit feels
+        # nn.Module.__setattr__ takes some microseconds each, which matters in a small fit
         vars(self).update(in_features=in_features, out_features=out_features)
         for name, shape in (("weight", (out_features, in_features)), ("bias", (out_features,))):
             self._parameters[name] = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
 
     def forward(self, input: Any) -> Tensor:
-        """Return the layer's output for a Tensor or, if it is the first, a SparseBatch."""
+        """Return the layer's output for a Tensor or, in a first layer, a SparseBatch."""
         if isinstance(input, SparseBatch):
             return input.times(self.weight).add_(self.bias.detach())
         return linear(input, self.weight, self.bias)
@@ -53,8 +53,8 @@ class Linear(nn.Linear):
         """Draw weights and bias uniformly in ±sqrt(gain / (fan_in + fan_out)).
 
         The draws and their order are scikit-learn's: the matrix of shape (fan_in,
-        fan_out), then the bias. With a gain of 6 it is Glorot and Bengio's
-        initialisation [1]_; scikit-learn takes 2 for the logistic function.
+        fan_out), then the bias. With a gain of 6 this is Glorot and Bengio's
+        initialisation [1]_; scikit-learn uses 2 for the logistic function.
 
         References
         ----------
@@ -65,34 +65,34 @@ class Linear(nn.Linear):
         drawn = random_state.uniform(-bound, bound, (self.in_features + 1, self.out_features))
         for param, own in ((self.weight, drawn[:-1].T), (self.bias, drawn[-1])):
             values = param.detach()
-            if values.device.type == "cpu":  # by NumPy in a third of the time
+            if values.device.type == "cpu":  # NumPy takes a third of the time
                 values.numpy()[...] = own
             else:
                 values.copy_(torch.from_numpy(own))
 
 
 class RandomModule(nn.Module):
-    """A module that draws from the network's generator while training.
+    """A module that draws from the network's generator in training.
 
-    Where several processes train on the rows of a batch, each draws for all rows and takes those of
-    its own: so every row has what it would have in one process.
+    If several processes share the rows of a batch, each draws for all rows and uses the numbers of
+    its own rows, so that every row gets the same numbers as in a single process.
     """
 
     generator: torch.Generator | None = None
     share: RowShare | None = None
 
     def of_own_rows(self, draw: Callable[[Tensor], Tensor], out: Tensor) -> Tensor:
-        """Fill a tensor, whose first dimension are this process' rows of a batch, by a draw."""
+        """Fill a tensor of this process's rows of a batch with random numbers."""
         share = self.share
         if share is None and out.is_contiguous():
             return draw(out)
-        # numbers are drawn in the order of the memory: the layout of a batch must not change them
+        # numbers are drawn in memory order, and must not depend on the layout of a batch
         n_rows = out.shape[0] if share is None else share.n_rows
         drawn = draw(out.new_empty((n_rows, *out.shape[1:])))
         return out.copy_(drawn if share is None else drawn[share.rows])
 
     def draw_bits(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Return random integers of 16 bits, the first dimension being this process' rows."""
+        """Return random 16-bit integers; the first dimension is this process's rows."""
         if self.share is None:
             return _draw_bits(shape, self.generator, device)
         drawn = _draw_bits((self.share.n_rows, *shape[1:]), self.generator, device)
@@ -100,7 +100,7 @@ class RandomModule(nn.Module):
 
 
 class Dropout(RandomModule):
-    """Inverted dropout with a generator of its own [1]_.
+    """Inverted dropout with its own generator [1]_.
 
     ``nn.Dropout`` draws from torch's global generator. Input and output (batch, units).
 
@@ -115,7 +115,7 @@ class Dropout(RandomModule):
         self.p = self._full = p
 
     def scale(self, share: float) -> None:
-        """Drop that share of what was asked for."""
+        """Set the rate to a fraction of the configured one."""
         self.p = self._full * share
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,20 +137,20 @@ class Dropout(RandomModule):
 
 
 class Noise(RandomModule):
-    """Corruption of the input of a denoising autoencoder [1]_, while training.
+    """Corruption of the input of a denoising autoencoder [1]_ in training.
 
     Input and output (batch, n_features).
 
     Parameters
     ----------
     kind : {"gaussian", "masking", "salt_pepper"}
-        Add normal noise; set features to zero; set them to their lowest or highest value,
-        either with the same probability.
+        Add normal noise; set features to zero; or set them to their lowest or highest value,
+        each with the same probability.
     amount : float
-        Standard deviation of the normal noise, or share of the features that are replaced.
+        Standard deviation of the normal noise, or fraction of the features that are replaced.
     n_features : int
     dtype, device
-        Of the buffers.
+        Type and device of the buffers.
 
     References
     ----------
@@ -186,7 +186,7 @@ class Noise(RandomModule):
         bits = self.draw_bits(x.shape, x.device)
         torch.mul(x, torch.ge(bits, n_replaced - 2**15), out=out)
         if self.kind == "salt_pepper":
-            # the lower half of the replaced is pepper, the upper salt
+            # the lower half of the replaced features is pepper, the upper half salt
             is_low = bits < n_replaced // 2 - 2**15
             out.add_(torch.where(is_low, self.low, self.high) * (bits < n_replaced - 2**15))
         return out
@@ -201,9 +201,8 @@ class Noise(RandomModule):
 class Code(RandomModule):
     """The code of a variational autoencoder: a normal distribution for each row [1]_.
 
-    Its mean is what the encoder's last layer makes of the hidden layer before. Input
-    (batch, units) of that hidden layer, output (batch, n_components): the logarithm of the
-    variance.
+    Its mean is the output of the encoder's last layer. Input (batch, units) of the hidden layer
+    before, output (batch, n_components): the logarithm of the variance.
 
     References
     ----------
@@ -224,7 +223,7 @@ class Code(RandomModule):
         return self.log_variance(hidden)
 
     def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """Return a draw, differentiable with respect to mean and variance."""
+        """Return a sample, differentiable with respect to mean and variance."""
         normal = self.of_own_rows(self._draw_normal_, torch.empty_like(mean, requires_grad=False))
         return mean + normal * (0.5 * log_variance).exp()
 
@@ -233,11 +232,11 @@ class Code(RandomModule):
 
 
 class Contraction(RandomModule):
-    r"""An estimate of the squared Frobenius norm of an encoder's Jacobian, over its units [1]_.
+    r"""An estimate of the squared Frobenius norm of an encoder's Jacobian, per unit of code [1]_.
 
-    With a vector :math:`v` of random signs, :math:`\lVert J^\top v \rVert^2` has the norm
-    as its expectation [2]_: one backward pass in the place of one for each unit. All rows of
-    a batch have the same signs.
+    With a vector :math:`v` of random signs, the expectation of :math:`\lVert J^\top v \rVert^2` is
+    the squared norm [2]_: one backward pass instead of one per unit. All rows of a batch have the
+    same signs.
 
     References
     ----------
@@ -248,7 +247,7 @@ class Contraction(RandomModule):
     """
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """Return the estimate for each row of x, shape (batch,), with a tape of its own."""
+        """Return the estimate for each row of x, shape (batch,), differentiable by autograd."""
         signs = code.new_empty(code.shape[1])
         signs = signs.random_(0, 2, generator=self.generator).mul_(2).sub_(1)
         (gradient,) = torch.autograd.grad((code @ signs).sum(), x, create_graph=True)
@@ -258,10 +257,10 @@ class Contraction(RandomModule):
 def _draw_bits(
     shape: Sequence[int], generator: torch.Generator | None, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Return uniform random integers of 16 bits, -2**15 to 2**15 - 1.
+    """Return uniform random 16-bit integers, -2**15 to 2**15 - 1.
 
-    They decide on each unit several times as fast as torch's ``bernoulli_`` on a CPU; a
-    probability is then a multiple of 2**-16.
+    Comparing them with a threshold is several times as fast as torch's ``bernoulli_`` on a CPU;
+    probabilities are then multiples of 2**-16.
     """
     numel = math.prod(shape)
     words = torch.empty(-(-numel // 4), dtype=torch.int64, device=device)
@@ -292,25 +291,25 @@ NORMALIZATIONS: dict[str, type[Normalization]] = {
 class PicklesAsArrays(nn.Module):
     """A module whose pickled state is its configuration, in plain types, and NumPy arrays.
 
-    torch would pickle the whole flat buffer once for each view of it, and a network
-    trained on a GPU only for machines with one.
+    torch would pickle the whole flat buffer once for each view of it, and a network trained on a
+    GPU could only be loaded on machines with one.
     """
 
     config: dict[str, Any]
 
     def learned(self) -> dict[str, Tensor]:
-        """Return parameters and buffers by name; a matrix that two layers share stands once."""
+        """Return parameters and buffers by name; a matrix shared by two layers appears once."""
         named = [*self.named_parameters(), *self.learned_buffers()]
         return {name: tensor.detach() for name, tensor in named}
 
     def learned_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the buffers with their names, but for those that the configuration implies."""
+        """Yield names and buffers, except those that follow from the configuration."""
         yield from self.named_buffers()
 
     def reconfigured(self, config: dict[str, Any]) -> Self:
-        """Return a network of another configuration with the same weights, on the same device.
+        """Return a network with another configuration and the same weights, on the same device.
 
-        Only for what has no weights, such as dropout: all tensors must be the same in order.
+        Only for changes without weights, such as dropout: all tensors must match in order.
         """
         device = next(self.parameters()).device
         other = type(self)(**config, device=device)
@@ -327,7 +326,7 @@ class PicklesAsArrays(nn.Module):
         return {"config": _with_type_names(self.config), "arrays": arrays}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # on the CPU, wherever it was; nothing is allocated that the arrays do not fill
+        # on the CPU, wherever it was before; no more memory is allocated than the arrays fill
         config, arrays = _with_torch_types(state["config"]), state["arrays"]
         _check_n_weights(config, sum(array.size for array in arrays.values()))
         self.__init__(**config)  # type: ignore[misc]  # its class wrote the configuration
@@ -344,7 +343,7 @@ class PicklesAsArrays(nn.Module):
 
 
 def has_hooks(module: nn.Module | None) -> bool:
-    """Return whether someone has registered a hook that a call of a module runs."""
+    """Return whether a module has hooks that a call would run."""
     state = module.__dict__
     return bool(
         state["_forward_hooks"]
@@ -355,7 +354,7 @@ def has_hooks(module: nn.Module | None) -> bool:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Return whether hooks want to see what a module computes, or training is on."""
+    """Return whether a module has hooks or is in training mode."""
     return has_hooks(module) or module.__dict__["training"]
 
 
@@ -365,7 +364,7 @@ def _call(function: Callable[[], None] | None) -> None:
 
 
 def _with_type_names(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with the names of torch's types, encoder and decoder included."""
+    """Return a configuration with type names for torch's types, also in encoder and decoder."""
     named: dict[str, Any] = {
         name: _with_type_names(c) for name, c in config.items() if isinstance(c, dict)
     }
@@ -375,7 +374,7 @@ def _with_type_names(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_torch_types(config: dict[str, Any]) -> dict[str, Any]:
-    """Undo :func:`_with_type_names`."""
+    """Reverse :func:`_with_type_names`."""
     typed: dict[str, Any] = {
         name: _with_torch_types(c) for name, c in config.items() if isinstance(c, dict)
     }
@@ -385,8 +384,8 @@ def _with_torch_types(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_n_weights(config: dict[str, Any], n_elements: int) -> None:
-    """Refuse layers that would have more weights than there are numbers for them."""
-    # each category has weights, be it a vector of its own or as an input of the first layer
+    """Raise an error for layers with more weights than there are numbers in the arrays."""
+    # each category has weights, as a learned vector or as an input of the first layer
     sizes = [operator.index(n) for _, n in config.get("categories", ())]
     if config.get("embedding") is not None:
         sizes += [operator.index(config["n_functions"])] * len(config["numbers"])
@@ -462,7 +461,7 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
         self._modules.update((str(i), part) for i, part in enumerate(parts))
 
     def stages(self) -> list[tuple[Linear, Normalization | None, str, Dropout | None]]:
-        """Return each dense layer with its normalisation, its activation's name, its dropout."""
+        """Return each dense layer with its normalisation, activation name and dropout."""
         names = [*self.config["activations"], self.config["out_activation"]]
         linears: list[Linear] = []
         norms: list[Normalization | None] = []
@@ -479,7 +478,7 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
         return list(zip(linears, norms, names, dropouts, strict=True))
 
     def outputs(self, x: Tensor, check: Callable[[], None] | None = None) -> Tensor:
-        """Return what calling the stack does, in less time.
+        """Return the same as calling the stack, in less time.
 
         ``Module.__call__`` looks for hooks first, which takes as long as a small layer itself.
 
@@ -487,14 +486,14 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
         ----------
         x : Tensor of shape (batch, n_inputs)
         check : callable, default=None
-            Called where a number of x may be NaN or infinite: all sums of its row in the first
-            layer are NaN or infinite then. To look at these takes less time than to look at x.
+            Called if a number of x may be NaN or infinite. All outputs of its row in the first
+            layer are then NaN or infinite, and checking these is faster than checking x.
         """
         if has_hooks(self):
             _call(check)
             result: Tensor = self(x)
             return result
-        is_own = False  # whether nobody else has seen x
+        is_own = False  # whether x may be overwritten, because no other code has seen it
         for part in self._modules.values():
             kind = type(part)
             if has_hooks(part):
@@ -502,7 +501,7 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
                 check, is_own = None, False
                 x = part(x)
             elif kind is Linear and isinstance(x, Tensor):  # a SparseBatch goes through forward
-                # its parameters by their names, without torch's search
+                # direct access is faster than torch's attribute lookup
                 weight, bias = part._parameters.values()
                 x, is_own = linear(x, weight, bias), True  # type: ignore[arg-type]
                 if check is not None:
@@ -527,7 +526,7 @@ class DenseStack(PicklesAsArrays, nn.Sequential):
     def __getitem__(self, index: slice) -> nn.Sequential: ...
 
     def __getitem__(self, index: int | slice) -> nn.Module:
-        # a part of the stack is no stack of dense layers
+        # a slice of the stack need not be a DenseStack
         return (
             nn.Sequential(*list(self)[index])
             if isinstance(index, slice)

@@ -1,9 +1,9 @@
 """The two networks: ``MLP`` and ``Autoencoder``.
 
-Variants of the autoencoder are modules or penalties. What changes the pass is a part of the
-network (:class:`Noise`, :class:`Code`, :class:`Contraction`, the buffer ``fill``): so it pickles,
-draws from the network's generator, and is noticed by a warm start, which compares configurations.
-What changes the loss is a part of the loss (``CodePenalty``).
+Variants of the autoencoder are modules or penalties. Those that change the forward pass are parts
+of the network (:class:`Noise`, :class:`Code`, :class:`Contraction`, the buffer ``fill``), so they
+are pickled, draw from the network's generator, and are noticed by a warm start, which compares
+configurations. Those that change the loss are parts of the loss (``CodePenalty``).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,22 +18,23 @@ from sknn_deep._networks.inputs import Corruption
 from sknn_deep._networks.layers import Code, Contraction, DenseStack, Linear, has_hooks
 from sknn_deep._networks.table_input import TableInput
 
-# Networks of which others are copies: so many are kept, of so many numbers at most.
+# Templates of which new networks are copies: at most this many are cached, each of at most this
+# many parameters.
 _MOST_MODELS, _MOST_PARAMETERS = 16, 2**15
 _models: dict[tuple[type, str], Network] = {}
 SomeNetwork = TypeVar("SomeNetwork", bound=Network)
 
 
 def new_network(kind: type[SomeNetwork], config: dict[str, Any]) -> SomeNetwork:
-    """Return a network without weights, on the CPU and in evaluation mode.
+    """Return a network with uninitialised weights, on the CPU and in evaluation mode.
 
-    A small one is a copy of the first of its configuration, which takes a third of the time.
+    A small network is copied from the first with its configuration, in a third of the time.
 
     Parameters
     ----------
     kind : type
     config : dict
-        As the network keeps it.
+        In the form of ``network.config``.
 
     Examples
     --------
@@ -57,7 +58,7 @@ def new_network(kind: type[SomeNetwork], config: dict[str, Any]) -> SomeNetwork:
 
 
 class MLP(Network):
-    """A multilayer perceptron up to its raw output (logits for a classifier).
+    """A multilayer perceptron that ends with its raw output (logits for a classifier).
 
     Input (batch, n_features), output (batch, n_outputs).
 
@@ -66,7 +67,7 @@ class MLP(Network):
     layer_units : sequence of int
         Units of every layer, input and output included.
     input : dict, default=None
-        The arguments of a :class:`TableInput` that makes the first layer's input of the features.
+        The arguments of a :class:`TableInput` that maps the features to the first layer's input.
     **options
         See :class:`DenseStack`.
 
@@ -95,7 +96,7 @@ class MLP(Network):
         return self.layers(x if self.input is None else self.input(x))
 
     def outputs(self, x: Tensor, check: Callable[[], None] | None = None) -> Tensor:
-        """Return what calling the network does, in less time; see :meth:`DenseStack.outputs`."""
+        """Return the same as calling the network, faster; see :meth:`DenseStack.outputs`."""
         if check is not None and (self.input is not None or has_hooks(self)):
             check()
             check = None
@@ -111,10 +112,10 @@ class MLP(Network):
 
 
 class Autoencoder(Network):
-    """An encoder to a code and a decoder back from it.
+    """An encoder that computes a code, and a decoder that reconstructs the input from it.
 
     Input and output (batch, n_features); ``encode`` gives (batch, n_components). The encoder reads
-    the input through a :class:`Corruption`, where one of the first two options asks for it.
+    the input through a :class:`Corruption` if ``noise`` or ``allow_nan`` is set.
 
     Parameters
     ----------
@@ -127,12 +128,12 @@ class Autoencoder(Network):
     tied_weights : bool, default=False
         Whether the matrices of the decoder are those of the encoder, transposed.
     variational : bool, default=False
-        Whether the code is drawn from a distribution while training (:class:`Code`).
+        Whether the code is drawn from a distribution in training (:class:`Code`).
     contractive : bool, default=False
-        Whether the loss asks for the Jacobian of the encoder (:class:`Contraction`).
+        Whether the loss uses the Jacobian of the encoder (:class:`Contraction`).
     categories : sequence of (int, int), default=()
-        Of a table that is encoded, the columns of categories and how many each has: their
-        indicators are the last of the inputs, and of the outputs their logits.
+        The categorical columns of an encoded table, and the number of categories of each: the
+        last inputs are their indicators, the last outputs their logits.
     device : torch.device, default=None
 
     Examples
@@ -192,18 +193,18 @@ class Autoencoder(Network):
         return self.decoder(code)
 
     def corrupted(self, x: Tensor) -> Tensor:
-        """Return what the encoder reads: without missing values, and noisy while training."""
+        """Return the encoder's input: missing values filled, and noise in training."""
         return x if self.input is None else self.input(x)
 
     def distribution(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the means of the codes and, of a variational code, the log variances."""
+        """Return the means of the codes and, for a variational code, the log variances."""
         if self.code is None:
             return self.encoder(x), None
         hidden = self.encoder[:-1](x)
         return self.encoder[-1](hidden), self.code(hidden)
 
     def drawn(self, mean: Tensor, log_variance: Tensor | None) -> Tensor:
-        """Return the codes: draws of variational ones, the means of others."""
+        """Return the codes: samples of variational ones, else the means."""
         if self.code is None or log_variance is None:
             return mean
         return self.code.draw(mean, log_variance)
@@ -223,7 +224,7 @@ class Autoencoder(Network):
         return self.encoder.outputs(x, check)
 
     def decode(self, code: Tensor) -> Tensor:
-        """Return what codes are decoded to: numbers, and probabilities of categories."""
+        """Return the decoded numbers and the probabilities of the categories."""
         return self._with_probabilities(self.decoder(code))
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -237,29 +238,29 @@ class Autoencoder(Network):
         return torch.cat([numbers, *(raw[..., g].softmax(dim=-1) for g in self._groups)], dim=-1)
 
     def squared_errors(self, reconstruction: Tensor, x: Tensor) -> Tensor:
-        r"""Return how far off each column of a table is, NaN where it is missing.
+        r"""Return the squared error of each column of a table, NaN for missing values.
 
-        That of a category is half the sum over its indicators, as Gower's distance has it: 0 where
-        the right one is certain, and 1 where a wrong one is [1]_. The indicator of a category that
-        training has not seen is one more, of probability 0.
+        The error of a category is half the sum over its indicators, as in Gower's distance: 0 if
+        the true category has probability 1, and 1 if another one has [1]_. An unseen category
+        counts as an additional indicator with probability 0.
 
         Parameters
         ----------
         reconstruction : Tensor of shape (batch, n_inputs)
-            Of :meth:`reconstruct`, or any other numbers and probabilities.
+            From :meth:`reconstruct`, or any other numbers and probabilities.
         x : Tensor of shape (batch, n_inputs)
 
         Returns
         -------
         errors : Tensor of shape (batch, n_columns)
-            Of numbers first, and then of categories.
+            Those of numbers first, then those of categories.
 
         References
         ----------
         .. [1] J. C. Gower (1971). A general coefficient of similarity and some of its properties.
            Biometrics 27(4).
         """
-        # infinity where a number has overflowed, which NaN would take for a missing one
+        # infinity for numbers that have overflowed, as NaN would count as a missing value
         squares = (reconstruction.nan_to_num(torch.inf, torch.inf, -torch.inf) - x).square()
         if not self._groups:
             return squares
@@ -271,7 +272,7 @@ class Autoencoder(Network):
 
     @property
     def n_columns(self) -> int:
-        """How many columns of a table the inputs encode."""
+        """The number of table columns that the inputs encode."""
         return self.encoder.config["layer_units"][0] - sum(
             group.stop - group.start - 1 for group in self._groups
         )
@@ -285,7 +286,7 @@ class Autoencoder(Network):
         return len(self.encoder.config["layer_units"]) - 2
 
     def tied_layers(self) -> list[tuple[Linear, Linear]]:
-        """Return the layers of the encoder with those of the decoder that mirror them."""
+        """Return the layers of the encoder with their mirror images in the decoder."""
         if not self.config["tied_weights"]:
             return []
         encoder, decoder = (

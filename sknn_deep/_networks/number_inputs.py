@@ -1,22 +1,23 @@
-r"""Input layers for the numbers of a table: scaled, embedded, with values that are missing.
+r"""Input layers for the numbers of a table: scaling, embedding and missing values.
 
 A number is centred and scaled to :math:`z` and, with robust scaling, clipped smoothly [1]_. Then
-it goes on as it is (:class:`ScaledNumbers`), or becomes a vector (:class:`EmbeddedNumbers`)
+it is either used directly (:class:`ScaledNumbers`) or mapped to a vector
+(:class:`EmbeddedNumbers`)
 
 .. math:: e_j = \sum_t u_{jt} W_{jt} \in R^d
 
-where :math:`u_j` are some functions of :math:`z`, then :math:`z` itself, and last an indicator that
-is 1 where the number is missing and all others are 0. So a gap has a learned vector of its own. The
-functions are
+where :math:`u_j` consists of several functions of :math:`z`, :math:`z` itself, and an indicator
+that is 1, with all others 0, if the number is missing. So a missing value has its own learned
+vector. The functions are
 
-* of "piecewise_linear" the shares of :math:`T` bins that lie below :math:`z`, with edges
+* for "piecewise_linear", the shares of :math:`T` bins that lie below :math:`z`, with edges
   :math:`b_{jt}` from the training data (:func:`bin_edges`), :math:`u_{jt} = \min(\max((z -
-  b_{j,t-1}) / (b_{jt} - b_{j,t-1}), 0), 1)`. As :math:`W` starts at zero but in the row of
-  :math:`z`, the embedding starts as a linear one [2]_. Beyond the first and the last edge
-  :math:`z` is that edge: a network knows nothing there, and a single row far outside would
-  otherwise decide on what a validation set says, and be predicted anyhow;
-* of "periodic" :math:`u_{jt} = \cos(2 \pi f_{jt} z + \phi_{jt})`, with frequencies and phases that
-  are trained [1]_.
+  b_{j,t-1}) / (b_{jt} - b_{j,t-1}), 0), 1)`. As :math:`W` starts at zero except in the row of
+  :math:`z`, the embedding starts as a linear one [2]_. :math:`z` is clipped to the first and last
+  edge: a network has learned nothing beyond them, and a single row far outside could otherwise
+  have an arbitrary prediction that dominates the validation score;
+* for "periodic", :math:`u_{jt} = \cos(2 \pi f_{jt} z + \phi_{jt})`, with trained frequencies and
+  phases [1]_.
 
 References
 ----------
@@ -40,28 +41,28 @@ from sknn_deep._networks.inputs import BoundInput, InputLayer
 
 SCALINGS = ("standard", "robust")
 BASES = ("piecewise_linear", "periodic")
-# A number that is clipped smoothly stays between plus and minus this.
+# The smooth clip keeps numbers between plus and minus this.
 CLIP = 3.0
-# Average rows of a bin, where there are more bins than the second number.
+# Minimum average number of rows per bin, if there are more bins than the second number.
 _ROWS_OF_BIN, _FEWEST_BINS = 100, 8
-# A bin that begins here is never reached.
+# A bin that starts here is never reached.
 _BEYOND = 1e30
 
 
 class Numbers(InputLayer):
-    """Base of the two layers for numbers: their columns and scales.
+    """Base class of the two layers for numbers: their columns and scales.
 
     Input (batch, n_features), output (batch, n_inputs).
 
     Parameters
     ----------
     columns : sequence of int
-        Where the numbers stand.
+        The columns that hold numbers.
     scaling : {"standard", "robust"} or None
         By mean and standard deviation; or by median and interquartile range, with the smooth clip
         z / sqrt(1 + (z / 3)²).
     dtype, device
-        Of parameters and buffers.
+        Type and device of parameters and buffers.
     """
 
     columns: Tensor
@@ -89,27 +90,28 @@ class Numbers(InputLayer):
         ----------
         X : ndarray of shape (n_rows, n_features)
         weight : ndarray of shape (n_rows,), default=None
-            Positive: a row with a weight of 2 counts as two.
+            Positive; a row with a weight of 2 counts as two rows.
         """
         values = X[:, self.columns.cpu().numpy()].astype(np.float64)
         center, scale = centers_and_scales(values, self.scaling, weight)
         self.center.copy_(torch.from_numpy(center))
-        # nothing is learned of a column without values that differ: whatever it holds later would
+        # zero for a constant column, of which nothing is learned: other values in later data would
         # be multiplied by random weights
         differs = np.fmin.reduce(values, axis=0) < np.fmax.reduce(values, axis=0)
         factor = 1 / scale if self.scaling is None else np.where(differs, 1 / scale, 0.0)
         self.factor.copy_(torch.from_numpy(factor))
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Return scaled numbers, NaN where they are missing; shape (batch, n_columns)."""
+        """Return scaled numbers, NaN for missing values; shape (batch, n_columns)."""
         z = (x[:, self.columns] - self.center) * self.factor
         return z / (z / CLIP).square().add(1.0).sqrt() if self.scaling == "robust" else z
 
 
 class ScaledNumbers(Numbers):
-    """Numbers as they are, and for each column with gaps a learned value and an indicator.
+    """Scaled numbers, with a learned fill value and an indicator per column with missing values.
 
-    A gap is the median plus what is learned; where the training had none, the median alone.
+    A missing value is replaced by the median plus the learned value, or by the median alone if the
+    column had no missing values in training.
 
     Input (batch, n_features), output (batch, n_columns + n_gaps).
 
@@ -117,7 +119,7 @@ class ScaledNumbers(Numbers):
     ----------
     columns : sequence of int
     gaps : sequence of int, default=()
-        Those of the columns in which numbers are missing.
+        Those of the columns that have missing values.
     **options
         See :class:`Numbers`.
 
@@ -148,7 +150,7 @@ class ScaledNumbers(Numbers):
 
     def learn(self, X: np.ndarray, weight: np.ndarray | None = None) -> None:
         super().learn(X, weight)
-        if self.scaling is None:  # else the middle is near zero
+        if self.scaling is None:  # else the median is near zero
             columns = X[:, self.columns.cpu().numpy()].T.astype(np.float64)
             middles = [_quantiles(column, 0.5, weight) for column in columns]
             self.middle.copy_(torch.from_numpy(np.nan_to_num(middles)))
@@ -188,7 +190,7 @@ class ScaledNumbers(Numbers):
 
 
 class EmbeddedNumbers(Numbers):
-    """Numbers as vectors that are learned, a linear map of some functions of each.
+    """Learned vectors of numbers, a linear map of several functions of each number.
 
     Input (batch, n_features), output (batch, n_columns * size).
 
@@ -196,14 +198,14 @@ class EmbeddedNumbers(Numbers):
     ----------
     columns : sequence of int
     basis : {"piecewise_linear", "periodic"}
-        The functions.
+        The kind of functions.
     n_functions : int
-        Bins, or frequencies. From few rows fewer bins are made: one for each hundred, and eight
-        at least.
+        Number of bins or frequencies. With few rows there are fewer bins: one per hundred rows,
+        but at least eight.
     size : int
         Length of the vectors.
     frequency_scale : float
-        Standard deviation of the frequencies that "periodic" starts with.
+        Standard deviation of the initial frequencies of "periodic".
     **options
         See :class:`Numbers`.
 
@@ -260,12 +262,12 @@ class EmbeddedNumbers(Numbers):
     @property
     def kept_per_row(self) -> int:
         n_columns, n_values, size = self.weight.shape
-        # what is computed on the way: of piecewise linear functions the numbers that are compared
+        # intermediate results; for piecewise linear functions, the numbers that are compared
         on_the_way = 2 * n_values if self.basis == "periodic" else 2
         return n_columns * (n_values + size + on_the_way)
 
     def vectors_to_decay(self, parameters: Mapping[str, Tensor]) -> list[Tensor]:
-        return [parameters["weight"][..., :-2, :]]  # the linear part is left, and that of gaps
+        return [parameters["weight"][..., :-2, :]]  # without the linear part and missing values
 
     def learn(self, X: np.ndarray, weight: np.ndarray | None = None) -> None:
         super().learn(X, weight)
@@ -278,7 +280,7 @@ class EmbeddedNumbers(Numbers):
         for j, column in enumerate(values.T):
             n_bins = max(_FEWEST_BINS, np.isfinite(column).sum() // _ROWS_OF_BIN)
             edges = bin_edges(column, min(n_bins, self.low.shape[1]), weight)
-            # a feature of few values leaves bins over, which are never reached
+            # a feature with few values leaves bins unused, which are never reached
             low[j, : max(len(edges) - 1, 0)] = edges[:-1]
             rate[j, : max(len(edges) - 1, 0)] = 1 / np.diff(edges)
             ends[:, j] = edges[[0, -1]] if len(edges) else 0.0
@@ -289,14 +291,14 @@ class EmbeddedNumbers(Numbers):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             values = self._values(x)
-        else:  # in place, which takes less time
+        else:  # in place, which is faster
             n_columns, n_values, _ = self.weight.shape
             values = x.new_empty((n_columns, len(x), n_values))
             self._write_values(dict(self.named_parameters()), x, values)
         return torch.bmm(values, self.weight).transpose(0, 1).flatten(1)
 
     def _values(self, x: Tensor) -> Tensor:
-        """Return what :meth:`_write_values` writes, for autograd."""
+        """Return the values that :meth:`_write_values` writes, for autograd."""
         z = self._within(self.scaled(x)).mT
         is_missing = z.isnan().unsqueeze(-1)
         z = z.unsqueeze(-1).masked_fill(is_missing, 0.0)
@@ -308,7 +310,7 @@ class EmbeddedNumbers(Numbers):
         return torch.cat([functions, z, is_missing.to(z.dtype)], dim=-1)
 
     def _within(self, z: Tensor) -> Tensor:
-        """Return scaled numbers, those beyond the bins as the nearest end of them."""
+        """Return scaled numbers, clipped to the range of the bins."""
         return z if self.basis == "periodic" else z.clamp(self.ends[0], self.ends[1])
 
     def kernels(self, own: BoundInput, x: Tensor, out: Tensor) -> Program:
@@ -330,7 +332,7 @@ class EmbeddedNumbers(Numbers):
         return kernels
 
     def _workspace(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where the functions' values and the vectors of a batch are written."""
+        """Return buffers for the functions' values and the vectors of a batch."""
         n_columns, n_values, size = self.weight.shape
         values, vectors = ((n_columns, len(x), n) for n in (n_values, size))
         return x.new_empty(values), x.new_empty(vectors)
@@ -356,20 +358,20 @@ class EmbeddedNumbers(Numbers):
 def centers_and_scales(
     values: np.ndarray, scaling: str | None, weight: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is subtracted from each column, and what it is divided by.
+    """Return the center and the scale of each column.
 
     Parameters
     ----------
     values : ndarray of shape (n_rows, n_columns)
-        NaN where a number is missing.
+        NaN for missing values.
     scaling : {"standard", "robust"} or None
     weight : ndarray of shape (n_rows,), default=None
 
     Returns
     -------
     centers, scales : ndarray of shape (n_columns,)
-        A column without two known values that differ is centred, and not scaled. With "robust"
-        one whose middle half is constant is scaled by half of its range [1]_.
+        A column without two different known values is centred but not scaled. With "robust", a
+        column whose middle half is constant is scaled by half of its range [1]_.
 
     References
     ----------
@@ -399,14 +401,14 @@ def centers_and_scales(
         else:
             low, centers[j], high = _quantiles(column, [0.25, 0.5, 0.75], weight)
             scale = high - low or np.ptp(known) / 2
-        # the mean of equal numbers may be off by a rounding error
+        # the mean of equal numbers may have a rounding error
         is_constant = scale <= 1e-12 * np.abs(known).max()
         scales[j] = 1.0 if is_constant else scale
     return centers, scales
 
 
 def _quantiles(column: np.ndarray, shares: Any, weight: np.ndarray | None) -> Any:
-    """Return quantiles of the known values that are among them; NaN where none is known."""
+    """Return quantiles that are themselves known values; NaN if none is known."""
     is_known = ~np.isnan(column)
     if not is_known.any():
         return np.full(np.shape(shares), np.nan)
@@ -415,25 +417,25 @@ def _quantiles(column: np.ndarray, shares: Any, weight: np.ndarray | None) -> An
 
 
 def bin_edges(column: np.ndarray, n_bins: int, weight: np.ndarray | None = None) -> np.ndarray:
-    """Return the ends of bins between which a number's share of a bin is counted.
+    """Return the edges of bins for the piecewise linear embedding.
 
-    Plain quantiles waste bins where many rows have one value: of capital gains that are zero in
-    nine of ten rows hardly any edge would be left for the others. So a value with more rows than a
-    bin has on average is an edge of its own, and the other edges are quantiles of the other rows,
+    Plain quantiles waste bins if many rows have the same value: for capital gains that are zero in
+    nine of ten rows, hardly any edge would be left for the others. So a value with more rows than
+    an average bin becomes an edge of its own, and the other edges are quantiles of the other rows,
     as in the histograms of gradient boosting [1]_.
 
     Parameters
     ----------
     column : ndarray of shape (n_rows,)
-        NaN where a number is missing.
+        NaN for missing values.
     n_bins : int
-        The largest number of them.
+        Maximum number of bins.
     weight : ndarray of shape (n_rows,), default=None
 
     Returns
     -------
     edges : ndarray of shape (n_edges,)
-        Sorted; each value, where there are few.
+        Sorted; all distinct values if there are few.
 
     References
     ----------
@@ -469,14 +471,14 @@ def bin_edges(column: np.ndarray, n_bins: int, weight: np.ndarray | None = None)
 
 
 def _by_column(rows: Tensor, vectors: Tensor) -> Tensor:
-    """Return rows of all vectors, shape (batch, n_columns * size), in the shape of ``vectors``."""
+    """Return a view of rows, shape (batch, n_columns * size), in the shape of ``vectors``."""
     return rows.unflatten(1, (len(vectors), -1)).transpose(0, 1)
 
 
 def _write_angles(
     params: dict[str, Tensor], values: Tensor, vectors: Tensor, gradients: dict[str, Tensor]
 ) -> None:
-    """Write the gradients of frequencies and phases; ``vectors`` are those of the output."""
+    """Write the gradients of frequencies and phases; ``vectors`` holds those of the output."""
     z, is_missing = values[..., -2:-1], values[..., -1:]
     frequencies, phases = params["frequencies"].unsqueeze(1), params["phases"].unsqueeze(1)
     sine = (2 * math.pi * frequencies * z + phases).sin_()

@@ -1,11 +1,11 @@
-"""The output of a plain network by NumPy's products, in as few calls as possible.
+"""The output of a plain network with NumPy's products, in as few calls as possible.
 
-For few rows the calls around the products count, and for one row they take longer than the numbers:
-NumPy's are shorter than torch's. Its threads are waited for less, too. They take a share of a
-product alone, where torch's take one of every operation, and after a pause or a product of another
-library they are there in less time: ``python -m benchmarks.predict`` measures both.
+For few rows the call overhead matters, and for one row it exceeds the arithmetic: NumPy's calls are
+shorter than torch's. Waiting for its threads takes less time, too: they share only the products,
+where torch's share every operation, and they wake faster after a pause or a product of another
+library. ``python -m benchmarks.predict`` measures both.
 
-The arrays are views of the network's weights, and are made anew where those have moved.
+The arrays are views of the network's weights, and are recreated if the weights have moved.
 """
 
 import math
@@ -25,10 +25,10 @@ from sknn_deep._networks.models import MLP
 
 # Multiply-adds of a product that OpenBLAS computes on one thread.
 ON_ONE_THREAD = 2**18
-# Activations of more rows leave the cache, so that they are computed in parts.
+# Larger activations would not fit in the cache, so rows are processed in parts.
 PART_BYTES = 2**22
-# They work in place. torch's calls take longer, and its numbers less time: those that use it for
-# many numbers are `_BY_TORCH`.
+# In-place activations. torch has more overhead per call but is faster per number: those that use
+# it for many numbers are `_BY_TORCH`.
 _ACTIVATIONS: dict[type, Callable[[np.ndarray], Any]] = {
     nn.ReLU: lambda z: np.maximum(z, 0, out=z),
     nn.Tanh: lambda z: np.tanh(z, out=z) if z.size < _FEW else torch.tanh_(torch.from_numpy(z)),
@@ -40,7 +40,7 @@ _WITHOUT_EFFECT = (nn.Identity, Dropout)
 
 
 class _Step(NamedTuple):
-    """A dense layer, and the activation behind it."""
+    """A dense layer and the activation that follows it."""
 
     layer: Linear
     params: tuple[Tensor, Tensor]
@@ -51,7 +51,7 @@ class _Step(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What a network consists of, what is computed, and its largest matrix and layer."""
+    """A network's modules, the steps to compute, and the sizes of its largest matrix and layer."""
 
     parts: list[nn.Module]
     steps: list[_Step]
@@ -63,23 +63,23 @@ class _Plan(NamedTuple):
 def output_by_numpy(
     network: nn.Module, X: np.ndarray, *, rounds: bool = False, on_one_thread: bool = False
 ) -> np.ndarray | None:
-    """Return what calling the network does, or None where its modules have to be called.
+    """Return the same as calling the network, or None if its modules have to be called.
 
-    That is so for other kinds of layers and modules with hooks; where a product on several threads
-    is to have the same bits whatever NumPy is allowed; and if a number of X may be NaN or infinite,
-    or the output is. All sums of such a row in the first layer are NaN or infinite, so that one of
-    them tells.
+    That is the case for other kinds of layers and modules with hooks; if a product on several
+    threads must have the same bits for any number of NumPy's threads; and if a number of X may be
+    NaN or infinite, or the output is. All sums of such a row in the first layer are NaN or
+    infinite, so checking one of them is enough.
 
     Parameters
     ----------
     network : MLP or DenseStack
     X : ndarray of shape (n_rows, n_features)
-        Of the network's floating-point type, contiguous.
+        Contiguous, of the network's floating-point type.
     rounds : bool, default=False
-        Whether the factors of products that are worth it are to be rounded, which is not done here.
+        Whether factors of large products have to be rounded, which is not done here.
     on_one_thread : bool, default=False
-        Whether only products that NumPy computes on one thread are, which have the same bits
-        whatever NumPy is allowed.
+        Whether to accept only products that NumPy computes on one thread, whose bits do not depend
+        on its number of threads.
     """
     layers = network
     if type(network) is MLP:
@@ -130,12 +130,12 @@ def _output_of_part(plan: _Plan, X: np.ndarray) -> np.ndarray | None:
 
 
 def _has_finite_sum(numbers: np.ndarray) -> bool:
-    """Return whether there is neither NaN nor infinity, because the sum is finite."""
+    """Return whether the sum is finite, so that there is neither NaN nor infinity."""
     return math.isfinite(np.add.reduce(numbers, axis=None))
 
 
 def _is_current(plan: _Plan, layers: DenseStack) -> bool:
-    """Return whether the layers are the plan's, with their weights where they were."""
+    """Return whether a plan is for these layers and their weights have not moved."""
     if list(layers._modules.values()) != plan.parts:
         return False
     for step in plan.steps:
@@ -148,7 +148,7 @@ def _is_current(plan: _Plan, layers: DenseStack) -> bool:
 
 
 def _plan(layers: DenseStack) -> _Plan:
-    """Return the steps through layers, none where some are of another kind."""
+    """Return the plan of a stack, without steps if some layers are of another kind."""
     parts = list(layers)
     steps: list[_Step] = []
     is_on_cpu = next(layers.parameters()).device.type == "cpu"
@@ -164,6 +164,6 @@ def _plan(layers: DenseStack) -> _Plan:
             break
     sizes = [step.weight.size for step in steps]
     row_bytes = max((max(s.weight.shape) * s.weight.itemsize for s in steps), default=0)
-    # not the layers: a cycle would keep its memory
+    # without a reference to layers: a reference cycle would keep its memory
     uses_torch = any(isinstance(part, _BY_TORCH) for part in parts)
     return _Plan(parts, steps, uses_torch, max(sizes, default=0), row_bytes)

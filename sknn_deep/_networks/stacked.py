@@ -1,9 +1,9 @@
-"""Several networks of one shape as one: their parameters in one buffer.
+"""Several networks of the same shape as a stack, with their parameters in one buffer.
 
-The weights are copied into the buffer, in the order in which a stack computes fastest, and back
+The weights are copied into the buffer, in the layout in which a stack computes fastest, and back
 when a network leaves the stack or is evaluated. Making all parameters views of the buffer, and
-then of memory of their own again, took longer than an epoch of many short trainings. Outside of a
-stack the flat buffer keeps torch's order, in which snapshots, files and optimisers know it.
+later of their own memory again, took longer than an epoch of many short trainings. Outside a
+stack the flat buffer keeps torch's layout, which snapshots, files and optimisers rely on.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ from sknn_deep._networks.layers import Dropout, Linear, Normalization
 
 
 class NormLayer(NamedTuple):
-    """What normalises in a network or in K networks, and its parameters where they are trained.
+    """A normalisation layer of one network or of K networks, with its trained tensors.
 
     Attributes
     ----------
     modules : tuple of Module, length K
     weight, bias, weight_grad, bias_grad : Tensor of shape (units,)
-        For K networks with a leading dimension of K.
+        With a leading dimension of K for K networks.
     """
 
     modules: tuple[Normalization, ...]
@@ -35,7 +35,7 @@ class NormLayer(NamedTuple):
     bias_grad: Tensor
 
     def of_each(self) -> "list[NormLayer]":
-        """Return those of the networks, each without the leading dimension."""
+        """Return the layer of each network, without the leading dimension."""
         if self.weight.ndim == 1:
             return [self]
         parts = zip(self.modules, *self[1:], strict=True)
@@ -44,12 +44,12 @@ class NormLayer(NamedTuple):
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """One layer of a network, or of K networks of one shape.
+    """One layer of a network, or of K networks of the same shape.
 
     Attributes
     ----------
     weight, weight_grad : Tensor of shape (out_features, in_features)
-        For K networks, these and the following with a leading dimension of K.
+        For K networks, these and the following have a leading dimension of K.
     bias, bias_grad : Tensor of shape (out_features,)
     activation : str
     norm : NormLayer or None
@@ -70,16 +70,16 @@ class DenseLayer:
 
 
 def share_buffer(networks: Sequence[Network]) -> tuple[Tensor, Tensor]:
-    """Copy networks of one shape into one buffer, so that they can be trained as a stack.
+    """Copy networks of the same shape into one buffer, so that they can be trained as a stack.
 
-    There the first matrix lies by column: where it is small, the product of a batch with it then
-    takes OpenBLAS two thirds of the time or less. Those of other layers would gain as much, but
-    their gradients with respect to the layer's input would lose it.
+    There the first matrix is column-major: if it is small, OpenBLAS then computes its product with
+    a batch in at most two thirds of the time. Other layers' products would gain as much, but their
+    gradients with respect to the layer's input would lose it.
 
     Returns
     -------
     flat, gradient : Tensor of shape (n_networks, n_parameters)
-        A row for each network; the gradient is zero. :func:`rows_of_networks` gives them back.
+        One row per network; the gradient is zero. :func:`rows_of_networks` converts rows back.
     """
     flat = torch.stack([network.flat for network in networks])
     turn_first(flat, networks[0].first_shape)
@@ -87,15 +87,15 @@ def share_buffer(networks: Sequence[Network]) -> tuple[Tensor, Tensor]:
 
 
 def rows_of_networks(buffer: Tensor, numbers: list[int], first_shape: torch.Size) -> Tensor:
-    """Return a copy of some rows of a shared buffer in the order of the networks' own."""
+    """Return a copy of some rows of a shared buffer in the layout of the networks' own buffers."""
     rows = buffer[numbers]
     turn_first(rows, first_shape[::-1])
     return rows
 
 
 def turn_first(buffers: Tensor, shape: Sequence[int]) -> None:
-    """Transpose the first matrix, of a shape, where it lies in one or many flat buffers."""
-    if 1 in shape:  # a row is a column already
+    """Transpose the first matrix, of the given shape, in place in one or many flat buffers."""
+    if 1 in shape:  # a vector has the same layout either way
         return
     first = buffers[..., : shape[0] * shape[1]]
     first.copy_(first.unflatten(-1, shape).mT.reshape(first.shape))
@@ -104,13 +104,13 @@ def turn_first(buffers: Tensor, shape: Sequence[int]) -> None:
 def dense_layers(
     networks: Sequence[Network], buffers: tuple[Tensor, Tensor] | None = None
 ) -> list[DenseLayer]:
-    """Return the layers of a network, or of several of one shape.
+    """Return the layers of a network, or of several networks of the same shape.
 
     Parameters
     ----------
     networks : sequence of Network, length K
     buffers : (Tensor, Tensor) or None
-        Parameters and gradients of :func:`share_buffer`; None for the only network's own.
+        Parameters and gradients from :func:`share_buffer`; None for a single network's own.
     """
     trained = _trained_tensors(networks, buffers)
     layers = []
@@ -127,9 +127,9 @@ def dense_layers(
 def bound_input(
     networks: Sequence[Network], buffers: tuple[Tensor, Tensor] | None = None
 ) -> BoundInput | None:
-    """Return the input layer of a network, or those of several; None where they have none.
+    """Return the input layer of a network, or those of several; None if they have none.
 
-    Parameters are as in :func:`dense_layers`.
+    Parameters are those of :func:`dense_layers`.
     """
     modules = [network.input for network in networks if network.input is not None]
     if not modules:
@@ -143,7 +143,7 @@ def bound_input(
 def _trained_tensors(
     networks: Sequence[Network], buffers: tuple[Tensor, Tensor] | None
 ) -> Callable[[nn.Parameter], tuple[Tensor, Tensor]]:
-    """Return what finds a parameter of the first network, and its gradient, as they are trained."""
+    """Return a function that maps the first network's parameters to trained tensor and gradient."""
     if buffers is None:
         if len(networks) > 1:
             raise ValueError(
@@ -163,7 +163,7 @@ def _of_module(
 
 
 def shared_statistics(modules: Sequence[Normalization]) -> tuple[Tensor, Tensor, Tensor]:
-    """Let batch normalisation of one layer of K networks keep its statistics in common memory.
+    """Move the batch normalisation statistics of one layer of K networks to shared memory.
 
     Returns
     -------

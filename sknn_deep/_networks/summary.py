@@ -1,7 +1,7 @@
-"""What a network consists of: its layers, their output shapes and numbers of parameters.
+"""Summaries of networks: layers, their output shapes and numbers of parameters.
 
-It is read from the dictionary from which a network is made. So an unfitted estimator is described
-without allocating a weight, and scikit-learn's diagram of a fitted one can show it.
+A summary is computed from a network's configuration dictionary, so an unfitted estimator can be
+described without allocating weights, and scikit-learn's diagram of a fitted one can show it.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 from sknn_deep._networks.table_input import TableInput
 
 _HEADINGS = ("layer", "output shape", "parameters")
-# The sizes of an ensemble's networks are shown where there are no more different ones.
+# The sizes of an ensemble's networks are listed if there are at most this many different ones.
 _MOST_SIZES = 3
 
 
 @runtime_checkable
 class PlannedNetwork(Protocol):
-    """An estimator that can tell, before it is fitted, which networks ``fit`` would make."""
+    """An estimator that knows, before it is fitted, which networks ``fit`` would create."""
 
     def _planned_networks(
         self, n_features: int, n_classes: int | None, n_outputs: int | None
@@ -35,11 +35,11 @@ class Layer:
     Attributes
     ----------
     name : str
-        Where the layer stands and what it computes, such as "hidden 1: dense, relu".
+        Its position and what it computes, such as "hidden 1: dense, relu".
     units : int
         Length of its output for one sample.
     n_parameters : int
-        Numbers that training changes.
+        Number of trainable parameters.
     """
 
     name: str
@@ -56,9 +56,9 @@ class NetworkSummary:
     title : str
         Name of the estimator.
     layers : list of Layer
-        From the input to the output, of the first network of an ensemble.
+        From input to output; for an ensemble, those of the first network.
     n_parameters_of_networks : list of int
-        Numbers that training changes, in all layers of each network.
+        Number of trainable parameters of each network.
     """
 
     title: str
@@ -67,12 +67,12 @@ class NetworkSummary:
 
     @property
     def n_networks(self) -> int:
-        """How many networks there are: more than one in an ensemble."""
+        """The number of networks: more than one in an ensemble."""
         return len(self.n_parameters_of_networks)
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that training changes, in all layers of all networks."""
+        """The number of trainable parameters of all networks."""
         return sum(self.n_parameters_of_networks)
 
     def __repr__(self) -> str:
@@ -86,7 +86,7 @@ class NetworkSummary:
         return "\n".join([self.title, rule, lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
     def _repr_html_(self) -> str:
-        # the class names are those of scikit-learn's diagrams, whose style they take there
+        # the class names are those of scikit-learn's diagrams, to be styled like them there
         rows = "".join(_html_row("td", cells) for cells in self._cells())
         return (
             '<div class="estimator-table"><details open>'
@@ -111,7 +111,7 @@ class NetworkSummary:
 
 
 def _html_row(tag: str, cells: tuple[str, str, str]) -> str:
-    """Return a row of a table; scikit-learn's style would set its numbers to the left."""
+    """Return a row of a table; scikit-learn's style would left-align its numbers."""
     *words, number = map(escape, cells)
     left = "".join(f'<{tag} style="text-align: left">{word}</{tag}>' for word in words)
     right = f'<{tag} style="text-align: right !important">{number}</{tag}>'
@@ -133,22 +133,22 @@ def summary(
         Fitted, or not fitted if ``n_features`` is given.
 
     n_features : int, default=None
-        Describe the network that ``fit`` would make for this many features. None describes the
+        Describe the network that ``fit`` would create for this many features. None describes the
         fitted network.
 
     n_classes : int, default=None
-        Classes of the target, for a classifier and with ``n_features``.
+        Number of classes, for a classifier and together with ``n_features``.
 
     n_outputs : int, default=None
-        Columns of the target, with ``n_features``: for a regressor, where None is one,
-        or for a classifier of several labels, instead of ``n_classes``.
+        Number of columns of the target, together with ``n_features``: for a regressor, where None
+        means one, or for a multilabel classifier, instead of ``n_classes``.
 
     Returns
     -------
     summary : NetworkSummary
-        Prints as text and shows as a table in a notebook; ``summary.n_parameters`` is the
-        total, ``summary.layers`` the lines. For an ensemble it shows the first network, and before
-        the total how many parameters its networks have.
+        Prints as text and is shown as a table in a notebook; ``summary.n_parameters`` is the
+        total, ``summary.layers`` the lines. For an ensemble it shows the first network, and in
+        front of the total the numbers of parameters of its networks.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def summary(
     TypeError
         If the estimator is not one of this package.
     ValueError
-        If the sizes do not suit the estimator.
+        If the sizes do not fit the estimator.
 
     Examples
     --------
@@ -208,15 +208,16 @@ def network_layers(config: dict[str, Any], out_activation: str) -> list[Layer]:
     Parameters
     ----------
     config : dict
-        Of an ``MLP`` or an ``Autoencoder``.
+        Configuration of an ``MLP`` or an ``Autoencoder``.
     out_activation : str
-        What makes predictions of the raw output; a classifier's network ends before it.
+        Activation that turns the raw output into predictions; a classifier's network ends before
+        it.
     """
     if "encoder" in config:
         encoder, decoder = config["encoder"], config["decoder"]
         layers = _stack_layers("encoder", "code", encoder, encoder["out_activation"])
         if config["variational"]:
-            mean = layers.pop()  # a second layer beside it has the variances
+            mean = layers.pop()  # a parallel layer computes the variances
             layers.append(Layer(f"{mean.name}, drawn", mean.units, 2 * mean.n_parameters))
         is_tied = config["tied_weights"]
         layers += _stack_layers("decoder", "output", decoder, out_activation, is_tied)
@@ -240,7 +241,7 @@ def _stack_layers(
 ) -> list[Layer]:
     """Return the layers of one stack: dense, normalised, activated, dropped, and so on.
 
-    The matrices of tied layers are counted where they come first.
+    The matrices of tied layers are counted only in the encoder.
     """
     normalization, layers = config["normalization"], []
     *hidden, last = pairwise(config["layer_units"])

@@ -1,9 +1,9 @@
-r"""The input layer of a table: its numbers and its categories, each by a layer of their own.
+r"""The input layer of a table: separate layers for its numbers and its categories.
 
-With learned scales input :math:`i` is then multiplied by :math:`s_i = 1 + 6 \theta_i`, where
-:math:`\theta` starts at zero: the first layer hears less of what is of little use [1]_. As Adam's
-steps do not depend on the size of a gradient, the scales move six times as fast as the weights, as
-there.
+With learned scales, input :math:`i` is then multiplied by :math:`s_i = 1 + 6 \theta_i`, where
+:math:`\theta` starts at zero, so that less useful inputs can be attenuated [1]_. As Adam's steps do
+not depend on the size of a gradient, the scales change six times as fast as the weights, as in the
+paper.
 
 References
 ----------
@@ -24,12 +24,12 @@ from sknn_deep._networks.category_inputs import CategoryVectors, Indicators
 from sknn_deep._networks.inputs import BoundInput, InputLayer, parameters_of_part
 from sknn_deep._networks.number_inputs import EmbeddedNumbers, Numbers, ScaledNumbers
 
-# By how much faster scales move than weights.
+# Factor by which scales change faster than weights.
 _SCALES_RATE = 6.0
 
 
 class TableInput(InputLayer):
-    """What a network sees of a table's row: the outputs of several layers, side by side.
+    """The network's input for a row of a table: the concatenated outputs of several layers.
 
     Input (batch, n_features), output (batch, n_inputs).
 
@@ -38,21 +38,21 @@ class TableInput(InputLayer):
     numbers : sequence of int
         The columns that hold numbers.
     gaps : sequence of int, default=()
-        Those of them in which numbers are missing.
+        Those of them that have missing values.
     categories : sequence of (int, int), default=()
-        The columns that hold codes of categories, and how many categories each has.
+        The columns that hold codes of categories, and the number of categories of each.
     scaling : {"standard", "robust"} or None, default=None
-        Of the numbers, as in :class:`Numbers`.
+        Scaling of the numbers, see :class:`Numbers`.
     embedding : {"piecewise_linear", "periodic"} or None, default=None
-        Of the numbers, as in :class:`EmbeddedNumbers`.
+        Embedding of the numbers, see :class:`EmbeddedNumbers`.
     n_functions, number_size, frequency_scale
         See :class:`EmbeddedNumbers`.
     max_one_hot : int, default=9
-        Columns of more categories have learned vectors, others indicators.
+        Columns with more categories get learned vectors, others indicators.
     category_size : int, default=8
         Length of these vectors.
     learned_scales : bool, default=False
-        Whether each input has a scale that is trained.
+        Whether each input is multiplied by a learned scale.
     dtype : torch.dtype, default=torch.float32
     device : torch.device, default=None
 
@@ -94,7 +94,7 @@ class TableInput(InputLayer):
             self.parts.append(part)
         elif numbers:
             self.parts.append(ScaledNumbers(numbers, gaps, scaling=scaling, **options))
-        # a column of which all categories are rare has none
+        # a column whose categories are all rare has no categories
         few = [column for column in categories if 0 < column[1] <= max_one_hot]
         many = [column for column in categories if column[1] > max_one_hot]
         if few:
@@ -138,7 +138,7 @@ class TableInput(InputLayer):
         ----------
         features : sequence of str
         values : dict of list
-            The categories of each column that holds some.
+            The categories of each categorical column.
         """
         return [name for part in self._layers() for name in part.names(features, values)]
 
@@ -148,7 +148,7 @@ class TableInput(InputLayer):
         return inputs if factors is None else inputs * factors
 
     def factors(self) -> Tensor | None:
-        """Return what the inputs are multiplied by, shape (n_inputs,), or None without scales."""
+        """Return the factors of the inputs, shape (n_inputs,), or None without scales."""
         return 1 + _SCALES_RATE * self.scales if self._has_scales else None
 
     def kernels(self, own: BoundInput, x: Tensor, out: Tensor) -> Program:
@@ -176,11 +176,11 @@ class TableInput(InputLayer):
         return "scales" in self._parameters
 
     def _unscaled(self, own: BoundInput, rows: Tensor) -> Tensor:
-        """Return where the inputs of a batch are kept before they are scaled."""
+        """Return the buffer that keeps the inputs of a batch before they are scaled."""
         return own.cached(("unscaled", len(rows)), lambda: torch.empty_like(rows))
 
     def _divided(self, own: BoundInput, rows: Tensor) -> Iterator[tuple[BoundInput, Tensor]]:
-        """Yield the parts, bound, with their columns of rows of shape (batch, n_inputs)."""
+        """Yield the bound parts with their columns of rows of shape (batch, n_inputs)."""
         for i, columns in enumerate(rows.split(self._sizes, dim=-1)):
             yield own.part(i), columns
 
@@ -191,6 +191,6 @@ def _scale(scales: Tensor, unscaled: Tensor, out: Tensor) -> None:
 
 
 def _scale_gradient(scales: Tensor, gradient: Tensor, unscaled: Tensor, delta: Tensor) -> None:
-    """Write the gradient of the scales, and make delta that of the unscaled inputs."""
+    """Write the gradient of the scales, and turn delta into that of the unscaled inputs."""
     torch.sum(delta * unscaled, dim=0, out=gradient).mul_(_SCALES_RATE)
     delta.mul_(1 + _SCALES_RATE * scales)

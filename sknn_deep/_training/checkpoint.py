@@ -1,16 +1,16 @@
-"""The file from which a training goes on, and the call of ``fit`` that it belongs to.
+"""The file from which a training resumes, and the call of ``fit`` that it belongs to.
 
-It is a file of skops, as a saved estimator is, but holds plain data only: no type is to be trusted.
+Like a saved estimator, it is a skops file, but it holds only plain data: no types need be trusted.
 
-A checkpoint is a training's own state (``Training.state_dict``), not an estimator's. What led to it
-is not in the file: the same call makes the network, the split and the batches again, from the first
-state of the generator, and then takes over the numbers. So another call has to be refused. The
-engine's count of steps is among the numbers, because it decides when negligible weights are set to
-zero. The batches of all epochs are one list, kept by column, because they are many.
+A checkpoint is the state of a training (``Training.state_dict``), not of an estimator. The file
+does not contain the network's structure, the split or the batches: the same call recreates them
+from the initial state of the generator, and then loads the state. So any other call has to be
+refused. The state includes the engine's step count, because it determines when negligible weights
+are set to zero. The batches of all epochs are one list, stored by column, because there are many.
 
-``Training.run`` writes it between two epochs, when all callbacks have been heard: a callback that
-wrote it on an event of skorch's would miss what the callbacks after it do. So
-:class:`TrainingCheckpoint` only looks like a callback, and hears of nothing.
+``Training.run`` writes it between two epochs, after all callbacks have run: a callback that wrote
+it on one of skorch's events would miss the effects of the callbacks after it. So
+:class:`TrainingCheckpoint` is a callback only in form, and handles no events.
 """
 
 import json
@@ -29,12 +29,12 @@ from sknn_deep._files.packing import pack, unpack
 from sknn_deep._hardware.threads import allowed_threads
 from sknn_deep._training.fingerprint import differences
 
-# More than any machine has; a forged file may ask for more.
+# Upper limit for files: more than any machine has, but a forged file may ask for more.
 _MAX_THREADS = 4096
 
 
 class CheckpointFile:
-    """Where one training is kept, and from where it goes on.
+    """The file to which a training is saved, and from which it resumes.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class CheckpointFile:
     Attributes
     ----------
     n_threads : int
-        Threads on which the training computes: as many as when it began.
+        Number of threads of the training: as many as when it began.
     """
 
     def __init__(self, path: str | os.PathLike, every: int):
@@ -58,10 +58,10 @@ class CheckpointFile:
         self._call: dict[str, Any] = {}
 
     def first_random_state(self, present: np.random.RandomState) -> np.random.RandomState:
-        """Return the generator that the training begins with.
+        """Return the generator that the training starts with.
 
-        It is a new one if there is a checkpoint, so that the present generator does not change
-        if the call turns out to be another.
+        If there is a checkpoint, this is a new generator, so that the present one is unchanged if
+        the checkpoint turns out to belong to another call.
         """
         if self._saved is None:
             self._first = present.get_state(legacy=False)
@@ -72,8 +72,8 @@ class CheckpointFile:
         return random_state
 
     def belongs_to(self, call: dict[str, Any]) -> None:
-        """Refuse to go on if the checkpoint is of another call, as :func:`described_call` tells."""
-        self._call = json.loads(json.dumps(call))  # as plain values
+        """Raise a ValueError if the checkpoint is from another call; see :func:`described_call`."""
+        self._call = json.loads(json.dumps(call))  # convert to plain values
         if self._saved is None:
             return
         with understood(self._path):
@@ -87,16 +87,16 @@ class CheckpointFile:
 
     @contextmanager
     def state_to_go_on_from(self) -> Iterator[dict[str, Any] | None]:
-        """Offer the state to go on from, if there is one, and forget it."""
+        """Provide the state to resume from, or None, and release it."""
         saved, self._saved = self._saved, None
         with understood(self._path):
             yield None if saved is None else saved["training"]
 
     def save(self, state: dict[str, Any]) -> None:
-        """Put the state of the training in the place of the one before.
+        """Replace the saved state by the current state of the training.
 
-        An OSError says that it cannot be written, a ValueError that another training has written
-        to the path meanwhile, or that a value can be in no file.
+        Raises an OSError if it cannot be written, and a ValueError if another training has written
+        to the path meanwhile, or if a value cannot be stored in a file.
         """
         if self._identity() not in (None, self._seen):
             raise ValueError(
@@ -125,7 +125,7 @@ class CheckpointFile:
         self._seen = self._identity()
 
     def _identity(self) -> tuple[int, int] | None:
-        """Return what tells this file from any that takes its place; None if there is none."""
+        """Return a key that changes if the file is replaced; None if there is no file."""
         try:
             status = os.stat(self._path)
         except FileNotFoundError:
@@ -134,7 +134,7 @@ class CheckpointFile:
 
 
 def write_state(path: str, state: dict[str, Any]) -> None:
-    """Write a state to a file; a TypeError names what :func:`pack` does not know in it."""
+    """Write a state to a file; a TypeError names values that :func:`pack` does not support."""
     import skops.io
 
     packed = pack(state, strict=True)
@@ -142,7 +142,7 @@ def write_state(path: str, state: dict[str, Any]) -> None:
 
 
 def read_state(path: str) -> dict[str, Any]:
-    """Return what :func:`write_state` has written; a ValueError names a file of another kind."""
+    """Return the state written by :func:`write_state`; a ValueError names other kinds of files."""
     try:
         archive.check_regular(path)
     except ValueError as error:
@@ -162,12 +162,12 @@ def read_state(path: str) -> dict[str, Any]:
 
 @contextmanager
 def understood(path: str) -> Iterator[None]:
-    """Name the file if a block meets content that no training has written."""
+    """Convert errors of a block, caused by invalid content, to a ValueError that names the file."""
     try:
         yield
     except OSError:
         raise
-    except Exception as error:  # whatever forged content brings about
+    except Exception as error:  # forged content may cause any error
         reason = error if isinstance(error, ValueError) else repr(error)
         raise ValueError(
             f"The file {path!r} cannot be read as a checkpoint of a training: {reason} Name "
@@ -178,9 +178,9 @@ def understood(path: str) -> Iterator[None]:
 class TrainingCheckpoint(Callback):
     """Save a training to a file, so that a ``fit`` that was killed resumes from there.
 
-    Pass it in the ``callbacks`` of an estimator. When the process ends, however it ends, and
-    the same program is started again, the same call of ``fit`` continues after the last epoch
-    that was kept. On a CPU the result is bit for bit that of an uninterrupted training.
+    Pass it in the ``callbacks`` of an estimator. If the process ends for any reason and the same
+    program is started again, the same call of ``fit`` continues after the last saved epoch. On a
+    CPU the result is bit for bit that of an uninterrupted training.
 
     Parameters
     ----------
@@ -189,34 +189,34 @@ class TrainingCheckpoint(Callback):
         refers to the directory in which ``fit`` begins.
 
     every : int, default=1
-        Epochs between two checkpoints. The last epoch is always kept. Raise it if writing
+        Epochs between two checkpoints. The last epoch is always saved. Raise it if writing
         takes a noticeable part of an epoch: the file has three to four times the size of the
-        weights, eight bytes for each row with ``shuffle``, and tens of bytes for each epoch (and,
-        with other callbacks, for each batch).
+        weights, plus eight bytes per row with ``shuffle``, and tens of bytes per epoch (and, with
+        other callbacks, per batch).
 
     Notes
     -----
     A checkpoint holds the weights and the best ones so far, the state of the optimiser, of the
     stopping rule and of all random generators, which parameters are frozen, the order of the rows
-    and the history. It is written to a new file, which replaces the old one once it is on the
-    disk. Reading it executes nothing.
+    and the history. It is written to a new file, which replaces the old one once it is complete on
+    disk. Reading it executes no code.
 
     It also holds the parameters of the call, except ``verbose``, and hashes (SHA-256) of the data.
-    If one differs, ``fit`` raises a ``ValueError`` that names it; so give every fit of a search a
-    path of its own. Functions and classes are compared by name only, objects that cannot be pickled
-    by type, and an estimator such as ``init_from`` by its parameters and weights. If
-    ``random_state`` is None or a ``RandomState``, its state is taken from the checkpoint.
+    If one differs, ``fit`` raises a ``ValueError`` that names it; so give every fit of a search its
+    own path. Functions and classes are compared by name only, objects that cannot be pickled by
+    type, and an estimator such as ``init_from`` by its parameters and weights. If ``random_state``
+    is None or a ``RandomState``, its state is taken from the checkpoint.
 
-    A finished training leaves its file, and the same call then returns its result at once. Delete
-    the file, or name another, to train anew. After Ctrl-C the same call goes on from the last
-    epoch.
+    The file remains after training has finished, and the same call then returns its result at
+    once. Delete the file, or pass another path, to train anew. After Ctrl-C the same call resumes
+    after the last epoch.
 
-    A training with a checkpoint computes on as many threads as it began with, because the
-    last digits depend on their number.
+    A training with a checkpoint always uses as many threads as it started with, because the last
+    digits depend on their number.
 
-    Of other callbacks, attributes whose names end in an underscore are kept, as is skorch's
-    convention: numbers, strings, arrays, containers of them, and what has ``state_dict`` and
-    ``load_state_dict``. For any other attribute ``fit`` raises a ``ValueError`` that names it.
+    For other callbacks, attributes whose names end in an underscore (skorch's convention) are
+    saved: numbers, strings, arrays, containers of them, and objects with ``state_dict`` and
+    ``load_state_dict``. For one of another type ``fit`` raises a ``ValueError`` that names it.
 
     ``partial_fit``, ``solver="lbfgs"`` and ``n_networks`` above 1 do not support checkpoints.
 
@@ -244,7 +244,7 @@ class TrainingCheckpoint(Callback):
         return f"TrainingCheckpoint(path={self.path!r}, every={self.every!r})"
 
     def open(self) -> CheckpointFile:
-        """Return the file, read; an error says if a parameter, or the file, is not valid."""
+        """Read and return the file; raises an error if a parameter or the file is invalid."""
         if not isinstance(self.path, str | os.PathLike):
             raise TypeError(f"TrainingCheckpoint needs the path of a file, got path={self.path!r}.")
         if not os.fspath(self.path):

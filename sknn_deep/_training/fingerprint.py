@@ -1,4 +1,4 @@
-"""What tells one call of ``fit`` from another."""
+"""Fingerprints of calls of ``fit``, and their differences."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -9,25 +9,25 @@ import numpy as np
 
 from sknn_deep._engine.features import Features
 
-# Bytes of an array that are hashed at once.
+# Bytes of an array that are hashed at a time.
 _BYTES_AT_ONCE = 2**23
 
 
 def described_call(estimator: Any, data: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Return what tells one call of ``fit`` from another.
+    """Return a description that identifies a call of ``fit``.
 
     Parameters
     ----------
     estimator : estimator
     data : dict of {Features, ndarray, None}
-        What was passed, by the name of the argument, validated.
+        The validated arguments by name.
     **more
-        What else decides on the result.
+        Anything else that affects the result.
 
     Returns
     -------
     call : dict
-        ``parameters``, as JSON knows them, and ``data``, as digests.
+        ``parameters`` as JSON types, and ``data`` as digests.
     """
     parameters = _parameters(estimator) | more
     return {
@@ -38,11 +38,11 @@ def described_call(estimator: Any, data: dict[str, Any], **more: Any) -> dict[st
 
 
 def _described(value: Any) -> Any:
-    """Return a parameter's value as JSON knows it, and another object as a text that tells it."""
+    """Return a parameter's value as JSON types, or a string that identifies any other object."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
-        return value if value == value else "nan"  # which is not equal to itself
+        return value if value == value else "nan"  # as NaN is not equal to itself
     if isinstance(value, list | tuple):
         return [_described(item) for item in value]
     if isinstance(value, dict):
@@ -55,12 +55,12 @@ def _described(value: Any) -> Any:
         return _described_estimator(value)
     try:
         return f"{type(value).__qualname__} {joblib.hash(value)}"
-    except Exception:  # what does not pickle
+    except Exception:  # objects that cannot be pickled
         return type(value).__qualname__
 
 
 def _parameters(estimator: Any) -> dict[str, Any]:
-    """Return the parameters but those that decide on what is printed, and where."""
+    """Return all parameters except those for output and callbacks."""
     parameters = estimator.get_params(deep=False)
     return {
         name: value for name, value in parameters.items() if name not in ("verbose", "callbacks")
@@ -68,9 +68,9 @@ def _parameters(estimator: Any) -> dict[str, Any]:
 
 
 def _described_estimator(estimator: Any) -> list:
-    """Return what tells an estimator from others; of its fitted state, the weights alone.
+    """Describe an estimator by its class, parameters and weights.
 
-    Its history holds durations, which differ each time it is fitted.
+    Other fitted state is left out: its history holds durations, which differ between fits.
     """
     learned = estimator.module_.snapshot() if hasattr(estimator, "module_") else []
     weights = [_digest(tensor.cpu().numpy()) for tensor in learned]
@@ -78,7 +78,7 @@ def _described_estimator(estimator: Any) -> list:
 
 
 def _digest(value: Any) -> str | None:
-    """Return type, shape and a hash of the numbers of features or of an array."""
+    """Return type, shape and hash of features or of an array."""
     if value is None:
         return None
     is_features = isinstance(value, Features)
@@ -95,7 +95,7 @@ def _digest(value: Any) -> str | None:
 
 
 def _slices(array: Any) -> Iterator[Any]:
-    """Yield an array's rows, some at a time: a large file should not be in memory as a whole."""
+    """Yield an array's rows in pieces, so that a large file is never in memory as a whole."""
     if array.ndim == 0:
         yield array
         return
@@ -106,7 +106,7 @@ def _slices(array: Any) -> Iterator[Any]:
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return what differs between two calls, in words."""
+    """Return descriptions of the differences between two calls."""
     found = []
     if then["estimator"] != now["estimator"]:
         found.append(f"it is of a {then['estimator']}, not of a {now['estimator']}")

@@ -1,4 +1,4 @@
-"""The epochs of a training in skorch's history, under skorch's names."""
+"""Records the epochs of a training in skorch's history, under skorch's names."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sknn_deep._training.progress import Progress
 
 
 class HistoryWriter:
-    """Writes the epochs of a training into a history, which may hold those of earlier calls.
+    """Writes the epochs of a training to a history, which may contain those of earlier calls.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class HistoryWriter:
         self.read()
 
     def read(self) -> None:
-        """Find the smallest losses in the history, after others have written to it."""
+        """Find the smallest losses in the history, after other code has written to it."""
         self._smallest = {
             name: min((row[name] for row in self._history if name in row), default=np.inf)
             for name in ("train_loss", "valid_loss")
@@ -57,7 +57,7 @@ class HistoryWriter:
 
 
 def record_batch(history: History, loss: float, size: int) -> None:
-    """Write a batch into skorch's history."""
+    """Record a batch in skorch's history."""
     history.new_batch()
     history.record_batch("train_loss", loss)
     history.record_batch("train_batch_size", size)

@@ -1,13 +1,13 @@
-"""Interruptions by the user: where they come from, and what they are to stop.
+"""Interruptions by the user: where they come from, and what they should stop.
 
-Interruptions are exceptions, looked at once they are there: no signal handler is installed, and no
-loop asks. An epoch that was not finished is taken out of the records, whatever ended it. Two
-questions the exception alone does not answer: whether it is Ctrl-C or a callback's way to stop
-(:func:`is_raised`), and whether a search made the fit and has to end, too (:func:`is_one_of_many`).
+Interruptions are exceptions that are examined when they are caught: no signal handler is installed,
+and no loop polls. An unfinished epoch is removed from the records, whatever ended it. The exception
+alone does not tell whether it is Ctrl-C or a callback's way to stop (:func:`is_raised`), and
+whether the fit is part of a search that has to end, too (:func:`is_one_of_many`).
 
-Our own searches and ensembles set a context variable. joblib tells nobody that it runs, nor do
-scikit-learn's searches, which make their fits through it; so joblib is found in the call stack, by
-the code objects of its functions rather than by their names.
+This package's searches and ensembles set a context variable. joblib does not announce that it runs,
+nor do scikit-learn's searches, which use it for their fits; so joblib is detected in the call
+stack, by the code objects of its functions rather than by their names.
 """
 
 import dis
@@ -23,15 +23,15 @@ import joblib
 from joblib.parallel import BatchedCalls
 
 _is_within_many = ContextVar("_is_within_many", default=False)
-# Where joblib calls functions in this process or in a worker. scikit-learn's searches and
-# cross-validation make their fits there, and joblib says to nobody that it runs.
+# Functions in which joblib calls others, in this process or in a worker, such as the fits of
+# scikit-learn's searches and cross-validation; joblib does not announce that it runs.
 _JOBLIBS_CALLS = frozenset({joblib.Parallel.__call__.__code__, BatchedCalls.__call__.__code__})
 _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 @contextmanager
 def one_of_many() -> Iterator[None]:
-    """Tell the fits of a block that Ctrl-C is meant for what makes them all."""
+    """Mark the fits of a block as parts of a larger operation, which Ctrl-C should stop."""
     token = _is_within_many.set(True)
     try:
         yield
@@ -40,9 +40,9 @@ def one_of_many() -> Iterator[None]:
 
 
 def is_one_of_many() -> bool:
-    """Return whether the present fit is one of a search's, a cross-validation's or joblib's.
+    """Return whether the current fit belongs to a search, a cross-validation or a joblib call.
 
-    They know nothing of a fit that returns early: a ``KeyboardInterrupt`` has to reach them.
+    These would not notice that a fit returned early, so a ``KeyboardInterrupt`` has to reach them.
     """
     if _is_within_many.get():
         return True
@@ -55,12 +55,12 @@ def is_one_of_many() -> bool:
 
 
 def is_raised(error: BaseException) -> bool:
-    """Return whether a ``raise`` statement made an exception, as skorch's callbacks do to stop.
+    """Return whether an exception comes from a ``raise`` statement, as in skorch's callbacks.
 
-    The interpreter raises a ``KeyboardInterrupt`` of its own, for Ctrl-C, at any other instruction.
-    A ``raise`` in a handler of the signal is Ctrl-C, too.
+    For Ctrl-C, the interpreter itself raises a ``KeyboardInterrupt``, at any other instruction. A
+    ``raise`` in the signal handler counts as Ctrl-C, too.
     """
-    traceback: Any = error.__traceback__  # what was caught has one
+    traceback: Any = error.__traceback__  # a caught exception has one
     handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
     while traceback.tb_next is not None and traceback.tb_frame.f_code is not handler:
         traceback = traceback.tb_next

@@ -1,4 +1,4 @@
-"""What messages of a training call its network, where it is one of several."""
+"""Names for one of several networks in the messages of its training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ _name = ContextVar("_name", default="")
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Give the trainings that a block makes a name, behind the one that they have already."""
+    """Name the trainings of a block; the name is appended to one that is already set."""
     names = [_name.get(), name]
     if all(names):
         names[1] = name[0].lower() + name[1:]
@@ -21,5 +21,5 @@ def named(name: str) -> Iterator[None]:
 
 
 def present_name() -> str:
-    """Return the name for a training; empty for a network that is alone."""
+    """Return the current name for a training; empty for a single network."""
     return _name.get()

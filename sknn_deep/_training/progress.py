@@ -12,11 +12,11 @@ from sknn_deep._networks.flat import Network
 
 
 class DivergenceError(ValueError):
-    """Training has diverged to weights, or to a loss, that are not finite."""
+    """Training has diverged: the weights or the loss are not finite."""
 
 
 def divergence_message(what: str) -> str:
-    """Return what has happened, in scikit-learn's words."""
+    """Return scikit-learn's message for non-finite weights or losses."""
     return (
         f"Solver produced non-finite {what}. The input data may contain large values and need to "
         "be preprocessed."
@@ -25,10 +25,10 @@ def divergence_message(what: str) -> str:
 
 @dataclass
 class Progress:
-    """The progress of a training; it is kept through ``partial_fit`` and warm starts.
+    """The progress of a training, which persists through ``partial_fit`` and warm starts.
 
-    The stopping rule is scikit-learn's: an epoch without an improvement of at least
-    ``tol`` over the best counts, more than ``n_iter_no_change`` in a row stop.
+    The stopping rule is scikit-learn's: training stops after more than ``n_iter_no_change``
+    consecutive epochs without an improvement of at least ``tol`` over the best.
     """
 
     loss_curve: list[float] = field(default_factory=list)
@@ -44,16 +44,16 @@ class Progress:
     n_samples_seen: int = 0
 
     def watch_validation(self, network: Network, keeps_best: bool = True) -> None:
-        """Go by a validation set from now on.
+        """Judge by a validation set from now on.
 
-        The present weights are the best so far where an earlier call ended with the best
-        of its own; otherwise nothing is kept until a score is a number.
+        The current weights are the best so far if an earlier call ended with its best weights;
+        otherwise no snapshot is kept until a score is finite.
 
         Parameters
         ----------
         network : Network
         keeps_best : bool, default=True
-            Whether the weights of the best score are kept, to go back to.
+            Whether to keep a snapshot of the weights with the best score.
         """
         self.watching, self.keeps_best = True, keeps_best
         if self.validation_scores is None:
@@ -64,13 +64,13 @@ class Progress:
             self.best_snapshot = network.snapshot()
 
     def stop_watching(self) -> None:
-        """Forget the snapshot, which the network has been restored to."""
+        """Release the snapshot, to which the network has been restored."""
         self.watching, self.best_snapshot = False, None
 
     def check(self) -> None:
-        """Raise a ValueError if these are not numbers that a training can go on with.
+        """Raise a ValueError if a training cannot continue with these values.
 
-        They come from a file that anybody may have written.
+        They come from a file that may have been tampered with.
         """
         curves = [self.loss_curve, self.validation_scores, self.validation_loss_curve]
         bests = [self.best_loss, self.best_validation_score]
@@ -90,7 +90,7 @@ class Progress:
             raise ValueError("its progress is none that a training can have made.")
 
     def load(self, values: dict[str, Any]) -> None:
-        """Take over all values, the curves into the lists that there are."""
+        """Load all values, writing the curves into the existing lists."""
         curves = ("loss_curve", "validation_scores", "validation_loss_curve")
         present = {name: getattr(self, name) for name in curves}
         vars(self).update(values)
@@ -100,11 +100,11 @@ class Progress:
                 setattr(self, name, curve)
 
     def mark(self) -> tuple[dict[str, Any], int, int]:
-        """Return what :meth:`back_to` goes back to."""
+        """Return a mark for :meth:`back_to`."""
         return dict(vars(self)), len(self.loss_curve), len(self.validation_scores or ())
 
     def back_to(self, mark: tuple[dict[str, Any], int, int]) -> None:
-        """Be again what this was at a mark, in the same lists."""
+        """Roll back to a mark, keeping the same list objects."""
         values, n_losses, n_scores = mark
         vars(self).update(values)
         del self.loss_curve[n_losses:]
@@ -137,9 +137,9 @@ class Progress:
         return losses[-1], scores[-1]
 
     def _validation(self) -> tuple[list[float], list[float], float]:
-        """Return the losses, the scores and the best of these, once a validation set is watched."""
+        """Return the losses, the scores and the best score of the validation set."""
         curves = self.validation_loss_curve, self.validation_scores
-        # watch_validation() has made them
+        # watch_validation() has created them
         return *curves, self.best_validation_score  # type: ignore[return-value]
 
     def _count(self, without_improvement: bool) -> None:
@@ -147,7 +147,7 @@ class Progress:
 
 
 def are_epochs(rows: list[dict[str, Any]]) -> bool:
-    """Return whether rows can be a history; callbacks record in it what they like."""
+    """Return whether rows form a valid history, in which callbacks may record anything."""
     losses = ("train_loss", "valid_loss")
     return all(
         isinstance(row, dict)

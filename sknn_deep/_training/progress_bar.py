@@ -1,4 +1,4 @@
-"""scikit-learn's progress bar, with the figures of each epoch beside it."""
+"""scikit-learn's progress bar, with the figures of each epoch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,17 +7,17 @@ import sklearn.callback
 
 from sknn_deep._sklearn import context_path, progress_monitor, send_to_listener
 
-# Characters of the bar, the percentage and the time, those of a short bar with them, and those of
-# an epoch's figures with the end of a name.
+# Widths in characters: of the bar with percentage and time, of a short bar with both, and of an
+# epoch's figures with the end of a name.
 _BAR, _SHORT_BAR, _FIGURES = 60, 24, 56
 
 
 class ProgressBar(sklearn.callback.ProgressBar):
     """Show the progress of a fit, with the loss and the validation score of the last epoch.
 
-    scikit-learn's ``ProgressBar`` with the same parameter, in a terminal and in a notebook: a bar
-    for each estimator, the share done and the time left. The bar of a network of this package also
-    shows the epoch, its loss and, with a validation set, its score.
+    Like scikit-learn's ``ProgressBar``, with the same parameter, in terminals and notebooks: a bar
+    for each estimator, the percentage done and the time left. For a network of this package the bar
+    also shows the epoch, its loss and, with a validation set, its score.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class ProgressBar(sklearn.callback.ProgressBar):
 
     Notes
     -----
-    It needs rich, which the extra ``progress`` installs, and in a notebook also ipywidgets. A fused
-    search has one bar: networks that are trained together have none of their own. An ensemble has
-    one for itself and one for each of its networks.
+    It requires rich, which the extra ``progress`` installs, and in a notebook also ipywidgets. A
+    fused search has a single bar, as networks that are trained together have none of their own. An
+    ensemble has one for itself and one for each of its networks.
 
     Examples
     --------
@@ -42,14 +42,14 @@ class ProgressBar(sklearn.callback.ProgressBar):
     """
 
     def setup(self, estimator: Any, context: Any) -> None:
-        """Begin to listen.
+        """Start listening.
 
         Parameters
         ----------
         estimator : estimator
-            The one that is fitted.
+            The estimator being fitted.
         context : CallbackContext
-            Of scikit-learn.
+            scikit-learn's context.
         """
         super().setup(estimator, context)
         monitor = progress_monitor(context)
@@ -61,9 +61,9 @@ class ProgressBar(sklearn.callback.ProgressBar):
         Parameters
         ----------
         estimator : estimator
-            The one that is fitted.
+            The estimator being fitted.
         context : CallbackContext
-            Of scikit-learn.
+            scikit-learn's context.
         """
         figures = getattr(context, "figures", None)
         if figures:
@@ -74,7 +74,7 @@ class ProgressBar(sklearn.callback.ProgressBar):
 
 
 def _with_figures(monitor: Any) -> Callable[[dict[str, Any]], None]:
-    """Return the handler of messages other than the beginning of a task."""
+    """Return a handler for all messages except the start of a task."""
     end_task = monitor._on_task_end
     descriptions: dict[int, str] = {}
 
@@ -95,9 +95,9 @@ def _with_figures(monitor: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def _beside(name: str, figures: str, most: int) -> str:
-    """Return a task's name and its figures, of which the name loses its beginning if need be.
+    """Return a task's name and its figures, truncating the start of the name if necessary.
 
-    Of lines that are too long rich would leave nothing.
+    rich would show nothing of a line that is too long.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def _beside(name: str, figures: str, most: int) -> str:
 
 
 def described(figures: dict[str, float]) -> str:
-    """Return the figures of an epoch in a few words.
+    """Return the figures of an epoch as a short text.
 
     Examples
     --------

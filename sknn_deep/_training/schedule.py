@@ -1,8 +1,8 @@
-"""The learning rate over the epochs, and the rule by which a training stops.
+"""The learning rate over the epochs, and the stopping rule.
 
-Annealing schedules, such as "cosine" and "one_cycle", run to the end. The loss may rise while the
-rate does, so the rule on the training loss is off, and reaching ``max_iter`` is the plan: it gives
-no ``ConvergenceWarning``.
+Annealing schedules, such as "cosine" and "one_cycle", run to the end. The loss may rise with the
+rate, so the stopping rule on the training loss is disabled, and reaching ``max_iter`` is expected
+and gives no ``ConvergenceWarning``.
 """
 
 from typing import Any
@@ -12,21 +12,21 @@ import torch
 from sknn_deep._engine.solvers import ANNEALING_SCHEDULES, annealed_rate, set_learning_rate
 from sknn_deep._training.progress import Progress
 
-# Below this learning rate the "adaptive" schedule gives up, as in scikit-learn.
+# Below this learning rate the "adaptive" schedule stops, as in scikit-learn.
 _SMALLEST_ADAPTIVE_RATE = 1e-6
 
 
 class Schedule:
-    """Sets an optimiser's learning rate as ``learning_rate`` asks, and says when to stop.
+    """Sets an optimiser's learning rate according to ``learning_rate``, and decides when to stop.
 
     Parameters
     ----------
     estimator : estimator
-        Its parameters name the schedule and the stopping rule.
+        Its parameters define the schedule and the stopping rule.
     optimizer : torch.optim.Optimizer
     progress : Progress
     first_epoch : int
-        Epochs in ``progress`` that belong to earlier calls, where these do not count.
+        Number of epochs in ``progress`` from earlier calls that do not count for the schedule.
     """
 
     def __init__(
@@ -43,21 +43,21 @@ class Schedule:
 
     @property
     def rate(self) -> float:
-        """The present learning rate."""
+        """The current learning rate."""
         return self._optimizer.param_groups[0]["lr"]
 
     @property
     def expects_convergence(self) -> bool:
-        """Whether a training that runs all its epochs has not come to its end."""
+        """Whether running all epochs means that the training has not converged."""
         estimator = self._estimator
         if self._is_annealed:
             return False
         is_off = estimator.n_iter_no_change == float("inf") or estimator.tol == 0
-        # of a warm start scikit-learn's MLP says, too, that there is more to do in the next call
+        # with a warm start, scikit-learn's MLP also warns that the next call has more to do
         return not is_off or estimator.warm_start
 
     def rates(self, n_batches: int) -> list[float] | None:
-        """Return the learning rate of each batch of the next epoch, where it changes."""
+        """Return the learning rate of each batch of the next epoch; None if it does not change."""
         if not self._is_annealed:
             return None
         estimator = self._estimator
@@ -72,7 +72,7 @@ class Schedule:
         ]
 
     def dropout_share(self) -> float:
-        """Return the share of the dropout rates that the next epoch has."""
+        """Return the factor of the dropout rates in the next epoch."""
         estimator = self._estimator
         if estimator.dropout_schedule == "constant":
             return 1.0
@@ -80,7 +80,7 @@ class Schedule:
         return annealed_rate("flat_cosine", 1.0, epochs_done / estimator.max_iter)
 
     def end_epoch(self) -> None:
-        """Let the "invscaling" schedule fall with the number of samples seen."""
+        """Lower the rate of the "invscaling" schedule by the number of samples seen."""
         estimator = self._estimator
         if estimator.learning_rate == "invscaling" and self._is_sgd:
             decay = (self._progress.n_samples_seen + 1) ** estimator.power_t
@@ -92,7 +92,7 @@ class Schedule:
         if progress.no_improvement_count <= estimator.n_iter_no_change:
             return False
         if self._is_annealed and not progress.watching:
-            return False  # the loss falls again as the rate does: run the whole course
+            return False  # the loss falls again when the rate does: run the whole schedule
         what = "Validation score" if progress.watching else "Training loss"
         message = (
             f"{what} did not improve more than tol={estimator.tol:f} "

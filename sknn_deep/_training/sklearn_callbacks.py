@@ -1,8 +1,9 @@
 """The bridge from the training loop to scikit-learn's callbacks.
 
-A fit is a task. Its parts are the epochs of a network, the networks of an ensemble, whose parts are
-their epochs, or candidates. Networks of an ensemble may be trained in joblib's workers, so what
-tells of their epochs can be pickled; of their ends the process tells that has all of them.
+A fit is a task. Its parts are the epochs of a network, the candidates of a search, or the networks
+of an ensemble, whose own parts are their epochs. Networks of an ensemble may be trained in joblib's
+workers, so the objects that report their epochs can be pickled; the end of each network's task is
+reported by the process that collects them all.
 """
 
 import copy
@@ -16,23 +17,23 @@ from skorch.callbacks import Callback
 
 
 class StopTraining(KeyboardInterrupt):
-    """Raised by a callback to end the training after the present epoch.
+    """Raised by a callback to end the training after the current epoch.
 
     skorch's own callbacks raise a plain ``KeyboardInterrupt`` for this.
     """
 
 
 class SklearnCallbacks(Callback):
-    """Tell scikit-learn's callbacks of a task, and of each of its parts.
+    """Notifies scikit-learn's callbacks of a task and of each of its parts.
 
     Parameters
     ----------
     context : CallbackContext
-        Of the task.
+        Context of the task.
     task : dict
-        What callbacks are given of it: ``estimator``, ``X``, ``y`` and ``metadata``.
+        Passed to the callbacks: ``estimator``, ``X``, ``y`` and ``metadata``.
     learned : callable
-        Returns what the fit has learned so far beside the weights, by name; None for nothing.
+        Returns the fitted attributes so far, except the weights, by name; None for nothing.
     part_name : str, default="epoch"
     """
 
@@ -63,7 +64,7 @@ class SklearnCallbacks(Callback):
     ) -> None:
         """End the part, and the training if a callback asks for it."""
         part, self._part = self._part, None
-        if net is not None:  # a candidate is no epoch
+        if net is not None:  # the part is an epoch, not a candidate
             row = net.history[-1]
             part.figures = {"epoch": row["epoch"], "loss": row["train_loss"]}
             if "valid_score" in row:
@@ -77,23 +78,23 @@ class SklearnCallbacks(Callback):
             raise StopTraining
 
     def _of_copy(self, learned: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Return what scikit-learn sets on a copy of the estimator to have it fitted."""
+        """Return the attributes that scikit-learn sets on a copy to make it a fitted estimator."""
         if learned is None:
             return None
-        # all at once: what an earlier fit has left, such as an ensemble, would stay on the copy
+        # replace all attributes: those of an earlier fit, such as an ensemble, would remain
         estimator = self._task["estimator"]
         names = vars(estimator).keys() - estimator._fitted_state.keys()
         return {"__dict__": {name: vars(estimator)[name] for name in names} | learned}
 
     def _learned_with_weights(self, net: Any) -> dict[str, Any] | None:
-        """Return what is learned, with the present weights of the one network that is trained."""
+        """Return the fitted attributes, with the current weights of a single network."""
         learned = self._learned()
         if learned is None or net is None:
             return learned
         return {**learned, "module_": copy.deepcopy(net.module_)}
 
     def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """End the task, and its part where that was interrupted."""
+        """End the task, and its part if that was interrupted."""
         if self._part is not None:
             self._part.call_on_fit_task_end(**self._task)
         self._end(self._learned)
@@ -110,17 +111,17 @@ class SklearnCallbacks(Callback):
         n_epochs: int,
         as_ensemble: Callable[[Any, dict[str, Any]], dict[str, Any]],
     ) -> list["NetworkCallbacks"]:
-        """Return what tells of each network of an ensemble, of which this is the task.
+        """Return the callbacks for each network of the ensemble that is fitted in this task.
 
         Parameters
         ----------
         networks : sequence of estimator
         names : sequence of str
         n_epochs : int
-            That each network may have.
+            Maximum number of epochs of each network.
         as_ensemble : callable
-            Takes a network and its fitted state; returns that of an ensemble of it alone. It can be
-            pickled.
+            Takes a network and its fitted state; returns the state of an ensemble with this single
+            network. It must be picklable.
         """
         return [
             NetworkCallbacks(
@@ -134,21 +135,21 @@ class SklearnCallbacks(Callback):
 
 
 class NetworkCallbacks(SklearnCallbacks):
-    """Tell scikit-learn's callbacks of one network of an ensemble, and of its epochs.
+    """Notifies scikit-learn's callbacks of one network of an ensemble, and of its epochs.
 
-    A stack that fails is trained again from its first epoch. Callbacks have heard of some epochs
-    then, and hear only of those after them.
+    A stack that fails is trained again from its first epoch. Callbacks are then notified only of
+    epochs after those that they already know.
 
     Parameters
     ----------
     context : CallbackContext
-        Of the network.
+        Context of the network.
     task : dict
         See :class:`SklearnCallbacks`.
     network : estimator
-        The one that is trained.
+        The network that is trained.
     as_ensemble : callable
-        Takes its fitted state; returns that of an ensemble of it alone.
+        Takes its fitted state; returns the state of an ensemble with this single network.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class NetworkCallbacks(SklearnCallbacks):
         self._error: Exception | None = None
 
     def of_training(self, learned: Callable[[], dict[str, Any]]) -> "NetworkCallbacks":
-        """Return itself, ready for a training that has learned so much by the time of a call."""
+        """Prepare for a training, whose fitted attributes ``learned`` returns; return self."""
         self._learned, self._n_epochs = learned, 0
         return self
 
@@ -184,7 +185,7 @@ class NetworkCallbacks(SklearnCallbacks):
         self._n_told += 1
         try:
             super().on_epoch_begin(net)
-        except Exception as error:  # a stack knows only at an epoch's end whose errors are
+        except Exception as error:  # a stack attributes errors to a network only at an epoch's end
             self._error = error
 
     def on_epoch_end(
@@ -202,13 +203,13 @@ class NetworkCallbacks(SklearnCallbacks):
         return None if learned is None else self._as_ensemble(learned)
 
     def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Release the training; the end of the network's task is told by :meth:`end`."""
+        """Release the training; :meth:`end` reports the end of the network's task."""
         self._learned = dict
 
     def end(self, learned: Callable[[], dict[str, Any]]) -> None:
-        """End the network's task, with what the ensemble has learned so far."""
+        """End the network's task, with the fitted attributes of the ensemble so far."""
         part, self._part = self._part, None
-        if part is not None:  # of a stack that broke down, and had fewer epochs afterwards
+        if part is not None:  # from a stack that failed, and ran fewer epochs when repeated
             part.call_on_fit_task_end(**self._task)
         self._end(learned)
 
@@ -218,7 +219,7 @@ _present: ContextVar[NetworkCallbacks | None] = ContextVar("_present", default=N
 
 @contextmanager
 def told(callbacks: NetworkCallbacks | None) -> Iterator[None]:
-    """Let the fit of a network that a block makes tell of its epochs."""
+    """Report the epochs of the network that a block fits."""
     token = _present.set(callbacks)
     try:
         yield
@@ -227,7 +228,7 @@ def told(callbacks: NetworkCallbacks | None) -> Iterator[None]:
 
 
 def told_of(estimator: Any) -> NetworkCallbacks | None:
-    """Return what tells of the epochs of a network of an ensemble; None where nothing does."""
+    """Return the callbacks that report the epochs of an ensemble's network, or None."""
     callbacks = _present.get()
-    # a fit of the user's own may make others on the way
+    # a user's own code may fit other estimators within the fit
     return callbacks if callbacks is not None and callbacks.network is estimator else None

@@ -1,4 +1,4 @@
-"""Errors for skorch callbacks that ask for something a training here does not have."""
+"""Errors for skorch callbacks that need something that trainings here do not provide."""
 
 import re
 from typing import Any
@@ -12,10 +12,10 @@ def is_of_skorch(callback: Callback) -> bool:
 
 
 def missing_keys(error: BaseException | None) -> list[str]:
-    """Return the history's keys that an error says are missing.
+    """Return the history keys that are missing according to an error.
 
-    skorch's callbacks turn the history's ``KeyError`` into errors of their own, so the causes of
-    the error are searched, too.
+    skorch's callbacks convert the history's ``KeyError`` to their own errors, so the causes of the
+    error are searched, too.
 
     Examples
     --------
@@ -38,18 +38,18 @@ def missing_keys(error: BaseException | None) -> list[str]:
 
 
 def missing_keys_message(name: str, event: str, keys: list[str], row: dict[str, Any]) -> str:
-    """Return what a callback misses, and what to set.
+    """Return a message that names the missing keys and the remedy.
 
     Parameters
     ----------
     name : str
-        Of the callback.
+        Name of the callback.
     event : str
         The method that failed, such as "on_epoch_end".
     keys : list of str
-        What it looked for.
+        The keys that it looked for.
     row : dict
-        What the history holds of the present epoch.
+        The history's row of the current epoch.
     """
     keys = [key for key in keys if key not in row] or keys
     if event.startswith("on_batch"):
@@ -72,7 +72,7 @@ def missing_keys_message(name: str, event: str, keys: list[str], row: dict[str, 
 
 
 def check_scored_batches(name: str, callback: Callback, targets_are_encoded: bool) -> None:
-    """Refuse skorch's scores of single batches where they would be missing, or wrong."""
+    """Raise an error for skorch's batch scores if they would be missing or wrong."""
     if not isinstance(callback, BatchScoring | PassthroughScoring):
         return
     remedy = (

@@ -1,16 +1,16 @@
 """skorch's net as its callbacks know it, around a network that is trained elsewhere.
 
-The contract is skorch's: ``net.history``, ``net.module_``, ``net.optimizer_`` and the
-notifications. A fit without callbacks needs none of it and makes no net.
+The interface is skorch's: ``net.history``, ``net.module_``, ``net.optimizer_`` and the
+notifications. A fit without callbacks does not need it and creates no net.
 
 skorch's loop, ``DataLoader`` and training split are not used: an epoch is one permutation, and the
-host reads losses once per epoch. The events of single batches are sent only if a callback does
-something with them. The losses of batches are recorded only with skorch's callbacks: otherwise the
-history of a long training stays small.
+host reads losses once per epoch. Batch events are sent only if a callback handles them. Batch
+losses are recorded only with skorch's callbacks, so that otherwise the history of a long training
+stays small.
 
-A callback that raises ``KeyboardInterrupt`` at the end of an epoch, as skorch's ``EarlyStopping``
-does, ends the training without a warning. An interrupt anywhere else is the user's, and gives
-scikit-learn's warning.
+A callback that raises ``KeyboardInterrupt`` at the end of an epoch, like skorch's
+``EarlyStopping``, ends the training without a warning. An interrupt anywhere else comes from the
+user, and gives scikit-learn's warning.
 """
 
 from typing import Any, Protocol, Self, TypeGuard
@@ -42,29 +42,29 @@ from sknn_deep._training.skorch_errors import (
 
 
 class Net(NeuralNet):
-    """What callbacks are given: skorch's net without its training loop.
+    """The net that callbacks receive: skorch's, without its training loop.
 
     Parameters
     ----------
     network : Network
-        On its device, initialised.
+        Initialised and on its device.
     loss : Loss
     optimizer : torch.optim.Optimizer
     history : History
         Written to by the training.
     callbacks : list of skorch callbacks
     records_batches : bool
-        Whether the history shall hold the loss of each batch.
+        Whether to record the loss of each batch in the history.
     verbose : int
     scored : estimator
-        Through which skorch's scoring callbacks predict.
+        The estimator through which skorch's scoring callbacks predict.
 
     Attributes
     ----------
     hears_batches : bool
-        Whether a callback does anything with the events of single batches.
+        Whether a callback handles batch events.
     records_batches : bool
-        Whether the losses of an epoch's batches are to be written to the history after it.
+        Whether to write the losses of an epoch's batches to the history after the epoch.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Net(NeuralNet):
         )
         self._scored = scored
         self.initialize()
-        # known to skorch's callbacks only now: it would move the module and break its views
+        # set only now: skorch's initialize would move the module to it and break its views
         self.device = str(network.flat.device)
         self.history_ = history
         self._n_rows_before = len(history)
@@ -101,7 +101,7 @@ class Net(NeuralNet):
             check_scored_batches(name, callback, hasattr(scored, "classes_"))
             _initialize_checkpoint_of(callback)
         self.hears_batches = any(_listens_to_batches(callback) for _, callback in self.callbacks_)
-        # else they are recorded as they come
+        # otherwise they are recorded batch by batch
         self.records_batches = records_batches and not self.hears_batches
 
     @property
@@ -111,7 +111,7 @@ class Net(NeuralNet):
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, torch.nn.Module | torch.optim.Optimizer):
             super().__setattr__(name, value)
-        else:  # skorch would look it up among the components of torch, which takes longer
+        else:  # skorch would first look it up among torch's components, which is slow
             object.__setattr__(self, name, value)
 
     def initialize_optimizer(self, triggered_directly: bool | None = None) -> Self:
@@ -119,7 +119,7 @@ class Net(NeuralNet):
         return self
 
     def set_params(self, **params: Any) -> Self:
-        """Refuse what the network is made from, which would silently change nothing here."""
+        """Raise an error for parameters of the network, which would have no effect here."""
         names = sorted(name for name in params if not name.startswith(("callbacks", "verbose")))
         if names:
             raise ValueError(
@@ -139,9 +139,9 @@ class Net(NeuralNet):
         self.history_[:] = rows  # in place: the training and the estimator hold the same list
 
     def load_params(self, *args: Any, **kwargs: Any) -> None:
-        """Load what skorch's ``save_params`` has written, a history only before the first epoch.
+        """Load files of skorch's ``save_params``; a history only before the first epoch.
 
-        What is loaded later, such as the best weights at the end, takes no epoch back.
+        Loading later, such as the best weights at the end, does not remove epochs.
         """
         rows = self.history_.to_list()
         super().load_params(*args, **kwargs)
@@ -150,16 +150,16 @@ class Net(NeuralNet):
         self._remember_first_rates()
 
     def _remember_first_rates(self) -> None:
-        """Tell torch's schedulers the rate to go on from, which they ask for after earlier epochs.
+        """Set the initial rates, which torch's schedulers require to continue after earlier epochs.
 
-        skorch keeps the optimiser, where a scheduler has left it, for all calls; a warm start here
-        makes a new one.
+        skorch keeps one optimiser, on which a scheduler has set them, for all calls; a warm start
+        here creates a new one.
         """
         if self.history_:
             for group in self.optimizer_.param_groups:
                 group.setdefault("initial_lr", group["lr"])
 
-    # the training writes to the history itself: with or without a net
+    # the training writes to the history itself, with or without a net
 
     def on_epoch_begin(
         self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
@@ -172,7 +172,7 @@ class Net(NeuralNet):
         pass
 
     def notify(self, method_name: str, **kwargs: Any) -> None:
-        """Tell every callback of an event."""
+        """Notify every callback of an event."""
         getattr(self, method_name)(self, **kwargs)
         for name, callback in self.callbacks_:
             self._tell(name, callback, method_name, **kwargs)
@@ -181,7 +181,7 @@ class Net(NeuralNet):
         try:
             getattr(callback, event)(self, **kwargs)
         except Exception as error:
-            # an error that a callback of the user has made of it says what the user wants to say
+            # an error that a user's callback has raised deliberately is left alone
             is_raw = isinstance(error, KeyError) or is_of_skorch(callback)
             keys = missing_keys(error) if is_raw else []
             if not keys:
@@ -190,13 +190,13 @@ class Net(NeuralNet):
             raise ValueError(missing_keys_message(name, event, keys, row)) from error
 
     def end_epoch(self, datasets: dict[str, Any]) -> bool:
-        """Tell every callback of the end of an epoch; return whether one asks to stop."""
+        """Notify every callback of the end of an epoch; return whether one requests to stop."""
         self.on_epoch_end(self, **datasets)
         stop = False
         for name, callback in self.callbacks_:
             try:
                 self._tell(name, callback, "on_epoch_end", **datasets)
-            except KeyboardInterrupt as error:  # skorch's callbacks ask in this way
+            except KeyboardInterrupt as error:  # the way in which skorch's callbacks stop
                 if not is_raised(error):
                     raise  # the user's Ctrl-C came while the callback ran
                 stop = True
@@ -208,18 +208,18 @@ class Net(NeuralNet):
         return any(isinstance(callback, PrintLog) for _, callback in self.callbacks_)
 
     def callback_states(self) -> dict[str, Any]:
-        """Return what each callback has learned, by name.
+        """Return the state of each callback, by name.
 
         Raises
         ------
         ValueError
-            If a checkpoint cannot hold it. What skorch's own callbacks have that it cannot, such
-            as a progress bar, they make anew.
+            If a checkpoint cannot store it. Such attributes of skorch's own callbacks, for
+            instance a progress bar, are skipped, as the callbacks recreate them.
         """
         return {name: _state_of(callback, name) for name, callback in self.callbacks_}
 
     def load_callback_states(self, states: dict[str, Any]) -> None:
-        """Undo :meth:`callback_states`, once the callbacks know that the training begins."""
+        """Restore the states of :meth:`callback_states`, after ``on_train_begin``."""
         for name, callback in self.callbacks_:
             if _has_state(callback):
                 callback.load_state_dict(states[name])
@@ -241,17 +241,17 @@ class Net(NeuralNet):
     # skorch's events of single batches, as the engine's listener
 
     def batch_begins(self, X: Tensor, target: Tensor) -> None:
-        """Tell the callbacks of a batch before its step."""
+        """Notify the callbacks of a batch before its step."""
         self._batch = (X, target)
         self.notify("on_batch_begin", batch=self._batch, training=True)
 
     def gradient_is_known(self) -> None:
-        """Tell the callbacks of a gradient before it is used."""
+        """Notify the callbacks of a gradient before it is used."""
         named = list(self.module_.named_parameters())
         self.notify("on_grad_computed", named_parameters=named, batch=self._batch, training=True)
 
     def batch_ends(self, X: Tensor, target: Tensor, loss: Tensor, raw: Tensor) -> None:
-        """Tell the callbacks of a batch after its step."""
+        """Notify the callbacks of a batch after its step."""
         record_batch(self.history, loss.item(), len(X))
         step = {"loss": loss, "y_pred": raw}
         self.notify("on_batch_end", batch=(X, target), training=True, **step)
@@ -272,7 +272,7 @@ class Net(NeuralNet):
         return self._evaluated("score", X, y)
 
     def _evaluated(self, method: str, *args: Any) -> Any:
-        """Call a method of the estimator, without dropout in the middle of an epoch, too."""
+        """Call a method of the estimator in evaluation mode, even in the middle of an epoch."""
         if not hasattr(self._scored, method):
             raise AttributeError(
                 f"A callback asks for {method}, which {type(self._scored).__name__} does not have. "
@@ -291,7 +291,7 @@ class Net(NeuralNet):
 
 
 class Criterion(torch.nn.Module):
-    """A loss as callbacks of skorch know it: a module, here without parameters or state.
+    """A loss in the form that skorch's callbacks expect: a module without parameters or state.
 
     Parameters
     ----------
@@ -308,16 +308,16 @@ class Criterion(torch.nn.Module):
         Parameters
         ----------
         raw : Tensor of shape (batch, n_outputs)
-            What the net's module returns.
+            The output of the net's module.
         target : Tensor of shape (batch, n_outputs), or (batch,) for a softmax
-            As the events of batches pass it.
+            As passed by batch events.
         """
         losses = self.loss.per_sample(raw, self.loss.encoded(target, raw))
         return losses.mean() * self.loss.reported_scale
 
 
 class _Stateful(Protocol):
-    """What gives and takes its state, as torch's schedulers do."""
+    """An object that saves and loads its state, like torch's schedulers."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -325,7 +325,7 @@ class _Stateful(Protocol):
 
 
 def _state_of(callback: Callback, name: str) -> dict[str, Any]:
-    """Return a callback's state: by skorch's convention it is in names that end so: ``misses_``."""
+    """Return a callback's state: by skorch's convention, attributes with a trailing underscore."""
     if _has_state(callback):
         return callback.state_dict()
     values: dict[str, Any] = {}
@@ -350,15 +350,15 @@ def _state_of(callback: Callback, name: str) -> dict[str, Any]:
 
 
 def _has_state(value: object) -> TypeGuard[_Stateful]:
-    """Return whether an object, such as a scheduler of torch, gives and takes its state."""
+    """Return whether an object, such as a torch scheduler, saves and loads its state."""
     return hasattr(value, "load_state_dict") and not isinstance(value, type)
 
 
 def _initialize_checkpoint_of(callback: Callback) -> None:
-    """Make the checkpoint ready that a callback loads from.
+    """Initialise the checkpoint from which a callback loads.
 
-    skorch does so for checkpoints that are callbacks of the same net, and not after a clone, in
-    which the two are no longer one object.
+    skorch does this only for checkpoints that are callbacks of the same net, and not after a clone,
+    in which the two are no longer the same object.
     """
     if not isinstance(callback, LoadInitState):
         return
@@ -368,7 +368,7 @@ def _initialize_checkpoint_of(callback: Callback) -> None:
 
 
 class _Constant:
-    """What skorch calls to make its optimiser; a lambda would not pickle."""
+    """The factory from which skorch gets its optimiser; a lambda could not be pickled."""
 
     def __init__(self, value: torch.optim.Optimizer):
         self._value = value
@@ -378,9 +378,9 @@ class _Constant:
 
 
 def _listens_to_batches(callback: Callback) -> bool:
-    """Return whether a callback does anything with the events of single batches."""
+    """Return whether a callback handles batch events."""
     if type(callback) is EpochScoring:
-        return False  # it would cache predictions, which the net tells it not to
+        return False  # it only caches predictions there, which the net has disabled
     if type(callback) is LRScheduler:
         return callback.step_every == "batch"
     events = ("on_batch_begin", "on_batch_end", "on_grad_computed")

@@ -1,15 +1,13 @@
-"""Epochs of a stack: K networks of one shape trained at once.
+"""Epochs of a stack: K networks of the same shape trained at once.
 
-Each network has rows, an order, a penalty, a learning rate and random numbers of its own.
-The products of a step are batched products over the stack; all else that a step does is one
-operation on the rows of shared buffers. Each network gets the weights that it would get alone, up
-to rounding.
+Each network has its own rows, order, penalty, learning rate and random numbers. The products of a
+step are batched products over the stack; everything else in a step is one operation on the rows of
+shared buffers. Each network gets the same weights as if trained alone, up to rounding.
 
-Networks that share their optimiser's numbers and lie next to each other are moved by one call of
-the kernel that moves one network; jobs are sorted so that there are such neighbours. Folds may
-differ by a row: the shorter ones get a row of weight zero, unless normalisation would see it or
-dropout draw for it. When a quarter of the networks have stopped, the others move on to smaller
-buffers (``fused.py``).
+Adjacent networks with the same optimiser settings are updated by one call of the kernel for a
+single network; jobs are sorted so that there are such neighbours. Folds may differ by a row: the
+shorter ones get a row of weight zero, unless normalisation would see it or dropout draw for it.
+When a quarter of the networks have stopped, the others move to smaller buffers (``fused.py``).
 """
 
 import math
@@ -41,9 +39,9 @@ from sknn_deep._networks.stacked import rows_of_networks, share_buffer, training
 from sknn_deep._training.stack_rows import Gathered, StackBuffers, orders_of, sources_of
 from sknn_deep._training.training import Training
 
-# of the L2 penalty, of decayed weights and vectors, of the average, and those of each move
+# of the L2 penalty, of decayed weights and vectors, of the average, and for each move
 Factors = tuple[Tensor, Tensor, Tensor, float, *tuple[tuple, ...]]
-# More rates than that are taken by kernels that take a rate for each network.
+# With more groups of rates than this, kernels with a rate per network are used.
 _MOST_CALLS = 8
 
 
@@ -53,10 +51,10 @@ class Stack:
     Parameters
     ----------
     trainings : list of Training, length K
-        Of networks of one shape, with our own optimisers of one kind, the same loss and
-        number of batches, whose lengths are the same but for the last. Those that share
-        their optimiser's numbers are best next to each other: one call moves them all.
-        Their networks and optimisers are brought up to date as they are released.
+        Of networks of the same shape, with this package's optimisers of the same kind, the same
+        loss and number of batches, whose lengths agree except for the last. Those with the same
+        optimiser settings should be adjacent, so that one call updates them all. Their networks
+        and optimisers are updated when they are released.
 
     Attributes
     ----------
@@ -64,14 +62,14 @@ class Stack:
         Steps that each network has taken in the stack.
     """
 
-    @one_thread()  # to copy some megabytes pays for no other thread, least of all one that is late
+    @one_thread()  # waking other threads does not pay off for copying some megabytes
     def __init__(self, trainings: list[Training]):
         self._trainings = trainings
         self._live = dict(enumerate(trainings))
         networks = [training.network for training in trainings]
         self._has_modes = networks[0].is_random or networks[0].has_normalization
         if self._has_modes:
-            # a network that has left shall neither count the batches to come nor draw for them
+            # a network that has left must neither count later batches nor draw numbers for them
             networks = [training_twin(network) for network in networks]
         self._networks = networks
         self._flat, self._gradient = share_buffer(networks)
@@ -91,22 +89,22 @@ class Stack:
         self._backprop = Backprop(
             networks, trainings[0].loss, trainings[0].product_dtype, self._pace, buffers
         )
-        # NumPy sums as fast as the memory is read, unlike torch
+        # NumPy's sums run at memory bandwidth, unlike torch's
         by_numpy = self._device.type == "cpu" and numpy_takes_one_thread()
         self._numpys_weights = self._weights.numpy() if by_numpy else None
         self._read_parameters()
         self._average = self._stacked_average()
         self._orders = orders_of(trainings)
         self._lay_out()
-        # what the optimisers went by in the last epoch, and what moved the weights then
+        # the learning rates of the last epoch, and the moves made for them
         self._present: dict[int, tuple] = {}
         self._last_moves: list[_Moves] = []
         self._is_behind = False
-        # the factors that stay while nothing changes, and the moves that they belong to
+        # cached factors, and the moves that they belong to
         self._table: list[tuple[Tensor, ...]] = []
         self._table_of: list[_Moves] | None = None
         self.n_steps = 0
-        # twins draw from the generators of their networks
+        # twins use the generators of their networks
         self._graphs = StepGraphs([*networks, *(training.network for training in trainings)])
 
     def _read_parameters(self) -> None:
@@ -114,7 +112,7 @@ class Stack:
         self._alphas = np.array([penalty["alpha"] for penalty in penalties])
         self._decays = np.array([penalty["weight_decay"] for penalty in penalties])
         of_vectors = [penalty["embedding_weight_decay"] for penalty in penalties]
-        # with Muon at Adam's rate
+        # with Muon, at Adam's rate
         groups = [training.optimizer.param_groups[-1] for training in self._trainings]
         ratios = [group.get("lr_factor", 1.0) for group in groups]
         self._vector_decays = np.array(of_vectors) * ratios
@@ -126,7 +124,7 @@ class Stack:
             self._max_norms = self._flat.new_tensor(limits).unsqueeze(1)
 
     def _stacked_average(self) -> Average | None:
-        """Return the averages of all networks' weights as one, where they are kept."""
+        """Return the averages of all networks' weights as one, or None if they are not kept."""
         averages = [own.average for own in self._trainings if own.average is not None]
         if not averages:
             return None
@@ -137,7 +135,7 @@ class Stack:
         return average
 
     def _lay_out(self) -> None:
-        """Divide the batches into pieces that are gathered together, and make their buffers."""
+        """Group batches into pieces that are gathered together, and set up their sources."""
         sets = [training.batches for training in self._trainings]
         self._lengths = np.array([[part.stop - part.start for part in b.slices] for b in sets])
         longest = self._lengths.max(axis=0)
@@ -146,7 +144,7 @@ class Stack:
         width = max(sets[0].n_features, layers[-1].out_features)
         row_bytes = len(sets) * width * self._flat.element_size()
         most = n_together(int(longest.max()) * row_bytes, self._device)
-        # pieces of one length, all but perhaps the last, share buffers and programs
+        # pieces have the same length, except perhaps the last, to share buffers and programs
         size = math.ceil(len(longest) / math.ceil(len(longest) / most))
         self._pieces = [slice(i, i + size) for i in range(0, len(longest), size)]
         self._parts = [
@@ -160,13 +158,13 @@ class Stack:
             order_of[order.members] = i
         self._order_of = torch.from_numpy(order_of).to(self._device)
         self._has_weights = any(batches.weight is not None for batches in sets)
-        # all batches have one length but the last: what it lacks in a network weighs nothing
+        # all batches but the last have the same length: missing rows of the last get weight zero
         is_even = (self._lengths[:, -1] == longest[-1]).all()
         self._last_scale = None if is_even else self._scale_of(self._pieces[-1])
         self._buffers: dict[int, StackBuffers] = {}
 
     def _scale_of(self, piece: slice) -> Tensor:
-        """Return the factor of each row in the loss of its batch, where no row has a weight."""
+        """Return the factor of each row in the loss of its batch, without sample weights."""
         lengths = self._lengths[:, piece]
         rows = np.arange(lengths.max())
         start, stop = self._parts[piece][0].start, self._parts[piece][-1].stop
@@ -177,12 +175,12 @@ class Stack:
         return torch.from_numpy(scale).to(self._flat.dtype).to(self._device)
 
     def train_epoch(self, rates: dict[int, list[float] | None]) -> dict[int, EpochLosses]:
-        """Take a step along each batch, every network along its own.
+        """Take a step on each batch, every network on its own batches.
 
         Parameters
         ----------
         rates : dict of (list of float or None)
-            See :meth:`Engine.train_epoch`, for every network that is not released, by its number.
+            See :meth:`Engine.train_epoch`; for every unreleased network, by its number.
 
         Returns
         -------
@@ -196,11 +194,11 @@ class Stack:
         for i, order in enumerate(self._orders):
             if order.shared is not None and order.members:
                 order.shared.begin_epoch()
-            # one for all, but where each row has a weight of its own in each network
+            # once for all networks of the order, unless each has its own row weights
             for k in order.members if self._has_weights else order.members[:1]:
                 rows = self._trainings[k].batches.start_epoch() + self._offsets[i]
                 self._rows[i, : len(rows)] = rows
-                self._rows[i, len(rows) :] = rows[0]  # weighs nothing
+                self._rows[i, len(rows) :] = rows[0]  # with a weight of zero
         self._index = torch.from_numpy(self._rows).to(self._device, non_blocking=True)
         self._backprop.begin_epoch(int(self._lengths.max()))
         largest = self._backprop.largest_kernels(self._lengths.max())
@@ -214,7 +212,7 @@ class Stack:
                 chunk = self._gather(piece, sums)
                 work = self._backprop.workspace(chunk)
                 work.load()
-                # the sums of weights are known only now
+                # with weights, their sums are known only now
                 own = factors[piece] if by_epoch else make_factors(piece, sums, rates, moves)
                 results[1, :, piece] = self._take_or_replay(work, moves, own).mT
                 results[0, :, piece] = work.losses()
@@ -240,7 +238,7 @@ class Stack:
                 (order.shared or self._trainings[k].batches).look_ahead()
 
     def _catch_up(self) -> None:
-        """Let all optimisers count the steps that one of those moved together has counted."""
+        """Update the step counts of optimisers whose networks were updated together."""
         if self._is_behind:
             for move in self._last_moves:
                 for optimizer in move.optimizers[1:]:
@@ -249,17 +247,17 @@ class Stack:
 
     @one_thread()
     def release(self, numbers: list[int]) -> None:
-        """Give some networks, and their optimisers, what they have become.
+        """Release networks: copy weights and optimiser state back to them.
 
-        Their rows of the buffers go on being trained, on the rows that they saw last, and are
-        nobody's.
+        Their rows of the buffers continue to be trained, on the last rows that they saw, and are
+        ignored.
         """
         self._catch_up()
         self._write_weights(numbers)
         for name, buffer in self._state.items():
             rows = rows_of_networks(buffer, numbers, self._first_shape)
             for k, row in zip(numbers, rows, strict=True):
-                # in memory of its own, so that it does not keep that of the others
+                # copied, so that it does not keep the memory of the others alive
                 self._optimizers[k].read_state({name: row.clone()})
         for k in numbers:
             self._live.pop(k).stop_sharing()
@@ -267,7 +265,7 @@ class Stack:
             order.members = [member for member in order.members if member in self._live]
 
     def _write_weights(self, numbers: list[int]) -> None:
-        """Bring some networks up to date."""
+        """Copy the current weights to some of the networks."""
         rows = rows_of_networks(self._flat, numbers, self._first_shape)
         for k, row in zip(numbers, rows, strict=True):
             network = self._trainings[k].network
@@ -284,14 +282,14 @@ class Stack:
                     average.weights, average.n_steps = row.clone(), self._average.n_steps
 
     def _gather(self, piece: slice, sums: np.ndarray) -> Chunk:
-        """Bring the rows of some batches together, and write the sums of their weights."""
+        """Gather the rows of some batches, and write the sums of their weights."""
         parts = self._parts[piece]
         start, stop = parts[0].start, parts[-1].stop
         buffers = self._buffers_for(stop - start)
         for orders, source in self._sources:
             rows = self._rows[orders, start:stop].ravel()
             index = self._index[orders, start:stop].reshape(-1)
-            own_X: Any = buffers.X.part(orders)  # unlike targets they are always there
+            own_X: Any = buffers.X.part(orders)  # unlike targets, never None
             source.fill(rows, index, own_X, buffers.target.part(orders))
         buffers.X.hand_out()
         buffers.target.hand_out()
@@ -332,7 +330,7 @@ class Stack:
         rates: dict[int, list[float] | None],
         moves: "list[_Moves]",
     ) -> list[Factors]:
-        """Return what each step asks for, as in :meth:`Engine.plain_steps`, for all networks."""
+        """Return the factors of each step, as in :meth:`Engine.plain_steps`, for all networks."""
         n_steps = self._lengths[0, piece].size
         if moves is not self._table_of or self._has_weights:
             self._table_of, self._lrs = moves, np.zeros((len(self._trainings), n_steps))
@@ -351,7 +349,7 @@ class Stack:
         return list(zip(*self._table, shares, *by_move, strict=True))
 
     def _shares_of_average(self, n_steps: int) -> list[float]:
-        """Count steps; return what each leaves in the average, where one is kept."""
+        """Count steps; return the share of each in the average, 0 if none is kept."""
         return [0.0] * n_steps if self._average is None else self._average.next_shares(n_steps)
 
     def _table_of_factors(
@@ -361,12 +359,12 @@ class Stack:
         rates: dict[int, list[float] | None],
         moves: "list[_Moves]",
     ) -> Tensor:
-        """Return those of :meth:`_factors` on a device.
+        """Return the factors of :meth:`_factors` as a table on a device.
 
         Returns
         -------
         table : Tensor of shape (n_steps, n_factors, n_networks, 1)
-            Of all moves, each has a part in the columns of its networks.
+            The factors of each move are in the columns of its networks.
         """
         n_steps = self._lengths[0, piece].size
         lrs = np.zeros((n_steps, len(self._trainings)))
@@ -382,22 +380,22 @@ class Stack:
             own = lrs[:, move.rows]
             if move.shares_rate:
                 own = np.broadcast_to(lrs[:, [move.first]], own.shape)
-            # a step's factors: for each network, or one for all
+            # a step's factors: one per network, or one for all
             steps = move.optimizers[0].next_factors(own)
             of_moves.append([np.broadcast_arrays(own[0], *step)[1:] for step in steps])
         table = np.concatenate([np.stack(common, axis=1), np.concatenate(of_moves, axis=2)], axis=1)
         there = torch.from_numpy(table[..., np.newaxis])
-        # nobody waits for a copy from pageable memory: it is put aside first
+        # asynchronous even from pageable memory, which is staged first
         return there.to(self._flat.dtype).to(self._device, non_blocking=True)
 
     def _moves(self, rates: dict[int, list[float] | None]) -> "list[_Moves]":
-        """Return what moves the weights: one call for neighbours with the same numbers.
+        """Return the moves of an epoch: one call for adjacent networks with the same settings.
 
-        On a CPU, and where one kernel does it, a call moves all its networks at one rate. Rows of
-        released networks in between move along; on a device all others, too, so that what was
-        recorded remains valid.
+        On a CPU, and with a single-kernel optimiser, a call updates all its networks at one rate.
+        Rows of released networks in between are updated, too; on a device also all others, so that
+        recorded graphs remain valid.
         """
-        # all else that an optimiser goes by stays as it is
+        # an optimiser's other settings do not change
         present = {
             k: (training.optimizer.param_groups[0]["lr"], rates[k])
             for k, training in self._live.items()
@@ -436,7 +434,7 @@ class Stack:
         return moves
 
     def _take_or_replay(self, work: Workspace, moves: "list[_Moves]", factors: Any) -> Tensor:
-        """Take a step along each batch in the fastest way; return as in :meth:`_take_steps`."""
+        """Take the steps in the fastest way; returns the same as :meth:`_take_steps`."""
 
         def take_steps(work: Workspace, factors: Any) -> Tensor:
             return self._take_steps(work, moves, factors)
@@ -446,11 +444,11 @@ class Stack:
         n_steps = self.n_steps + len(work.programs)
         key = (work, *(move.key for move in moves))
         squared_norms = self._graphs.take_steps(key, work, take_steps, factors)
-        self.n_steps = n_steps  # whether they were called or replayed
+        self.n_steps = n_steps  # a replay does not count them
         return squared_norms
 
     def _take_steps(self, work: Workspace, moves: "list[_Moves]", factors: Iterable[Any]) -> Tensor:
-        """Take a step along each batch; return the squared norms before, (n_batches, K)."""
+        """Take a step on each batch; return the squared norms before each, shape (n_batches, K)."""
         squared_norms = self._flat.new_zeros((len(work.programs), len(self._trainings)))
         has_penalty, has_decay = self._alphas.any(), self._decays.any()
         is_table = isinstance(factors, Tensor)
@@ -471,7 +469,7 @@ class Stack:
                 if self._max_norms is not None:
                     lengths = torch.linalg.vector_norm(self._gradient, dim=1, keepdim=True)
                     shortened = (self._max_norms / lengths).clamp_(max=1.0)
-                    # infinity over infinity is no factor for a network that is not clipped
+                    # a limit of infinity means no clipping: inf / inf would be NaN
                     self._gradient.mul_(shortened.masked_fill_(self._max_norms.isinf(), 1.0))
                 if has_decay:
                     self._weights.mul_(decay)
@@ -488,7 +486,7 @@ class Stack:
         return squared_norms
 
     def _write_norms(self, out: Tensor) -> None:
-        """Write the norm of each network's weights, or its square where NumPy sums these."""
+        """Write the norm of each network's weights, or its square if NumPy computes it."""
         if self._numpys_weights is None:
             torch.linalg.vector_norm(self._weights, dim=1, out=out)
             return
@@ -498,7 +496,7 @@ class Stack:
 
 @dataclass
 class _Moves:
-    """Neighbours in a stack that one call moves, and their optimisers."""
+    """Adjacent networks of a stack that one call updates, and their optimisers."""
 
     rows: slice
     first: int
@@ -508,7 +506,7 @@ class _Moves:
 
     @property
     def key(self) -> tuple:
-        """What a recorded call goes by, beside its factor."""
+        """What a recorded call depends on besides its factor."""
         numbers = self.optimizers[0].numbers()
         return self.rows.start, self.rows.stop, self.shares_rate, numbers
 

@@ -1,6 +1,6 @@
-"""The rows that the networks of a stack see: shared orders, gathered batches.
+"""The rows of a stack's networks: shared orders, gathered batches.
 
-Where all networks of a stack share one order, their products read the same memory: the batch is a
+If all networks of a stack share one order, their products read the same memory: the batch is a
 tensor whose first stride is zero.
 """
 
@@ -18,21 +18,21 @@ from sknn_deep._engine.features import joined
 from sknn_deep._engine.samples import Samples
 from sknn_deep._training.training import SharedOrder, Training
 
-# Sets that take fewer bytes together are copied into one, so that one call gathers rows of all.
+# Sets of at most this many bytes in total are copied into one, so that one call gathers all rows.
 _JOINED_BYTES = 2**23
 
 
 def sources_of(
     sets: list[Batches], device: torch.device, dtype: torch.dtype
 ) -> tuple[list[tuple[slice, Batches]], np.ndarray]:
-    """Return what gathers the rows of which networks, and where the rows of each network begin.
+    """Return the sources from which rows are gathered, and the offset of each set's rows in them.
 
     Returns
     -------
     sources : list of (slice, Batches)
-        Neighbours in the stack whose rows one call gathers.
+        Adjacent sets whose rows are gathered by one call, and the source.
     offsets : ndarray of int, length K
-        What is added to a row's number in its own set.
+        Added to the row numbers of each set.
     """
     keys = [(id(batches.samples.X), id(batches.samples.targets)) for batches in sets]
     distinct = dict(zip(keys, sets, strict=True))
@@ -50,9 +50,9 @@ def sources_of(
 
 
 def _by_row(batches: Batches, device: torch.device, dtype: torch.dtype) -> Batches:
-    """Return what gathers the rows of a set, from a copy in rows where they lie by column.
+    """Return a source for the rows of a set, with a row-major copy if it is stored by column.
 
-    One network's order can be read ahead from columns of any size, those of many can not.
+    Columns of any size can be read ahead in the order of one network, but not in those of many.
     """
     X = batches.samples.X
     rows = X.in_rows(np.inf) if device.type == "cpu" else X
@@ -63,7 +63,7 @@ def _by_row(batches: Batches, device: torch.device, dtype: torch.dtype) -> Batch
 
 
 def _joined(sets: list[Samples]) -> Samples | None:
-    """Return small sets in memory as one; None for others."""
+    """Return small in-memory sets as one; None for others."""
     parts = [part for own in sets for part in (own.X, own.targets) if part is not None]
     if sum(part.nbytes for part in parts) > _JOINED_BYTES:
         return None
@@ -76,14 +76,14 @@ def _joined(sets: list[Samples]) -> Samples | None:
 
 @dataclass
 class _Order:
-    """The networks whose rows come in one order, and who shuffles: None for its only one itself."""
+    """Networks with the same order of rows; ``shared`` is None if there is only one."""
 
     members: list[int]
     shared: SharedOrder | None
 
 
 def orders_of(trainings: list[Training]) -> list[_Order]:
-    """Group trainings that shuffle alike, and let those of a group share their order."""
+    """Group trainings that shuffle identically, and let those of a group share their order."""
     groups: dict[tuple, list[int]] = {}
     for k, training in enumerate(trainings):
         groups.setdefault(training.order_key(), []).append(k)
@@ -98,12 +98,12 @@ def orders_of(trainings: list[Training]) -> list[_Order]:
 
 
 class Gathered:
-    """Rows of a stack, gathered once for each order.
+    """Rows of a stack, gathered once per order.
 
     Attributes
     ----------
     of_networks : Tensor of shape (n_networks, n_rows, ...), or None
-        What each network sees; None where ``new`` has nothing for it.
+        The rows of each network; None if ``new`` returns None.
     """
 
     def __init__(self, new: Callable, n_rows: int, order_of: Tensor, n_orders: int):
@@ -118,11 +118,11 @@ class Gathered:
             self._of_orders = own.new_empty((n_orders, *own.shape[1:]))
 
     def part(self, orders: slice) -> Tensor | None:
-        """Return where rows of some orders are gathered, one order after the other."""
+        """Return the buffer for the rows of some orders, one order after the other."""
         return None if self._own is None else self._of_orders[orders].flatten(0, 1)
 
     def hand_out(self) -> None:
-        """Copy what was gathered to the networks, where they do not see it there."""
+        """Copy the gathered rows to the networks, unless they share the memory."""
         if self._of_orders is self._own:
             return
         if self._own.is_contiguous():
@@ -132,7 +132,7 @@ class Gathered:
 
 
 class StackBuffers(NamedTuple):
-    """Where some rows of each network are gathered."""
+    """Buffers for the gathered rows of each network."""
 
     X: Gathered
     target: Gathered

@@ -1,14 +1,14 @@
-"""How many networks fit into one stack."""
+"""The number of networks that fit into one stack."""
 
 from sknn_deep._engine.solvers import MuonWithAdam
 from sknn_deep._hardware.device import free_memory
 from sknn_deep._training.training import Training
 
-# On a CPU a stack saves calls and costs cache. Where it would be of few networks, because each
-# is large, they are faster one after the other. Steps of Muon gain already from two together.
+# On a CPU a stack saves calls but uses more cache. If only a few networks would fit, because each
+# is large, training them one after the other is faster. Muon's steps are faster from two on.
 _CPU_BYTES = 2**23
 _FEWEST_ON_CPU, _FEWEST_OF_MUON, _MOST_NETWORKS = 4, 2, 128
-# Larger networks, too, are faster together where they share the rows that are gathered.
+# Larger networks are faster together, too, if they share the gathered rows.
 _SHARING_BYTES = 2**25
 # Share of a GPU's free memory that a stack may take.
 _MEMORY_SHARE = 0.5
@@ -21,11 +21,11 @@ def stack_size(training: Training, max_memory: int | None, n_sharing: int = 1) -
     ----------
     training : Training
     max_memory : int or None
-        Bytes; None is half of what a GPU has free.
+        In bytes; None for half of a GPU's free memory.
     n_sharing : int, default=1
-        How many go through the same rows in the same order.
+        Number of networks that use the same rows in the same order.
     """
-    if training.batches.are_sparse:  # which saves more than a stack does
+    if training.batches.are_sparse:  # sparse products save more time than a stack
         return 1
     n_bytes = _bytes_of(training)
     device = training.network.flat.device
@@ -44,12 +44,12 @@ def stack_size(training: Training, max_memory: int | None, n_sharing: int = 1) -
 
 
 def _bytes_of(training: Training) -> int:
-    """Return about how many bytes a network adds to a stack."""
+    """Return approximately how many bytes a network adds to a stack."""
     network, batches = training.network, training.batches
     layers = network.linear_layers()
     n_units, n_outputs = sum(layer.out_features for layer in layers), layers[-1].out_features
     longest = batches.longest
-    # gathered rows, outputs, targets and factors of a batch at least
+    # gathered rows, outputs, targets and factors of at least one batch
     gathered = longest * (batches.n_features + 2 * n_outputs + 1)
     # pre-activations, activations and gradients; those of a short last batch, too
     n_per_row = 3 * n_units

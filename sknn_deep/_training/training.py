@@ -1,11 +1,11 @@
 """The course of a training: what happens before, between and after its epochs.
 
-An epoch itself is trained by an :class:`Engine`, or for a stack of networks by a
-``Stack``; a :class:`Training` says with which rates, judges the loss and the validation
-score, and decides when to stop.
+An epoch itself is trained by an :class:`Engine`, or for a stack of networks by a ``Stack``; a
+:class:`Training` provides the learning rates, judges the loss and the validation score, and decides
+when to stop.
 
-It is no loop, but a method for before an epoch and one for after it. So a network in a stack
-shuffles, stops, restores its best weights and warns by the same lines as a network alone.
+It has separate methods for before and after an epoch rather than a single loop, so that a network
+in a stack shuffles, stops, restores its best weights and warns with the same code as a single one.
 """
 
 import math
@@ -48,7 +48,7 @@ from sknn_deep._user_warnings import warn_user
 
 
 class Penalties(TypedDict):
-    """Penalties on the weights, as in :class:`Engine`."""
+    """Penalties on the weights and the limit of the gradient, as in :class:`Engine`."""
 
     alpha: float
     weight_decay: float
@@ -67,18 +67,18 @@ class Validation:
 class SharedOrder:
     """The order in which several trainings go through the same rows.
 
-    Networks of one seed that are trained on one fold shuffle its rows alike: once is enough, and
+    Networks with the same seed and fold shuffle the rows identically, so they are shuffled once and
     their batches are gathered once. A network that leaves before its training is done takes a copy
-    of the order and of the generator's state along.
+    of the order and of the generator's state with it.
 
-    That the orders are the same is known from an integer ``random_state``, the shape and the rows,
-    not compared: reading the states of generators would take longer than shuffling small folds. So
-    generators that the user passes are not shared.
+    That the orders are the same follows from an integer ``random_state``, the shape and the rows;
+    they are not compared, as reading the states of generators would take longer than shuffling
+    small folds. So generators passed by the user are not shared.
 
     Parameters
     ----------
     training : Training
-        The first of them, whose generator draws for all.
+        The first training, whose generator draws for all.
     """
 
     def __init__(self, training: "Training"):
@@ -86,7 +86,7 @@ class SharedOrder:
         self._is_shuffled, self._lookahead = training.estimator.shuffle, Lookahead()
 
     def begin_epoch(self) -> None:
-        """Shuffle, if the trainings do."""
+        """Shuffle the rows, if the trainings shuffle."""
         if self._is_shuffled:
             self._lookahead.shuffle(self.random_state, self.rows)
 
@@ -96,18 +96,18 @@ class SharedOrder:
 
 
 class Training:
-    """One network's way through its epochs.
+    """The training of one network.
 
     Parameters
     ----------
     estimator : estimator
-        Its parameters say how to train (``learning_rate``, ``tol``, …).
+        Its parameters define the training (``learning_rate``, ``tol``, …).
     network : Network
-        On its device, initialised.
+        Initialised and on its device.
     loss : Loss
     optimizer : torch.optim.Optimizer
     penalties : Penalties
-        ``alpha``, ``weight_decay`` and ``max_grad_norm``, as of :class:`Engine`.
+        ``alpha``, ``weight_decay`` and ``max_grad_norm``, see :class:`Engine`.
     product_dtype : torch.dtype or None
         See :class:`Engine`.
     batches : Batches
@@ -116,31 +116,31 @@ class Training:
         Draws the permutation of each epoch.
     progress : Progress
     history : History
-        Of the epochs before, written to.
+        Contains earlier epochs; those of this training are added.
     net : Net or None
-        Through which callbacks are told of the training; None without callbacks.
+        Notifies callbacks of the training; None without callbacks.
     incremental : bool
-        Train one epoch only, without a word about convergence (``partial_fit``).
+        Whether to train only one epoch, without convergence warnings (``partial_fit``).
     engine : Engine, default=None
-        That of a training before this one, of the same network.
+        The engine of an earlier training of the same network.
     keeps_engine : bool, default=False
-        Whether there will be a training after this one, which goes on with the engine.
+        Whether a later training will reuse the engine.
     ranks : Ranks or None
-        The processes that train together, each with its rows of every batch. Callbacks, what is
-        printed and checkpoints are rank 0's, which decides when to stop.
+        The processes that train together, each with its rows of every batch. Rank 0 runs callbacks,
+        prints, writes checkpoints and decides when to stop.
 
     Attributes
     ----------
     average : Average or None
-        Of the weights, with ``ema_decay``.
+        Average of the weights, with ``ema_decay``.
     engine : Engine or None
-        What has trained the network alone.
+        The engine that has trained the network alone.
     is_done : bool
-        Whether the stopping rule, a callback or ``max_iter`` says that it is enough.
+        Whether the stopping rule, a callback or ``max_iter`` has ended the training.
     interrupted : bool
-        Whether the user did.
+        Whether the user has interrupted the training.
     is_paused : bool
-        Whether another training goes on from its end; to be set before its first epoch.
+        Whether another training continues from the end of this one; set before its first epoch.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Training:
         return len(self._progress.loss_curve) - self._n_epochs_before
 
     def make_engine(self) -> Engine:
-        """Return what trains the epochs of this network alone."""
+        """Return an engine that trains this network alone."""
         return Engine(
             self.network,
             self.loss,
@@ -222,20 +222,20 @@ class Training:
         checkpoint: CheckpointFile | None = None,
         is_enough: Callable[[list[float]], bool] | None = None,
     ) -> None:
-        """Train to the end, having begun.
+        """Train to the end, after :meth:`begin`.
 
         Parameters
         ----------
         checkpoint : CheckpointFile, default=None
-            Where the training goes on from, and where it is kept.
+            The file from which the training resumes, and to which it is saved.
         is_enough : callable or None
-            Asked after each epoch whether it was the last, regardless of the stopping rule. It
-            is given the scores of the validation set so far.
+            Called after each epoch with the validation scores so far; returns whether to stop,
+            regardless of the stopping rule.
 
         Raises
         ------
         KeyboardInterrupt
-            If the user interrupts before the first step, or one of many fits.
+            If the user interrupts before the first step, or interrupts one of many fits.
         """
         self.engine = engine = self.engine or self.make_engine()
         engine.listener = self.net if self.net is not None and self.net.hears_batches else None
@@ -263,7 +263,7 @@ class Training:
                 engine.close()
         try:
             self.end()
-        except KeyboardInterrupt:  # so late that nothing shall be lost
+        except KeyboardInterrupt:  # training is complete: finish, so that nothing is lost
             if is_one_of_many():
                 raise
             self.interrupted = True
@@ -275,7 +275,7 @@ class Training:
         return self._progress.validation_scores or []
 
     def fitted_attributes(self) -> dict[str, Any]:
-        """Return what the training publishes on the estimator."""
+        """Return the fitted attributes that the training sets on the estimator."""
         progress = self._progress
         attributes = {
             "loss_curve_": progress.loss_curve,
@@ -293,21 +293,21 @@ class Training:
         return attributes
 
     def begin(self) -> None:
-        """Announce the training."""
+        """Notify callbacks that the training begins."""
         self._begun, self._n_epochs_at_begin = time.perf_counter(), self.n_iter
         if self.net is not None:
             self.net.notify("on_train_begin", **self._data)
             self._writer.read()  # a callback may have loaded a history
 
     def begin_epoch(self) -> list[float] | None:
-        """Shuffle; return the learning rate of each batch, where a schedule sets it."""
+        """Begin an epoch; return the learning rate of each batch, or None if it is constant."""
         self._start = time.perf_counter()
         self._writer.begin_epoch()
         if self.net is not None:
             self.net.notify("on_epoch_begin", **self._datasets)
         if self.estimator.shuffle and self._order is None:
             self.batches.shuffle(self.random_state)
-        if self._ranks is not None:  # what a last digit or a callback has changed, is rank 0's
+        if self._ranks is not None:  # adopt rank 0's weights: rounding or a callback may differ
             self._ranks.copy_first_(self.network.flat.detach())
         share = self._schedule.dropout_share()
         if share != self.dropout_share:
@@ -317,65 +317,66 @@ class Training:
 
     @property
     def is_looked_at(self) -> bool:
-        """Whether the network is evaluated after every epoch, or may be by a callback."""
+        """Whether the network is evaluated after every epoch, or a callback may do so."""
         return self._validation is not None or self.net is not None
 
     @property
     def draws_alone(self) -> bool:
-        """Whether what is drawn depends on nothing but a seed, or nothing is drawn."""
+        """Whether the order depends only on a seed, or rows are not shuffled."""
         estimator = self.estimator
         return not estimator.shuffle or isinstance(estimator.random_state, numbers.Integral)
 
     def order_key(self) -> tuple:
-        """Return what trainings have in common whose rows come in the same order from now on.
+        """Return a key that is equal for trainings whose future orders of rows are the same.
 
-        They must be of one shape, so that as much was drawn for each, and have begun together.
+        They must have networks of the same shape, so that equally many numbers were drawn for each,
+        and have begun together.
         """
         if not self.draws_alone:
-            return (id(self),)  # draws of one generator depend on who draws before
+            return (id(self),)  # draws of a shared generator depend on earlier draws
         seed = self.estimator.random_state if self.estimator.shuffle else None
         return *self.batches.order_key(), seed, self.n_iter
 
     def share(self, order: SharedOrder) -> None:
-        """Leave it to an order to be shuffled for this training, too."""
+        """Use a shared order, which is shuffled for several trainings."""
         self._order, self.batches.order = order, order.rows
 
     def stop_sharing(self) -> None:
-        """Go on, if it does, as if this training had shuffled its rows by itself all the time."""
+        """Leave the shared order, as if this training had always shuffled its rows by itself."""
         order, self._order = self._order, None
         if order is None:
             return
         self.batches.order = order.rows.copy()
-        # to set a generator's state takes long, and who is done draws no more
+        # setting a generator's state is slow, and not needed if the training is done
         if (not self.is_done or self.is_paused) and self.random_state is not order.random_state:
             self.random_state.set_state(order.random_state.get_state())
 
     def go_on_from(self, state: dict[str, Any], engine: Any) -> None:
-        """Go on from the end of a training of the same call with fewer epochs, or as many.
+        """Continue from the end of a training of the same call with at most as many epochs.
 
         Parameters
         ----------
         state : dict
-            What :meth:`state_dict` returned after its last epoch. It stays as it is.
+            The return value of :meth:`state_dict` after its last epoch; not modified.
         engine : Engine or Stack
         """
-        own = with_own_tensors(state["optimizer"])  # the optimiser goes on in these very tensors
+        own = with_own_tensors(state["optimizer"])  # copied: the optimiser will modify them
         self.load_state_dict({**state, "optimizer": own}, engine)
         if self._reached_max_iter and self.n_iter < self._max_iter:
             self.is_done = self._reached_max_iter = False
 
     def state_dict(self, engine: Any) -> dict[str, Any]:
-        """Return what the epochs to come go by, between two of them.
+        """Return the state between two epochs on which later epochs depend.
 
         Parameters
         ----------
         engine : Engine or Stack
-            What has trained so far, and counts its steps in ``n_steps``.
+            The one that has trained so far; its ``n_steps`` is part of the state.
 
         Returns
         -------
         state : dict
-            Numbers, texts, arrays and tensors in nested containers.
+            Numbers, strings, arrays and tensors in nested containers.
         """
         generator = self.network.generator
         return {
@@ -396,15 +397,15 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any], engine: Any) -> None:
-        """Go on with a state of :meth:`state_dict`, which was read from a file.
+        """Load a state of :meth:`state_dict` that was read from a file.
 
-        The steps taken so far are set as ``n_steps`` of the engine.
+        The number of steps taken so far is set as ``n_steps`` of the engine.
 
         Raises
         ------
         Exception
-            Of any kind, if another has written the file. What is taken over later, and not used
-            here, is checked.
+            Of any kind, if the file was written by something else. Values that are not used here
+            but later are validated.
         """
         Progress(**state["progress"]).check()
         check_optimizer_state(self.network, self.estimator.solver, to_arrays(state["optimizer"]))
@@ -437,12 +438,12 @@ class Training:
             self.net.load_callback_states(state["callbacks"])
         self.is_done, self._has_diverged = state["is_done"], state["has_diverged"]
         self._reached_max_iter = state["reached_max_iter"]
-        self._progress.load(state["progress"])  # last: an epoch that it counts is here as a whole
+        self._progress.load(state["progress"])  # last, so that it never counts a partial epoch
         self._n_epochs_at_begin = self.n_iter
         self._writer.read()
 
     def end_epoch(self, losses: EpochLosses) -> None:
-        """Judge an epoch; see whether it was the last."""
+        """Record and judge an epoch, and determine whether it was the last."""
         progress, estimator = self._progress, self.estimator
         if self._records_batches:
             self._writer.write_batches(losses)
@@ -465,7 +466,7 @@ class Training:
             self.is_done = self._reached_max_iter = True
 
     def end(self) -> None:
-        """Put the best weights back, where a validation set found them; announce the end."""
+        """Restore the best weights, if a validation set found them; notify callbacks of the end."""
         self.network.scale_dropout(1.0)
         if self.average is not None and self.n_iter:
             self.network.flat.copy_(self.average.weights)
@@ -482,7 +483,7 @@ class Training:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Give the network the average of its weights, if one is kept, for a block."""
+        """Use the average of the weights, if one is kept, in the network for a block."""
         average, flat = self.average, self.network.flat
         if average is None:
             yield
@@ -508,7 +509,7 @@ class Training:
     def _should_stop(self, loss: float) -> bool:
         self._has_diverged = not math.isfinite(loss)
         if self.net is not None:
-            with self._averaged():  # as the validation set has seen the network
+            with self._averaged():  # with the weights that were validated
                 if self.net.end_epoch(self._datasets):
                     return True
         return self._has_diverged or self._schedule.has_stagnated()
@@ -518,7 +519,7 @@ class Training:
             self.net.notify(event, **kwargs)
 
     def _go_on_from(self, checkpoint: CheckpointFile | None, engine: Engine) -> None:
-        """Go on from a checkpoint; where there is none, make the first."""
+        """Resume from a checkpoint; if there is none, write the first."""
         kept = nullcontext() if checkpoint is None else checkpoint.state_to_go_on_from()
         with kept as state:
             if self._ranks is not None:
@@ -529,24 +530,24 @@ class Training:
             checkpoint.save(self.state_dict(engine))
 
     def _keep(self, checkpoint: CheckpointFile, engine: Engine) -> None:
-        """Keep the state after an epoch, unless it is one that nobody wants to go on from."""
+        """Save the state if it is due, unless there are neither finite nor best weights."""
         is_due = self.is_done or self.n_iter % checkpoint.every == 0
         has_best = self._progress.best_snapshot is not None
         if is_due and (has_best or self.network.is_finite()):
             checkpoint.save(self.state_dict(engine))
 
     def _mark_epoch(self) -> None:
-        """Remember that all epochs so far are finished."""
+        """Mark all epochs so far as finished."""
         self._mark = self._progress.mark(), len(self._history)
 
     def _forget_epoch(self) -> None:
-        """Take an epoch that was not finished out of the records."""
+        """Remove an unfinished epoch from the records."""
         progress, n_rows = self._mark
         self._progress.back_to(progress)
         del self._history[n_rows:]
 
     def _line(self, loss: float) -> str:
-        """Return what to print of an epoch: scikit-learn's words, in one line."""
+        """Return the line to print for an epoch, in scikit-learn's wording."""
         parts = [f"{self._name}Iteration {self.n_iter}, loss = {loss:.8f}"]
         if self._validation is not None:
             parts.append(f"validation score = {self._progress.last_validation()[1]:f}")
@@ -558,7 +559,7 @@ class Training:
         return ", ".join(parts)
 
     def _warn_of_the_end(self, has_best: bool) -> None:
-        """Warn where the training has not ended as it should."""
+        """Warn if the training has not ended as it should."""
         progress = self._progress
         if self.interrupted:
             warn_user("Training interrupted by user.")
@@ -579,7 +580,7 @@ class Training:
             )
 
     def _warn_unless_converged(self) -> None:
-        """Warn where the last epoch came too early, or where little was learned by then."""
+        """Warn if training has not converged by the last epoch, or if little was learned."""
         reasons = []
         if self._reached_max_iter and self._schedule.expects_convergence:
             reasons.append(
@@ -593,7 +594,7 @@ class Training:
             warn_user(" ".join(filter(None, reasons)), ConvergenceWarning)
 
     def _divergence(self) -> str:
-        """Return where the training has diverged, and what to do."""
+        """Return a message that says where the training has diverged, and what to do."""
         loss = self._progress.loss_curve[-1] if self._progress.loss_curve else np.nan
         rate = self._schedule.rate
         return (

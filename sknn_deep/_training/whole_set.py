@@ -1,4 +1,4 @@
-"""A training on all rows at once, by L-BFGS: it has iterations, but no epochs."""
+"""Training on all rows at once with L-BFGS, which has iterations instead of epochs."""
 
 from typing import Any
 
@@ -18,26 +18,26 @@ from sknn_deep._user_warnings import warn_user
 
 
 class WholeSetTraining:
-    """One network's way to a minimum of the loss over the whole training set.
+    """Minimisation of one network's loss over the whole training set.
 
     Parameters
     ----------
     estimator : estimator
-        Its parameters say how to train: ``alpha``, ``tol``, ``max_iter``, ``max_fun``.
+        Its parameters define the training: ``alpha``, ``tol``, ``max_iter``, ``max_fun``.
     network : Network
-        On its device, initialised.
+        Initialised and on its device.
     loss : Loss
     batches : Chunk or Batches
         The whole set.
     callbacks : list of SklearnCallbacks
-        Told of the begin and of the end.
+        Notified of the start and the end.
     ranks : Ranks, default=None
         The processes that train together.
 
     Attributes
     ----------
     n_iter : int
-        Iterations, once it has ended.
+        Number of iterations, set at the end.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class WholeSetTraining:
         self._name = f"{name}: " if name else ""
 
     def begin(self) -> None:
-        """Announce the training."""
+        """Notify callbacks that the training begins."""
         for callback in self._callbacks:
             callback.on_train_begin(None)
 
@@ -68,7 +68,7 @@ class WholeSetTraining:
         DivergenceError
             If the weights or the loss are not finite.
         KeyboardInterrupt
-            If the user interrupts before the first iteration, or one of many fits.
+            If the user interrupts before the first iteration, or interrupts one of many fits.
         """
         estimator = self.estimator
         value, n_iter, self._interrupted = fit_lbfgs(
@@ -103,7 +103,7 @@ class WholeSetTraining:
         print(f"{self._name}Iteration {n_iter}, loss = {loss:.8f}")
 
     def _warn_of_little(self, value: float) -> None:
-        """Warn where little was learned, for a reason that the estimator knows."""
+        """Warn if little was learned, with the estimator's advice."""
         if isinstance(self.batches, Batches):
             target, weight = self.batches.samples.targets, self.batches.weight
         else:
@@ -114,7 +114,7 @@ class WholeSetTraining:
             warn_user(advice, ConvergenceWarning)
 
     def fitted_attributes(self) -> dict[str, Any]:
-        """Return what the training publishes on the estimator."""
+        """Return the fitted attributes that the training sets on the estimator."""
         return {
             "loss_": self._value,
             "n_iter_": self.n_iter,

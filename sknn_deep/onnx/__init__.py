@@ -1,4 +1,4 @@
-"""Fitted estimators as ONNX graphs, by skl2onnx."""
+"""Export of fitted estimators as ONNX graphs, with skl2onnx."""
 
 from sknn_deep.onnx._converters import register
 from sknn_deep.onnx._export import to_onnx

@@ -1,9 +1,9 @@
 r"""Activations as nodes.
 
-ONNX Runtime has kernels of some for float32 only, so those of double precision are written out.
-The error function is one of them. Its complement is :math:`\mathrm{erfc}(x) = e^{-x^2} f(t)` for
-:math:`x \ge 0`, where :math:`f` is smooth in :math:`t = 2 / (2 + x)`: a polynomial through
-Chebyshev points gives it to the last digits.
+ONNX Runtime has only float32 kernels for some activations, so in double precision they are composed
+of elementary nodes. The error function is one of them. Its complement is
+:math:`\mathrm{erfc}(x) = e^{-x^2} f(t)` for :math:`x \ge 0`, where :math:`f` is smooth in
+:math:`t = 2 / (2 + x)`: a polynomial through Chebyshev points gives it to the last digits.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from sknn_deep.onnx._graph import Graph
 
 # alpha and scale, as in torch.nn.SELU
 _SELU = (1.6732632423543772, 1.0507009873554805)
-# torch takes the identity for the softplus of larger numbers
+# torch replaces the softplus of larger numbers by the identity
 _SOFTPLUS_THRESHOLD = 20.0
-_ERFC_DEGREE = 24  # leaves 4e-15; more digits are lost to rounding in higher powers
+_ERFC_DEGREE = 24  # error 4e-15; higher powers would lose more digits to rounding
 
 
 def activation(graph: Graph, name: str, x: str) -> str:
@@ -28,9 +28,9 @@ def activation(graph: Graph, name: str, x: str) -> str:
     ----------
     graph : Graph
     name : str
-        In ``ACTIVATIONS``.
+        A key of ``ACTIVATIONS``.
     x : str
-        Of any shape.
+        A tensor of any shape.
     """
     if name == "identity":
         return x
@@ -44,7 +44,7 @@ def activation(graph: Graph, name: str, x: str) -> str:
 
 
 def sigmoid(graph: Graph, x: str) -> str:
-    """Return 1 / (1 + exp(-x)), whose tail the runtime's kernel of single precision cuts off."""
+    """Return 1 / (1 + exp(-x)), whose tail the runtime's float32 kernel cuts off."""
     exponential = graph.node("Exp", graph.node("Neg", x))
     return graph.node("Reciprocal", graph.node("Add", exponential, graph.number(1.0)))
 

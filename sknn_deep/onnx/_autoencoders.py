@@ -1,7 +1,7 @@
-"""The converter of autoencoders: codes, reconstructions, scores of outliers.
+"""The converter of autoencoders: codes, reconstructions, outlier scores.
 
-A table is encoded first, and what is reconstructed of it is a table again: a graph has an output
-for each of its columns, as it has an input for each.
+A table is encoded first, and its reconstruction is a table again: the graph has one output per
+column, as it has one input per column.
 """
 
 from typing import Any, Literal, TypeAlias, get_args
@@ -17,7 +17,7 @@ from sknn_deep.onnx._graph import Graph
 from sknn_deep.onnx._networks import dense_stack, encoder, indicators, smoothly_clipped
 from sknn_deep.onnx._operators import declare, network_dtype, start, tensor_type
 
-# What an autoencoder's graph may be of.
+# The methods that an autoencoder's graph may compute.
 Method: TypeAlias = Literal[
     "transform", "inverse_transform", "score_samples", "decision_function", "predict"
 ]
@@ -49,7 +49,7 @@ def autoencoder_shapes(operator: Any) -> None:
 
 
 def convert_autoencoder(scope: Any, operator: Any, container: Any) -> None:
-    """Add the nodes of a method."""
+    """Add the nodes for a method."""
     autoencoder = operator.raw_operator
     method = _method(scope, autoencoder)
     if method == "inverse_transform":
@@ -64,7 +64,7 @@ def convert_autoencoder(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _of_rows(graph: Graph, autoencoder: Any, x: str, method: str) -> str:
-    """Return codes, scores, or what is an outlier."""
+    """Return codes, scores or outlier labels."""
     network = autoencoder.module_
     if autoencoder._encoding is not None:
         x = _encoded(graph, autoencoder._encoding, x)
@@ -87,7 +87,7 @@ def _method(scope: Any, autoencoder: Any) -> str:
 
 
 def _encoded(graph: Graph, encoding: TableEncoding, x: str) -> str:
-    """Return numbers and codes as the network reads them: scaled, and as indicators."""
+    """Return the network's input: scaled numbers, and indicators of categories."""
     parts = []
     if encoding.numbers:
         numbers = graph.columns(x, encoding.numbers) if encoding.categories else x
@@ -102,7 +102,7 @@ def _encoded(graph: Graph, encoding: TableEncoding, x: str) -> str:
 
 
 def _reconstructed(graph: Graph, autoencoder: Any, codes: str) -> list[str]:
-    """Return a matrix of numbers in their own units, or each column of a table."""
+    """Return a matrix of numbers in their original units, or each column of a table."""
     encoding = autoencoder._encoding
     decoded = dense_stack(graph, autoencoder.module_.decoder, codes)
     if encoding is None:
@@ -116,7 +116,7 @@ def _reconstructed(graph: Graph, autoencoder: Any, codes: str) -> list[str]:
     columns = [graph.columns(numbers, [j]) for j in range(first)]
     values = _values_of_columns(autoencoder)
     for column, n_categories in encoding.categories:
-        # of a column without categories, as of identifiers, nothing is known: its value is missing
+        # a column without categories, such as identifiers, is reconstructed as missing
         own = range(first, first + n_categories) if n_categories else [0]
         likeliest = graph.node("ArgMax", graph.columns(decoded, own), axis=1, keepdims=1)
         columns.append(graph.node("Gather", graph.constant(values[column]), likeliest))
@@ -138,7 +138,7 @@ def _in_own_units(graph: Graph, encoding: TableEncoding, x: str) -> str:
 
 
 def _values_of_columns(autoencoder: Any) -> list[np.ndarray | None]:
-    """Return for each column what its codes stand for, None where it holds numbers."""
+    """Return the categories of each column, None for columns of numbers."""
     categories = autoencoder._columns.categories
     return [
         _values(name, categories[j]) if j in categories else None
@@ -147,7 +147,7 @@ def _values_of_columns(autoencoder: Any) -> list[np.ndarray | None]:
 
 
 def _values(name: str, values: list[Any]) -> np.ndarray:
-    """Return categories as a graph tells them: texts, integers, True and False, or with NaN."""
+    """Return categories as an array of strings, integers, booleans, or floats with NaN."""
     is_text = [isinstance(value, str) for value in values if value is not None]
     if all(is_text):
         refuse_empty_and_missing(name, values)
@@ -162,7 +162,7 @@ def _values(name: str, values: list[Any]) -> np.ndarray:
 
 
 def _with_probabilities(graph: Graph, network: Autoencoder, raw: str) -> str:
-    """Return a reconstruction with probabilities of categories in place of logits."""
+    """Return a reconstruction with probabilities of categories instead of logits."""
     numbers, categories = _n_numbers(network), network.config["categories"]
     if not categories:
         return raw
@@ -176,10 +176,10 @@ def _with_probabilities(graph: Graph, network: Autoencoder, raw: str) -> str:
 
 
 def _scores(graph: Graph, network: Autoencoder, x: str, reconstruction: str) -> str:
-    """Return the negative mean squared error of each row, missing features left out.
+    """Return the negative mean squared error of each row, without missing features.
 
-    That of a category is half the sum over its indicators. One of a category that training has not
-    seen is 1 beside them, where none of them is.
+    The squared error of a category is half the sum over its indicators. An unseen category, for
+    which all of them are 0, counts as an additional indicator of 1.
     """
     n_inputs, n_numbers = network.encoder.config["layer_units"][0], _n_numbers(network)
     n_categorical = len(network.config["categories"])

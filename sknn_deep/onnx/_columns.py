@@ -1,7 +1,7 @@
-"""The inputs of a graph as the matrix that a network reads: numbers, codes of categories, NaN.
+"""Converts a graph's inputs to the matrix that a network reads: numbers, category codes, NaN.
 
-What is done here is what :class:`~sknn_deep._estimators.table_columns.TableColumns` does to a
-frame. ONNX has no missing text: the empty text represents it.
+The nodes do the same as :class:`~sknn_deep._estimators.table_columns.TableColumns` for a frame.
+ONNX has no missing strings: the empty string represents them.
 """
 
 from itertools import groupby
@@ -13,21 +13,21 @@ from sknn_deep._estimators.table_columns import TableColumns
 from sknn_deep._wording import counted
 from sknn_deep.onnx._graph import Graph
 
-# Larger integers are not all numbers of double precision.
+# Not all larger integers can be represented in double precision.
 _LARGEST_WHOLE = 2**53
 
 
 def matrix(graph: Graph, inputs: list[Any], n_features: int, columns: TableColumns | None) -> str:
-    """Return rows as the network reads them, shape (n, n_features), in its type.
+    """Return the matrix that the network reads, shape (n, n_features), in its type.
 
     Parameters
     ----------
     graph : Graph
     inputs : list of skl2onnx's variables
-        Side by side they are the features, each of shape (n, n_columns).
+        Each of shape (n, n_columns); concatenated, they are the features.
     n_features : int
     columns : TableColumns or None
-        What is known of categories.
+        Contains the categories.
     """
     categories = {} if columns is None else columns.categories
     widths = [n_features] if len(inputs) == 1 else [v.type.shape[1] for v in inputs]
@@ -46,7 +46,7 @@ def matrix(graph: Graph, inputs: list[Any], n_features: int, columns: TableColum
 
 
 def _blocks(graph: Graph, variable: Any, width: int, categories: dict[int, list[Any]]) -> list[str]:
-    """Return the columns of one input, in blocks: each one of categories, others together."""
+    """Return the columns of one input in blocks: categorical ones singly, others together."""
     kind = type(variable.type).__name__.removesuffix("TensorType")
     if kind == "String" and len(categories) < width:
         raise ValueError(
@@ -58,7 +58,7 @@ def _blocks(graph: Graph, variable: Any, width: int, categories: dict[int, list[
             "convert it with an X whose columns are of the same kinds."
         )
     blocks = []
-    # consecutive columns of numbers are one block, a column of categories is one by itself
+    # consecutive columns of numbers form one block, each categorical column its own
     for _, group in groupby(range(width), key=lambda j: j if j in categories else -1):
         members = list(group)
         block = variable.full_name
@@ -79,7 +79,7 @@ def _blocks(graph: Graph, variable: Any, width: int, categories: dict[int, list[
 
 
 def _codes_of_texts(graph: Graph, x: str, values: list[Any], name: str) -> str:
-    """Return the code of each text of a column, -1 for those that are not known."""
+    """Return the code of each string of a column, -1 for unknown ones."""
     code_of = {value: code for code, value in enumerate(values) if isinstance(value, str)}
     refuse_empty_and_missing(name, values)
     code_of.setdefault("", _code_of_missing(values))
@@ -87,7 +87,7 @@ def _codes_of_texts(graph: Graph, x: str, values: list[Any], name: str) -> str:
 
 
 def refuse_empty_and_missing(name: str, values: list[Any]) -> None:
-    """Refuse categories of which two are the empty text to ONNX."""
+    """Raise an error for two categories that would both be the empty string in ONNX."""
     if None in values and "" in values:
         raise ValueError(
             f"Column {name!r} has the empty text and missing values as two categories, which ONNX "
@@ -96,7 +96,7 @@ def refuse_empty_and_missing(name: str, values: list[Any]) -> None:
 
 
 def _codes_of_numbers(graph: Graph, x: str, values: list[Any], kind: str) -> str:
-    """Return the code of each number of a column of a kind, -1 for those that are not known."""
+    """Return the code of each number of a column, -1 for unknown ones; ``kind`` is its type."""
     code_of = {value: code for code, value in enumerate(values) if isinstance(value, int | float)}
     are_whole = all(float(value).is_integer() for value in code_of)
     if "Int" in kind or kind == "Boolean":
@@ -114,7 +114,7 @@ def _codes_of_numbers(graph: Graph, x: str, values: list[Any], kind: str) -> str
         whole = graph.cast(graph.node("Where", is_known, x, graph.constant(0.0)), np.int64)
         codes = _looked_up(graph, whole, "int64s", {int(v): code for v, code in code_of.items()})
         codes = graph.node("Where", is_known, codes, unknown)
-    else:  # as many comparisons as there are categories
+    else:  # one comparison per category
         keys, numbers = np.array(list(code_of), np.float64), np.array(list(code_of.values()), float)
         is_equal = graph.cast(graph.node("Equal", x, graph.constant(keys)), np.float64)
         order = graph.node("MatMul", is_equal, graph.constant(numbers[:, np.newaxis] + 1))
@@ -128,8 +128,8 @@ def _code_of_missing(values: list[Any]) -> int:
 
 
 def _looked_up(graph: Graph, x: str, kind: str, code_of: dict[Any, int]) -> str:
-    """Return what keys stand for, -1 for those that are not there."""
-    pairs = code_of or {0: -1}  # the operator needs one
+    """Return the codes of keys, -1 for those without one."""
+    pairs = code_of or {0: -1}  # the operator needs at least one
     attributes: dict[str, Any] = {
         f"keys_{kind}": list(pairs),
         "values_int64s": list(pairs.values()),

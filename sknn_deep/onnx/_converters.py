@@ -1,4 +1,4 @@
-"""Converters for skl2onnx: what an estimator's graph takes and returns, and its nodes."""
+"""Converters for skl2onnx: the inputs, outputs and nodes of an estimator's graph."""
 
 from collections.abc import Callable
 from typing import Any
@@ -49,9 +49,10 @@ _TRANSFORMED_TARGET = "SknnDeepTransformedTargetRegressor"
 def register() -> None:
     """Register converters for this package's estimators with skl2onnx.
 
-    Then ``skl2onnx.to_onnx`` and ``skl2onnx.convert_sklearn`` know them, alone and inside of what
-    skl2onnx converts: pipelines, searches, ``VotingClassifier``, ``CalibratedClassifierCV`` and
-    the like. :func:`sknn_deep.to_onnx` does it by itself. Calling it twice does no harm.
+    Then ``skl2onnx.to_onnx`` and ``skl2onnx.convert_sklearn`` can convert them, alone and within
+    estimators that skl2onnx supports: pipelines, searches, ``VotingClassifier``,
+    ``CalibratedClassifierCV`` and the like. :func:`sknn_deep.to_onnx` calls it automatically.
+    Calling it twice is harmless.
 
     Raises
     ------
@@ -111,7 +112,7 @@ def register() -> None:
             options="passthrough",
         )
     alias = sklearn_operator_name_map.get(TransformedTargetRegressor, _TRANSFORMED_TARGET)
-    if alias == _TRANSFORMED_TARGET:  # else the user, or skl2onnx, has a converter for it
+    if alias == _TRANSFORMED_TARGET:  # else the user or skl2onnx provides a converter
         update_registered_converter(
             TransformedTargetRegressor,
             alias,
@@ -119,7 +120,7 @@ def register() -> None:
             _convert_transformed,
             parser=_parse_transformed,
         )
-    if sklearn_parsers_map.get(Pipeline) is _parse_sklearn_pipeline:  # not the user's own
+    if sklearn_parsers_map.get(Pipeline) is _parse_sklearn_pipeline:  # do not replace a user's own
         update_registered_parser(Pipeline, _parse_pipeline)
     if (
         FrozenEstimator not in sklearn_parsers_map
@@ -129,7 +130,7 @@ def register() -> None:
 
 
 def require_skl2onnx() -> None:
-    """Raise an ImportError that says how to install skl2onnx, if it is missing."""
+    """Raise an ImportError with installation instructions if skl2onnx is missing."""
     try:
         import skl2onnx  # noqa: F401
     except ImportError as error:
@@ -142,7 +143,7 @@ def require_skl2onnx() -> None:
 
 
 def _parse_classifier(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
-    """Declare what skl2onnx does of a classifier, in the types of the classes and the network."""
+    """Declare skl2onnx's usual classifier outputs, in the types of the classes and the network."""
     from skl2onnx._parse import _parse_sklearn_classifier
 
     outputs = _parse_sklearn_classifier(scope, model, inputs, custom_parsers)
@@ -162,11 +163,11 @@ def _classifier_shapes(operator: Any) -> None:
     n_rows, n_classes = operator.inputs[0].get_first_dimension(), len(classifier.classes_)
     label, probabilities = operator.outputs
     dtype = _label_dtype(classifier)
-    # what holds several classifiers expects integers, also of those that tell True and False
+    # meta-estimators expect integer labels, even from classifiers with boolean classes
     is_kept = _is_int64(label) and dtype.kind in "biu"
     shape = [n_rows, n_classes] if is_multilabel(classifier) else [n_rows]
     label.set_type(tensor_type(np.dtype(np.int64) if is_kept else dtype, shape))
-    # a network that saw one class tells two probabilities
+    # a network trained on a single class still returns two probabilities
     width = max(n_classes, 1 if is_multilabel(classifier) else 2)
     set_shape(probabilities, [n_rows, width])
 
@@ -194,7 +195,7 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
         mean = _probabilities(graph, classifier, logits, None)
     if wants_scores:
         scores = logits
-        if classifier.n_outputs_ == 1:  # skl2onnx expects a column for each class
+        if classifier.n_outputs_ == 1:  # skl2onnx expects one column per class
             scores = graph.node("Concat", graph.node("Neg", scores), scores, axis=1)
         write(graph, scores, probabilities)
     elif own is None:
@@ -202,7 +203,7 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _logits(graph: Graph, classifier: Any, mean: str) -> str:
-    """Return the logits of shape (n, n_outputs) that have such probabilities."""
+    """Return the logits, shape (n, n_outputs), for these probabilities."""
     logs = graph.node("Log", mean)
     if classifier.out_activation_ == "softmax":
         return logs
@@ -234,7 +235,7 @@ def _write_labels(
         classes = classes.astype(np.int64)
     if n_columns > 1 and not is_multilabel(classifier):
         are_numbers = np.array_equal(classes, np.arange(n_columns))
-        if are_numbers and classes.dtype == np.int64:  # as the nodes tell them
+        if are_numbers and classes.dtype == np.int64:  # the indices are the labels
             graph.node("ArgMax", output, out=out, axis=1, keepdims=0)
             return
         indices = graph.node("ArgMax", output, axis=1, keepdims=0)
@@ -274,8 +275,8 @@ def _convert_regressor(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _values(graph: Graph, regressor: Any, raw: str) -> str:
-    """Return the prediction that belongs to the raw output."""
-    if regressor.out_activation_ in ("normal", "quantiles"):  # the middles come first
+    """Return the prediction for the raw output."""
+    if regressor.out_activation_ in ("normal", "quantiles"):  # means or medians come first
         raw = graph.node("Slice", raw, *(graph.constant([n]) for n in (0, regressor.n_outputs_, 1)))
     values = graph.node("Exp", raw) if regressor.out_activation_ == "exp" else raw
     if not regressor._has_target_scale:
@@ -285,7 +286,7 @@ def _values(graph: Graph, regressor: Any, raw: str) -> str:
 
 
 def _mean(graph: Graph, estimator: Any, of_each: list[str]) -> str:
-    """Return the mean over the networks, by their weights where they have some."""
+    """Return the mean over the networks, weighted if the ensemble has weights."""
     if len(of_each) == 1:
         return of_each[0]
     weights = vars(estimator).get("ensemble_weights_")
@@ -300,7 +301,7 @@ def _parse_transformed(scope: Any, model: Any, inputs: Any, custom_parsers: Any 
 
 
 def _type_of_regressor(transformed: Any, given: Any) -> Any:
-    """Return in which type the regressor within predicts."""
+    """Return the type of the inner regressor's predictions."""
     from skl2onnx.common.data_types import guess_tensor_type
 
     last = ends(transformed.regressor_)[-1]
@@ -352,7 +353,7 @@ def _convert_hidden(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _parse_search(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
-    """Parse a search as the estimator that it has found."""
+    """Parse a search as its best estimator."""
     from skl2onnx._parse import _parse_sklearn
 
     scope.add_options(id(model.best_estimator_), scope.get_options(model))
@@ -360,7 +361,7 @@ def _parse_search(scope: Any, model: Any, inputs: Any, custom_parsers: Any = Non
 
 
 def _parse_frozen(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
-    """Parse a frozen estimator as the estimator within."""
+    """Parse a frozen estimator as its inner estimator."""
     from skl2onnx._parse import _parse_sklearn
 
     # get_options would look for a converter of its class
@@ -369,7 +370,7 @@ def _parse_frozen(scope: Any, model: Any, inputs: Any, custom_parsers: Any = Non
 
 
 def _parse_pipeline(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
-    """Parse a pipeline without its steps "passthrough" and None, at which skl2onnx fails."""
+    """Parse a pipeline without "passthrough" and None steps, on which skl2onnx fails."""
     from skl2onnx._parse import _parse_sklearn_pipeline
 
     steps = _working_steps(model)
@@ -384,9 +385,10 @@ def _working_steps(pipeline: Pipeline) -> list[tuple[str, Any]]:
 
 
 def ends(estimator: Any) -> list[Any]:
-    """Return an estimator and, in turn, what ends it.
+    """Return an estimator followed by its nested final estimators.
 
-    Of a pipeline that is its last step, of a search its best, of a frozen estimator the one within.
+    This is the last step of a pipeline, the best estimator of a search, or a frozen estimator's
+    inner one.
     """
     parts = [estimator]
     while True:
@@ -402,6 +404,6 @@ def ends(estimator: Any) -> list[Any]:
 
 
 def is_multilabel(classifier: Any) -> bool:
-    """Return whether a classifier tells several labels a row."""
+    """Return whether a classifier predicts several labels per row."""
     kind: str = classifier._label_binarizer.y_type_
     return kind == "multilabel-indicator"

@@ -1,4 +1,4 @@
-"""``to_onnx``: an estimator, or a pipeline that holds one, as a graph."""
+"""``to_onnx``: converts an estimator, or a pipeline that contains one, to a graph."""
 
 import re
 from numbers import Integral
@@ -22,14 +22,14 @@ from sknn_deep.onnx._autoencoders import METHODS, Method
 from sknn_deep.onnx._converters import ends, register
 from sknn_deep.onnx._operators import tensor_type
 
-# The versions of ONNX's operators that ONNX Runtime knows since 1.18.
+# Versions of ONNX's operators, supported by ONNX Runtime since 1.18.
 _OPSETS = {"": 21, "ai.onnx.ml": 3}
-# Of which types skl2onnx's converters take numbers.
+# Input types that skl2onnx's converters accept.
 _INPUTS = ["float32", "float64", "int64", "int32", "int8", "uint8", "bool"]
-# skl2onnx's graphs for older ones lack inputs.
+# skl2onnx's graphs for older versions lack inputs.
 _OLDEST_OPSET = 9
 
-# What ONNX says of float32 (1) where float64 (11) is expected, or the reverse; and skl2onnx.
+# Messages of ONNX and skl2onnx for float32 (1) where float64 (11) is expected, or the reverse.
 _TWO_PRECISIONS = (
     r"\(11?\) vs \(11?\)|inconsistent type tensor\((double|float)\)"
     r"|Conflicted constraint.*(Double.*Float|Float.*Double)TensorType"
@@ -45,37 +45,37 @@ def to_onnx(
 ) -> Any:
     """Convert a fitted estimator to an ONNX graph.
 
-    The graph computes what the estimator predicts: for a classifier "label" and "probabilities",
-    for a regressor "variable" of shape (n, n_outputs), for an autoencoder "variable", the code. It
-    agrees to rounding, in the network's floating-point type. scikit-learn's estimators around a
-    network are converted by skl2onnx [1]_; those of several estimators, such as
-    ``BaggingClassifier``, take what the networks predict in the type of X.
+    The graph computes the estimator's predictions: for a classifier "label" and "probabilities",
+    for a regressor "variable" of shape (n, n_outputs), for an autoencoder "variable", the code.
+    They agree up to rounding, in the network's floating-point type. scikit-learn's estimators
+    around a network are converted by skl2onnx [1]_; those that combine several estimators, such as
+    ``BaggingClassifier``, use the networks' predictions in the type of X.
 
     Parameters
     ----------
     estimator : estimator
-        Fitted: one of this package, or one that skl2onnx can convert around them, such as a
-        pipeline or a search.
+        A fitted estimator of this package, or one that contains such estimators and that skl2onnx
+        can convert, such as a pipeline or a search.
 
     X : {array-like, sparse matrix, frame} of shape (n_samples, n_features)
-        Some rows, which determine the types of the inputs. An array, or a frame whose columns are
-        of one numeric type, is one input "X"; another frame has an input of shape (n, 1) for each
-        column, by its name, in the type of the column.
+        Some rows, which determine the types of the inputs. An array, or a frame whose columns have
+        the same numeric type, becomes one input "X"; any other frame becomes one input of shape
+        (n, 1) per column, with the name and type of the column.
 
     method : str, default="transform"
-        What the graph of an :class:`AutoencoderTransformer`, or of a pipeline that ends in one,
-        computes: "transform", "score_samples", "decision_function", "predict"; or of an autoencoder
-        alone "inverse_transform", for which X holds codes. A table with categories is reconstructed
-        as an output of shape (n, 1) for each column, by its name; a missing category is the empty
-        text, or NaN.
+        The method that the graph of an :class:`AutoencoderTransformer`, or of a pipeline that ends
+        in one, computes: "transform", "score_samples", "decision_function", "predict"; or, for an
+        autoencoder alone, "inverse_transform", with codes as X. A table with categories is
+        reconstructed as one output of shape (n, 1) per column, with its name; a missing category
+        is the empty string or NaN.
 
     target_opset : int, default=None
-        Version of ONNX's operators. None is 21, which ONNX Runtime knows since 1.18.
+        Version of ONNX's operators. None is 21, which ONNX Runtime supports since 1.18.
 
     Returns
     -------
     graph : onnx.ModelProto
-        ``graph.SerializeToString()`` is what a file holds and ONNX Runtime takes.
+        ``graph.SerializeToString()`` gives the bytes to write to a file or pass to ONNX Runtime.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def to_onnx(
 
     See Also
     --------
-    sknn_deep.onnx.register : Make skl2onnx know this package's estimators.
+    sknn_deep.onnx.register : Register this package's estimators with skl2onnx.
 
     References
     ----------
@@ -133,9 +133,9 @@ def to_onnx(
         graph = convert_sklearn(
             estimator, name=name, initial_types=inputs, target_opset=opsets, options=options
         )
-    except ValueError:  # ours, which names the part
+    except ValueError:  # raised by this package's converters; it names the part
         raise
-    except Exception as error:  # skl2onnx raises whatever its converters come upon
+    except Exception as error:  # skl2onnx's converters may raise anything
         raise _cannot_be_converted(name, inputs, error) from error
     columns: list[str] = []
     if method == "inverse_transform" and estimator._columns is not None:
@@ -166,7 +166,7 @@ def _check_matrix(X: Any) -> None:
 
 
 def _refuse_wrong_graphs(estimator: Any) -> None:
-    """Refuse classifiers of which skl2onnx 1.20 makes a graph that predicts something else."""
+    """Raise an error for classifiers whose graphs from skl2onnx 1.20 give wrong predictions."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.model_selection import TunedThresholdClassifierCV
 
@@ -193,13 +193,13 @@ def _refuse_wrong_graphs(estimator: Any) -> None:
 
 
 def _check_types(name: str, graph: Any, inputs: list[tuple[str, Any]]) -> None:
-    """Refuse a graph in which a node gets numbers of two types, which no runtime loads."""
+    """Raise an error if a node has inputs of two types, as no runtime loads such a graph."""
     from onnx.shape_inference import InferenceError, infer_shapes
 
     try:
         infer_shapes(graph, check_type=True, strict_mode=True)
     except InferenceError as error:
-        # some of skl2onnx's graphs state wrong shapes, which the runtime passes over
+        # some of skl2onnx's graphs declare wrong shapes, which the runtime ignores
         if re.search(_TWO_PRECISIONS, str(error)):
             raise _two_precisions(name, inputs) from error
 
@@ -215,7 +215,7 @@ def _two_precisions(name: str, inputs: list[tuple[str, Any]]) -> ValueError:
 
 
 def _cannot_be_converted(name: str, inputs: list[tuple[str, Any]], error: Exception) -> ValueError:
-    """Return what to raise in place of an error of skl2onnx's."""
+    """Return the error to raise in place of one from skl2onnx."""
     if re.search(_TWO_PRECISIONS, str(error)):
         return _two_precisions(name, inputs)
     first_line, *_ = str(error).splitlines() or [""]
@@ -229,9 +229,9 @@ def _cannot_be_converted(name: str, inputs: list[tuple[str, Any]], error: Except
 
 
 def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:
-    """Give inputs and outputs the names of columns again, of which skl2onnx replaces characters.
+    """Restore the column names of inputs and outputs, in which skl2onnx replaces characters.
 
-    Without names outputs stay as they are.
+    Outputs are unchanged if no names are given for them.
     """
     side = "inputs" if outputs else "outputs"
     outputs = outputs or [one.name for one in graph.output]
@@ -250,7 +250,7 @@ def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:
 
 
 def _with_codes(estimator: Any, method: str) -> AutoencoderTransformer:
-    """Return the autoencoder whose method it is."""
+    """Return the autoencoder that the method belongs to, or raise an error."""
     last = ends(estimator)[-1]
     is_alone = last is estimator or method != "inverse_transform"
     if not (isinstance(last, AutoencoderTransformer) and is_alone):
@@ -290,7 +290,7 @@ def _initial_types(estimator: Any, X: Any) -> list[tuple[str, Any]]:
 
 
 def _input_type(dtype: np.dtype, n_columns: int, what: str) -> Any:
-    """Return skl2onnx's type of an input, refused where its converters would not know it."""
+    """Return skl2onnx's type of an input; raises an error if its converters do not support it."""
     if dtype.kind not in "OU" and dtype.name not in _INPUTS:
         raise ValueError(
             f"{what} holds {dtype}, of which skl2onnx makes no graph; it does of {_INPUTS}. "
@@ -300,7 +300,7 @@ def _input_type(dtype: np.dtype, n_columns: int, what: str) -> Any:
 
 
 def _selects_columns(estimator: Any) -> bool:
-    """Return whether a step selects columns, perhaps by their names."""
+    """Return whether a step selects columns, perhaps by name."""
     params = estimator.get_params(deep=True).values()
     return any(isinstance(part, ColumnTransformer) for part in (estimator, *params))
 
@@ -310,7 +310,7 @@ def _input_name(name: Any) -> str:
 
 
 def _column_dtype(name: Any, column: pd.Series) -> np.dtype:
-    """Return the NumPy type of a graph's input for a column; object stands for texts."""
+    """Return the NumPy type of a graph's input for a column; object stands for strings."""
     given = column.dtype
     if isinstance(given, np.dtype) and given.kind in "biuf":
         return given
@@ -320,7 +320,7 @@ def _column_dtype(name: Any, column: pd.Series) -> np.dtype:
     if kind in ("string", "empty"):
         return np.dtype(object)
     if kind in ("boolean", "integer", "floating", "mixed-integer-float"):
-        # such a column may have gaps, which only floating-point numbers have
+        # such a column may have missing values, which need a floating-point type
         is_single = getattr(given, "numpy_dtype", None) == np.float32
         return np.dtype(np.float32 if is_single else np.float64)
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Nodes of an ONNX graph, added to what skl2onnx builds."""
+"""Adds nodes to the ONNX graph that skl2onnx builds."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 class Graph:
-    """A graph to which nodes are added; tensors go by their names.
+    """A graph to which nodes are added; tensors are identified by name.
 
     Parameters
     ----------
     scope, container
-        As skl2onnx hands them to a converter.
+        As skl2onnx passes them to a converter.
     dtype : dtype
-        In which the network computes, float32 or float64.
+        The network's type, float32 or float64.
     """
 
     def __init__(self, scope: Any, container: Any, dtype: np.dtype | type):
@@ -28,7 +28,7 @@ class Graph:
         domain: str = "",
         **attributes: Any,
     ) -> str:
-        """Add a node with one output, by a name that is given or new; return the name."""
+        """Add a node with one output, under the given or a new name; return the name."""
         name = out or self._scope.get_unique_variable_name(kind.lower())
         node_name = self._scope.get_unique_operator_name(kind)
         self._container.add_node(
@@ -37,7 +37,7 @@ class Graph:
         return name
 
     def constant(self, values: Any) -> str:
-        """Return the name of a tensor of given values, numbers or texts, in their type."""
+        """Add a tensor of numbers or strings, in their type; return its name."""
         from onnx import helper
 
         array = np.asarray(values)
@@ -48,24 +48,24 @@ class Graph:
         return name
 
     def number(self, value: float) -> str:
-        """Return the name of a number in the type of the network."""
+        """Add a number in the type of the network; return its name."""
         return self.constant(np.asarray(value, self.dtype))
 
     def numbers(self, values: Any) -> str:
-        """Return the name of an array in the type of the network."""
+        """Add an array in the type of the network; return its name."""
         return self.constant(np.asarray(values, self.dtype))
 
     def columns(self, x: str, numbers: Any) -> str:
-        """Return columns of a matrix, given their numbers."""
+        """Return columns of a matrix, given their indices."""
         return self.node("Gather", x, self.constant(np.asarray(numbers)), axis=1)
 
     def cast(self, x: str, dtype: np.dtype | type, out: str | None = None) -> str:
-        """Return a tensor in another type."""
+        """Return a tensor converted to another type."""
         from onnx import helper
 
         return self.node("Cast", x, out=out, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def is_text(array: np.ndarray) -> bool:
-    """Return whether an array holds texts."""
+    """Return whether an array holds strings."""
     return array.dtype.kind in "OU"

@@ -1,4 +1,4 @@
-"""The modules of a network as nodes, one function each; shapes are those of the modules."""
+"""The modules of a network as nodes, one function per module, with the modules' shapes."""
 
 import math
 from collections.abc import Callable
@@ -19,16 +19,16 @@ from sknn_deep.onnx._graph import Graph
 
 
 def mlp(graph: Graph, network: MLP, x: str, n_layers: int | None = None) -> str:
-    """Return the raw output of a network, or what its first hidden layers make of its rows.
+    """Return the raw output of a network, or the output of its first hidden layers.
 
     Parameters
     ----------
     graph : Graph
     network : MLP
     x : str
-        Of shape (n, n_features), in the type of the network.
+        A tensor of shape (n, n_features), in the type of the network.
     n_layers : int, default=None
-        So many layers, each with its activation; None is all.
+        Number of layers, each with its activation; None for all.
     """
     if network.input is not None:
         x = _input_layer(graph, network.input, x)
@@ -43,30 +43,30 @@ def encoder(graph: Graph, network: Autoencoder, x: str) -> str:
 
 
 def filled(graph: Graph, layer: Corruption, x: str) -> str:
-    """Return rows without missing values, shape (n, n_features)."""
+    """Return rows with missing values filled, shape (n, n_features)."""
     if layer.fill is None:
         return x
     return graph.node("Where", graph.node("IsNaN", x), graph.constant(_array(layer.fill)), x)
 
 
 def dense_stack(graph: Graph, stack: DenseStack, x: str, n_layers: int | None = None) -> str:
-    """Return the output of dense layers, or of the first of them."""
+    """Return the output of all dense layers, or of the first ``n_layers``."""
     for linear, norm, name, _ in stack.stages()[:n_layers]:
         x = activation(graph, name, _affine(graph, linear, norm, x))
     return x
 
 
 def _affine(graph: Graph, linear: Linear, norm: Normalization | None, x: str) -> str:
-    """Return a dense layer's units before the activation, normalised where they are."""
+    """Return a dense layer's pre-activations, normalised if it has a normalisation."""
     weight, bias = (_array(param).astype(np.float64) for param in (linear.weight, linear.bias))
     if isinstance(norm, nn.LayerNorm):
-        # centred weights give centred units, which are then divided by their deviation only
+        # centred weights give centred units, which then only need to be divided by their deviation
         weight, bias = weight - weight.mean(axis=0), bias - bias.mean()
     weight_and_bias = (graph.constant(part.astype(graph.dtype)) for part in (weight, bias))
     z = graph.node("Gemm", x, *weight_and_bias, transB=1)
     if norm is None:
         return z
-    # the operators of ONNX know epsilon in single precision only
+    # ONNX's normalisation operators support epsilon in single precision only
     if isinstance(norm, nn.LayerNorm):
         scale, shift = _array(norm.weight), _array(norm.bias)
         of_each = graph.constant(np.full((len(scale), 1), 1 / len(scale), graph.dtype))
@@ -89,7 +89,7 @@ def _deviation(graph: Graph, variance: str, epsilon: float) -> str:
 
 
 def _input_layer(graph: Graph, layer: nn.Module, x: str) -> str:
-    """Return what the first dense layer reads, shape (n, n_inputs)."""
+    """Return the input of the first dense layer, shape (n, n_inputs)."""
     write = _INPUT_LAYERS.get(type(layer))
     if write is None:
         raise ValueError(
@@ -107,7 +107,7 @@ def _table_input(graph: Graph, layer: TableInput, x: str) -> str:
 
 
 def _scaled(graph: Graph, layer: Numbers, x: str) -> str:
-    """Return scaled numbers, NaN where they are missing, shape (n, n_columns)."""
+    """Return scaled numbers, NaN for missing values, shape (n, n_columns)."""
     z = graph.node(
         "Sub", graph.columns(x, _array(layer.columns)), graph.constant(_array(layer.center))
     )
@@ -153,7 +153,7 @@ def _embedded_numbers(graph: Graph, layer: EmbeddedNumbers, x: str) -> str:
         functions = graph.node("Clip", share, zero, graph.number(1.0))
     functions = graph.node("Where", is_missing, zero, functions)
     values = graph.node("Concat", functions, z, graph.cast(is_missing, graph.dtype), axis=2)
-    # a product for each column
+    # one product per column
     by_column = graph.node("Transpose", values, perm=[1, 0, 2])
     vectors = graph.node("MatMul", by_column, graph.constant(_array(layer.weight)))
     return graph.node("Flatten", graph.node("Transpose", vectors, perm=[1, 0, 2]), axis=1)
@@ -164,7 +164,7 @@ def _indicators(graph: Graph, layer: Indicators, x: str) -> str:
 
 
 def indicators(graph: Graph, x: str, columns: np.ndarray, codes: np.ndarray) -> str:
-    """Return for each pair of a column and a code 1 in the rows that have it, and 0 in others."""
+    """Return, for each pair of column and code, 1 in the rows that have it and 0 in others."""
     is_equal = graph.node("Equal", graph.columns(x, columns), graph.numbers(codes))
     return graph.cast(is_equal, graph.dtype)
 

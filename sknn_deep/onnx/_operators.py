@@ -1,7 +1,7 @@
-"""skl2onnx's operators: the outputs that they declare, and where their nodes begin and end.
+"""skl2onnx's operators: the declaration of outputs, and the first and last nodes.
 
-A network computes in its own type. What holds several estimators, such as ``BaggingClassifier``,
-declares what they return in the type of X and computes in that: there outputs are cast.
+A network computes in its own type. Meta-estimators such as ``BaggingClassifier`` declare the
+outputs of their estimators in the type of X and compute in that type: there outputs are cast.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from sknn_deep.onnx._graph import Graph
 
 
 def declare(scope: Any, model: Any, inputs: Any, outputs: list[tuple[str, Any]]) -> Any:
-    """Declare outputs by name, of the types that the steps behind them are to expect."""
+    """Declare outputs by name, with the types that later steps should expect."""
     from skl2onnx._supported_operators import sklearn_operator_name_map
 
     operator = scope.declare_local_operator(sklearn_operator_name_map[type(model)], model)
@@ -24,7 +24,7 @@ def declare(scope: Any, model: Any, inputs: Any, outputs: list[tuple[str, Any]])
 
 
 def start(scope: Any, operator: Any, container: Any, estimator: Any = None) -> tuple[Graph, str]:
-    """Return the graph to add to, and the rows as the network reads them."""
+    """Return the graph to which nodes are added, and the matrix that the network reads."""
     estimator = operator.raw_operator if estimator is None else estimator
     graph = Graph(scope, container, network_dtype(estimator))
     columns = getattr(estimator, "_columns", None)
@@ -32,7 +32,7 @@ def start(scope: Any, operator: Any, container: Any, estimator: Any = None) -> t
 
 
 def write(graph: Graph, x: str, output: Any) -> None:
-    """Write numbers in the type of an output."""
+    """Write numbers to an output, in its type."""
     if float_type(output) == graph.dtype:
         graph.node("Identity", x, out=output.full_name)
     else:
@@ -40,12 +40,12 @@ def write(graph: Graph, x: str, output: Any) -> None:
 
 
 def set_shape(output: Any, shape: list[int | None]) -> None:
-    """Set the shape of an output of numbers, in the type in which it is declared."""
+    """Set the shape of a numeric output, keeping its declared type."""
     output.set_type(tensor_type(float_type(output), shape))
 
 
 def float_type(variable: Any) -> np.dtype:
-    """Return the type in which skl2onnx expects numbers, where it declares that of X."""
+    """Return the floating-point type that skl2onnx has declared for a variable."""
     is_double = type(variable.type).__name__ == "DoubleTensorType"
     return np.dtype(np.float64 if is_double else np.float32)
 
@@ -56,7 +56,7 @@ def network_dtype(estimator: Any) -> np.dtype:
 
 
 def tensor_type(dtype: np.dtype, shape: list[int | None]) -> Any:
-    """Return skl2onnx's type of tensors of a type and shape."""
+    """Return skl2onnx's tensor type for a NumPy type and a shape."""
     from skl2onnx.common import data_types
 
     names = {"float32": "Float", "float64": "Double", "bool": "Boolean", "float16": "Float16"}

@@ -1,4 +1,4 @@
-"""What a ``TransformedTargetRegressor`` does to the predictions, as nodes."""
+"""The inverse target transformations of a ``TransformedTargetRegressor`` as nodes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ def inverse_transformed(graph: Graph, transformer: Any, x: str) -> str:
     transformer : transformer
         Fitted to the targets.
     x : str
-        Of shape (n, n_outputs).
+        A tensor of shape (n, n_outputs).
     """
     if isinstance(transformer, Pipeline):
         for _, step in reversed(transformer.steps):
@@ -63,7 +63,7 @@ def _by_function(graph: Graph, transformer: FunctionTransformer, x: str) -> str:
 
 
 def _expm1(graph: Graph, x: str) -> str:
-    """Return exp(x) - 1, near 0 as 2 t / (1 - t) with t = tanh(x / 2): small numbers are kept."""
+    """Return exp(x) - 1, near 0 as 2 t / (1 - t) with t = tanh(x / 2), to avoid cancellation."""
     one, t = graph.number(1.0), graph.node("Tanh", graph.node("Mul", x, graph.number(0.5)))
     near = graph.node("Div", graph.node("Add", t, t), graph.node("Sub", one, t))
     far = graph.node("Sub", graph.node("Exp", x), one)
@@ -71,7 +71,7 @@ def _expm1(graph: Graph, x: str) -> str:
 
 
 def _log1p(graph: Graph, x: str) -> str:
-    """Return log(1 + x) as log(u) x / (u - 1), where u is 1 + x as it is rounded [1]_.
+    """Return log(1 + x) as log(u) x / (u - 1), where u is 1 + x after rounding [1]_.
 
     .. [1] D. Goldberg (1991). What every computer scientist should know about floating-point
        arithmetic. ACM Computing Surveys 23(1). Theorem 4.
@@ -84,7 +84,7 @@ def _log1p(graph: Graph, x: str) -> str:
     return graph.node("Where", is_lost, x, found)
 
 
-# What predictions are multiplied by, and what is added then.
+# The factor and then the summand that invert each transformation.
 _SCALES: dict[type, Callable[[Any], tuple[Any, Any]]] = {
     StandardScaler: lambda t: (
         t.scale_ if t.with_std else None,
