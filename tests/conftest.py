@@ -4,8 +4,11 @@ import contextlib
 import gc
 import os
 import shutil
+import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
 from copy import copy
-from multiprocessing import forkserver, get_all_start_methods
+from multiprocessing import forkserver, get_all_start_methods, get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,8 +77,47 @@ PATIENT = {
 def fork_server():
     """Have processes of multiprocessing's "forkserver" start in a moment: it imports once."""
     if "forkserver" in get_all_start_methods():
-        forkserver.set_forkserver_preload(["sknn_deep.dask", "torch._dynamo"])
+        forkserver.set_forkserver_preload(["sknn_deep.dask", "torch._dynamo", "benchmarks.memory"])
         forkserver.ensure_running()
+
+
+@pytest.fixture(scope="session")
+def in_new_process(fork_server):
+    """Return a function that calls another in a process of its own, which has computed nothing."""
+    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+
+    def call(function, *arguments):
+        with ProcessPoolExecutor(1, mp_context=get_context(method)) as process:
+            return process.submit(function, *arguments).result()
+
+    return call
+
+
+def _run_script(code, arguments, output):
+    for stream in (1, 2):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT), stream)
+    sys.argv[1:] = arguments
+    warnings.simplefilter("ignore")
+    exec(compile(code, "<script>", "exec"), {"__name__": "__main__"})
+
+
+@pytest.fixture
+def run_script(fork_server, tmp_path):
+    """Return a function that runs code to its end, as a script whose imports are done already."""
+    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+
+    def run(code, *arguments):
+        output = tmp_path / "output_of_the_script.txt"
+        process = get_context(method).Process(
+            target=_run_script, args=(code, [*map(str, arguments)], output)
+        )
+        process.start()
+        process.join(timeout=120)
+        process.kill()
+        process.join()
+        assert process.exitcode == 0, output.read_text("utf-8")
+
+    return run
 
 
 @pytest.fixture(scope="session")
