@@ -101,18 +101,18 @@ def _run_script(code, arguments, output):
     exec(compile(code, "<script>", "exec"), {"__name__": "__main__"})
 
 
-@pytest.fixture
-def run_script(fork_server, tmp_path):
+@pytest.fixture(scope="session")
+def run_script(fork_server, tmp_path_factory):
     """Return a function that runs code to its end, as a script whose imports are done already."""
     method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 
-    def run(code, *arguments):
-        output = tmp_path / "output_of_the_script.txt"
+    def run(code, *arguments, timeout=120):
+        output = tmp_path_factory.mktemp("script") / "output.txt"
         process = get_context(method).Process(
             target=_run_script, args=(code, [*map(str, arguments)], output)
         )
         process.start()
-        process.join(timeout=120)
+        process.join(timeout)
         process.kill()
         process.join()
         assert process.exitcode == 0, output.read_text("utf-8")
