@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from joblib._parallel_backends import LokyBackend
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
@@ -79,6 +80,19 @@ def fork_server():
     if "forkserver" in get_all_start_methods():
         forkserver.set_forkserver_preload(["sknn_deep.dask", "torch._dynamo", "benchmarks.memory"])
         forkserver.ensure_running()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_stay():
+    """Let joblib's idle workers wait for later tests: new ones import torch anew."""
+    configure = LokyBackend.configure
+
+    def patiently(self, *args, idle_worker_timeout=None, **options):
+        return configure(self, *args, idle_worker_timeout=3600, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LokyBackend, "configure", patiently)
+        yield
 
 
 @pytest.fixture(scope="session")
