@@ -10,8 +10,9 @@ WORKERS ?= auto
 PIP = $(PYTHON) -m pip --python $(VENV)/bin/python
 RUN = $(VENV)/bin/python
 
-# Each worker computes on one thread: two that use every core wait for each other.
-TEST = SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -n $(WORKERS) --dist worksteal
+# Each worker computes on one thread: two that use every core wait for each other. Threads that
+# some tests ask for sleep while they wait, and leave the cores to the other workers.
+TEST = SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE MPLBACKEND=Agg $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 # A simulated GPU is there for the whole process or not at all, so its tests have one of their own.
 TEST_DEVICE = $(TEST) -p tests.simulated_cuda.plugin tests/simulated_cuda $(wildcard tests/hardware/*device.py)
 

@@ -4,8 +4,11 @@ import contextlib
 import gc
 import os
 import shutil
+import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
 from copy import copy
-from multiprocessing import forkserver, get_all_start_methods
+from multiprocessing import forkserver, get_all_start_methods, get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +17,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from joblib._parallel_backends import LokyBackend
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
@@ -74,8 +78,60 @@ PATIENT = {
 def fork_server():
     """Have processes of multiprocessing's "forkserver" start in a moment: it imports once."""
     if "forkserver" in get_all_start_methods():
-        forkserver.set_forkserver_preload(["sknn_deep.dask", "torch._dynamo"])
+        forkserver.set_forkserver_preload(["sknn_deep.dask", "torch._dynamo", "benchmarks.memory"])
         forkserver.ensure_running()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_stay():
+    """Let joblib's idle workers wait for later tests: new ones import torch anew."""
+    configure = LokyBackend.configure
+
+    def patiently(self, *args, idle_worker_timeout=None, **options):
+        return configure(self, *args, idle_worker_timeout=3600, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LokyBackend, "configure", patiently)
+        yield
+
+
+@pytest.fixture(scope="session")
+def in_new_process(fork_server):
+    """Return a function that calls another in a process of its own, which has computed nothing."""
+    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+
+    def call(function, *arguments):
+        with ProcessPoolExecutor(1, mp_context=get_context(method)) as process:
+            return process.submit(function, *arguments).result()
+
+    return call
+
+
+def _run_script(code, arguments, output):
+    for stream in (1, 2):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT), stream)
+    sys.argv[1:] = arguments
+    warnings.simplefilter("ignore")
+    exec(compile(code, "<script>", "exec"), {"__name__": "__main__"})
+
+
+@pytest.fixture(scope="session")
+def run_script(fork_server, tmp_path_factory):
+    """Return a function that runs code to its end, as a script whose imports are done already."""
+    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+
+    def run(code, *arguments, timeout=120):
+        output = tmp_path_factory.mktemp("script") / "output.txt"
+        process = get_context(method).Process(
+            target=_run_script, args=(code, [*map(str, arguments)], output)
+        )
+        process.start()
+        process.join(timeout)
+        process.kill()
+        process.join()
+        assert process.exitcode == 0, output.read_text("utf-8")
+
+    return run
 
 
 @pytest.fixture(scope="session")

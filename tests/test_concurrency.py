@@ -4,7 +4,6 @@ import copy
 import gc
 import os
 import pickle
-import subprocess
 import sys
 import threading
 import warnings
@@ -24,7 +23,6 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import sknn_deep
-from benchmarks.memory import in_fresh_process
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._hardware import memory_maps, pace
 from sknn_deep.callbacks import TrainingCheckpoint
@@ -289,9 +287,8 @@ assert np.allclose(network.predict_proba(X), expected, rtol=1e-9)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_predicts_trains_and_saves_whatever_other_threads_do(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path / "saved")]
-    subprocess.run(command, timeout=120, check=True)
+def test_a_forked_child_predicts_trains_and_saves_whatever_other_threads_do(tmp_path, run_script):
+    run_script(FORK, tmp_path / "saved")
 
 
 # --------------------------------------------------------------------------------------
@@ -445,6 +442,6 @@ def _growth():
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_memory_does_not_grow_over_two_hundred_fits():
-    grown = in_fresh_process(_growth)
+def test_memory_does_not_grow_over_two_hundred_fits(in_new_process):
+    grown = in_new_process(_growth)
     assert {name: size for name, size in grown.items() if size > 1} == {}, "mebibytes"

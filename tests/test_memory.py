@@ -11,14 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 from benchmarks import streams
-from benchmarks.memory import (
-    HOLDERS,
-    in_fresh_process,
-    peaks_of_columns,
-    peaks_on_a_map,
-    resident,
-    write_map,
-)
+from benchmarks.memory import HOLDERS, peaks_of_columns, peaks_on_a_map, resident, write_map
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
 
 pytestmark = [
@@ -50,8 +43,8 @@ def _peak_on_images(kind):
 
 
 @pytest.mark.parametrize("kind", ["classifier", "autoencoder"])
-def test_a_fit_takes_little_memory_beside_its_data(kind):
-    peak = in_fresh_process(_peak_on_images, kind)
+def test_a_fit_takes_little_memory_beside_its_data(kind, in_new_process):
+    peak = in_new_process(_peak_on_images, kind)
     assert peak < 60, "megabytes; the data take 188"
 
 
@@ -62,8 +55,8 @@ def _peak_on_sparse_rows(solver):
 
 
 @pytest.mark.parametrize(("solver", "most"), [("adam", 400), ("lbfgs", 250)])
-def test_an_autoencoder_makes_few_sparse_rows_dense(solver, most):
-    peak = in_fresh_process(_peak_on_sparse_rows, solver)
+def test_an_autoencoder_makes_few_sparse_rows_dense(solver, most, in_new_process):
+    peak = in_new_process(_peak_on_sparse_rows, solver)
     assert peak < most, "megabytes; as dense rows the data would take 640"
 
 
@@ -71,11 +64,11 @@ def test_an_autoencoder_makes_few_sparse_rows_dense(solver, most):
     "case",
     ["classifier, early stopping", "classifier, checkpoint", "autoencoder"],
 )
-def test_a_large_memory_map_is_learned_from_in_little_memory(case, tmp_path):
+def test_a_large_memory_map_is_learned_from_in_little_memory(case, tmp_path, in_new_process):
     # with holes, which take no room on the disk where the file system can
     write_map(tmp_path / "X.npy", 0.6e9, n_features=8192, is_sparse=True)
     with chdir(tmp_path):
-        peaks = in_fresh_process(peaks_on_a_map, case, tmp_path / "X.npy")
+        peaks = in_new_process(peaks_on_a_map, case, tmp_path / "X.npy")
     (tmp_path / "X.npy").unlink()
     # a machine takes pages of the file back late: some of them count; all would be 600
     most = peaks["before"] + 450
@@ -84,16 +77,16 @@ def test_a_large_memory_map_is_learned_from_in_little_memory(case, tmp_path):
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_rows_are_gathered_from_large_columns_without_a_copy(holder):
-    peaks = in_fresh_process(peaks_of_columns, holder, True, 0.4e9)
+def test_rows_are_gathered_from_large_columns_without_a_copy(holder, in_new_process):
+    peaks = in_new_process(peaks_of_columns, holder, True, 0.4e9)
     assert peaks["fit"] < 130, "megabytes; the data take 400"
     assert peaks["predict"] < 80
 
 
-def test_parquet_files_are_learned_from_in_the_memory_of_two_windows(tmp_path):
+def test_parquet_files_are_learned_from_in_the_memory_of_two_windows(tmp_path, in_new_process):
     streams.write(tmp_path, gigabytes=0.08)
     for number, path in enumerate(sorted((tmp_path / "parquet").iterdir()) * 4):  # and 320 more
         shutil.copy(path, tmp_path / "parquet" / f"again_{number}.parquet")
-    _, before, peak = in_fresh_process(streams.measure, tmp_path, (16,), "parquet", 2)
+    _, before, peak = in_new_process(streams.measure, tmp_path, (16,), "parquet", 2)
     # two windows are 80 of them, Arrow's and torch's libraries most of the rest
     assert peak - before < 450, "megabytes; the data take 400"

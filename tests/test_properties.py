@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
@@ -242,10 +242,14 @@ def _fit(estimator, X, y, sample_weight):
     return None
 
 
-def _share_fitted(cls, max_examples):
-    """Search for a problem that is neither fitted nor refused well; return the share fitted."""
+def _share_fitted(cls, max_examples, number):
+    """Search for a problem that is neither fitted nor refused well; return the share fitted.
+
+    Searches of different numbers meet different problems.
+    """
     fitted = []
 
+    @seed(number)
     @settings(**PROFILE, max_examples=max_examples)
     @given(problems(cls))
     def search(problem):
@@ -264,13 +268,13 @@ def _share_fitted(cls, max_examples):
 
 @pytest.mark.parametrize("cls", OWN)
 def test_fit_works_or_names_what_is_wrong(cls):
-    assert 0.05 < _share_fitted(cls, 100) < 0.95  # both ways were taken often
+    assert 0.05 < _share_fitted(cls, 100, number=0) < 0.95  # both ways were taken often
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", OWN)
 def test_fit_works_or_names_what_is_wrong_in_many_cases(cls):
-    assert 0.1 < _share_fitted(cls, 500) < 0.9
+    assert 0.1 < _share_fitted(cls, 400, number=1) < 0.9  # beside those above
 
 
 def test_messages_that_name_nothing_are_seen():

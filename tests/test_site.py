@@ -5,12 +5,9 @@ these show is tested in ``tests/test_examples.py``.
 """
 
 import importlib
-import os
 import re
 import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -38,9 +35,20 @@ MISSING_PICTURES = """async () => {
     return missing;
 }"""
 
+# Any warning of Sphinx fails, as of a reference that leads nowhere. The garbage collector would
+# take much of the time, and find little.
+BUILD = """
+import gc, os, sys, warnings
+from sphinx.cmd.build import main
+gc.disable()
+warnings.simplefilter("default")
+os.chdir(sys.argv[1])
+sys.exit(main(sys.argv[2:]))
+"""
+
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory, run_script):
     """Build the site from a copy, so that nothing is written beside the sources."""
     pytest.importorskip("sphinx")
     pytest.importorskip("sphinx_gallery")
@@ -49,17 +57,8 @@ def site(tmp_path_factory):
     for name in ("docs", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=built)
     shutil.copy(ROOT / "CHANGELOG.md", folder)
-    # the garbage collector would take much of the time, and find little
-    program = "import gc, sys; gc.disable(); from sphinx.cmd.build import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "-q", "-W", "--keep-going", "-b", "html"]
-    command += ["-D", "plot_gallery=0", "-D", "run_notebooks=0", "docs", "html"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
-    run = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, (
-        run.stderr
-    )  # any warning fails, as of a reference that leads nowhere
+    options = ["-q", "-W", "--keep-going", "-b", "html", "-D", "plot_gallery=0"]
+    run_script(BUILD, folder, *options, "-D", "run_notebooks=0", "docs", "html", timeout=500)
     return folder / "html"
 
 

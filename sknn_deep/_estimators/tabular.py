@@ -294,8 +294,8 @@ class TabularMLPRegressor(TabularRegressorParameters, TabularHooks, DeepMLPRegre
     >>> X, y = load_diabetes(return_X_y=True, as_frame=True, scaled=False)
     >>> X["sex"] = X["sex"].map({1: "one", 2: "two"})
     >>> X.loc[::7, "bmi"] = None
-    >>> regressor = TabularMLPRegressor(random_state=0).fit(X, y)
-    >>> regressor.score(X, y) > 0.5
+    >>> regressor = TabularMLPRegressor(random_state=0).fit(X[::2], y[::2])
+    >>> regressor.score(X[1::2], y[1::2]) > 0.4
     True
     >>> regressor.is_categorical_[:3]
     array([False,  True, False])

@@ -114,10 +114,10 @@ def test_other_options_of_tables_comply(estimator, check):
 @pytest.mark.slow
 @converging_or_not
 @with_checks(
-    # one network of ten epochs takes a twelfth of the time; some checks allow less than float32
+    # one network of five epochs takes a twentieth of the time; some checks allow less than float32
     # rounds by
     [
-        cls(n_networks=1, max_iter=10, dtype="float64")
+        cls(n_networks=1, max_iter=5, dtype="float64")
         for cls in (TabularMLPClassifier, TabularMLPRegressor)
     ],
     expected_failures=_expected_failures,
@@ -457,9 +457,9 @@ def test_a_table_is_all_that_a_user_needs(kind):
     target = np.where(np.median(y) < y, "high", "low") if kind is TabularMLPClassifier else y
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        estimator = kind(random_state=0).fit(rows[:300], target[:300])
-    assert estimator.score(rows[300:], target[300:]) > 0.8
-    twice = [kind(random_state=0, max_iter=2).fit(rows[:300], target[:300]) for _ in range(2)]
+        estimator = kind(random_state=0).fit(rows[:200], target[:200])
+    assert estimator.score(rows[200:], target[200:]) > 0.8
+    twice = [kind(random_state=0, max_iter=2).fit(rows[:200], target[:200]) for _ in range(2)]
     np.testing.assert_array_equal(*(outputs(each, rows) for each in twice))
 
 

@@ -3,8 +3,6 @@
 import io
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 from functools import partial
 from types import SimpleNamespace
@@ -524,9 +522,9 @@ fit_in_forks("fits")
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_fits_in_forks_of_a_process_with_threads_finish():
+def test_fits_in_forks_of_a_process_with_threads_finish(run_script):
     # a child that waits for threads that it has not inherited does so for ever
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], timeout=120, check=True)
+    run_script(FORK)
 
 
 def _fit_and_output(X, y, seed):
