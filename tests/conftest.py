@@ -120,7 +120,7 @@ def run_script(fork_server, tmp_path_factory):
     """Return a function that runs code to its end, as a script whose imports are done already."""
     method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 
-    def run(code, *arguments, timeout=120):
+    def run(code, *arguments, timeout=600):
         output = tmp_path_factory.mktemp("script") / "output.txt"
         process = get_context(method).Process(
             target=_run_script, args=(code, [*map(str, arguments)], output)
