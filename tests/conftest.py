@@ -4,8 +4,6 @@ import contextlib
 import gc
 import os
 import shutil
-import sys
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from copy import copy
 from multiprocessing import forkserver, get_all_start_methods, get_context
@@ -97,7 +95,10 @@ def _workers_stay():
 
 @pytest.fixture(scope="session")
 def in_new_process(fork_server):
-    """Return a function that calls another in a process of its own, which has computed nothing."""
+    """Return a function that calls another in a process of its own, which has computed nothing.
+
+    As in each fork of a process that has imported torch, networks train on one thread there.
+    """
     method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 
     def call(function, *arguments):
@@ -105,33 +106,6 @@ def in_new_process(fork_server):
             return process.submit(function, *arguments).result()
 
     return call
-
-
-def _run_script(code, arguments, output):
-    for stream in (1, 2):
-        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT), stream)
-    sys.argv[1:] = arguments
-    warnings.simplefilter("ignore")
-    exec(compile(code, "<script>", "exec"), {"__name__": "__main__"})
-
-
-@pytest.fixture(scope="session")
-def run_script(fork_server, tmp_path_factory):
-    """Return a function that runs code to its end, as a script whose imports are done already."""
-    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-
-    def run(code, *arguments, timeout=600):
-        output = tmp_path_factory.mktemp("script") / "output.txt"
-        process = get_context(method).Process(
-            target=_run_script, args=(code, [*map(str, arguments)], output)
-        )
-        process.start()
-        process.join(timeout)
-        process.kill()
-        process.join()
-        assert process.exitcode == 0, output.read_text("utf-8")
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import copy
 import gc
 import os
 import pickle
+import subprocess
 import sys
 import threading
 import warnings
@@ -287,8 +288,9 @@ assert np.allclose(network.predict_proba(X), expected, rtol=1e-9)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_predicts_trains_and_saves_whatever_other_threads_do(tmp_path, run_script):
-    run_script(FORK, tmp_path / "saved")
+def test_a_forked_child_predicts_trains_and_saves_whatever_other_threads_do(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path / "saved")]
+    subprocess.run(command, timeout=600, check=True)
 
 
 # --------------------------------------------------------------------------------------

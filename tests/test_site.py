@@ -4,10 +4,15 @@ The documentation is built without running the gallery and the notebook, which t
 these show is tested in ``tests/test_examples.py``.
 """
 
+import contextlib
+import gc
 import importlib
+import io
+import os
 import re
 import runpy
 import shutil
+import warnings
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -35,20 +40,22 @@ MISSING_PICTURES = """async () => {
     return missing;
 }"""
 
-# Any warning of Sphinx fails, as of a reference that leads nowhere. The garbage collector would
-# take much of the time, and find little.
-BUILD = """
-import gc, os, sys, warnings
-from sphinx.cmd.build import main
-gc.disable()
-warnings.simplefilter("default")
-os.chdir(sys.argv[1])
-sys.exit(main(sys.argv[2:]))
-"""
+
+def _build(folder):
+    """Build the site in a folder and return what Sphinx ends with, and what it complains of."""
+    from sphinx.cmd.build import main
+
+    gc.disable()  # it would take much of the time, and find little
+    warnings.simplefilter("default")
+    os.chdir(folder)
+    command = ["-q", "-W", "--keep-going", "-b", "html", "-D", "plot_gallery=0"]
+    with contextlib.redirect_stderr(io.StringIO()) as complaints:
+        code = main([*command, "-D", "run_notebooks=0", "docs", "html"])
+    return code, complaints.getvalue()
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, run_script):
+def site(tmp_path_factory, in_new_process):
     """Build the site from a copy, so that nothing is written beside the sources."""
     pytest.importorskip("sphinx")
     pytest.importorskip("sphinx_gallery")
@@ -57,8 +64,8 @@ def site(tmp_path_factory, run_script):
     for name in ("docs", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=built)
     shutil.copy(ROOT / "CHANGELOG.md", folder)
-    options = ["-q", "-W", "--keep-going", "-b", "html", "-D", "plot_gallery=0"]
-    run_script(BUILD, folder, *options, "-D", "run_notebooks=0", "docs", "html", timeout=500)
+    code, complaints = in_new_process(_build, folder)
+    assert code == 0, complaints  # any warning fails, as of a reference that leads nowhere
     return folder / "html"
 
 

@@ -3,6 +3,8 @@
 import io
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from functools import partial
 from types import SimpleNamespace
@@ -522,9 +524,9 @@ fit_in_forks("fits")
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_fits_in_forks_of_a_process_with_threads_finish(run_script):
+def test_fits_in_forks_of_a_process_with_threads_finish():
     # a child that waits for threads that it has not inherited does so for ever
-    run_script(FORK)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], timeout=600, check=True)
 
 
 def _fit_and_output(X, y, seed):
