@@ -65,11 +65,7 @@ def register() -> None:
     >>> sknn_deep.onnx.register()
     """
     require_skl2onnx()
-    from skl2onnx import update_registered_converter, update_registered_parser
-    from skl2onnx._parse import _parse_sklearn_pipeline, sklearn_parsers_map
-    from skl2onnx._supported_operators import sklearn_operator_name_map
-    from skl2onnx.operator_converters.grid_search_cv import convert_sklearn_grid_search_cv
-    from skl2onnx.shape_calculators import grid_search_cv
+    from skl2onnx import update_registered_converter
 
     of_classifiers = {
         "zipmap": [True, False, "columns"],
@@ -102,6 +98,17 @@ def register() -> None:
         for class_ in classes:
             alias = f"SknnDeep{class_.__name__}"
             update_registered_converter(class_, alias, shapes, convert, **options)
+    _register_meta_estimators()
+
+
+def _register_meta_estimators() -> None:
+    """Register scikit-learn's estimators around others that skl2onnx does not convert as needed."""
+    from skl2onnx import update_registered_converter, update_registered_parser
+    from skl2onnx._parse import _parse_sklearn_pipeline, sklearn_parsers_map
+    from skl2onnx._supported_operators import sklearn_operator_name_map
+    from skl2onnx.operator_converters.grid_search_cv import convert_sklearn_grid_search_cv
+    from skl2onnx.shape_calculators import grid_search_cv
+
     for search in _SEARCHES:
         update_registered_converter(
             search,

@@ -173,9 +173,9 @@ def _refuse_wrong_graphs(estimator: Any) -> None:
     for part in (estimator, *estimator.get_params(deep=True).values()):
         if isinstance(part, TunedThresholdClassifierCV):
             raise ValueError(
-                "TunedThresholdClassifierCV has no right ONNX nodes in skl2onnx, whose labels are "
-                "those of a threshold of 0.5; convert its estimator_, and compare the "
-                "probabilities with its best_threshold_."
+                "TunedThresholdClassifierCV cannot be converted: skl2onnx ignores its threshold "
+                "and predicts with 0.5. Convert its estimator_, and compare the probabilities "
+                "with its best_threshold_."
             )
         if not isinstance(part, CalibratedClassifierCV):
             continue

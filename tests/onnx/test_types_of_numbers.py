@@ -192,7 +192,7 @@ def test_codes_beside_features_need_an_x_of_their_type(side_by_side):
 def test_thresholds_that_skl2onnx_leaves_out_are_refused(around):
     X, y = IRIS.data, IRIS.target == 1
     tuned = TunedThresholdClassifierCV(DeepMLPClassifier((8,), **FAST), cv=2).fit(X, y)
-    with pytest.raises(ValueError, match=r"convert its estimator_, .* with its best_threshold_\."):
+    with pytest.raises(ValueError, match=r"Convert its estimator_, .* with its best_threshold_\."):
         to_onnx(around(tuned), X)
     _, probabilities = new_session(to_onnx(tuned.estimator_, X)).run(None, {"X": X})
     labels = probabilities[:, 1] >= tuned.best_threshold_
