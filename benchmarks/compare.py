@@ -111,6 +111,7 @@ def compare(name: str, checkout: Path, arguments: Any, only: Sequence[str] = ())
         raise SystemExit(f"--compare {checkout}: there is no sknn_deep/__init__.py in it.")
     lines, results = [], {}
     with ExitStack() as stack:
+        stack.enter_context(harness.busy_neighbours(arguments.neighbours))
         here, there = (
             stack.enter_context(worker(root, name, arguments.threads)) for root in (ROOT, checkout)
         )
@@ -118,7 +119,8 @@ def compare(name: str, checkout: Path, arguments: Any, only: Sequence[str] = ())
             seconds = results[row] = alternated(here, there, row, arguments.rounds)
             own = harness.duration(seconds["sknn_deep"])
             lines.append([row, own, harness.ratio(seconds, "the other")])
-    harness.print_machine(threads=str(arguments.threads))
+    conditions = {"busy neighbours": str(arguments.neighbours)}
+    harness.print_machine(threads=str(arguments.threads), **conditions)
     harness.print_table([name, "this checkout", "the other / this"], lines)
     harness.save(arguments.json, results)
 

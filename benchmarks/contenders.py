@@ -19,7 +19,13 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 
-from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
+from sknn_deep import (
+    AutoencoderTransformer,
+    DeepMLPClassifier,
+    DeepMLPRegressor,
+    TabularMLPClassifier,
+    TabularMLPRegressor,
+)
 from sknn_deep.datasets import fetch_mnist
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -41,7 +47,8 @@ class Work:
     A task whose last layer is as wide as its input is an autoencoder. With ``numbers_in_a_row``,
     the rows are sparse word counts with few frequent words. With ``has_targets``, it is a
     regressor. If it ``rounds_to`` bfloat16, the data and the other contenders use float32, except
-    torch, which uses its autocast.
+    torch, which uses its autocast. With ``is_tabular``, it has the defaults of our estimators for
+    tables, which choose the hidden layers, and its first and last units are those of the data.
     """
 
     units: tuple[int, ...]
@@ -55,8 +62,12 @@ class Work:
     rounds_to: str = ""
     numbers_in_a_row: int | None = None
     has_targets: bool = False
+    is_tabular: bool = False
 
     def __str__(self) -> str:
+        if self.is_tabular:
+            kind = "TabularMLPClassifier" if self.is_classifier else "TabularMLPRegressor"
+            return f"{kind}, {self.n_samples:,} rows of {self.units[0]} numbers"
         parts = ["-".join(map(str, self.units)), f"batch {self.batch_size}", *self.options]
         parts += [f"{self.numbers_in_a_row} numbers a row"] * (self.numbers_in_a_row is not None)
         parts += ["targets"] * self.has_targets
@@ -100,7 +111,8 @@ class Work:
                 X = _counts(rng, self.n_samples, self.units[0], self.numbers_in_a_row)
             y = rng.integers(0, self.units[-1], self.n_samples)
             if self.has_targets:
-                y = rng.normal(size=(self.n_samples, self.units[-1])).astype(self.dtype)
+                shape = (self.n_samples, self.units[-1]) if self.units[-1] > 1 else self.n_samples
+                y = rng.normal(size=shape).astype(self.dtype)
             elif self.units[-1] >= 64:  # each of the many classes occurs
                 y = rng.permutation(self.n_samples) % self.units[-1]
         X = X.astype(self.dtype)
@@ -129,6 +141,9 @@ def _counts(rng: np.random.Generator, n_rows: int, n_words: int, per_row: int) -
 
 def ours(work: Work, X, y) -> Callable[[], Predict]:
     """Return a run of our estimator."""
+    if work.is_tabular:
+        estimator = tabular(work)
+        return lambda: estimator.fit(X, y).predict
     settings = {
         "batch_size": work.batch_size,
         "max_iter": work.epochs,
@@ -155,6 +170,12 @@ def ours(work: Work, X, y) -> Callable[[], Predict]:
         return lambda rows: autoencoder.inverse_transform(autoencoder.transform(rows))
 
     return run
+
+
+def tabular(work: Work) -> TabularMLPClassifier | TabularMLPRegressor:
+    """Return our estimator for tables."""
+    kind = TabularMLPClassifier if work.is_classifier else TabularMLPRegressor
+    return kind(max_iter=work.epochs, batch_size=work.batch_size, device=work.device)
 
 
 def scikit_learn(work: Work, X, y) -> Callable[[], Predict]:
@@ -306,6 +327,8 @@ def skorch_net(work: Work) -> NeuralNetClassifier | NeuralNetRegressor:
 def in_process(work: Work) -> dict[str, Callable[[Work, np.ndarray, np.ndarray], Callable]]:
     """Return the contenders that support a task, by name."""
     found = {"sknn_deep": ours, "scikit-learn": scikit_learn, "skorch": with_skorch}
+    if work.is_tabular:
+        return {"sknn_deep": ours}
     if work.options:  # scikit-learn's networks have neither dropout nor normalisation
         del found["scikit-learn"]
     if work.numbers_in_a_row is not None:  # the others do not support sparse rows

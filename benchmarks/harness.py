@@ -146,7 +146,10 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 
 
 def parser(description: str, rounds: int = 7, *, compares: bool = False) -> argparse.ArgumentParser:
-    """Return a parser with the options that all benchmarks share, and ``--compare`` if asked."""
+    """Return a parser with the options that all benchmarks share.
+
+    With ``compares`` also ``--compare``, and ``--neighbours`` for :func:`busy_neighbours`.
+    """
     options = argparse.ArgumentParser(description=description.partition("\n")[0])
     options.add_argument("--rounds", type=int, default=rounds, help="counted rounds")
     options.add_argument(
@@ -162,6 +165,12 @@ def parser(description: str, rounds: int = 7, *, compares: bool = False) -> argp
             metavar="CHECKOUT",
             type=Path,
             help="time sknn_deep alone, this version and that of another checkout in turn",
+        )
+        options.add_argument(
+            "--neighbours",
+            type=int,
+            default=0,
+            help="other processes that keep a core busy each; default: 0",
         )
     return options
 

@@ -70,7 +70,10 @@ def main():
         return
     warnings.simplefilter("ignore", ConvergenceWarning)
     rows, results = [], {}
-    with harness.limited_threads(arguments.threads):
+    with (
+        harness.limited_threads(arguments.threads),
+        harness.busy_neighbours(arguments.neighbours),
+    ):
         ours = fixed_costs(DeepMLPClassifier, DeepMLPRegressor)
         scikit_learn = fixed_costs(MLPClassifier, MLPRegressor)
         for name in ours:

@@ -210,7 +210,10 @@ def main():
     others = ["scikit-learn", "skorch", "torch", "floor"]
     rows, rows_after, results = [], [], {}
     clock = time.process_time if arguments.threads == 1 else time.perf_counter
-    with harness.limited_threads(arguments.threads):
+    with (
+        harness.limited_threads(arguments.threads),
+        harness.busy_neighbours(arguments.neighbours),
+    ):
         for method, (images, contenders) in methods.items():
             for n_rows in ROWS:
                 X = images[:n_rows]
@@ -243,7 +246,10 @@ def main():
     harness.print_table(["call", "rows", "our time", *ratios], rows)
     header = ["predict_proba after", "rows", "our time", *ratios[:-1]]
     harness.print_table(header, rows_after)
-    with harness.limited_threads(arguments.threads):
+    with (
+        harness.limited_threads(arguments.threads),
+        harness.busy_neighbours(arguments.neighbours),
+    ):
         print_waits(contenders, images[:100])
     harness.save(arguments.json, results)
 

@@ -226,9 +226,6 @@ def main():
     )
     options.add_argument("--jobs", type=int, default=2, help="processes for every contender")
     options.add_argument(
-        "--neighbours", type=int, default=0, help="busy processes beside, which compute all along"
-    )
-    options.add_argument(
         "--only",
         metavar="NAME,...",
         default=",".join(CONTENDERS),

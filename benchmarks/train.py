@@ -12,6 +12,10 @@ matrix products alone: three for each layer and batch (two for the first, whose 
 gradient), into buffers, with nothing between them. For sparse rows, SciPy computes those of the
 first layer. In the bfloat16 rows, torch uses its autocast; all others, and the floor, are in
 float32.
+
+The tabular rows are the defaults of ``TabularMLPRegressor`` and ``TabularMLPClassifier``, four
+networks, beside their floor, which includes the products of Muon's iterations;
+``benchmarks.tables`` has their contenders.
 """
 
 import sys
@@ -29,7 +33,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import harness, keras_worker
 from benchmarks.compare import compare
-from benchmarks.contenders import Data, Work, in_process, ours, wait_for
+from benchmarks.contenders import Data, Work, in_process, ours, tabular, wait_for
+from sknn_deep._engine.muon import step_dtype
 
 MNIST = (784, 128, 64, 10)
 WORKS = {
@@ -42,6 +47,10 @@ WORKS = {
     "mnist-2048-bfloat16": Work(MNIST, 2048, 2, rounds_to="bfloat16"),
     "wide-2048": Work((784, 512, 512, 10), 2048, 1),
     "wide-2048-bfloat16": Work((784, 512, 512, 10), 2048, 1, rounds_to="bfloat16"),
+    "wider-2048": Work((784, 1024, 1024, 10), 2048, 1, n_samples=20_000),
+    "wider-2048-bfloat16": Work(
+        (784, 1024, 1024, 10), 2048, 1, n_samples=20_000, rounds_to="bfloat16"
+    ),
     "mnist-float64": Work(MNIST, 200, 1, "float64"),
     "mnist-regularised": Work(MNIST, 256, 1, options=("dropout 0.2", "batch norm")),
     "autoencoder": Work((784, 128, 64, 32, 64, 128, 784), 256, 1, n_samples=20000),
@@ -51,6 +60,8 @@ WORKS = {
     "classes-2000": Work((50, 64, 2000), 200, 4, n_samples=4000),
     "classes-10000": Work((50, 64, 10_000), 200, 1, n_samples=10_000),
     "targets-500": Work((50, 64, 500), 200, 4, n_samples=4000, has_targets=True),
+    "tabular-regressor": Work((8, 1), 128, 4, n_samples=8000, has_targets=True, is_tabular=True),
+    "tabular-classifier": Work((8, 2), 128, 4, n_samples=8000, is_tabular=True),
 }
 CONTENDERS = ["scikit-learn", "skorch", "torch"]  # beside sknn_deep
 CONTENDERS += [f"keras-{backend}" for backend in keras_worker.BACKENDS] + ["floor"]
@@ -68,8 +79,46 @@ def judged(work: Work, data: Data, run: Callable) -> Callable[[], tuple[float, f
     return measure
 
 
-def matrix_products(work: Work) -> Callable[[], None]:
+def floor(work: Work) -> Callable[[], None]:
     """Return a run of the matrix products of the training and nothing else."""
+    if not work.is_tabular:
+        return matrix_products(work)
+    data = work.data()
+    fitted = tabular(replace(work, epochs=1)).fit(data.X, data.y)
+    n_rows = int(work.n_samples * (1 - fitted.validation_fraction))
+    n_steps = work.epochs * -(-n_rows // work.batch_size)
+    runs = []
+    for network in fitted.estimators_:
+        weights = network.coefs_
+        units = (*(len(weight) for weight in weights), weights[-1].shape[1])
+        runs.append(matrix_products(replace(work, units=units, n_samples=n_rows)))
+        runs += [orthogonalisation(weight.shape, n_steps) for weight in weights[:-1]]
+
+    def run():
+        for products in runs:
+            products()
+
+    return run
+
+
+def orthogonalisation(shape: tuple[int, int], n_steps: int) -> Callable[[], None]:
+    """Return a run of the products of Muon's five iterations for a matrix."""
+    low, high = sorted(shape)
+    dtype = step_dtype(torch.device("cpu"))
+    matrix, result = (torch.rand(low, high, dtype=dtype) for _ in range(2))
+    gram, square = (torch.empty(low, low, dtype=dtype) for _ in range(2))
+
+    def run():
+        for _ in range(5 * n_steps):
+            torch.mm(matrix, matrix.T, out=gram)
+            torch.mm(gram, gram, out=square)
+            torch.mm(square, matrix, out=result)
+
+    return run
+
+
+def matrix_products(work: Work) -> Callable[[], None]:
+    """Return a run of the matrix products of all batches."""
     rand = partial(torch.rand, dtype=getattr(torch, work.dtype), device=work.device)
     rows = work.batch_size
     shapes = list(pairwise(work.units))
@@ -113,11 +162,12 @@ def measure(work: Work, names: list[str], arguments) -> dict[str, dict[str, list
         if name in names
     }
     if "floor" in names:
-        floor = harness.timed(matrix_products(work))
-        runs["floor"] = lambda: (floor(), None)
+        products = harness.timed(floor(work))
+        runs["floor"] = lambda: (products(), None)
     n_threads = threads(work, arguments)
     with (
         harness.limited_threads(n_threads),
+        harness.busy_neighbours(arguments.neighbours),
         keras_worker.contenders(
             arguments.keras_python,
             [name for name in names if name.startswith("keras-")],
@@ -205,9 +255,10 @@ def main():
     torch.manual_seed(0)
 
     results = {work: measure(WORKS[work], names, arguments) for work in arguments.works or WORKS}
-    harness.print_machine(**versions)
+    conditions = versions | {"busy neighbours": str(arguments.neighbours)}
+    harness.print_machine(**conditions)
     print_tables(results, names, arguments)
-    harness.save(arguments.json, results, **versions)
+    harness.save(arguments.json, results, **conditions)
 
 
 if __name__ == "__main__":

@@ -41,13 +41,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sknn_deep._engine.activations import SMALL_TENSOR
+from sknn_deep._engine.activations import ACTIVATION_KERNELS, SMALL_TENSOR
 from sknn_deep._engine.batches import Chunk
 from sknn_deep._engine.gradient_sum import gradient_sum
 from sknn_deep._engine.layer_pass import LayerPass
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.masks import MOST_BATCHES, Masks
 from sknn_deep._engine.norm_pass import is_by_channel
+from sknn_deep._hardware.bfloat16 import is_worth_rounding
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.products import Kernel, Program, empty_matrix
 from sknn_deep._hardware.ranks import Ranks
@@ -106,7 +107,7 @@ class Backprop:
         self.keeps_outputs = True
         self._product_dtype, self.pace = product_dtype, pace or Pace(1)
         # the last batch may be shorter or longer than the others: each length has its own buffers
-        self._passes: dict[tuple[int, int], list[LayerPass]] = {}
+        self._passes: dict[tuple[int, int, bool], list[LayerPass]] = {}
         self._workspaces: dict[tuple, Workspace] = {}
         self._input = bound_input(networks, buffers)
         # by number of rows: the input layer's output, and the gradient with respect to it
@@ -184,12 +185,12 @@ class Backprop:
         weight = self._layers[-1].weight
         return empty_matrix((n_batches, *weight.shape[:-2], n_rows, weight.shape[-2]), like=weight)
 
-    def overwritten_output(self, n_rows: int) -> Tensor | None:
+    def overwritten_output(self, n_rows: int, *, is_sparse: bool) -> Tensor | None:
         """Return a buffer for outputs that the gradient with respect to them may overwrite.
 
         None unless the outputs are not read after a step and their losses are computed within it.
         """
-        delta = self._passes_for(n_rows)[-1].delta
+        delta = self._passes_for(n_rows, is_sparse)[-1].delta
         is_plain = self._layers[-1].activation == "identity" and not self.keeps_outputs
         return delta if is_plain and self.loss.is_read_on_the_way(delta) else None
 
@@ -221,7 +222,7 @@ class Backprop:
         losses : Tensor of shape (batch,), default=None
             Receives the loss of each row, unless None.
         """
-        passes = self._passes_for(X.shape[-2])
+        passes = self._passes_for(X.shape[-2], isinstance(X, SparseBatch))
         kernels, first_input, first_delta = self._take_in(X)
         inputs, saved = [first_input], []
         for layer in passes:
@@ -266,9 +267,11 @@ class Backprop:
         out, delta = self._taken_in[n_rows]
         return self._input.forward(X, out), out, delta
 
-    def _passes_for(self, n_rows: int) -> "list[LayerPass]":
-        key = n_rows, self.pace.n_worth  # kernels depend on the number of threads of the steps
+    def _passes_for(self, n_rows: int, is_sparse: bool) -> "list[LayerPass]":
+        # kernels depend on the number of threads of the steps
+        key = n_rows, self.pace.n_worth, is_sparse
         if key not in self._passes:
+            rounded = self._kept_rounded(n_rows, is_sparse)
             self._passes[key] = [
                 LayerPass(
                     layer,
@@ -278,10 +281,32 @@ class Backprop:
                     self._masks.get(number),
                     self._statistics.get(number),
                     self.ranks,
+                    keeps_rounded=number in rounded,
                 )
                 for number, layer in enumerate(self._layers)
             ]
         return self._passes[key]
+
+    def _kept_rounded(self, n_rows: int, is_sparse: bool) -> set[int]:
+        """Return the layers whose outputs and deltas are only needed as rounded factors.
+
+        Passes over them then move half of the bytes. The gradients of activations that saturate
+        are computed in single precision, as are normalisation, dropout and penalties of the code.
+        """
+        if self._product_dtype is None:
+            return set()
+        rounds = [is_worth_rounding(n_rows, layer.weight) for layer in self._layers]
+        rounds[0] = rounds[0] and not is_sparse  # sparse products are in single precision
+        return {
+            number
+            for number, layer in enumerate(self._layers[:-1])
+            if rounds[number]
+            and rounds[number + 1]
+            and layer.norm is None
+            and not layer.dropout
+            and not ACTIVATION_KERNELS[layer.activation].saturates
+            and number != self._code_layer
+        }
 
 
 def _sparsify(
@@ -335,7 +360,8 @@ class Workspace:
     def _group(self, backprop: Backprop, chunk: Chunk, parts: list[slice]) -> "_Group":
         """Add the programs of batches of the same length."""
         length, n_batches = parts[0].stop - parts[0].start, len(parts)
-        overwritten = backprop.overwritten_output(length)
+        is_sparse = isinstance(chunk.X, SparseBatch)
+        overwritten = backprop.overwritten_output(length, is_sparse=is_sparse)
         if overwritten is None:
             raw = backprop.empty_output(n_batches, length)
         else:

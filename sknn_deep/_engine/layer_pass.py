@@ -42,6 +42,24 @@ class LayerPass:
     whose step takes microseconds, separate kernels per batch would evict each other from the
     cache.
 
+    Parameters
+    ----------
+    layer : DenseLayer
+    n_rows : int
+        Number of rows of a batch.
+    product_dtype : torch.dtype or None
+        See :class:`Backprop`.
+    pace : Pace
+    masks : Masks, default=None
+        Dropout's masks of several batches; None if they are drawn batch by batch.
+    statistics : Statistics, default=None
+        Those of batch normalisation in a stack on a device.
+    ranks : Ranks, default=None
+        The processes that share every batch.
+    keeps_rounded : bool, default=False
+        Whether outputs and deltas stay in ``product_dtype``, for a layer without normalisation
+        and dropout that is followed by another layer with rounded products.
+
     Attributes
     ----------
     delta : Tensor of shape (batch, out_features)
@@ -58,6 +76,7 @@ class LayerPass:
         masks: Masks | None = None,
         statistics: Statistics | None = None,
         ranks: Ranks | None = None,
+        keeps_rounded: bool = False,
     ):
         self._layer, self._n_rows, self._pace = layer, n_rows, pace
         self._activation = ACTIVATION_KERNELS[layer.activation]
@@ -65,6 +84,10 @@ class LayerPass:
         self._built: dict[tuple, tuple[Program, tuple]] = {}
         make = empty_matrix if statistics is None else rows_side_by_side
         new = partial(make, layer.output_shape(n_rows), like=layer.weight)
+        self._rounded_bias: Tensor | None = None
+        if keeps_rounded and product_dtype is not None:
+            new = partial(new, dtype=product_dtype)
+            self._rounded_bias = torch.empty_like(layer.bias, dtype=product_dtype)
         self.delta = new()
         self._z = new()
         self._y = new() if layer.norm is not None else self._z
@@ -103,12 +126,17 @@ class LayerPass:
     def _multiply(self, x: Any, z: Tensor) -> Program:
         if isinstance(x, SparseBatch):
             return x.forward(self._layer.weight, z)
-        return self._products.product("forward", x, self._layer.weight.mT, z)
+        product = partial(self._products.product, "forward", x, self._layer.weight.mT, z)
+        if self._rounded_bias is None:
+            return product()
+        round_bias = partial(self._rounded_bias.copy_, self._layer.bias)
+        return [round_bias, *product(bias=self._rounded_bias)]
 
     def _activate(self, z: Tensor, y: Tensor, a: Tensor) -> Program:
         layer = self._layer
-        bias = layer.bias.unsqueeze(-2) if z.ndim == 3 else layer.bias
-        kernels: Program = [partial(z.add_, bias)]
+        kernels: Program = []
+        if self._rounded_bias is None:
+            kernels = [partial(z.add_, layer.bias.unsqueeze(-2) if z.ndim == 3 else layer.bias)]
         if self._norm is not None:
             kernels.append(self._pace.pinned(self._norm.forward, z.numel()))
         return kernels + self._pinned(self._activation.forward(y, a))
@@ -141,7 +169,7 @@ class LayerPass:
         With ``is_merged``, delta is already with respect to the pre-activation.
         """
         differentiate = self._once(self._differentiate, saved, is_merged, self._slot(number))
-        return differentiate + self._once(self._gradients, x)
+        return differentiate + self._once(self._of_weight, x) + self._once(self._of_bias)
 
     def _differentiate(self, saved: Tensor, is_merged: bool, slot: int) -> Program:
         delta, mask = self.delta, self._mask_of(slot)
@@ -154,13 +182,14 @@ class LayerPass:
             kernels.append(partial(_shrink, delta, _NEGLIGIBLE[delta.dtype]))
         return kernels
 
-    def _gradients(self, x: Any) -> Program:
-        layer, delta = self._layer, self.delta
+    def _of_weight(self, x: Any) -> Program:
+        delta, gradient = self.delta, self._layer.weight_grad
         if isinstance(x, SparseBatch):
-            of_weight = x.gradient(delta, layer.weight_grad)
-        else:
-            of_weight = self._products.product("gradient", delta.mT, x, layer.weight_grad)
-        return [*of_weight, self._products.sum_of_rows(delta, layer.bias_grad)]
+            return x.gradient(delta, gradient)
+        return self._products.product("gradient", delta.mT, x, gradient)
+
+    def _of_bias(self) -> Program:
+        return [self._products.sum_of_rows(self.delta, self._layer.bias_grad)]
 
     def delta_of_input(self, out: Tensor) -> Program:
         """Return the kernels that write the gradient with respect to the layer's input."""

@@ -66,7 +66,7 @@ class AutogradBackprop(Backprop):
     def begin_epoch(self, longest: int) -> None:
         """Do nothing: the modules draw their masks themselves."""
 
-    def overwritten_output(self, n_rows: int) -> None:
+    def overwritten_output(self, n_rows: int, *, is_sparse: bool) -> None:
         """Return None: autograd reads the output again."""
 
     def program(

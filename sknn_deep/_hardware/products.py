@@ -73,13 +73,13 @@ def is_narrow(n_rows: int, n_columns: int) -> bool:
     return n_columns < min(_NARROW, n_rows)
 
 
-def empty_matrix(shape: Sequence[int], like: Tensor) -> Tensor:
+def empty_matrix(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return an uninitialised matrix, or a stack, in column-major order if that is faster."""
     *leading, n_rows, n_columns = shape
     by_column = is_narrow(n_rows, n_columns) or lies_by_column(n_rows, n_columns, like)
     if like.device.type == "cpu" and by_column:
-        return like.new_empty((*leading, n_columns, n_rows)).mT
-    return like.new_empty(shape)
+        return like.new_empty((*leading, n_columns, n_rows), dtype=dtype).mT
+    return like.new_empty(shape, dtype=dtype)
 
 
 class LayerProducts:
@@ -108,8 +108,10 @@ class LayerProducts:
         # rounded factors and products, by role
         self._rounded: dict[str, Tensor] = {}
 
-    def product(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
-        """Return the kernels that write ``left @ right``.
+    def product(
+        self, name: str, left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = None
+    ) -> Program:
+        """Return the kernels that write ``left @ right``, plus a bias if ``out`` is rounded.
 
         Parameters
         ----------
@@ -118,9 +120,12 @@ class LayerProducts:
         left : Tensor of shape (n, m)
         right : Tensor of shape (m, k)
         out : Tensor of shape (n, k)
+            In the type of the rounded factors if it is to stay rounded.
+        bias : Tensor of shape (k,), default=None
+            In the type of the rounded factors.
         """
         if self._rounds:
-            return self._of_rounded(name, left, right, out)
+            return self._of_rounded(name, left, right, out, bias)
         if self._is_on_host and self._prefers_numpy(name, right, out):
             if self._is_stack and name != "gradient":
                 left, right, out = _in_blocks(left, right, out)
@@ -134,6 +139,8 @@ class LayerProducts:
 
     def sum_of_rows(self, matrix: Tensor, out: Tensor) -> Kernel:
         """Return the kernel that writes the sum over a matrix's rows, from (n, k) to (k,)."""
+        if matrix.dtype != out.dtype:  # a product would be rounded
+            return partial(torch.sum, matrix, dim=-2, dtype=out.dtype, out=out)
         by_numpy = self._is_on_host and math.prod(matrix.shape[-2:]) <= _SMALL_SUM
         if self._is_stack and not by_numpy:
             # out is strided, and torch's batched product would write its rows one by one
@@ -165,11 +172,15 @@ class LayerProducts:
             return not (out.is_contiguous() or out.mT.is_contiguous())
         return is_narrow(*out.shape) and out.is_contiguous()
 
-    def _of_rounded(self, name: str, left: Tensor, right: Tensor, out: Tensor) -> Program:
+    def _of_rounded(
+        self, name: str, left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None
+    ) -> Program:
         """Return the kernels of a product whose factors and result are rounded."""
         of_left, of_right = _FACTORS[name]
         round_left, left = self._rounded_factor(name, left, *of_left)
         round_right, right = self._rounded_factor(name, right, *of_right)
+        if out.dtype == self._dtype:
+            return [*round_left, *round_right, self._by_torch(left, right, out, bias)]
         product = self._buffer(f"{name} product", out)
         multiply = self._by_torch(left, right, product)
         return [*round_left, *round_right, multiply, partial(out.copy_, product)]
@@ -177,7 +188,12 @@ class LayerProducts:
     def _rounded_factor(
         self, name: str, factor: Tensor, role: str, is_turned: bool
     ) -> tuple[Program, Tensor]:
-        """Return the kernel that rounds a factor, if it is used first here, and the result."""
+        """Return the kernel that rounds a factor, if it is used first here, and the result.
+
+        A factor that is kept rounded is used as it is.
+        """
+        if factor.dtype == self._dtype:
+            return [], factor
         original = factor.mT if is_turned else factor
         if factor.ndim == 3 and factor.stride(0) == 0:  # shared by the networks of a stack
             original = original[:1]
@@ -192,16 +208,25 @@ class LayerProducts:
             self._rounded[name] = torch.empty_like(like, dtype=self._dtype)
         return self._rounded[name]
 
-    def _by_torch(self, left: Tensor, right: Tensor, out: Tensor) -> Kernel:
+    def _by_torch(
+        self, left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = None
+    ) -> Kernel:
+        multiply: Callable[..., Any] = self._torchs
+        if bias is not None:
+            bias = bias.unsqueeze(-2)
+            multiply = torch.baddbmm if self._is_stack else torch.addmm
         if self._is_stack:  # torch needs row-major outputs to compute a stack in one call
+            bias = bias if bias is None or out.stride(-1) == 1 else bias.mT
             left, right, out = _by_row(left, right, out)
-        kernel = partial(self._torchs, left, right, out=out)
+        added = () if bias is None else (bias,)
+        kernel = partial(multiply, *added, left, right, out=out)
         if not self._pace.follows:
             return kernel
         layout = tuple(map(_layout_of, (left, right, out)))
-        probe = partial(_of_random_numbers, self._torchs, *layout)
+        zeros = (torch.zeros_like(each) for each in added)
+        probe = partial(_of_random_numbers, partial(multiply, *zeros), *layout)
         work = out.numel() * left.shape[-1]
-        return self._pace.checked(kernel, probe, (self._torchs, layout), work)
+        return self._pace.checked(kernel, probe, (multiply, layout), work)
 
     def _by_numpy(self, left: Tensor, right: Tensor, out: Tensor) -> Kernel:
         left, right, out = _by_row(left, right, out)
@@ -233,7 +258,8 @@ def _of_random_numbers(multiply: Callable, *layouts: tuple[Any, ...]) -> list[Te
 
     Parameters
     ----------
-    multiply : {torch.mm, torch.bmm}
+    multiply : callable
+        torch's product, which takes two factors and ``out``.
     *layouts : tuple
         Layouts of both factors and the product, see :func:`_layout_of`.
     """

@@ -11,6 +11,7 @@ from sknn_deep._engine.activations import ACTIVATION_KERNELS
 from sknn_deep._engine.backprop import Backprop
 from sknn_deep._engine.batches import Chunk
 from sknn_deep._engine.losses import classification_loss, reconstruction_loss, regression_loss
+from sknn_deep._hardware import bfloat16
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._networks.stacked import rows_of_networks, share_buffer
@@ -318,13 +319,14 @@ def _rounded(tensor):
 def _step_by_hand(X, weights, biases):
     """Return output and gradient of half the squared output of a row, rounded where ours are."""
     (W1, W2), (b1, b2) = weights, biases
-    hidden = (_rounded(_rounded(X) @ _rounded(W1).T) + b1).relu()
-    raw = _rounded(_rounded(hidden) @ _rounded(W2).T) + b2
+    hidden = _rounded(_rounded(X) @ _rounded(W1).T + _rounded(b1)).relu()
+    raw = _rounded(hidden @ _rounded(W2).T) + b2
     delta = raw / len(raw)
-    of_W2 = _rounded(_rounded(delta).T @ _rounded(hidden))
+    of_W2 = _rounded(_rounded(delta).T @ hidden)
     of_hidden = _rounded(_rounded(delta) @ _rounded(W2)) * (hidden > 0)
-    of_W1 = _rounded(_rounded(of_hidden).T @ _rounded(X))
-    return raw, (of_W1, of_W2, of_hidden.sum(dim=0), delta.sum(dim=0))
+    of_W1 = _rounded(of_hidden.T @ _rounded(X))
+    of_b1 = of_hidden.sum(dim=0)
+    return raw, (of_W1, of_W2, of_b1, delta.sum(dim=0))
 
 
 @pytest.mark.usefixtures("small_layers_are_rounded")
@@ -360,6 +362,45 @@ def test_a_step_in_bfloat16_rounds_factors_and_products_only(n_networks):
         assert torch.equal(raws[k].double(), raw)
         by_hand = torch.cat([gradient.flatten() for gradient in gradients])
         assert torch.equal(ours.gradients[0][k].double(), by_hand)
+
+
+def _types_between(network, X):
+    """Return the types of each layer's delta in a step on one batch."""
+    target = torch.zeros(len(X), dtype=torch.int64)
+    chunk = Chunk(X, target, None, [slice(0, len(X))], [float(len(X))])
+    backprop = Backprop([network], LOSSES["softmax"], torch.bfloat16)
+    backprop.workspace(chunk)
+    (passes,) = backprop._passes.values()
+    return [each.delta.dtype for each in passes]
+
+
+@pytest.mark.usefixtures("small_layers_are_rounded")
+@pytest.mark.parametrize(
+    ("activation", "options"),
+    [
+        ("relu", {}),
+        ("leaky_relu", {}),
+        ("tanh", {}),
+        ("silu", {}),
+        ("relu", {"dropout": [0.5, 0.5]}),
+        ("relu", {"normalization": "batch"}),
+    ],
+    ids=str,
+)
+def test_deltas_stay_rounded_between_layers_that_round(activation, options):
+    network = MLP(
+        (N_FEATURES, 40, 30, N_OUTPUTS), activations=[activation] * 2, **{"dropout": [0, 0]} | options
+    ).train()
+    stays = activation.endswith("relu") and not options
+    between = torch.bfloat16 if stays else torch.float32
+    assert _types_between(network, torch.rand(8, N_FEATURES)) == [between, between, torch.float32]
+
+
+def test_deltas_are_not_rounded_beside_a_small_layer(monkeypatch):
+    monkeypatch.setattr(bfloat16, "FEWEST_TO_ROUND", 8 * 40 * 30)
+    network = MLP((N_FEATURES, 40, 30, 40, 2), activations=["relu"] * 3, dropout=[0, 0, 0])
+    types = _types_between(network, torch.rand(8, N_FEATURES))
+    assert types == [torch.float32, torch.bfloat16, torch.float32, torch.float32]
 
 
 def test_small_layers_are_not_rounded():

@@ -89,6 +89,17 @@ def test_single_precision_stays_single(data, no_dense_rows):
     assert_same_weights(sparse, dense, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.usefixtures("small_layers_are_rounded")
+def test_bfloat16_rounds_the_products_of_the_other_layers(data, no_dense_rows):
+    X, y = data
+    options = OPTIONS | {"hidden_layer_sizes": (8, 8, 8), "solver": "sgd"}
+    rounded, exact = (
+        DeepMLPClassifier(**options, dtype=dtype).fit(X, y) for dtype in ("bfloat16", "float32")
+    )
+    assert np.any(rounded.coefs_[1] != exact.coefs_[1])
+    assert_same_weights(rounded, exact, rtol=0.05, atol=0.01)
+
+
 def test_batches_of_any_kind_may_follow_each_other(data):
     X, y = data
     sparse, mixed, dense = (DeepMLPClassifier(**OPTIONS) for _ in range(3))

@@ -339,8 +339,8 @@ def test_a_large_network_takes_several_threads_and_gives_them_back(
 def test_steps_take_one_thread_beside_a_neighbour(digits, used, monkeypatch, two_threads):
     monkeypatch.setattr(pace, "busy_cores", lambda: 1)
     monkeypatch.setattr(pace.os, "cpu_count", lambda: 2)
-    DeepMLPClassifier(**LARGE).fit(digits.X, digits.y)
-    used.clear()  # the first tries on two threads whether that changes a bit
+    # whether another number of threads changes a bit depends on the processor
+    monkeypatch.setattr(pace, "_are_alike", lambda *args: True)
     DeepMLPClassifier(**LARGE).fit(digits.X, digits.y)
     assert set(used) == {1}
 
