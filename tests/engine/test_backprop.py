@@ -388,10 +388,10 @@ def _types_between(network, X):
     ids=str,
 )
 def test_deltas_stay_rounded_between_layers_that_round(activation, options):
-    network = MLP(
-        (N_FEATURES, 40, 30, N_OUTPUTS), activations=[activation] * 2, **{"dropout": [0, 0]} | options
-    ).train()
-    stays = activation.endswith("relu") and not options
+    plain = not options
+    options = {"activations": [activation] * 2, "dropout": [0, 0], **options}
+    network = MLP((N_FEATURES, 40, 30, N_OUTPUTS), **options).train()
+    stays = activation.endswith("relu") and plain
     between = torch.bfloat16 if stays else torch.float32
     assert _types_between(network, torch.rand(8, N_FEATURES)) == [between, between, torch.float32]
 
