@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sknn_deep._engine.chunks import StreamedTable
+from sknn_deep._engine.streamed_table import StreamedTable
 from sknn_deep._files.arrow_dataset import ArrowSource, open_dataset
 from sknn_deep._sklearn import num_samples
 from sknn_deep._wording import counted

@@ -22,6 +22,8 @@ WINGS = {
         {"sparse_products"},
     ],
     "_networks": [
+        {"linear", "pickled_modules"},
+        {"random_layers"},
         {"layers"},
         {"inputs"},
         {"number_inputs", "category_inputs"},
@@ -30,11 +32,12 @@ WINGS = {
         {"numpy_pass"},
     ],
     "_engine": [
-        {"features", "activations", "distributions", "order", "chunks", "muon"},
+        {"features", "activations", "distributions", "order", "streamed_table", "muon"}
+        | {"transfer"},
         {"divided_rows"},
         {"columns", "streamed_rows", "samples", "losses", "encoded_rows", "masks", "norm_pass"},
-        {"device_rows", "in_parts", "batches", "layer_pass", "gradient_sum"},
-        {"backprop", "optimizers"},
+        {"device_rows", "in_parts", "chunk", "layer_pass", "gradient_sum", "reconstruction_losses"},
+        {"batches", "backprop", "optimizers"},
         {"tape", "solvers", "torch_steps"},
         {"cuda_graph", "lbfgs", "optimizer_state", "stacked_muon"},
         {"engine"},

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from sknn_deep._engine.activations import ACTIVATION_KERNELS, SMALL_TENSOR
-from sknn_deep._engine.batches import Chunk
+from sknn_deep._engine.chunk import Chunk
 from sknn_deep._engine.gradient_sum import gradient_sum
 from sknn_deep._engine.layer_pass import LayerPass
 from sknn_deep._engine.losses import Loss

@@ -6,7 +6,7 @@ reuse, so features of any size are never copied whole. Features are moved to an 
 once if they fit, otherwise gather by gather from pinned memory.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property, partial
 from itertools import pairwise
@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_deep._engine.chunk import Chunk, suits_products
 from sknn_deep._engine.divided_rows import DividedRows
 from sknn_deep._engine.features import SparseRows, to_device
 from sknn_deep._engine.order import Lookahead
 from sknn_deep._engine.samples import Samples, check_weight
+from sknn_deep._engine.transfer import Transfer
 from sknn_deep._hardware.device import free_memory, has_streams
 from sknn_deep._hardware.products import empty_matrix
 from sknn_deep._hardware.ranks import Ranks
@@ -30,55 +32,6 @@ _GATHER_BYTES = {"cpu": 2**22, "cuda": 2**26, "xpu": 2**26}
 _MAX_TOGETHER = 64
 # Share of an accelerator's free memory that the training features may take.
 _RESIDENT_SHARE = 0.5
-
-
-class Chunk(NamedTuple):
-    """One or more batches that are gathered together, because they are small.
-
-    Attributes
-    ----------
-    X : Tensor or SparseBatch of shape (rows, n_features)
-        Like the rest, valid until the next chunk is gathered. A SparseBatch holds a single batch.
-    target : Tensor of shape (rows, n_outputs) or (rows,)
-    scale : Tensor of shape (rows, 1) or None
-        Weight of each row divided by the sum of the weights of its batch.
-    parts : list of slice
-        The rows of each batch.
-    weight_sums : list of float
-        Sum of each batch's weights; the number of its rows if there are no weights.
-    first : int
-        Index of the first batch in the epoch.
-    shares : list of (int, slice)
-        For each batch that several processes share evenly: the number of its rows, and which of
-        them are this process's. Empty if one process has all rows, or each has rows of its own.
-    is_own : bool
-        Whether the chunk holds only this process's rows of one batch.
-    """
-
-    X: Any
-    target: Tensor
-    scale: Tensor | None
-    parts: list[slice]
-    weight_sums: list[float]
-    first: int = 0
-    shares: Sequence[tuple[int, slice]] = ()
-    is_own: bool = False
-
-    def of_rank(self, ranks: Ranks) -> "Chunk":
-        """Return this process's rows of a chunk that is one batch."""
-        if self.is_own:
-            return self
-        n_rows = self.X.shape[0]
-        own = ranks.part_of(n_rows)
-        X = self.X.part(own) if isinstance(self.X, SparseBatch) else self.X[own]
-        scale = self.X[:0].new_full((n_rows, 1), 1 / n_rows) if self.scale is None else self.scale
-        return self._replace(
-            X=X,
-            target=self.target[own],
-            scale=scale[own],
-            parts=[slice(0, own.stop - own.start)],
-            shares=[(n_rows, own)],
-        )
 
 
 class Batches:
@@ -137,7 +90,7 @@ class Batches:
         self.slices = batch_slices(n_samples, batch_size, min_batch_size)
         self.n_batches = len(self.slices)
         self.ranks = ranks
-        self.are_sparse = may_be_sparse and _suits_products(samples, self.longest)
+        self.are_sparse = may_be_sparse and suits_products(samples, self.longest)
         if ranks is not None and isinstance(X, DividedRows):
             self._divided = X
             X = X.own
@@ -281,7 +234,7 @@ class Batches:
             return Buffers(self.samples.X.no_rows(), self.new_target((n_rows,)), scale, None)
         X = torch.empty((n_rows, self.n_features), **options)
         is_far = self._all is None and has_streams(self._device)
-        return Buffers(X, self.new_target((n_rows,)), scale, _Transfer(X) if is_far else None)
+        return Buffers(X, self.new_target((n_rows,)), scale, Transfer(X) if is_far else None)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -466,43 +419,7 @@ class Buffers(NamedTuple):
     X: Any
     target: Tensor | None
     scale: Tensor | None
-    transfer: "_Transfer | None"
-
-
-class _Transfer:
-    """Copies rows to an accelerator while it works on the previous ones.
-
-    Two pinned buffers on the host are filled in turn and copied on a separate stream into two on
-    the device, each as soon as the work launched on that device buffer is done.
-    """
-
-    def __init__(self, buffer: Tensor):
-        options: dict[str, Any] = {"dtype": buffer.dtype, "device": "cpu", "pin_memory": True}
-        self._device, self._turn = buffer.device, 0
-        self._on_host = [torch.empty(buffer.shape, **options) for _ in range(2)]
-        self._on_device = [buffer, torch.empty_like(buffer)]
-        self._copied = [torch.Event(self._device) for _ in range(2)]
-        self._used = [torch.Event(self._device) for _ in range(2)]
-        self._stream = torch.Stream(self._device)
-        for own, used in zip(self._on_device, self._used, strict=True):
-            # its memory may have belonged to a tensor that is still being read, and copies into
-            # it may still be running when it is freed
-            used.record(torch.accelerator.current_stream(self._device))
-            own.record_stream(self._stream)
-
-    def __call__(self, n_rows: int, fill: Callable[[Tensor], None]) -> Tensor:
-        turn, self._turn = self._turn, 1 - self._turn
-        staged, out = self._on_host[turn][:n_rows], self._on_device[turn][:n_rows]
-        computing = torch.accelerator.current_stream(self._device)
-        self._used[1 - turn].record(computing)  # all work on the other buffer is launched
-        self._copied[turn].synchronize()
-        fill(staged)
-        with self._stream:
-            self._stream.wait_event(self._used[turn])
-            out.copy_(staged, non_blocking=True)
-            self._copied[turn].record(self._stream)
-        computing.wait_event(self._copied[turn])
-        return out
+    transfer: Transfer | None
 
 
 def n_together(batch_bytes: int, device: torch.device) -> int:
@@ -538,53 +455,3 @@ def batch_slices(n_samples: int, batch_size: int, min_batch_size: int = 0) -> li
     if len(starts) > 1 and n_samples - starts[-1] < min_batch_size:
         starts.pop()
     return [slice(*bounds) for bounds in pairwise([*starts, n_samples])]
-
-
-def _suits_products(samples: Samples, n_rows: int) -> bool:
-    """Return whether batches of this many rows are best multiplied as sparse rows."""
-    has_targets = samples.targets is not None  # else the rows are also the (dense) targets
-    return has_targets and isinstance(samples.X, SparseRows) and samples.X.suits_products(n_rows)
-
-
-def whole(
-    samples: Samples,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    ranks: Ranks | None = None,
-    may_be_sparse: bool = False,
-) -> Chunk:
-    """Return all samples in order as one batch; of divided rows, those of this rank.
-
-    Options are those of :class:`Batches`.
-    """
-    check_weight(samples.weight)
-    if ranks is not None and isinstance(samples.X, DividedRows):
-        return _whole_share(samples, samples.X, device, dtype, ranks)
-    X: Any
-    if may_be_sparse and _suits_products(samples, len(samples.X)):
-        X = SparseBatch(samples.X.unwrapped())
-    else:
-        X = samples.X.to(slice(None), device, dtype)
-    target = X if samples.targets is None else to_device(samples.targets, device, dtype)
-    parts = [slice(0, X.shape[0])]
-    if samples.weight is None:
-        return Chunk(X, target, None, parts, [float(X.shape[0])])
-    weight_sum = float(samples.weight.sum())
-    scale = to_device((samples.weight / weight_sum)[:, np.newaxis], device, dtype)
-    return Chunk(X, target, scale, parts, [weight_sum])
-
-
-def _whole_share(
-    samples: Samples, X: DividedRows, device: torch.device, dtype: torch.dtype, ranks: Ranks
-) -> Chunk:
-    """Return this rank's rows of all samples, as its share of one batch."""
-    n_rows, weight, own = len(X), samples.weight, samples.own()
-    places, lengths = X.share_of(np.arange(n_rows))
-    ranks.share.set(n_rows, torch.from_numpy(places), lengths)
-    sum_of_all = float(n_rows) if weight is None else float(weight.sum())
-    factors = np.ones(len(places)) if own.weight is None else own.weight
-    rows = own.X.to(slice(None), device, dtype)
-    target = rows if own.targets is None else to_device(own.targets, device, dtype)
-    scale = to_device((factors / sum_of_all)[:, np.newaxis], device, dtype)
-    return Chunk(rows, target, scale, [slice(0, len(rows))], [sum_of_all], is_own=True)

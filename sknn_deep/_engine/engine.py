@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sknn_deep._engine.backprop import Workspace
-from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.chunk import Chunk
 from sknn_deep._engine.cuda_graph import StepGraphs
 from sknn_deep._engine.losses import Loss
 from sknn_deep._engine.optimizers import SGD, Adam, FlatOptimizer, add_scaled_

@@ -14,7 +14,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from sknn_deep._engine.backprop import Backprop, Workspace
-from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.chunk import Chunk
 from sknn_deep._engine.losses import Loss
 from sknn_deep._hardware.pace import Pace
 from sknn_deep._hardware.ranks import Ranks

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sknn_deep._networks.layers import Dropout
+from sknn_deep._networks.random_layers import Dropout
 
 MOST_BATCHES = 16
 # Most numbers that a network draws in one call, unless a single batch needs more.

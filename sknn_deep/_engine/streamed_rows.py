@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sknn_deep._engine.chunks import Cursor, StreamedTable
 from sknn_deep._engine.features import ArrayRows, Features, Reader, slices
+from sknn_deep._engine.streamed_table import Cursor, StreamedTable
 
 
 class StreamedRows(Features):

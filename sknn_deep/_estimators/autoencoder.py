@@ -14,12 +14,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.chunk import Chunk
 from sknn_deep._engine.device_rows import DeviceRows
 from sknn_deep._engine.divided_rows import DividedRows
 from sknn_deep._engine.encoded_rows import EncodedRows, TableEncoding
 from sknn_deep._engine.features import Features
-from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, Loss, reconstruction_loss
+from sknn_deep._engine.losses import CodePenalty, Loss
+from sknn_deep._engine.reconstruction_losses import RECONSTRUCTION_LOSSES, reconstruction_loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.array_api import as_numpy, keeps_namespace, taken_in
 from sknn_deep._estimators.base import BaseDeepNetwork

@@ -16,7 +16,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.chunk import Chunk
 from sknn_deep._engine.features import SparseRows
 from sknn_deep._engine.in_parts import applying
 from sknn_deep._estimators.code_statistics import (

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from sknn_deep._engine.batches import Chunk
+from sknn_deep._engine.chunk import Chunk
 from sknn_deep._engine.features import slices
 from sknn_deep._hardware.device import computes_in_double
 from sknn_deep._networks.flat import Linear

@@ -19,8 +19,8 @@ from sknn_deep._estimators.kept_engine import KeptEngine
 from sknn_deep._estimators.table_columns import TableColumns
 from sknn_deep._hardware.device import numpy_dtype
 from sknn_deep._networks.flat import Network
-from sknn_deep._networks.layers import Dropout
 from sknn_deep._networks.models import Autoencoder
+from sknn_deep._networks.random_layers import Dropout
 from sknn_deep._networks.table_input import TableInput
 from sknn_deep._training.progress import Progress, are_epochs
 

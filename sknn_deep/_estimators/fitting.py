@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from skorch.history import History
 
-from sknn_deep._engine.batches import Batches, Chunk, whole
+from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.chunk import Chunk, whole
 from sknn_deep._engine.features import Features, SparseRows
 from sknn_deep._engine.samples import Samples
 from sknn_deep._estimators.call import Call, Validated

@@ -20,12 +20,12 @@ from sklearn import get_config
 from sklearn.utils import assert_all_finite, check_array, check_X_y
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
-from sknn_deep._engine.chunks import StreamedTable
 from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._engine.device_rows import DeviceRows
 from sknn_deep._engine.divided_rows import DividedRows, DividedTable
 from sknn_deep._engine.features import ArrayRows, Features, MappedRows, SparseRows, features_of
 from sknn_deep._engine.streamed_rows import StreamedRows
+from sknn_deep._engine.streamed_table import StreamedTable
 from sknn_deep._estimators.column_statistics import ROWS_TO_LOOK_AT, warn_of_coarse
 from sknn_deep._estimators.not_numbers import nan_for_na, refuse_not_numbers, refuse_types
 from sknn_deep._estimators.table_columns import (

@@ -46,7 +46,7 @@ from sknn_deep._estimators.types import (
     NumericEmbeddingName,
     ScalingName,
 )
-from sknn_deep._networks.layers import Linear
+from sknn_deep._networks.linear import Linear
 from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._networks.number_inputs import BASES, SCALINGS
 from sknn_deep._networks.table_input import TableInput

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sknn_deep._engine.chunks import StreamedTable
 from sknn_deep._engine.divided_rows import DividedTable
+from sknn_deep._engine.streamed_table import StreamedTable
 from sknn_deep._sklearn import check_feature_names_in
 from sknn_deep._user_warnings import warn_user
 from sknn_deep._wording import counted

@@ -216,54 +216,53 @@ _OF_BOTH = f"""
 Parameters
 ----------
 varied_networks : bool, default=True
-    Whether half of an ensemble's networks, rounded down, the last ones, have one hidden layer more,
-    as wide as the last, and no dropout, whatever ``hidden_layer_sizes`` and ``dropout`` say. Two
-    kinds of networks make less similar errors, so their mean usually gains. Off by default for
-    classification, where networks without dropout give overconfident probabilities. No effect with
-    ``n_networks=1``, ``n_candidates`` above 1, or without hidden layers.
+    Whether the second half of an ensemble's networks (rounded down) have one more hidden layer, as
+    wide as the last, and no dropout, whatever ``hidden_layer_sizes`` and ``dropout`` say. The
+    errors of two kinds of networks are less similar, so their mean is usually more accurate. Off by
+    default for classification, where networks without dropout give overconfident probabilities. No
+    effect with ``n_networks=1``, with ``n_candidates`` above 1, or without hidden layers.
 
 n_candidates : int, default=1
-    Number of configurations to try. Above 1, they are drawn from the space below, the first being
-    the estimator's own; each network is stopped by the validation rows, or abandoned if it falls
-    behind; and the ensemble that predicts the validation rows best is kept (a greedy selection with
-    replacement [new]_). Networks that diverge are left out. It takes about as long as that many
-    networks, less if some fall behind. Ctrl-C ends it with those that have been trained.
-    ``n_networks`` is then ignored. To scikit-learn's callbacks, such as ``ProgressBar``, each is
-    one task.
+    Number of configurations to try. Above 1, they are drawn from the space below, except for the
+    first, which is the estimator's own. Each network stops early by its score on the validation
+    rows, or is abandoned if it falls behind. The ensemble that predicts the validation rows best is
+    kept; it is found by greedy selection with replacement [new]_. Networks that diverge are left
+    out. A fit takes about as long as that many networks, or less if some fall behind. Ctrl-C ends
+    it and keeps an ensemble of the candidates trained so far. ``n_networks`` is ignored. For
+    scikit-learn's callbacks, such as ``ProgressBar``, each candidate is one task.
 
 max_time : float or None, default=None
-    Seconds after which no further candidate is drawn, and the present ones stop at the end of
-    their epoch. The ensemble is that of the candidates so far. The result then depends on the speed
-    of the machine. Only with ``n_candidates`` above 1.
+    Time limit in seconds. After that, no further candidates are drawn, those in training stop at
+    the end of their epoch, and the ensemble is selected from the candidates so far. The result then
+    depends on the speed of the machine. Only with ``n_candidates`` above 1.
 
 n_jobs : int or None, default=None
-    How many of joblib's workers train at the same time: the candidates, or the networks of an
-    ensemble in as many parts. -1 stands for one worker for each core, and None for 1 unless in a
-    ``joblib.parallel_config`` block. Workers are processes that share the cores. To start them
-    takes a few seconds the first time, so they pay for longer fits. Without ``max_time`` results
-    differ by rounding at most: how many threads compute a product decides on its last digit. No
-    effect with up to four candidates, which train together, with a single network, and in
-    ``partial_fit``. On a GPU leave it at None: the workers would share its memory. Not with
-    ``n_processes``.
+    Number of joblib workers, among which candidates or the networks of an ensemble are divided.
+    -1 means one worker per core; None means 1 unless in a ``joblib.parallel_config`` block. Workers
+    are processes that share the cores. Starting them takes a few seconds the first time, so they
+    only pay off in longer fits. Without ``max_time``, results differ by rounding errors at most,
+    because the last digit of a product may depend on the number of threads. No effect on up to four
+    candidates, which train together, on a single network, or in ``partial_fit``. On a GPU leave it
+    at None: the workers would share its memory. Cannot be combined with ``n_processes``.
 
 Attributes
 ----------
 candidates_ : DataFrame
-    A row for each candidate: "validation_loss" in the target's units, its "weight" in the
-    ensemble, "n_iter", "seconds" and its parameters. With ``n_candidates`` above 1 only.
+    One row per candidate: "validation_loss" in the target's units, "weight" in the ensemble,
+    "n_iter", "seconds" and its parameters. Only with ``n_candidates`` above 1.
 
 ensemble_weights_ : ndarray of shape (n_members,)
-    The weight of each of ``estimators_``, the candidates in the ensemble. With ``n_candidates``
-    above 1 only.
+    Weight of each of ``estimators_``, the candidates in the ensemble. Only with ``n_candidates``
+    above 1.
 
 Notes
 -----
-The defaults were chosen by the validation rows of several tables. A batch has 256 rows, and fewer
-where an epoch would otherwise have fewer than fifty batches. The rows that early stopping holds out
-are drawn at random; for time series, pass the last rows as ``X_val`` and ``y_val``.
+The defaults were chosen on the validation rows of several tables. A batch has 256 rows, or fewer if
+an epoch would otherwise have fewer than fifty batches. Early stopping holds out random rows; for
+time series, pass the last rows as ``X_val`` and ``y_val``.
 
-Candidates are drawn from this space, but for the first four: they differ from the estimator in
-their rates and weight decay only, and train together.
+The first four candidates differ from the estimator only in their learning rates and weight decay,
+and train together. All others are drawn from this space:
 
 {second_paragraph(draw_configurations)}
 

@@ -21,15 +21,10 @@ from torch import Tensor, nn
 from sknn_deep._hardware.ranks import RowShare
 from sknn_deep._hardware.threads import one_thread
 from sknn_deep._networks.inputs import InputLayer
-from sknn_deep._networks.layers import (
-    DenseStack,
-    Dropout,
-    Linear,
-    Normalization,
-    PicklesAsArrays,
-    RandomModule,
-    has_hooks,
-)
+from sknn_deep._networks.layers import DenseStack, Normalization, has_hooks
+from sknn_deep._networks.linear import Linear
+from sknn_deep._networks.pickled_modules import PicklesAsArrays
+from sknn_deep._networks.random_layers import Dropout, RandomModule
 
 
 class Network(PicklesAsArrays):

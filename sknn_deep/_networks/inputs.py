@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from sknn_deep._hardware.products import Program
-from sknn_deep._networks.layers import Noise
+from sknn_deep._networks.random_layers import Noise
 
 
 class InputLayer(nn.Module):

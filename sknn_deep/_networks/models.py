@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from sknn_deep._networks.category_inputs import indicator_slices
 from sknn_deep._networks.flat import Network
 from sknn_deep._networks.inputs import Corruption
-from sknn_deep._networks.layers import Code, Contraction, DenseStack, Linear, has_hooks
+from sknn_deep._networks.layers import DenseStack, has_hooks
+from sknn_deep._networks.linear import Linear
+from sknn_deep._networks.random_layers import Code, Contraction
 from sknn_deep._networks.table_input import TableInput
 
 # Templates of which new networks are copies: at most this many are cached, each of at most this

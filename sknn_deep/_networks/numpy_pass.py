@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from sknn_deep._hardware.bfloat16 import is_worth_rounding
 from sknn_deep._hardware.threads import one_thread, wants_the_same_bits
-from sknn_deep._networks.layers import DenseStack, Dropout, Linear, is_watched
+from sknn_deep._networks.layers import DenseStack, is_watched
+from sknn_deep._networks.linear import Linear
 from sknn_deep._networks.models import MLP
+from sknn_deep._networks.random_layers import Dropout
 
 # Multiply-adds of a product that OpenBLAS computes on one thread.
 ON_ONE_THREAD = 2**18

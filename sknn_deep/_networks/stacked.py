@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from sknn_deep._networks.flat import Network, gradient_of
 from sknn_deep._networks.inputs import BoundInput
-from sknn_deep._networks.layers import Dropout, Linear, Normalization
+from sknn_deep._networks.layers import Normalization
+from sknn_deep._networks.linear import Linear
+from sknn_deep._networks.random_layers import Dropout
 
 
 class NormLayer(NamedTuple):

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from sknn_deep._engine.backprop import Backprop, Workspace
-from sknn_deep._engine.batches import Chunk, n_together
+from sknn_deep._engine.batches import n_together
+from sknn_deep._engine.chunk import Chunk
 from sknn_deep._engine.cuda_graph import StepGraphs
 from sknn_deep._engine.engine import (
     STEPS_BETWEEN_FLUSHES,

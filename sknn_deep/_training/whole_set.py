@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.chunk import Chunk
 from sknn_deep._engine.lbfgs import fit_lbfgs
 from sknn_deep._engine.losses import Loss
 from sknn_deep._hardware.ranks import Ranks

@@ -57,8 +57,8 @@ _ON_DASK = """
 Parameters
 ----------
 client : Client or None, default=None
-    Of the cluster to train on. None is Dask's default client, the one made last. Copies by
-    ``clone`` keep it, pickles do not.
+    Client of the cluster to train on. None means Dask's default client, the one created last.
+    ``clone`` keeps it, but pickles do not.
 
 Attributes
 ----------
@@ -67,11 +67,11 @@ client_ : Client
 
 Notes
 -----
-``fit`` and ``partial_fit`` take X as an array or a DataFrame of Dask, and y, weights and groups as
-its arrays or series in the same partitions. Every worker that has partitions of X trains on them,
-and they stay where they are. The result is that of one process on all rows, up to rounding. Methods
-that predict return collections of Dask for collections, and compute nothing until they are asked
-to. For arrays in memory they do what those of the estimator without Dask do.
+``fit`` and ``partial_fit`` take X as a Dask array or DataFrame, and y, weights and groups as Dask
+arrays or series with the same partitions. Each worker trains on the partitions of X that it holds,
+which stay where they are. The result is that of one process on all rows, up to rounding errors.
+Given Dask collections, methods that predict return lazy collections. Given arrays in memory, they
+behave like those of the estimator without Dask.
 """
 # Methods that take rows.
 _OF_CLASSIFIERS = (

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from sknn_deep._networks.category_inputs import CategoryVectors, Indicators
 from sknn_deep._networks.inputs import Corruption
-from sknn_deep._networks.layers import DenseStack, Linear, Normalization
+from sknn_deep._networks.layers import DenseStack, Normalization
+from sknn_deep._networks.linear import Linear
 from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._networks.number_inputs import CLIP, EmbeddedNumbers, Numbers, ScaledNumbers
 from sknn_deep._networks.table_input import TableInput

@@ -9,8 +9,9 @@ import torch
 from sknn_deep._engine import activations
 from sknn_deep._engine.activations import ACTIVATION_KERNELS
 from sknn_deep._engine.backprop import Backprop
-from sknn_deep._engine.batches import Chunk
-from sknn_deep._engine.losses import classification_loss, reconstruction_loss, regression_loss
+from sknn_deep._engine.chunk import Chunk
+from sknn_deep._engine.losses import classification_loss, regression_loss
+from sknn_deep._engine.reconstruction_losses import reconstruction_loss
 from sknn_deep._hardware import bfloat16
 from sknn_deep._networks.layers import ACTIVATIONS
 from sknn_deep._networks.models import MLP, Autoencoder

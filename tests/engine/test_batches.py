@@ -10,7 +10,8 @@ from sklearn.utils import gen_batches, shuffle
 
 from sknn_deep import DeepMLPRegressor
 from sknn_deep._engine import batches
-from sknn_deep._engine.batches import Batches, batch_slices, whole
+from sknn_deep._engine.batches import Batches, batch_slices
+from sknn_deep._engine.chunk import whole
 from sknn_deep._engine.columns import ColumnRows
 from sknn_deep._engine.features import features_of
 from sknn_deep._engine.samples import Samples

@@ -10,7 +10,8 @@ import torch
 from sknn_deep._engine import in_parts
 from sknn_deep._engine.features import features_of
 from sknn_deep._engine.in_parts import evaluate_loss, map_parts, map_rows
-from sknn_deep._engine.losses import classification_loss, reconstruction_loss
+from sknn_deep._engine.losses import classification_loss
+from sknn_deep._engine.reconstruction_losses import reconstruction_loss
 from sknn_deep._engine.samples import Samples
 from sknn_deep._hardware import pace
 from sknn_deep._networks.models import MLP

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from sknn_deep._engine.backprop import Backprop
-from sknn_deep._engine.batches import Batches, Chunk
+from sknn_deep._engine.batches import Batches
+from sknn_deep._engine.chunk import Chunk
 from sknn_deep._engine.engine import Engine
 from sknn_deep._engine.features import features_of
 from sknn_deep._engine.losses import classification_loss, regression_loss

@@ -9,12 +9,8 @@ from scipy import stats
 from sklearn import metrics
 
 from sknn_deep._engine.distributions import LEAST_VARIANCE, Quantiles
-from sknn_deep._engine.losses import (
-    REGRESSION_LOSSES,
-    classification_loss,
-    reconstruction_loss,
-    regression_loss,
-)
+from sknn_deep._engine.losses import REGRESSION_LOSSES, classification_loss, regression_loss
+from sknn_deep._engine.reconstruction_losses import reconstruction_loss
 
 LEVELS = [0.6, 0.7, 0.8, 0.9, 0.95]
 

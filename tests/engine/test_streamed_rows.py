@@ -7,8 +7,8 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from sknn_deep._engine.chunks import StreamedTable
 from sknn_deep._engine.streamed_rows import StreamedRows
+from sknn_deep._engine.streamed_table import StreamedTable
 
 VALUES = np.arange(600.0).reshape(300, 2)
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from sknn_deep._engine.backprop import Backprop
-from sknn_deep._engine.batches import Chunk
-from sknn_deep._engine.losses import RECONSTRUCTION_LOSSES, CodePenalty, reconstruction_loss
+from sknn_deep._engine.chunk import Chunk
+from sknn_deep._engine.losses import CodePenalty
+from sknn_deep._engine.reconstruction_losses import RECONSTRUCTION_LOSSES, reconstruction_loss
 from sknn_deep._engine.tape import AutogradBackprop, backprop_for
 from sknn_deep._networks.models import Autoencoder
 from sknn_deep._networks.stacked import rows_of_networks, share_buffer

@@ -14,7 +14,7 @@ from sknn_deep import AutoencoderTransformer, DeepMLPClassifier
 from sknn_deep._hardware import slow_mkl
 from sknn_deep._hardware.products import empty_matrix
 from sknn_deep._hardware.slow_mkl import lies_by_column, linear, mkl_is_slow
-from sknn_deep._networks.layers import Linear
+from sknn_deep._networks.linear import Linear
 
 
 @pytest.fixture(params=[False, True], ids=["another processor", "such a processor"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sknn_deep._networks.inputs import BoundInput, Corruption, InputLayer
-from sknn_deep._networks.layers import Linear
+from sknn_deep._networks.linear import Linear
 from sknn_deep._networks.models import MLP, Autoencoder
 from sknn_deep._networks.stacked import bound_input, share_buffer
 

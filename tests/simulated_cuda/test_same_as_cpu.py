@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from sknn_deep import AutoencoderTransformer, DeepMLPClassifier, DeepMLPRegressor
 from sknn_deep._engine import batches
 from sknn_deep._engine.solvers import STOCHASTIC_SOLVERS
-from sknn_deep._networks.layers import Dropout
+from sknn_deep._networks.random_layers import Dropout
 from tests.simulated_cuda.covering import covering
 from tests.simulated_cuda.pairs import (
     TARGETS,

@@ -8,7 +8,7 @@ from conftest import KINDS
 from numpy.testing import assert_allclose
 
 from sknn_deep._engine import batches
-from sknn_deep._engine.batches import _Transfer
+from sknn_deep._engine.transfer import Transfer
 from tests.simulated_cuda.device import take_faults
 from tests.simulated_cuda.pairs import HearsBatches, X, fit_both, target_of
 
@@ -21,14 +21,14 @@ def _bring(transfer, number):
 
 
 def test_rows_come_in_their_order_and_wait_until_those_before_are_read():
-    transfer, sums = _Transfer(torch.empty(N_ROWS, 3, device="cuda")), []
+    transfer, sums = Transfer(torch.empty(N_ROWS, 3, device="cuda")), []
     for number in range(7):  # nobody waits for the sums
         sums.append(_bring(transfer, number).sum())
     assert_allclose(torch.stack(sums).cpu(), [12.0 * number for number in range(7)])
 
 
 def test_rows_stay_while_the_next_are_brought():
-    transfer = _Transfer(torch.empty(N_ROWS, 3, device="cuda"))
+    transfer = Transfer(torch.empty(N_ROWS, 3, device="cuda"))
     present = _bring(transfer, 0)
     for number in range(1, 7):
         before, present = present, _bring(transfer, number)
@@ -38,13 +38,13 @@ def test_rows_stay_while_the_next_are_brought():
 def test_the_first_copy_waits_for_who_had_the_memory_before():
     freed = [torch.zeros(N_ROWS, 3, device="cuda").add_(1) for _ in range(2)]
     freed.clear()  # while the device may still be at them
-    transfer = _Transfer(torch.empty(N_ROWS, 3, device="cuda"))
+    transfer = Transfer(torch.empty(N_ROWS, 3, device="cuda"))
     for number in range(2):
         _bring(transfer, number)
 
 
 def test_memory_of_a_copy_that_was_interrupted_is_not_handed_on_while_it_is_written_to():
-    transfer = _Transfer(torch.empty(N_ROWS, 3, device="cuda"))
+    transfer = Transfer(torch.empty(N_ROWS, 3, device="cuda"))
 
     class Interrupted:
         def synchronize(self):
@@ -63,7 +63,7 @@ def test_memory_of_a_copy_that_was_interrupted_is_not_handed_on_while_it_is_writ
 
 
 def test_rows_of_the_host_are_not_changed_while_they_are_copied():
-    transfer = _Transfer(torch.empty(N_ROWS, 3, device="cuda"))
+    transfer = Transfer(torch.empty(N_ROWS, 3, device="cuda"))
     for number in range(5):
         _bring(transfer, number)
     torch.accelerator.synchronize()
