@@ -83,6 +83,12 @@ class Work:
         return not (self.is_autoencoder or self.has_targets)
 
     @property
+    def suits_keras(self) -> bool:
+        """Whether ``keras_worker`` can train it, on dense rows of one type."""
+        is_special = self.is_tabular or self.has_targets or self.rounds_to
+        return self.numbers_in_a_row is None and not is_special
+
+    @property
     def has_test_set(self) -> bool:
         return self.units[0] == 784
 

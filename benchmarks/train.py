@@ -170,7 +170,7 @@ def measure(work: Work, names: list[str], arguments) -> dict[str, dict[str, list
         harness.busy_neighbours(arguments.neighbours),
         keras_worker.contenders(
             arguments.keras_python,
-            [name for name in names if name.startswith("keras-")],
+            [name for name in names if name.startswith("keras-") and work.suits_keras],
             work,
             data,
             n_threads,

@@ -161,8 +161,9 @@ def own_categories(part):
 
 @pytest.fixture(autouse=True)
 def _no_neighbours(monkeypatch):
-    """Let no test's number of threads depend on what runs beside it."""
+    """Let no test's number of threads depend on what runs beside it or before it."""
     monkeypatch.setattr(pace, "busy_cores", lambda: 0)
+    monkeypatch.setattr(pace, "_outcomes", {})
 
 
 @pytest.fixture(autouse=True)

@@ -176,6 +176,23 @@ def test_another_number_of_threads_is_found_once_it_is_the_fastest(machine):
     assert _run(pace, machine, 60.0, {1: 2e-2, 2: 1e-2})[2] > 0.8
 
 
+@pytest.mark.parametrize("fastest", [1, 2])
+def test_fits_start_from_the_outcome_of_the_last_trial(fastest, machine):
+    seconds = {1: 2e-3, 2: 1e-3} if fastest == 2 else {1: 1e-3, 2: 2e-3}
+    first = _run(Pace(2), machine, 0.5, seconds)
+    assert set(first) == {1, 2}
+    assert set(_run(Pace(2), machine, 1.0, seconds)) == {fastest}
+    machine.now += 10.0  # what was measured long ago may no longer hold
+    assert set(_run(Pace(2), machine, 0.5, seconds)) == {1, 2}
+
+
+def test_steps_of_another_size_have_trials_of_their_own(machine, monkeypatch):
+    seconds = {1: 1e-3, 2: 2e-3}
+    _run(Pace(2), machine, 0.5, seconds)
+    monkeypatch.setitem(WORTH_IT, "multiply_adds", 10**8)
+    assert set(_run(Pace(2), machine, 0.5, seconds)) == {1, 2}
+
+
 def test_a_neighbour_who_comes_during_a_trial_does_not_decide_it(machine):
     pace = Pace(2)
     _run(pace, machine, 0.15, {1: 2e-3, 2: 1e-3})
