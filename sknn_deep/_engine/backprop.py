@@ -70,7 +70,8 @@ class Backprop:
         All of the same shape.
     loss : Loss
     product_dtype : torch.dtype, default=None
-        Type to which the factors of matrix products are rounded; the weights, the sums and
+        Type to which the factors of matrix products are rounded, and with them outputs, biases and
+        deltas between two layers that round (see :meth:`_kept_rounded`); the weights, the sums and
         everything else stay in single precision.
     pace : Pace, default=None
         Chooses the number of threads for the steps; None for one thread. Programs are built within

@@ -14,9 +14,9 @@ other processes before its first step and ten times a second.
 **A trial decides whether fewer are faster.** This is the case if cores are far from each other,
 share execution units, or belong to a virtual machine. Half of the threads run the steps of a tenth
 of a second; if that is clearly faster, training continues with them, and half of these are tried.
-The next trial comes two seconds later, the one after that four, and then one every eight. The next
+The next trial comes two seconds later, the one after that four, and then one every eight. Later
 fits with steps of about the same size start from the outcome: a trial costs a short fit a tenth of
-its time.
+its time. An outcome is forgotten once the next trial is due.
 
 **The load does not affect results.** torch computes most kernels to the same bits on any number of
 threads. The others run on a fixed number that depends on shapes only: small ones on one thread,
@@ -255,7 +255,10 @@ class Pace:
             size = n_worth, int(multiply_adds).bit_length(), int(n_elements).bit_length()
             if size != self._size:
                 self._size, self._more = size, None
-                self._n_chosen, self._next_trial, self._wait = _outcomes.get(size, _Outcome())
+                outcome = _outcomes.get(size, _Outcome())
+                if time.perf_counter() >= outcome.next_trial:  # a short fit could not revise it
+                    outcome = _Outcome(wait=outcome.wait)
+                self._n_chosen, self._next_trial, self._wait = outcome
             if not self.follows:
                 self._set_threads()
                 yield

@@ -183,6 +183,7 @@ def test_fits_start_from_the_outcome_of_the_last_trial(fastest, machine):
     assert set(first) == {1, 2}
     assert set(_run(Pace(2), machine, 1.0, seconds)) == {fastest}
     machine.now += 10.0  # what was measured long ago may no longer hold
+    assert set(_run(Pace(2), machine, 0.05, seconds)) == {2}, "too short to try it again"
     assert set(_run(Pace(2), machine, 0.5, seconds)) == {1, 2}
 
 
