@@ -15,8 +15,9 @@ other processes before its first step and ten times a second.
 share execution units, or belong to a virtual machine. Half of the threads run the steps of a tenth
 of a second; if that is clearly faster, training continues with them, and half of these are tried.
 The next trial comes two seconds later, the one after that four, and then one every eight. Later
-fits with steps of about the same size start from the outcome: a trial costs a short fit a tenth of
-its time. An outcome is forgotten once the next trial is due.
+fits with steps of about the same size start from the outcome, as a tenth of a second is much of a
+short fit. An outcome is forgotten once the next trial is due, at most eight seconds later, and one
+that was found beside other threads is not kept.
 
 **The load does not affect results.** torch computes most kernels to the same bits on any number of
 threads. The others run on a fixed number that depends on shapes only: small ones on one thread,
@@ -254,7 +255,7 @@ class Pace:
             self.n_worth, self.follows = n_worth, n_worth > 1 and not self._is_fixed
             size = n_worth, int(multiply_adds).bit_length(), int(n_elements).bit_length()
             if size != self._size:
-                self._size, self._more = size, None
+                self._size, self._more, self._next_look = size, None, -math.inf
                 outcome = _outcomes.get(size, _Outcome())
                 if time.perf_counter() >= outcome.next_trial:  # a short fit could not revise it
                     outcome = _Outcome(wait=outcome.wait)
@@ -296,10 +297,10 @@ class Pace:
             return  # another process has started, perhaps in the middle of a trial
         if more is not None and seconds >= _CLEARLY_FASTER * more.seconds:
             self._choose(more.n_threads if more.n_threads < n_most else math.inf, now)
-            self._remember()
+            self._remember(now)
         elif more is not None and self.n_used == 1:
             self._choose(1, now)
-            self._remember()
+            self._remember(now)
         elif more is None and self.n_used > 1 and self._have_waited():
             self._choose(1, now)
         elif more is None and now < self._next_trial:
@@ -321,9 +322,11 @@ class Pace:
         self._n_chosen, self._next_trial = n_threads, now + wait
         self._wait = min(2 * self._wait, _MOST_BETWEEN_TRIALS)
 
-    def _remember(self) -> None:
-        """Let the next fits in this process start from the outcome of a trial."""
-        _outcomes[self._size] = _Outcome(self._n_chosen, self._next_trial, self._wait)
+    def _remember(self, now: float) -> None:
+        """Let later fits in this process start from the outcome of a trial."""
+        if self._n_free >= self.n_worth:
+            next_trial = min(self._next_trial, now + _MOST_BETWEEN_TRIALS)
+            _outcomes[self._size] = _Outcome(self._n_chosen, next_trial, self._wait)
 
     def _count_free_cores(self) -> int:
         """Return how many threads can have a core of their own, as far as that is known."""

@@ -187,6 +187,17 @@ def test_fits_start_from_the_outcome_of_the_last_trial(fastest, machine):
     assert set(_run(Pace(2), machine, 0.5, seconds)) == {1, 2}
 
 
+def test_outcomes_beside_others_and_of_slow_steps_are_not_kept_for_long(machine, monkeypatch):
+    monkeypatch.setattr(pace.os, "cpu_count", lambda: 8)
+    machine.n_busy = 4
+    assert set(_run(Pace(8), machine, 1.0, {n: 1e-3 * n for n in (1, 2, 4, 8)})) == {1, 2, 4}
+    assert not pace._outcomes
+    machine.n_busy = 0
+    _run(Pace(2), machine, 10.0, {1: 1.0, 2: 2.0})
+    (outcome,) = pace._outcomes.values()
+    assert outcome.next_trial <= machine.now + 8.0
+
+
 def test_steps_of_another_size_have_trials_of_their_own(machine, monkeypatch):
     seconds = {1: 1e-3, 2: 2e-3}
     _run(Pace(2), machine, 0.5, seconds)
