@@ -189,7 +189,7 @@ class LayerPass:
         return self._products.product("gradient", delta.mT, x, gradient)
 
     def _of_bias(self) -> Program:
-        return [self._products.sum_of_rows(self.delta, self._layer.bias_grad)]
+        return self._products.sum_of_rows(self.delta, self._layer.bias_grad)
 
     def delta_of_input(self, out: Tensor) -> Program:
         """Return the kernels that write the gradient with respect to the layer's input."""

@@ -137,18 +137,19 @@ class LayerProducts:
             buffer = out.new_empty(out.mT.shape).mT
         return [self._by_torch(left, right, buffer), partial(out.copy_, buffer)]
 
-    def sum_of_rows(self, matrix: Tensor, out: Tensor) -> Kernel:
-        """Return the kernel that writes the sum over a matrix's rows, from (n, k) to (k,)."""
-        if matrix.dtype != out.dtype:  # a product would be rounded
-            return partial(torch.sum, matrix, dim=-2, dtype=out.dtype, out=out)
+    def sum_of_rows(self, matrix: Tensor, out: Tensor) -> Program:
+        """Return the kernels that write the sum over a matrix's rows, from (n, k) to (k,)."""
+        if matrix.dtype != out.dtype:  # a product of rounded numbers would be rounded
+            exact = torch.empty_like(matrix, dtype=out.dtype)
+            return [partial(exact.copy_, matrix), *self.sum_of_rows(exact, out)]
         by_numpy = self._is_on_host and math.prod(matrix.shape[-2:]) <= _SMALL_SUM
         if self._is_stack and not by_numpy:
             # out is strided, and torch's batched product would write its rows one by one
-            return partial(torch.sum, matrix, dim=-2, out=out)
+            return [partial(torch.sum, matrix, dim=-2, out=out)]
         # a product with ones is faster than a sum
         ones = matrix.new_ones((1, matrix.shape[-2]))
         multiply = self._by_numpy if by_numpy else self._by_torch
-        return multiply(ones, matrix, out.unsqueeze(-2))
+        return [multiply(ones, matrix, out.unsqueeze(-2))]
 
     def _prefers_numpy(self, name: str, right: Tensor, out: Tensor) -> bool:
         """Return whether NumPy is faster than torch for a product."""
@@ -213,10 +214,10 @@ class LayerProducts:
     ) -> Kernel:
         multiply: Callable[..., Any] = self._torchs
         if bias is not None:
-            bias = bias.unsqueeze(-2)
             multiply = torch.baddbmm if self._is_stack else torch.addmm
         if self._is_stack:  # torch needs row-major outputs to compute a stack in one call
-            bias = bias if bias is None or out.stride(-1) == 1 else bias.mT
+            if bias is not None:
+                bias = bias.unsqueeze(-2 if out.stride(-1) == 1 else -1)
             left, right, out = _by_row(left, right, out)
         added = () if bias is None else (bias,)
         kernel = partial(multiply, *added, left, right, out=out)

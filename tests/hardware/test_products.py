@@ -41,7 +41,7 @@ def _factors(shape, n_networks):
 
 
 def _run(program):
-    for kernel in program if isinstance(program, list) else [program]:
+    for kernel in program:
         kernel()
 
 
@@ -75,6 +75,23 @@ def test_products_in_another_type_come_out_in_the_weights(n_networks):
     expected = (x.bfloat16() @ weight.mT.bfloat16()).float()
     torch.testing.assert_close(out, expected, rtol=0.02, atol=0.05)
     assert not torch.equal(out, x @ weight.mT)
+
+
+@pytest.mark.usefixtures("small_layers_are_rounded")
+@pytest.mark.parametrize("n_networks", [None, 3], ids=["alone", "stack"])
+@pytest.mark.parametrize("n_units", [20, 60], ids=["by column", "by row"])
+def test_a_bias_is_added_before_a_product_is_rounded(n_units, n_networks):
+    x, weight, _ = (tensor.float() for tensor in _factors((40, 30, n_units), n_networks))
+    own = LayerProducts(weight, 40, torch.bfloat16, Pace(1))
+    bias = (100 * torch.rand_like(weight[..., 0])).bfloat16()
+    out = empty_matrix((*weight.shape[:-2], 40, n_units), weight, torch.bfloat16)
+    assert out.stride(-1) == (40 if n_units == 20 else 1)
+    _run(own.product("forward", x, weight.mT, out, bias))
+    exact = x.bfloat16().double() @ weight.mT.bfloat16().double() + bias.double().unsqueeze(-2)
+    torch.testing.assert_close(out.double(), exact, rtol=2**-8, atol=0)
+    sums = torch.full_like(weight[..., 0], np.nan)
+    _run(own.sum_of_rows(out, sums))
+    torch.testing.assert_close(sums, out.float().sum(dim=-2), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(
