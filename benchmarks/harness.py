@@ -118,6 +118,14 @@ def busy_neighbours(number: int) -> Iterator[None]:
             process.wait()
 
 
+@contextmanager
+def conditions(arguments: Any, n_threads: int | None = None) -> Iterator[None]:
+    """Apply ``--threads`` (or another number) and ``--neighbours`` within a block."""
+    number = arguments.threads if n_threads is None else n_threads
+    with limited_threads(number), busy_neighbours(arguments.neighbours):
+        yield
+
+
 def machine(**more: str) -> dict[str, str]:
     """Return a description of the machine."""
     return {

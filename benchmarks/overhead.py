@@ -70,10 +70,7 @@ def main():
         return
     warnings.simplefilter("ignore", ConvergenceWarning)
     rows, results = [], {}
-    with (
-        harness.limited_threads(arguments.threads),
-        harness.busy_neighbours(arguments.neighbours),
-    ):
+    with harness.conditions(arguments):
         ours = fixed_costs(DeepMLPClassifier, DeepMLPRegressor)
         scikit_learn = fixed_costs(MLPClassifier, MLPRegressor)
         for name in ours:
@@ -81,7 +78,7 @@ def main():
             seconds = results[name] = harness.alternate(runs, arguments.rounds)
             medians = [harness.duration(seconds[package]) for package in runs]
             rows.append([name, *medians, harness.ratio(seconds, "scikit-learn")])
-        harness.print_machine()
+        harness.print_machine(**{"busy neighbours": str(arguments.neighbours)})
 
     basis = "import torch, sklearn.neural_network"
     imports = {"without": basis, "with": f"{basis}, sknn_deep"}

@@ -179,10 +179,7 @@ def measure(search: Search, names: list[str], arguments) -> dict[str, dict[str, 
     }
     if ONE_FIT in names:
         runs[ONE_FIT] = one_fit(search, X, y)
-    with (
-        harness.limited_threads(arguments.threads),
-        harness.busy_neighbours(arguments.neighbours),
-    ):
+    with harness.conditions(arguments):
         answers = harness.alternate(runs, arguments.rounds)
     return {
         name: dict(zip(("seconds", "score"), zip(*rounds, strict=True), strict=True))

@@ -14,8 +14,8 @@ first layer. In the bfloat16 rows, torch uses its autocast; all others, and the 
 float32.
 
 The tabular rows are the defaults of ``TabularMLPRegressor`` and ``TabularMLPClassifier``, four
-networks, beside their floor, which includes the products of Muon's iterations;
-``benchmarks.tables`` has their contenders.
+networks, beside their floor, which includes the gradient for the embeddings and the products of
+Muon's iterations; ``benchmarks.tables`` has their contenders.
 """
 
 import sys
@@ -144,7 +144,7 @@ def matrix_products(work: Work) -> Callable[[], None]:
                     sparse.T @ delta
                 else:
                     torch.mm(deltas[i + 1].t(), activations[i], out=gradients[i])
-                if i > 0:
+                if i > 0 or work.is_tabular:  # its input is learned
                     torch.mm(deltas[i + 1], weights[i], out=deltas[i])
             for activation in activations[1:]:
                 activation.fill_(0.5)  # keep the products from growing without bound
@@ -166,8 +166,7 @@ def measure(work: Work, names: list[str], arguments) -> dict[str, dict[str, list
         runs["floor"] = lambda: (products(), None)
     n_threads = threads(work, arguments)
     with (
-        harness.limited_threads(n_threads),
-        harness.busy_neighbours(arguments.neighbours),
+        harness.conditions(arguments, n_threads),
         keras_worker.contenders(
             arguments.keras_python,
             [name for name in names if name.startswith("keras-") and work.suits_keras],
