@@ -1,6 +1,7 @@
 """Losses of an autoencoder, by name: means over the features of each sample.
 
-A loss takes the reconstruction, except "log_loss" and the categories of a table, which take logits.
+A loss takes the reconstruction, but for the categories of a table their logits. The gradient of
+"log_loss" is with respect to the logit.
 """
 
 from collections.abc import Callable, Sequence

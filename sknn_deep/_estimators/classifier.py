@@ -221,11 +221,12 @@ class DeepMLPClassifier(ClassifierParameters, FittedClassifier, ClassifierMixin,
         Floating-point type of the network. "auto" follows X on the CPU (float32 stays
         float32, anything else becomes float64) and is float32 on a GPU. On the CPU float32 trains
         faster and takes half the memory. "bfloat16" rounds the factors of matrix products to that
-        type, two to three significant digits, and keeps everything else in float32, including
-        weights and outputs. Training is faster on recent GPUs; on CPUs with AVX512-BF16 or AMX
-        training and predictions take about half the time where layers are wide and batches large,
-        and small layers stay in float32. On other CPUs it would be slower, so a warning is issued
-        and the computation is in float32.
+        type, two to three significant digits, and activations and biases between two wide layers
+        where the activation does not saturate and there is neither dropout nor normalisation. All
+        else, including weights and outputs, is float32. Training is faster on recent GPUs; on CPUs
+        with AVX512-BF16 or AMX training and predictions take about half the time where layers are
+        wide and batches large, and small layers stay in float32. On other CPUs it would be slower,
+        so a warning is issued and the computation is in float32.
 
     float32_precision : {"highest", "high"} or None, default=None
         Precision of a GPU's matrix products in float32 training. "high" allows TF32: faster on
